@@ -1,0 +1,90 @@
+"""The sampling engine interface: token-id prompts in, token-id completions with sampling log-probs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from lit_tpgrpo.records import StopReason
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample. ``temperature`` 0 is greedy (log-probs are then those at temperature 1).
+
+    Log-probs are of softmax(logits / temperature) before ``top_p`` and ``top_k`` cut it.
+    """
+
+    max_new_tokens: int = 1024
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or positive, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (off) or positive, got {self.top_k}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled continuation: ids (with EOS where ``stop`` is EOS) and the log-prob of each, same length."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop: StopReason
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What an engine may ask of the module that trains the policy."""
+
+    @property
+    def policy_model(self) -> PreTrainedModel: ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    @property
+    def policy_version(self) -> int:
+        """Number of optimizer steps taken."""
+        ...
+
+    def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
+        """Full (unsharded) weights, name by name."""
+        ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Samples from a policy.
+
+    ``sample`` yields ``(prompt index, completions)`` per prompt as it finishes, n completions each, every index once.
+    The same prompts, params, weights and seed give the same completions.
+    """
+
+    def load_weights(self, policy: Policy) -> None:
+        """Make the next samples come from the policy's current weights."""
+        ...
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]: ...
+
+    def sleep(self) -> None:
+        """Free what training needs (a no-op where nothing is held)."""
+        ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,17 @@
+"""Typed errors. Each message says what was expected, what came and what to do."""
+
+
+class InputError(ValueError):
+    """The user's data cannot be used as it is (missing file, malformed row, prompt too long, ...)."""
+
+
+class ConfigError(ValueError):
+    """The user's settings contradict each other or a library limit (group size 1, tokenizer without EOS, ...)."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient is NaN or infinite; raised before the optimizer step, so the weights are still good."""
+
+
+class EmptyRoundError(RuntimeError):
+    """Rounds keep yielding nothing to train on."""

@@ -1,0 +1,45 @@
+"""The judge interface: solutions with rule-made steps in, one verdict for each out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeCase:
+    """One solution to label. ``steps`` is the rule segmentation: think steps, then the answer block as the last step.
+
+    A solution that never closed its think block has no answer step.
+    """
+
+    problem: Problem
+    solution: Solution
+    outcome: Outcome
+    steps: tuple[Step, ...]
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Labels the steps of solutions.
+
+    ``judge`` yields ``(index into cases, verdict)`` as each verdict completes, in any order, each index exactly once;
+    a case that cannot be decided comes back with every step ABSTAINED, never as an exception. ``metrics`` returns
+    counters since the last call and resets them. ``close`` frees processes and connections and may be called twice.
+    """
+
+    name: str
+
+    def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+def abstain(case: JudgeCase, note: str) -> Verdict:
+    """The verdict that leaves a solution with its outcome reward alone."""
+    return Verdict(case.steps, (StepLabel.ABSTAINED,) * len(case.steps), note)

@@ -1,0 +1,206 @@
+"""What flows between the stages, as frozen dataclasses; nothing here computes.
+
+``Problem`` -> G x ``Solution`` -> ``Outcome`` -> ``Step``s -> ``Verdict`` -> ``Thought``s -> ``JudgedSolution`` ->
+``JudgedGroup`` -> ``CreditedSolution`` -> ``Round`` -> ``StepBatch``.
+
+Spans are half-open ``[start, end)``. Character spans index ``Solution.text``; token spans index
+``Solution.completion_ids``. Log-probs are natural logarithms.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Outcome(enum.Enum):
+    """The verifier's three-way answer. UNVERIFIABLE (parser gave up, time limit) is paid like INCORRECT and counted."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    UNVERIFIABLE = "unverifiable"
+
+
+class StopReason(enum.Enum):
+    """Why sampling ended: the model wrote EOS, or the token limit cut the solution short."""
+
+    EOS = "eos"
+    LENGTH = "length"
+
+
+class StepLabel(enum.Enum):
+    """CORRECT / INCORRECT for correct solutions, MATCHED / UNMATCHED for incorrect ones (paper, Stage I).
+
+    ABSTAINED labels every step of a solution that the judge could not decide: outcome reward only.
+    """
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    MATCHED = "matched"
+    UNMATCHED = "unmatched"
+    ABSTAINED = "abstained"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A maths problem: ``prompt`` is the bare statement (the chat template comes later), ``answer`` the bare gold answer.
+
+    Example: ``Problem("math500/0", "Convert the point ...", r"\\left( 3, \\frac{\\pi}{2} \\right)", "math500", "2")``.
+    """
+
+    uid: str
+    prompt: str
+    answer: str
+    source: str = ""
+    level: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """One sampled completion, with what training needs: ids, sampling log-probs and where each token starts in the text.
+
+    ``completion_ids`` ends with EOS exactly when ``stop`` is EOS. ``logprobs[t]`` is the log-prob of
+    ``completion_ids[t]`` under softmax(logits / temperature). ``token_starts[t]`` is the character of ``text`` at which
+    token t begins (tokens that write no character of their own point at the next one written).
+    """
+
+    problem_uid: str
+    sample: int
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop: StopReason
+    policy_version: int
+    text: str
+    token_starts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A semantic step. Steps tile the text: ``end`` of one is ``start`` of the next, blank lines belong to the step
+    before them. A token belongs to the step that holds its first character. The answer block is the last step."""
+
+    start: int
+    end: int
+    token_start: int
+    token_end: int
+    is_answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of one solution: its steps (the judge may re-segment) and one label for each."""
+
+    steps: tuple[Step, ...]
+    labels: tuple[StepLabel, ...]
+    note: str = ""
+    """Why the judge abstained, or what it fell back to; empty for an ordinary verdict."""
+
+    @property
+    def abstained(self) -> bool:
+        return StepLabel.ABSTAINED in self.labels
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A maximal run of consecutive steps with one label (paper, Stage II)."""
+
+    first_step: int
+    end_step: int
+    token_start: int
+    token_end: int
+    label: StepLabel
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSolution:
+    """A solution with its outcome and verdict. ``answer`` is what was extracted, None where there was no box."""
+
+    solution: Solution
+    outcome: Outcome
+    answer: str | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedGroup:
+    """The G solutions of one problem. ``capability`` scales the process reward: acc_G unless a callback says otherwise."""
+
+    problem: Problem
+    solutions: tuple[JudgedSolution, ...]
+    capability: float
+
+    @property
+    def accuracy(self) -> float:
+        """acc_G: the share of correct solutions."""
+        return sum(s.outcome is Outcome.CORRECT for s in self.solutions) / len(self.solutions)
+
+
+@dataclass(frozen=True, slots=True)
+class CreditedSolution:
+    """A judged solution with its thoughts, their rewards and the token advantages, shape (len(completion_ids),), float32.
+
+    ``process_rewards`` has one entry per thought: the process part alone, 0 where the thought carries none.
+    """
+
+    judged: JudgedSolution
+    outcome_advantage: float
+    thoughts: tuple[Thought, ...]
+    process_rewards: tuple[float, ...]
+    advantages: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """All rollouts sampled by one policy version, in the order in which they are trained on."""
+
+    index: int
+    policy_version: int
+    temperature: float
+    groups: tuple[JudgedGroup, ...]
+    credited: tuple[CreditedSolution, ...]
+    kept: tuple[CreditedSolution, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSequence:
+    """One solution as the trainer sees it: 1-D tensors; the last three have the length of ``completion_ids``."""
+
+    prompt_ids: Tensor
+    completion_ids: Tensor
+    old_logprobs: Tensor
+    advantages: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+    def to(self, device, non_blocking: bool = False) -> TrainingSequence:
+        return TrainingSequence(
+            *(
+                t.to(device, non_blocking=non_blocking)
+                for t in (self.prompt_ids, self.completion_ids, self.old_logprobs, self.advantages)
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """The solutions of one optimizer step on this rank, ragged; the module cuts it into micro-batches.
+
+    ``temperature`` is the one they were sampled at: the trainer's log-probs use the same.
+    """
+
+    sequences: tuple[TrainingSequence, ...]
+    temperature: float
+    round_index: int
+
+    def to(self, device, non_blocking: bool = False) -> StepBatch:
+        """Move to a device; Lightning calls this (it cannot rebuild frozen dataclasses itself)."""
+        moved = tuple(s.to(device, non_blocking) for s in self.sequences)
+        return StepBatch(moved, self.temperature, self.round_index)
