@@ -48,7 +48,7 @@ class StepLabel(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A maths problem: ``prompt`` is the bare statement (the chat template comes later), ``answer`` the bare gold answer.
+    """A maths problem: ``prompt`` is the bare statement (no chat template), ``answer`` the bare gold answer.
 
     Example: ``Problem("math500/0", "Convert the point ...", r"\\left( 3, \\frac{\\pi}{2} \\right)", "math500", "2")``.
     """
@@ -62,7 +62,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """One sampled completion, with what training needs: ids, sampling log-probs and where each token starts in the text.
+    """One sampled completion: ids, sampling log-probs and where each token starts in the text.
 
     ``completion_ids`` ends with EOS exactly when ``stop`` is EOS. ``logprobs[t]`` is the log-prob of
     ``completion_ids[t]`` under softmax(logits / temperature). ``token_starts[t]`` is the character of ``text`` at which
@@ -129,7 +129,7 @@ class JudgedSolution:
 
 @dataclass(frozen=True, slots=True)
 class JudgedGroup:
-    """The G solutions of one problem. ``capability`` scales the process reward: acc_G unless a callback says otherwise."""
+    """The G solutions of one problem. ``capability`` scales r_c: acc_G unless a callback says otherwise."""
 
     problem: Problem
     solutions: tuple[JudgedSolution, ...]
@@ -143,7 +143,7 @@ class JudgedGroup:
 
 @dataclass(frozen=True, slots=True)
 class CreditedSolution:
-    """A judged solution with its thoughts, their rewards and the token advantages, shape (len(completion_ids),), float32.
+    """A judged solution with its thoughts, their rewards and float32 token advantages (len(completion_ids),).
 
     ``process_rewards`` has one entry per thought: the process part alone, 0 where the thought carries none.
     """
