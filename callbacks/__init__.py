@@ -1,1 +1,18 @@
+"""Lightning callbacks: each works in any Trainer whose DataModule makes rollouts."""
 
+from lit_tpgrpo.callbacks.capability import CapabilityEstimator
+from lit_tpgrpo.callbacks.evaluation import MathEvaluation
+from lit_tpgrpo.callbacks.judge_refresh import AuditSet, JudgeRefresh
+from lit_tpgrpo.callbacks.predictions import JudgedSolutionWriter
+from lit_tpgrpo.callbacks.samples import SolutionSamples
+from lit_tpgrpo.rollout.hooks import RoundCallback
+
+__all__ = [
+    "AuditSet",
+    "CapabilityEstimator",
+    "JudgeRefresh",
+    "JudgedSolutionWriter",
+    "MathEvaluation",
+    "RoundCallback",
+    "SolutionSamples",
+]

@@ -1,1 +1,1 @@
-
+"""The DataModule and where its problems come from."""

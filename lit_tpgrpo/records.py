@@ -128,6 +128,16 @@ class JudgedSolution:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluatedGroup:
+    """Solutions of one held-out problem with their outcomes and extracted answers, none of them judged."""
+
+    problem: Problem
+    solutions: tuple[Solution, ...]
+    outcomes: tuple[Outcome, ...]
+    answers: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class JudgedGroup:
     """The G solutions of one problem. ``capability`` scales r_c: acc_G unless a callback says otherwise."""
 
@@ -193,14 +203,16 @@ class TrainingSequence:
 class StepBatch:
     """The solutions of one optimizer step on this rank, ragged; the module cuts it into micro-batches.
 
-    ``temperature`` is the one they were sampled at: the trainer's log-probs use the same.
+    ``temperature`` is the one they were sampled at: the trainer's log-probs use the same. ``policy_version`` is that of
+    the weights that sampled them.
     """
 
     sequences: tuple[TrainingSequence, ...]
     temperature: float
     round_index: int
+    policy_version: int
 
     def to(self, device, non_blocking: bool = False) -> StepBatch:
         """Move to a device; Lightning calls this (it cannot rebuild frozen dataclasses itself)."""
         moved = tuple(s.to(device, non_blocking) for s in self.sequences)
-        return StepBatch(moved, self.temperature, self.round_index)
+        return StepBatch(moved, self.temperature, self.round_index, self.policy_version)

@@ -1,0 +1,41 @@
+# Run from the repository root. Everything works on a fresh machine with Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test test-quick check clean
+
+help: ## list these commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+
+venv: $(VENV)/.installed ## create .venv from the pinned requirements, and nothing else
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, $(PYTHON) is {v.major}.{v.minor}; try make PYTHON=python3.11")'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+quickstart: $(VENV)/.installed ## train TP-GRPO on the embedded domain (a few minutes on two cores)
+	$(RUN) train.py fit --config configs/quickstart.yaml $(ARGS)
+
+test: $(VENV)/.installed-dev ## run the whole test suite
+	$(RUN) -m pytest $(ARGS)
+
+test-quick: $(VENV)/.installed-dev ## run the tests that are not marked slow
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+
+check: $(VENV)/.installed-dev ## ruff, pyright, then the whole suite
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+	$(RUN) -m pytest $(ARGS)
+
+clean: ## remove .venv, caches and runs
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

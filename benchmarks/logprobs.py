@@ -1,0 +1,135 @@
+"""Time and peak memory of the log-prob head, forward and backward: python benchmarks/logprobs.py --help
+
+Each variant runs in a process of its own. Memory is what it adds to the resident set (Linux) or to the CUDA allocator
+above its inputs, gradients included; time is the median of the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from lit_tpgrpo.functional.logprobs import selected_logprobs
+
+Head = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def naive(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """All logits at once, log_softmax in fp32: what a trainer without a fused head does."""
+    logp = torch.log_softmax((hidden @ weight.t()).float(), dim=-1)
+    with torch.no_grad():
+        entropy = -(logp.exp() * logp).sum(-1)
+    return logp.gather(1, targets.unsqueeze(1)).squeeze(1), entropy
+
+
+def token_tiles(hidden: Tensor, weight: Tensor, targets: Tensor, rows: int = 512) -> tuple[Tensor, Tensor]:
+    """The naive head on tiles of tokens, each under torch.utils.checkpoint."""
+    tiles = [
+        checkpoint(naive, h, weight, t, use_reentrant=False)
+        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
+    ]
+    return torch.cat([logp for logp, _ in tiles]), torch.cat([entropy for _, entropy in tiles])  # pyright: ignore
+
+
+def trl_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """TRL's chunked head at the tile its GRPO trainer takes (Triton on CUDA, torch operations elsewhere)."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+    logp, entropy, *_ = ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, 8192, None, 1.0, ("entropy",))
+    return logp, entropy
+
+
+VARIANTS: dict[str, Head] = {"naive": naive, "token_tiles": token_tiles, "trl": trl_head, "ours": selected_logprobs}
+
+
+def _peak_bytes(device: str, reset: bool = False) -> int:
+    if device == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
+    # Not ru_maxrss: imports raise it above what is resident when the measurement starts, and it never falls.
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+
+def measure(variant: str, args: argparse.Namespace) -> dict[str, float]:
+    """One variant, in this process."""
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    dtype = getattr(torch, args.dtype)
+    hidden = torch.randn(args.tokens, args.hidden, device=args.device).to(dtype).requires_grad_()
+    weight = (0.05 * torch.randn(args.vocab, args.hidden, device=args.device)).to(dtype).requires_grad_()
+    targets = torch.randint(args.vocab, (args.tokens,), device=args.device)
+    head = VARIANTS[variant]
+
+    def sync() -> None:
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+
+    head(hidden[:8], weight[:16], targets[:8] % 16)[0].sum().backward()  # imports, first-call work
+    hidden.grad = weight.grad = None
+    before = _peak_bytes(args.device, reset=True)
+    forward, backward = [], []
+    for _ in range(args.repeats):
+        hidden.grad = weight.grad = None
+        sync()
+        t0 = time.perf_counter()
+        logp, _ = head(hidden, weight, targets)
+        sync()
+        t1 = time.perf_counter()
+        logp.mean().backward()
+        sync()
+        forward.append(t1 - t0)
+        backward.append(time.perf_counter() - t1)
+    mib = (_peak_bytes(args.device) - before) / 2**20
+    return {"forward": statistics.median(forward), "backward": statistics.median(backward), "mib": mib}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--vocab", type=int, default=32000)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--only", choices=list(VARIANTS), help="measure this one in this process and print JSON")
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(args.only, args)))
+        return
+
+    print(f"{args.tokens} tokens, H = {args.hidden}, V = {args.vocab}, {args.dtype} on {args.device}")
+    print(f"{'':12} {'forward s':>10} {'backward s':>11} {'time':>7} {'peak MiB':>9} {'memory':>7}   (ratios to the first)")
+    first: dict[str, float] | None = None
+    for variant in args.variants:
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", variant]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode:
+            print(f"{variant:12} failed: {run.stderr.strip().splitlines()[-1]}")
+            continue
+        row = json.loads(run.stdout.splitlines()[-1])
+        row["time"] = row["forward"] + row["backward"]
+        first = first or row
+        print(
+            f"{variant:12} {row['forward']:10.3f} {row['backward']:11.3f} {row['time'] / first['time']:6.2f}x"
+            f" {row['mib']:9.0f} {row['mib'] / first['mib']:6.2f}x"
+        )
+
+
+if __name__ == "__main__":
+    main()

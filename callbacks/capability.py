@@ -1,0 +1,90 @@
+"""CapabilityEstimator: what the policy can do, per problem; it scales r_c and may weigh which problems come next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import lightning as L
+
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.records import JudgedGroup, Round
+from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
+
+UNSEEN = 0.5
+
+
+def uncertainty(accuracy: float) -> float:
+    """Weight p(1 - p), with a floor so that solved and hopeless problems are still met now and then."""
+    return accuracy * (1.0 - accuracy) + 0.05
+
+
+CURRICULA: dict[str, Callable[[float], float] | None] = {"shuffle": None, "uncertainty": uncertainty}
+
+
+class CapabilityEstimator(RoundCallback):
+    """Keeps a running accuracy per problem, in the checkpoint, and lends it to the DataModule.
+
+    With ``momentum`` 0 the process reward is scaled by this round's acc_G alone: the paper's rule. With more, by
+    ``momentum * estimate + (1 - momentum) * acc_G``: steadier where groups are small and problems come back often.
+
+    Args:
+        momentum: share of the old estimate, in [0, 1).
+        curriculum: ``shuffle`` meets problems in shuffled passes; ``uncertainty`` draws those that are half solved
+            more often.
+    """
+
+    def __init__(self, momentum: float = 0.0, curriculum: Literal["shuffle", "uncertainty"] = "shuffle") -> None:
+        if not 0 <= momentum < 1:
+            raise ConfigError(f"momentum must lie in [0, 1), got {momentum}")
+        self.momentum = momentum
+        self._weight = CURRICULA[curriculum]
+        self._round = -1
+        # uid -> [estimate before the round of the last visit, estimate now, that round]: a round that is made again
+        # after a restart starts from "before" and so counts once.
+        self._estimates: dict[str, list[float]] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            rollout_source(trainer, self).capability = self
+
+    def estimate(self, uid: str) -> float | None:
+        """The running accuracy of a problem, None where it was never met."""
+        return self._estimates[uid][1] if uid in self._estimates else None
+
+    def scale(self, uid: str, accuracy: float) -> float:
+        before = self._before(uid)
+        return accuracy if before is None else self.momentum * before + (1 - self.momentum) * accuracy
+
+    def weights(self, uids: Sequence[str]) -> Sequence[float] | None:
+        if self._weight is None:
+            return None
+        estimates = (self._before(uid) for uid in uids)
+        return [self._weight(UNSEEN if e is None else e) for e in estimates]
+
+    def _before(self, uid: str) -> float | None:
+        if uid not in self._estimates:
+            return None
+        before, now, visited = self._estimates[uid]
+        known = now if visited < self._round else before
+        return None if known < 0 else known
+
+    def on_round_start(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
+        self._round = round_index
+
+    def on_group_judged(self, trainer: L.Trainer, pl_module: L.LightningModule, group: JudgedGroup) -> None:
+        uid = group.problem.uid
+        before = self._before(uid)
+        self._estimates[uid] = [-1.0 if before is None else before, self.scale(uid, group.accuracy), self._round]
+
+    def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, made: Round) -> None:
+        known = [now for _, now, _ in self._estimates.values()]
+        metrics = {"capability/mean": sum(known) / len(known), "capability/problems_met": float(len(known))}
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"round": self._round, "estimates": self._estimates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._round, self._estimates = state_dict["round"], state_dict["estimates"]

@@ -1,0 +1,143 @@
+"""MathEvaluation: avg@k, pass@k and maj@k on held-out problems, before training, between rounds and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from tqdm.auto import tqdm
+
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
+from lit_tpgrpo.records import EvaluatedGroup, StopReason
+from lit_tpgrpo.rollout.hooks import RoundCallback, Split, rollout_source
+
+
+class MathEvaluation(RoundCallback):
+    """Evaluates the policy with the DataModule's engine and verifier on its ``val`` problems.
+
+    In ``fit`` it runs before the first round, before every n-th, and after the last step; never in the sanity check.
+    In ``validate`` and ``test`` it scores what the loader streams. Results go to all loggers and into
+    ``trainer.callback_metrics`` under ``eval/`` (``test/`` for the test split), e.g. ``eval/avg@4``, so that
+    ModelCheckpoint can monitor them.
+
+    Args:
+        every_n_rounds: 0 evaluates only before and after training.
+        pass_at: values of k for pass@k besides the number of samples drawn; larger ones than that are refused.
+    """
+
+    def __init__(self, every_n_rounds: int = 1, pass_at: Sequence[int] = (1,)) -> None:
+        if every_n_rounds < 0:
+            raise ConfigError(f"every_n_rounds must be 0 (only before and after) or positive, got {every_n_rounds}")
+        self.every_n_rounds = every_n_rounds
+        self.pass_at = tuple(pass_at)
+        self.before: float | None = None
+        self.after: float | None = None
+        self._scored_at = -1
+        self._running: MetricCollection | None = None
+        self._groups: list[EvaluatedGroup] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        samples = rollout_source(trainer, self).eval_samples
+        too_many = [k for k in self.pass_at if not 1 <= k <= samples]
+        if too_many:
+            raise ConfigError(
+                f"pass@k needs k samples of each problem: pass_at holds {too_many}, and data.eval_samples is {samples}"
+            )
+
+    # ---- in fit ----
+
+    def on_round_start(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
+        due = self.every_n_rounds and round_index % self.every_n_rounds == 0
+        if due or self.before is None:
+            self._evaluate(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.before is not None and self._scored_at != trainer.global_step:
+            self._evaluate(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and self.before is not None and self.after is not None:
+            print(f"held-out accuracy {self.before:.3f} -> {self.after:.3f}", flush=True)
+
+    def _evaluate(self, trainer: L.Trainer) -> None:
+        source = rollout_source(trainer, self)
+        results = self._publish(trainer, source.evaluate("val"), source.eval_samples, "val")
+        accuracy = float(results[f"eval/avg@{source.eval_samples}"])
+        self.before = accuracy if self.before is None else self.before
+        self.after, self._scored_at = accuracy, trainer.global_step
+
+    # ---- in validate and test: the loader streams finished groups ----
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._groups = []
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._groups.append(batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._finish(trainer, "val")
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._groups = []
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._groups.append(batch)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._finish(trainer, "test")
+
+    def _finish(self, trainer: L.Trainer, split: Split) -> None:
+        if self._groups:
+            self._publish(trainer, self._groups, rollout_source(trainer, self).eval_samples, split)
+
+    def _publish(
+        self, trainer: L.Trainer, groups: Iterable[EvaluatedGroup], samples: int, split: Split
+    ) -> dict[str, Tensor]:
+        results = {f"{'test' if split == 'test' else 'eval'}/{k}": v for k, v in self._score(groups, samples).items()}
+        for logger in trainer.loggers:
+            logger.log_metrics({k: float(v) for k, v in results.items()}, step=trainer.global_step)
+        trainer.callback_metrics.update(results)
+        if trainer.is_global_zero:
+            tqdm.write(_line(results, trainer.global_step, samples))
+        return results
+
+    def _score(self, groups: Iterable[EvaluatedGroup], samples: int) -> dict[str, Tensor]:
+        ks = sorted({*self.pass_at, samples})
+        metrics = MetricCollection([AvgAtK(samples), MajAtK(samples), *(PassAtK(k) for k in ks)])
+        solutions = truncated = tokens = 0
+        for group in groups:
+            metrics.update(list(group.outcomes), list(group.answers))
+            solutions += len(group.solutions)
+            truncated += sum(s.stop is StopReason.LENGTH for s in group.solutions)
+            tokens += sum(len(s.completion_ids) for s in group.solutions)
+        results = dict(metrics.compute())
+        results["truncated_share"] = torch.tensor(truncated / max(solutions, 1))
+        results["length_mean"] = torch.tensor(tokens / max(solutions, 1))
+        return results
+
+    # ---- state ----
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self.before, "after": self.after, "scored_at": self._scored_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before, self.after, self._scored_at = state_dict["before"], state_dict["after"], state_dict["scored_at"]
+
+
+def _line(results: dict[str, Tensor], step: int, samples: int) -> str:
+    shown = [k for k in results if "@" in k and not k.endswith("_se")]
+    prefix = next(iter(results)).split("/")[0]
+    error = float(results[f"{prefix}/avg@{samples}_se"])
+    scores = ", ".join(
+        f"{k.split('/')[1]} {float(results[k]):.3f}" + (f" ± {error:.3f}" if "avg@" in k else "") for k in shown
+    )
+    return f"{prefix} | step {step} | {scores}"

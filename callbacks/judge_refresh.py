@@ -1,0 +1,77 @@
+"""JudgeRefresh: renews the judge every n rounds, voids verdicts it made before, and audits it on labelled steps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import lightning as L
+from transformers import PreTrainedTokenizerBase
+
+from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
+from lit_tpgrpo.records import StepLabel
+from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class AuditSet(Protocol):
+    """Solutions whose step labels are known."""
+
+    def cases(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[tuple[JudgeCase, tuple[StepLabel, ...]]]: ...
+
+
+@runtime_checkable
+class RefreshableJudge(Protocol):
+    """A judge that can take up newer weights (a policy that judges itself)."""
+
+    def refresh(self, policy: Policy) -> None: ...
+
+
+class JudgeRefresh(RoundCallback):
+    """Every n rounds, before sampling: refresh the judge where it can be, void older verdicts, audit.
+
+    A judge without ``refresh`` is frozen and stays as it is; its verdicts stay valid. The audit logs precision, recall
+    and F1 of each label under ``judge_audit/`` and warns where an F1 falls below ``alarm_f1``.
+
+    Args:
+        every_n_rounds: at least 1.
+        audit: labelled solutions; None audits nothing.
+        alarm_f1: F1 under which a label raises the alarm, in [0, 1].
+    """
+
+    def __init__(self, every_n_rounds: int = 1, audit: AuditSet | None = None, alarm_f1: float = 0.8) -> None:
+        if every_n_rounds < 1 or not 0 <= alarm_f1 <= 1:
+            raise ConfigError(
+                f"every_n_rounds must be at least 1 and alarm_f1 in [0, 1], got {every_n_rounds} and {alarm_f1}"
+            )
+        self.every_n_rounds = every_n_rounds
+        self.audit = audit
+        self.alarm_f1 = alarm_f1
+
+    def on_round_start(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
+        if round_index % self.every_n_rounds:
+            return
+        source = rollout_source(trainer, self)
+        if isinstance(source.judge, RefreshableJudge) and isinstance(pl_module, Policy):
+            source.judge.refresh(pl_module)
+            source.void_verdicts()
+        if self.audit is not None and isinstance(pl_module, Policy):
+            cases = self.audit.cases(pl_module.tokenizer)
+            counts = count_labels(source.judge, cases)
+            source.judge.metrics()  # the audit's cases are not the round's
+            self._publish(trainer, counts)
+
+    def _publish(self, trainer: L.Trainer, counts: LabelCounts) -> None:
+        metrics = {f"judge_audit/{name}": value for name, value in counts.metrics().items()}
+        alarms = [label for label in counts.present() if counts.f1(label) < self.alarm_f1]
+        metrics["judge_audit/alarms"] = float(len(alarms))
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+        for label in alarms:
+            log.warning("judge audit: F1 of %s steps is %.3f, under %.3f", label.value, counts.f1(label), self.alarm_f1)

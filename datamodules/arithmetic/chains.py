@@ -1,0 +1,178 @@
+"""A writer of noisy, self-correcting chains of thought in the form that R1-style models write them.
+
+The completion begins after ``<think>\\n`` (the chat template ends the prompt with it): paragraphs, ``</think>``, an
+answer block that restates the results the writer ended up with. Errors are wrong table entries; some are noticed at
+once, some only after further steps have been built on them (which are then redone), some never. The writer knows what
+it did, so each paragraph carries its exact truth; ``truth.py`` finds the same from the text alone.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from lit_tpgrpo.datamodules.arithmetic import phrases
+from lit_tpgrpo.datamodules.arithmetic.phrases import Kind
+from lit_tpgrpo.datamodules.arithmetic.problems import Equation, Operation, Task
+from lit_tpgrpo.records import StepLabel
+
+_LATE_NOTICE_REACH = 2
+"""An error is noticed late only within this many further steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Probabilities: errors per written equation, the rest per occasion."""
+
+    error: float = 0.17
+    """A step's result is a wrong table entry (off by one or two)."""
+    notice_now: float = 0.30
+    """A wrong step is corrected in the next paragraph."""
+    notice_late: float = 0.25
+    """A wrong step is corrected after one further step, and again after two."""
+    botched: float = 0.08
+    """A correction replaces a wrong result by another wrong one."""
+    false_alarm: float = 0.01
+    """A right step is replaced by a wrong one."""
+    check: float = 0.07
+    """A step, right or wrong, is looked at again and confirmed."""
+    filler: float = 0.03
+    """A paragraph that claims nothing."""
+    omitted: float = 0.08
+    """The answer block leaves out an equation (never the last)."""
+    max_reflections: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """``right``: what it asserts is true of the problem. ``claim`` is None for openings, fillers and the answer."""
+
+    kind: Kind
+    text: str
+    claim: Equation | None
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A written solution: the paragraphs of the think block, then the answer block as the last one."""
+
+    task: Task
+    paragraphs: tuple[Paragraph, ...]
+    restated: tuple[Equation, ...]
+    answer: int
+
+    @property
+    def correct(self) -> bool:
+        return self.answer == self.task.answer
+
+    @property
+    def text(self) -> str:
+        think = phrases.PARAGRAPH_END.join(p.text for p in self.paragraphs[:-1])
+        return f"{think}\n{phrases.THINK_END}{phrases.PARAGRAPH_END}{self.paragraphs[-1].text}"
+
+    @property
+    def labels(self) -> tuple[StepLabel, ...]:
+        """The truth in the judge's terms, one label per paragraph (see ``truth.py`` for the definitions)."""
+        if self.correct:
+            return tuple(StepLabel.CORRECT if p.right else StepLabel.INCORRECT for p in self.paragraphs)
+        adopted = set(self.restated)
+        return tuple(
+            StepLabel.MATCHED if p.kind is Kind.ANSWER or p.claim in adopted else StepLabel.UNMATCHED
+            for p in self.paragraphs
+        )
+
+    @property
+    def has_corrected_error(self) -> bool:
+        """Some correction put a wrong result right."""
+        return any(p.kind is Kind.CORRECTION and p.right for p in self.paragraphs)
+
+
+def write_chain(task: Task, noise: Noise, rng: random.Random) -> Chain:
+    """Write one solution of the task."""
+    return _Writer(task, noise, rng).write()
+
+
+@dataclass(slots=True)
+class _Writer:
+    """The state while writing: the equations in force, of which a correction drops the later ones."""
+
+    task: Task
+    noise: Noise
+    rng: random.Random
+    truth: tuple[Equation, ...] = ()
+    in_force: list[Equation] = field(default_factory=list)
+    paragraphs: list[Paragraph] = field(default_factory=list)
+    reflections: int = 0
+    redoing: bool = False
+
+    def write(self) -> Chain:
+        self.truth = self.task.equations
+        opening = self.rng.choice(phrases.OPENINGS).format(start=self.task.start, modulus=self.task.modulus)
+        self.paragraphs.append(Paragraph(Kind.OPENING, opening, None, True))
+        while len(self.in_force) < len(self.truth):
+            if self._happens(self.noise.filler):
+                self.paragraphs.append(Paragraph(Kind.FILLER, self.rng.choice(phrases.FILLERS), None, True))
+            self._step()
+            if self.reflections < self.noise.max_reflections:
+                self._reflect()
+        return self._answer()
+
+    def _happens(self, probability: float) -> bool:
+        return self.rng.random() < probability
+
+    def _compute(self, index: int, wrong: bool) -> Equation:
+        """Equation ``index`` on the value in force, right by the table or off by a little."""
+        left = self.in_force[index - 1].result if index else self.task.start
+        operation: Operation = self.task.operations[index]
+        offset = self.rng.choice((-2, -1, 1, 2)) if wrong else 0
+        return Equation(left, operation, (operation(left, self.task.modulus) + offset) % self.task.modulus)
+
+    def _off_table(self, equation: Equation) -> bool:
+        return equation.result != equation.operation(equation.left, self.task.modulus)
+
+    def _step(self) -> None:
+        index = len(self.in_force)
+        equation = self._compute(index, wrong=self._happens(self.noise.error))
+        choices = phrases.REDONE_STEPS if self.redoing else phrases.STEPS if index else phrases.FIRST_STEPS
+        text = self.rng.choice(choices).format(claim=equation)
+        self.paragraphs.append(Paragraph(Kind.STEP, text, equation, equation == self.truth[index]))
+        self.in_force.append(equation)
+        self.redoing = False
+
+    def _reflect(self) -> None:
+        last = len(self.in_force) - 1
+        wrong = [i for i, e in enumerate(self.in_force) if self._off_table(e) and last - i <= _LATE_NOTICE_REACH]
+        if wrong and self._happens(self.noise.notice_now if wrong[0] == last else self.noise.notice_late):
+            self._correct(wrong[0], botched=self._happens(self.noise.botched))
+        elif not wrong and self._happens(self.noise.false_alarm):
+            self._correct(last, botched=True)
+        elif self._happens(self.noise.check):
+            self._check(last)
+
+    def _check(self, index: int) -> None:
+        equation = self.in_force[index]
+        text = self.rng.choice(phrases.CHECKS).format(claim=equation)
+        self.paragraphs.append(Paragraph(Kind.CHECK, text, equation, equation == self.truth[index]))
+        self.reflections += 1
+
+    def _correct(self, index: int, botched: bool) -> None:
+        """Replace equation ``index``; what was built on it is no longer in force and will be written again."""
+        denied, claim = self.in_force[index], self._compute(index, wrong=botched)
+        if claim == denied:  # a botched correction that hits the same wrong result is no correction
+            return self._check(index)
+        text = self.rng.choice(phrases.CORRECTIONS).format(denied=denied, claim=claim)
+        self.paragraphs.append(Paragraph(Kind.CORRECTION, text, claim, claim == self.truth[index]))
+        self.in_force[index:] = [claim]
+        self.reflections += 1
+        self.redoing = True
+        return None
+
+    def _answer(self) -> Chain:
+        *early, final = self.in_force
+        restated = (*(e for e in early if not self._happens(self.noise.omitted)), final)
+        claims = ", ".join(str(e) for e in restated)
+        text = self.rng.choice(phrases.ANSWERS).format(claims=claims, answer=final.result)
+        right = set(restated) <= set(self.truth) and final == self.truth[-1]
+        self.paragraphs.append(Paragraph(Kind.ANSWER, text, None, right))
+        return Chain(self.task, tuple(self.paragraphs), restated, final.result)

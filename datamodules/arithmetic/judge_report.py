@@ -1,0 +1,123 @@
+"""Measure a judge against exact step truth: ``python -m lit_tpgrpo.datamodules.arithmetic.judge_report --level 2``.
+
+Prints precision, recall and F1 per label with support, the confusion matrix, and what was left out, for chains made by
+the noisy writer or, with ``--samples model``, sampled from the shipped tiny policy. A second table holds only the
+correct solutions for which the paper's premise is true (Stage I: every wrong step was put right by a reflection): in
+the others errors cancelled out unnoticed, which no judge can see that reads and does not recalculate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
+from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Task, make_problems
+from lit_tpgrpo.datamodules.arithmetic.truth import Unparsable, solution_truth
+from lit_tpgrpo.judges.base import Judge, JudgeCase
+from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
+from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason
+from lit_tpgrpo.text.steps import segment_steps
+
+JUDGES: dict[str, Callable[[], Judge]] = {"rule": RuleJudge}
+
+LabelledCase = tuple[JudgeCase, tuple[StepLabel, ...]]
+
+
+def label_cases(pairs: Sequence[tuple[Problem, str]]) -> tuple[list[LabelledCase], Counter[str]]:
+    """Cases with the true label of every rule-made step, and the reasons why the truth of the others is not known."""
+    cases: list[LabelledCase] = []
+    left_out: Counter[str] = Counter()
+    for problem, text in pairs:
+        truth = solution_truth(problem, text)
+        if isinstance(truth, Unparsable):
+            left_out[truth.reason.partition(":")[0]] += 1
+            continue
+        # Labels are about text: one token per character serves as well as any tokenizer.
+        starts = tuple(range(len(text)))
+        steps = segment_steps(text, starts, len(starts))
+        if len(steps) != len(truth.steps):
+            left_out["steps and paragraphs differ"] += 1
+            continue
+        solution = Solution(problem.uid, 0, (), starts, (0.0,) * len(starts), StopReason.EOS, 0, text, starts)
+        outcome = Outcome.CORRECT if truth.correct else Outcome.INCORRECT
+        cases.append((JudgeCase(problem, solution, outcome, steps), truth.labels))
+    return cases, left_out
+
+
+def premise_holds(case: LabelledCase) -> bool:
+    """Whether the errors of a correct solution were all put right: its answer block then restates true equations."""
+    return case[0].outcome is Outcome.CORRECT and case[1][-1] is StepLabel.CORRECT
+
+
+def written(level: str, n: int, seed: int) -> list[tuple[Problem, str]]:
+    """One chain of the noisy writer for each of n held-out problems."""
+    rng = random.Random(f"judge report/{level}/{seed}")
+    problems = make_problems(level, n, seed, "heldout")
+    return [(p, write_chain(Task.from_prompt(p.prompt), Noise(), rng).text) for p in problems]
+
+
+def sampled(level: str, n: int, seed: int) -> list[tuple[Problem, str]]:
+    """One solution of the shipped tiny policy, at temperature 1, for each of n held-out problems."""
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
+
+    from lit_tpgrpo.datamodules.arithmetic.measure import sample_texts
+    from lit_tpgrpo.datamodules.arithmetic.tiny import tiny_policy_path
+
+    path = tiny_policy_path()
+    model, tokenizer = Qwen2ForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    problems = make_problems(level, n, seed, "heldout")
+    texts = sample_texts(model, tokenizer, problems, seed, greedy=False)
+    return [(problem, text) for problem, (text, *_) in zip(problems, texts, strict=True)]
+
+
+def confusion(counts: LabelCounts) -> str:
+    """Steps by true label (rows) and given label (columns)."""
+    given = [label for label in StepLabel if any(g is label for _, g in counts.pairs)]
+    lines = [f"{'true / given':<14}" + "".join(f"{g.value:>11}" for g in given)]
+    for true in counts.present():
+        lines.append(f"{true.value:<14}" + "".join(f"{counts.pairs[true, g]:>11}" for g in given))
+    return "\n".join(lines)
+
+
+def report(judge: Judge, pairs: Sequence[tuple[Problem, str]]) -> str:
+    """Everything that is printed."""
+    cases, left_out = label_cases(pairs)
+    counts = count_labels(judge, cases)
+    metrics = ", ".join(f"{name} {value:g}" for name, value in judge.metrics().items())
+    premised = [case for case in cases if premise_holds(case)]
+    correct = sum(case.outcome is Outcome.CORRECT for case, _ in cases)
+    parts = [
+        f"{len(pairs)} solutions: {correct} correct, {len(cases) - correct} incorrect, "
+        f"{sum(left_out.values())} without known truth {dict(left_out) or ''}".rstrip(),
+        f"judge {judge.name}: {metrics}",
+        counts.table(),
+        confusion(counts),
+        f"\ncorrect solutions in which every error was put right: {len(premised)} of {correct}",
+        count_labels(judge, premised).table(),
+    ]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--level", choices=LEVELS, default=DEFAULT_LEVEL)
+    parser.add_argument("--n", type=int, default=2000, help="solutions (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--judge", choices=JUDGES, default="rule")
+    parser.add_argument("--samples", choices=("writer", "model"), default="writer")
+    args = parser.parse_args()
+    pairs = (sampled if args.samples == "model" else written)(args.level, args.n, args.seed)
+    judge = JUDGES[args.judge]()
+    try:
+        print(report(judge, pairs))
+    finally:
+        judge.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Problems made by code: start with a number, apply + - * one after the other, all modulo m.
+
+``make_problems("2", 100, seed=0, split="train")`` gives 100 ``Problem`` records; ``Task.from_prompt`` reads the
+operations back from the statement, so that nothing but the record has to travel with a problem.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lit_tpgrpo.records import Problem
+
+Split = Literal["train", "heldout"]
+
+_HELDOUT_SHARE = 8
+"""One task in eight, by its hash, is held out."""
+
+_WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
+_SYMBOLS = {word: symbol for symbol, word in _WORDS.items()}
+_PROMPT = re.compile(
+    r"Working modulo (\d+), start with (\d+), ((?:(?:add|subtract|multiply by) \d+(?:, )?)+)\. What is the result\?"
+)
+_OPERATION = re.compile(r"(add|subtract|multiply by) (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How hard: the number of operations and the modulus (the size of the tables that have to be known)."""
+
+    steps: int
+    modulus: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.modulus < 10:
+            raise ValueError(f"modulus must be at least 10 (operands are single digits), got {self.modulus}")
+
+
+LEVELS: dict[str, Level] = {
+    "1": Level(steps=4, modulus=10),
+    "2": Level(steps=6, modulus=10),
+    "3": Level(steps=10, modulus=10),
+    "4": Level(steps=6, modulus=23),
+    "5": Level(steps=10, modulus=31),
+}
+DEFAULT_LEVEL = "2"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation on the running value, e.g. ``Operation("+", 5)``."""
+
+    symbol: str
+    operand: int
+
+    def __call__(self, value: int, modulus: int) -> int:
+        if self.symbol == "+":
+            return (value + self.operand) % modulus
+        if self.symbol == "-":
+            return (value - self.operand) % modulus
+        return (value * self.operand) % modulus
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """What a step claims: ``left symbol operand = result``. Equal fields, equal claim."""
+
+    left: int
+    operation: Operation
+    result: int
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.operation.symbol} {self.operation.operand} = {self.result}"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The operation sequence behind a problem."""
+
+    modulus: int
+    start: int
+    operations: tuple[Operation, ...]
+
+    @property
+    def equations(self) -> tuple[Equation, ...]:
+        """The true equation of every step, in order."""
+        equations, value = [], self.start
+        for operation in self.operations:
+            result = operation(value, self.modulus)
+            equations.append(Equation(value, operation, result))
+            value = result
+        return tuple(equations)
+
+    @property
+    def answer(self) -> int:
+        return self.equations[-1].result
+
+    @property
+    def prompt(self) -> str:
+        operations = ", ".join(f"{_WORDS[o.symbol]} {o.operand}" for o in self.operations)
+        return f"Working modulo {self.modulus}, start with {self.start}, {operations}. What is the result?"
+
+    @property
+    def digest(self) -> str:
+        """A hash of the operation sequence, the same in every process and release."""
+        key = f"{self.modulus}:{self.start}" + "".join(f"{o.symbol}{o.operand}" for o in self.operations)
+        return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+
+    @property
+    def split(self) -> Split:
+        return "heldout" if int(self.digest, 16) % _HELDOUT_SHARE == 0 else "train"
+
+    @classmethod
+    def from_prompt(cls, prompt: str) -> Task:
+        match = _PROMPT.fullmatch(prompt.strip())
+        if match is None:
+            raise ValueError(f"expected a statement written by Task.prompt, got {prompt!r}")
+        operations = tuple(Operation(_SYMBOLS[w], int(n)) for w, n in _OPERATION.findall(match[3]))
+        return cls(int(match[1]), int(match[2]), operations)
+
+
+def draw_task(level: Level, rng: random.Random) -> Task:
+    """A task of this level, uniform over starts and, at each step, over + - * and their operands.
+
+    Multipliers are coprime with the modulus: every operation is then a bijection, and a wrong value can only be put
+    right by a reflection (or by a second error), never by the operations that follow.
+    """
+    multipliers = [n for n in range(2, 10) if math.gcd(n, level.modulus) == 1]
+    operations = []
+    for _ in range(level.steps):
+        symbol = rng.choice("+-*")
+        operations.append(Operation(symbol, rng.choice(multipliers) if symbol == "*" else rng.randint(1, 9)))
+    return Task(level.modulus, rng.randrange(level.modulus), tuple(operations))
+
+
+def as_problem(task: Task, level_name: str) -> Problem:
+    return Problem(f"arithmetic/{task.digest}", task.prompt, str(task.answer), "arithmetic", level_name)
+
+
+def make_problems(level: str, n: int, seed: int, split: Split) -> tuple[Problem, ...]:
+    """n different problems of a named level. The split is a hash of the problem itself: no seed can mix the two."""
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    if split not in ("train", "heldout"):
+        raise ValueError(f"split must be 'train' or 'heldout', got {split!r}")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    # Seeding with a string is stable over processes; level and split make equal seeds independent.
+    rng = random.Random(f"{level}/{split}/{seed}")
+    tasks: dict[str, Task] = {}
+    while len(tasks) < n:
+        task = draw_task(LEVELS[level], rng)
+        if task.split == split:
+            tasks.setdefault(task.digest, task)
+    return tuple(as_problem(task, level) for task in tasks.values())

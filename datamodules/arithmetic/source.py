@@ -1,0 +1,32 @@
+"""The embedded domain as a problem source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Split, make_problems
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.records import Problem
+
+
+class ArithmeticProblems:
+    """Problems made by code; the two splits share none.
+
+    Args:
+        level: how hard, ``1`` to ``5``: 4 steps modulo 10 up to 10 steps modulo 31.
+        n: number of problems.
+        seed: which ones.
+        split: ``train`` or ``heldout``.
+    """
+
+    def __init__(self, level: str = DEFAULT_LEVEL, n: int = 4096, seed: int = 0, split: Split = "train") -> None:
+        if level not in LEVELS:
+            raise ConfigError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+        if n < 1:
+            raise ConfigError(f"n must be at least 1, got {n}")
+        self.level, self.n, self.seed, self.split = level, n, seed, split
+        self.name = f"arithmetic/{level}/{split}"
+
+    def load(self) -> Sequence[Problem]:
+        """The problems, the same each time."""
+        return make_problems(self.level, self.n, self.seed, self.split)

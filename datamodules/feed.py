@@ -1,0 +1,89 @@
+"""Rounds cut into optimizer steps, with a position that survives a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lit_tpgrpo.errors import EmptyRoundError
+from lit_tpgrpo.records import CreditedSolution, Round, StepBatch
+from lit_tpgrpo.rollout.batching import even_steps, training_sequence
+
+MakeRound = Callable[[int, int, int | None], Round]
+
+
+class RoundFeed:
+    """Gives one ``StepBatch`` after another and makes the next round exactly when the one in hand is used up.
+
+    Args:
+        make_round: called with (round index, problems consumed before it, policy version that must have sampled it, or
+            None for the current policy's); gives this rank's part of the round.
+        solutions_per_step: kept solutions of one optimizer step on this rank.
+        problems_per_round: problems that a round consumes over all ranks.
+        max_empty_rounds: rounds in a row with nothing to train on before ``EmptyRoundError``.
+        most: the largest of the ranks' numbers: all ranks take the same number of steps.
+    """
+
+    def __init__(
+        self,
+        make_round: MakeRound,
+        solutions_per_step: int,
+        problems_per_round: int,
+        max_empty_rounds: int,
+        most: Callable[[int], int],
+    ) -> None:
+        self._make_round = make_round
+        self._solutions_per_step = solutions_per_step
+        self._problems_per_round = problems_per_round
+        self._max_empty_rounds = max_empty_rounds
+        self._most = most
+        self._round, self._position, self._n_steps, self._cursor, self._version = -1, 0, 0, 0, 0
+        self._steps: list[tuple[CreditedSolution, ...]] | None = None
+        self._temperature = 1.0
+
+    def state_dict(self) -> dict[str, int]:
+        """Plain numbers: the round in hand, batches given out of it and in all, problems consumed before it, and the
+        policy version that sampled it."""
+        return {
+            "round": self._round,
+            "position": self._position,
+            "n_steps": self._n_steps,
+            "cursor": self._cursor,
+            "version": self._version,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._round, self._position, self._n_steps = state["round"], state["position"], state["n_steps"]
+        self._cursor, self._version = state["cursor"], state["version"]
+        self._steps = None
+
+    def next_batch(self) -> StepBatch:
+        """The solutions of the next optimizer step; none on a rank that has run out before the others.
+
+        Raises:
+            EmptyRoundError: ``max_empty_rounds`` rounds in a row kept nothing on any rank.
+        """
+        if self._steps is None and self._position < self._n_steps:
+            self._load(self._make_round(self._round, self._cursor, self._version))
+        empty = 0
+        while self._position >= self._n_steps:
+            if empty == self._max_empty_rounds:
+                raise EmptyRoundError(
+                    f"{empty} rounds in a row left nothing to train on (the last was round {self._round}): all solutions "
+                    "are right, all are wrong, or the keep rule drops them. Look at rollout/accuracy, then change the "
+                    "problems' difficulty, data.group_size or data.keep"
+                )
+            self._cursor += self._problems_per_round if self._round >= 0 else 0
+            self._round, self._position = self._round + 1, 0
+            self._load(self._make_round(self._round, self._cursor, None))
+            empty += 1
+        assert self._steps is not None
+        solutions = self._steps[self._position]
+        self._position += 1
+        sequences = tuple(training_sequence(s) for s in solutions)
+        return StepBatch(sequences, self._temperature, self._round, self._version)
+
+    def _load(self, made: Round) -> None:
+        wanted = len(even_steps(made.kept, self._solutions_per_step))
+        self._n_steps = self._most(wanted)
+        self._steps = even_steps(made.kept, self._solutions_per_step, self._n_steps)
+        self._version, self._temperature = made.policy_version, made.temperature

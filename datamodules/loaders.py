@@ -1,0 +1,40 @@
+"""Sized iterables over what the DataModule makes on the fly. Lightning prefetches from a loader without a length, which
+would make rollouts one policy old; from these it takes a batch exactly when it trains on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from lit_tpgrpo.records import StepBatch
+
+T = TypeVar("T")
+
+
+class StepLoader:
+    """``length`` batches an epoch, each fetched when asked for."""
+
+    def __init__(self, next_batch: Callable[[], StepBatch], length: int) -> None:
+        self._next_batch = next_batch
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        for _ in range(self._length):
+            yield self._next_batch()
+
+
+class StreamLoader(Generic[T]):
+    """A known number of items from a generator that starts anew with each pass."""
+
+    def __init__(self, start: Callable[[], Iterator[T]], length: int) -> None:
+        self._start = start
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[T]:
+        return self._start()

@@ -1,0 +1,20 @@
+"""Where problems come from: files, the Hub, presets for the common sets, and decontamination."""
+
+from lit_tpgrpo.datamodules.sources.base import FieldMap, MalformedRow, ProblemSource, RowFormat
+from lit_tpgrpo.datamodules.sources.decontaminate import Decontaminated, RemovedProblem
+from lit_tpgrpo.datamodules.sources.files import FileProblems
+from lit_tpgrpo.datamodules.sources.hub import HubProblems
+from lit_tpgrpo.datamodules.sources.presets import PRESETS, DatasetPreset
+
+__all__ = [
+    "PRESETS",
+    "DatasetPreset",
+    "Decontaminated",
+    "FieldMap",
+    "FileProblems",
+    "HubProblems",
+    "MalformedRow",
+    "ProblemSource",
+    "RemovedProblem",
+    "RowFormat",
+]

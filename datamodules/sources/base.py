@@ -1,0 +1,61 @@
+"""What a source of problems is, and how the columns of its rows are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from lit_tpgrpo.records import Problem
+from lit_tpgrpo.text.answers import AnswerForm
+
+
+@runtime_checkable
+class ProblemSource(Protocol):
+    """Where problems come from.
+
+    ``load`` reads everything when it is called, never earlier, and gives the same problems with the same uids in the
+    same order each time, on every rank. Uids are unique within a source and begin with its ``name``. Annotate your own
+    ``load`` exactly as here: the command line refuses a class whose signature differs (``-> list[Problem]``, say).
+    """
+
+    name: str
+
+    def load(self) -> Sequence[Problem]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMap:
+    """Which column of a row holds what. Of several names the first that the row has is read.
+
+    Args:
+        prompt: The problem statement. Required in each row.
+        answer: The gold answer, in the form that ``answer_form`` names. Required in each row.
+        uid: The row's own id. Rows without one get a hash of prompt and answer, which survives reordering the file.
+        level: The difficulty, kept as text: 5, 5.0 and ``Level 5`` all become ``5``.
+        context: Text that stands before the statement (a common introduction to several questions).
+    """
+
+    prompt: str | tuple[str, ...] = ("prompt", "problem", "question")
+    answer: str | tuple[str, ...] = ("answer",)
+    uid: str | tuple[str, ...] = ("unique_id", "uid", "id")
+    level: str | tuple[str, ...] = ("level", "difficulty")
+    context: str | tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """How a row becomes a ``Problem``: columns, the form of the answer, and text that the prompt ends with but the
+    problem does not contain (an instruction that someone put into the file)."""
+
+    fields: FieldMap = FieldMap()
+    answer_form: AnswerForm | dict[str, AnswerForm] = AnswerForm.PLAIN
+    strip_suffixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedRow:
+    """A row that could not be used: where it stands (``line 3``, ``row 17``) and what is wrong with it."""
+
+    where: str
+    reason: str

@@ -1,0 +1,171 @@
+"""Training problems without those that stand in an evaluation set.
+
+Two tests. *The same statement*: equal after ``statement_key``. *Overlap* (off by default): a share of the evaluation
+problem's word n-grams also stands in the training problem. It finds reworded copies and problems with something added,
+but competition problems share much phrasing ("where m and n are relatively prime positive integers. Find m + n"), so a
+single shared 13-gram, as is usual for web text, removes unrelated problems: hence the share. Evaluation problems of
+fewer than n words take part in the first test only.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from lit_tpgrpo.datamodules.sources.base import ProblemSource
+from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.records import Problem
+
+_FIGURE = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
+# Commands that change how a formula looks and not what it says. The lookahead keeps \left apart from \leftarrow.
+_LAYOUT = re.compile(
+    r"\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|displaystyle|textstyle|quad|qquad|text|textbf|textit|mathrm|mathbf|"
+    r"mbox|operatorname)(?![A-Za-z])|\\[ ,;:!\\()\[\]]|\$|~"
+)
+_SYNONYMS = (
+    (re.compile(r"\\[dt](frac|binom)(?![A-Za-z])"), r"\\\1"),
+    (re.compile(r"\\(?:l|c)dots(?![A-Za-z])|\.\.\."), r"\\dots"),
+    (re.compile(r"\\(le|ge|ne)(?![A-Za-z])"), r"\\\1q"),
+    (re.compile(r"\^(?:\{\\circ\}|\\circ(?![A-Za-z]))"), "\N{DEGREE SIGN}"),
+)
+# Between digits these are part of a number or a tuple; elsewhere they are punctuation.
+_PUNCTUATION = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|[;!?'\"`\u2018\u2019\u201c\u201d{}]")
+_WORD = re.compile(r"[^\W\d_]+|\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedProblem:
+    """A training problem that was left out, what it matched, and how much of that: 1.0 for the same statement."""
+
+    problem: Problem
+    matched: Problem
+    overlap: float
+
+
+class Decontaminated:
+    """A source without the problems that stand in evaluation sets.
+
+    Args:
+        source: The training problems.
+        against: The evaluation sets.
+        ngram: Length in words of the n-grams of the overlap test (13 is customary); null for identical statements only.
+        min_overlap: Share of the evaluation problem's n-grams from which a training problem is taken for a copy.
+    """
+
+    def __init__(
+        self,
+        source: ProblemSource,
+        against: list[ProblemSource],
+        ngram: int | None = None,
+        min_overlap: float = 0.6,
+    ) -> None:
+        if not against:
+            raise ConfigError("against: expected at least one evaluation set, got none")
+        if ngram is not None and ngram < 2:
+            raise ConfigError(f"ngram: expected at least 2 words (null to switch the test off), got {ngram}")
+        if not 0.0 < min_overlap <= 1.0:
+            raise ConfigError(f"min_overlap: expected a share above 0 and at most 1, got {min_overlap}")
+        self.name = source.name
+        self.removed: tuple[RemovedProblem, ...] = ()
+        self._source = source
+        self._against = against
+        self._ngram = ngram
+        self._min_overlap = min_overlap
+        self._kept = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._source!r})"
+
+    def load(self) -> Sequence[Problem]:
+        """Load all sources and drop the copies, which stay in ``removed`` with what they matched."""
+        training = self._source.load()
+        evaluation = [problem for source in self._against for problem in source.load()]
+        removed = tuple(find_copies(training, evaluation, self._ngram, self._min_overlap))
+        uids = {copy.problem.uid for copy in removed}
+        kept = [problem for problem in training if problem.uid not in uids]
+        if not kept:
+            raise InputError(
+                f"{self.name}: expected training problems that are in no evaluation set, but all {len(training)} are. "
+                f"Do source and against name the same data?"
+            )
+        counts = Counter(copy.matched.source for copy in removed)
+        found = ", ".join(f"{source} {count}" for source, count in sorted(counts.items())) or "none"
+        rank_zero_info(f"{self.name}: {len(removed)} of {len(training)} problems stand in evaluation sets ({found})")
+        self.removed, self._kept = removed, len(kept)
+        return kept
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of the last ``load``."""
+        return {"problems": float(self._kept), "decontaminated": float(len(self.removed))}
+
+
+def find_copies(
+    training: Iterable[Problem], evaluation: Sequence[Problem], ngram: int | None = None, min_overlap: float = 0.6
+) -> Iterator[RemovedProblem]:
+    """The training problems that are copies of evaluation problems, each with the one it is most like."""
+    statements: dict[str, Problem] = {}
+    for problem in evaluation:
+        statements.setdefault(statement_key(problem.prompt), problem)
+    index = _NgramIndex(evaluation, ngram) if ngram is not None else None
+    for problem in training:
+        same = statements.get(statement_key(problem.prompt))
+        if same is not None:
+            yield RemovedProblem(problem, same, 1.0)
+        elif index is not None and (nearest := index.nearest(problem.prompt)) is not None:
+            matched, overlap = nearest
+            if overlap >= min_overlap:
+                yield RemovedProblem(problem, matched, overlap)
+
+
+def statement_key(prompt: str) -> str:
+    """The statement without what may differ between two copies of it: spaces, case, punctuation, figures' code, LaTeX
+    spacing and sizing, braces, ``$``, and spellings such as ``\\dfrac``.
+
+    ``statement_key(r"Find $\\left(x+\\dfrac12\\right)^2$.") == statement_key(r"find (x + \\frac{1}{2})^{2}")``
+    """
+    text = re.sub(r"\s*,\s*", ",", _plain(prompt))
+    return re.sub(r"\s+", "", _PUNCTUATION.sub("", text)).casefold()
+
+
+def words(prompt: str) -> list[str]:
+    """The words and numbers of a statement, for n-grams: symbols are left out, LaTeX commands count by their names."""
+    return _WORD.findall(_plain(prompt).casefold())
+
+
+def _plain(prompt: str) -> str:
+    text = _LAYOUT.sub(" ", _FIGURE.sub(" ", unicodedata.normalize("NFKC", prompt)))
+    for pattern, replacement in _SYNONYMS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+class _NgramIndex:
+    """Which evaluation problems hold an n-gram of words."""
+
+    def __init__(self, problems: Sequence[Problem], n: int) -> None:
+        self._problems = problems
+        self._n = n
+        self._holders: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        self._sizes: list[int] = []
+        for position, problem in enumerate(problems):
+            grams = self._ngrams(problem.prompt)
+            self._sizes.append(len(grams))
+            for gram in grams:
+                self._holders[gram].append(position)
+
+    def nearest(self, prompt: str) -> tuple[Problem, float] | None:
+        """The evaluation problem of whose n-grams the largest share stands in the prompt, and that share."""
+        shared = Counter(position for gram in self._ngrams(prompt) for position in self._holders.get(gram, ()))
+        if not shared:
+            return None
+        share, position = max((count / self._sizes[position], -position) for position, count in shared.items())
+        return self._problems[-position], share
+
+    def _ngrams(self, prompt: str) -> set[tuple[str, ...]]:
+        text = words(prompt)
+        return {tuple(text[start : start + self._n]) for start in range(len(text) - self._n + 1)}

@@ -1,0 +1,109 @@
+"""The common part of the sources that read rows: settings, the loop over rows, the report of malformed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lit_tpgrpo.datamodules.sources.base import FieldMap, MalformedRow, RowFormat
+from lit_tpgrpo.datamodules.sources.presets import find_preset
+from lit_tpgrpo.datamodules.sources.rows import RowFault, check_format, to_problem
+from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.records import Problem
+from lit_tpgrpo.text.answers import AnswerForm
+
+OnMalformed = Literal["stop", "skip"]
+_MAX_LISTED = 10
+
+
+def resolve_format(
+    preset: str | None,
+    fields: FieldMap | None,
+    answer_form: AnswerForm | dict[str, AnswerForm] | None,
+    strip_suffixes: Sequence[str] | None,
+) -> RowFormat:
+    """The preset's row format (or the default one) with what the user gave in its place."""
+    row_format = find_preset(preset).format if preset is not None else RowFormat()
+    suffixes = None if strip_suffixes is None else tuple(strip_suffixes)
+    given = {"fields": fields, "answer_form": answer_form, "strip_suffixes": suffixes}
+    if fields is not None and answer_form is None and isinstance(row_format.answer_form, dict):
+        raise ConfigError(
+            f"fields: preset {preset!r} reads its answer columns in different forms; give answer_form with your fields"
+        )
+    row_format = replace(row_format, **{key: value for key, value in given.items() if value is not None})
+    check_format(row_format)
+    return row_format
+
+
+class RowSource:
+    """Reads rows into problems. A subclass gives the rows as ``(where, row)``, a row that could not even be decoded
+    as a ``RowFault``, and the words in which messages speak of its data."""
+
+    def __init__(self, name: str, row_format: RowFormat, on_malformed: OnMalformed, limit: int | None) -> None:
+        if on_malformed not in ("stop", "skip"):
+            raise ConfigError(f"on_malformed: expected stop or skip, got {on_malformed!r}")
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit: expected at least 1 problem (null for all of them), got {limit}")
+        if not name:
+            raise ConfigError("name: expected a name, which the uids of this source begin with, got an empty text")
+        self.name = name
+        self.malformed: tuple[MalformedRow, ...] = ()
+        self._format = row_format
+        self._on_malformed = on_malformed
+        self._limit = limit
+        self._loaded = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._described()})"
+
+    def load(self) -> Sequence[Problem]:
+        """Read the rows now. Malformed ones raise InputError (stop) or are left out and kept in ``malformed`` (skip).
+
+        With a limit, reading ends once that many problems are found; rows after them are not looked at.
+        """
+        problems: dict[str, Problem] = {}
+        malformed: list[MalformedRow] = []
+        for where, row in self._rows():
+            try:
+                if isinstance(row, RowFault):
+                    raise row
+                problem = to_problem(row, self._format, self.name, problems)
+                problems[problem.uid] = problem
+            except RowFault as fault:
+                malformed.append(MalformedRow(where, str(fault)))
+            if len(problems) == self._limit:
+                break
+        self._report(len(problems), malformed)
+        self.malformed, self._loaded = tuple(malformed), len(problems)
+        return list(problems.values())
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of the last ``load``: how many problems it gave and how many rows were malformed."""
+        return {"problems": float(self._loaded), "malformed": float(len(self.malformed))}
+
+    def _rows(self) -> Iterator[tuple[str, Any]]:
+        raise NotImplementedError
+
+    def _described(self) -> str:
+        raise NotImplementedError
+
+    def _report(self, good: int, malformed: list[MalformedRow]) -> None:
+        rows = good + len(malformed)
+        if rows == 0:
+            raise InputError(
+                f"{self._described()}: expected at least one row, got none. Is it the right file or split?"
+            )
+        if not malformed:
+            return
+        listed = "".join(f"\n  {row.where}: {row.reason}" for row in malformed[:_MAX_LISTED])
+        if len(malformed) > _MAX_LISTED:
+            listed += f"\n  and {len(malformed) - _MAX_LISTED} more"
+        found = f"{self._described()}: {len(malformed)} of {rows} rows read are malformed:{listed}"
+        if good == 0:
+            raise InputError(f"{found}\nNo usable row is left. Do fields and answer_form fit this data?")
+        if self._on_malformed == "stop":
+            raise InputError(f"{found}\nCorrect them, or leave them out with on_malformed: skip.")
+        rank_zero_warn(f"{found}\nThey were left out (on_malformed: skip).")

@@ -1,0 +1,135 @@
+"""One row of a data set -> one ``Problem``, with the reason where a row is malformed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Mapping
+from typing import Any
+
+from lit_tpgrpo.datamodules.sources.base import FieldMap, RowFormat
+from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.records import Problem
+from lit_tpgrpo.text.answers import AnswerForm, normalise_gold
+
+_EXCERPT = 80
+
+
+class RowFault(Exception):
+    """Why a row is malformed. Sources catch it: users see InputError or the report of what was skipped."""
+
+
+def to_problem(row: Any, row_format: RowFormat, source: str, taken: Container[str]) -> Problem:
+    """Convert one row; RowFault says what was expected and what came. ``taken`` holds the uids given so far."""
+    if not isinstance(row, Mapping):
+        raise RowFault(f"expected an object with named fields, got {_typed(row)}")
+    fields = row_format.fields
+    prompt = _prompt(row, row_format)
+    answer = _answer(row, row_format)
+    uid = _uid(row, fields, source, f"{prompt}\0{answer}", taken)
+    return Problem(uid, prompt, answer, source, _level(row, fields))
+
+
+def check_format(row_format: RowFormat) -> None:
+    """ConfigError for anything but a form, or one form for each answer column."""
+    columns = names(row_format.fields.answer)
+    forms = row_format.answer_form
+    if isinstance(forms, dict) and set(forms) != set(columns):
+        raise ConfigError(
+            f"answer_form: expected one form for each answer column ({', '.join(columns)}), got forms for "
+            f"{', '.join(forms) or 'none'}"
+        )
+    for form in forms.values() if isinstance(forms, dict) else (forms,):
+        if not isinstance(form, AnswerForm):
+            raise ConfigError(f"answer_form: expected one of {', '.join(map(str, AnswerForm))}, got {form!r}")
+
+
+def names(columns: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The alternatives for a column; a single name may be given bare."""
+    return (columns,) if isinstance(columns, str) else tuple(columns)
+
+
+def _prompt(row: Mapping[str, Any], row_format: RowFormat) -> str:
+    column = _column(row, row_format.fields.prompt, "prompt")
+    text = _text(row, column, "prompt")
+    for suffix in row_format.strip_suffixes:
+        text = text.removesuffix(suffix).rstrip()
+    if not text:
+        raise RowFault(f"expected a problem statement in {column!r}, got nothing but the instruction")
+    context = _first(row, row_format.fields.context)
+    if context is None or not row[context]:
+        return text
+    return f"{_text(row, context, 'context')}\n\n{text}"
+
+
+def _text(row: Mapping[str, Any], column: str, role: str) -> str:
+    value = row[column]
+    if not isinstance(value, str):
+        raise RowFault(f"expected the {role} as text in {column!r}, got {_typed(value)}")
+    if not value.strip():
+        raise RowFault(f"expected the {role} as text in {column!r}, got an empty text")
+    return value.strip()
+
+
+def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
+    column = _column(row, row_format.fields.answer, "answer")
+    form = row_format.answer_form
+    if not isinstance(form, AnswerForm):
+        form = form[column]
+    try:
+        return normalise_gold(form, row[column])
+    except InputError as error:
+        # What follows the semicolon is the remedy, which the report of a source gives once for all its rows.
+        raise RowFault(f"{column!r}: {str(error).rpartition('; ')[0] or error}") from error
+
+
+def _uid(row: Mapping[str, Any], fields: FieldMap, source: str, content: str, taken: Container[str]) -> str:
+    column = _first(row, fields.uid)
+    value = row[column] if column is not None else None
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+        uid = f"{source}/{str(value).strip()}"
+        if uid in taken:
+            raise RowFault(
+                f"expected a different id in each row, but {column!r} repeats {value!r}; set fields.uid to the column "
+                f"with the ids, or to [] for ids made from the content"
+            )
+        return uid
+    stem = uid = f"{source}/{hashlib.blake2b(content.encode(), digest_size=6).hexdigest()}"
+    copy = 2
+    while uid in taken:  # The same problem twice: both are kept, so that counts are those of the file.
+        uid, copy = f"{stem}-{copy}", copy + 1
+    return uid
+
+
+def _level(row: Mapping[str, Any], fields: FieldMap) -> str | None:
+    """Levels are a convenience for curricula: what cannot be read is None and no fault."""
+    column = _first(row, fields.level)
+    try:
+        level = normalise_gold(AnswerForm.PLAIN, row[column]) if column is not None else ""
+    except InputError:
+        return None
+    return level.removeprefix("Level ").strip().strip("?") or None
+
+
+def _column(row: Mapping[str, Any], columns: str | tuple[str, ...], role: str) -> str:
+    column = _first(row, columns)
+    if column is None:
+        raise RowFault(
+            f"expected the {role} in a field named {' or '.join(names(columns))}, got the fields "
+            f"{', '.join(map(str, row)) or '(none)'}"
+        )
+    return column
+
+
+def _first(row: Mapping[str, Any], columns: str | tuple[str, ...]) -> str | None:
+    return next((column for column in names(columns) if column in row), None)
+
+
+def _typed(value: Any) -> str:
+    if value is None:
+        return "null"
+    return f"{_shortened(value)} ({type(value).__name__})"
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."

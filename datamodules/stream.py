@@ -1,0 +1,45 @@
+"""The order in which problems are met: shuffled passes without end, or draws weighted by capability."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from lit_tpgrpo.records import Problem
+
+
+def derived_seed(*parts: object) -> int:
+    """A 31-bit seed that depends on all parts and on nothing else."""
+    return random.Random("/".join(map(str, parts))).getrandbits(31)
+
+
+class ProblemStream:
+    """Problems by position in an endless stream: pass p is a permutation that depends on (seed, p) alone, so that any
+    position can be reached again after a restart without replaying the stream."""
+
+    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+        self.problems = tuple(problems)
+        self.seed = seed
+        self._pass: tuple[int, list[int]] = (-1, [])
+
+    def take(self, start: int, count: int) -> list[Problem]:
+        """The problems at positions ``start .. start + count``."""
+        return [self._at(position) for position in range(start, start + count)]
+
+    def draw(self, start: int, count: int, weights: Sequence[float]) -> list[Problem]:
+        """``count`` problems drawn by weight, without repeats while the set allows."""
+        tensor = torch.as_tensor(weights, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "draw", start))
+        repeat = count > int((tensor > 0).sum())
+        picks = torch.multinomial(tensor, count, replacement=repeat, generator=generator)
+        return [self.problems[i] for i in picks.tolist()]
+
+    def _at(self, position: int) -> Problem:
+        number, offset = divmod(position, len(self.problems))
+        if self._pass[0] != number:
+            order = list(range(len(self.problems)))
+            random.Random(derived_seed(self.seed, "pass", number)).shuffle(order)
+            self._pass = (number, order)
+        return self.problems[self._pass[1][offset]]

@@ -1,0 +1,184 @@
+"""Sampling with transformers' ``generate`` on the policy's own weights: no copy, no second engine, any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
+
+from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
+from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.records import StopReason
+
+
+class HFEngine:
+    """Batched sampling with left padding, the longest prompts first so that each batch pads little.
+
+    Weights are shared with the trainer, so ``load_weights`` only takes a reference and ``sleep``/``wake`` do nothing.
+
+    Args:
+        batch_size: sequences decoded at once; its KV cache is the memory that sampling needs.
+    """
+
+    def __init__(self, batch_size: int = 128) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"HFEngine needs a batch_size of at least 1, got {batch_size}")
+        self.batch_size = batch_size
+        self._policy: Policy | None = None
+
+    def load_weights(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def sleep(self) -> None:
+        """Nothing is held besides the trainer's own weights."""
+
+    def wake(self) -> None:
+        """Nothing to bring back."""
+
+    def close(self) -> None:
+        self._policy = None
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """Yield ``(prompt index, n completions)`` as prompts finish; the global random state is left as it was.
+
+        Raises:
+            InputError: a prompt is empty, or prompt plus ``max_new_tokens`` exceeds the model's positions.
+        """
+        if self._policy is None:
+            raise RuntimeError("HFEngine.sample was called before load_weights: it has no policy to sample from")
+        model = self._policy.policy_model
+        check_lengths(prompts, params.max_new_tokens, model)
+        # The n samples of a prompt stay together, so groups complete early and share their prompt's length.
+        queue = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        rows = [i for i in queue for _ in range(n)]
+        partial: dict[int, list[Completion]] = {i: [] for i in queue}
+        for number, start in enumerate(range(0, len(rows), self.batch_size)):
+            chunk = rows[start : start + self.batch_size]
+            for i, completion in zip(
+                chunk, self._generate([prompts[i] for i in chunk], params, seed + number), strict=True
+            ):
+                partial[i].append(completion)
+                if len(partial[i]) == n:
+                    yield i, tuple(partial.pop(i))
+
+    def _generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seed: int) -> list[Completion]:
+        assert self._policy is not None
+        model, tokenizer = self._policy.policy_model, self._policy.tokenizer
+        eos_ids, pad_id = stop_ids(model, tokenizer.eos_token_id), tokenizer.pad_token_id
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), pad_id)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        recorder = _LogprobRecorder(params.temperature)
+        config = GenerationConfig(
+            max_new_tokens=params.max_new_tokens,
+            do_sample=params.temperature > 0,
+            temperature=1.0,  # the recorder divides by the temperature, so that it sees what is sampled from
+            top_p=params.top_p,
+            top_k=params.top_k,
+            num_beams=1,
+            repetition_penalty=1.0,
+            eos_token_id=eos_ids,
+            pad_token_id=pad_id,
+            use_cache=True,
+        )
+        with _inference(model), _seeded(seed, model.device):
+            output = model.generate(  # pyright: ignore[reportCallIssue]
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=config,
+                logits_processor=[recorder],
+            )
+        recorder.finish(output)
+        new_ids = output[:, width:].tolist()
+        logprobs = recorder.stacked().tolist()
+        return [_cut(i, p, eos_ids) for i, p in zip(new_ids, logprobs, strict=True)]
+
+
+class _LogprobRecorder(LogitsProcessor):
+    """Divides by the temperature and records log-probs one step late, when the sampled token is known.
+
+    This holds one (batch, vocabulary) tensor at a time; ``output_logits=True`` would hold one for every token.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature or 1.0
+        self._last: Tensor | None = None
+        self._taken: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.finish(input_ids)
+        scaled = scores / self.temperature
+        self._last = torch.log_softmax(scaled.float(), dim=-1)
+        return scaled
+
+    def finish(self, input_ids: Tensor) -> None:
+        if self._last is not None:
+            self._taken.append(self._last.gather(-1, input_ids[:, -1:]))
+            self._last = None
+
+    def stacked(self) -> Tensor:
+        return torch.cat(self._taken, dim=-1)
+
+
+def _cut(ids: list[int], logprobs: list[float], eos_ids: Sequence[int]) -> Completion:
+    for t, token in enumerate(ids):
+        if token in eos_ids:
+            return Completion(tuple(ids[: t + 1]), tuple(logprobs[: t + 1]), StopReason.EOS)
+    return Completion(tuple(ids), tuple(logprobs), StopReason.LENGTH)
+
+
+def stop_ids(model: PreTrainedModel, tokenizer_eos: int | None) -> list[int]:
+    """The ids that end a solution: the tokenizer's EOS and those of the model's generation config (chat models list
+    more than one)."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = {tokenizer_eos} if tokenizer_eos is not None else set()
+    ids |= set(configured) if isinstance(configured, list) else ({configured} if configured is not None else set())
+    if not ids:
+        raise ConfigError(
+            "a solution needs an end: neither the tokenizer nor the generation config names an EOS token; "
+            "set tokenizer.eos_token or generation_config.eos_token_id"
+        )
+    return sorted(ids)
+
+
+def check_lengths(prompts: Sequence[Sequence[int]], max_new_tokens: int, model: PreTrainedModel) -> None:
+    """Refuse prompts that the model has no positions for, before anything is sampled."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {i} is empty: sampling needs at least one token to start from")
+        if limit is not None and len(prompt) + max_new_tokens > limit:
+            raise InputError(
+                f"prompt {i} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}, together more than the "
+                f"{limit} positions of the model; lower max_new_tokens or max_prompt_tokens"
+            )
+
+
+@contextmanager
+def _inference(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode and neutral generation defaults (a shipped repetition penalty would bias the log-probs)."""
+    training, defaults = model.training, model.generation_config
+    model.eval()
+    model.generation_config = GenerationConfig()
+    try:
+        with torch.no_grad():  # not inference_mode: a rotary cache rebuilt here must serve the backward pass too
+            yield
+    finally:
+        model.generation_config = defaults
+        model.train(training)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

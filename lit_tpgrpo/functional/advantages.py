@@ -1,0 +1,142 @@
+"""Token advantages from an outcome reward and thought-level process rewards.
+
+Sources: process supervision with GRPO, DeepSeekMath (arXiv 2402.03300, section 4.1.3), where the advantage of a token is
+the sum of the rewards placed at the step ends at or after it; TP-GRPO (arXiv 2507.23317, Stage II), which places one
+reward at the end of each thought instead.
+
+A thought *sides with the answer* when its label is the answer block's: CORRECT in a correct solution, MATCHED in an
+incorrect one. With that word both kinds of solution have one rule. With r = the standardised outcome reward and
+m = r_c = alpha * capability for a correct solution, m = r (<= 0) for an incorrect one:
+
+    process reward = +m where the thought sides with the answer, -m where it does not, 0 for the last thought
+
+Why the last thought, the one that holds the answer block, carries r alone: merged thoughts alternate, so the suffix sum
+then telescopes to the table of the paper's two propositions (any other reward there would shift every token by it):
+
+    correct solution,   correct thought      r            incorrect solution, matched thought     r
+    correct solution,   incorrect thought    r - r_c      incorrect solution, unmatched thought   0
+
+``suffix_sum_advantages`` is the definition and serves as the reference; ``closed_form_advantages`` is the table and
+what training uses: exact (an advantage that should be 0 is 0, so batches can be filtered on it) and in one pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def standardise_group(rewards: Tensor, ddof: int = 1, eps: float = 1e-6) -> Tensor:
+    """(r - mean) / (std + eps) over the solutions of one problem; exactly zero where all rewards are equal.
+
+    The paper states neither ddof nor eps: both defaults are ours (ddof 1 is what the usual GRPO trainers take).
+
+    Args:
+        rewards: (G,) floating point, one outcome reward per solution.
+        ddof: 1 divides the variance by G - 1 (sample), 0 by G (population).
+        eps: added to the standard deviation.
+
+    Returns:
+        (G,) of the same dtype.
+    """
+    if rewards.ndim != 1 or not rewards.is_floating_point():
+        raise ValueError(f"expected floating point rewards of shape (G,), got {rewards.dtype} {tuple(rewards.shape)}")
+    if ddof not in (0, 1):
+        raise ValueError(f"ddof must be 0 (population) or 1 (sample), got {ddof}")
+    if len(rewards) <= ddof:
+        raise ValueError(f"a standard deviation with ddof={ddof} needs at least {ddof + 1} rewards, got {len(rewards)}")
+    if eps < 0:
+        raise ValueError(f"eps must not be negative, got {eps}")
+    # By comparison, not by std == 0: the mean of equal floats may round, and (r - mean) / eps would blow that up.
+    if bool((rewards == rewards[0]).all()):
+        return torch.zeros_like(rewards)
+    return (rewards - rewards.mean()) / (rewards.std(correction=ddof) + eps)
+
+
+def merge_runs(labels: Tensor) -> Tensor:
+    """Maximal runs of equal labels as half-open spans: [1, 1, 0, 1] -> [[0, 2], [2, 3], [3, 4]].
+
+    Args:
+        labels: (S,) integer or bool, one label per step.
+
+    Returns:
+        (T, 2) int64; (0, 2) for no labels.
+    """
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(f"expected integer or bool labels of shape (S,), got {labels.dtype} {tuple(labels.shape)}")
+    _, counts = torch.unique_consecutive(labels, return_counts=True)
+    ends = counts.cumsum(0)
+    return torch.stack([ends - counts, ends], dim=1)
+
+
+def process_rewards(sides_with_answer: Tensor, magnitude: float) -> Tensor:
+    """The process part of each thought's reward: +-magnitude, and 0 for the last, which carries the outcome alone.
+
+    A solution that is one single thought therefore has no process reward.
+
+    Args:
+        sides_with_answer: (T,) bool; the last thought holds the answer, so its entry is True.
+        magnitude: m of the module docstring: r_c for a correct solution, the (non-positive) standardised outcome
+            reward for an incorrect one.
+
+    Returns:
+        (T,) float64.
+    """
+    _check_sides(sides_with_answer)
+    rewards = magnitude * (2.0 * sides_with_answer.double() - 1.0)
+    rewards[-1] = 0.0
+    return rewards
+
+
+def suffix_sum_advantages(process: Tensor, outcome_advantage: float, lengths: Tensor) -> Tensor:
+    """A_t = sum of the rewards placed at thought ends at or after token t, the outcome reward standing at the last.
+
+    Args:
+        process: (T,) process reward of each thought.
+        outcome_advantage: the standardised outcome reward, added to the last thought's.
+        lengths: (T,) int64, tokens of each thought (0 is allowed: a token may swallow a short step whole).
+
+    Returns:
+        (sum of lengths,) token advantages, dtype of ``process``.
+    """
+    _check_lengths(process, lengths)
+    # All tokens of a thought see the same suffix of thought ends, so the sum runs over thoughts, not over tokens.
+    suffix = process.flip(0).cumsum(0).flip(0) + outcome_advantage
+    return suffix.repeat_interleave(lengths)
+
+
+def closed_form_advantages(
+    sides_with_answer: Tensor, outcome_advantage: float, magnitude: float, lengths: Tensor
+) -> Tensor:
+    """The table: r where the token sides with the answer, r - magnitude where it does not.
+
+    Equals ``suffix_sum_advantages(process_rewards(...))`` on merged thoughts. Being a look-up, it gives the same for
+    unmerged steps; the suffix sum does not.
+
+    Args:
+        sides_with_answer: (T,) bool, last entry True.
+        outcome_advantage: the standardised outcome reward r.
+        magnitude: r_c for a correct solution, r for an incorrect one (whose unmatched tokens then get exactly 0).
+        lengths: (T,) int64, tokens of each thought.
+
+    Returns:
+        (sum of lengths,) float64 token advantages.
+    """
+    _check_sides(sides_with_answer)
+    _check_lengths(sides_with_answer, lengths)
+    table = outcome_advantage - magnitude * (~sides_with_answer).double()
+    return table.repeat_interleave(lengths)
+
+
+def _check_sides(sides_with_answer: Tensor) -> None:
+    if sides_with_answer.ndim != 1 or sides_with_answer.dtype != torch.bool or not len(sides_with_answer):
+        got = f"{sides_with_answer.dtype} {tuple(sides_with_answer.shape)}"
+        raise ValueError(f"expected bool sides_with_answer of shape (T,) with T >= 1, got {got}")
+    if not sides_with_answer[-1]:
+        raise ValueError("the last thought holds the answer block, so its sides_with_answer must be True, got False")
+
+
+def _check_lengths(thoughts: Tensor, lengths: Tensor) -> None:
+    if lengths.shape != thoughts.shape or lengths.ndim != 1 or lengths.is_floating_point():
+        got = f"{lengths.dtype} {tuple(lengths.shape)}"
+        raise ValueError(f"expected integer lengths of shape {tuple(thoughts.shape)}, one per thought, got {got}")

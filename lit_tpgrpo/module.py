@@ -1,0 +1,258 @@
+"""TPGRPOModule: the policy, its frozen reference and the optimizer step. It knows nothing of judges, credit or text."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable
+from typing import cast
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
+from lit_tpgrpo.functional.losses import KLName, Normalisation, StepCounts, grpo_loss, sequence_weights
+from lit_tpgrpo.policy import PolicyModel, load_causal_lm, load_tokenizer
+from lit_tpgrpo.records import StepBatch
+from lit_tpgrpo.rollout.batching import MicroBatch, filler, microbatches
+from lit_tpgrpo.step_sums import StepSums, sum_pieces
+
+
+class TPGRPOModule(L.LightningModule):
+    """GRPO with per-token advantages, optimised manually: one ``StepBatch`` is one optimizer step.
+
+    Args:
+        model: Hugging Face folder or hub name, or ``embedded:tiny-qwen2``, which ships with the package.
+        optimizer: called with the trainable parameters.
+        lr_scheduler: called with the optimizer and stepped once per optimizer step.
+        clip_low: lower epsilon of the clipped surrogate: ratios under ``1 - clip_low`` stop pushing down.
+        clip_high: upper epsilon: ratios over ``1 + clip_high`` stop pushing up.
+        kl_beta: weight of the KL term to the frozen initial policy; 0 keeps no reference in memory.
+        kl_estimator: ``k1``, ``k2`` or ``k3``.
+        normalisation: how tokens are averaged over the step: ``token``, ``sequence`` or ``constant``.
+        norm_length: the constant length of ``constant`` normalisation, usually ``max_new_tokens``.
+        tokens_per_microbatch: padded tokens of one forward pass; memory grows with it, results do not change.
+        max_grad_norm: gradient norm limit; None clips nothing.
+        gradient_checkpointing: recompute activations in the backward pass.
+        random_init: take the architecture without its weights.
+        dtype: weights' dtype, e.g. ``float32`` or ``bfloat16``; None takes that of the checkpoint.
+        attention: transformers' attention implementation.
+    """
+
+    def __init__(
+        self,
+        model: str = "embedded:tiny-qwen2",
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        clip_low: float = 0.2,
+        clip_high: float = 0.2,
+        kl_beta: float = 0.0,
+        kl_estimator: KLName = "k3",
+        normalisation: Normalisation = "token",
+        norm_length: int | None = None,
+        tokens_per_microbatch: int = 8192,
+        max_grad_norm: float | None = 1.0,
+        gradient_checkpointing: bool = False,
+        random_init: bool = False,
+        dtype: str | None = None,
+        attention: str = "sdpa",
+    ) -> None:
+        super().__init__()
+        _check_settings(clip_low, clip_high, kl_beta, normalisation, norm_length, tokens_per_microbatch)
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.automatic_optimization = False
+        self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
+        self._dtype = _torch_dtype(dtype)
+        self._tokenizer = load_tokenizer(model)
+        self.policy: PolicyModel | None = None
+        self._reference: tuple[PolicyModel, ...] = ()  # in a tuple: not a submodule, so neither trained nor saved
+
+    # ---- the Policy protocol of lit_tpgrpo.engines.base ----
+
+    @property
+    def policy_model(self) -> PreTrainedModel:
+        if self.policy is None:
+            raise RuntimeError("the policy is built in configure_model, which the Trainer has not called yet")
+        return self.policy.causal_lm
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._tokenizer
+
+    @property
+    def policy_version(self) -> int:
+        return self.global_step
+
+    def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
+        for name, parameter in self.policy_model.named_parameters():
+            yield name, parameter.detach()
+
+    # ---- building ----
+
+    def configure_model(self) -> None:
+        if self.policy is not None:
+            return
+        hp = self.hparams
+        lm = load_causal_lm(hp["model"], hp["random_init"], self._dtype, hp["attention"])
+        if hp["gradient_checkpointing"]:
+            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.policy = PolicyModel(lm)
+        self.policy.train()
+        if hp["kl_beta"] > 0:
+            self._reference = (copy.deepcopy(self.policy).requires_grad_(False).eval(),)
+
+    def configure_optimizers(self):
+        assert self.policy is not None
+        optimizer = self._make_optimizer(p for p in self.policy.parameters() if p.requires_grad)
+        if self._make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer)}}
+
+    def on_fit_start(self) -> None:
+        trainer = self.trainer
+        if trainer.gradient_clip_val is not None or trainer.accumulate_grad_batches != 1:
+            raise ConfigError(
+                "trainer.gradient_clip_val and trainer.accumulate_grad_batches have no effect on this module, which "
+                "optimises manually; use model.max_grad_norm, and data.problems_per_step with "
+                "model.tokens_per_microbatch, instead"
+            )
+        for reference in self._reference:
+            reference.to(self.device)
+
+    # ---- one optimizer step ----
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        started = time.perf_counter()
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        on_policy = batch.policy_version == self.policy_version
+        counts = self._global_counts(batch)
+        pieces: list[StepSums] = []
+        optimizer.zero_grad()
+        for micro in self._microbatches(batch):
+            loss, sums = self._loss(micro or filler(self.device), batch.temperature, counts)
+            self._check_finite(loss, batch, "loss")
+            # Lightning averages gradients over ranks; the weights already divide by the global count.
+            self.manual_backward(loss * (self.trainer.world_size if micro is not None else 0))
+            pieces.append(sums if micro is not None else sums.zeros_like())
+        norm = self._clip(batch)
+        optimizer.step()
+        self._step_scheduler()
+        totals = sum_pieces(pieces).reduced(self._reduce)
+        self._log_step(totals, norm, on_policy, time.perf_counter() - started)
+
+    def _microbatches(self, batch: StepBatch) -> Iterable[MicroBatch | None]:
+        """This rank's micro-batches, topped up with None so that all ranks run the same number."""
+        own = list(
+            microbatches(
+                batch.sequences, self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
+            )
+        )
+        most = int(self._reduce(torch.tensor(len(own), device=self.device), "max"))
+        yield from own
+        for _ in range(most - len(own)):
+            yield None
+
+    def _loss(self, micro: MicroBatch, temperature: float, counts: StepCounts) -> tuple[Tensor, StepSums]:
+        assert self.policy is not None
+        hp = self.hparams
+        logprobs, entropy = self.policy(micro, temperature)
+        reference = None
+        if self._reference:
+            with torch.no_grad():
+                reference = self._reference[0](micro, temperature)[0]
+        weights = sequence_weights(micro.lengths, hp["normalisation"], counts)[micro.row]
+        loss, sums = grpo_loss(
+            logprobs,
+            micro.old_logprobs,
+            micro.advantages,
+            torch.ones_like(micro.targets, dtype=torch.bool),
+            weights,
+            hp["clip_low"],
+            hp["clip_high"],
+            ref_logprobs=reference,
+            kl=hp["kl_estimator"],
+            beta=hp["kl_beta"],
+        )
+        return loss, StepSums.of(sums, logprobs.detach(), micro.old_logprobs, entropy)
+
+    def _global_counts(self, batch: StepBatch) -> StepCounts:
+        """Completion tokens and sequences over all ranks: what every per-token weight divides by."""
+        tokens = sum(len(s.completion_ids) for s in batch.sequences)
+        both = self._reduce(torch.tensor([tokens, len(batch.sequences)], dtype=torch.float32, device=self.device), "sum")
+        length = self.hparams["norm_length"] or 1
+        return StepCounts(max(int(both[0]), 1), max(int(both[1]), 1), length)
+
+    def _reduce(self, value: Tensor, op: str) -> Tensor:
+        return cast(Tensor, self.trainer.strategy.reduce(value.clone(), reduce_op=op))
+
+    def _clip(self, batch: StepBatch) -> Tensor:
+        assert self.policy is not None
+        parameters = [p for p in self.policy.parameters() if p.grad is not None]
+        limit = self.hparams["max_grad_norm"]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        self._check_finite(norm, batch, "gradient norm")
+        return norm
+
+    def _check_finite(self, value: Tensor, batch: StepBatch, what: str) -> None:
+        if not torch.isfinite(value).all():
+            raise NonFiniteLossError(
+                f"the {what} is {float(value)} at optimizer step {self.policy_version + 1}, round {batch.round_index}; "
+                "the weights are those of the step before and checkpoints are untouched. Lower the learning rate, or "
+                "train in float32, then resume with --ckpt_path"
+            )
+
+    def _step_scheduler(self) -> None:
+        scheduler = self.lr_schedulers()
+        if scheduler is not None and not isinstance(scheduler, list):
+            scheduler.step()  # pyright: ignore[reportCallIssue]
+
+    def _log_step(self, totals: StepSums, norm: Tensor, on_policy: bool, seconds: float) -> None:
+        metrics = totals.metrics(on_policy)
+        metrics["train/grad_norm"] = norm
+        metrics["train/lr"] = cast(LightningOptimizer, self.optimizers()).param_groups[0]["lr"]
+        metrics["train/tokens_per_s"] = float(totals.loss.tokens) / seconds
+        self.log_dict(metrics, batch_size=1)
+        self.log("loss", metrics["train/loss"], prog_bar=True, logger=False, batch_size=1)
+
+    # ---- evaluation and prediction: the DataModule streams finished groups, callbacks score and write them ----
+
+    def validation_step(self, batch, batch_idx: int) -> None:
+        """Nothing to compute: groups arrive sampled and verified."""
+
+    def test_step(self, batch, batch_idx: int) -> None:
+        """Nothing to compute: groups arrive sampled and verified."""
+
+    def predict_step(self, batch, batch_idx: int) -> None:
+        """Nothing to compute: groups arrive sampled, verified and judged."""
+
+
+def _check_settings(
+    clip_low: float,
+    clip_high: float,
+    kl_beta: float,
+    normalisation: Normalisation,
+    norm_length: int | None,
+    tokens_per_microbatch: int,
+) -> None:
+    if not 0 <= clip_low < 1 or clip_high < 0:
+        raise ConfigError(f"clip_low must lie in [0, 1) and clip_high be at least 0, got {clip_low} and {clip_high}")
+    if kl_beta < 0:
+        raise ConfigError(f"kl_beta must be 0 (no reference) or positive, got {kl_beta}")
+    if (normalisation == "constant") != (norm_length is not None):
+        raise ConfigError(
+            f"norm_length belongs to normalisation 'constant' and is needed there; got {normalisation!r} with "
+            f"norm_length {norm_length}"
+        )
+    if tokens_per_microbatch < 1:
+        raise ConfigError(f"tokens_per_microbatch must be at least 1, got {tokens_per_microbatch}")
+
+
+def _torch_dtype(name: str | None) -> torch.dtype | None:
+    dtype = getattr(torch, name, None) if name is not None else None
+    if name is not None and not isinstance(dtype, torch.dtype):
+        raise ConfigError(f"dtype must be the name of a torch dtype such as float32 or bfloat16, got {name!r}")
+    return dtype

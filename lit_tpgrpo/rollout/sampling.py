@@ -1,0 +1,100 @@
+"""Problems to solutions with outcomes: sampling, decoding with exact offsets, verification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
+from lit_tpgrpo.records import EvaluatedGroup, Outcome, Problem, Solution
+from lit_tpgrpo.rollout.prompts import prompt_ids
+from lit_tpgrpo.text.answers import extract_boxed
+from lit_tpgrpo.text.spans import decode_with_offsets
+from lit_tpgrpo.verify.verifier import MathVerifier
+
+T = TypeVar("T")
+
+
+def bar(items: Iterable[T], desc: str, total: int, show: bool, unit: str = "problem") -> Iterable[T]:
+    """A progress bar that leaves no trace when its stage is done."""
+    return tqdm(items, desc=desc, total=total, unit=unit, leave=False, disable=not show, dynamic_ncols=True)
+
+
+def sample_groups(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    n: int,
+    params: SamplingParams,
+    *,
+    template: str,
+    seed: int,
+    policy_version: int,
+) -> Iterator[tuple[int, tuple[Solution, ...]]]:
+    """Yield ``(index of the problem, its n solutions)`` as the engine finishes them."""
+    prompts = [prompt_ids(tokenizer, problem, template) for problem in problems]
+    for i, completions in engine.sample(prompts, n, params, seed):
+        yield (
+            i,
+            tuple(
+                _solution(tokenizer, problems[i], prompts[i], sample, completion, policy_version)
+                for sample, completion in enumerate(completions)
+            ),
+        )
+
+
+def _solution(
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    prompt: tuple[int, ...],
+    sample: int,
+    completion: Completion,
+    policy_version: int,
+) -> Solution:
+    text, starts = decode_with_offsets(tokenizer, completion.token_ids)
+    return Solution(
+        problem_uid=problem.uid,
+        sample=sample,
+        prompt_ids=prompt,
+        completion_ids=completion.token_ids,
+        logprobs=completion.logprobs,
+        stop=completion.stop,
+        policy_version=policy_version,
+        text=text,
+        token_starts=starts,
+    )
+
+
+def verify_solutions(
+    verifier: MathVerifier, pairs: Sequence[tuple[Problem, Solution]]
+) -> list[tuple[Outcome, str | None]]:
+    """Outcome and extracted answer of each solution, in order. No closed box after ``</think>`` is INCORRECT."""
+    answers = [extract_boxed(solution.text) for _, solution in pairs]
+    outcomes = verifier.verify_all([(p.answer, a) for (p, _), a in zip(pairs, answers, strict=True)])
+    return list(zip(outcomes, answers, strict=True))
+
+
+def evaluate_problems(
+    engine: Engine,
+    verifier: MathVerifier,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    n: int,
+    params: SamplingParams,
+    *,
+    template: str,
+    seed: int,
+    policy_version: int,
+    desc: str,
+    show: bool,
+) -> Iterator[EvaluatedGroup]:
+    """Sample n solutions of each problem and verify them; groups come as they finish."""
+    sampled = sample_groups(
+        engine, tokenizer, problems, n, params, template=template, seed=seed, policy_version=policy_version
+    )
+    for i, solutions in bar(sampled, desc, len(problems), show):
+        checked = verify_solutions(verifier, [(problems[i], s) for s in solutions])
+        yield EvaluatedGroup(problems[i], solutions, tuple(o for o, _ in checked), tuple(a for _, a in checked))

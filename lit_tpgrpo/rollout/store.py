@@ -1,0 +1,154 @@
+"""Rounds on disk: every solution and verdict is written as it completes, so that a crash loses at most the line in flight.
+
+One folder a round: ``meta.json`` (what the round was made with), ``solutions.jsonl`` (one sampled group a line) and
+``verdicts.jsonl`` (one judged solution a line). Append-only; a line cut short by a crash is dropped when read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, StopReason, Verdict
+
+log = logging.getLogger(__name__)
+
+
+class RoundStore:
+    """The rounds of one run under ``root``.
+
+    Args:
+        root: folder that holds one subfolder a round.
+        keep: newest rounds kept on disk; older ones are removed when a new one is opened. 0 keeps all.
+    """
+
+    def __init__(self, root: Path, keep: int = 0) -> None:
+        self.root = Path(root)
+        self.keep = keep
+
+    def open(self, index: int, meta: Mapping[str, Any]) -> RoundFile:
+        """The round's file, with what an interrupted run left of it where ``meta`` is the same.
+
+        A round left by other settings or another policy is void: it is removed, with a warning.
+        """
+        folder = self.root / f"round_{index:06d}"
+        written = json.loads(json.dumps(dict(meta)))
+        found = _read_meta(folder)
+        if found is not None and found != written:
+            changed = sorted(k for k in written.keys() | found.keys() if written.get(k) != found.get(k))
+            log.warning("round %d on disk is void and is made anew: %s changed", index, ", ".join(changed))
+        if found != written:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            _write_whole(folder / "meta.json", json.dumps(written, indent=1))
+        self._forget_old(index)
+        return RoundFile(folder)
+
+    def _forget_old(self, newest: int) -> None:
+        if self.keep:
+            for folder in self.root.glob("round_*"):
+                if int(folder.name.removeprefix("round_")) <= newest - self.keep:
+                    shutil.rmtree(folder)
+
+
+class RoundFile:
+    """One round's lines: read what is there, append what completes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def solutions(self) -> dict[int, tuple[Problem, tuple[Solution, ...]]]:
+        """Complete groups by their place in the round."""
+        return {
+            line["group"]: (Problem(**line["problem"]), tuple(_solution(s) for s in line["solutions"]))
+            for line in _read_lines(self.folder / "solutions.jsonl")
+        }
+
+    def add_solutions(self, group: int, problem: Problem, solutions: Sequence[Solution]) -> None:
+        rows = [asdict(s) | {"stop": s.stop.value} for s in solutions]
+        _append(
+            self.folder / "solutions.jsonl", {"group": group, "problem": asdict(problem), "solutions": rows}
+        )
+
+    def verdicts(self) -> dict[tuple[int, int], tuple[Outcome, str | None, Verdict]]:
+        """Outcome, extracted answer and verdict by (group, sample)."""
+        return {
+            (line["group"], line["sample"]): (Outcome(line["outcome"]), line["answer"], _verdict(line))
+            for line in _read_lines(self.folder / "verdicts.jsonl")
+        }
+
+    def add_verdict(self, group: int, sample: int, outcome: Outcome, answer: str | None, verdict: Verdict) -> None:
+        _append(
+            self.folder / "verdicts.jsonl",
+            {
+                "group": group,
+                "sample": sample,
+                "outcome": outcome.value,
+                "answer": answer,
+                "steps": [asdict(step) for step in verdict.steps],
+                "labels": [label.value for label in verdict.labels],
+                "note": verdict.note,
+            },
+        )
+
+    def void_verdicts(self) -> None:
+        """Forget the verdicts, keep the solutions: the judge has changed."""
+        (self.folder / "verdicts.jsonl").unlink(missing_ok=True)
+
+
+def _solution(row: dict[str, Any]) -> Solution:
+    tuples = ("prompt_ids", "completion_ids", "logprobs", "token_starts")
+    return Solution(**row | {key: tuple(row[key]) for key in tuples} | {"stop": StopReason(row["stop"])})
+
+
+def _verdict(line: dict[str, Any]) -> Verdict:
+    steps = tuple(Step(**step) for step in line["steps"])
+    return Verdict(steps, tuple(StepLabel(label) for label in line["labels"]), line["note"])
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    """One line in one write, with the operating system before we go on: it outlives this process however that ends. A
+    torn line of an earlier crash is ended first."""
+    data = (json.dumps(row) + "\n").encode()
+    with path.open("a+b") as file:
+        if file.tell() and not _ends_line(file):
+            data = b"\n" + data
+        file.write(data)
+
+
+def _ends_line(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:  # cut short by a crash: that group is simply made again
+                log.warning("%s:%d is incomplete and is made again", path, number)
+                continue
+            yield row
+
+
+def _read_meta(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / "meta.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Never half a file: written beside it and renamed."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

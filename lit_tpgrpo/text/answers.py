@@ -1,0 +1,137 @@
+r"""Where the final answer stands in a solution, and the bare gold in each data set's own notation.
+
+Extraction is strict, because a policy learns whatever it lets through: the answer is looked for after the last
+``</think>`` only, the box that opens last decides, and a box that never closes is no answer.
+
+What counts as a box:
+
+- ``\boxed{...}`` and ``\fbox{...}`` up to the matching brace; ``\{`` and ``\}`` are characters, not braces;
+- ``\boxed 5``, ``\boxed -2.5``: a box without braces around a decimal number, as some of MATH's authors write it. Any
+  other ``\boxed`` without braces is taken as talk about boxes and skipped;
+- of nested boxes the inner one, since it opens last: ``\boxed{\boxed{5}}`` gives ``5``;
+- ``\boxed{}`` gives the empty string (an answer was written and it is empty), no box gives None.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Callable, Mapping
+
+from lit_tpgrpo.errors import InputError
+
+THINK_END = "</think>"
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?:(?P<brace>\{)|(?P<number>[+-]?[0-9]+(?:\.[0-9]+)?))")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_THOUSANDS = re.compile(r"(?P<head>[+-]?\$?[0-9]{1,3})(?P<groups>(?:,[0-9]{3})+)(?P<tail>\.[0-9]+)?")
+_GSM8K_LINE = re.compile(r"^A:(.*)$", re.MULTILINE)
+_GSM8K_HASH = re.compile(r"^####(.*)$", re.MULTILINE)
+
+
+class AnswerForm(enum.Enum):
+    """How a text gives its answer. The same forms serve for solutions and for golds."""
+
+    BOX = "box"
+    """In its last box: a completion, or a whole gold solution such as MATH's."""
+    GSM8K_LINE = "gsm8k_line"
+    """On a line ``A: n``, as GSM8K's example model solutions do."""
+    GSM8K_HASH = "gsm8k_hash"
+    """On a line ``#### n``, as GSM8K's gold solutions do."""
+    PLAIN = "plain"
+    """The text is the answer."""
+
+
+def answer_block(text: str) -> str | None:
+    """What follows the last ``</think>``; None where the think block was never closed."""
+    _, end, block = text.rpartition(THINK_END)
+    return block if end else None
+
+
+def extract_answer(text: str, form: AnswerForm = AnswerForm.BOX, *, thinks: bool = True) -> str | None:
+    """The answer of a solution as it is written there, stripped of outer white space; None where it gives none.
+
+    Say ``thinks=False`` for texts without a think block (gold solutions, models that do not reason); otherwise a text
+    that never closes its think block has no answer.
+    """
+    block = answer_block(text) if thinks else text
+    return None if block is None else _EXTRACTORS[form](block)
+
+
+def extract_boxed(text: str, *, thinks: bool = True) -> str | None:
+    """The content of the last box after the last ``</think>`` (anywhere with ``thinks=False``), see the module."""
+    return extract_answer(text, AnswerForm.BOX, thinks=thinks)
+
+
+def normalise_gold(form: AnswerForm, raw: object) -> str:
+    """The bare gold answer of a data set's field, never empty.
+
+    Numbers are accepted as data sets store them (27.0 for 27), and a list as several answers to one question
+    (OlympiadBench). One pair of dollars around the whole is dropped. An unusable field raises InputError.
+    """
+    if isinstance(raw, list | tuple) and raw:
+        return ", ".join(normalise_gold(form, item) for item in raw)
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw):
+        return str(int(raw)) if raw == int(raw) else repr(raw)
+    if not isinstance(raw, str):
+        raise InputError(
+            f"expected a gold answer as text, a finite number or a list of them, got {raw!r}; "
+            "check the field map of the source or drop the row"
+        )
+    gold = extract_answer(raw, form, thinks=False)
+    if not gold:
+        raise InputError(
+            f"expected a gold answer in the form {form.value!r}, found none in {raw[-200:]!r}; "
+            f"choose another answer form ({', '.join(f.value for f in AnswerForm)}) or drop the row"
+        )
+    inner = gold[1:-1].strip()
+    return inner if gold[0] == gold[-1] == "$" and inner and "$" not in inner else gold
+
+
+def balanced(text: str) -> bool:
+    """Whether every brace closes: text that can stand inside ``{}`` without changing where that group ends."""
+    depth = 0
+    for token in _BRACE.finditer(text):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth < 0:
+            return False
+    # An odd run of backslashes at the end would escape the brace put after it.
+    return depth == 0 and (len(text) - len(text.rstrip("\\"))) % 2 == 0
+
+
+def _last_box(text: str) -> str | None:
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    last = boxes[-1]
+    if last["number"]:
+        return last["number"]
+    depth = 1
+    for token in _BRACE.finditer(text, last.end()):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth == 0:
+            return text[last.end() : token.start()].strip()
+    return None
+
+
+def _last_line(pattern: re.Pattern[str]) -> Callable[[str], str | None]:
+    def extract(text: str) -> str | None:
+        lines = pattern.findall(text)
+        return _without_thousands_commas(lines[-1].strip()) if lines else None
+
+    return extract
+
+
+def _without_thousands_commas(text: str) -> str:
+    """GSM8K's commas always separate thousands: 1,450,000 is one number."""
+    number = _THOUSANDS.fullmatch(text)
+    return number["head"] + number["groups"].replace(",", "") + (number["tail"] or "") if number else text
+
+
+_EXTRACTORS: Mapping[AnswerForm, Callable[[str], str | None]] = {
+    AnswerForm.BOX: _last_box,
+    AnswerForm.GSM8K_LINE: _last_line(_GSM8K_LINE),
+    AnswerForm.GSM8K_HASH: _last_line(_GSM8K_HASH),
+    AnswerForm.PLAIN: str.strip,
+}

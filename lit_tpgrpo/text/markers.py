@@ -1,0 +1,83 @@
+"""The words by which solvers turn on their own work, as patterns over one sentence (paper, Stage I).
+
+Patterns only say what words stand there; ``reflections.py`` decides what they mean together.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def _any(*alternatives: str) -> re.Pattern[str]:
+    return re.compile("|".join(alternatives), re.IGNORECASE)
+
+
+_CLAUSE_START = r"(?:^|[.!?,;:…]\s+|^\W*(?:but|oh|and|so|hmm+|ok|okay|no|ah)\b[,.\s]+)(?:(?:but|oh|so|no),? )?"
+
+NOMINATES = _any(
+    # As interjections only: "the wait time", "wait until" and "no integer" are ordinary words.
+    rf"{_CLAUSE_START}(?:wait(?! (?:time|until|till|for|list)\b)|no(?=[,.!])|oops|whoops|correction)\b",
+    r"\b(?:hm+|actually|hold on|scratch that|on second thought)\b",
+    r"\b(?:re-?|double[- ])(?:check|calculat|comput|examin|consider|evaluat|verif|think)",
+    r"\blet(?: me|'s|s| us) (?:just )?(?:check|verify|redo|correct|fix)\b",
+    r"\bto (?:check|verify)\b",
+    r"\b(?:mistake|miscalculat|miscount|misread|mis-?stat|messed up|incorrect|wrong|erroneous)",
+    r"\b(?<!standard )errors?\b(?! (?:term|bar|bound))",
+    r"\b(?:not|n't|never) (?:quite |actually )?(?:right|correct|true)\b",
+    r"\b(?:overlooked|forgot)\b",
+    r"\bshould (?:have been|be|actually be)\b",
+    r"\binstead of\b|\brather than\b|, not (?=[-\d(])",
+)
+"""A step with one of these may be a reflection. Most are not."""
+
+CALLS_WRONG = _any(
+    r"\b(?:(?:is|was|are|were|be|'s|looks?|seems?)(?: \w+)? )?(?P<predicate>wrong|incorrect|mistaken|erroneous|false"
+    r"|(?:not|cannot be|can't be|isn't|wasn't|aren't)(?: \w+)? (?:right|correct|true|possible)"
+    r"|doesn't (?:match|hold|work|make sense)|an? (?:\w+ )?(?:mistake|error))\b",
+    r"\b(?P<admission>I|we) (?:(?:have|had|must have|think I|realize I|'ve|just|also) ){0,2}"
+    r"(?:made (?:an?|the|some) (?:\w+ )?(?:mistake|error)"
+    r"|miscalculated|miscounted|misread|mis-?stated|messed up|forgot|overlooked)",
+)
+"""A verdict about what stands before it ("predicate"), or an admission about what may stand after it."""
+
+ADMITTED_OBJECT = re.compile(
+    r"\W+(?:in|when|with|at|on|computing|calculating|writing|saying|that|I|\s)+\W*", re.IGNORECASE
+)
+"""Between "I made a mistake" and the statement meant: "when calculating …"."""
+
+NOT_WRONG = _any(
+    r"\b(?:nothing|not|n't|no|never|anything|without|any)(?: \w+){0,3}? (?:wrong|incorrect|mistakes?|errors?|false)\b"
+)
+HEDGES = _any(
+    r"\b(?:if|whether|unless|might|may|maybe|perhaps|possibly|could|would|suppose|in case|avoid)\b",
+)
+"""What stands after these is considered, not said."""
+
+_IS = r"(?:is|was|are|'s|looks?|seems?)"
+_GOOD = r"(?:right|correct|true|fine|good|consistent|ok(?:ay)?)\b"
+CALLS_RIGHT = _any(
+    r"^\W*(?:and |so |ok(?:ay)?,? )?(?:yes|yeah|yep|right|correct|good|indeed)\b",
+    rf"\b(?:that|this|it|which|everything|all|result|answer|calculation|still)(?: \w+)? {_IS}(?: \w+)? {_GOOD}",
+    rf"\b(?:that|this|it)'s (?:\w+ )?{_GOOD}",
+    r"\b(?:that|this|it|which|everything|still) (?:\w+ )?(?:holds|checks out|matches|works|is so)\b",
+    r"\b(?:is|are) (?:indeed |also |both )?correct\b|\bchecks out\b",
+)
+YES = _any(r"^\W*(?:yes|yeah|yep|indeed)\b")
+NO = _any(r"^\W*(?:but )?(?:no|nope)\b")
+POINTS_BACK = _any(r"\b(?:that|this|it|these|those|the (?:last|previous|above))\b")
+
+# The following stand directly before an expression.
+SUPPOSES = _any(
+    r"\b(?:if|suppose|supposing|assume|assuming|let|when|where|for|try|say|set|case|consider|iff)\W+(?:\w+ )?$",
+)
+SETS_ASIDE = _any(r"(?:\bnot|\binstead of|\brather than)\s+(?:just |merely )?$")
+PUTS_INSTEAD = _any(
+    r"\b(?:should (?:have been|actually be|be)|must be|(?:it|that)(?:'s| is)(?: actually)?|actually,?)\s+"
+)
+LOOK_BACK = 40
+"""No need to look further than this before an expression; it keeps long sentences linear."""
+
+
+def stands_before(pattern: re.Pattern[str], sentence: str, position: int) -> bool:
+    """Whether a pattern that ends in ``$`` matches directly before ``position``."""
+    return pattern.search(sentence[max(0, position - LOOK_BACK) : position]) is not None

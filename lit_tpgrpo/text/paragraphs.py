@@ -1,0 +1,72 @@
+"""Paragraphs and the think/answer split of a chain of thought (paper, Stage I: what the steps are made of)."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from itertools import pairwise
+
+from lit_tpgrpo.text.answers import THINK_END
+
+Span = tuple[int, int]
+
+# A line break followed by at least one line with nothing on it. CRLF is one line break, not two.
+BLANK_LINES = re.compile(r"\r?\n(?:[^\S\r\n]*\r?\n)+")
+# A backslash before "\[" is a LaTeX line break with an option, "\\[2pt]", not a display.
+BLOCK_MARKS = re.compile(r"```|\$\$|(?<!\\)\\\[|(?<!\\)\\\]")
+CLOSING_MARK = {"```": "```", "$$": "$$", r"\[": r"\]"}
+# Longer "blocks" are unbalanced marks ("it costs $$5"), which must not swallow half of the chain.
+MAX_BLOCK_CHARS = 4000
+
+
+def answer_start(text: str) -> int | None:
+    """Where the answer block begins: at the last ``</think>``, the tag included; None for a truncated completion.
+
+    The last one, as in ``answers.answer_block``: judge and verifier have to mean the same block. Chat templates often
+    put ``<think>`` into the prompt, so nothing is asked of the opening tag.
+    """
+    found = text.rfind(THINK_END)
+    return None if found < 0 else found
+
+
+def block_spans(text: str) -> list[Span]:
+    """Display maths (``$$ … $$``, ``\\[ … \\]``) and code fences: a blank line inside them ends no paragraph.
+
+    A mark without a partner within ``MAX_BLOCK_CHARS`` is plain text. Linear in the text.
+    """
+    marks = [(m.start(), m.end(), m.group()) for m in BLOCK_MARKS.finditer(text)]
+    next_of: dict[str, int] = {}
+    partner: list[int | None] = [None] * len(marks)
+    for i in range(len(marks) - 1, -1, -1):
+        closing = CLOSING_MARK.get(marks[i][2])
+        partner[i] = next_of.get(closing) if closing else None
+        next_of[marks[i][2]] = i
+    spans: list[Span] = []
+    i = 0
+    while i < len(marks):
+        j = partner[i]
+        if j is not None and marks[j][1] - marks[i][0] <= MAX_BLOCK_CHARS:
+            spans.append((marks[i][0], marks[j][1]))
+            i = j
+        i += 1
+    return spans
+
+
+def paragraph_spans(text: str, end: int | None = None, blocks: list[Span] | None = None) -> list[Span]:
+    """Half-open spans of the paragraphs of ``text[:end]``, which they tile; no span is empty.
+
+    Blank lines belong to the paragraph before them (leading ones to the first paragraph), the indentation of a line to
+    the line. ``blocks`` may pass ``block_spans(text)`` in where the caller has it already.
+    """
+    end = len(text) if end is None else end
+    blocks = block_spans(text) if blocks is None else blocks
+    block_starts = [start for start, _ in blocks]
+    begin = len(text) - len(text.lstrip())
+    cuts = [0]
+    for gap in BLANK_LINES.finditer(text, 0, end):
+        k = bisect_right(block_starts, gap.start()) - 1
+        inside = k >= 0 and gap.start() < blocks[k][1]
+        if not inside and begin < gap.start() and gap.end() < end:
+            cuts.append(gap.end())
+    cuts.append(end)
+    return [(a, b) for a, b in pairwise(cuts) if a < b]

@@ -1,0 +1,166 @@
+"""From sampled token ids to characters and back (paper, Stage I to Stage II: steps are text, advantages are per token).
+
+A policy may sample any token sequence: tokenisations that the tokenizer itself would never produce, tokens that hold
+half an emoji, bytes that are no UTF-8 at all, special tokens in the middle. Re-encoding the text therefore gives other
+tokens than the sampled ones; the map has to be made while decoding the sampled ids.
+
+``tokenizers.decoders.DecodeStream`` would be the ready-made tool. It is not used: in 0.23 it never writes an incomplete
+character at the end, holds a genuine U+FFFD back for ever, is quadratic in a run of invalid bytes, and hides at
+which token of a split character the character began.
+"""
+
+from __future__ import annotations
+
+import codecs
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from tokenizers import decoders
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REPLACEMENT = "\ufffd"
+# The tags that end the think block are text to us even where a tokenizer declares them special.
+THINK_TAGS = ("<think>", "</think>")
+# A UTF-8 character has at most four bytes: no character waits for more than four tokens.
+MAX_PENDING_TOKENS = 4
+
+
+def decode_with_offsets(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+    """Decode sampled ids into ``(text, token_starts)``, special tokens left out.
+
+    ``token_starts[t]`` is the character of ``text`` in which the first byte of token t lies: a token that carries on a
+    split character points at that character, one that writes nothing (special, outside the vocabulary) at the next
+    character written, ``len(text)`` at the end. It never decreases. Linear in the number of tokens.
+
+    For byte-level tokenizers (GPT-2, Llama 3, Qwen, DeepSeek) the text equals
+    ``tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)`` for any ids, except that
+    think tags are kept where the tokenizer calls them special. Elsewhere ids are decoded in a sliding window, and the
+    text may differ from ``tokenizer.decode`` where its decoder rewrites what it has written (WordPiece clean-up, runs
+    of invalid byte-fallback tokens): the returned text is then the one to use, the offsets belong to it.
+    """
+    skipped = _special_ids(tokenizer)
+    kept = [int(i) for i in token_ids if i not in skipped]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and isinstance(backend.decoder, decoders.ByteLevel):
+        text, kept_starts = _decode_bytes(backend.id_to_token, kept)
+    elif backend is not None:
+        text, kept_starts = _decode_window(lambda ids: backend.decode(ids, skip_special_tokens=False), kept)
+    else:
+        text, kept_starts = _decode_window(
+            lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)), kept
+        )
+    starts = [len(text)] * len(token_ids)
+    following, k = len(text), len(kept)
+    for t in range(len(token_ids) - 1, -1, -1):
+        if token_ids[t] not in skipped:
+            k -= 1
+            following = kept_starts[k]
+        starts[t] = following
+    return text, tuple(starts)
+
+
+def token_spans(step_starts: Sequence[int], token_starts: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Half-open token spans of the steps that begin at the characters ``step_starts`` (ascending; the first is 0).
+
+    A token belongs to the step that holds its first character, so a token that straddles two steps goes to the earlier
+    one. The spans cover all tokens once and in order; EOS and other tokens at ``len(text)`` fall to the last step. A
+    step that lies inside a single token has an empty span.
+    """
+    if not step_starts or step_starts[0] != 0:
+        raise ValueError(f"expected step starts that begin with 0, got {list(step_starts[:3])}")
+    cuts = [0, *(bisect_left(token_starts, start) for start in step_starts[1:]), len(token_starts)]
+    return tuple(pairwise(cuts))
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    special = set(tokenizer.all_special_ids)
+    tags = set()
+    for index, token in tokenizer.added_tokens_decoder.items():
+        if token.content in THINK_TAGS:
+            tags.add(index)
+        elif token.special:
+            special.add(index)
+    return frozenset(special - tags)
+
+
+@cache
+def _byte_of_letter() -> dict[str, int]:
+    """The inverse of GPT-2's alphabet, in which every byte is written as one printable letter."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [b for b in range(256) if b not in set(printable)]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(hidden)}
+
+
+def _token_bytes(token: str | None) -> bytes:
+    """The bytes of a byte-level token; an added token with letters outside the alphabet stands for itself."""
+    if token is None:  # ids beyond the vocabulary exist: embedding tables are padded
+        return b""
+    table = _byte_of_letter()
+    try:
+        return bytes([table[letter] for letter in token])
+    except KeyError:
+        return token.encode()
+
+
+def _decode_bytes(id_to_token: Callable[[int], str | None], ids: list[int]) -> tuple[str, list[int]]:
+    """Exact decoding of byte-level tokens: bytes are fed to an incremental UTF-8 decoder token by token."""
+    table = {i: _token_bytes(id_to_token(i)) for i in set(ids)}
+    parts: list[str] = []
+    starts: list[int] = []
+    written = 0
+    pending = b""
+    for i in ids:
+        token = table[i]
+        starts.append(written + (1 if pending and token and not _continues(pending, token[:1]) else 0))
+        chars, used = codecs.utf_8_decode(pending + token, "replace", False)
+        pending = (pending + token)[used:]
+        parts.append(chars)
+        written += len(chars)
+    parts.append(pending.decode(errors="replace"))
+    return "".join(parts), starts
+
+
+def _continues(pending: bytes, byte: bytes) -> bool:
+    """Whether ``byte`` carries on the incomplete character ``pending`` (otherwise that one becomes U+FFFD)."""
+    try:
+        codecs.utf_8_decode(pending + byte, "strict", False)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decode_window(decode: Callable[[list[int]], str], ids: list[int]) -> tuple[str, list[int]]:
+    """Incremental decoding for any tokenizer: each token is decoded behind the tokens written just before it.
+
+    The context in front makes decoders that strip or join at the start of a text write what they would write inside
+    it. Text that ends in U+FFFD may be the beginning of a character and waits, for a bounded number of tokens.
+    """
+    parts: list[str] = []
+    starts: list[int] = []
+    written = 0  # characters in parts
+    stable = 0  # characters of the waiting text that are complete: the next token's first byte lies after them
+    context_from = read = 0  # ids[context_from:read] is the context, ids[read:t] waits
+    context = fresh = ""
+    for t in range(len(ids)):
+        starts.append(written + stable)
+        window = decode(ids[context_from : t + 1])
+        if not window.startswith(context):  # the decoder rewrote what is already out: start a new window
+            context_from, context = read, ""
+            window = decode(ids[read : t + 1])
+        fresh = window[len(context) :]
+        waits = not fresh or fresh.endswith(REPLACEMENT)
+        if waits and t + 1 - read < MAX_PENDING_TOKENS:
+            stable = max(stable, len(fresh.rstrip(REPLACEMENT)))
+            continue
+        parts.append(fresh)
+        written += len(fresh)
+        starts[read:] = [min(start, written) for start in starts[read:]]
+        context_from, read, stable = read, t + 1, 0
+        context, fresh = decode(ids[context_from:read]), ""
+    parts.append(fresh)
+    return "".join(parts), [min(start, written + len(fresh)) for start in starts]

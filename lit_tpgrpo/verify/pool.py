@@ -1,0 +1,217 @@
+"""A few worker processes that can be killed at any moment, behind ordinary futures.
+
+A thread cannot be stopped and a frozen interpreter stops all of its threads, so each comparison runs in a process of
+its own interpreter. They are started with ``subprocess`` and not ``multiprocessing``, whose spawn method would import
+the user's main script, and torch with it, into every worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from lit_tpgrpo.verify.worker import Reply
+
+START_LIMIT_S = 120.0
+"""To import sympy (about a second; a cold network disk takes far longer). Never counted against a comparison."""
+START_ATTEMPTS = 3
+ALARM_SLACK_S = 5.0
+"""How much later than the parent's limit a worker ends itself."""
+
+
+class WorkerTimeout(Exception):
+    """A comparison ran past its limit."""
+
+
+class WorkerCrash(Exception):
+    """A worker died by itself, or was killed by somebody else."""
+
+
+class PoolClosed(RuntimeError):
+    """The pool was closed while comparisons were under way."""
+
+
+class WorkerProcess:
+    """One worker: start, ask, kill. Used by one thread at a time; only ``kill`` may come from others."""
+
+    def __init__(self, timeout_s: float, memory_mb: int) -> None:
+        self._timeout_s = timeout_s
+        self._received = b""
+        package_root = str(Path(__file__).resolve().parents[2])
+        search_path = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        arguments = [f"--alarm-s={timeout_s + ALARM_SLACK_S}", f"--memory-mb={memory_mb}"]
+        self._process = subprocess.Popen(
+            # -P: a file sympy.py in the working directory is not sympy.
+            [sys.executable, "-P", "-m", "lit_tpgrpo.verify.worker", *arguments],
+            # Sets of symbols are ordered by hash: one seed, so that a pair gets one verdict in every worker and run.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path), "PYTHONHASHSEED": "0"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # out of reach of the terminal's Ctrl-C
+        )
+
+    def wait_ready(self) -> None:
+        """Wait for the imports; RuntimeError where they can never succeed."""
+        hello = json.loads(self._read_line(START_LIMIT_S))
+        if hello != {"ready": True}:
+            raise RuntimeError(
+                f"expected a verifier worker to start, it reported {hello}; "
+                f"install math-verify[antlr4_13_2]==0.9.0 for {sys.executable}"
+            )
+
+    def ask(self, gold: str, answer: str) -> Reply:
+        """Compare; WorkerTimeout after ``timeout_s`` of wall clock, after which the worker is to be killed."""
+        assert self._process.stdin is not None
+        unsent = json.dumps([gold, answer]).encode() + b"\n"
+        try:
+            while unsent:
+                unsent = unsent[os.write(self._process.stdin.fileno(), unsent) :]
+        except BrokenPipeError as error:
+            raise WorkerCrash("a worker died while idle") from error
+        return Reply(json.loads(self._read_line(self._timeout_s)))
+
+    def kill(self) -> None:
+        """End the process and wait for its end; a thread that waits for its reply gets WorkerCrash."""
+        self._process.kill()
+        self._process.wait()
+
+    def dispose(self) -> None:
+        """Kill and close the pipes. May be called twice."""
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _read_line(self, limit_s: float) -> bytes:
+        assert self._process.stdout is not None
+        stdout = self._process.stdout.fileno()
+        poller = select.poll()  # select.select refuses file numbers over 1023
+        poller.register(stdout, select.POLLIN)
+        deadline = time.monotonic() + limit_s
+        while b"\n" not in self._received:
+            # Polled even when late: a reply that came while another thread held the interpreter still counts.
+            if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise WorkerTimeout(f"no reply within {limit_s} s")
+            chunk = os.read(stdout, 65536)
+            if not chunk:
+                code = self._process.wait()
+                if code == -signal.SIGALRM:
+                    raise WorkerTimeout("the worker's own alarm ended it")
+                raise WorkerCrash(f"a worker ended with code {code}")
+            self._received += chunk
+        line, self._received = self._received.split(b"\n", 1)
+        return line
+
+
+class WorkerPool:
+    """Runs comparisons on at most ``workers`` processes, started when first needed and replaced when lost."""
+
+    def __init__(self, workers: int, timeout_s: float, memory_mb: int) -> None:
+        self._timeout_s, self._memory_mb = timeout_s, memory_mb
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="verifier")
+        # Re-entrant: garbage collection may call ``close`` in any thread, also in one that holds the lock.
+        self._lock = threading.RLock()
+        self._idle: list[WorkerProcess] = []
+        self._live: set[WorkerProcess] = set()
+        self._closed = False
+        self._owner = os.getpid()
+        self.lost = 0
+        """Workers killed or crashed so far; each is replaced when the next comparison needs it."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open and belongs to this process: threads do not survive a fork, and pipes are not shared."""
+        return not self._closed and self._owner == os.getpid()
+
+    def submit(self, gold: str, answer: str) -> Future[Reply]:
+        return self._threads.submit(self._compare, gold, answer)
+
+    def close(self) -> None:
+        """End every process and wait for its end; comparisons under way raise PoolClosed. May be called twice."""
+        if self._owner != os.getpid():  # a forked copy: the processes are the parent's
+            return
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            live = tuple(self._live)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in live:
+            worker.kill()
+        for worker in idle:  # those at work are disposed of by the thread that waits for them
+            self._dispose(worker)
+
+    def _compare(self, gold: str, answer: str) -> Reply:
+        # A crash is tried once more on a fresh worker: whoever killed it (the kernel, short of memory) may have meant
+        # somebody else. What crashes twice is the pair's fault.
+        for _ in range(2):
+            worker = self._take()
+            try:
+                reply = worker.ask(gold, answer)
+            except WorkerTimeout:
+                self._lose(worker)
+                return Reply.TIMEOUT
+            except WorkerCrash:
+                self._lose(worker)
+            except BaseException:
+                self._dispose(worker)
+                raise
+            else:
+                self._give_back(worker)
+                return reply
+        return Reply.CRASH
+
+    def _take(self) -> WorkerProcess:
+        """An idle worker, or a new one that is ready."""
+        for attempt in range(1, START_ATTEMPTS + 1):
+            with self._lock:
+                # At the interpreter's exit, waiting comparisons must not hold it up: the main thread has then ended.
+                if self._closed or not threading.main_thread().is_alive():
+                    break
+                if self._idle:
+                    return self._idle.pop()
+                worker = WorkerProcess(self._timeout_s, self._memory_mb)
+                self._live.add(worker)
+            try:
+                worker.wait_ready()
+            except (WorkerTimeout, WorkerCrash) as error:
+                self._dispose(worker)
+                if attempt == START_ATTEMPTS and not self._closed:
+                    raise RuntimeError(
+                        f"expected a verifier worker to start, {attempt} in a row did not ({error}); "
+                        f"run `{sys.executable} -m lit_tpgrpo.verify.worker` to see why"
+                    ) from error
+            except BaseException:
+                self._dispose(worker)
+                raise
+            else:
+                return worker
+        raise PoolClosed("the verifier was closed while answers were waiting; verify them again")
+
+    def _give_back(self, worker: WorkerProcess) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(worker)
+                return
+        self._dispose(worker)
+
+    def _lose(self, worker: WorkerProcess) -> None:
+        self._dispose(worker)
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("the verifier was closed while it was comparing answers; verify them again")
+            self.lost += 1
+
+    def _dispose(self, worker: WorkerProcess) -> None:
+        worker.dispose()
+        with self._lock:
+            self._live.discard(worker)

@@ -1,0 +1,209 @@
+r"""Gold answers against sampled ones with math-verify, in worker processes that can be killed.
+
+Three outcomes. CORRECT and INCORRECT are math-verify's word. UNVERIFIABLE means that there is none: gold or answer
+could not be read, was too long, ran past the time limit, or took two workers down with it. It is paid like INCORRECT
+and counted by cause in ``metrics``.
+
+Before comparing, both sides lose outer white space and one closing full stop or comma (``5.`` is otherwise unreadable
+to math-verify). What math-verify 0.9 then gets wrong is left as it is, and held by tests so that an upgrade shows:
+
+- too generous: 50 = 50%; decimals are rounded to six places, so 0.000001 = 0.0000012; a letter is a letter, so
+  (C) = C; the right-hand side of an equation counts, so 2=3 is 3; units are dropped, so 5 cm = 5 m; a group after a
+  space or ``\,`` is a factor, so 1 000 = 0;
+- too strict: 0.33 is not 1/3 (0.333333 is); 1e3 is not 1000 (e is Euler's number).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Future, as_completed
+
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.verify.pool import PoolClosed, WorkerPool
+from lit_tpgrpo.verify.worker import Reply
+
+Pair = tuple[str, str]
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_CLOSING_STOP = re.compile(r"(?<![.,\\])(?<!\\right)(?<!\\left)[.,]\Z")
+# The rest depends on the machine's load or on who killed whom: never remembered.
+_LASTING = frozenset({Reply.CORRECT, Reply.INCORRECT, Reply.UNPARSED})
+
+
+class MathVerifier:
+    """Compares answers on ``workers`` processes with a wall-clock limit for each comparison.
+
+    Workers start with the first comparison that needs one and are replaced when lost; a pair that takes one down
+    leaves the others untouched. Any thread may call; ``close`` ends the processes, as do garbage collection and the
+    interpreter's exit, and a later ``verify`` starts new ones.
+
+    Args:
+        workers: processes at most; each takes about 75 MB.
+        timeout_s: wall-clock seconds for one comparison, start-up not included.
+        max_answer_chars: a longer gold or answer is UNVERIFIABLE (MATH's longest gold has 159 characters).
+        memory_mb: address space of a worker; beyond it a comparison fails instead of filling the machine.
+        cache_size: how many (gold, answer) pairs are remembered between calls; 0 for none.
+        shortcuts: decide pairs of equal strings (CORRECT, also where math-verify cannot read them) and of plain
+            integers without a worker. The integers come out as from math-verify; False exists to check that.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        timeout_s: float = 5.0,
+        max_answer_chars: int = 1000,
+        memory_mb: int = 1024,
+        cache_size: int = 4096,
+        shortcuts: bool = True,
+    ) -> None:
+        limits = {"workers": workers, "timeout_s": timeout_s, "max_answer_chars": max_answer_chars}
+        for name, value in limits.items():
+            if not value > 0:
+                raise ConfigError(f"{name} must be positive, got {value}")
+        if memory_mb < 256:
+            raise ConfigError(f"memory_mb must be at least 256 (a worker needs about 100 idle), got {memory_mb}")
+        if cache_size < 0:
+            raise ConfigError(f"cache_size must be 0 (off) or positive, got {cache_size}")
+        self._workers, self._timeout_s, self._memory_mb = workers, timeout_s, memory_mb
+        self._max_chars, self._cache_size, self._shortcuts = max_answer_chars, cache_size, shortcuts
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[Pair, Reply] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        self._pool: WorkerPool | None = None
+        self._end_workers: weakref.finalize | None = None
+        self._lost_before = 0
+
+    def verify(self, pairs: Iterable[tuple[str, str | None]]) -> Iterator[tuple[int, Outcome]]:
+        """Yield ``(index, outcome)`` as each ``(gold, answer)`` is decided, in any order, each index exactly once.
+
+        The comparisons start at once, not with the first ``next``. No answer (None or blank) is INCORRECT. Equal
+        pairs of one call are compared once.
+        """
+        decided: list[tuple[int, Reply]] = []
+        waiting: dict[Pair, list[int]] = {}
+        for index, (gold, answer) in enumerate(pairs):
+            pair = _bare(gold), _bare(answer) if answer is not None else ""
+            reply = self._decide_here(pair)
+            if reply is None:
+                waiting.setdefault(pair, []).append(index)
+            else:
+                decided.append((index, reply))
+        running = {self._submit(pair): (pair, indices) for pair, indices in waiting.items()}
+        return self._collect(decided, running)
+
+    def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:
+        """The outcomes in the order of the pairs."""
+        return [outcome for _, outcome in sorted(self.verify(pairs), key=lambda item: item[0])]
+
+    def metrics(self) -> dict[str, float]:
+        """Counters since the last call, which resets them.
+
+        ``pairs`` were decided: so many ``correct``, ``incorrect`` and ``unverifiable``, the last because of
+        ``unparsed``, ``too_long``, ``timeout``, ``crash`` or ``error``; ``shortcuts`` and ``cache_hits`` needed no
+        worker; ``respawns`` workers were lost and had to be replaced.
+        """
+        names = ("pairs", "correct", "incorrect", "unverifiable", "unparsed", "too_long", "timeout", "crash", "error")
+        with self._lock:
+            lost = self._pool.lost if self._pool else 0
+            self._counts["respawns"] += lost - self._lost_before
+            self._lost_before = lost
+            counts = {name: float(self._counts[name]) for name in (*names, "shortcuts", "cache_hits", "respawns")}
+            self._counts.clear()
+        return counts
+
+    def close(self) -> None:
+        """End the workers; iterations under way raise. May be called twice."""
+        with self._lock:
+            if self._pool is not None:
+                self._counts["respawns"] += self._pool.lost - self._lost_before
+            self._pool, self._lost_before = None, 0
+        if self._end_workers is not None:
+            self._end_workers()
+
+    def _decide_here(self, pair: Pair) -> Reply | None:
+        """What needs no worker; None for what does."""
+        gold, answer = pair
+        if not answer:
+            return Reply.INCORRECT
+        if not gold:
+            return Reply.UNPARSED
+        reply = _shortcut(gold, answer) if self._shortcuts else None
+        if reply is not None:
+            self._count("shortcuts")
+            return reply
+        if max(len(gold), len(answer)) > self._max_chars:
+            return Reply.TOO_LONG
+        with self._lock:
+            reply = self._cache.get(pair)
+            if reply is not None:
+                self._cache.move_to_end(pair)
+                self._counts["cache_hits"] += 1
+        return reply
+
+    def _submit(self, pair: Pair) -> Future[Reply]:
+        with self._lock:
+            if self._pool is None or not self._pool.usable:
+                self._pool = WorkerPool(self._workers, self._timeout_s, self._memory_mb)
+                self._lost_before = 0
+                self._end_workers = weakref.finalize(self, self._pool.close)  # at the interpreter's exit, too
+            return self._pool.submit(*pair)
+
+    def _collect(
+        self, decided: list[tuple[int, Reply]], running: dict[Future[Reply], tuple[Pair, list[int]]]
+    ) -> Iterator[tuple[int, Outcome]]:
+        try:
+            for index, reply in decided:
+                yield index, self._outcome(reply)
+            for future in as_completed(running):
+                pair, indices = running[future]
+                try:
+                    reply = future.result()
+                except CancelledError as error:
+                    raise PoolClosed("the verifier was closed while answers were waiting; verify them again") from error
+                self._remember(pair, reply)
+                self._count(*["cache_hits"] * (len(indices) - 1))
+                for index in indices:
+                    yield index, self._outcome(reply)
+        finally:
+            for future in running:  # the caller gave up: do not compare for nobody
+                future.cancel()
+
+    def _remember(self, pair: Pair, reply: Reply) -> None:
+        if reply in _LASTING:
+            with self._lock:
+                self._cache[pair] = reply
+                while len(self._cache) > self._cache_size:
+                    self._cache.popitem(last=False)
+
+    def _outcome(self, reply: Reply) -> Outcome:
+        verdicts = {Reply.CORRECT: Outcome.CORRECT, Reply.INCORRECT: Outcome.INCORRECT}
+        outcome = verdicts.get(reply, Outcome.UNVERIFIABLE)
+        self._count("pairs", outcome.value)
+        if outcome is Outcome.UNVERIFIABLE:
+            self._count(reply.value)
+        return outcome
+
+    def _count(self, *names: str) -> None:
+        with self._lock:
+            self._counts.update(names)
+
+
+def _bare(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(
+            f"expected a gold or answer as str, got {text!r}; lit_tpgrpo.text.answers.normalise_gold makes one"
+        )
+    return _CLOSING_STOP.sub("", text.strip()).rstrip()
+
+
+def _shortcut(gold: str, answer: str) -> Reply | None:
+    if gold == answer:
+        return Reply.CORRECT
+    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
+        return Reply.CORRECT if int(gold) == int(answer) else Reply.INCORRECT
+    return None

@@ -1,0 +1,123 @@
+r"""The process that runs math-verify: ``python -m lit_tpgrpo.verify.worker``, JSON lines in and out, never torch.
+
+It writes ``{"ready": true}`` once everything is imported, then answers each ``[gold, answer]`` line with one
+``Reply`` value. It leaves when its input ends.
+
+math-verify's own time limits are off. They are an alarm that raises a Python exception, which does nothing while the
+interpreter is inside one long multiplication (``9^{9^{9^9}}``) and may leave sympy half-way through an update. Here
+the alarm has its default action: the kernel ends the process, wherever it is. The parent's limit comes first; the
+alarm is for the day when the parent is no longer there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import json
+import logging
+import os
+import random
+import resource
+import signal
+import sys
+from collections.abc import Callable
+
+from lit_tpgrpo.text.answers import balanced
+
+
+class Reply(enum.Enum):
+    """What became of one comparison. A worker says the first four, its parent the others."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    UNPARSED = "unparsed"
+    """Gold or answer is no expression that math-verify can read."""
+    ERROR = "error"
+    """The comparison itself raised."""
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    TOO_LONG = "too_long"
+
+
+def load_comparison() -> Callable[[str, str], Reply]:
+    r"""Import math-verify and return ``compare(gold, answer)``; both are wrapped in ``\boxed{}`` here.
+
+    Only the box is read: by default math-verify goes on to look for any number in what it could not parse, so that
+    ``2007 + \frac\pi 2`` as a gold would be 2, and a matrix with a full stop after it -1. The fallback to comparing
+    normalised strings is off too, since the normalisation loses terms (``a + b + c`` becomes ``a +``).
+    """
+    import sympy.core.random
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    box_only = [LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)]
+
+    def read(text: str) -> list:
+        if not balanced(text):  # would break out of the box
+            return []
+        return parse(
+            f"\\boxed{{{text}}}",
+            extraction_config=box_only,
+            extraction_mode="first_match",
+            fallback_mode="no_fallback",
+            parsing_timeout=None,  # pyright: ignore[reportArgumentType]
+        )
+
+    def compare(gold: str, answer: str) -> Reply:
+        # sympy tests for zero at random points: the same pair must always give the same verdict.
+        random.seed(0)
+        sympy.core.random.seed(0)
+        try:
+            gold_read, answer_read = read(gold), read(answer)
+            if not gold_read or not answer_read:
+                return Reply.UNPARSED
+            equal = verify(gold_read, answer_read, timeout_seconds=None, raise_on_error=True)
+        except Exception:
+            return Reply.ERROR
+        return Reply.CORRECT if equal else Reply.INCORRECT
+
+    return compare
+
+
+def serve(alarm_s: float, memory_mb: int) -> None:
+    """Answer until the input ends."""
+    # Anything that prints must not end up among the replies: they go through a private copy of stdout.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    logging.disable(logging.CRITICAL)
+
+    def send(message: object) -> None:
+        replies.write(json.dumps(message) + "\n")
+
+    try:
+        compare = load_comparison()
+    except ImportError as error:
+        send({"error": f"{type(error).__name__}: {error}"})
+        return
+    for pair in (("1", "2"), (r"\frac{1}{2}", "0.5"), ("x+1", "1+x"), ("(1, 2)", r"\{1,2\}")):
+        compare(*pair)  # sympy imports and compiles on first use; that must not count against the first item
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20, memory_mb * 2**20))
+    send({"ready": True})
+    for line in sys.stdin:
+        gold, answer = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, alarm_s)
+        reply = compare(gold, answer)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        send(reply.value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare answers with math-verify; a MathVerifier starts this.")
+    parser.add_argument("--alarm-s", type=float, default=10.0, help="seconds of wall clock after which to die")
+    parser.add_argument("--memory-mb", type=int, default=1024, help="limit of the address space")
+    args = parser.parse_args()
+    try:
+        serve(args.alarm_s, args.memory_mb)
+    except BrokenPipeError:  # the parent has gone
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

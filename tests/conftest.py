@@ -1,0 +1,38 @@
+"""A tiny model with random weights, made in a second, for tests that need a model but no skill."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random-weight policy of the embedded architecture with its tokenizer, whose outputs are near uniform."""
+    from transformers import GenerationConfig
+
+    from lit_tpgrpo.datamodules.arithmetic.tiny import random_policy, tiny_config
+    from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer, corpus
+
+    folder = tmp_path_factory.mktemp("random-model")
+    tokenizer = build_tokenizer(corpus(200, seed=0), vocab_size=400, max_length=512)
+    model = random_policy(tiny_config(tokenizer, hidden_size=64, layers=2, heads=2, key_value_heads=1), seed=0)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real problems and solutions, which are not part of the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real data lie beside the repository and are not there")
+    return SHARED_DATA

@@ -1,0 +1,134 @@
+"""Decontamination: what counts as the same statement, the overlap test, and the copies in the real data."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lit_tpgrpo.datamodules.sources import Decontaminated, FileProblems, ProblemSource
+from lit_tpgrpo.datamodules.sources.decontaminate import find_copies, statement_key, words
+from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.records import Problem
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not at {DATA}")
+
+
+@dataclass
+class Listed:
+    name: str
+    prompts: list[str]
+
+    def load(self):
+        return [Problem(f"{self.name}/{i}", prompt, "1", self.name) for i, prompt in enumerate(self.prompts)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"Find $\left(x+\dfrac12\right)^2$.", r"find (x + \frac{1}{2})^{2}"),
+        ("Compute\n\n$$\na+b\n$$", r"Compute \[a+b.\]"),
+        (r"with $\gcd(m, n) = 1,$ find $m \le n$", r"With $\gcd(m,n)=1$, find $m\leq n$."),
+        (r"$1 + 2 + \ldots + 9$", r"$1+2+\cdots+9$"),
+        (r"$90^\circ$", r"$90^{\circ}$"),
+        (r"$a \quad \text{and} \quad b$", r"$a$ and $b$"),
+        (r"Area? [asy] draw((0,0)--(1,1)); [/asy]", "Area?"),
+        ("It\u2019s \u201cprime\u201d", "It's \"prime\""),
+    ],
+)
+def test_spellings_of_one_statement_have_one_key(one, other):
+    assert statement_key(one) == statement_key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Find $1.5x$.", "Find $15x$."),
+        ("$f(1,2)$", "$f(12)$"),
+        ("$a + b$", "$a - b$"),
+        (r"$x \leftarrow y$", "$x y$"),
+        (r"$m \le n$", r"$m \ge n$"),
+        ("Divide by 8.", "Divide by 9."),
+        (r"$x \ne 1$", r"$x 1$"),
+    ],
+)
+def test_different_statements_have_different_keys(one, other):
+    assert statement_key(one) != statement_key(other)
+
+
+def test_words_are_letters_and_numbers():
+    assert words(r"Find $\dfrac{12}{x_1}$, with $x_1>0$!") == ["find", "frac", "12", "x", "1", "with", "x", "1", "0"]
+
+
+def test_same_statements_are_removed_and_listed():
+    source = Listed("train", ["What is $1+1$?", "What is 2 + 2?", "What is 3+3?"])
+    clean = Decontaminated(source, [Listed("a", ["what is $2+2$"]), Listed("b", ["What is 4+4?", "What is $ 3+3 $ ?"])])
+    assert isinstance(clean, ProblemSource)
+    assert [p.uid for p in clean.load()] == ["train/0"]
+    assert [(r.problem.uid, r.matched.uid, r.overlap) for r in clean.removed] == [
+        ("train/1", "a/0", 1.0),
+        ("train/2", "b/1", 1.0),
+    ]
+    assert clean.metrics() == {"problems": 1.0, "decontaminated": 2.0}
+    assert clean.name == "train"
+
+
+def test_overlap_is_the_share_of_the_evaluation_problem():
+    # 8 words make 6 trigrams; the training problem has the first 5 of them and much besides.
+    evaluation = Problem("e", "a b c d e f g h", "1")
+    training = Problem("t", "z z z a b c d e f g z z z z z z", "1")
+    (copy,) = find_copies([training], [evaluation], ngram=3, min_overlap=5 / 6)
+    assert copy.overlap == pytest.approx(5 / 6)
+    assert list(find_copies([training], [evaluation], ngram=3, min_overlap=0.84)) == []
+    assert list(find_copies([training], [evaluation])) == []
+
+
+def test_overlap_reports_the_nearest():
+    evaluation = [Problem("far", "a b c x y z", "1"), Problem("near", "a b c d y z", "1")]
+    (copy,) = find_copies([Problem("t", "a b c d e f", "1")], evaluation, ngram=3, min_overlap=0.1)
+    assert (copy.matched.uid, copy.overlap) == ("near", 0.5)
+
+
+def test_short_evaluation_problems_match_whole_only():
+    assert list(find_copies([Problem("t", "one two three", "1")], [Problem("e", "one two", "1")], 3, 0.01)) == []
+
+
+def test_nothing_left_is_an_input_error():
+    with pytest.raises(InputError, match="all 2 are.*same data"):
+        Decontaminated(Listed("train", ["A?", "B?"]), [Listed("test", ["a", "b", "c"])]).load()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"against": []}, "at least one"), ({"ngram": 1}, "2 words"), ({"min_overlap": 0.0}, "above 0")],
+)
+def test_wrong_settings_are_config_errors(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Decontaminated(Listed("a", ["A?"]), **{"against": [Listed("b", ["B?"])], **settings})
+
+
+@needs_data
+@pytest.mark.filterwarnings("ignore:.*4 of 7474 rows")
+def test_copies_in_the_real_data():
+    evaluation = [
+        FileProblems(DATA / f"{file}.jsonl", preset=preset)
+        for file, preset in {
+            "math500_test": "math500",
+            "aime24_qwq": "aime24",
+            "aime25_qwq": "aime25",
+            "amc23_test": "amc23",
+            "olympiadbench_test": "olympiadbench",
+        }.items()
+    ]
+    source = FileProblems(DATA / "rllm_math_train.json", preset="math", on_malformed="skip")
+    clean = Decontaminated(source, evaluation)
+    start = time.perf_counter()
+    assert len(clean.load()) == 7468
+    assert time.perf_counter() - start < 20
+    # Both pairs are the same problem in another LaTeX, with the same gold.
+    assert {r.matched.uid for r in clean.removed} == {"olympiadbench/2895", "olympiadbench/2644"}
+    assert all(r.problem.answer == r.matched.answer for r in clean.removed)
+    loose = Decontaminated(source, evaluation, ngram=13)
+    loose.load()
+    assert len(loose.removed) == 13
