@@ -1,4 +1,4 @@
-"""The command line: ``python train.py fit|validate|test|predict --config configs/quickstart.yaml [--data.group_size 16 ...]``."""
+"""The command line: ``python train.py fit|validate|test|predict --config FILE [--data.group_size 16 ...]``."""
 
 from __future__ import annotations
 

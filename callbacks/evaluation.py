@@ -66,10 +66,7 @@ class MathEvaluation(RoundCallback):
 
     def _evaluate(self, trainer: L.Trainer) -> None:
         source = rollout_source(trainer, self)
-        results = self._publish(trainer, source.evaluate("val"), source.eval_samples, "val")
-        accuracy = float(results[f"eval/avg@{source.eval_samples}"])
-        self.before = accuracy if self.before is None else self.before
-        self.after, self._scored_at = accuracy, trainer.global_step
+        self._publish(trainer, source.evaluate("val"), source.eval_samples, "val")
 
     # ---- in validate and test: the loader streams finished groups ----
 
@@ -106,13 +103,19 @@ class MathEvaluation(RoundCallback):
         for logger in trainer.loggers:
             logger.log_metrics({k: float(v) for k, v in results.items()}, step=trainer.global_step)
         trainer.callback_metrics.update(results)
+        if split == "val":
+            accuracy = float(results[f"eval/avg@{samples}"])
+            self.before = accuracy if self.before is None else self.before
+            self.after, self._scored_at = accuracy, trainer.global_step
         if trainer.is_global_zero:
             tqdm.write(_line(results, trainer.global_step, samples))
         return results
 
     def _score(self, groups: Iterable[EvaluatedGroup], samples: int) -> dict[str, Tensor]:
         ks = sorted({*self.pass_at, samples})
-        metrics = MetricCollection([AvgAtK(samples), MajAtK(samples), *(PassAtK(k) for k in ks)])
+        metrics = MetricCollection(
+            {"avg": AvgAtK(samples), "maj": MajAtK(samples)} | {f"pass_{k}": PassAtK(k) for k in ks}
+        )
         solutions = truncated = tokens = 0
         for group in groups:
             metrics.update(list(group.outcomes), list(group.answers))

@@ -25,6 +25,13 @@ class StepLoader:
         for _ in range(self._length):
             yield self._next_batch()
 
+    def state_dict(self) -> dict[str, int]:
+        """Nothing of its own: the DataModule keeps the position. Lightning warns of a loader without this."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """See ``state_dict``."""
+
 
 class StreamLoader(Generic[T]):
     """A known number of items from a generator that starts anew with each pass."""

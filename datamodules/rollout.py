@@ -1,4 +1,4 @@
-"""MathRolloutDataModule: owns problems, engine, verifier, judge and credit, and streams one batch per optimizer step."""
+"""MathRolloutDataModule: owns problems, engine, verifier, judge and credit; one batch is one optimizer step."""
 
 from __future__ import annotations
 
@@ -316,15 +316,22 @@ class MathRolloutDataModule(L.LightningDataModule):
             )
 
     def val_dataloader(self) -> StreamLoader[EvaluatedGroup] | list:
-        # During fit, evaluation follows rounds, not epochs: the MathEvaluation callback asks evaluate() itself.
-        fitting = self._trainer.state.fn == "fit"
-        return [] if fitting else StreamLoader(lambda: self.evaluate("val"), len(self._mine(self.problems("val"))))
+        if self.sources["val"] is None:
+            return []
+        return StreamLoader(self._validation_groups, len(self._mine(self.problems("val"))))
+
+    def _validation_groups(self) -> Iterator[EvaluatedGroup]:
+        """Nothing in the sanity check: it would sample before anybody asked for it."""
+        if not self._trainer.sanity_checking:
+            yield from self.evaluate("val")
 
     def test_dataloader(self) -> StreamLoader[EvaluatedGroup]:
         return StreamLoader(lambda: self.evaluate("test"), len(self._mine(self.problems("test"))))
 
     def predict_dataloader(self) -> StreamLoader[Round]:
-        return StreamLoader(self.predict_rounds, -(-len(self._mine(self.problems("predict"))) // self.problems_per_step))
+        return StreamLoader(
+            self.predict_rounds, -(-len(self._mine(self.problems("predict"))) // self.problems_per_step)
+        )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if isinstance(batch, (EvaluatedGroup, Round)):  # text and plain numbers: nothing to move

@@ -112,14 +112,18 @@ class TPGRPOModule(L.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer)}}
 
-    def on_fit_start(self) -> None:
-        trainer = self.trainer
-        if trainer.gradient_clip_val is not None or trainer.accumulate_grad_batches != 1:
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Adds none. It is the first hook in which the trainer is known: before Lightning refuses these two options
+        without naming what takes their place."""
+        if self.trainer.gradient_clip_val is not None or self.trainer.accumulate_grad_batches != 1:
             raise ConfigError(
                 "trainer.gradient_clip_val and trainer.accumulate_grad_batches have no effect on this module, which "
                 "optimises manually; use model.max_grad_norm, and data.problems_per_step with "
                 "model.tokens_per_microbatch, instead"
             )
+        return []
+
+    def on_fit_start(self) -> None:
         for reference in self._reference:
             reference.to(self.device)
 
@@ -147,9 +151,7 @@ class TPGRPOModule(L.LightningModule):
     def _microbatches(self, batch: StepBatch) -> Iterable[MicroBatch | None]:
         """This rank's micro-batches, topped up with None so that all ranks run the same number."""
         own = list(
-            microbatches(
-                batch.sequences, self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
-            )
+            microbatches(batch.sequences, self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id))
         )
         most = int(self._reduce(torch.tensor(len(own), device=self.device), "max"))
         yield from own
@@ -182,7 +184,9 @@ class TPGRPOModule(L.LightningModule):
     def _global_counts(self, batch: StepBatch) -> StepCounts:
         """Completion tokens and sequences over all ranks: what every per-token weight divides by."""
         tokens = sum(len(s.completion_ids) for s in batch.sequences)
-        both = self._reduce(torch.tensor([tokens, len(batch.sequences)], dtype=torch.float32, device=self.device), "sum")
+        both = self._reduce(
+            torch.tensor([tokens, len(batch.sequences)], dtype=torch.float32, device=self.device), "sum"
+        )
         length = self.hparams["norm_length"] or 1
         return StepCounts(max(int(both[0]), 1), max(int(both[1]), 1), length)
 

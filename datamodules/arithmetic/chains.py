@@ -43,6 +43,9 @@ class Noise:
     max_reflections: int = 5
 
 
+NO_NOISE = Noise(error=0, false_alarm=0, check=0, filler=0, omitted=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Paragraph:
     """``right``: what it asserts is true of the problem. ``claim`` is None for openings, fillers and the answer."""

@@ -1,10 +1,13 @@
 """Training problems without those that stand in an evaluation set.
 
 Two tests. *The same statement*: equal after ``statement_key``. *Overlap* (off by default): a share of the evaluation
-problem's word n-grams also stands in the training problem. It finds reworded copies and problems with something added,
-but competition problems share much phrasing ("where m and n are relatively prime positive integers. Find m + n"), so a
-single shared 13-gram, as is usual for web text, removes unrelated problems: hence the share. Evaluation problems of
-fewer than n words take part in the first test only.
+problem's word n-grams also stands in the training problem. That finds reworded copies, but mostly siblings: problems of
+one family with other numbers or another question, since competition problems share much phrasing. Evaluation problems
+of fewer than n words take part in the first test only.
+
+Measured on rllm's MATH train (7,470 problems) against MATH-500, AIME24, AIME25, AMC23 and OlympiadBench: 2 problems
+have the same statement, both true copies in other LaTeX (as raw text none is equal). One shared 13-gram, the rule for
+web text, takes away 176, a share of 0.5 takes 22 and of 0.6 takes 13; all but the 2 among the 22 are siblings.
 """
 
 from __future__ import annotations
@@ -32,9 +35,12 @@ _SYNONYMS = (
     (re.compile(r"\\(?:l|c)dots(?![A-Za-z])|\.\.\."), r"\\dots"),
     (re.compile(r"\\(le|ge|ne)(?![A-Za-z])"), r"\\\1q"),
     (re.compile(r"\^(?:\{\\circ\}|\\circ(?![A-Za-z]))"), "\N{DEGREE SIGN}"),
+    (re.compile(r"``|''(?=[\s.,;:?!]|$)|[\u201c\u201d]"), '"'),
+    (re.compile(r"[\u2018\u2019\u2032]"), "'"),
 )
-# Between digits these are part of a number or a tuple; elsewhere they are punctuation.
-_PUNCTUATION = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|[;!?'\"`\u2018\u2019\u201c\u201d{}]")
+# Between digits the first three are part of a number or a tuple; elsewhere they are punctuation. The factorial's ! and
+# the derivative's ' mean something and stay.
+_PUNCTUATION = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|[;?\"{}]")
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 

@@ -11,6 +11,8 @@ per tile, in the weight's dtype: slower, and in bf16 each addition rounds. ``ben
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -56,29 +58,46 @@ def selected_logprobs(
         return _SelectedLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)  # pyright: ignore
 
 
-def _tile(hidden: Tensor, weight: Tensor, bias: Tensor | None, start: int, end: int, temperature: float) -> Tensor:
-    """(N, end - start) logits over the temperature, fp32 or wider, free to be overwritten."""
-    logits = hidden @ weight[start:end].t()
-    if bias is not None:
-        logits += bias[start:end]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits if temperature == 1.0 else logits.div_(temperature)
+def _tiles(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, chunk: int
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Walk the vocabulary: (rows of the weight, the product in the inputs' dtype, logits / temperature in fp32 or wider).
+
+    Both tensors are (N, width), may be overwritten and are one and the same where the dtypes are. They are reused from
+    tile to tile: a fresh one per tile is slower, and on CPU the heap fragments until it holds several times the tile.
+    """
+    n, vocab = len(hidden), len(weight)
+    chunk = min(chunk, vocab)
+    products = hidden.new_empty(n * chunk)
+    wide = _wide(hidden.dtype)
+    logits = products if wide == hidden.dtype else hidden.new_empty(n * chunk, dtype=wide)
+    for start in range(0, vocab, chunk):
+        rows = slice(start, min(start + chunk, vocab))
+        width = rows.stop - start
+        product, z = (buffer[: n * width].view(n, width) for buffer in (products, logits))
+        torch.mm(hidden, weight[rows].t(), out=product)
+        if bias is not None:
+            product += bias[rows]
+        if z.dtype != product.dtype:
+            z.copy_(product)
+        if temperature != 1.0:
+            z.div_(temperature)
+        yield rows, product, z
 
 
 class _SelectedLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature, chunk):
+        n, wide = len(hidden), _wide(hidden.dtype)
+        chosen = torch.full((n,), torch.nan, dtype=wide, device=hidden.device)
+        scratch = torch.empty(n * min(chunk, len(weight)), dtype=wide, device=hidden.device)
         # Per tile and token: the largest logit m, and the sums of e and of e * u with u = z - m, e = exp(u).
         tops, sums, weighted = [], [], []
-        chosen = torch.full(
-            targets.shape, torch.nan, device=hidden.device, dtype=torch.promote_types(hidden.dtype, torch.float32)
-        )
-        for start in range(0, len(weight), chunk):
-            z = _tile(hidden, weight, bias, start, min(start + chunk, len(weight)), temperature)
-            local, inside = _locate(targets, start, z.shape[1])
+        for rows, _, z in _tiles(hidden, weight, bias, temperature, chunk):
+            local, inside = _locate(targets, rows)
             chosen = torch.where(inside, z.gather(1, local).squeeze(1), chosen)
             top = z.amax(1)
-            e = z.sub_(top.unsqueeze(1)).exp()
+            e = torch.exp(z.sub_(top.unsqueeze(1)), out=scratch[: z.numel()].view_as(z))
             tops.append(top)
             sums.append(e.sum(1))
             weighted.append(e.mul_(z).sum(1))
@@ -107,26 +126,30 @@ class _SelectedLogprobs(torch.autograd.Function):
         d_bias = torch.empty_like(bias) if for_bias else None
         grad = (grad / ctx.temperature).unsqueeze(1)
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(weight), ctx.chunk):
-                end = min(start + ctx.chunk, len(weight))
-                d = _tile(hidden, weight, bias, start, end, ctx.temperature)
+            for rows, product, d in _tiles(hidden, weight, bias, ctx.temperature, ctx.chunk):
                 # d log p[target] / dz = 1[target] - p
                 d.sub_(log_z.unsqueeze(1)).exp_().mul_(-grad)
-                local, inside = _locate(targets, start, end - start)
+                local, inside = _locate(targets, rows)
                 d.scatter_add_(1, local, torch.where(inside.unsqueeze(1), grad, torch.zeros_like(grad)))
                 if d_bias is not None:
-                    d_bias[start:end] = d.sum(0)
-                d = d.to(hidden.dtype)
+                    d_bias[rows] = d.sum(0)
+                if product.dtype != d.dtype:
+                    product.copy_(d)
                 if d_hidden is not None:
-                    d_hidden += d @ weight[start:end]
+                    d_hidden += product @ weight[rows]
                 if d_weight is not None:
-                    torch.mm(d.t(), hidden, out=d_weight[start:end])
+                    torch.mm(product.t(), hidden, out=d_weight[rows])
         return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None
 
 
-def _locate(targets: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where the targets fall in the tile: (N, 1) column, clamped into it, and (N,) whether they are in it at all."""
-    local = targets - start
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What reductions run in: fp32, or fp64 for fp64 inputs (so that gradcheck can check)."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _locate(targets: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """Where the targets fall in a tile: (N, 1) column, clamped into it, and (N,) whether they are in it at all."""
+    local, width = targets - rows.start, rows.stop - rows.start
     return local.clamp(0, width - 1).unsqueeze(1), (local >= 0) & (local < width)
 
 
@@ -145,7 +168,9 @@ def _check(
     if hidden.dtype != weight.dtype and not torch.is_autocast_enabled(hidden.device.type):
         raise ValueError(f"expected hidden and weight of one dtype, got {hidden.dtype} and {weight.dtype}")
     if targets.shape != hidden.shape[:1] or targets.dtype != torch.int64:
-        raise ValueError(f"expected int64 targets of shape ({len(hidden)},), got {targets.dtype} {tuple(targets.shape)}")
+        raise ValueError(
+            f"expected int64 targets of shape ({len(hidden)},), got {targets.dtype} {tuple(targets.shape)}"
+        )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"expected a bias of shape ({len(weight)},), got {tuple(bias.shape)}")
     if not temperature > 0.0:

@@ -9,15 +9,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_tpgrpo.text.equations import Equation, atoms, is_number
+from lit_tpgrpo.text.equations import Equation, atoms, is_number, literal_value
 from lit_tpgrpo.text.reflections import Denial, Reading, Stance
 
 POINTING_REACH = 3
 """'That is wrong' refers to one of the last steps."""
 REDO_REACH = 3
 """'I made a mistake' is explained by one of the next steps, which does a statement over with another result."""
-RENAMED_REACH = 3
-"""A letter may be used for something else later: 'actually, x = 3' replaces only a recent x."""
 
 _DRAWS = re.compile(r"\b(?:so|thus|therefore|hence|then|gives?|means|which is)\b", re.IGNORECASE)
 
@@ -75,14 +73,15 @@ def builds_on(readings: Sequence[Reading], source: Source, end: int) -> set[int]
     for step in range(source.step, end):
         reading = readings[step]
         for equation in reading.asserted:
-            used = atoms(equation.lhs)
+            defines = atoms(equation.lhs) == {equation.lhs} and not is_number(equation.lhs)
+            used = atoms(equation.rhs if defines else equation.lhs)
             bad = (
                 equation.key == source.equation.key
                 or any(wrong.get(atom, False) for atom in used)
                 or any(flag and len(term) > 2 and term in equation.lhs for term, flag in wrong.items())
             )
             wrong[equation.rhs] = bad
-            if used == {equation.lhs} and not is_number(equation.lhs):
+            if defines:
                 wrong[equation.lhs] = bad
             if bad:
                 wrong_steps.add(step)
@@ -107,7 +106,11 @@ def _trace_denial(readings: Sequence[Reading], step: int, earlier: Sequence[Corr
     results = [s for e in reading.denied if (s := _with_value(readings, e.rhs, step, POINTING_REACH))]
     if results or reading.denial is Denial.QUOTED:
         return tuple(results)
-    found = _recent(readings, step) if reading.denial is Denial.POINTING else _redone(readings, step)
+    if reading.denial is Denial.POINTING:
+        # "That can't be right … 8 * 2 = 6" which stands there already: the doubt ended where it began.
+        found = None if _restates(readings, step) else _recent(readings, step)
+    else:
+        found = _redone(readings, step)
     return (found,) if found else ()
 
 
@@ -143,26 +146,40 @@ def _with_value(readings: Sequence[Reading], value: str, before: int, reach: int
 
 
 def _trace_replacement(readings: Sequence[Reading], step: int) -> tuple[Source, ...]:
-    """The latest earlier statements that the step's new equations contradict: same left side, another number."""
+    """The latest earlier statements that the step's new equations contradict: same left side, another number.
+
+    A step that does not say "wrong" contradicts only statements about numbers: a letter may have been given another
+    meaning or be tried with another value.
+    """
     reading = readings[step]
     sources: list[Source] = []
     for equation in reading.renewed:
-        if not is_number(equation.rhs):
-            continue
-        first = 0 if is_number(equation.lhs) or reading.stance is Stance.CORRECTS else max(0, step - RENAMED_REACH)
-        found = _latest(readings, equation.lhs, first, step)
-        if found and is_number(found[1].rhs) and found[1].rhs != equation.rhs:
-            sources.append(Source(*found))
+        if reading.stance is Stance.CORRECTS or is_number(equation.lhs):
+            found = _latest(readings, equation.lhs, step)
+            if found and _contradict(found[1], equation):
+                sources.append(Source(*found))
     return tuple(sources)
 
 
-def _latest(readings: Sequence[Reading], lhs: str, first: int, before: int) -> tuple[int, Equation] | None:
-    """The latest statement about ``lhs`` in ``[first, before)``."""
-    for step in range(before - 1, first - 1, -1):
+def _contradict(one: Equation, other: Equation) -> bool:
+    """Whether the right sides are different bare numbers; ``1/2`` and ``0.5`` are not, nor is anything unevaluated."""
+    values = literal_value(one.rhs), literal_value(other.rhs)
+    return None not in values and values[0] != values[1]
+
+
+def _latest(readings: Sequence[Reading], lhs: str, before: int) -> tuple[int, Equation] | None:
+    """The latest statement about ``lhs`` before a step."""
+    for step in range(before - 1, -1, -1):
         for equation in reversed(readings[step].asserted):
             if equation.lhs == lhs:
                 return step, equation
     return None
+
+
+def _restates(readings: Sequence[Reading], step: int) -> bool:
+    """Whether the new equations of a step all stand in earlier steps as they are."""
+    renewed = {e.key for e in readings[step].renewed}
+    return bool(renewed) and renewed <= {e.key for reading in readings[:step] for e in reading.asserted}
 
 
 def _recent(readings: Sequence[Reading], before: int) -> Source | None:
@@ -177,7 +194,7 @@ def _redone(readings: Sequence[Reading], step: int) -> Source | None:
     """The earliest statement that the steps after an unexplained admission do over with another result."""
     for later in range(step + 1, min(step + 1 + REDO_REACH, len(readings))):
         for equation in readings[later].asserted:
-            found = _latest(readings, equation.lhs, 0, step)
-            if found and is_number(equation.rhs) and is_number(found[1].rhs) and found[1].rhs != equation.rhs:
+            found = _latest(readings, equation.lhs, step)
+            if found and _contradict(found[1], equation):
                 return Source(*found)
     return None

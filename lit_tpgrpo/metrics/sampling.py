@@ -2,7 +2,7 @@
 
 All three are updated alike, once for each problem, so one call feeds a ``MetricCollection``::
 
-    metrics = MetricCollection([AvgAtK(8), PassAtK(1), PassAtK(8), MajAtK(8)])
+    metrics = MetricCollection({m.label: m for m in (AvgAtK(8), PassAtK(1), PassAtK(8), MajAtK(8))})
     metrics.update(outcomes, answers)  # the 8 samples of one problem
     metrics.compute()  # {"avg@8": ..., "avg@8_se": ..., "pass@1": ..., ...}
 """

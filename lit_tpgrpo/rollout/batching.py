@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -58,7 +59,9 @@ def collate(sequences: Sequence[TrainingSequence], pad_id: int) -> MicroBatch:
     lengths = torch.tensor([len(s.completion_ids) for s in sequences], device=device)
     row = torch.repeat_interleave(torch.arange(len(sequences), device=device), lengths)
     # The hidden state at position p predicts token p + 1: a completion is read off from its prompt's last token on.
-    position = torch.cat([torch.arange(p - 1, p - 1 + c, device=device) for p, c in zip(n_prompt, lengths, strict=True)])
+    position = torch.cat(
+        [torch.arange(p - 1, p - 1 + c, device=device) for p, c in zip(n_prompt, lengths, strict=True)]
+    )
     padded = pad_sequence(ids, batch_first=True, padding_value=pad_id)
     return MicroBatch(
         input_ids=padded,
@@ -101,7 +104,7 @@ def even_steps(items: Sequence[T], per_step: int, n_steps: int | None = None) ->
     """
     count = n_steps if n_steps is not None else max(1, round(len(items) / per_step)) if items else 0
     bounds = [len(items) * i // count for i in range(count + 1)] if count else [0]
-    return [tuple(items[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [tuple(items[a:b]) for a, b in pairwise(bounds)]
 
 
 def training_sequence(solution: CreditedSolution) -> TrainingSequence:

@@ -72,9 +72,7 @@ class RoundFile:
 
     def add_solutions(self, group: int, problem: Problem, solutions: Sequence[Solution]) -> None:
         rows = [asdict(s) | {"stop": s.stop.value} for s in solutions]
-        _append(
-            self.folder / "solutions.jsonl", {"group": group, "problem": asdict(problem), "solutions": rows}
-        )
+        _append(self.folder / "solutions.jsonl", {"group": group, "problem": asdict(problem), "solutions": rows})
 
     def verdicts(self) -> dict[tuple[int, int], tuple[Outcome, str | None, Verdict]]:
         """Outcome, extracted answer and verdict by (group, sample)."""

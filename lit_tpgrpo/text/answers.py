@@ -96,8 +96,7 @@ def balanced(text: str) -> bool:
         depth += {"{": 1, "}": -1}.get(token[0], 0)
         if depth < 0:
             return False
-    # An odd run of backslashes at the end would escape the brace put after it.
-    return depth == 0 and (len(text) - len(text.rstrip("\\"))) % 2 == 0
+    return depth == 0 and not _escapes_what_follows(text)
 
 
 def _last_box(text: str) -> str | None:
@@ -111,8 +110,20 @@ def _last_box(text: str) -> str | None:
     for token in _BRACE.finditer(text, last.end()):
         depth += {"{": 1, "}": -1}.get(token[0], 0)
         if depth == 0:
-            return text[last.end() : token.start()].strip()
+            return _strip(text[last.end() : token.start()])
     return None
+
+
+def _strip(text: str) -> str:
+    r"""Without outer white space and the control spaces ``\ `` at the end, which ``str.strip`` would cut in half."""
+    text = text.strip()
+    while _escapes_what_follows(text):
+        text = text[:-1].rstrip()
+    return text
+
+
+def _escapes_what_follows(text: str) -> bool:
+    return (len(text) - len(text.rstrip("\\"))) % 2 == 1
 
 
 def _last_line(pattern: re.Pattern[str]) -> Callable[[str], str | None]:
@@ -133,5 +144,5 @@ _EXTRACTORS: Mapping[AnswerForm, Callable[[str], str | None]] = {
     AnswerForm.BOX: _last_box,
     AnswerForm.GSM8K_LINE: _last_line(_GSM8K_LINE),
     AnswerForm.GSM8K_HASH: _last_line(_GSM8K_HASH),
-    AnswerForm.PLAIN: str.strip,
+    AnswerForm.PLAIN: _strip,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 _GREEK_NAMES = "alpha beta gamma delta epsilon theta lambda mu pi rho sigma phi omega Delta Omega"
 _GREEK = dict(zip(_GREEK_NAMES.split(), "αβγδεθλμπρσφωΔΩ", strict=True))
@@ -52,6 +53,7 @@ _TERM = rf"[-+]?+{_FACTOR}++"
 EXPRESSION = re.compile(rf"(?<![\w.^])(?>{_TERM}(?:\s*[-+*/^]\s*{_TERM})*+)(?![A-Za-z])")
 _EQUALS = re.compile(r"\s*=\s*")
 _ATOM = re.compile(rf"(?P<power>\^-?(?:{_NUMBER}|{_NAME}))|{_NUMBER}|{_NAME}")
+_LITERAL = re.compile(r"(?P<over>-?\d{1,40}(?:\.\d{1,40})?)(?:/(?P<under>\d{1,40}))?(?P<percent>%)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,14 @@ def atoms(expression: str) -> frozenset[str]:
 def is_number(expression: str) -> bool:
     """Whether no name stands in the expression: its value needs no context."""
     return not re.search(r"[A-Za-zα-ωΔΩ]", expression.replace("sqrt", ""))
+
+
+def literal_value(expression: str) -> Fraction | None:
+    """The value of a bare number or fraction (``-3``, ``0.5``, ``1/2``, ``50%``); None for what has to be worked out."""
+    match = _LITERAL.fullmatch(expression)
+    if match is None or (match["under"] and not int(match["under"])):
+        return None
+    return Fraction(match["over"]) / int(match["under"] or 1) / (100 if match["percent"] else 1)
 
 
 def _closes_at_end(text: str) -> bool:

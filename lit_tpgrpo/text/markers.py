@@ -31,17 +31,19 @@ NOMINATES = _any(
 """A step with one of these may be a reflection. Most are not."""
 
 CALLS_WRONG = _any(
-    r"\b(?:(?:is|was|are|were|be|'s|looks?|seems?)(?: \w+)? )?(?P<predicate>wrong|incorrect|mistaken|erroneous|false"
-    r"|(?:not|cannot be|can't be|isn't|wasn't|aren't)(?: \w+)? (?:right|correct|true|possible)"
-    r"|doesn't (?:match|hold|work|make sense)|an? (?:\w+ )?(?:mistake|error))\b",
-    r"\b(?P<admission>I|we) (?:(?:have|had|must have|think I|realize I|'ve|just|also) ){0,2}"
+    # Not "false" and "not true": in mathematics these are results, not corrections.
+    r"\b(?:(?:is|was|are|were|be|'s|looks?|seems?)(?: \w+)? )?(?P<predicate>wrong|incorrect|mistaken|erroneous"
+    r"|(?:not|cannot be|can't be|isn't|wasn't|aren't)(?: \w+)? (?:right|correct)|doesn't (?:match|hold|make sense)"
+    r"|(?:is|was|'s) an? (?:\w+ )?(?:mistake|error))\b",
+    r"\b(?P<admission>(?:I|we) (?:(?:have|had|must have|think I|realize I|'ve|just|also) ){0,2}"
     r"(?:made (?:an?|the|some) (?:\w+ )?(?:mistake|error)"
-    r"|miscalculated|miscounted|misread|mis-?stated|messed up|forgot|overlooked)",
+    r"|miscalculated|miscounted|misread|mis-?stated|messed up|forgot|overlooked)"
+    r"|there(?: is|'s| was| must be) an? (?:\w+ )?(?:mistake|error))\b",
 )
 """A verdict about what stands before it ("predicate"), or an admission about what may stand after it."""
 
 ADMITTED_OBJECT = re.compile(
-    r"\W+(?:in|when|with|at|on|computing|calculating|writing|saying|that|I|\s)+\W*", re.IGNORECASE
+    r"\s+(?:(?:in|when|with|at|on|computing|calculating|writing|saying|that|I)\s+)*", re.IGNORECASE
 )
 """Between "I made a mistake" and the statement meant: "when calculating …"."""
 
@@ -63,7 +65,7 @@ CALLS_RIGHT = _any(
     r"\b(?:is|are) (?:indeed |also |both )?correct\b|\bchecks out\b",
 )
 YES = _any(r"^\W*(?:yes|yeah|yep|indeed)\b")
-NO = _any(r"^\W*(?:but )?(?:no|nope)\b")
+NO = _any(r"^\W*(?:but )?(?:no|nope)(?=[,.!;:]|$| (?:it|that|this|wait)\b)")
 POINTS_BACK = _any(r"\b(?:that|this|it|these|those|the (?:last|previous|above))\b")
 
 # The following stand directly before an expression.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from lit_tpgrpo.text import markers
@@ -86,6 +87,7 @@ class _Reader:
         elif wrong is not None:
             self._call_wrong(sentence, wrong, equations)
         elif self.asked and (markers.YES if self.asked_if_wrong else markers.NO).match(sentence):
+            self.asked = False
             self._deny(self.topic, Denial.POINTING)
             self._assert(self._replacement(sentence, self._contrast(sentence, equations)))
         else:
@@ -96,7 +98,9 @@ class _Reader:
                 self._confirm()
 
     def _says_wrong(self, sentence: str) -> re.Match[str] | None:
-        wrong = markers.CALLS_WRONG.search(sentence)
+        """The verdict of the sentence; "A is wrong" says more than the "I made a mistake" in front of it."""
+        verdicts = list(markers.CALLS_WRONG.finditer(sentence))
+        wrong = next((v for v in verdicts if v["predicate"]), verdicts[0] if verdicts else None)
         if wrong is None or markers.NOT_WRONG.search(sentence) or markers.HEDGES.search(sentence, 0, wrong.end()):
             return None
         return wrong
@@ -135,24 +139,26 @@ class _Reader:
 
     def _contrast(self, sentence: str, equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
         """Take out what is set aside: "A = c, not b", "c instead of b", "A = c instead of A = b"."""
-        kept = []
-        for equation in equations:
-            if stands_before(markers.SETS_ASIDE, sentence, equation.start):
-                self._deny((equation,), Denial.QUOTED)
-            else:
-                kept.append(equation)
-        inside = [(e.start, e.end) for e in equations]
+        aside = [stands_before(markers.SETS_ASIDE, sentence, e.start) for e in equations]
+        kept = [e for e, out in zip(equations, aside, strict=True) if not out]
+        denied = [e for e, out in zip(equations, aside, strict=True) if out]
+        starts, kept_ends = [e.start for e in equations], [e.end for e in kept]
         for value in EXPRESSION.finditer(sentence):
-            if not stands_before(markers.SETS_ASIDE, sentence, value.start()) or any(
-                a <= value.start() < b for a, b in inside
-            ):
+            if not any(c.isdigit() for c in value[0]):
+                continue  # "x is not a root" sets nothing aside: only what holds a number is taken for a value
+            within = bisect_right(starts, value.start()) - 1
+            if within >= 0 and value.start() < equations[within].end:
                 continue
-            lhs = next((e.lhs for e in reversed(kept) if e.end <= value.start()), None)
-            if lhs is not None:
-                self._deny((Equation(lhs, normalise(value[0])),), Denial.QUOTED)
-            elif any(c.isdigit() for c in value[0]) and re.search(r"\bshould\b|\bactually\b", sentence):
+            if not stands_before(markers.SETS_ASIDE, sentence, value.start()):
+                continue
+            before = bisect_right(kept_ends, value.start()) - 1
+            if before >= 0:
+                denied.append(Equation(kept[before].lhs, normalise(value[0])))
+            elif re.search(r"\bshould\b|\bactually\b", sentence):
                 self.denied_values.append(normalise(value[0]))
                 self.denial = Denial.QUOTED
+        if denied:
+            self._deny(tuple(denied), Denial.QUOTED)
         return tuple(kept)
 
     def _assert(self, equations: tuple[Equation, ...], considered: bool = False) -> None:
@@ -172,11 +178,12 @@ class _Reader:
     def _confirm(self) -> None:
         """ "Yes, that is right" after a doubt takes the doubt back; after a replacement it is about that."""
         self.confirmed = True
+        if self.denial is not Denial.QUOTED and not self.renewed:
+            self.denial = None
         if self.asked and not self.denied:
             self.asserted += self.topic
             self.renewed += self.topic
-        if self.denial is not None and self.denial is not Denial.QUOTED and not self.renewed:
-            self.denial = None
+        self.asked = False
 
 
 def read_step(text: str) -> Reading:

@@ -116,22 +116,15 @@ def _decode_bytes(id_to_token: Callable[[int], str | None], ids: list[int]) -> t
     pending = b""
     for i in ids:
         token = table[i]
-        starts.append(written + (1 if pending and token and not _continues(pending, token[:1]) else 0))
+        # A waiting character that the first byte does not carry on becomes U+FFFD in front of it.
+        ahead = len((pending + token[:1]).decode(errors="replace")) - 1 if pending else 0
+        starts.append(written + ahead)
         chars, used = codecs.utf_8_decode(pending + token, "replace", False)
         pending = (pending + token)[used:]
         parts.append(chars)
         written += len(chars)
     parts.append(pending.decode(errors="replace"))
     return "".join(parts), starts
-
-
-def _continues(pending: bytes, byte: bytes) -> bool:
-    """Whether ``byte`` carries on the incomplete character ``pending`` (otherwise that one becomes U+FFFD)."""
-    try:
-        codecs.utf_8_decode(pending + byte, "strict", False)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _decode_window(decode: Callable[[list[int]], str], ids: list[int]) -> tuple[str, list[int]]:

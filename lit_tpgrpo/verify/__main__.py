@@ -89,12 +89,15 @@ def report(data_dir: Path, workers: int, timeout_s: float) -> Iterator[tuple[str
             finally:
                 verifier.close()
             yield (
-                f"{name} ({'shortcuts on' if shortcuts else 'math-verify alone'}): "
-                f"{len(labelled) - len(wrong)}/{len(labelled)} agree, {counts['unverifiable']:.0f} unverifiable "
-                f"({counts['unparsed']:.0f} unparsed, {counts['timeout']:.0f} timeouts), "
-                f"{seconds:.2f} s, {len(labelled) / seconds:,.0f} answers/s"
-                + "".join(f"\n  disagrees, gold and answer: {labelled[i][:2]}" for i in wrong)
-            ), not wrong
+                (
+                    f"{name} ({'shortcuts on' if shortcuts else 'math-verify alone'}): "
+                    f"{len(labelled) - len(wrong)}/{len(labelled)} agree, {counts['unverifiable']:.0f} unverifiable "
+                    f"({counts['unparsed']:.0f} unparsed, {counts['timeout']:.0f} timeouts), "
+                    f"{seconds:.2f} s, {len(labelled) / seconds:,.0f} answers/s"
+                    + "".join(f"\n  disagrees, gold and answer: {labelled[i][:2]}" for i in wrong)
+                ),
+                not wrong,
+            )
 
 
 def main() -> int:

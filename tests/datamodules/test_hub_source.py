@@ -94,7 +94,7 @@ def test_malformed_rows_are_named_by_data_set_and_row(monkeypatch):
 def test_unknown_split_subset_and_folder(folder, tmp_path):
     with pytest.raises(InputError, match=r"split dev: it cannot be loaded: .*\['train', 'test'\]"):
         HubProblems(str(folder), split="dev", preset="gsm8k").load()
-    with pytest.raises(InputError, match="subset main, split train: it cannot be loaded: .*'main' not found"):
+    with pytest.raises(InputError, match=r"subset main, split train: it cannot be loaded: .*'main' not found"):
         HubProblems(str(folder), subset="main", preset="gsm8k").load()
     with pytest.raises(InputError, match="expected data files that can be read"):
         HubProblems(str(tmp_path / "nowhere"), preset="gsm8k").load()
@@ -105,7 +105,7 @@ def test_unknown_data_set_on_the_hub(monkeypatch):
         raise datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub or cannot be accessed.")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(InputError, match="data set a/b, split train: there is no such data set .*Check the spelling"):
+    with pytest.raises(InputError, match=r"data set a/b, split train: there is no such data set .*Check the spelling"):
         HubProblems("a/b").load()
 
 

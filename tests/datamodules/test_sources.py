@@ -124,12 +124,12 @@ MALFORMED = {
     "no JSON": (b'{"problem": "What?"', "no JSON"),
     "no UTF-8": (b'{"problem": "\xff", "answer": "1"}', "expected UTF-8, got the byte 0xff at position 13"),
     "no object": (b'["What?", "1"]', "expected an object with named fields, got ['What?', '1'] (list)"),
-    "no prompt field": (b'{"text": "What?", "answer": "1"}', "prompt or problem or question, got the fields text, answer"),
+    "no prompt field": (b'{"text": "What?", "answer": "1"}', "problem or question, got the fields text, answer"),
     "no answer field": (b'{"problem": "What?"}', "expected the answer in a field named answer"),
-    "empty prompt": (b'{"problem": " \\n", "answer": "1"}', "expected the prompt as text in 'problem', got an empty text"),
+    "empty prompt": (b'{"problem": " \\n", "answer": "1"}', "the prompt as text in 'problem', got an empty text"),
     "prompt no text": (b'{"problem": ["What?"], "answer": "1"}', "got ['What?'] (list)"),
     "null prompt": (b'{"problem": null, "answer": "1"}', "expected the prompt as text in 'problem', got null"),
-    "null answer": (b'{"problem": "What?", "answer": null}', "'answer': expected a gold answer as text, a finite number"),
+    "null answer": (b'{"problem": "What?", "answer": null}', "'answer': expected a gold answer as text, a finite"),
     "empty answer": (b'{"problem": "What?", "answer": " "}', "'answer': expected a gold answer in the form 'plain'"),
     "true": (b'{"problem": "What?", "answer": true}', "got True"),
     "NaN": (b'{"problem": "What?", "answer": NaN}', "got nan"),
@@ -207,7 +207,7 @@ def test_long_lists_of_malformed_rows_are_cut(tmp_path):
 def test_missing_file_names_what_is_near(tmp_path):
     write_jsonl(tmp_path / "math500_test.jsonl", ROWS)
     write_jsonl(tmp_path / "gsm8k.jsonl", ROWS)
-    with pytest.raises(InputError, match="Did you mean math500_test.jsonl\\?") as missing:
+    with pytest.raises(InputError, match=r"Did you mean math500_test\.jsonl\?") as missing:
         FileProblems(tmp_path / "math_500_test.jsonl").load()
     assert str(tmp_path / "math_500_test.jsonl") in str(missing.value)
     with pytest.raises(InputError, match="there is no folder"):
@@ -220,7 +220,7 @@ def test_missing_file_names_what_is_near(tmp_path):
 
 def test_unreadable_files_are_input_errors(tmp_path):
     cases = {
-        "rows.csv": (b"problem,answer\n", r"expected a file ending in \.jsonl, \.ndjson, \.json, \.parquet, got '\.csv'"),
+        "rows.csv": (b"problem,answer\n", r"ending in \.jsonl, \.ndjson, \.json, \.parquet, got '\.csv'"),
         "empty.jsonl": (b"", "expected at least one row, got none"),
         "empty.json": (b"[]", "expected at least one row, got none"),
         "lines.json": (b'{"a": 1}\n{"a": 2}\n', r"One object a line belongs into a \.jsonl file"),
@@ -292,7 +292,7 @@ def test_preset_reads_the_real_file(preset):
 
 
 def test_hub_columns_of_math_give_the_boxed_gold(tmp_path):
-    row = {"problem": "?", "level": "Level 5", "type": "Algebra", "solution": r"First \boxed{1}, so \boxed{\frac{2}{3}}."}
+    row = {"problem": "?", "level": "Level 5", "solution": r"First \boxed{1}, so \boxed{\frac{2}{3}}."}
     path = write_jsonl(tmp_path / "x.jsonl", [row, {**row, "level": "Level ?"}])
     problems = FileProblems(path, preset="math").load()
     assert [(p.answer, p.level) for p in problems] == [(r"\frac{2}{3}", "5"), (r"\frac{2}{3}", None)]

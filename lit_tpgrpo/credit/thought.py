@@ -1,0 +1,37 @@
+"""TP-GRPO: thought-level process rewards, scaled by what the policy can do (paper, Stage II)."""
+
+from __future__ import annotations
+
+from lit_tpgrpo.credit.assign import credit_thoughts
+from lit_tpgrpo.credit.thoughts import check_scale, check_standardisation, merge_thoughts, outcome_advantages
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup
+
+
+class ThoughtCredit:
+    """r_c = alpha * capability for a correct solution's thoughts; the outcome's own size for an incorrect one's.
+
+    An incorrect thought is pushed down (advantage below 0) only where alpha * acc_G exceeds the outcome advantage.
+
+    Args:
+        alpha: scale of the process reward; the paper's value is not known.
+        ddof: of the group's standard deviation; 1 as the usual GRPO trainers, the paper does not say.
+        eps: added to the standard deviation.
+
+    Raises:
+        ConfigError: alpha is not positive, ddof not 0 or 1, eps negative.
+    """
+
+    def __init__(self, alpha: float = 1.0, ddof: int = 1, eps: float = 1e-6) -> None:
+        check_scale("alpha", alpha)
+        check_standardisation(ddof, eps)
+        self.alpha = alpha
+        self.ddof = ddof
+        self.eps = eps
+
+    def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
+        """Credit for each solution of the group, in its order."""
+        outcomes = outcome_advantages(group, self.ddof, self.eps)
+        return tuple(
+            credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), self.alpha * group.capability)
+            for judged, outcome in zip(group.solutions, outcomes, strict=True)
+        )

@@ -1,0 +1,35 @@
+"""The paper's ablation "without adaptation": thoughts are worth the same whatever the policy can do."""
+
+from __future__ import annotations
+
+from lit_tpgrpo.credit.assign import credit_thoughts
+from lit_tpgrpo.credit.thoughts import check_scale, check_standardisation, merge_thoughts, outcome_advantages
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup
+
+
+class UnadaptedThoughtCredit:
+    """TP-GRPO with a constant in place of r_c.
+
+    Args:
+        magnitude: process reward of a correct solution's thought, 1 in the paper's ablation.
+        ddof: of the group's standard deviation; 1 as the usual GRPO trainers, the paper does not say.
+        eps: added to the standard deviation.
+
+    Raises:
+        ConfigError: magnitude is not positive, ddof not 0 or 1, eps negative.
+    """
+
+    def __init__(self, magnitude: float = 1.0, ddof: int = 1, eps: float = 1e-6) -> None:
+        check_scale("magnitude", magnitude)
+        check_standardisation(ddof, eps)
+        self.magnitude = magnitude
+        self.ddof = ddof
+        self.eps = eps
+
+    def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
+        """Credit for each solution of the group, in its order."""
+        outcomes = outcome_advantages(group, self.ddof, self.eps)
+        return tuple(
+            credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), self.magnitude)
+            for judged, outcome in zip(group.solutions, outcomes, strict=True)
+        )

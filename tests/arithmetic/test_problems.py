@@ -1,0 +1,87 @@
+"""Problems: the statement says what the answer needs, splits cannot mix, everything is reproducible."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Level, Operation, Task, draw_task, make_problems
+
+TASK = Task(10, 3, (Operation("+", 5), Operation("*", 7), Operation("-", 9)))
+
+
+def test_statement_and_answer_of_a_hand_worked_task():
+    assert TASK.prompt == ("Working modulo 10, start with 3, add 5, multiply by 7, subtract 9. What is the result?")
+    assert [str(e) for e in TASK.equations] == ["3 + 5 = 8", "8 * 7 = 6", "6 - 9 = 7"]
+    assert TASK.answer == 7
+
+
+def test_digest_and_split_are_the_same_in_every_process_and_release():
+    # Recorded once. Were they to change, a published model's held-out problems would leak into training.
+    assert TASK.digest == "d2a3114f5eaccc36"
+    assert TASK.split == "train"
+
+
+@given(st.sampled_from(sorted(LEVELS)), st.integers(0, 10**9))
+def test_the_statement_holds_the_whole_task(level, seed):
+    task = draw_task(LEVELS[level], random.Random(seed))
+    assert Task.from_prompt(task.prompt) == task
+
+
+@given(st.sampled_from(sorted(LEVELS)), st.integers(0, 10**9), st.data())
+def test_every_operation_is_a_bijection_so_that_a_wrong_value_never_heals(level, seed, data):
+    task = draw_task(LEVELS[level], random.Random(seed))
+    operation = data.draw(st.sampled_from(task.operations))
+    assert len({operation(value, task.modulus) for value in range(task.modulus)}) == task.modulus
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+def test_splits_are_disjoint_whatever_the_seeds(level):
+    train = {p.prompt for seed in range(3) for p in make_problems(level, 400, seed, "train")}
+    heldout = {p.prompt for seed in range(3) for p in make_problems(level, 400, seed, "heldout")}
+    assert not train & heldout
+    # The reason, not only the luck: the split is a function of the problem.
+    assert {Task.from_prompt(p).split for p in train} == {"train"}
+    assert {Task.from_prompt(p).split for p in heldout} == {"heldout"}
+
+
+def test_problems_are_distinct_reproducible_and_of_their_level():
+    problems = make_problems("4", 300, seed=7, split="train")
+    assert problems == make_problems("4", 300, seed=7, split="train")
+    assert problems != make_problems("4", 300, seed=8, split="train")
+    assert len({p.prompt for p in problems}) == len({p.uid for p in problems}) == 300
+    for problem in problems:
+        task = Task.from_prompt(problem.prompt)
+        assert (len(task.operations), task.modulus) == (LEVELS["4"].steps, LEVELS["4"].modulus)
+        assert problem.answer == str(task.answer)
+        assert (problem.source, problem.level) == ("arithmetic", "4")
+
+
+def test_more_problems_begin_with_the_fewer_ones():
+    assert make_problems("2", 50, 0, "heldout")[:20] == make_problems("2", 20, 0, "heldout")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("9", 1, 0, "train"), "level must be one of 1, 2, 3, 4, 5, got '9'"),
+        (("2", 1, 0, "test"), "split must be 'train' or 'heldout', got 'test'"),
+        (("2", 0, 0, "train"), "n must be at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_problems(*arguments)
+
+
+def test_a_statement_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="expected a statement written by Task.prompt"):
+        Task.from_prompt("What is 1 + 1?")
+
+
+def test_levels_that_could_not_be_drawn_are_refused():
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        Level(0, 10)
+    with pytest.raises(ValueError, match="modulus must be at least 10"):
+        Level(3, 7)

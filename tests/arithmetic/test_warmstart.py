@@ -1,0 +1,216 @@
+"""The tokenizer, the shipped policy and the script that made it."""
+
+import json
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, Qwen2ForCausalLM
+
+from lit_tpgrpo.datamodules.arithmetic import warmstart
+from lit_tpgrpo.datamodules.arithmetic.chains import Noise
+from lit_tpgrpo.datamodules.arithmetic.measure import Measurement, is_correct, measure, prompt_text, sample_texts
+from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, make_problems
+from lit_tpgrpo.datamodules.arithmetic.tiny import random_policy, tiny_config, tiny_policy_path
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(tiny_policy_path())
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return Qwen2ForCausalLM.from_pretrained(tiny_policy_path())
+
+
+@pytest.fixture(scope="module")
+def record():
+    return json.loads((tiny_policy_path() / "warmstart.json").read_text())
+
+
+# --- the tokenizer
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text())
+def test_any_unicode_text_survives_the_tokenizer(tokenizer, text):
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a , b . it 's", "  two  spaces\n\n\n", "naïve x² 😀 \u0301", "<think>\n</think>", ""]
+)
+def test_texts_that_clean_up_or_normalisation_would_change_survive(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_special_tokens_are_what_sampling_needs(tokenizer):
+    assert tokenizer.eos_token == "<|endoftext|>"
+    assert tokenizer.pad_token == "<|pad|>"
+    assert tokenizer.eos_token_id != tokenizer.pad_token_id
+    for tag in ("<think>", "</think>"):
+        assert len(tokenizer.encode(tag)) == 1
+        assert tokenizer.decode(tokenizer.encode(tag), skip_special_tokens=True) == tag
+
+
+def test_numbers_of_every_level_are_single_tokens(tokenizer):
+    for number in range(max(level.modulus for level in LEVELS.values())):
+        assert len(tokenizer.encode(f" {number}")) == 1
+    assert len(tokenizer.encode(" 17 + 8 = 2")) == 5
+
+
+def test_chat_template_opens_the_think_block(tokenizer):
+    assert prompt_text(tokenizer, "1 + 1?") == "<|user|>1 + 1?<|assistant|><think>\n"
+
+
+def test_chat_template_drops_the_thinking_of_earlier_turns(tokenizer):
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\n2"},
+        {"role": "user", "content": "Sure?"},
+    ]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert text == "Be brief.<|user|>1 + 1?<|assistant|>\n\n2<|endoftext|><|user|>Sure?<|assistant|><think>\n"
+
+
+# --- the training data
+
+
+def test_batches_come_from_the_training_split_and_only_completions_are_targets(tokenizer):
+    batch = warmstart.write_batch(warmstart.WarmStart(batch=16), Noise(), tokenizer, random.Random(0))
+    assert len(batch) == 16
+    input_ids, targets = warmstart.pad_rows(batch, tokenizer.pad_token_id)
+    for row, (ids, prompt) in enumerate(batch):
+        text = tokenizer.decode(ids[:prompt])
+        assert text.startswith("<|user|>Working modulo")
+        assert text.endswith("<think>\n")
+        statement = text.removeprefix("<|user|>").removesuffix("<|assistant|><think>\n")
+        assert warmstart.Task.from_prompt(statement).split == "train"
+        assert ids[-1] == tokenizer.eos_token_id
+        kept = [(int(p), int(t)) for p, t in enumerate(targets[row]) if t != -100]
+        assert [t for _, t in kept] == ids[prompt:]
+        assert all(ids[p + 1] == t for p, t in kept)  # each position's target is the next token
+        assert input_ids[row, len(ids) :].eq(tokenizer.pad_token_id).all()
+
+
+def test_training_lowers_the_loss_and_is_reproducible(tokenizer):
+    def losses() -> list[float]:
+        model = random_policy(tiny_config(tokenizer, hidden_size=32, layers=1, heads=1, key_value_heads=1), seed=1)
+        return warmstart.train(model, tokenizer, warmstart.WarmStart(steps=8, batch=8, warmup=2))
+
+    first = losses()
+    assert first[-1] < first[0] - 0.5
+    assert losses() == pytest.approx(first, rel=1e-4)
+
+
+def test_random_policy_leaves_the_global_random_state_alone(tokenizer):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    model = random_policy(tiny_config(tokenizer), seed=0)
+    assert torch.equal(torch.rand(1), expected)
+    again = random_policy(tiny_config(tokenizer), seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+# --- the measurement
+
+
+@pytest.mark.parametrize(
+    ("text", "correct"),
+    [
+        ("hm\n</think>\n\nso \\boxed{7}.", True),
+        ("hm\n</think>\n\nso \\boxed{3}, no, \\boxed{7}.", True),
+        ("hm\n</think>\n\nso \\boxed{7}, no, \\boxed{3}.", False),
+        ("so \\boxed{7}.\n</think>\n\nyes", False),
+        ("so \\boxed{7}.", False),
+    ],
+)
+def test_the_last_box_of_the_answer_block_counts(text, correct):
+    problem = next(p for p in make_problems("1", 200, 0, "heldout") if p.answer == "7")
+    assert is_correct(problem, text) is correct
+
+
+# --- the shipped policy
+
+
+def binomial_tolerance(share: float, n: int) -> float:
+    """Four standard deviations of a share over n draws."""
+    return 4 * (max(share * (1 - share), 0.01) / n) ** 0.5
+
+
+def test_the_shipped_folder_is_small_and_plain(record, policy):
+    sizes = {p.name: p.stat().st_size for p in tiny_policy_path().iterdir()}
+    assert sum(sizes.values()) <= 4 * 2**20
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= set(sizes)
+    assert policy.dtype is torch.float32
+    assert policy.num_parameters() == record["parameters"]
+    assert policy.config.max_position_embeddings >= 4096
+    assert policy.config.model_type == "qwen2"
+
+
+def test_the_shipped_policy_was_made_by_this_script_with_its_defaults(record):
+    assert record["settings"] == json.loads(json.dumps(warmstart.asdict(warmstart.WarmStart())))
+    assert set(record["levels"]) == set(LEVELS)
+
+
+def test_the_shipped_policy_samples_as_recorded_and_has_work_to_do(policy, tokenizer, record):
+    recorded = Measurement(**{k: v for k, v in record["levels"][DEFAULT_LEVEL].items() if k in Measurement.__slots__})
+    assert 0.3 <= recorded.sampled <= 0.6
+    assert recorded.greedy >= recorded.sampled + 0.2  # the mode is right: sharpening pays
+    assert recorded.corrected >= 0.25
+    n = 256
+    problems = make_problems(DEFAULT_LEVEL, n, seed=1, split="heldout")  # others than the recorded ones
+    now = measure(policy, tokenizer, problems, seed=1)
+    assert now.sampled == pytest.approx(recorded.sampled, abs=2**0.5 * binomial_tolerance(recorded.sampled, n))
+    assert 0.3 <= now.sampled <= 0.6
+    assert now.ended >= 0.99
+    assert now.unparsable <= 0.05
+
+
+def test_greedy_sampling_is_deterministic_and_independent_of_padding(policy, tokenizer):
+    problems = make_problems("1", 4, 0, "heldout") + make_problems("5", 2, 0, "heldout")
+    together = sample_texts(policy, tokenizer, problems, seed=0, greedy=True)
+    alone = [sample_texts(policy, tokenizer, [p], seed=1, greedy=True)[0] for p in problems]
+    assert together == alone
+
+
+def test_the_shipped_policy_knows_its_domain(policy, tokenizer):
+    """Nats per token on fresh chains: a broken export (untied head, wrong ids) is far above."""
+    rng = random.Random("fresh")
+    rows = warmstart.write_batch(warmstart.WarmStart(batch=32), Noise(), tokenizer, rng)
+    input_ids, targets = warmstart.pad_rows(rows, tokenizer.pad_token_id)
+    with torch.inference_mode():
+        logits = policy(input_ids=input_ids).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    assert loss < 0.5
+
+
+@pytest.mark.slow
+def test_the_script_makes_the_shipped_policy_again(tmp_path, record):
+    """A full rerun (about four minutes on two cores).
+
+    Other thread counts and processors sum in another order, and training amplifies that: the first losses must agree
+    closely, the last ones and the accuracy to within what another run of the same quality would show.
+    """
+    warmstart.main(["--out", str(tmp_path)])
+    again = json.loads((tmp_path / "warmstart.json").read_text())
+    assert again["settings"] == record["settings"]
+    assert again["loss"][:10] == pytest.approx(record["loss"][:10], rel=1e-2)
+
+    def tail(losses: list[float]) -> float:
+        return sum(losses[-50:]) / 50
+
+    assert tail(again["loss"]) == pytest.approx(tail(record["loss"]), rel=0.05)
+    n = record["settings"]["evaluation_problems"]
+    for name, level in record["levels"].items():
+        tolerance = 2**0.5 * binomial_tolerance(level["sampled"], n) + 0.05
+        assert again["levels"][name]["sampled"] == pytest.approx(level["sampled"], abs=tolerance), name
+    for name in ("tokenizer.json", "config.json"):
+        assert json.loads((tmp_path / name).read_text()) == json.loads((tiny_policy_path() / name).read_text())

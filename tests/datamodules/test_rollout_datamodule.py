@@ -1,0 +1,273 @@
+"""Rounds are made with the policy of the moment, survive a restart, and what cannot work says why."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback
+from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.errors import ConfigError, EmptyRoundError, InputError
+from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.records import Outcome, Problem, Round
+from lit_tpgrpo.verify.verifier import MathVerifier
+
+
+class LuckyByTurns(MathVerifier):
+    """A random model is never right; here every other solution counts as right, so every group has both kinds."""
+
+    def verify_all(self, pairs):
+        return [Outcome.CORRECT if i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
+
+
+class LuckyAtTimes(MathVerifier):
+    """Three groups in four are all wrong."""
+
+    def verify_all(self, pairs):
+        return [Outcome.CORRECT if i % 16 == 0 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
+
+
+class Recorder(RoundCallback):
+    """What happened when."""
+
+    def __init__(self) -> None:
+        self.starts: list[tuple[int, int]] = []
+        self.rounds: list[Round] = []
+        self.groups = 0
+
+    def on_round_start(self, trainer, pl_module, round_index):
+        self.starts.append((round_index, trainer.global_step))
+
+    def on_group_judged(self, trainer, pl_module, group):
+        self.groups += 1
+
+    def on_round_end(self, trainer, pl_module, made):
+        self.rounds.append(made)
+
+
+class CountingEngine(HFEngine):
+    """Counts what is sampled."""
+
+    sampled = 0
+
+    def sample(self, prompts, n, params, seed):
+        self.sampled += len(prompts) * n
+        yield from super().sample(prompts, n, params, seed)
+
+
+def data(**kwargs) -> MathRolloutDataModule:
+    settings = {
+        "train": ArithmeticProblems("1", n=64),
+        "verifier": LuckyByTurns(),
+        "engine": CountingEngine(),
+        "group_size": 4,
+        "problems_per_step": 2,
+        "steps_per_round": 2,
+        "steps_per_epoch": 6,
+        "keep": "all",
+        "sampling": SamplingParams(max_new_tokens=12),
+        "prompt_template": "{problem}",
+        "progress": False,
+    }
+    return MathRolloutDataModule(**(settings | kwargs))
+
+
+def trainer(tmp_path: Path, *callbacks: L.Callback, **kwargs) -> L.Trainer:
+    settings = {"max_epochs": 1, "logger": CSVLogger(tmp_path), "enable_checkpointing": False} | kwargs
+    return L.Trainer(
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        default_root_dir=tmp_path,
+        callbacks=list(callbacks),
+        **settings,
+    )
+
+
+def module(random_model: str) -> TPGRPOModule:
+    torch.manual_seed(0)
+    return TPGRPOModule(random_model, optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+
+
+def weights(m: TPGRPOModule) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in m.policy_model.parameters()])
+
+
+def test_rounds_are_made_when_needed_by_the_policy_of_that_moment(random_model, tmp_path):
+    recorder = Recorder()
+    run = trainer(tmp_path, recorder)
+    run.fit(module(random_model), datamodule=data())
+    assert recorder.starts == [(0, 0), (1, 2), (2, 4)]
+    assert [r.policy_version for r in recorder.rounds] == [0, 2, 4]
+    assert recorder.groups == 3 * 4
+    assert {s.policy_version for g in recorder.rounds[2].groups for j in g.solutions for s in [j.solution]} == {4}
+    assert run.global_step == 6
+    uids = [g.problem.uid for r in recorder.rounds for g in r.groups]
+    assert len(set(uids)) == 12
+    # Right solutions outweigh wrong ones here by the group's own statistics, so advantages are +-, never all zero.
+    assert all(bool(s.advantages.any()) for s in recorder.rounds[0].credited)
+
+
+def test_sampler_and_trainer_agree_in_every_round(random_model, tmp_path):
+    run = trainer(tmp_path)
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if batch.policy_version == trainer.global_step - 1:
+                seen.append(float(trainer.callback_metrics["mismatch/logprob_max"]))
+
+    run.callbacks.append(Watch())
+    run.fit(module(random_model), datamodule=data(sampling=SamplingParams(12, temperature=0.7)))
+    assert len(seen) == 3
+    assert max(seen) < 1e-4
+
+
+def test_the_same_seed_gives_the_same_run_twice_and_another_seed_another(random_model, tmp_path):
+    results = []
+    for seed in (5, 5, 6):
+        m = module(random_model)
+        trainer(tmp_path / f"{len(results)}").fit(m, datamodule=data(seed=seed))
+        results.append(weights(m))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_a_resumed_run_ends_with_the_same_weights_and_samples_nothing_twice(random_model, tmp_path, stop):
+    """Interrupted in the middle (1, 3) or at the end (2, 4) of a round."""
+    whole = module(random_model)
+    trainer(tmp_path / "whole", CapabilityEstimator(momentum=0.5)).fit(whole, datamodule=data())
+
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_last=True)
+    first = trainer(
+        tmp_path / "cut", checkpoint, CapabilityEstimator(momentum=0.5), enable_checkpointing=True, max_steps=stop
+    )
+    first.fit(module(random_model), datamodule=data())
+
+    resumed, again = module(random_model), data()
+    recorder = Recorder()
+    second = trainer(tmp_path / "resumed", recorder, CapabilityEstimator(momentum=0.5))
+    second.fit(resumed, datamodule=again, ckpt_path=tmp_path / "ckpt" / "last.ckpt", weights_only=True)
+    assert second.global_step == 6
+    assert torch.equal(weights(resumed), weights(whole))
+    rounds_sampled = 3 - math.ceil(stop / 2)
+    assert again.engine.sampled == rounds_sampled * 2 * 2 * 4  # pyright: ignore
+    assert [r for r, _ in recorder.starts] == list(range(3))[3 - rounds_sampled :]
+
+
+def test_metrics_of_a_round_are_logged(random_model, tmp_path):
+    run = trainer(tmp_path)
+    run.fit(module(random_model), datamodule=data())
+    metrics = run.callback_metrics
+    assert float(metrics["rollout/accuracy"]) == 0.5
+    assert float(metrics["rollout/reward"]) == 0.0
+    assert float(metrics["rollout/solutions"]) == 16
+    assert float(metrics["credit/kept_solutions"]) == 16
+    assert 0 < float(metrics["rollout/length_mean"]) <= 12
+    text = Path(run.loggers[0].log_dir, "metrics.csv").read_text()  # pyright: ignore
+    for name in ("rollout/tokens_per_s", "judge/seconds", "credit/advantage_variance", "train/loss", "mismatch/kl"):
+        assert name in text
+
+
+def test_rounds_that_teach_nothing_stop_with_a_reason(random_model, tmp_path):
+    with pytest.raises(EmptyRoundError, match=r"3 rounds in a row .*rollout/accuracy"):
+        trainer(tmp_path).fit(
+            module(random_model),
+            datamodule=data(verifier=MathVerifier(), keep="nonzero_advantage", max_empty_rounds=3),
+        )
+
+
+def test_a_round_that_kept_little_is_followed_by_the_next(random_model, tmp_path):
+    recorder = Recorder()
+    run = trainer(tmp_path, recorder)
+    run.fit(module(random_model), datamodule=data(verifier=LuckyAtTimes(), keep="nonzero_advantage"))
+    # 4 of 16 solutions are kept, half a step's worth: every round gives one step instead of two.
+    assert [len(r.kept) for r in recorder.rounds] == [4] * 6
+    assert recorder.starts == [(i, i) for i in range(6)]
+    assert all(s.advantages.any() for r in recorder.rounds for s in r.kept)
+
+
+def test_group_size_1_is_refused_with_the_reason():
+    with pytest.raises(ConfigError, match="group_size must be at least 2, got 1: an advantage is a reward relative"):
+        data(group_size=1)
+
+
+@pytest.mark.parametrize("name", ["problems_per_step", "steps_per_round", "eval_samples", "max_prompt_tokens"])
+def test_counts_must_be_positive(name):
+    with pytest.raises(ConfigError, match=f"{name} must be at least 1, got 0"):
+        data(**{name: 0})
+
+
+class Nothing:
+    name = "nothing"
+
+    def load(self):
+        return []
+
+
+class Endless:
+    name = "endless"
+
+    def load(self):
+        return [Problem(f"endless/{i}", "word " * 500, "1") for i in range(3)]
+
+
+def test_missing_empty_and_overlong_problems_are_named(random_model, tmp_path):
+    run = trainer(tmp_path)
+    with pytest.raises(ConfigError, match="set data.train"):
+        run.fit(module(random_model), datamodule=data(train=None))
+    with pytest.raises(InputError, match="train source is empty"):
+        trainer(tmp_path).fit(module(random_model), datamodule=data(train=Nothing()))
+    with pytest.raises(InputError, match="all 3 prompts are over max_prompt_tokens 1024"):
+        trainer(tmp_path).fit(module(random_model), datamodule=data(train=Endless()))
+    with pytest.raises(InputError, match=r"prompt of problem 'endless/0' has \d+ tokens"):
+        trainer(tmp_path).fit(module(random_model), datamodule=data(train=Endless(), on_long_prompt="stop"))
+
+
+def test_a_module_that_is_no_policy_is_named(tmp_path):
+    class Plain(L.LightningModule):
+        def training_step(self, batch, batch_idx):
+            return None
+
+        def configure_optimizers(self):
+            return None
+
+    with pytest.raises(ConfigError, match=r"Plain lacks part of lit_tpgrpo\.engines\.base\.Policy"):
+        trainer(tmp_path).fit(Plain(), datamodule=data())
+
+
+def test_nothing_is_sampled_in_the_sanity_check(random_model, tmp_path):
+    dm = data(val=ArithmeticProblems("1", n=4, split="heldout"), train=ArithmeticProblems("1", n=8), eval_samples=2)
+    engine, order = dm.engine, []
+    original = engine.sample
+
+    def watch(prompts, n, params, seed):
+        order.append((run.sanity_checking, run.global_step, len(prompts)))
+        return original(prompts, n, params, seed)
+
+    engine.sample = watch  # pyright: ignore
+    run = trainer(tmp_path, MathEvaluation(every_n_rounds=2), max_steps=4, num_sanity_val_steps=2)
+    run.fit(module(random_model), datamodule=dm)
+    assert [o[0] for o in order] == [False] * len(order)
+    # Evaluation (4 problems) before round 0, rounds (4 problems) at 0 and 2, evaluation after the last step.
+    assert [step for _, step, _ in order] == [0, 0, 2, 4]
+
+
+def test_closing_frees_the_parts(random_model, tmp_path):
+    dm = data(verifier=MathVerifier())
+    with pytest.raises(EmptyRoundError):
+        trainer(tmp_path).fit(module(random_model), datamodule=data(keep="nonzero_process_reward", max_empty_rounds=1))
+    trainer(tmp_path).fit(module(random_model), datamodule=dm)
+    with pytest.raises(RuntimeError, match="before load_weights"):
+        list(dm.engine.sample([[1]], 1, SamplingParams(4), 0))

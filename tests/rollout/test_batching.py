@@ -1,0 +1,85 @@
+"""Micro-batches hold each sequence once, within the budget, with targets and predictors in step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_tpgrpo.records import TrainingSequence
+from lit_tpgrpo.rollout.batching import collate, even_steps, token_budget_slices
+
+
+def sequence(prompt: list[int], completion: list[int]) -> TrainingSequence:
+    n = len(completion)
+    return TrainingSequence(
+        torch.tensor(prompt), torch.tensor(completion), -torch.arange(1.0, n + 1), 0.5 * torch.arange(1.0, n + 1)
+    )
+
+
+@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 1000))
+def test_slices_hold_each_index_once_and_respect_the_budget(lengths: list[int], budget: int):
+    slices = token_budget_slices(lengths, budget)
+    assert sorted(i for s in slices for i in s) == list(range(len(lengths)))
+    for s in slices:
+        assert len(s) == 1 or len(s) * max(lengths[i] for i in s) <= budget
+
+
+def test_slices_by_hand():
+    # Sorted 9, 5, 4, 2, 1 under 10: 9 alone, then 5+4 (2 x 5), then 2+1.
+    assert token_budget_slices([2, 9, 4, 1, 5], 10) == [[1], [4, 2], [0, 3]]
+
+
+def test_collate_by_hand():
+    micro = collate([sequence([11, 12], [13]), sequence([21], [22, 23, 24])], pad_id=0)
+    assert micro.input_ids.tolist() == [[11, 12, 13, 0], [21, 22, 23, 24]]
+    assert micro.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert micro.lengths.tolist() == [1, 3]
+    assert micro.row.tolist() == [0, 1, 1, 1]
+    assert micro.position.tolist() == [1, 0, 1, 2]
+    assert micro.targets.tolist() == [13, 22, 23, 24]
+    assert micro.old_logprobs.tolist() == [-1.0, -1.0, -2.0, -3.0]
+    assert micro.advantages.tolist() == [0.5, 0.5, 1.0, 1.5]
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=8))
+def test_every_target_follows_its_predictor(shapes: list[tuple[int, int]]):
+    sequences = [
+        sequence(list(range(100 * i + 1, 100 * i + 1 + p)), list(range(100 * i + 50, 100 * i + 50 + c)))
+        for i, (p, c) in enumerate(shapes)
+    ]
+    micro = collate(sequences, pad_id=0)
+    assert torch.equal(micro.input_ids[micro.row, micro.position + 1], micro.targets)
+    assert bool(micro.attention_mask[micro.row, micro.position + 1].all())
+    assert len(micro.targets) == sum(c for _, c in shapes)
+
+
+@given(st.integers(0, 200), st.integers(1, 50))
+def test_even_steps_cut_in_order_and_evenly(n: int, per_step: int):
+    steps = even_steps(range(n), per_step)
+    assert [i for step in steps for i in step] == list(range(n))
+    assert all(steps)
+    if steps:
+        sizes = [len(s) for s in steps]
+        assert max(sizes) - min(sizes) <= 1
+        assert abs(len(steps) - n / per_step) <= 0.5 or len(steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "per_step", "sizes"), [(100, 40, [50, 50]), (120, 40, [40] * 3), (7, 40, [7]), (0, 4, [])]
+)
+def test_even_steps_by_hand(n: int, per_step: int, sizes: list[int]):
+    assert [len(s) for s in even_steps(range(n), per_step)] == sizes
+
+
+def test_a_rank_with_less_gets_the_agreed_number_of_steps():
+    assert even_steps([1, 2], 40, n_steps=3) == [(), (1,), (2,)]
+    assert even_steps([], 40, n_steps=2) == [(), ()]
+
+
+def test_a_batch_moves_whole():
+    moved = sequence([1], [2, 3]).to("meta")
+    assert {t.device.type for t in (moved.prompt_ids, moved.completion_ids, moved.old_logprobs, moved.advantages)} == {
+        "meta"
+    }

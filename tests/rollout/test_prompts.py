@@ -1,0 +1,55 @@
+"""Prompts in the chat template, and those that are too long."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from transformers import AutoTokenizer
+
+from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.records import Problem
+from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit, prompt_ids
+
+SHORT = Problem("s", "1+1?", "2")
+LONG = Problem("l", "very " * 200, "2")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(random_model: str):
+    return AutoTokenizer.from_pretrained(random_model)
+
+
+def test_the_template_opens_the_think_block(tokenizer):
+    text = tokenizer.decode(prompt_ids(tokenizer, SHORT))
+    assert text == (
+        "<|user|>1+1?\nPlease reason step by step, and put your final answer within \\boxed{}.<|assistant|><think>\n"
+    )
+
+
+def test_without_a_chat_template_the_text_is_the_prompt(random_model):
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    tokenizer.chat_template = None
+    assert tokenizer.decode(prompt_ids(tokenizer, SHORT, "Q: {problem}\nA:")) == "Q: 1+1?\nA:"
+
+
+def test_long_prompts_are_skipped_with_a_count_or_refused(tokenizer, caplog):
+    with caplog.at_level(logging.WARNING):
+        fitting, skipped = admit([SHORT, LONG], tokenizer, INSTRUCTION, 100, "skip")
+    assert (fitting, skipped) == ([SHORT], 1)
+    assert "1 of 2 prompts are over 100 tokens and are skipped" in caplog.text
+    with pytest.raises(InputError, match=r"prompt of problem 'l' has \d+ tokens, over max_prompt_tokens 100"):
+        admit([SHORT, LONG], tokenizer, INSTRUCTION, 100, "stop")
+    with pytest.raises(InputError, match="all 1 prompts are over"):
+        admit([LONG], tokenizer, INSTRUCTION, 100, "skip")
+
+
+@pytest.mark.parametrize("template", ["no place for it", "{problem} in \\boxed{}", "{question}"])
+def test_a_template_that_cannot_be_filled_is_named(tokenizer, template):
+    with pytest.raises(ConfigError, match=r"prompt_template must hold \{problem\}"):
+        admit([SHORT], tokenizer, template, 100, "skip")
+
+
+def test_braces_in_a_problem_are_left_alone(tokenizer):
+    problem = Problem("b", r"What is \frac{1}{2} of {x}?", "x/2")
+    assert r"\frac{1}{2} of {x}?" in tokenizer.decode(prompt_ids(tokenizer, problem, "{problem}"))

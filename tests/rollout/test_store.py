@@ -1,0 +1,117 @@
+"""What was written is read back exactly; what was cut short or made otherwise is not used."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, StopReason, Verdict
+from lit_tpgrpo.rollout.store import RoundFile, RoundStore
+
+PROBLEM = Problem("p/1", "Was ist 1+1? — “ü” \u2028", "2", "test", None)
+STEPS = (Step(0, 3, 0, 2), Step(3, 5, 2, 3, is_answer=True))
+VERDICT = Verdict(STEPS, (StepLabel.CORRECT, StepLabel.CORRECT), "note")
+
+
+def solution(sample: int = 0, logprobs: tuple[float, ...] = (-0.1, -math.pi, 0.0)) -> Solution:
+    n = len(logprobs)
+    return Solution(
+        "p/1", sample, (1, 2), tuple(range(n)), logprobs, StopReason.EOS, 7, "a\n\nb\ud7ff", tuple(range(n))
+    )
+
+
+def test_round_trip_is_exact(tmp_path: Path):
+    file = RoundStore(tmp_path).open(0, {"seed": 1})
+    file.add_solutions(3, PROBLEM, [solution(0), solution(1)])
+    file.add_verdict(3, 1, Outcome.UNVERIFIABLE, None, VERDICT)
+    again = RoundStore(tmp_path).open(0, {"seed": 1})
+    assert again.solutions() == {3: (PROBLEM, (solution(0), solution(1)))}
+    assert again.verdicts() == {(3, 1): (Outcome.UNVERIFIABLE, None, VERDICT)}
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-80, 0, width=32), min_size=1, max_size=20))
+def test_float32_logprobs_come_back_bit_for_bit(values: list[float]):
+    import tempfile
+
+    tensor = torch.tensor(values, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        file = RoundStore(Path(folder)).open(0, {})
+        file.add_solutions(0, PROBLEM, [solution(logprobs=tuple(tensor.tolist()))])
+        (_, (read,)) = RoundStore(Path(folder)).open(0, {}).solutions()[0]
+    assert torch.equal(torch.tensor(read.logprobs, dtype=torch.float32), tensor)
+
+
+def test_a_line_cut_short_is_dropped_and_the_next_one_is_whole(tmp_path: Path, caplog):
+    file = RoundStore(tmp_path).open(0, {})
+    file.add_solutions(0, PROBLEM, [solution(0)])
+    file.add_solutions(1, PROBLEM, [solution(0)])
+    path = file.folder / "solutions.jsonl"
+    path.write_bytes(path.read_bytes()[:-25])
+    with caplog.at_level(logging.WARNING):
+        assert sorted(file.solutions()) == [0]
+    assert "is incomplete and is made again" in caplog.text
+    file.add_solutions(1, PROBLEM, [solution(0)])
+    file.add_solutions(2, PROBLEM, [solution(0)])
+    assert sorted(file.solutions()) == [0, 1, 2]
+
+
+def test_other_settings_void_a_round(tmp_path: Path, caplog):
+    file = RoundStore(tmp_path).open(0, {"policy_version": 4, "seed": 1})
+    file.add_solutions(0, PROBLEM, [solution(0)])
+    with caplog.at_level(logging.WARNING):
+        other = RoundStore(tmp_path).open(0, {"policy_version": 5, "seed": 1})
+    assert other.solutions() == {}
+    assert "round 0 on disk is void and is made anew: policy_version changed" in caplog.text
+
+
+def test_void_verdicts_keep_solutions(tmp_path: Path):
+    file = RoundStore(tmp_path).open(0, {})
+    file.add_solutions(0, PROBLEM, [solution(0)])
+    file.add_verdict(0, 0, Outcome.CORRECT, "2", VERDICT)
+    file.void_verdicts()
+    assert file.verdicts() == {}
+    assert sorted(file.solutions()) == [0]
+
+
+def test_old_rounds_are_forgotten(tmp_path: Path):
+    store = RoundStore(tmp_path, keep=2)
+    for index in range(5):
+        store.open(index, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["round_000003", "round_000004"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from lit_tpgrpo.records import Problem, Solution, StopReason
+from lit_tpgrpo.rollout.store import RoundStore
+file = RoundStore(Path(sys.argv[1])).open(0, {})
+ids = tuple(range(2000))
+for group in range(10**6):
+    s = Solution("p", 0, ids, ids, tuple(-float(i) / 7 for i in ids), StopReason.EOS, 0, "x" * 2000, ids)
+    file.add_solutions(group, Problem("p", "q", "a"), [s])
+    if group == 20:
+        print("ready", flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_every_complete_line(tmp_path: Path):
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    assert writer.stdout.readline().strip() == "ready"
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    groups = RoundFile(tmp_path / "round_000000").solutions()
+    assert len(groups) >= 21
+    assert sorted(groups) == list(range(len(groups)))
+    assert all(s[0].text == "x" * 2000 and len(s[0].completion_ids) == 2000 for _, s in groups.values())

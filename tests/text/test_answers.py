@@ -1,0 +1,177 @@
+"""Answer extraction: literals for every form, and fuzz for what must hold of any text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.text.answers import (
+    AnswerForm,
+    answer_block,
+    balanced,
+    extract_answer,
+    extract_boxed,
+    normalise_gold,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"<think>hm</think>The answer is \boxed{5}.", "5"),
+        (r"<think>\boxed{4}</think>So \boxed{5}", "5"),
+        (r"\boxed{3}. Wait no, \boxed{4}</think>\boxed{3}. Wait no, \boxed{4}", "4"),
+        (r"</think>\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"</think>\boxed{ \{1, 2\} }", r"\{1, 2\}"),
+        (r"</think>\boxed{\{1, 2}", r"\{1, 2"),
+        (r"</think>\boxed{a \\}", r"a \\"),
+        (r"</think>\boxed{\boxed{5}}", "5"),
+        (r"</think>\boxed{1 + \boxed{5}}", "5"),
+        (r"</think>\boxed {5}", "5"),
+        (r"</think>\fbox{5}", "5"),
+        (r"</think>$\boxed 5$", "5"),
+        (r"</think>\boxed -2.5.", "-2.5"),
+        (r"</think>\boxed{5}, and \boxed is how I marked it", "5"),
+        (r"</think>\boxed{5} \boxedtext{6}", "5"),
+        ("</think>\\boxed{\n5\n}", "5"),
+        (r"</think>\boxed{5\ \ }", "5"),
+        (r"</think>\boxed{}", ""),
+        (r"</think>\boxed{4} or \boxed{", None),
+        (r"</think>\boxed{5", None),
+        (r"</think>\boxed{5\}", None),
+        (r"</think>The answer is 5.", None),
+        (r"<think>The answer is \boxed{5}", None),
+        (r"\boxed{5}", None),
+        (r"</think>\boxed{5}</think>", None),
+        ("", None),
+    ],
+)
+def test_boxed(text: str, expected: str | None):
+    assert extract_boxed(text) == expected
+
+
+def test_a_text_without_think_block_is_read_whole():
+    assert extract_boxed(r"so \boxed{5}", thinks=False) == "5"
+    assert extract_boxed(r"\boxed{4}</think>", thinks=False) == "4"
+
+
+def test_answer_block_starts_after_the_last_closing_tag():
+    assert answer_block("<think>a</think>b</think> c") == " c"
+    assert answer_block("<think>a") is None
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "expected"),
+    [
+        (AnswerForm.GSM8K_LINE, "2 + 3 = 5\nA: 5", "5"),
+        (AnswerForm.GSM8K_LINE, "A: 4\nno\nA: 1,450,000", "1450000"),
+        (AnswerForm.GSM8K_LINE, "A: -28,800.50", "-28800.50"),
+        (AnswerForm.GSM8K_LINE, "A: 1,2", "1,2"),
+        (AnswerForm.GSM8K_LINE, "A: 10+John's age", "10+John's age"),
+        (AnswerForm.GSM8K_LINE, "at Job A: 25400", None),
+        (AnswerForm.GSM8K_HASH, "5 eggs\n#### 5", "5"),
+        (AnswerForm.GSM8K_HASH, "A: 5", None),
+        (AnswerForm.PLAIN, " x + 1 ", "x + 1"),
+        (AnswerForm.BOX, r"so \boxed{5}", "5"),
+    ],
+)
+def test_forms(form: AnswerForm, text: str, expected: str | None):
+    assert extract_answer(text, form, thinks=False) == expected
+    assert extract_answer(f"<think>{text}</think>\n{text}", form) == expected
+    assert extract_answer(text, form) is None  # never closed its think block
+
+
+@pytest.mark.parametrize(
+    ("form", "raw", "expected"),
+    [
+        (AnswerForm.PLAIN, r" \frac{1}{2} ", r"\frac{1}{2}"),
+        (AnswerForm.PLAIN, "$2n-2$", "2n-2"),
+        (AnswerForm.PLAIN, "$69$,$84$", "$69$,$84$"),
+        (AnswerForm.PLAIN, r"\$5", r"\$5"),
+        (AnswerForm.PLAIN, "$", "$"),
+        (AnswerForm.PLAIN, 204, "204"),
+        (AnswerForm.PLAIN, 27.0, "27"),
+        (AnswerForm.PLAIN, 0.5, "0.5"),
+        (AnswerForm.PLAIN, ["$1$", "2"], "1, 2"),
+        (AnswerForm.GSM8K_HASH, "two\n#### 2,125", "2125"),
+        (AnswerForm.BOX, r"We get $\boxed{\frac{1}{2}}.$", r"\frac{1}{2}"),
+    ],
+)
+def test_golds(form: AnswerForm, raw: object, expected: str):
+    assert normalise_gold(form, raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("form", "raw", "message"),
+    [
+        (AnswerForm.BOX, "no box", "form 'box'"),
+        (AnswerForm.BOX, r"\boxed{}", "form 'box'"),
+        (AnswerForm.GSM8K_HASH, r"\boxed{5}", "form 'gsm8k_hash'"),
+        (AnswerForm.PLAIN, "  ", "form 'plain'"),
+        (AnswerForm.PLAIN, None, "got None"),
+        (AnswerForm.PLAIN, True, "got True"),
+        (AnswerForm.PLAIN, float("nan"), "got nan"),
+        (AnswerForm.PLAIN, [], r"got \[\]"),
+    ],
+)
+def test_unusable_golds_are_named(form: AnswerForm, raw: object, message: str):
+    with pytest.raises(InputError, match=message):
+        normalise_gold(form, raw)
+
+
+PIECES = st.sampled_from(
+    [r"\boxed", r"\fbox", "{", "}", "\\", r"\{", r"\}", " ", "5", "-2.5", "x", "$", "\n", "</think>", r"\frac"]
+)
+
+
+@given(st.lists(PIECES, max_size=30).map("".join) | st.text(), st.booleans())
+def test_what_is_extracted_is_a_balanced_part_of_the_answer_block(text: str, thinks: bool):
+    answer = extract_boxed(text, thinks=thinks)
+    if answer is not None:
+        block = answer_block(text) if thinks else text
+        assert block is not None
+        assert answer in block
+        assert balanced(answer)
+
+
+@given(
+    st.lists(PIECES, max_size=20).map("".join),
+    st.text(alphabet="ab{}\\ 1", max_size=20).filter(lambda inside: balanced(inside) and balanced(inside.strip())),
+)
+def test_a_box_put_last_is_what_is_extracted(before: str, inside: str):
+    assert extract_boxed(f"{before}</think>{before}\\boxed{{{inside}}}") == inside.strip()
+
+
+@given(st.text(alphabet="a{}\\", max_size=12))
+def test_balanced_text_closes_a_group_where_it_ends(text: str):
+    """By TeX's own reading: copy the group token by token."""
+    group, depth, position = f"{{{text}}}", 0, 0
+    while position < len(group):
+        if group[position] == "\\":
+            position += 1
+        elif group[position] == "{":
+            depth += 1
+        elif group[position] == "}":
+            depth -= 1
+            if depth == 0:
+                break
+        position += 1
+    assert balanced(text) == (position == len(group) - 1)
+
+
+def test_gsm8k_golds_are_the_same_in_both_notations(shared_data):
+    def rows(name):
+        return [json.loads(line) for line in (shared_data / name).read_text(encoding="utf-8").splitlines()]
+
+    hashes = [normalise_gold(AnswerForm.GSM8K_HASH, row["answer"]) for row in rows("gsm8k_test.jsonl")]
+    lines = [
+        normalise_gold(AnswerForm.GSM8K_LINE, row["ground_truth"])
+        for row in rows("gsm8k_example_model_solutions.jsonl")
+    ]
+    assert hashes == lines
+    assert len(hashes) == 1319
+    assert all(gold.lstrip("-").isdecimal() for gold in hashes)

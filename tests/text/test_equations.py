@@ -1,0 +1,147 @@
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_tpgrpo.text.equations import atoms, extract_equations, flatten, is_number, literal_value, normalise
+
+
+def keys(text):
+    return [e.key for e in extract_equations(flatten(text))]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Next, 3 + 5 = 8.", [("3+5", "8")]),
+        ("So now 8 × 2 = 16, and 4·5=20", [("8*2", "16"), ("4*5", "20")]),
+        ("8 x 2 = 16", [("8*2", "16")]),
+        ("a total of 1,200 + 34 = 1,234 apples", [("1200+34", "1234")]),
+        (r"so \( r^2 = \frac{20\pi}{4\pi} = 5 \)", [("r^2", "(20π)/(4π)"), ("(20π)/(4π)", "5")]),
+        (r"\[ \left(\frac{1}{5}\right)^4 = \frac{1}{625} \]", [("(1/5)^4", "1/625")]),
+        (r"$x = \sqrt{5}$ and $4 \cdot r = 3$", [("x", "sqrt(5)"), ("4r", "3")]),
+        (r"\(E_{12} = 3x^{2} - 4\)", [("E_12", "3x^2-4")]),
+        (r"\boxed{x = 3}", [("x", "3")]),
+        (r"17 \equiv 7 \pmod{10}", [("17", "7")]),
+        ("$x &= 1 \\\\ y &= 2$", [("x", "1"), ("y", "2")]),
+        (r"\$3 + \$4 = \$7, i.e. 50\% = 1/2", [("3+4", "7"), ("50%", "1/2")]),
+        ("-3 - -4 = 1", [("-3--4", "1")]),
+        ("f(x) = x^2+1 and 2(29) + 4 = 62", [("f(x)", "x^2+1"), ("2(29)+4", "62")]),
+        # Not equations between expressions that can be read.
+        ("x <= 5, y != 3, n >= 4, m := 2, a == 3", []),
+        (r"n \leq 5, k \neq 3, n \ne 4", []),
+        ("the area = length times width", []),
+        ("it is 5. = 3", []),
+        ("so we have = 4", []),
+        # Words are no names.
+        ("so a = 5 and I = 3", [("a", "5"), ("I", "3")]),
+        ("it is = 5", []),
+        ("10cm = 100 mm", []),
+    ],
+)
+def test_equations_in_text(text, expected):
+    assert keys(text) == expected
+
+
+def test_spans_are_where_the_equation_stands():
+    flat = flatten(r"Wait, \(8 \times 2 = 4\) is wrong.")
+    (equation,) = extract_equations(flat)
+    assert flat[equation.start : equation.end] == "8 * 2 = 4"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"\frac{1}{5}", "1/5"),
+        (r"\dfrac{1}{5}", "(1)/(5)"),
+        (r"\frac12", "1/2"),
+        (r"4 \cdot r", "4r"),
+        ("((3 + 5))", "3+5"),
+        (r"\left( x + 1 \right)^{2}", "(x+1)^2"),
+        (r"2{,}500", "2,500"),
+        ("3 − 4", "3 - 4"),
+        (r"\text{ }x^{12}", "x^(12)"),
+    ],
+)
+def test_equal_expressions_are_normalised_alike(one, other):
+    assert normalise(flatten(one)) == normalise(flatten(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("3(2)", "32"), ("8*2", "82"), ("x^(n+1)", "x^n+1"), ("(1+2)*(3+4)", "1+2*3+4")]
+)
+def test_different_expressions_stay_different(one, other):
+    assert normalise(one) != normalise(other)
+
+
+def test_atoms_leave_exponents_and_functions_out():
+    assert atoms("3x^2+41y-sqrt(5)") == {"3", "x", "41", "y", "5"}
+    assert atoms("8*2") == {"8", "2"}
+
+
+def test_is_number():
+    assert is_number("3+sqrt(5)/2")
+    assert not is_number("3+x")
+    assert not is_number("2π")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("-3", -3),
+        ("0.5", Fraction(1, 2)),
+        ("1/2", Fraction(1, 2)),
+        ("50%", Fraction(1, 2)),
+        ("1/0", None),
+        ("x", None),
+        ("1+1", None),
+        ("sqrt(4)", None),
+        ("", None),
+        ("٣", None),
+        ("9" * 41, None),
+    ],
+)
+def test_literal_value(text, value):
+    assert literal_value(text) == value
+
+
+@given(text=st.text() | st.text("1ax+*^=()\\{}$.,% \n'", max_size=80))
+def test_any_text_can_be_read(text):
+    flat = flatten(text)
+    for equation in extract_equations(flat):
+        assert equation.lhs
+        assert equation.rhs
+        assert "=" in flat[equation.start : equation.end]
+        atoms(equation.lhs)
+        literal_value(equation.rhs)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "1+",
+        "(",
+        "(1",
+        "1",
+        "x2",
+        "\\frac{",
+        "((1)",
+        "{",
+        "ab",
+        " ",
+        "= ",
+        "1!",
+        "1^2",
+        "'",
+        "- ",
+        "\\sqrt{1}",
+        "a = ",
+        "\\\\[",
+    ],
+)
+def test_hostile_text_takes_no_time(unit):
+    start = time.perf_counter()
+    extract_equations(flatten(unit * 10_000))
+    assert time.perf_counter() - start < 5  # usually under 0.3 s; an exponential pattern never ends
