@@ -1,0 +1,290 @@
+"""Callbacks in a real fit on a random model: what they keep, log and write."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lit_tpgrpo.callbacks import (
+    CapabilityEstimator,
+    JudgedSolutionWriter,
+    JudgeRefresh,
+    MathEvaluation,
+    SolutionSamples,
+)
+from lit_tpgrpo.callbacks.samples import solution_table
+from lit_tpgrpo.credit.thought import ThoughtCredit
+from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.records import (
+    JudgedGroup,
+    JudgedSolution,
+    Outcome,
+    Problem,
+    Solution,
+    Step,
+    StepLabel,
+    StopReason,
+    Verdict,
+)
+from lit_tpgrpo.verify.verifier import MathVerifier
+
+C, I = StepLabel.CORRECT, StepLabel.INCORRECT  # noqa: E741
+
+
+class LuckyByTurns(MathVerifier):
+    def verify_all(self, pairs):
+        return [Outcome.CORRECT if i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
+
+
+def data(**kwargs) -> MathRolloutDataModule:
+    settings = {
+        "train": ArithmeticProblems("1", n=8),
+        "val": ArithmeticProblems("1", n=6, split="heldout"),
+        "verifier": LuckyByTurns(),
+        "group_size": 4,
+        "problems_per_step": 2,
+        "steps_per_round": 2,
+        "steps_per_epoch": 4,
+        "keep": "all",
+        "sampling": SamplingParams(max_new_tokens=8),
+        "eval_samples": 2,
+        "prompt_template": "{problem}",
+        "progress": False,
+    }
+    return MathRolloutDataModule(**(settings | kwargs))
+
+
+def run(tmp_path: Path, *callbacks: L.Callback) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=TensorBoardLogger(tmp_path, "run"),
+        callbacks=list(callbacks),
+    )
+
+
+def module(random_model: str) -> TPGRPOModule:
+    torch.manual_seed(0)
+    return TPGRPOModule(random_model, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+
+
+def judged_group(accuracy: float, uid: str = "p") -> JudgedGroup:
+    outcomes = [Outcome.CORRECT if i < 4 * accuracy else Outcome.INCORRECT for i in range(4)]
+    empty = Solution(uid, 0, (1,), (2,), (0.0,), StopReason.EOS, 0, "x", (0,))
+    solutions = tuple(JudgedSolution(empty, o, None, Verdict((), ())) for o in outcomes)
+    return JudgedGroup(Problem(uid, "q", "a"), solutions, accuracy)
+
+
+def test_capability_follows_acc_g_without_momentum_and_a_running_mean_with_it():
+    estimator = CapabilityEstimator(momentum=0.5)
+    for index, accuracy in enumerate([1.0, 0.0, 0.5]):
+        estimator.on_round_start(None, None, index)  # pyright: ignore
+        estimator.on_group_judged(None, None, judged_group(accuracy))  # pyright: ignore
+    # 1.0, then 0.5 * 1.0 + 0.5 * 0.0, then 0.5 * 0.5 + 0.5 * 0.5.
+    assert estimator.estimate("p") == 0.5
+    estimator.on_round_start(None, None, 3)  # pyright: ignore
+    assert estimator.scale("p", 1.0) == 0.75
+    assert estimator.scale("new", 0.25) == 0.25
+    assert CapabilityEstimator().scale("p", 0.3) == 0.3
+    assert estimator.estimate("new") is None
+
+
+def test_a_round_made_again_after_a_restart_counts_once():
+    estimator = CapabilityEstimator(momentum=0.5)
+    estimator.on_round_start(None, None, 0)  # pyright: ignore
+    estimator.on_group_judged(None, None, judged_group(1.0))  # pyright: ignore
+    estimator.on_round_start(None, None, 1)  # pyright: ignore
+    estimator.on_group_judged(None, None, judged_group(0.0))  # pyright: ignore
+    resumed = CapabilityEstimator(momentum=0.5)
+    resumed.load_state_dict(json.loads(json.dumps(estimator.state_dict())))
+    assert resumed.scale("p", 0.0) == 0.5
+    resumed.on_group_judged(None, None, judged_group(0.0))  # pyright: ignore
+    assert resumed.estimate("p") == 0.5
+
+
+def test_the_uncertainty_curriculum_prefers_half_solved_problems():
+    estimator = CapabilityEstimator(curriculum="uncertainty")
+    estimator.on_round_start(None, None, 0)  # pyright: ignore
+    for uid, accuracy in {"solved": 1.0, "half": 0.5, "hopeless": 0.0}.items():
+        estimator.on_group_judged(None, None, judged_group(accuracy, uid))  # pyright: ignore
+    estimator.on_round_start(None, None, 1)  # pyright: ignore
+    assert estimator.weights(["solved", "half", "hopeless", "new"]) == pytest.approx([0.05, 0.3, 0.05, 0.3])
+    assert CapabilityEstimator().weights(["a"]) is None
+
+
+def test_the_estimator_scales_credit_in_fit(random_model, tmp_path):
+    estimator, scales = CapabilityEstimator(momentum=0.5), []
+
+    class Watch(L.Callback):
+        def on_group_judged(self, trainer, pl_module, group):
+            scales.append((group.problem.uid, group.capability))
+
+    dm = data(train=ArithmeticProblems("1", n=4))
+    dm.verifier.verify_all = lambda pairs: [Outcome.CORRECT] * len(list(pairs))  # pyright: ignore
+    run(tmp_path, estimator, Watch()).fit(module(random_model), datamodule=dm)
+    assert dm.capability is estimator
+    assert len({uid for uid, _ in scales}) == 4
+    assert {scale for _, scale in scales} == {1.0}
+    assert all(estimator.estimate(uid) == 1.0 for uid, _ in scales)
+
+
+def test_evaluation_before_between_and_after(random_model, tmp_path, capsys):
+    evaluation = MathEvaluation(pass_at=(1, 2))
+    trainer = run(tmp_path, evaluation)
+    trainer.fit(module(random_model), datamodule=data())
+    # Two samples a problem, one of them lucky: avg@2 = 1/2 and pass@2 = 1 by construction; no answers, so no votes.
+    assert float(trainer.callback_metrics["eval/avg@2"]) == 0.5
+    assert float(trainer.callback_metrics["eval/pass@2"]) == 1.0
+    assert float(trainer.callback_metrics["eval/pass@1"]) == 0.5
+    assert float(trainer.callback_metrics["eval/maj@2"]) == 0.0
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert printed[-1] == "held-out accuracy 0.500 -> 0.500"
+    steps = [line.split("|")[1].strip() for line in printed if line.startswith("eval |")]
+    assert steps == ["step 0", "step 2", "step 4"]
+
+
+def test_validate_and_test_score_their_splits(random_model, tmp_path):
+    dm = data(test=ArithmeticProblems("1", n=3, split="heldout", seed=9))
+    trainer = run(tmp_path, MathEvaluation())
+    trainer.validate(module(random_model), datamodule=dm, verbose=False)
+    assert float(trainer.callback_metrics["eval/avg@2"]) == 0.5
+    trainer.test(module(random_model), datamodule=dm, verbose=False)
+    assert float(trainer.callback_metrics["test/avg@2"]) == 0.5
+
+
+def test_evaluation_settings_that_cannot_work_are_named(random_model, tmp_path):
+    with pytest.raises(ConfigError, match=r"pass_at holds \[5\], and data.eval_samples is 2"):
+        run(tmp_path, MathEvaluation(pass_at=(5,))).fit(module(random_model), datamodule=data())
+    with pytest.raises(ConfigError, match="MathEvaluation works on the rollouts of a MathRolloutDataModule"):
+        run(tmp_path, MathEvaluation()).fit(module(random_model), train_dataloaders=[1])
+    with pytest.raises(ConfigError, match=r"no val problems: set data\.val"):
+        run(tmp_path, MathEvaluation()).fit(module(random_model), datamodule=data(val=None))
+
+
+def example() -> tuple[JudgedGroup, str]:
+    text = "3 + 5 = 7.\n\nWait, that is wrong: 3 + 5 = 8 | <b>.\n</think>\n\n\\boxed{8}"
+    cuts = [0, 12, text.index("</think>"), len(text)]
+    steps = tuple(Step(a, b, a, b, is_answer=b == len(text)) for a, b in zip(cuts, cuts[1:], strict=False))
+    n = len(text)
+    s = Solution("p", 0, (1,), tuple(range(n)), (0.0,) * n, StopReason.EOS, 0, text, tuple(range(n)))
+    right = JudgedSolution(s, Outcome.CORRECT, "8", Verdict(steps, (I, C, C)))
+    wrong = JudgedSolution(s, Outcome.INCORRECT, None, Verdict(steps, (StepLabel.ABSTAINED,) * 3, "truncated"))
+    return JudgedGroup(Problem("p", "Add | 3 and 5.", "8"), (right, wrong), 0.5), text
+
+
+def test_the_table_shows_thoughts_labels_rewards_and_advantages():
+    group, _ = example()
+    credited, abstained = ThoughtCredit(alpha=1.0, eps=0.0)(group)
+    r = 2**-0.5  # +-1 standardised with ddof 1
+    assert credited.outcome_advantage == pytest.approx(r)
+    table = solution_table(credited, group.problem.prompt, max_chars=400)
+    assert table.splitlines()[0] == "**Add &#124; 3 and 5.**"
+    assert "correct, answer 8, outcome advantage +0.707" in table
+    rows = [line for line in table.splitlines() if line.startswith("| 1") or line.startswith("| 2")]
+    assert rows[0] == "| 1 | incorrect | -0.500 | +0.207 | 12 | 3 + 5 = 7. |"
+    assert rows[1].startswith("| 2 | correct | +0.000 | +0.707 |")
+    assert "&#124; &lt;b&gt;" in rows[1]
+    assert "judge: truncated" in solution_table(abstained, "q", 400)
+
+
+def test_samples_and_histograms_reach_tensorboard(random_model, tmp_path):
+    trainer = run(tmp_path, SolutionSamples(solutions=2))
+    trainer.fit(module(random_model), datamodule=data())
+    events = EventAccumulator(trainer.log_dir or "", size_guidance={"tensors": 0, "histograms": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"credit/advantages", "rollout/lengths"} <= set(tags["histograms"])
+    assert {e.step for e in events.Histograms("rollout/lengths")} == {0, 2}
+    text = events.Tensors("rollout/solutions/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text.count("| thought | label |") == 2
+    stages = {tag.split("/")[0] for tag in tags["scalars"]}
+    assert {"rollout", "judge", "credit", "train", "verify", "mismatch", "data"} <= stages
+
+
+def test_predict_writes_every_judged_solution(random_model, tmp_path, capsys):
+    path = tmp_path / "out" / "judged.jsonl"
+    trainer = run(tmp_path, JudgedSolutionWriter(str(path)))
+    trainer.predict(module(random_model), datamodule=data(predict=ArithmeticProblems("1", n=5)))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 5 * 4
+    assert capsys.readouterr().out.strip().endswith(f"20 judged solutions in {path}")
+    problems = ArithmeticProblems("1", n=5).load()
+    assert [r["problem"] for r in rows[::4]] == [p.uid for p in problems]
+    for row in rows:
+        assert "".join(row["text"][s["start"] : s["end"]] for s in row["steps"]) == row["text"]
+        assert row["outcome"] in ("correct", "incorrect")
+        assert row["thoughts"][-1]["end"] == len(row["text"])
+
+
+class OneCase:
+    """An audit of the rule judge on one hand-made case: step truth as labelled here."""
+
+    def __init__(self, truth: tuple[StepLabel, ...]) -> None:
+        self.truth = truth
+
+    def cases(self, tokenizer):
+        group, _ = example()
+        judged = group.solutions[0]
+        return [(JudgeCase(group.problem, judged.solution, Outcome.CORRECT, judged.verdict.steps), self.truth)]
+
+
+@pytest.mark.parametrize(("truth", "alarm"), [((I, C, C), False), ((C, I, C), True)])
+def test_the_audit_logs_f1_and_raises_the_alarm(random_model, tmp_path, caplog, truth, alarm):
+    trainer = run(tmp_path, JudgeRefresh(every_n_rounds=2, audit=OneCase(truth), alarm_f1=0.9))
+    with caplog.at_level(logging.WARNING):
+        trainer.fit(module(random_model), datamodule=data())
+    assert ("judge audit: F1 of" in caplog.text) == alarm
+    events = EventAccumulator(trainer.log_dir or "")
+    events.Reload()
+    scores = events.Scalars("judge_audit/f1_incorrect")
+    assert [e.step for e in scores] == [0]
+    assert scores[0].value == (0.0 if alarm else 1.0)
+
+
+class RefreshingJudge(RuleJudge):
+    """A judge that takes up weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refreshed: list[int] = []
+
+    def refresh(self, policy) -> None:
+        self.refreshed.append(policy.policy_version)
+
+
+def test_a_judge_that_can_be_refreshed_is(random_model, tmp_path):
+    judge = RefreshingJudge()
+    run(tmp_path, JudgeRefresh(every_n_rounds=1)).fit(module(random_model), datamodule=data(judge=judge))
+    assert judge.refreshed == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CapabilityEstimator(momentum=1.0),
+        lambda: MathEvaluation(every_n_rounds=-1),
+        lambda: SolutionSamples(solutions=0),
+        lambda: JudgeRefresh(every_n_rounds=0),
+    ],
+)
+def test_settings_out_of_range_are_refused(make):
+    with pytest.raises(ConfigError, match="got"):
+        make()

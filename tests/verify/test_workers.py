@@ -1,0 +1,261 @@
+"""The verifier's processes: bombs, crashes, kills, threads, forks, and what is left when a process ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.verify.pool import PoolClosed
+from lit_tpgrpo.verify.verifier import MathVerifier
+
+C, I, U = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNVERIFIABLE  # noqa: E741
+REPOSITORY = Path(__file__).parents[2]
+FREEZE = r"9^{9^{9^9}}"
+
+
+@pytest.fixture
+def own() -> Iterator[MathVerifier]:
+    """One worker of its own, for tests that count or kill."""
+    verifier = MathVerifier(workers=1, timeout_s=20.0)
+    yield verifier
+    verifier.close()
+
+
+def halves(start: int, count: int) -> list[tuple[str, str | None]]:
+    """Distinct pairs that need a worker and are correct."""
+    return [(rf"\frac{{{2 * n + 1}}}{{2}}", f"{n}.5") for n in range(start, start + count)]
+
+
+def children() -> set[psutil.Process]:
+    """All that hang on this process, the dead that nobody has waited for included."""
+    return set(psutil.Process().children(recursive=True))
+
+
+@pytest.mark.slow
+def test_bombs_come_back_and_the_others_are_right():
+    verifier = MathVerifier(timeout_s=3.0, max_answer_chars=5000)
+    bombs = [
+        FREEZE,
+        "10^{10^{10}}",
+        "1000000000!",
+        "(" * 2000 + "1" + ")" * 2000,
+        r"\sqrt{" * 700 + "2" + "}" * 700,
+        "9" * 1_000_000,
+        r"\binom{10^9}{5\cdot 10^8}",
+    ]
+    pairs: list[tuple[str, str | None]] = []
+    for bomb, right in zip(bombs, halves(0, len(bombs)), strict=True):
+        pairs += [("5", bomb), right, (right[0], "7/3")]
+    try:
+        assert verifier.verify_all(pairs) == [U, C, I] * len(bombs)
+        assert verifier.verify_all([(FREEZE, "5")]) == [U]  # a gold may be one, too
+        counts = verifier.metrics()
+    finally:
+        verifier.close()
+    assert counts["unverifiable"] == 8
+    assert counts["too_long"] == 1
+    assert counts["timeout"] >= 5
+    assert counts["respawns"] == counts["timeout"]
+
+
+@pytest.mark.slow
+def test_a_huge_answer_comes_back_also_without_the_length_limit():
+    verifier = MathVerifier(workers=1, timeout_s=3.0, max_answer_chars=2_000_000)
+    try:
+        assert verifier.verify_all([("5", "1+" * 500_000 + "1"), ("1/2", "0.5")]) == [U, C]
+    finally:
+        verifier.close()
+
+
+def test_memory_is_limited():
+    before = children()
+    verifier = MathVerifier(workers=1, timeout_s=20.0, memory_mb=256)
+    try:
+        assert verifier.verify_all(halves(0, 1)) == [C]
+        (worker,) = children() - before
+        assert worker.rlimit(psutil.RLIMIT_AS) == (256 * 2**20, 256 * 2**20)
+    finally:
+        verifier.close()
+
+
+def test_killed_workers_are_replaced_and_no_answer_is_lost():
+    before = children()
+    verifier = MathVerifier(timeout_s=20.0)
+    try:
+        outcomes = {}
+        for index, outcome in verifier.verify(halves(0, 60)):
+            if not outcomes:
+                for worker in children() - before:
+                    worker.kill()
+            outcomes[index] = outcome
+        assert outcomes == dict.fromkeys(range(60), C)
+        assert verifier.metrics()["respawns"] >= 1
+    finally:
+        verifier.close()
+
+
+@pytest.mark.slow
+def test_giving_up_an_iteration_cancels_what_waits():
+    verifier = MathVerifier(workers=1, timeout_s=2.0)
+    try:
+        outcomes = verifier.verify([("1/2", "0.5"), *(("5", f"{n}+{FREEZE}") for n in range(100))])
+        assert next(outcomes) == (0, C)
+        outcomes.close()
+        assert verifier.verify_all(halves(0, 1)) == [C]
+        assert verifier.metrics()["respawns"] <= 2
+    finally:
+        verifier.close()
+
+
+def test_close_leaves_no_process_and_may_be_called_twice():
+    before = children()
+    verifier = MathVerifier(timeout_s=20.0)
+    verifier.close()
+    for _ in range(2):
+        assert verifier.verify_all(halves(0, 10)) == [C] * 10
+        started = children() - before
+        assert 1 <= len(started) <= 2
+        verifier.close()
+        verifier.close()
+        assert not any(worker.is_running() for worker in started)
+
+
+def test_closing_during_an_iteration_raises_in_it(own: MathVerifier):
+    before = children()
+    outcomes = own.verify([("1/2", "0.5"), ("5", FREEZE), *halves(1, 5)])
+    assert next(outcomes) == (0, C)
+    own.close()
+    with pytest.raises(PoolClosed, match="verify them again"):
+        list(outcomes)
+    assert children() == before
+
+
+def test_a_forgotten_verifier_takes_its_workers_along():
+    before = children()
+    verifier = MathVerifier(timeout_s=20.0)
+    assert verifier.verify_all(halves(0, 1)) == [C]
+    (worker,) = children() - before
+    del verifier
+    assert not worker.is_running()
+
+
+def test_several_threads_at_once(own: MathVerifier):
+    results: dict[int, list[Outcome]] = {}
+
+    def work(start: int) -> None:
+        results[start] = own.verify_all([*halves(start, 5), ("1/2", "0.25")])
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in (0, 3, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == dict.fromkeys((0, 3, 6), [C] * 5 + [I])
+
+
+def test_a_forked_copy_starts_workers_of_its_own(own: MathVerifier):
+    assert own.verify_all(halves(0, 1)) == [C]
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if own.verify_all(halves(1, 3)) == [C] * 3 else 2
+            own.close()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert own.verify_all(halves(4, 3)) == [C] * 3
+    assert own.metrics()["respawns"] == 0
+
+
+def run_script(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """A user's main script that runs something at its top level; started from a folder with a ``sympy.py`` in it."""
+    (tmp_path / "sympy.py").write_text("raise RuntimeError('not the real one')")
+    (tmp_path / "script").mkdir()
+    main = tmp_path / "script" / "main.py"
+    main.write_text(
+        "import os, signal, psutil\n"
+        "from lit_tpgrpo.verify.verifier import MathVerifier\n"
+        "print('main script runs')\n"
+        f"bombs = [('5', f'{{n}}+{FREEZE.replace('{', '{{').replace('}', '}}')}') for n in range(200)]\n"
+        "pids = lambda: print('pids', *(child.pid for child in psutil.Process().children()), flush=True)\n" + script
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, str(main)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150
+    )
+
+
+def printed_workers(run: subprocess.CompletedProcess[str]) -> list[psutil.Process]:
+    (pids,) = (line.split()[1:] for line in run.stdout.splitlines() if line.startswith("pids"))
+    assert pids
+    assert run.stdout.count("main script runs") == 1  # workers do not import it
+    return [psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))]
+
+
+def test_a_script_that_never_closes_leaves_nothing_behind(tmp_path: Path):
+    run = run_script("v = MathVerifier(); print(v.verify_all([('1/2', '0.5')])); pids()", tmp_path)
+    assert "CORRECT" in run.stdout, run.stderr
+    assert run.returncode == 0
+    assert printed_workers(run) == []
+
+
+@pytest.mark.slow
+def test_an_exception_ends_the_interpreter_in_spite_of_waiting_bombs(tmp_path: Path):
+    script = "v = MathVerifier(timeout_s=3.0); i = v.verify([('1/2', '0.5'), *bombs]); next(i); pids(); 1 / 0"
+    run = run_script(script, tmp_path)
+    assert "ZeroDivisionError" in run.stderr
+    assert printed_workers(run) == []
+
+
+@pytest.mark.slow
+def test_workers_die_with_a_parent_that_was_killed(tmp_path: Path):
+    script = (
+        "v = MathVerifier(timeout_s=1.0); i = v.verify([('1/2', '0.5'), *bombs]); next(i); pids()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    run = run_script(script, tmp_path)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    _, alive = psutil.wait_procs(printed_workers(run), timeout=120)
+    assert alive == []
+
+
+def test_the_worker_speaks_json_lines_only_and_knows_no_torch():
+    run = subprocess.run(
+        [sys.executable, "-m", "lit_tpgrpo.verify.worker"],
+        input='["1/2", "0.5"]\n["5", "\\\\boxed{x^}"]\n',
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [json.loads(line) for line in run.stdout.splitlines()] == [{"ready": True}, "correct", "unparsed"]
+    imports = "import sys, lit_tpgrpo.verify.worker as w; w.load_comparison(); print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", imports], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
+def test_a_worker_that_cannot_start_is_an_error_with_its_remedy(own: MathVerifier, monkeypatch, tmp_path: Path):
+    broken = tmp_path / "math_verify.py"
+    broken.write_text("raise ImportError('half an installation')")
+    start = subprocess.Popen
+
+    def without_math_verify(command, env, **options):
+        return start(command, env={**env, "PYTHONPATH": f"{tmp_path}:{env['PYTHONPATH']}"}, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", without_math_verify)
+    with pytest.raises(RuntimeError, match=r"half an installation.*install math-verify"):
+        own.verify_all(halves(0, 1))
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: start([sys.executable, "-c", ""], **options))
+    with pytest.raises(RuntimeError, match=r"3 in a row did not .* to see why"):
+        own.verify_all(halves(0, 1))
