@@ -114,8 +114,10 @@ def main() -> None:
         return
 
     print(f"{args.tokens} tokens, H = {args.hidden}, V = {args.vocab}, {args.dtype} on {args.device}")
-    print(f"{'':12} {'forward s':>10} {'backward s':>11} {'time':>7} {'peak MiB':>9} {'memory':>7}   (ratios to the first)")
-    first: dict[str, float] | None = None
+    print(
+        f"{'':12} {'forward s':>10} {'backward s':>11} {'time':>7} {'peak MiB':>9} {'memory':>7}   (ratios to the first)"
+    )
+    first: dict[str, float] = {}
     for variant in args.variants:
         command = [sys.executable, __file__, *sys.argv[1:], "--only", variant]
         run = subprocess.run(command, capture_output=True, text=True, check=False)

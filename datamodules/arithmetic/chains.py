@@ -24,7 +24,7 @@ _LATE_NOTICE_REACH = 2
 class Noise:
     """Probabilities: errors per written equation, the rest per occasion."""
 
-    error: float = 0.17
+    error: float = 0.12
     """A step's result is a wrong table entry (off by one or two)."""
     notice_now: float = 0.30
     """A wrong step is corrected in the next paragraph."""
@@ -38,7 +38,7 @@ class Noise:
     """A step, right or wrong, is looked at again and confirmed."""
     filler: float = 0.03
     """A paragraph that claims nothing."""
-    omitted: float = 0.08
+    omitted: float = 0.0
     """The answer block leaves out an equation (never the last)."""
     max_reflections: int = 5
 

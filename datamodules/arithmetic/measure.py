@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from lit_tpgrpo.datamodules.arithmetic.phrases import THINK_END, Kind
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, solution_truth
@@ -54,6 +54,13 @@ def sample_texts(
 ) -> list[tuple[str, int, bool]]:
     """One solution per problem: ``(text, completion tokens, ended by EOS)``."""
     model.eval()
+    choice = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **choice,
+    )
     out = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -62,11 +69,7 @@ def sample_texts(
             encoded = tokenizer(
                 prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
             )
-            generated = model.generate(
-                **encoded, do_sample=not greedy, temperature=None if greedy else 1.0, top_k=0, top_p=1.0,
-                max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )  # fmt: skip
+            generated = model.generate(**encoded, generation_config=config)
             for row in generated[:, encoded["input_ids"].shape[1] :].tolist():
                 ended = tokenizer.eos_token_id in row
                 ids = row[: row.index(tokenizer.eos_token_id)] if ended else row

@@ -46,8 +46,8 @@ LEVELS: dict[str, Level] = {
     "1": Level(steps=4, modulus=10),
     "2": Level(steps=6, modulus=10),
     "3": Level(steps=10, modulus=10),
-    "4": Level(steps=6, modulus=23),
-    "5": Level(steps=10, modulus=31),
+    "4": Level(steps=6, modulus=13),
+    "5": Level(steps=10, modulus=13),
 }
 DEFAULT_LEVEL = "2"
 
@@ -69,14 +69,14 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """What a step claims: ``left symbol operand = result``. Equal fields, equal claim."""
+    """What a step claims, written ``6+9=3``: Qwen2's tokenizer makes five tokens of it, spaces would make it eight."""
 
     left: int
     operation: Operation
     result: int
 
     def __str__(self) -> str:
-        return f"{self.left} {self.operation.symbol} {self.operation.operand} = {self.result}"
+        return f"{self.left}{self.operation.symbol}{self.operation.operand}={self.result}"
 
 
 @dataclass(frozen=True, slots=True)

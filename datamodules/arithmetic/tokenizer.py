@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from transformers import Qwen2Tokenizer
 
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
 from lit_tpgrpo.datamodules.arithmetic.phrases import THINK_END
@@ -14,13 +15,6 @@ from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, draw_task
 
 EOS, PAD, USER, ASSISTANT = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>"
 THINK_TAGS = ("<think>", THINK_END)
-
-# Qwen2's pattern with one change: a number of up to two digits is one piece and takes the space before it, so that an
-# operand or a residue is a single token and an equation five of them.
-_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 # As in DeepSeek-R1-Distill: the generation prompt opens the think block, and the thinking of earlier turns is dropped.
 CHAT_TEMPLATE = (
@@ -44,17 +38,16 @@ def corpus(n: int, seed: int) -> list[str]:
     return texts
 
 
-def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Learn a vocabulary of at most ``vocab_size`` (the 256 bytes and the added tokens included)."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
+def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Qwen2Tokenizer:
+    """Learn a vocabulary of at most ``vocab_size`` (the 256 bytes and the added tokens included).
+
+    It must be a ``Qwen2Tokenizer``: ``AutoTokenizer`` takes that class for every Qwen2 model, whatever the folder says,
+    and with it Qwen2's own splitting (each digit a token) and NFC normalisation.
+    """
+    blank = Qwen2Tokenizer()._tokenizer
+    learner = Tokenizer(models.BPE())
+    learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
+    learner.train_from_iterator(
         texts,
         trainers.BpeTrainer(
             vocab_size=vocab_size - 4 - len(THINK_TAGS),
@@ -62,16 +55,19 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
             show_progress=False,
         ),
     )
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in (EOS, PAD, USER, ASSISTANT)])
-    # Not special: decoding with skip_special_tokens must keep the tags, the judge and the verifier read them.
-    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in THINK_TAGS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    learnt = json.loads(learner.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learnt["vocab"],
+        merges=[tuple(pair) for pair in learnt["merges"]],
         eos_token=EOS,
         pad_token=PAD,
+        unk_token=None,
         additional_special_tokens=[USER, ASSISTANT],
         model_max_length=max_length,
         padding_side="left",
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
+    # Not special: decoding with skip_special_tokens must keep the tags, the judge and the verifier read them.
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in THINK_TAGS])
+    return tokenizer

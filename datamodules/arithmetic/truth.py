@@ -32,7 +32,8 @@ from lit_tpgrpo.datamodules.arithmetic.phrases import Kind
 from lit_tpgrpo.datamodules.arithmetic.problems import Equation, Operation, Task
 from lit_tpgrpo.records import Problem, StepLabel
 
-_EQUATION = r"\d+ [-+*] \d+ = \d+"
+_PARTS = re.compile(r"(\d+)([-+*])(\d+)=(\d+)")
+_EQUATION = r"\d+[-+*]\d+=\d+"
 _FIELDS = {
     "claim": f"(?P<claim>{_EQUATION})",
     "denied": f"(?P<denied>{_EQUATION})",
@@ -133,7 +134,7 @@ def _label(correct: bool, right: bool, adopted: bool) -> StepLabel:
 
 
 def _equation(text: str) -> Equation:
-    left, symbol, operand, _, result = text.split()
+    left, symbol, operand, result = _PARTS.fullmatch(text).groups()  # pyright: ignore[reportOptionalMemberAccess]
     return Equation(int(left), Operation(symbol, int(operand)), int(result))
 
 

@@ -2,8 +2,10 @@
 
     python -m lit_tpgrpo.datamodules.arithmetic.warmstart --out /tmp/tiny-qwen2
 
-Chains are written on the fly from the training split, so held-out problems are new to the model. The folder holds
-``warmstart.json``: the settings, the loss curve and the accuracy per level that the result was measured to have.
+Everything is written on the fly from the training split, so held-out problems are new to the model. The first part of
+the training is right (practice sheets of table entries, chains without errors), the rest is noisy chains: the model
+comes to know the tables, and to be as careless as the writer. The folder holds ``warmstart.json``: the settings, the
+loss curve, and the accuracy per level that the result was measured to have.
 """
 
 from __future__ import annotations
@@ -17,16 +19,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2ForCausalLM
 
-from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, Noise, write_chain
-from lit_tpgrpo.datamodules.arithmetic.measure import Measurement, measure, prompt_text
-from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, draw_task, make_problems
+from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, Noise
+from lit_tpgrpo.datamodules.arithmetic.measure import Measurement, measure
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config
 from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer, corpus
-
-_IGNORED = -100
+from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED, Row, chain_rows, pad_rows, sheet_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,83 +35,95 @@ class WarmStart:
     """Settings of the script; the defaults made the shipped model."""
 
     seed: int = 0
-    steps: int = 700
+    steps: int = 600
     batch: int = 32
-    rows: int = 32
-    """Chains per forward pass: a batch is sorted by length and cut into rows, so that little is padded."""
-    lr: float = 3e-3
-    warmup: int = 50
+    micro_batch: int = 16
+    """A batch is sorted by length and cut into micro-batches, so that little is padded."""
+    lr: float = 0.015
+    warmup: int = 40
     weight_decay: float = 0.01
     vocab_size: int = 512
     corpus: int = 3000
-    mix: dict[str, float] = field(default_factory=lambda: {"1": 0.2, "2": 0.3, "3": 0.1, "4": 0.25, "5": 0.15})
-    """Share of each level in a batch."""
+    clean: float = 0.5
+    """Share of the steps, at the beginning, without errors."""
+    sheets: float = 0.5
+    """Share of the rows of those steps that are practice sheets."""
+    sheet_equations: int = 24
+    chain_mix: dict[str, float] = field(default_factory=lambda: {"1": 0.2, "2": 0.3, "3": 0.15, "4": 0.2, "5": 0.15})
+    """How often each level is drawn: more of the lower ones."""
+    sheet_mix: dict[str, float] = field(default_factory=lambda: {"2": 0.4, "4": 0.3, "5": 0.3})
+    """The same for sheets, one level for each modulus: larger tables need more practice."""
     noise: Noise = field(default_factory=Noise)
-    clean: float = 0.4
-    """Share of the steps, at the beginning, on chains without noise: tables are learnt faster from right entries."""
     evaluation_problems: int = 512
 
 
-def write_batch(
-    settings: WarmStart, noise: Noise, tokenizer: PreTrainedTokenizerBase, rng: random.Random
-) -> list[tuple[list[int], int]]:
-    """One batch of ``(token ids, length of the prompt)`` from the training split."""
-    names = rng.choices(list(settings.mix), list(settings.mix.values()), k=settings.batch)
-    prompts, completions = [], []
-    for name in names:
-        task = draw_task(LEVELS[name], rng)
-        while task.split != "train":
-            task = draw_task(LEVELS[name], rng)
-        prompts.append(prompt_text(tokenizer, task.prompt))
-        completions.append(write_chain(task, noise, rng).text)
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    completion_ids = tokenizer(completions, add_special_tokens=False)["input_ids"]
-    return [(p + c + [tokenizer.eos_token_id], len(p)) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+def draw_batch(
+    step: int, settings: WarmStart, tokenizer: PreTrainedTokenizerBase, rng: random.Random
+) -> list[Row]:
+    """The rows of one optimizer step, sorted by length."""
+    if step < settings.clean * settings.steps:
+        sheets = round(settings.sheets * settings.batch)
+        rows = sheet_rows(sheets, settings.sheet_equations, settings.sheet_mix, tokenizer, rng)
+        rows += chain_rows(settings.batch - sheets, settings.chain_mix, NO_NOISE, tokenizer, rng)
+    else:
+        rows = chain_rows(settings.batch, settings.chain_mix, settings.noise, tokenizer, rng)
+    return sorted(rows, key=lambda row: len(row.ids))
 
 
-def pad_rows(rows: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Right-padded ``(input_ids, targets)``; only completion tokens are targets."""
-    width = max(len(ids) for ids, _ in rows)
-    input_ids = torch.full((len(rows), width), pad)
-    targets = torch.full((len(rows), width), _IGNORED)
-    for i, (ids, prompt) in enumerate(rows):
-        input_ids[i, : len(ids)] = torch.tensor(ids)
-        targets[i, prompt - 1 : len(ids) - 1] = torch.tensor(ids[prompt:])
-    return input_ids, targets
+class WarmStartOptimizer:
+    """Muon for the matrices of the layers, AdamW for the rest, one cosine schedule for both.
+
+    AdamW alone needs several times the steps before the model finds the operation that comes next.
+    """
+
+    def __init__(self, model: nn.Module, settings: WarmStart) -> None:
+        matrices, rest = [], []
+        for name, parameter in model.named_parameters():
+            (matrices if ".layers." in name and parameter.ndim == 2 else rest).append(parameter)
+        decay = settings.weight_decay
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, settings.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, settings.lr, betas=(0.9, 0.98), weight_decay=decay),
+        ]
+        self.schedules = [
+            torch.optim.lr_scheduler.LambdaLR(
+                optimizer,
+                lambda s: min((s + 1) / settings.warmup, 0.5 * (1 + math.cos(math.pi * s / settings.steps))),
+            )
+            for optimizer in self.optimizers
+        ]
+
+    def step(self) -> None:
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
 
 
 def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, settings: WarmStart) -> list[float]:
-    """Train in place with AdamW under a cosine schedule; return the loss (nats per completion token) of every step."""
+    """Train in place; return the loss of every step, in nats per predicted token."""
     rng = random.Random(f"warmstart/{settings.seed}")
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda s: min((s + 1) / settings.warmup, 0.5 * (1 + math.cos(math.pi * s / settings.steps))),
-    )
+    optimizer = WarmStartOptimizer(model, settings)
     losses, began = [], time.perf_counter()
     model.train()
     for step in range(settings.steps):
-        noise = NO_NOISE if step < settings.clean * settings.steps else settings.noise
-        batch = sorted(write_batch(settings, noise, tokenizer, rng), key=lambda row: len(row[0]))
-        count = sum(len(ids) - prompt for ids, prompt in batch)
+        batch = draw_batch(step, settings, tokenizer, rng)
+        count = sum(len(row.predicted) for row in batch)
         total = 0.0
-        for i in range(0, len(batch), settings.rows):
-            input_ids, targets = pad_rows(batch[i : i + settings.rows], tokenizer.pad_token_id)
+        for i in range(0, len(batch), settings.micro_batch):
+            input_ids, targets = pad_rows(batch[i : i + settings.micro_batch], tokenizer.pad_token_id)
             # Right padding under a causal mask: no attention mask is needed, padded positions are not targets.
-            keep = targets != _IGNORED
+            keep = targets != IGNORED
             logits = model.lm_head(model.model(input_ids=input_ids, use_cache=False).last_hidden_state[keep])
-            loss = torch.nn.functional.cross_entropy(logits, targets[keep], reduction="sum") / count
+            loss = nn.functional.cross_entropy(logits, targets[keep], reduction="sum") / count
             loss.backward()
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
         losses.append(total)
-        if step % 50 == 0 or step == settings.steps - 1:
-            print(f"step {step:4d}  loss {total:.4f}  {time.perf_counter() - began:6.1f} s", flush=True)
+        if step % 50 == 49 or step == settings.steps - 1:
+            mean = sum(losses[-50:]) / len(losses[-50:])
+            print(f"step {step + 1:4d}  loss {mean:.4f}  {time.perf_counter() - began:6.1f} s", flush=True)
     return losses
 
 
@@ -122,6 +135,7 @@ def save(
     losses: list[float],
     accuracy: dict[str, Measurement],
 ) -> None:
+    """Write the model, the tokenizer and ``warmstart.json``."""
     out.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
@@ -138,14 +152,8 @@ def save(
     (out / "warmstart.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def main(argv: list[str] | None = None) -> None:
-    defaults = WarmStart()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="optimizer steps (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    settings = WarmStart(seed=arguments.seed, steps=arguments.steps)
+def run(settings: WarmStart, out: Path) -> None:
+    """The whole script."""
     tokenizer = build_tokenizer(corpus(settings.corpus, settings.seed), settings.vocab_size, MAX_LENGTH)
     model = random_policy(tiny_config(tokenizer), settings.seed)
     losses = train(model, tokenizer, settings)
@@ -154,7 +162,17 @@ def main(argv: list[str] | None = None) -> None:
         problems = make_problems(name, settings.evaluation_problems, settings.seed, "heldout")
         accuracy[name] = measure(model, tokenizer, problems, settings.seed)
         print(f"level {name}: {accuracy[name]}", flush=True)
-    save(arguments.out, model, tokenizer, settings, losses, accuracy)
+    save(out, model, tokenizer, settings, losses, accuracy)
+
+
+def main(argv: list[str] | None = None) -> None:
+    defaults = WarmStart()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="optimizer steps (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    run(WarmStart(seed=arguments.seed, steps=arguments.steps), arguments.out)
 
 
 if __name__ == "__main__":

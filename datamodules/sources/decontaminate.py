@@ -34,7 +34,6 @@ _SYNONYMS = (
     (re.compile(r"\\[dt](frac|binom)(?![A-Za-z])"), r"\\\1"),
     (re.compile(r"\\(?:l|c)dots(?![A-Za-z])|\.\.\."), r"\\dots"),
     (re.compile(r"\\(le|ge|ne)(?![A-Za-z])"), r"\\\1q"),
-    (re.compile(r"\^(?:\{\\circ\}|\\circ(?![A-Za-z]))"), "\N{DEGREE SIGN}"),
     (re.compile(r"``|''(?=[\s.,;:?!]|$)|[\u201c\u201d]"), '"'),
     (re.compile(r"[\u2018\u2019\u2032]"), "'"),
 )

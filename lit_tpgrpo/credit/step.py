@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from lit_tpgrpo.credit.assign import credit_steps
-from lit_tpgrpo.credit.thoughts import check_scale, check_standardisation, outcome_advantages, single_steps
+from lit_tpgrpo.credit.thoughts import (
+    ability_reward,
+    check_scale,
+    check_standardisation,
+    outcome_advantages,
+    single_steps,
+)
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup
 
 
@@ -29,7 +35,8 @@ class StepCredit:
     def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
         """Credit for each solution of the group, in its order."""
         outcomes = outcome_advantages(group, self.ddof, self.eps)
+        r_c = ability_reward(self.alpha, group)
         return tuple(
-            credit_steps(judged, outcome, single_steps(judged.verdict), self.alpha * group.capability)
+            credit_steps(judged, outcome, single_steps(judged.verdict), r_c)
             for judged, outcome in zip(group.solutions, outcomes, strict=True)
         )

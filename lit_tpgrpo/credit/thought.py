@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from lit_tpgrpo.credit.assign import credit_thoughts
-from lit_tpgrpo.credit.thoughts import check_scale, check_standardisation, merge_thoughts, outcome_advantages
+from lit_tpgrpo.credit.thoughts import (
+    ability_reward,
+    check_scale,
+    check_standardisation,
+    merge_thoughts,
+    outcome_advantages,
+)
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup
 
 
@@ -31,7 +37,8 @@ class ThoughtCredit:
     def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
         """Credit for each solution of the group, in its order."""
         outcomes = outcome_advantages(group, self.ddof, self.eps)
+        r_c = ability_reward(self.alpha, group)
         return tuple(
-            credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), self.alpha * group.capability)
+            credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), r_c)
             for judged, outcome in zip(group.solutions, outcomes, strict=True)
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.functional.advantages import merge_runs, standardise_group
-from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome, StepLabel, Thought, Verdict
+from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome, StepLabel, StopReason, Thought, Verdict
 
 _LABELS = list(StepLabel)
 _FAMILY = {
@@ -31,6 +33,19 @@ def outcome_advantages(group: JudgedGroup, ddof: int, eps: float) -> list[float]
     return standardise_group(torch.tensor(rewards, dtype=torch.float64), ddof, eps).tolist()
 
 
+def ability_reward(alpha: float, group: JudgedGroup) -> float:
+    """r_c = alpha * capability (paper, Stage II).
+
+    Raises:
+        ValueError: the capability (a callback may set it) is negative or not finite, and would turn rewards round.
+    """
+    if not 0 <= group.capability < math.inf:
+        raise ValueError(
+            f"problem {group.problem.uid!r} has capability {group.capability}; expected acc_G or the like, >= 0"
+        )
+    return alpha * group.capability
+
+
 def merge_thoughts(verdict: Verdict) -> tuple[Thought, ...]:
     """Maximal runs of equal labels (paper, Stage II). A trailing think thought with the answer's label takes in the
     answer block; an abstained solution is one thought."""
@@ -50,7 +65,7 @@ def _thought(verdict: Verdict, first: int, end: int) -> Thought:
 
 def sides_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) -> Tensor | None:
     """(T,) bool: CORRECT in a correct solution, MATCHED in an incorrect one. None where there is no process reward: the
-    judge abstained, or no answer block was reached.
+    judge abstained, no answer block was reached, or the token limit cut it short.
 
     Raises:
         ValueError: labels do not cover the tokens, mix families, or call the answer block other than its outcome does.
@@ -60,9 +75,13 @@ def sides_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) -> 
     if len(verdict.labels) != len(verdict.steps) or not verdict.steps:
         raise ValueError(f"{where} has {len(verdict.labels)} labels for {len(verdict.steps)} steps; expected one each")
     ends = [0, *(s.token_end for s in verdict.steps)]
-    if [s.token_start for s in verdict.steps] != ends[:-1] or ends[-1] != n_tokens:
+    if [s.token_start for s in verdict.steps] != ends[:-1] or ends[-1] != n_tokens or ends != sorted(ends):
         raise ValueError(f"{where} has steps that do not tile its {n_tokens} tokens")
-    if verdict.abstained or not verdict.steps[-1].is_answer:
+    if verdict.abstained:
+        if set(verdict.labels) != {StepLabel.ABSTAINED}:
+            raise ValueError(f"{where} abstains on some steps only; an abstaining judge labels every step ABSTAINED")
+        return None
+    if judged.solution.stop is StopReason.LENGTH or not verdict.steps[-1].is_answer:
         return None
     correct = judged.outcome is Outcome.CORRECT
     strange = set(verdict.labels) - _FAMILY[correct]

@@ -55,7 +55,7 @@ def selected_logprobs(
     chunk = chunk_size or max(1, (CPU_TILE if kind == "cpu" else ACCELERATOR_TILE) // max(1, len(hidden)))
     # The dtypes are settled here, so that forward and backward (which autocast does not reach) agree.
     with torch.autocast(kind, enabled=False):
-        return _SelectedLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)  # pyright: ignore
+        return _SelectedLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)
 
 
 def _tiles(
@@ -117,7 +117,7 @@ class _SelectedLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, _grad_entropy):
+    def backward(ctx, grad, _grad_entropy):  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, bias, targets, log_z = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         # Summed over tiles, so in fp32; the other two are written once per tile and keep the inputs' dtype.
@@ -130,7 +130,10 @@ class _SelectedLogprobs(torch.autograd.Function):
                 # d log p[target] / dz = 1[target] - p
                 d.sub_(log_z.unsqueeze(1)).exp_().mul_(-grad)
                 local, inside = _locate(targets, rows)
-                d.scatter_add_(1, local, torch.where(inside.unsqueeze(1), grad, torch.zeros_like(grad)))
+                # Not scatter_add_: it has no deterministic CUDA kernel, and one index per row needs none.
+                d.scatter_(
+                    1, local, d.gather(1, local) + torch.where(inside.unsqueeze(1), grad, torch.zeros_like(grad))
+                )
                 if d_bias is not None:
                     d_bias[rows] = d.sum(0)
                 if product.dtype != d.dtype:

@@ -15,8 +15,9 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 
 from lit_tpgrpo.verify.worker import Reply
 
@@ -118,7 +119,9 @@ class WorkerPool:
 
     def __init__(self, workers: int, timeout_s: float, memory_mb: int) -> None:
         self._timeout_s, self._memory_mb = timeout_s, memory_mb
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="verifier")
+        self._waiting: SimpleQueue[tuple[Future[Reply], str, str] | None] = SimpleQueue()
+        # Daemons, unlike an executor's threads: a process that ends with an exception does not first work off the queue.
+        self._threads = [threading.Thread(target=self._serve, name="verifier", daemon=True) for _ in range(workers)]
         # Re-entrant: garbage collection may call ``close`` in any thread, also in one that holds the lock.
         self._lock = threading.RLock()
         self._idle: list[WorkerProcess] = []
@@ -127,6 +130,8 @@ class WorkerPool:
         self._owner = os.getpid()
         self.lost = 0
         """Workers killed or crashed so far; each is replaced when the next comparison needs it."""
+        for thread in self._threads:
+            thread.start()
 
     @property
     def usable(self) -> bool:
@@ -134,21 +139,33 @@ class WorkerPool:
         return not self._closed and self._owner == os.getpid()
 
     def submit(self, gold: str, answer: str) -> Future[Reply]:
-        return self._threads.submit(self._compare, gold, answer)
+        future: Future[Reply] = Future()
+        self._waiting.put((future, gold, answer))
+        return future
 
     def close(self) -> None:
-        """End every process and wait for its end; comparisons under way raise PoolClosed. May be called twice."""
+        """End every process and wait for its end; futures not done raise PoolClosed. May be called twice."""
         if self._owner != os.getpid():  # a forked copy: the processes are the parent's
             return
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
             live = tuple(self._live)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for _ in self._threads:
+            self._waiting.put(None)
         for worker in live:
             worker.kill()
         for worker in idle:  # those at work are disposed of by the thread that waits for them
             self._dispose(worker)
+
+    def _serve(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            future, gold, answer = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._compare(gold, answer))
+                except BaseException as error:
+                    future.set_exception(error)
 
     def _compare(self, gold: str, answer: str) -> Reply:
         # A crash is tried once more on a fresh worker: whoever killed it (the kernel, short of memory) may have meant
@@ -174,8 +191,7 @@ class WorkerPool:
         """An idle worker, or a new one that is ready."""
         for attempt in range(1, START_ATTEMPTS + 1):
             with self._lock:
-                # At the interpreter's exit, waiting comparisons must not hold it up: the main thread has then ended.
-                if self._closed or not threading.main_thread().is_alive():
+                if self._closed:
                     break
                 if self._idle:
                     return self._idle.pop()

@@ -20,11 +20,11 @@ import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import CancelledError, Future, as_completed
+from concurrent.futures import Future, as_completed
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.verify.pool import PoolClosed, WorkerPool
+from lit_tpgrpo.verify.pool import WorkerPool
 from lit_tpgrpo.verify.worker import Reply
 
 Pair = tuple[str, str]
@@ -161,10 +161,7 @@ class MathVerifier:
                 yield index, self._outcome(reply)
             for future in as_completed(running):
                 pair, indices = running[future]
-                try:
-                    reply = future.result()
-                except CancelledError as error:
-                    raise PoolClosed("the verifier was closed while answers were waiting; verify them again") from error
+                reply = future.result()
                 self._remember(pair, reply)
                 self._count(*["cache_hits"] * (len(indices) - 1))
                 for index in indices:

@@ -20,10 +20,10 @@ def test_a_chain_without_noise_reads_as_it_should():
     chain = write_chain(TASK, NO_NOISE, random.Random(0))
     assert [p.kind for p in chain.paragraphs] == [Kind.OPENING, Kind.STEP, Kind.STEP, Kind.STEP, Kind.ANSWER]
     assert "modulo 10" in chain.paragraphs[0].text
-    assert [str(e) for e in chain.restated] == ["3 + 5 = 8", "8 * 7 = 6", "6 - 9 = 7"]
+    assert [str(e) for e in chain.restated] == ["3+5=8", "8*7=6", "6-9=7"]
     think, answer = chain.text.split("\n</think>\n\n")
     assert think.count("\n\n") == 3
-    assert "3 + 5 = 8, 8 * 7 = 6, 6 - 9 = 7" in answer
+    assert "3+5=8, 8*7=6, 6-9=7" in answer
     assert answer.endswith("\\boxed{7}.")
     assert chain.correct
     assert set(chain.labels) == {StepLabel.CORRECT}

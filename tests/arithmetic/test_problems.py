@@ -13,7 +13,7 @@ TASK = Task(10, 3, (Operation("+", 5), Operation("*", 7), Operation("-", 9)))
 
 def test_statement_and_answer_of_a_hand_worked_task():
     assert TASK.prompt == ("Working modulo 10, start with 3, add 5, multiply by 7, subtract 9. What is the result?")
-    assert [str(e) for e in TASK.equations] == ["3 + 5 = 8", "8 * 7 = 6", "6 - 9 = 7"]
+    assert [str(e) for e in TASK.equations] == ["3+5=8", "8*7=6", "6-9=7"]
     assert TASK.answer == 7
 
 

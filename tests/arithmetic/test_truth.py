@@ -13,7 +13,7 @@ from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Operation, Task, 
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, Unparsable, solution_truth
 from lit_tpgrpo.records import StepLabel
 
-# 3 + 5 = 8, 8 * 7 = 6, 6 - 9 = 7
+# 3+5=8, 8*7=6, 6-9=7
 PROBLEM = as_problem(Task(10, 3, (Operation("+", 5), Operation("*", 7), Operation("-", 9))), "1")
 C, I, M, U = StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.MATCHED, StepLabel.UNMATCHED
 OPENING = "Okay, I start with 3 and work modulo 10."
@@ -33,53 +33,53 @@ def labels(*paragraphs: str) -> tuple[StepLabel, ...]:
 def test_a_wrong_step_noticed_late_in_a_correct_solution():
     assert labels(
         OPENING,
-        "First, 3 + 5 = 9.",  # wrong table entry
-        "Next, 9 * 7 = 3.",  # true arithmetic on a wrong value
-        "Let me double-check 9 * 7 = 3. Yes, that is right.",  # confirms a wrong step
-        "Wait, 3 + 5 = 9 is wrong. It should be 3 + 5 = 8.",
-        "With that, 8 * 7 = 6.",
+        "First, 3+5=9.",  # wrong table entry
+        "Next, 9*7=3.",  # true arithmetic on a wrong value
+        "Let me double-check 9*7=3. Yes, that is right.",  # confirms a wrong step
+        "Wait, 3+5=9 is wrong. It should be 3+5=8.",
+        "With that, 8*7=6.",
         "Hmm, let me see what comes next.",
-        "Then 6 - 9 = 7.",
-        "Wait, is 6 - 9 = 7 right? Yes, it is.",
-        "So 3 + 5 = 8, 8 * 7 = 6, 6 - 9 = 7, and the answer is \\boxed{7}.",
+        "Then 6-9=7.",
+        "Wait, is 6-9=7 right? Yes, it is.",
+        "So 3+5=8, 8*7=6, 6-9=7, and the answer is \\boxed{7}.",
     ) == (C, I, I, I, C, C, C, C, C, C)
 
 
 def test_a_botched_correction_and_a_false_alarm_are_incorrect():
     assert labels(
         OPENING,
-        "First, 3 + 5 = 8.",
-        "Hmm, 3 + 5 = 8 is not right. Actually, 3 + 5 = 7.",  # false alarm
-        "Wait, is 3 + 5 = 7 right? No, 3 + 5 = 9.",  # botched
-        "I made a mistake: 3 + 5 = 9 is wrong, because 3 + 5 = 8.",
-        "So now 8 * 7 = 6.",
-        "Then 6 - 9 = 7.",
-        "We have 8 * 7 = 6, 6 - 9 = 7. The answer is \\boxed{7}.",
+        "First, 3+5=8.",
+        "Hmm, 3+5=8 is not right. Actually, 3+5=7.",  # false alarm
+        "Wait, is 3+5=7 right? No, 3+5=9.",  # botched
+        "I made a mistake: 3+5=9 is wrong, because 3+5=8.",
+        "So now 8*7=6.",
+        "Then 6-9=7.",
+        "We have 8*7=6, 6-9=7. The answer is \\boxed{7}.",
     ) == (C, C, I, I, C, C, C, C)
 
 
 def test_an_incorrect_solution_is_matched_against_what_its_answer_restates():
     assert labels(
         OPENING,
-        "First, 3 + 5 = 8.",  # right, and adopted all the same
-        "Next, 8 * 7 = 5.",  # denied below
-        "Wait, 8 * 7 = 5 is wrong. It should be 8 * 7 = 4.",  # asserts what is adopted
-        "With that, 4 - 9 = 6.",  # denied below: asserts what is not adopted
-        "Let me verify that 4 - 9 = 6. That holds.",
-        "Hmm, 4 - 9 = 6 is not right. Actually, 4 - 9 = 5.",
+        "First, 3+5=8.",  # right, and adopted all the same
+        "Next, 8*7=5.",  # denied below
+        "Wait, 8*7=5 is wrong. It should be 8*7=4.",  # asserts what is adopted
+        "With that, 4-9=6.",  # denied below: asserts what is not adopted
+        "Let me verify that 4-9=6. That holds.",
+        "Hmm, 4-9=6 is not right. Actually, 4-9=5.",
         "Wait, I should keep the order in mind.",
-        "Let me double-check 4 - 9 = 5. Yes, that is right.",
-        "In order: 3 + 5 = 8, 8 * 7 = 4, 4 - 9 = 5. The result is \\boxed{5}.",
+        "Let me double-check 4-9=5. Yes, that is right.",
+        "In order: 3+5=8, 8*7=4, 4-9=5. The result is \\boxed{5}.",
     ) == (U, M, U, M, U, U, M, U, M, M)
 
 
 def test_what_the_answer_leaves_out_is_unmatched():
     assert labels(
         OPENING,
-        "First, 3 + 5 = 8.",
-        "Next, 8 * 7 = 4.",
-        "Then 4 - 9 = 5.",
-        "So 8 * 7 = 4, 4 - 9 = 5, and the answer is \\boxed{5}.",
+        "First, 3+5=8.",
+        "Next, 8*7=4.",
+        "Then 4-9=5.",
+        "So 8*7=4, 4-9=5, and the answer is \\boxed{5}.",
     ) == (U, U, M, M, M)
 
 
@@ -87,30 +87,30 @@ def test_a_right_box_over_a_wrong_derivation():
     # Two errors that cancel: the premise "all errors were put right" fails, the truth says so.
     assert labels(
         OPENING,
-        "First, 3 + 5 = 9.",
-        "Next, 9 * 7 = 6.",
-        "Then 6 - 9 = 7.",
-        "So 3 + 5 = 9, 9 * 7 = 6, 6 - 9 = 7, and the answer is \\boxed{7}.",
+        "First, 3+5=9.",
+        "Next, 9*7=6.",
+        "Then 6-9=7.",
+        "So 3+5=9, 9*7=6, 6-9=7, and the answer is \\boxed{7}.",
     ) == (C, I, I, C, I)
 
 
 @pytest.mark.parametrize(
     ("step", "why"),
     [
-        ("Next, 8 - 9 = 9.", "skips an operation"),
-        ("Next, 8 * 3 = 4.", "another operand"),
-        ("Next, 6 * 7 = 2.", "another value than the one in force"),
+        ("Next, 8-9=9.", "skips an operation"),
+        ("Next, 8*3=4.", "another operand"),
+        ("Next, 6*7=2.", "another value than the one in force"),
     ],
 )
 def test_true_arithmetic_of_another_step_is_incorrect(step, why):
     assert labels(
-        OPENING, "First, 3 + 5 = 8.", step, "Then 6 - 9 = 7.", "So 6 - 9 = 7, and the answer is \\boxed{7}."
+        OPENING, "First, 3+5=8.", step, "Then 6-9=7.", "So 6-9=7, and the answer is \\boxed{7}."
     ) == (C, C, I, C, C), why
 
 
 def test_an_opening_that_misstates_the_problem_is_incorrect():
-    steps = ("First, 3 + 5 = 8.", "Next, 8 * 7 = 6.", "Then 6 - 9 = 7.")
-    answer = "So 6 - 9 = 7, and the answer is \\boxed{7}."
+    steps = ("First, 3+5=8.", "Next, 8*7=6.", "Then 6-9=7.")
+    answer = "So 6-9=7, and the answer is \\boxed{7}."
     assert labels("Okay, I start with 4 and work modulo 10.", *steps, answer) == (I, C, C, C, C)
     assert labels("Okay, I start with 3 and work modulo 23.", *steps, answer) == (I, C, C, C, C)
 
@@ -118,16 +118,16 @@ def test_an_opening_that_misstates_the_problem_is_incorrect():
 def test_steps_beyond_the_last_operation_are_incorrect():
     assert labels(
         OPENING,
-        "First, 3 + 5 = 8.",
-        "Next, 8 * 7 = 6.",
-        "Then 6 - 9 = 7.",
-        "Then 7 + 0 = 7.",
-        "So 6 - 9 = 7, 7 + 0 = 7, and the answer is \\boxed{7}.",
+        "First, 3+5=8.",
+        "Next, 8*7=6.",
+        "Then 6-9=7.",
+        "Then 7+0=7.",
+        "So 6-9=7, 7+0=7, and the answer is \\boxed{7}.",
     ) == (C, C, C, C, I, I)
 
 
 def test_starts_point_at_the_paragraphs():
-    solution = text(OPENING, "First, 3 + 5 = 8.", "So 3 + 5 = 8, and the answer is \\boxed{8}.")
+    solution = text(OPENING, "First, 3+5=8.", "So 3+5=8, and the answer is \\boxed{8}.")
     truth = solution_truth(PROBLEM, solution)
     assert isinstance(truth, ChainTruth)
     assert [solution[s.start :][:5] for s in truth.steps] == ["Okay,", "First", "So 3 "]
@@ -138,18 +138,18 @@ def test_starts_point_at_the_paragraphs():
     ("solution", "reason"),
     [
         ("", "never closed"),
-        (OPENING + "\n\nFirst, 3 + 5", "never closed"),
-        (text(OPENING, "So 3 + 5 = 8, and the answer is \\boxed{8}.</think>"), "more than one </think>"),
+        (OPENING + "\n\nFirst, 3+5", "never closed"),
+        (text(OPENING, "So 3+5=8, and the answer is \\boxed{8}.</think>"), "more than one </think>"),
         (text(OPENING, "The answer is 7."), "answer block of no known form"),
         (text(OPENING, ""), "answer block of no known form"),
-        (text("Hmm 3 + 5 = 8.", "So 3 + 5 = 8, and the answer is \\boxed{8}."), "paragraph of no known form"),
+        (text("Hmm 3+5=8.", "So 3+5=8, and the answer is \\boxed{8}."), "paragraph of no known form"),
         (
             text(
-                "First, 3 + 5 = 8.",
-                "Wait, 3 + 5 = 9 is wrong. It should be 3 + 5 = 8.",
-                "So 3 + 5 = 8, and the answer is \\boxed{8}.",
+                "First, 3+5=8.",
+                "Wait, 3+5=9 is wrong. It should be 3+5=8.",
+                "So 3+5=8, and the answer is \\boxed{8}.",
             ),
-            "quotes 3 \\+ 5 = 9, which is not in force",
+            "quotes 3\\+5=9, which is not in force",
         ),
     ],
 )

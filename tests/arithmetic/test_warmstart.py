@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import unicodedata
 
 import pytest
 import torch
@@ -12,8 +14,12 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 from lit_tpgrpo.datamodules.arithmetic import warmstart
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise
 from lit_tpgrpo.datamodules.arithmetic.measure import Measurement, is_correct, measure, prompt_text, sample_texts
-from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, make_problems
-from lit_tpgrpo.datamodules.arithmetic.tiny import random_policy, tiny_config, tiny_policy_path
+from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Task, make_problems
+from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config, tiny_policy_path
+from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer, corpus
+from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED, chain_rows, pad_rows, sheet_rows
+
+MARKS = ("Wait", "Hmm", "mistake", "double-check", "verify")
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +43,24 @@ def record():
 @settings(max_examples=300, deadline=None)
 @given(st.text())
 def test_any_unicode_text_survives_the_tokenizer(tokenizer, text):
+    """Up to NFC: Qwen2's tokenizer class normalises, and transformers takes no other for a Qwen2 model."""
     ids = tokenizer.encode(text, add_special_tokens=False)
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
-    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
 
 
-@pytest.mark.parametrize(
-    "text", ["a , b . it 's", "  two  spaces\n\n\n", "naïve x² 😀 \u0301", "<think>\n</think>", ""]
-)
-def test_texts_that_clean_up_or_normalisation_would_change_survive(tokenizer, text):
+@pytest.mark.parametrize("text", ["a , b . it 's", "  two  spaces\n\n\n", "naïve x² 😀 \u4e2d", "<think>\n</think>", ""])
+def test_texts_that_clean_up_would_change_survive(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_shipped_tokenizer_is_the_built_one(tokenizer, record):
+    """What AutoTokenizer makes of the folder splits text as the tokenizer the model was trained with did."""
+    made = record["settings"]
+    texts = corpus(made["corpus"], made["seed"])
+    built = build_tokenizer(texts, made["vocab_size"], MAX_LENGTH)
+    assert tokenizer.get_vocab() == built.get_vocab()
+    for text in [*texts[:60], "Ünïcode 123 \\frac{1}{2}"]:
+        assert tokenizer.encode(text) == built.encode(text)
 
 
 def test_special_tokens_are_what_sampling_needs(tokenizer):
@@ -58,10 +72,8 @@ def test_special_tokens_are_what_sampling_needs(tokenizer):
         assert tokenizer.decode(tokenizer.encode(tag), skip_special_tokens=True) == tag
 
 
-def test_numbers_of_every_level_are_single_tokens(tokenizer):
-    for number in range(max(level.modulus for level in LEVELS.values())):
-        assert len(tokenizer.encode(f" {number}")) == 1
-    assert len(tokenizer.encode(" 17 + 8 = 2")) == 5
+def test_an_equation_modulo_ten_costs_five_tokens(tokenizer):
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("6+9=5")) == ["6", "+", "9", "=", "5"]
 
 
 def test_chat_template_opens_the_think_block(tokenizer):
@@ -82,21 +94,44 @@ def test_chat_template_drops_the_thinking_of_earlier_turns(tokenizer):
 # --- the training data
 
 
-def test_batches_come_from_the_training_split_and_only_completions_are_targets(tokenizer):
-    batch = warmstart.write_batch(warmstart.WarmStart(batch=16), Noise(), tokenizer, random.Random(0))
-    assert len(batch) == 16
-    input_ids, targets = warmstart.pad_rows(batch, tokenizer.pad_token_id)
-    for row, (ids, prompt) in enumerate(batch):
-        text = tokenizer.decode(ids[:prompt])
-        assert text.startswith("<|user|>Working modulo")
-        assert text.endswith("<think>\n")
-        statement = text.removeprefix("<|user|>").removesuffix("<|assistant|><think>\n")
-        assert warmstart.Task.from_prompt(statement).split == "train"
-        assert ids[-1] == tokenizer.eos_token_id
-        kept = [(int(p), int(t)) for p, t in enumerate(targets[row]) if t != -100]
-        assert [t for _, t in kept] == ids[prompt:]
-        assert all(ids[p + 1] == t for p, t in kept)  # each position's target is the next token
-        assert input_ids[row, len(ids) :].eq(tokenizer.pad_token_id).all()
+def test_chain_rows_come_from_the_training_split_and_only_completions_are_predicted(tokenizer):
+    rows = chain_rows(16, {"1": 0.5, "4": 0.5}, Noise(), tokenizer, random.Random(0))
+    input_ids, targets = pad_rows(rows, tokenizer.pad_token_id)
+    for i, row in enumerate(rows):
+        prompt, completion = tokenizer.decode(row.ids).split("<|assistant|>")
+        assert Task.from_prompt(prompt.removeprefix("<|user|>")).split == "train"
+        assert completion.startswith("<think>\n")
+        assert completion.endswith("}.<|endoftext|>")
+        kept = [(int(p), int(t)) for p, t in enumerate(targets[i]) if t != IGNORED]
+        assert all(row.ids[p + 1] == t for p, t in kept)  # each position's target is the next token
+        predicted = tokenizer.decode([t for _, t in kept])
+        assert "<think>\n" + predicted == completion
+        assert input_ids[i, len(row.ids) :].eq(tokenizer.pad_token_id).all()
+
+
+def test_sheet_rows_hold_right_equations_and_predict_their_results(tokenizer):
+    rows = sheet_rows(6, 5, {"2": 0.5, "4": 0.5}, tokenizer, random.Random(0))
+    _, targets = pad_rows(rows, tokenizer.pad_token_id)
+    for row, kept in zip(rows, targets.tolist(), strict=True):
+        text = tokenizer.decode(row.ids)
+        modulus = int(re.search(r"modulo (\d+)", text)[1])
+        sheet = re.findall(r"(\d+)([-+*])(\d+)=(\d+)", text)
+        assert len(sheet) == 5
+        for left, symbol, operand, result in sheet:
+            assert eval(left + symbol + operand) % modulus == int(result)
+        predicted = tokenizer.decode([t for t in kept if t != IGNORED])
+        assert predicted == "".join(result for *_, result in sheet)
+
+
+def test_batches_are_clean_first_and_noisy_later(tokenizer):
+    rng = random.Random(0)
+    made = warmstart.WarmStart(steps=10, batch=64)
+    reflections = [
+        sum(c in tokenizer.decode(row.ids) for row in warmstart.draw_batch(step, made, tokenizer, rng) for c in MARKS)
+        for step in (0, 9)
+    ]
+    assert reflections[0] == 0
+    assert reflections[1] > 10
 
 
 def test_training_lowers_the_loss_and_is_reproducible(tokenizer):
@@ -105,7 +140,7 @@ def test_training_lowers_the_loss_and_is_reproducible(tokenizer):
         return warmstart.train(model, tokenizer, warmstart.WarmStart(steps=8, batch=8, warmup=2))
 
     first = losses()
-    assert first[-1] < first[0] - 0.5
+    assert first[3] < first[0] - 0.5
     assert losses() == pytest.approx(first, rel=1e-4)
 
 
@@ -184,8 +219,8 @@ def test_greedy_sampling_is_deterministic_and_independent_of_padding(policy, tok
 def test_the_shipped_policy_knows_its_domain(policy, tokenizer):
     """Nats per token on fresh chains: a broken export (untied head, wrong ids) is far above."""
     rng = random.Random("fresh")
-    rows = warmstart.write_batch(warmstart.WarmStart(batch=32), Noise(), tokenizer, rng)
-    input_ids, targets = warmstart.pad_rows(rows, tokenizer.pad_token_id)
+    rows = chain_rows(32, {DEFAULT_LEVEL: 1.0}, Noise(), tokenizer, rng)
+    input_ids, targets = pad_rows(rows, tokenizer.pad_token_id)
     with torch.inference_mode():
         logits = policy(input_ids=input_ids).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
@@ -338,6 +338,7 @@ def test_counters_are_read_once():
     judge.close()
 
 
+@settings(deadline=None)
 @given(
     outcome=st.sampled_from(Outcome),
     text=st.lists(

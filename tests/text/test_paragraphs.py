@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_tpgrpo.text.answers import answer_block
@@ -34,12 +34,14 @@ def parts(text, end=None):
     return [text[a:b] for a, b in paragraph_spans(text, end)]
 
 
+@settings(deadline=None)
 @given(text=PIECES | st.text())
 def test_paragraphs_tile_the_text(text):
     assert "".join(parts(text)) == text
     assert all(parts(text))
 
 
+@settings(deadline=None)
 @given(text=PIECES, end=st.integers(0, 40))
 def test_paragraphs_tile_the_text_up_to_an_end(text, end):
     end = min(end, len(text))
@@ -101,6 +103,7 @@ def test_answer_start(text, start):
     assert answer_start(text) == start
 
 
+@settings(deadline=None)
 @given(text=PIECES)
 def test_the_answer_block_is_the_verifiers(text):
     start, block = answer_start(text), answer_block(text)

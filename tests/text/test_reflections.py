@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_tpgrpo.text.reflections import Denial, Stance, read_step
@@ -159,6 +159,7 @@ WORDS = [
 ]
 
 
+@settings(deadline=None)
 @given(text=st.text() | st.lists(st.sampled_from(WORDS), max_size=20).map(" ".join))
 def test_any_text_can_be_read(text):
     reading = read_step(text)

@@ -2,7 +2,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -22,7 +22,9 @@ def byte_level():
     tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet))
     tokenizer.add_special_tokens(["<|eos|>"])
     tokenizer.add_tokens([AddedToken("<think>", special=False), AddedToken("</think>", special=True), "<｜User｜>"])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|eos|>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|eos|>", additional_special_tokens=["</think>"]
+    )
 
 
 def word_piece():
@@ -98,6 +100,7 @@ def check_map(text, starts, n):
 
 
 @every_tokenizer
+@settings(deadline=None)
 @given(ids=IDS)
 def test_any_ids_give_an_ordered_map(tokenizer, ids):
     ids = [i % (len(tokenizer) + 3) for i in ids]
@@ -105,6 +108,7 @@ def test_any_ids_give_an_ordered_map(tokenizer, ids):
 
 
 @every_tokenizer
+@settings(deadline=None)
 @given(text=st.text(max_size=80))
 def test_any_text_gives_an_ordered_map(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -115,6 +119,7 @@ def test_any_text_gives_an_ordered_map(tokenizer, text):
 
 
 @every_tokenizer
+@settings(deadline=None)
 @given(ids=IDS, cuts=st.lists(st.integers(0, 200)))
 def test_spans_cover_every_token_once_in_order(tokenizer, ids, cuts):
     ids = [i % len(tokenizer) for i in ids]
@@ -123,17 +128,19 @@ def test_spans_cover_every_token_once_in_order(tokenizer, ids, cuts):
     assert [t for a, b in spans for t in range(a, b)] == list(range(len(ids)))
 
 
+@settings(deadline=None)
 @given(ids=IDS)
 def test_byte_level_text_is_what_the_tokenizer_decodes(ids):
     ids = [i % (len(BYTES) + 3) for i in ids]
     text, _ = decode_with_offsets(BYTES, ids)
     # The one difference: this tokenizer calls </think> special, and we keep it.
-    shown = [i for i in ids if i not in BYTES.all_special_ids]
     closing = BYTES.convert_tokens_to_ids("</think>")
-    assert BYTES.added_tokens_decoder[closing].special
+    assert closing in BYTES.all_special_ids
+    shown = [i for i in ids if i == closing or i not in BYTES.all_special_ids]
     assert text == BYTES.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
+@settings(deadline=None)
 @given(raw=st.lists(st.binary(min_size=1, max_size=1), max_size=40))
 def test_byte_level_starts_point_at_the_character_of_the_first_byte(raw):
     text, starts = decode_with_offsets(BYTES, [token(byte) for byte in raw])
@@ -145,6 +152,7 @@ def test_byte_level_starts_point_at_the_character_of_the_first_byte(raw):
 
 
 @pytest.mark.parametrize("name", ["byte_fallback", "unigram"])
+@settings(deadline=None)
 @given(text=st.text("Wait, 8*2=4 isn't right.é你😀 ", max_size=60))
 def test_sentencepiece_text_is_what_the_tokenizer_decodes(name, text):
     tokenizer = TOKENIZERS[name]
@@ -153,6 +161,7 @@ def test_sentencepiece_text_is_what_the_tokenizer_decodes(name, text):
     assert decode_with_offsets(tokenizer, ids)[0] == expected
 
 
+@settings(deadline=None)
 @given(ids=IDS)
 def test_the_generic_route_without_backend_agrees_with_the_one_with_it(ids):
     fast = TOKENIZERS["byte_fallback"]
@@ -203,6 +212,11 @@ def test_special_and_unknown_tokens_point_at_the_next_character():
 def test_think_tags_stay_even_where_the_tokenizer_calls_them_special():
     opening, closing = BYTES.convert_tokens_to_ids(["<think>", "</think>"])
     assert decode_with_offsets(BYTES, [opening, token("a"), closing]) == ("<think>a</think>", (0, 7, 8))
+
+
+def test_added_tokens_outside_the_byte_alphabet_stand_for_themselves():
+    user = BYTES.convert_tokens_to_ids("<｜User｜>")
+    assert decode_with_offsets(BYTES, [token("a"), user, token("b")]) == ("a<｜User｜>b", (0, 1, 9))
 
 
 def test_tokens_of_several_characters_and_crlf():

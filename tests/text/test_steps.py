@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_tpgrpo.records import Step
@@ -22,6 +22,7 @@ def texts(text):
     return [text[s.start : s.end] for s in by_character(text)]
 
 
+@settings(deadline=None)
 @given(text=PIECES | st.text(), data=st.data())
 def test_steps_tile_the_text_and_cover_the_tokens(text, data):
     starts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=20)))

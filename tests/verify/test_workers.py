@@ -121,8 +121,8 @@ def test_close_leaves_no_process_and_may_be_called_twice():
     before = children()
     verifier = MathVerifier(timeout_s=20.0)
     verifier.close()
-    for _ in range(2):
-        assert verifier.verify_all(halves(0, 10)) == [C] * 10
+    for start in (0, 10):
+        assert verifier.verify_all(halves(start, 10)) == [C] * 10
         started = children() - before
         assert 1 <= len(started) <= 2
         verifier.close()
@@ -149,18 +149,31 @@ def test_a_forgotten_verifier_takes_its_workers_along():
     assert not worker.is_running()
 
 
-def test_several_threads_at_once(own: MathVerifier):
+def test_several_threads_at_once():
+    verifier = MathVerifier(timeout_s=20.0, cache_size=0)
     results: dict[int, list[Outcome]] = {}
 
     def work(start: int) -> None:
-        results[start] = own.verify_all([*halves(start, 5), ("1/2", "0.25")])
+        pairs = [pair for right in halves(start, 10) for pair in (right, (right[0], "1/7"))]
+        results[start] = verifier.verify_all(pairs)
 
     threads = [threading.Thread(target=work, args=(start,)) for start in (0, 3, 6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == dict.fromkeys((0, 3, 6), [C] * 5 + [I])
+    verifier.close()
+    assert results == dict.fromkeys((0, 3, 6), [C, I] * 10)
+
+
+def test_an_interrupt_at_the_terminal_leaves_the_workers_alone(own: MathVerifier):
+    before = children()
+    assert own.verify_all(halves(0, 1)) == [C]
+    (worker,) = children() - before
+    assert os.getpgid(worker.pid) != os.getpgid(0)  # not among those whom the terminal interrupts
+    worker.send_signal(signal.SIGINT)
+    assert own.verify_all(halves(1, 3)) == [C] * 3
+    assert own.metrics()["respawns"] == 0
 
 
 def test_a_forked_copy_starts_workers_of_its_own(own: MathVerifier):
@@ -230,9 +243,16 @@ def test_workers_die_with_a_parent_that_was_killed(tmp_path: Path):
     assert alive == []
 
 
-def test_the_worker_speaks_json_lines_only_and_knows_no_torch():
+def test_the_worker_speaks_json_lines_only():
+    """Also where a library prints."""
+    noisy = (
+        "import lit_tpgrpo.verify.worker as worker\n"
+        "load = worker.load_comparison\n"
+        "worker.load_comparison = lambda: (print('noise'), load())[1]\n"
+        "worker.serve(10.0, 1024)"
+    )
     run = subprocess.run(
-        [sys.executable, "-m", "lit_tpgrpo.verify.worker"],
+        [sys.executable, "-c", noisy],
         input='["1/2", "0.5"]\n["5", "\\\\boxed{x^}"]\n',
         cwd=REPOSITORY,
         capture_output=True,
@@ -240,6 +260,10 @@ def test_the_worker_speaks_json_lines_only_and_knows_no_torch():
         check=True,
     )
     assert [json.loads(line) for line in run.stdout.splitlines()] == [{"ready": True}, "correct", "unparsed"]
+    assert "noise" in run.stderr
+
+
+def test_the_worker_knows_no_torch():
     imports = "import sys, lit_tpgrpo.verify.worker as w; w.load_comparison(); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", imports], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

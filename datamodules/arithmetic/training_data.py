@@ -1,0 +1,93 @@
+"""Rows for the warm start: chains of thought, and practice sheets that teach the tables cheaply."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
+from lit_tpgrpo.datamodules.arithmetic.measure import prompt_text
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Equation, Level, draw_task
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Token ids and the positions of those to be predicted."""
+
+    ids: list[int]
+    predicted: Sequence[int]
+
+
+def _draw_levels(mix: Mapping[str, float], n: int, rng: random.Random) -> list[Level]:
+    return [LEVELS[name] for name in rng.choices(list(mix), list(mix.values()), k=n)]
+
+
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, statements: list[str], completions: list[str]
+) -> list[tuple[list[int], list[int]]]:
+    prompts = [prompt_text(tokenizer, s) for s in statements]
+    return list(
+        zip(
+            tokenizer(prompts, add_special_tokens=False)["input_ids"],
+            tokenizer(completions, add_special_tokens=False)["input_ids"],
+            strict=True,
+        )
+    )
+
+
+def chain_rows(
+    n: int, mix: Mapping[str, float], noise: Noise, tokenizer: PreTrainedTokenizerBase, rng: random.Random
+) -> list[Row]:
+    """Chains of the training split, EOS included; all tokens after the prompt are predicted."""
+    statements, completions = [], []
+    for level in _draw_levels(mix, n, rng):
+        task = draw_task(level, rng)
+        while task.split != "train":
+            task = draw_task(level, rng)
+        statements.append(task.prompt)
+        completions.append(write_chain(task, noise, rng).text)
+    return [
+        Row(prompt + completion + [tokenizer.eos_token_id], range(len(prompt), len(prompt) + len(completion) + 1))
+        for prompt, completion in _tokenize(tokenizer, statements, completions)
+    ]
+
+
+def sheet_rows(
+    n: int, equations: int, mix: Mapping[str, float], tokenizer: PreTrainedTokenizerBase, rng: random.Random
+) -> list[Row]:
+    """Unrelated right equations in a row, of which the results alone are predicted.
+
+    A chain spends some 25 tokens for each table entry it exercises, a sheet six.
+    """
+    statements, completions = [], []
+    for level in _draw_levels(mix, n, rng):
+        operations = draw_task(Level(equations, level.modulus), rng).operations
+        lefts = [rng.randrange(level.modulus) for _ in operations]
+        sheet = [Equation(a, o, o(a, level.modulus)) for a, o in zip(lefts, operations, strict=True)]
+        statements.append(f"Working modulo {level.modulus}.")
+        completions.append(" " + ", ".join(map(str, sheet)))
+    (equals,) = tokenizer.encode("=", add_special_tokens=False)
+    rows = []
+    for prompt, completion in _tokenize(tokenizer, statements, completions):
+        ids = prompt + completion
+        rows.append(Row(ids, [i for i in range(len(prompt), len(ids)) if ids[i - 1] == equals]))
+    return rows
+
+
+def pad_rows(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor]:
+    """Right-padded ``(input_ids, targets)``: the target at a position is the next token, or IGNORED."""
+    width = max(len(row.ids) for row in rows)
+    input_ids = torch.full((len(rows), width), pad)
+    targets = torch.full((len(rows), width), IGNORED)
+    for i, row in enumerate(rows):
+        ids, predicted = torch.tensor(row.ids), torch.tensor(row.predicted)
+        input_ids[i, : len(row.ids)] = ids
+        targets[i, predicted - 1] = ids[predicted]
+    return input_ids, targets

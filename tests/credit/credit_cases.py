@@ -1,0 +1,40 @@
+"""Hand-made judged groups: a label string per solution, C/I/M/U/A, every step being one token but the answer's two."""
+
+from lit_tpgrpo.records import (
+    JudgedGroup,
+    JudgedSolution,
+    Outcome,
+    Problem,
+    Solution,
+    Step,
+    StepLabel,
+    StopReason,
+    Verdict,
+)
+
+LABELS = {label.name[0]: label for label in StepLabel}
+
+
+def solution(labels, outcome, stop=StopReason.EOS, answer_step=True):
+    """A judged solution; ``labels`` names its steps' labels, the last being the answer step."""
+    last = len(labels) - 1
+    steps = tuple(
+        Step(2 * i, 2 * i + 2, i, i + (2 if i == last else 1), is_answer=i == last and answer_step)
+        for i in range(len(labels))
+    )
+    n = steps[-1].token_end
+    sampled = Solution("p", 0, (1, 2), (3,) * n, (-1.0,) * n, stop, 0, "x" * 2 * len(labels), tuple(range(n)))
+    return JudgedSolution(sampled, outcome, "1", Verdict(steps, tuple(LABELS[c] for c in labels)))
+
+
+def correct(labels, **settings):
+    return solution(labels, Outcome.CORRECT, **settings)
+
+
+def incorrect(labels, **settings):
+    return solution(labels, Outcome.INCORRECT, **settings)
+
+
+def group(*solutions, capability=None):
+    judged = JudgedGroup(Problem("p", "1 + 1?", "2"), tuple(solutions), 0.0)
+    return JudgedGroup(judged.problem, judged.solutions, judged.accuracy if capability is None else capability)
