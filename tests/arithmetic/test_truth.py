@@ -130,7 +130,7 @@ def test_starts_point_at_the_paragraphs():
     solution = text(OPENING, "First, 3+5=8.", "So 3+5=8, and the answer is \\boxed{8}.")
     truth = solution_truth(PROBLEM, solution)
     assert isinstance(truth, ChainTruth)
-    assert [solution[s.start :][:5] for s in truth.steps] == ["Okay,", "First", "So 3 "]
+    assert [solution[s.start :][:5] for s in truth.steps] == ["Okay,", "First", "So 3+"]
     assert [s.kind for s in truth.steps] == [Kind.OPENING, Kind.STEP, Kind.ANSWER]
 
 
