@@ -26,11 +26,11 @@ class Noise:
 
     error: float = 0.12
     """A step's result is a wrong table entry (off by one or two)."""
-    notice_now: float = 0.30
+    notice_now: float = 0.5
     """A wrong step is corrected in the next paragraph."""
-    notice_late: float = 0.25
+    notice_late: float = 0.15
     """A wrong step is corrected after one further step, and again after two."""
-    botched: float = 0.08
+    botched: float = 0.05
     """A correction replaces a wrong result by another wrong one."""
     false_alarm: float = 0.01
     """A right step is replaced by a wrong one."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import time
 from dataclasses import asdict, dataclass, field
@@ -31,66 +30,102 @@ from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED, Row, chain_
 
 
 @dataclass(frozen=True, slots=True)
+class Phase:
+    """Steps on one kind of row: chains with this noise, and ``sheets`` practice sheets in place of as many chains."""
+
+    steps: int
+    noise: Noise
+    sheets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Phases under one optimizer. The learning rate rises over ``warmup`` steps, stays until the share ``hold`` of the
+    stage and then falls linearly to a thirtieth at its end."""
+
+    phases: tuple[Phase, ...]
+    lr: float
+    warmup: int
+    hold: float
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> Phase:
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        raise ValueError(f"step {step} lies beyond the stage's {self.steps} steps")
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate."""
+        falling = (self.steps - step) / (self.steps * (1 - self.hold))
+        return min((step + 1) / self.warmup, 1.0, max(0.03, falling))
+
+
+STAGES = (
+    # Tables and copying are learnt faster from right entries, so the errors come late.
+    Stage(
+        phases=(
+            Phase(150, NO_NOISE, sheets=8),
+            Phase(250, NO_NOISE),
+            Phase(600, Noise(notice_now=0.3, notice_late=0.25, botched=0.08)),
+        ),
+        lr=0.01,
+        warmup=30,
+        hold=0.5,
+    ),
+    # Corrections are rare in that: many of them first, then the writer's own rates.
+    Stage(phases=(Phase(260, Noise(error=0.25, notice_now=0.55)), Phase(160, Noise())), lr=0.006, warmup=15, hold=0.43),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class WarmStart:
     """Settings of the script; the defaults made the shipped model."""
 
     seed: int = 0
-    steps: int = 1000
+    stages: tuple[Stage, ...] = STAGES
     batch: int = 32
     micro_batch: int = 16
     """A batch is sorted by length and cut into micro-batches, so that little is padded."""
-    lr: float = 0.01
-    warmup: int = 30
     weight_decay: float = 0.01
     vocab_size: int = 512
     corpus: int = 3000
-    clean: float = 0.4
-    """Share of the steps, at the beginning, without errors: tables and copying are learnt faster from right entries."""
-    practice: float = 0.15
-    """Share of the steps, at the very beginning, in which a quarter of the rows are practice sheets."""
     sheet_equations: int = 24
     chain_mix: dict[str, float] = field(default_factory=lambda: {"1": 0.2, "2": 0.4, "3": 0.15, "4": 0.2, "5": 0.05})
     """How often each level is drawn."""
     sheet_mix: dict[str, float] = field(default_factory=lambda: {"2": 0.6, "4": 0.4})
     """The same for sheets, one level for each modulus."""
-    noise: Noise = field(default_factory=Noise)
     evaluation_problems: int = 512
 
 
-def draw_batch(step: int, settings: WarmStart, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[Row]:
+def draw_batch(phase: Phase, settings: WarmStart, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[Row]:
     """The rows of one optimizer step, sorted by length."""
-    progress = step / settings.steps
-    sheets = settings.batch // 4 if progress < settings.practice else 0
-    noise = NO_NOISE if progress < settings.clean else settings.noise
-    rows = sheet_rows(sheets, settings.sheet_equations, settings.sheet_mix, tokenizer, rng) if sheets else []
-    rows += chain_rows(settings.batch - sheets, settings.chain_mix, noise, tokenizer, rng)
+    rows: list[Row] = []
+    if phase.sheets:
+        rows += sheet_rows(phase.sheets, settings.sheet_equations, settings.sheet_mix, tokenizer, rng)
+    rows += chain_rows(settings.batch - phase.sheets, settings.chain_mix, phase.noise, tokenizer, rng)
     return sorted(rows, key=lambda row: len(row.ids))
 
 
-def learning_rate(step: int, settings: WarmStart) -> float:
-    """Share of the peak: a short warm-up, constant over the first half, then linear to a fiftieth."""
-    return min((step + 1) / settings.warmup, 1.0, max(0.02, 2 * (1 - step / settings.steps)))
-
-
-class WarmStartOptimizer:
+class StageOptimizer:
     """Muon for the matrices of the layers, AdamW for the rest, one schedule for both.
 
     AdamW alone needs several times the steps before the model finds the operation that comes next.
     """
 
-    def __init__(self, model: nn.Module, settings: WarmStart) -> None:
+    def __init__(self, model: nn.Module, stage: Stage, weight_decay: float) -> None:
         matrices, rest = [], []
         for name, parameter in model.named_parameters():
             (matrices if ".layers." in name and parameter.ndim == 2 else rest).append(parameter)
-        decay = settings.weight_decay
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, settings.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, settings.lr, betas=(0.9, 0.98), weight_decay=decay),
+            torch.optim.Muon(matrices, stage.lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, stage.lr, betas=(0.9, 0.98), weight_decay=weight_decay),
         ]
-        self.schedules = [
-            torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, settings))
-            for optimizer in self.optimizers
-        ]
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, stage.rate) for o in self.optimizers]
 
     def step(self) -> None:
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
@@ -99,16 +134,21 @@ class WarmStartOptimizer:
             schedule.step()
 
 
-def train(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, settings: WarmStart, stop: int | None = None
+def train_stage(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: WarmStart,
+    number: int,
+    stop: int | None = None,
 ) -> list[float]:
-    """Train in place, up to step ``stop`` of the schedule; return each step's loss in nats per predicted token."""
-    rng = random.Random(f"warmstart/{settings.seed}")
-    optimizer = WarmStartOptimizer(model, settings)
+    """Train in place on stage ``number`` (up to step ``stop``); return each step's loss in nats per predicted token."""
+    stage = settings.stages[number]
+    rng = random.Random(f"warmstart/{settings.seed}/{number}")
+    optimizer = StageOptimizer(model, stage, settings.weight_decay)
     losses, began = [], time.perf_counter()
     model.train()
-    for step in range(settings.steps if stop is None else stop):
-        batch = draw_batch(step, settings, tokenizer, rng)
+    for step in range(stage.steps if stop is None else stop):
+        batch = draw_batch(stage.phase_at(step), settings, tokenizer, rng)
         count = sum(len(row.predicted) for row in batch)
         total = 0.0
         for i in range(0, len(batch), settings.micro_batch):
@@ -122,9 +162,9 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(total)
-        if step % 50 == 49 or step == settings.steps - 1:
-            mean = sum(losses[-50:]) / len(losses[-50:])
-            print(f"step {step + 1:4d}  loss {mean:.4f}  {time.perf_counter() - began:6.1f} s", flush=True)
+        if step % 50 == 49:
+            print(f"stage {number} step {step + 1:4d}  loss {sum(losses[-50:]) / 50:.4f}  "
+                  f"{time.perf_counter() - began:6.1f} s", flush=True)  # fmt: skip
     return losses
 
 
@@ -157,7 +197,7 @@ def run(settings: WarmStart, out: Path) -> None:
     """The whole script."""
     tokenizer = build_tokenizer(corpus(settings.corpus, settings.seed), settings.vocab_size, MAX_LENGTH)
     model = random_policy(tiny_config(tokenizer), settings.seed)
-    losses = train(model, tokenizer, settings)
+    losses = [loss for number in range(len(settings.stages)) for loss in train_stage(model, tokenizer, settings, number)]
     accuracy = {}
     for name in LEVELS:
         problems = make_problems(name, settings.evaluation_problems, settings.seed, "heldout")
@@ -167,13 +207,11 @@ def run(settings: WarmStart, out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    defaults = WarmStart()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    run(WarmStart(seed=arguments.seed, steps=arguments.steps), arguments.out)
+    run(WarmStart(seed=arguments.seed), arguments.out)
 
 
 if __name__ == "__main__":
