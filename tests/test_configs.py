@@ -66,7 +66,7 @@ def test_overrides_reach_their_parts():
     assert cli.datamodule.credit.alpha == 0.5
     assert cli.datamodule.group_size == 16
     assert cli.datamodule.sampling.temperature == 0.6
-    assert cli.datamodule.sampling.max_new_tokens == 384
+    assert cli.datamodule.sampling.max_new_tokens == 224
     assert cli.trainer.max_epochs == 3
     optimizer = cli.model._make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     assert optimizer.param_groups[0]["lr"] == 1e-5

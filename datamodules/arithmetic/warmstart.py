@@ -53,10 +53,11 @@ class Stage:
         return sum(phase.steps for phase in self.phases)
 
     def phase_at(self, step: int) -> Phase:
+        end = 0
         for phase in self.phases:
-            if step < phase.steps:
+            end += phase.steps
+            if step < end:
                 return phase
-            step -= phase.steps
         raise ValueError(f"step {step} lies beyond the stage's {self.steps} steps")
 
     def rate(self, step: int) -> float:
@@ -99,7 +100,7 @@ class WarmStart:
     """How often each level is drawn."""
     sheet_mix: dict[str, float] = field(default_factory=lambda: {"2": 0.6, "4": 0.4})
     """The same for sheets, one level for each modulus."""
-    evaluation_problems: int = 512
+    evaluation_problems: int = 128
 
 
 def draw_batch(phase: Phase, settings: WarmStart, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[Row]:
@@ -168,12 +169,16 @@ def train_stage(
     return losses
 
 
+def _means(losses: list[float], width: int = 50) -> list[float]:
+    return [round(sum(losses[i : i + width]) / width, 4) for i in range(0, len(losses) // width * width, width)]
+
+
 def save(
     out: Path,
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     settings: WarmStart,
-    losses: list[float],
+    losses: list[list[float]],
     accuracy: dict[str, Measurement],
 ) -> None:
     """Write the model, the tokenizer and ``warmstart.json``."""
@@ -187,7 +192,7 @@ def save(
         "settings": asdict(settings),
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch": torch.__version__,
-        "loss": [round(loss, 4) for loss in losses],
+        "loss_per_50_steps": [_means(stage) for stage in losses],
         "levels": {name: asdict(LEVELS[name]) | asdict(m) for name, m in accuracy.items()},
     }
     (out / "warmstart.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -197,7 +202,7 @@ def run(settings: WarmStart, out: Path) -> None:
     """The whole script."""
     tokenizer = build_tokenizer(corpus(settings.corpus, settings.seed), settings.vocab_size, MAX_LENGTH)
     model = random_policy(tiny_config(tokenizer), settings.seed)
-    losses = [loss for number in range(len(settings.stages)) for loss in train_stage(model, tokenizer, settings, number)]
+    losses = [train_stage(model, tokenizer, settings, number) for number in range(len(settings.stages))]
     accuracy = {}
     for name in LEVELS:
         problems = make_problems(name, settings.evaluation_problems, settings.seed, "heldout")

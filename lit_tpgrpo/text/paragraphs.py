@@ -66,7 +66,7 @@ def paragraph_spans(text: str, end: int | None = None, blocks: list[Span] | None
     for gap in BLANK_LINES.finditer(text, 0, end):
         k = bisect_right(block_starts, gap.start()) - 1
         inside = k >= 0 and gap.start() < blocks[k][1]
-        if not inside and begin < gap.start() and gap.end() < end:
+        if not inside and begin < gap.start():
             cuts.append(gap.end())
     cuts.append(end)
     return [(a, b) for a, b in pairwise(cuts) if a < b]

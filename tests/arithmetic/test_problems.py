@@ -76,7 +76,7 @@ def test_wrong_arguments_are_named(arguments, message):
 
 
 def test_a_statement_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="expected a statement written by Task.prompt"):
+    with pytest.raises(ValueError, match=r"expected a statement written by Task\.prompt"):
         Task.from_prompt("What is 1 + 1?")
 
 

@@ -15,7 +15,7 @@ from lit_tpgrpo.records import StepLabel
 
 # 3+5=8, 8*7=6, 6-9=7
 PROBLEM = as_problem(Task(10, 3, (Operation("+", 5), Operation("*", 7), Operation("-", 9))), "1")
-C, I, M, U = StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.MATCHED, StepLabel.UNMATCHED
+C, W, M, U = StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.MATCHED, StepLabel.UNMATCHED
 OPENING = "Okay, I start with 3 and work modulo 10."
 
 
@@ -42,7 +42,7 @@ def test_a_wrong_step_noticed_late_in_a_correct_solution():
         "Then 6-9=7.",
         "Wait, is 6-9=7 right? Yes, it is.",
         "So 3+5=8, 8*7=6, 6-9=7, and the answer is \\boxed{7}.",
-    ) == (C, I, I, I, C, C, C, C, C, C)
+    ) == (C, W, W, W, C, C, C, C, C, C)
 
 
 def test_a_botched_correction_and_a_false_alarm_are_incorrect():
@@ -55,7 +55,7 @@ def test_a_botched_correction_and_a_false_alarm_are_incorrect():
         "So now 8*7=6.",
         "Then 6-9=7.",
         "We have 8*7=6, 6-9=7. The answer is \\boxed{7}.",
-    ) == (C, C, I, I, C, C, C, C)
+    ) == (C, C, W, W, C, C, C, C)
 
 
 def test_an_incorrect_solution_is_matched_against_what_its_answer_restates():
@@ -91,7 +91,7 @@ def test_a_right_box_over_a_wrong_derivation():
         "Next, 9*7=6.",
         "Then 6-9=7.",
         "So 3+5=9, 9*7=6, 6-9=7, and the answer is \\boxed{7}.",
-    ) == (C, I, I, C, I)
+    ) == (C, W, W, C, W)
 
 
 @pytest.mark.parametrize(
@@ -103,16 +103,20 @@ def test_a_right_box_over_a_wrong_derivation():
     ],
 )
 def test_true_arithmetic_of_another_step_is_incorrect(step, why):
-    assert labels(
-        OPENING, "First, 3+5=8.", step, "Then 6-9=7.", "So 6-9=7, and the answer is \\boxed{7}."
-    ) == (C, C, I, C, C), why
+    assert labels(OPENING, "First, 3+5=8.", step, "Then 6-9=7.", "So 6-9=7, and the answer is \\boxed{7}.") == (
+        C,
+        C,
+        W,
+        C,
+        C,
+    ), why
 
 
 def test_an_opening_that_misstates_the_problem_is_incorrect():
     steps = ("First, 3+5=8.", "Next, 8*7=6.", "Then 6-9=7.")
     answer = "So 6-9=7, and the answer is \\boxed{7}."
-    assert labels("Okay, I start with 4 and work modulo 10.", *steps, answer) == (I, C, C, C, C)
-    assert labels("Okay, I start with 3 and work modulo 23.", *steps, answer) == (I, C, C, C, C)
+    assert labels("Okay, I start with 4 and work modulo 10.", *steps, answer) == (W, C, C, C, C)
+    assert labels("Okay, I start with 3 and work modulo 23.", *steps, answer) == (W, C, C, C, C)
 
 
 def test_steps_beyond_the_last_operation_are_incorrect():
@@ -123,7 +127,7 @@ def test_steps_beyond_the_last_operation_are_incorrect():
         "Then 6-9=7.",
         "Then 7+0=7.",
         "So 6-9=7, 7+0=7, and the answer is \\boxed{7}.",
-    ) == (C, C, C, C, I, I)
+    ) == (C, C, C, C, W, W)
 
 
 def test_starts_point_at_the_paragraphs():

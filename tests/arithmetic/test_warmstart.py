@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from lit_tpgrpo.datamodules.arithmetic import warmstart
-from lit_tpgrpo.datamodules.arithmetic.chains import Noise
+from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, Noise
 from lit_tpgrpo.datamodules.arithmetic.measure import Measurement, is_correct, measure, prompt_text, sample_texts
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Task, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config, tiny_policy_path
@@ -48,7 +48,9 @@ def test_any_unicode_text_survives_the_tokenizer(tokenizer, text):
     assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
 
 
-@pytest.mark.parametrize("text", ["a , b . it 's", "  two  spaces\n\n\n", "naïve x² 😀 \u4e2d", "<think>\n</think>", ""])
+@pytest.mark.parametrize(
+    "text", ["a , b . it 's", "  two  spaces\n\n\n", "naïve x² 😀 \u4e2d", "<think>\n</think>", ""]
+)
 def test_texts_that_clean_up_would_change_survive(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -120,27 +122,43 @@ def test_sheet_rows_hold_right_equations_and_predict_their_results(tokenizer):
         for left, symbol, operand, result in sheet:
             assert eval(left + symbol + operand) % modulus == int(result)
         predicted = tokenizer.decode([t for t in kept if t != IGNORED])
-        assert predicted == "".join(result for *_, result in sheet)
+        assert predicted == "".join(result[0] for *_, result in sheet)  # the token after each "="
 
 
-def test_batches_are_clean_first_and_noisy_later(tokenizer):
-    rng = random.Random(0)
-    made = warmstart.WarmStart(steps=10, batch=64)
-    reflections = [
-        sum(c in tokenizer.decode(row.ids) for row in warmstart.draw_batch(step, made, tokenizer, rng) for c in MARKS)
-        for step in (0, 9)
-    ]
+def test_a_phase_decides_what_a_batch_holds(tokenizer):
+    made = warmstart.WarmStart(batch=32)
+    clean = warmstart.draw_batch(warmstart.Phase(1, NO_NOISE, sheets=8), made, tokenizer, random.Random(0))
+    noisy = warmstart.draw_batch(warmstart.Phase(1, Noise()), made, tokenizer, random.Random(0))
+    texts = [[tokenizer.decode(row.ids) for row in rows] for rows in (clean, noisy)]
+    assert [len(rows) for rows in texts] == [32, 32]
+    assert [sum("start with" not in text for text in rows) for rows in texts] == [8, 0]  # the sheets
+    reflections = [sum(mark in text for text in rows for mark in MARKS) for rows in texts]
     assert reflections[0] == 0
     assert reflections[1] > 10
+    lengths = [len(row.ids) for row in noisy]
+    assert lengths == sorted(lengths)
+
+
+def test_a_stage_walks_through_its_phases_and_its_rates():
+    first, second = warmstart.Phase(2, NO_NOISE), warmstart.Phase(8, Noise())
+    stage = warmstart.Stage((first, second), lr=0.01, warmup=2, hold=0.5)
+    assert stage.steps == 10
+    assert [stage.phase_at(step) for step in (0, 1, 2, 9)] == [first, first, second, second]
+    assert [stage.rate(step) for step in (0, 1, 5, 7, 9)] == pytest.approx([0.5, 1.0, 1.0, 0.6, 0.2])
+    with pytest.raises(ValueError, match="step 10 lies beyond the stage's 10 steps"):
+        stage.phase_at(10)
 
 
 def test_training_lowers_the_loss_and_is_reproducible(tokenizer):
+    stage = warmstart.Stage((warmstart.Phase(8, Noise()),), lr=0.01, warmup=2, hold=0.5)
+
     def losses() -> list[float]:
         model = random_policy(tiny_config(tokenizer, hidden_size=32, layers=1, heads=1, key_value_heads=1), seed=1)
-        return warmstart.train(model, tokenizer, warmstart.WarmStart(steps=8, batch=8, warmup=2))
+        return warmstart.train_stage(model, tokenizer, warmstart.WarmStart(stages=(stage,), batch=8), 0, stop=6)
 
     first = losses()
-    assert first[3] < first[0] - 0.5
+    assert len(first) == 6
+    assert first[-1] < first[0] - 0.2
     assert losses() == pytest.approx(first, rel=1e-4)
 
 
@@ -199,14 +217,13 @@ def test_the_shipped_policy_samples_as_recorded_and_has_work_to_do(policy, token
     recorded = Measurement(**{k: v for k, v in record["levels"][DEFAULT_LEVEL].items() if k in Measurement.__slots__})
     assert 0.3 <= recorded.sampled <= 0.6
     assert recorded.greedy >= recorded.sampled + 0.2  # the mode is right: sharpening pays
-    assert recorded.corrected >= 0.25
-    n = 256
+    n = 128
     problems = make_problems(DEFAULT_LEVEL, n, seed=1, split="heldout")  # others than the recorded ones
     now = measure(policy, tokenizer, problems, seed=1)
     assert now.sampled == pytest.approx(recorded.sampled, abs=2**0.5 * binomial_tolerance(recorded.sampled, n))
     assert 0.3 <= now.sampled <= 0.6
     assert now.ended >= 0.99
-    assert now.unparsable <= 0.05
+    assert now.unparsable <= recorded.unparsable + binomial_tolerance(recorded.unparsable, n)
 
 
 def test_greedy_sampling_is_deterministic_and_independent_of_padding(policy, tokenizer):
@@ -228,24 +245,26 @@ def test_the_shipped_policy_knows_its_domain(policy, tokenizer):
 
 
 @pytest.mark.slow
-def test_the_script_makes_the_shipped_policy_again(tmp_path, record):
-    """A full rerun (about four minutes on two cores).
+def test_the_script_follows_the_recorded_loss_curve(record):
+    """The first hundred steps of the script, which take it from guessing to the form of chains (a full run is minutes).
 
-    Other thread counts and processors sum in another order, and training amplifies that: the first losses must agree
-    closely, the last ones and the accuracy to within what another run of the same quality would show.
+    Data and sums differ from the recorded run, so the means over fifty steps must agree to within what that does.
     """
-    warmstart.main(["--out", str(tmp_path)])
+    settings = warmstart.WarmStart()
+    built = build_tokenizer(corpus(settings.corpus, settings.seed), settings.vocab_size, MAX_LENGTH)
+    model = random_policy(tiny_config(built), settings.seed)
+    losses = warmstart.train_stage(model, built, settings, 0, stop=100)
+    means = [sum(losses[:50]) / 50, sum(losses[50:]) / 50]
+    assert means == pytest.approx(record["loss_per_50_steps"][0][:2], rel=0.2)
+
+
+def test_the_script_writes_a_folder_that_loads(tmp_path):
+    """The whole script with two steps: what it writes is what the package ships."""
+    phase = warmstart.Phase(1, Noise())
+    stage = warmstart.Stage((phase, phase), lr=0.01, warmup=1, hold=0.5)
+    warmstart.run(warmstart.WarmStart(stages=(stage,), corpus=300, batch=8, evaluation_problems=2), tmp_path)
     again = json.loads((tmp_path / "warmstart.json").read_text())
-    assert again["settings"] == record["settings"]
-    assert again["loss"][:10] == pytest.approx(record["loss"][:10], rel=1e-2)
-
-    def tail(losses: list[float]) -> float:
-        return sum(losses[-50:]) / 50
-
-    assert tail(again["loss"]) == pytest.approx(tail(record["loss"]), rel=0.05)
-    n = record["settings"]["evaluation_problems"]
-    for name, level in record["levels"].items():
-        tolerance = 2**0.5 * binomial_tolerance(level["sampled"], n) + 0.05
-        assert again["levels"][name]["sampled"] == pytest.approx(level["sampled"], abs=tolerance), name
-    for name in ("tokenizer.json", "config.json"):
-        assert json.loads((tmp_path / name).read_text()) == json.loads((tiny_policy_path() / name).read_text())
+    assert set(again["levels"]) == set(LEVELS)
+    assert len(again["loss_per_50_steps"]) == 1
+    assert {p.name for p in tiny_policy_path().iterdir()} == {p.name for p in tmp_path.iterdir()}
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) == Qwen2ForCausalLM.from_pretrained(tmp_path).config.vocab_size

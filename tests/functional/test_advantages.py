@@ -33,8 +33,9 @@ def test_standardise_uneven_group():
 
 @pytest.mark.parametrize("value", [1.0, -1.0, 0.1])
 def test_equal_rewards_give_exact_zeros(value):
-    # The float32 mean of six 0.1 is not 0.1: eps alone would leave -0.007.
-    assert standardise_group(torch.full((6,), value)).tolist() == [0.0] * 6
+    # The float32 mean of eight 0.1 is not 0.1: eps alone would leave -0.007, and no eps 0 / 0.
+    for eps in (1e-6, 0.0):
+        assert standardise_group(torch.full((8,), value), eps=eps).tolist() == [0.0] * 8
 
 
 def test_standardise_refuses():

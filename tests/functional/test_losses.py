@@ -188,6 +188,16 @@ def test_kl_enters_with_beta(kl, value):
     close(sums.kl_ref, value)  # measured all the same
 
 
+def test_kl_that_is_only_measured_cannot_poison_the_loss():
+    logprobs, one = torch.tensor([-1.0], requires_grad=True), torch.ones(1)
+    loss, sums = grpo_loss(logprobs, -one, one, one.bool(), one, ref_logprobs=torch.tensor([-torch.inf]))
+    loss.backward()
+    assert sums.kl_ref.item() == math.inf
+    assert loss.item() == -1.0
+    assert logprobs.grad is not None
+    assert logprobs.grad.item() == -1.0
+
+
 # --- cutting, padding, packing ---------------------------------------------------------------------------------------
 
 
@@ -262,7 +272,7 @@ def test_dummy_without_tokens_is_zero_with_a_graph():
 
 def test_sums_by_hand_and_reduced_over_ranks():
     old = torch.tensor([-1.0, -1.0, -1.0, -1.0])
-    ratio = torch.tensor([2.0, 0.5, 1.0, 50.0])
+    ratio = torch.tensor([2.0, 0.25, 1.0, 50.0])
     mask = torch.tensor([True, True, True, False])
     _, sums = grpo_loss(
         old + ratio.log(), old, torch.tensor([1.0, -1.0, 3.0, 1.0]), mask, torch.full((4,), 0.5), 0.2, 0.2
@@ -272,10 +282,10 @@ def test_sums_by_hand_and_reduced_over_ranks():
         "policy_loss": -0.5 * (1.2 - 0.8 + 3.0),
         "kl_loss": 0.0,
         "advantage": 3.0,
-        "ratio": 3.5,
+        "ratio": 3.25,
         "clipped_low": 1.0,
         "clipped_high": 1.0,
-        "kl_old": (2.0 - 1 - math.log(2)) + (0.5 - 1 + math.log(2)),
+        "kl_old": (2.0 - 1 - math.log(2)) + (0.25 - 1 + math.log(4)),
         "kl_ref": 0.0,
         "ratio_max": 2.0,
     }

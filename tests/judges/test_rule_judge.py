@@ -195,6 +195,14 @@ def test_the_same_error_again_is_traced_to_its_second_statement_only():
     )
 
 
+def test_of_equal_statements_about_a_letter_only_the_latest_is_meant():
+    check_correct(
+        ("Case one: x = 5.", C),
+        ("Case two: x = 5.", I),
+        ("Wait, x = 5 is wrong, it should be x = 4.", C),
+    )
+
+
 def test_a_false_alarm_that_is_taken_back():
     check_correct(
         ("First, 3 + 5 = 8.", C),
@@ -216,7 +224,7 @@ def test_a_correction_built_on_an_older_error_is_wrong():
 
 def test_a_step_that_corrects_itself_is_correct():
     check_correct(
-        ("First, 3 + 5 = 8.", C),
+        ("First, 2 + 2 = 4.", C),
         ("Next, 8 * 2 = 4. Wait, that's wrong, it should be 6.", C),
         ("Then 6 + 1 = 7.", C),
     )

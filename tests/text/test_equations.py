@@ -17,6 +17,7 @@ def keys(text):
     [
         ("Next, 3 + 5 = 8.", [("3+5", "8")]),
         ("So now 8 × 2 = 16, and 4·5=20", [("8*2", "16"), ("4*5", "20")]),
+        ("$x = 1$$2y = 3$", [("x", "1"), ("2y", "3")]),
         ("8 x 2 = 16", [("8*2", "16")]),
         ("a total of 1,200 + 34 = 1,234 apples", [("1200+34", "1234")]),
         (r"so \( r^2 = \frac{20\pi}{4\pi} = 5 \)", [("r^2", "(20π)/(4π)"), ("(20π)/(4π)", "5")]),
@@ -57,6 +58,7 @@ def test_spans_are_where_the_equation_stands():
         (r"\frac{1}{5}", "1/5"),
         (r"\dfrac{1}{5}", "(1)/(5)"),
         (r"\frac12", "1/2"),
+        (r"\frac{\frac{1}{2}}{x+1}", "(1/2)/(x+1)"),
         (r"4 \cdot r", "4r"),
         ("((3 + 5))", "3+5"),
         (r"\left( x + 1 \right)^{2}", "(x+1)^2"),
@@ -70,7 +72,15 @@ def test_equal_expressions_are_normalised_alike(one, other):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("3(2)", "32"), ("8*2", "82"), ("x^(n+1)", "x^n+1"), ("(1+2)*(3+4)", "1+2*3+4")]
+    ("one", "other"),
+    [
+        ("3(2)", "32"),
+        ("(3)2", "32"),
+        ("(-2)^2", "-2^2"),
+        ("8*2", "82"),
+        ("x^(n+1)", "x^n+1"),
+        ("(1+2)*(3+4)", "1+2*3+4"),
+    ],
 )
 def test_different_expressions_stay_different(one, other):
     assert normalise(one) != normalise(other)

@@ -85,6 +85,7 @@ def test_marker_words_alone_only_nominate(text):
     [
         "Next, 8 * 2 = 6.",
         "The wait time is 5 minutes, so t = 5.",
+        "Wait time is not counted. Wait until t = 4.",
         "They wait until noon. No integer satisfies this.",
         "The standard error is e = 3 and the error term vanishes.",
         "We note that the notation n = 3 is not used.",

@@ -169,6 +169,16 @@ def test_the_generic_route_without_backend_agrees_with_the_one_with_it(ids):
     assert decode_with_offsets(SlowTokenizer(fast), ids) == decode_with_offsets(fast, ids)
 
 
+def test_a_decoder_that_rewrites_what_is_out_is_not_followed_back():
+    class Rewriting:
+        all_special_ids, added_tokens_decoder = (), {}
+
+        def decode(self, ids, **_):
+            return "".join(map(chr, ids)).replace("ab", "C")
+
+    assert decode_with_offsets(Rewriting(), [ord(c) for c in "xaby"]) == ("xaby", (0, 1, 2, 3))
+
+
 def test_emoji_split_over_four_tokens():
     ids = [token("a"), *(token(bytes([b])) for b in "😀".encode()), token("b")]
     assert decode_with_offsets(BYTES, ids) == ("a😀b", (0, 1, 1, 1, 1, 2))

@@ -88,6 +88,21 @@ def test_memory_is_limited():
         verifier.close()
 
 
+def test_a_worker_that_hangs_outside_python_is_replaced():
+    before = children()
+    verifier = MathVerifier(workers=1, timeout_s=3.0)
+    try:
+        assert verifier.verify_all(halves(0, 1)) == [C]
+        (worker,) = children() - before
+        worker.suspend()  # its own alarm does not end it either
+        assert verifier.verify_all(halves(1, 1)) == [U]
+        assert not worker.is_running()
+        assert verifier.verify_all(halves(1, 1)) == [C]
+        assert verifier.metrics()["timeout"] == 1
+    finally:
+        verifier.close()
+
+
 def test_killed_workers_are_replaced_and_no_answer_is_lost():
     before = children()
     verifier = MathVerifier(timeout_s=20.0)
@@ -108,7 +123,7 @@ def test_killed_workers_are_replaced_and_no_answer_is_lost():
 def test_giving_up_an_iteration_cancels_what_waits():
     verifier = MathVerifier(workers=1, timeout_s=2.0)
     try:
-        outcomes = verifier.verify([("1/2", "0.5"), *(("5", f"{n}+{FREEZE}") for n in range(100))])
+        outcomes = verifier.verify([("1/2", "0.5"), *(("5", f"{n}+{FREEZE}") for n in range(20))])
         assert next(outcomes) == (0, C)
         outcomes.close()
         assert verifier.verify_all(halves(0, 1)) == [C]
@@ -118,7 +133,7 @@ def test_giving_up_an_iteration_cancels_what_waits():
 
 
 def test_close_leaves_no_process_and_may_be_called_twice():
-    before = children()
+    before, open_files = children(), psutil.Process().num_fds()
     verifier = MathVerifier(timeout_s=20.0)
     verifier.close()
     for start in (0, 10):
@@ -128,6 +143,7 @@ def test_close_leaves_no_process_and_may_be_called_twice():
         verifier.close()
         verifier.close()
         assert not any(worker.is_running() for worker in started)
+        assert psutil.Process().num_fds() == open_files
 
 
 def test_closing_during_an_iteration_raises_in_it(own: MathVerifier):
@@ -135,9 +151,9 @@ def test_closing_during_an_iteration_raises_in_it(own: MathVerifier):
     outcomes = own.verify([("1/2", "0.5"), ("5", FREEZE), *halves(1, 5)])
     assert next(outcomes) == (0, C)
     own.close()
+    assert children() == before
     with pytest.raises(PoolClosed, match="verify them again"):
         list(outcomes)
-    assert children() == before
 
 
 def test_a_forgotten_verifier_takes_its_workers_along():
