@@ -22,21 +22,35 @@ class TPGRPOCLI(LightningCLI):
         """Leave settings alone: Lightning would put the checkpoint's over those given on the command line."""
 
 
+# A misspelt option must be named, not taken for the abbreviation of another.
+_WHOLE_NAMES = {"allow_abbrev": False}
+SETTINGS = {
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "auto_configure_optimizers": False,
+    "seed_everything_default": 0,
+    "save_config_kwargs": {"overwrite": True},
+    "parser_kwargs": _WHOLE_NAMES | dict.fromkeys(("fit", "validate", "test", "predict"), _WHOLE_NAMES),
+}
+
+
+def users_mistake(error: BaseException | None) -> BaseException | None:
+    """Ours among an error and its causes: the parser wraps what a class raises when it is built."""
+    ours = (ConfigError, InputError, EmptyRoundError, NonFiniteLossError)
+    while error is not None and not isinstance(error, ours):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def main(args: list[str] | None = None) -> None:
     """Run one subcommand. A user's mistake ends in one line, not in a traceback."""
     try:
-        TPGRPOCLI(
-            TPGRPOModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            args=args,
-        )
-    except (ConfigError, InputError, EmptyRoundError, NonFiniteLossError) as error:
-        sys.exit(f"error: {error}")
+        TPGRPOCLI(TPGRPOModule, LightningDataModule, args=args, **SETTINGS)
+    except Exception as error:
+        mistake = users_mistake(error)
+        if mistake is None:
+            raise
+        sys.exit(f"error: {mistake}")
 
 
 if __name__ == "__main__":

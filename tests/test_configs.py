@@ -22,15 +22,8 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 
 def build(*args: str) -> train.TPGRPOCLI:
     """Everything that the command line builds, without running it."""
-    return train.TPGRPOCLI(
-        TPGRPOModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        run=False,
-        args=list(args),
-    )
+    settings = train.SETTINGS | {"parser_kwargs": {"allow_abbrev": False}}
+    return train.TPGRPOCLI(TPGRPOModule, LightningDataModule, run=False, args=list(args), **settings)
 
 
 def arguments(config: Path) -> list[str]:
