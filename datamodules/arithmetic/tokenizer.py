@@ -16,6 +16,9 @@ from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, draw_task
 EOS, PAD, USER, ASSISTANT = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>"
 THINK_TAGS = ("<think>", THINK_END)
 
+# Fixed, so that other rates in the writer do not change the shipped vocabulary.
+_CORPUS_NOISE = Noise(error=0.12, notice_now=0.3, notice_late=0.25, botched=0.08, false_alarm=0.01, check=0.07, filler=0.03)
+
 # As in DeepSeek-R1-Distill: the generation prompt opens the think block, and the thinking of earlier turns is dropped.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -34,7 +37,7 @@ def corpus(n: int, seed: int) -> list[str]:
     for i in range(n):
         task = draw_task(list(LEVELS.values())[i % len(LEVELS)], rng)
         # The tag is a token of its own: no merge may be spent on its letters.
-        texts += [task.prompt, *write_chain(task, Noise(), rng).text.split(THINK_END)]
+        texts += [task.prompt, *write_chain(task, _CORPUS_NOISE, rng).text.split(THINK_END)]
     return texts
 
 

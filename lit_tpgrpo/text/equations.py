@@ -103,7 +103,8 @@ def extract_equations(flat: str) -> tuple[Equation, ...]:
     for match in EXPRESSION.finditer(flat):
         if previous is not None and _EQUALS.fullmatch(flat, previous.end(), match.start()):
             lhs, rhs = normalise(previous[0]), normalise(match[0])
-            found.append(Equation(lhs, rhs, previous.start(), match.end()))
+            if lhs and rhs:  # "0=()" has nothing on its right
+                found.append(Equation(lhs, rhs, previous.start(), match.end()))
         previous = match
     return tuple(found)
 

@@ -213,6 +213,7 @@ def test_the_shipped_policy_was_made_by_this_script_with_its_defaults(record):
     assert set(record["levels"]) == set(LEVELS)
 
 
+@pytest.mark.slow
 def test_the_shipped_policy_samples_as_recorded_and_has_work_to_do(policy, tokenizer, record):
     recorded = Measurement(**{k: v for k, v in record["levels"][DEFAULT_LEVEL].items() if k in Measurement.__slots__})
     assert 0.3 <= recorded.sampled <= 0.6
@@ -226,6 +227,7 @@ def test_the_shipped_policy_samples_as_recorded_and_has_work_to_do(policy, token
     assert now.unparsable <= recorded.unparsable + binomial_tolerance(recorded.unparsable, n)
 
 
+@pytest.mark.slow
 def test_greedy_sampling_is_deterministic_and_independent_of_padding(policy, tokenizer):
     problems = make_problems("1", 4, 0, "heldout") + make_problems("5", 2, 0, "heldout")
     together = sample_texts(policy, tokenizer, problems, seed=0, greedy=True)
@@ -258,6 +260,7 @@ def test_the_script_follows_the_recorded_loss_curve(record):
     assert means == pytest.approx(record["loss_per_50_steps"][0][:2], rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_folder_that_loads(tmp_path):
     """The whole script with two steps: what it writes is what the package ships."""
     phase = warmstart.Phase(1, Noise())
