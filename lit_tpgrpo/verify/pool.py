@@ -101,7 +101,7 @@ class WorkerProcess:
         deadline = time.monotonic() + limit_s
         while b"\n" not in self._received:
             # Polled even when late: a reply that came while another thread held the interpreter still counts.
-            if not poller.poll():
+            if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise WorkerTimeout(f"no reply within {limit_s} s")
             chunk = os.read(stdout, 65536)
             if not chunk:
