@@ -18,6 +18,6 @@ data = MathRolloutDataModule(
     sampling=SamplingParams(max_new_tokens=256),
     prompt_template="{problem}",
 )
-module = TPGRPOModule(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3))
+module = TPGRPOModule(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-4))
 trainer = L.Trainer(accelerator="auto", devices=1, max_steps=2, num_sanity_val_steps=0, callbacks=[MathEvaluation()])
 trainer.fit(module, datamodule=data)

@@ -71,7 +71,13 @@ def test_predict_writes_judged_solutions(fitted: tuple[Path, str], tmp_path: Pat
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 4 * 8
     assert {"correct", "incorrect"} >= {r["outcome"] for r in rows}
-    assert {s["label"] for r in rows for s in r["steps"]} <= {"correct", "incorrect", "matched", "unmatched", "abstained"}
+    assert {s["label"] for r in rows for s in r["steps"]} <= {
+        "correct",
+        "incorrect",
+        "matched",
+        "unmatched",
+        "abstained",
+    }
     assert any(len(r["thoughts"]) > 1 for r in rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -182,7 +183,7 @@ def test_evaluation_settings_that_cannot_work_are_named(random_model, tmp_path):
 def example() -> tuple[JudgedGroup, str]:
     text = "3 + 5 = 7.\n\nWait, that is wrong: 3 + 5 = 8 | <b>.\n</think>\n\n\\boxed{8}"
     cuts = [0, 12, text.index("</think>"), len(text)]
-    steps = tuple(Step(a, b, a, b, is_answer=b == len(text)) for a, b in zip(cuts, cuts[1:], strict=False))
+    steps = tuple(Step(a, b, a, b, is_answer=b == len(text)) for a, b in itertools.pairwise(cuts))
     n = len(text)
     s = Solution("p", 0, (1,), tuple(range(n)), (0.0,) * n, StopReason.EOS, 0, text, tuple(range(n)))
     right = JudgedSolution(s, Outcome.CORRECT, "8", Verdict(steps, (I, C, C)))
