@@ -225,7 +225,7 @@ class Endless:
 
 def test_missing_empty_and_overlong_problems_are_named(random_model, tmp_path):
     run = trainer(tmp_path)
-    with pytest.raises(ConfigError, match="set data.train"):
+    with pytest.raises(ConfigError, match=r"set data\.train"):
         run.fit(module(random_model), datamodule=data(train=None))
     with pytest.raises(InputError, match="train source is empty"):
         trainer(tmp_path).fit(module(random_model), datamodule=data(train=Nothing()))
