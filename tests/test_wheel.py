@@ -68,4 +68,4 @@ def test_a_foreign_script_trains_with_the_wheel(installed: Path, tmp_path: Path)
     assert run.returncode == 0, run.stderr[-3000:]
     # Not the last line here: the Trainer's default bar draws itself once more after everything else.
     assert re.search(r"^held-out accuracy 0\.\d{3} -> 0\.\d{3}$", run.stdout, re.MULTILINE)
-    assert str(ROOT) not in run.stderr
+    assert str(ROOT / "lit_tpgrpo") not in run.stderr
