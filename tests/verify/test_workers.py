@@ -198,6 +198,7 @@ def test_a_forked_copy_starts_workers_of_its_own(own: MathVerifier):
     if child == 0:
         status = 1
         try:
+            own.close()  # not the parent's workers
             status = 0 if own.verify_all(halves(1, 3)) == [C] * 3 else 2
             own.close()
         finally:
