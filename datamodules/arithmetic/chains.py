@@ -147,11 +147,15 @@ class _Writer:
         last = len(self.in_force) - 1
         wrong = [i for i, e in enumerate(self.in_force) if self._off_table(e) and last - i <= _LATE_NOTICE_REACH]
         if wrong and self._happens(self.noise.notice_now if wrong[0] == last else self.noise.notice_late):
-            self._correct(wrong[0], botched=self._happens(self.noise.botched))
+            self._correct(self._read_as(wrong[0]), botched=self._happens(self.noise.botched))
         elif not wrong and self._happens(self.noise.false_alarm):
             self._correct(last, botched=True)
         elif self._happens(self.noise.check):
             self._check(last)
+
+    def _read_as(self, index: int) -> int:
+        """The place that a reader takes a quotation of equation ``index`` to mean: the latest where it is in force."""
+        return max(i for i, e in enumerate(self.in_force) if e == self.in_force[index])
 
     def _check(self, index: int) -> None:
         equation = self.in_force[index]

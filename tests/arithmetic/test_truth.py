@@ -4,7 +4,7 @@ import random
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
@@ -170,6 +170,7 @@ def test_no_text_raises(solution):
 
 @settings(max_examples=500, deadline=None)
 @given(st.sampled_from(sorted(LEVELS)), st.integers(0, 10**9), st.sampled_from([0.05, 0.17, 0.5]))
+@example("2", 161, 0.5)  # the denied equation is in force at two places
 def test_truth_finds_what_the_writer_knows(level, seed, error):
     rng = random.Random(seed)
     task = draw_task(LEVELS[level], rng)
