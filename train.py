@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -42,8 +44,18 @@ def users_mistake(error: BaseException | None) -> BaseException | None:
     return error
 
 
+def hide_notices() -> None:
+    """Hide what libraries print that is neither about the user's settings nor about the run."""
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # Checkpoints hold the weights after the step on purpose: a resumed run goes on from there.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    advert = "Tip: For seamless cloud"
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: advert not in r.getMessage())
+
+
 def main(args: list[str] | None = None) -> None:
     """Run one subcommand. A user's mistake ends in one line, not in a traceback."""
+    hide_notices()
     try:
         TPGRPOCLI(TPGRPOModule, LightningDataModule, args=args, **SETTINGS)
     except Exception as error:

@@ -38,6 +38,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("fitted")
     done = run("fit", *small(folder), cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
+    for notice in ("LeafSpec", "seamless cloud", "manual optimization", "Traceback"):
+        assert notice not in done.stderr
     return folder / "run" / "version_0", done.stdout
 
 

@@ -24,26 +24,30 @@ _LATE_NOTICE_REACH = 2
 class Noise:
     """Probabilities: errors per written equation, the rest per occasion."""
 
-    error: float = 0.12
-    """A step's result is a wrong table entry (off by one or two)."""
+    error: float = 0.02
+    """The result of an addition or subtraction is a wrong table entry (off by one or two)."""
+    error_multiply: float = 0.4
+    """The same for a multiplication: errors gather where the table is hard."""
     notice_now: float = 0.5
     """A wrong step is corrected in the next paragraph."""
-    notice_late: float = 0.15
+    notice_late: float = 0.1
     """A wrong step is corrected after one further step, and again after two."""
     botched: float = 0.05
     """A correction replaces a wrong result by another wrong one."""
     false_alarm: float = 0.01
     """A right step is replaced by a wrong one."""
-    check: float = 0.07
+    check: float = 0.03
     """A step, right or wrong, is looked at again and confirmed."""
-    filler: float = 0.03
+    filler: float = 0.01
     """A paragraph that claims nothing."""
     omitted: float = 0.0
     """The answer block leaves out an equation (never the last)."""
     max_reflections: int = 5
+    variety: float = 0.3
+    """A phrase is drawn evenly from those of its kind; else it is the first of them."""
 
 
-NO_NOISE = Noise(error=0, false_alarm=0, check=0, filler=0, omitted=0)
+NO_NOISE = Noise(error=0, error_multiply=0, false_alarm=0, check=0, filler=0, omitted=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +115,11 @@ class _Writer:
 
     def write(self) -> Chain:
         self.truth = self.task.equations
-        opening = self.rng.choice(phrases.OPENINGS).format(start=self.task.start, modulus=self.task.modulus)
+        opening = self._phrase(phrases.OPENINGS).format(start=self.task.start, modulus=self.task.modulus)
         self.paragraphs.append(Paragraph(Kind.OPENING, opening, None, True))
         while len(self.in_force) < len(self.truth):
             if self._happens(self.noise.filler):
-                self.paragraphs.append(Paragraph(Kind.FILLER, self.rng.choice(phrases.FILLERS), None, True))
+                self.paragraphs.append(Paragraph(Kind.FILLER, self._phrase(phrases.FILLERS), None, True))
             self._step()
             if self.reflections < self.noise.max_reflections:
                 self._reflect()
@@ -123,6 +127,9 @@ class _Writer:
 
     def _happens(self, probability: float) -> bool:
         return self.rng.random() < probability
+
+    def _phrase(self, choices: tuple[str, ...]) -> str:
+        return self.rng.choice(choices) if self._happens(self.noise.variety) else choices[0]
 
     def _compute(self, index: int, wrong: bool) -> Equation:
         """Equation ``index`` on the value in force, right by the table or off by a little."""
@@ -136,9 +143,11 @@ class _Writer:
 
     def _step(self) -> None:
         index = len(self.in_force)
-        equation = self._compute(index, wrong=self._happens(self.noise.error))
+        multiplies = self.task.operations[index].symbol == "*"
+        rate = self.noise.error_multiply if multiplies else self.noise.error
+        equation = self._compute(index, wrong=self._happens(rate))
         choices = phrases.REDONE_STEPS if self.redoing else phrases.STEPS if index else phrases.FIRST_STEPS
-        text = self.rng.choice(choices).format(claim=equation)
+        text = self._phrase(choices).format(claim=equation)
         self.paragraphs.append(Paragraph(Kind.STEP, text, equation, equation == self.truth[index]))
         self.in_force.append(equation)
         self.redoing = False
@@ -159,7 +168,7 @@ class _Writer:
 
     def _check(self, index: int) -> None:
         equation = self.in_force[index]
-        text = self.rng.choice(phrases.CHECKS).format(claim=equation)
+        text = self._phrase(phrases.CHECKS).format(claim=equation)
         self.paragraphs.append(Paragraph(Kind.CHECK, text, equation, equation == self.truth[index]))
         self.reflections += 1
 
@@ -168,7 +177,7 @@ class _Writer:
         denied, claim = self.in_force[index], self._compute(index, wrong=botched)
         if claim == denied:  # a botched correction that hits the same wrong result is no correction
             return self._check(index)
-        text = self.rng.choice(phrases.CORRECTIONS).format(denied=denied, claim=claim)
+        text = self._phrase(phrases.CORRECTIONS).format(denied=denied, claim=claim)
         self.paragraphs.append(Paragraph(Kind.CORRECTION, text, claim, claim == self.truth[index]))
         self.in_force[index:] = [claim]
         self.reflections += 1
@@ -179,7 +188,7 @@ class _Writer:
         *early, final = self.in_force
         restated = (*(e for e in early if not self._happens(self.noise.omitted)), final)
         claims = ", ".join(str(e) for e in restated)
-        text = self.rng.choice(phrases.ANSWERS).format(claims=claims, answer=final.result)
+        text = self._phrase(phrases.ANSWERS).format(claims=claims, answer=final.result)
         right = set(restated) <= set(self.truth) and final == self.truth[-1]
         self.paragraphs.append(Paragraph(Kind.ANSWER, text, None, right))
         return Chain(self.task, tuple(self.paragraphs), restated, final.result)

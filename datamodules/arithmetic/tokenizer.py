@@ -18,7 +18,15 @@ THINK_TAGS = ("<think>", THINK_END)
 
 # Fixed, so that other rates in the writer do not change the shipped vocabulary.
 _CORPUS_NOISE = Noise(
-    error=0.12, notice_now=0.3, notice_late=0.25, botched=0.08, false_alarm=0.01, check=0.07, filler=0.03
+    error=0.12,
+    error_multiply=0.12,
+    notice_now=0.3,
+    notice_late=0.25,
+    botched=0.08,
+    false_alarm=0.01,
+    check=0.07,
+    filler=0.03,
+    variety=1.0,
 )
 
 # As in DeepSeek-R1-Distill: the generation prompt opens the think block, and the thinking of earlier turns is dropped.

@@ -74,11 +74,22 @@ def sheet_rows(
         statements.append(f"Working modulo {level.modulus}.")
         completions.append(" " + ", ".join(map(str, sheet)))
     (equals,) = tokenizer.encode("=", add_special_tokens=False)
+    digits = {tokenizer.encode(str(n), add_special_tokens=False)[0] for n in range(10)}
     rows = []
     for prompt, completion in _tokenize(tokenizer, statements, completions):
         ids = prompt + completion
-        rows.append(Row(ids, [i for i in range(len(prompt), len(ids)) if ids[i - 1] == equals]))
+        rows.append(Row(ids, _results(ids, len(prompt), equals, digits)))
     return rows
+
+
+def _results(ids: list[int], start: int, equals: int, digits: set[int]) -> list[int]:
+    """Positions from ``start`` on of the digits that follow an equals sign."""
+    positions, in_result = [], False
+    for i in range(start, len(ids)):
+        in_result = ids[i - 1] == equals or (in_result and ids[i] in digits)
+        if in_result:
+            positions.append(i)
+    return positions
 
 
 def pad_rows(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor]:

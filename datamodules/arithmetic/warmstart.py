@@ -67,19 +67,19 @@ class Stage:
 
 
 STAGES = (
-    # Tables and copying are learnt faster from right entries, so the errors come late.
+    # Tables and copying are learnt faster from right entries, so the errors come late; then many errors that are put
+    # right, for a correction is hard to learn; at the end the writer's own rates.
     Stage(
         phases=(
             Phase(150, NO_NOISE, sheets=8),
-            Phase(250, NO_NOISE),
-            Phase(600, Noise(notice_now=0.3, notice_late=0.25, botched=0.08)),
+            Phase(200, NO_NOISE),
+            Phase(450, Noise(error=0.05, error_multiply=0.6, notice_now=0.7)),
+            Phase(400, Noise()),
         ),
         lr=0.01,
         warmup=30,
         hold=0.5,
     ),
-    # Corrections are rare in that: many of them first, then the writer's own rates.
-    Stage(phases=(Phase(260, Noise(error=0.25, notice_now=0.55)), Phase(160, Noise())), lr=0.006, warmup=15, hold=0.43),
 )
 
 

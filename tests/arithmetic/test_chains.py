@@ -1,6 +1,7 @@
 """The writer of noisy chains: form, rates, and bookkeeping that is checked by a plain recomputation."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ def test_a_chain_without_noise_reads_as_it_should():
 
 
 def test_errors_that_are_never_noticed_are_adopted():
-    noise = Noise(error=1, notice_now=0, notice_late=0, check=0, filler=0, omitted=0)
+    noise = Noise(error=1, error_multiply=1, notice_now=0, notice_late=0, check=0, filler=0, omitted=0)
     for seed in range(30):
         chain = write_chain(TASK, noise, random.Random(seed))
         assert not any(p.right for p in chain.paragraphs if p.kind is Kind.STEP)
@@ -39,7 +40,7 @@ def test_errors_that_are_never_noticed_are_adopted():
 
 
 def test_errors_noticed_at_once_are_corrected_before_anything_builds_on_them():
-    noise = Noise(error=1, notice_now=1, botched=0, check=0, filler=0, omitted=0)
+    noise = Noise(error=1, error_multiply=1, notice_now=1, botched=0, check=0, filler=0, omitted=0)
     chain = write_chain(TASK, noise, random.Random(0))
     expected = [Kind.OPENING, *[Kind.STEP, Kind.CORRECTION] * 3, Kind.ANSWER]
     assert [p.kind for p in chain.paragraphs] == expected
@@ -50,7 +51,17 @@ def test_errors_noticed_at_once_are_corrected_before_anything_builds_on_them():
 
 
 def test_a_late_correction_has_its_dependants_redone():
-    noise = Noise(error=0.5, notice_now=0, notice_late=1, botched=0, check=0, filler=0, omitted=0, false_alarm=0)
+    noise = Noise(
+        error=0.5,
+        error_multiply=0.5,
+        notice_now=0,
+        notice_late=1,
+        botched=0,
+        check=0,
+        filler=0,
+        omitted=0,
+        false_alarm=0,
+    )
     seen = 0
     for seed in range(200):
         chain = write_chain(TASK, noise, random.Random(seed))
@@ -71,7 +82,9 @@ def test_a_late_correction_has_its_dependants_redone():
 def test_bookkeeping_agrees_with_a_plain_recomputation(level, seed):
     rng = random.Random(seed)
     task = draw_task(LEVELS[level], rng)
-    chain = write_chain(task, Noise(error=0.3, check=0.2, filler=0.1, false_alarm=0.05, botched=0.2), rng)
+    chain = write_chain(
+        task, Noise(error=0.3, error_multiply=0.3, check=0.2, filler=0.1, false_alarm=0.05, botched=0.2), rng
+    )
     value = task.start
     for operation in task.operations:  # the answer, once more, by hand
         value = eval(f"{value} {operation.symbol} {operation.operand}") % task.modulus
@@ -93,11 +106,20 @@ def test_the_same_seed_writes_the_same_chain():
 
 def test_rates_are_those_asked_for():
     rng = random.Random(0)
-    noise = Noise(error=0.2, notice_now=0, notice_late=0, check=0, filler=0, false_alarm=0)
-    chains = [write_chain(draw_task(LEVELS["2"], rng), noise, rng) for _ in range(2000)]
-    first_steps = [chain.paragraphs[1] for chain in chains]
-    wrong = sum(not p.right for p in first_steps) / len(first_steps)
-    assert wrong == pytest.approx(0.2, abs=4 * (0.2 * 0.8 / 2000) ** 0.5)
+    noise = Noise(error=0.1, error_multiply=0.5, notice_now=0, notice_late=0, check=0, filler=0, false_alarm=0)
+    chains = [write_chain(draw_task(LEVELS["2"], rng), noise, rng) for _ in range(4000)]
+    for symbols, rate in (("+-", 0.1), ("*", 0.5)):
+        firsts = [c.paragraphs[1] for c in chains if c.task.operations[0].symbol in symbols]
+        wrong = sum(not p.right for p in firsts) / len(firsts)
+        assert wrong == pytest.approx(rate, abs=4 * (rate * (1 - rate) / len(firsts)) ** 0.5)
+
+
+def test_variety_is_the_share_of_phrases_drawn_evenly():
+    rng = random.Random(0)
+    noise = replace(NO_NOISE, variety=0.4)
+    openings = [write_chain(TASK, noise, rng).paragraphs[0].text for _ in range(2000)]
+    usual = sum(text.startswith("Okay") for text in openings) / len(openings)
+    assert usual == pytest.approx(0.6 + 0.4 / 3, abs=0.04)  # four standard deviations
 
 
 def test_process_rewards_have_work_to_do_in_correct_solutions():
