@@ -62,7 +62,8 @@ class MathEvaluation(RoundCallback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and self.before is not None and self.after is not None:
-            print(f"held-out accuracy {self.before:.3f} -> {self.after:.3f}", flush=True)
+            # On a line of its own: progress bars leave the cursor where they ended.
+            print(f"\nheld-out accuracy {self.before:.3f} -> {self.after:.3f}", flush=True)
 
     def _evaluate(self, trainer: L.Trainer) -> None:
         source = rollout_source(trainer, self)

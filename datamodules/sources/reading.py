@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -38,7 +39,7 @@ def resolve_format(
     return row_format
 
 
-class RowSource:
+class RowSource(ABC):
     """Reads rows into problems. A subclass gives the rows as ``(where, row)``, a row that could not even be decoded
     as a ``RowFault``, and the words in which messages speak of its data."""
 
@@ -84,11 +85,11 @@ class RowSource:
         """Figures of the last ``load``: how many problems it gave and how many rows were malformed."""
         return {"problems": float(self._loaded), "malformed": float(len(self.malformed))}
 
-    def _rows(self) -> Iterator[tuple[str, Any]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _rows(self) -> Iterator[tuple[str, Any]]: ...
 
-    def _described(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _described(self) -> str: ...
 
     def _report(self, good: int, malformed: list[MalformedRow]) -> None:
         rows = good + len(malformed)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from lit_tpgrpo.credit.assign import credit_outcome
-from lit_tpgrpo.credit.thoughts import check_standardisation, merge_thoughts, outcome_advantages
-from lit_tpgrpo.records import CreditedSolution, JudgedGroup
+from lit_tpgrpo.credit.standardised import StandardisedCredit
+from lit_tpgrpo.credit.thoughts import merge_thoughts
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
-class OutcomeCredit:
+class OutcomeCredit(StandardisedCredit):
     """No process reward. Thoughts are kept for show: judges still run, so that runs can be compared.
 
     Args:
@@ -18,15 +19,6 @@ class OutcomeCredit:
         ConfigError: ddof is not 0 or 1, eps negative.
     """
 
-    def __init__(self, ddof: int = 1, eps: float = 1e-6) -> None:
-        check_standardisation(ddof, eps)
-        self.ddof = ddof
-        self.eps = eps
-
-    def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
-        """Credit for each solution of the group, in its order."""
-        outcomes = outcome_advantages(group, self.ddof, self.eps)
-        return tuple(
-            credit_outcome(judged, outcome, merge_thoughts(judged.verdict))
-            for judged, outcome in zip(group.solutions, outcomes, strict=True)
-        )
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+        """One advantage for all tokens."""
+        return credit_outcome(judged, outcome, merge_thoughts(judged.verdict))

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from lit_tpgrpo.credit.assign import credit_steps
-from lit_tpgrpo.credit.thoughts import (
-    ability_reward,
-    check_scale,
-    check_standardisation,
-    outcome_advantages,
-    single_steps,
-)
-from lit_tpgrpo.records import CreditedSolution, JudgedGroup
+from lit_tpgrpo.credit.standardised import StandardisedCredit
+from lit_tpgrpo.credit.thoughts import ability_reward, check_scale, single_steps
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
-class StepCredit:
+class StepCredit(StandardisedCredit):
     """Step-level rewards. Advantages grow with the number of steps that follow, which is why the paper merges.
 
     Args:
@@ -27,16 +22,9 @@ class StepCredit:
 
     def __init__(self, alpha: float = 1.0, ddof: int = 1, eps: float = 1e-6) -> None:
         check_scale("alpha", alpha)
-        check_standardisation(ddof, eps)
+        super().__init__(ddof, eps)
         self.alpha = alpha
-        self.ddof = ddof
-        self.eps = eps
 
-    def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
-        """Credit for each solution of the group, in its order."""
-        outcomes = outcome_advantages(group, self.ddof, self.eps)
-        r_c = ability_reward(self.alpha, group)
-        return tuple(
-            credit_steps(judged, outcome, single_steps(judged.verdict), r_c)
-            for judged, outcome in zip(group.solutions, outcomes, strict=True)
-        )
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+        """Suffix sums over single steps."""
+        return credit_steps(judged, outcome, single_steps(judged.verdict), ability_reward(self.alpha, group))

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from lit_tpgrpo.credit.assign import credit_thoughts
-from lit_tpgrpo.credit.thoughts import (
-    ability_reward,
-    check_scale,
-    check_standardisation,
-    merge_thoughts,
-    outcome_advantages,
-)
-from lit_tpgrpo.records import CreditedSolution, JudgedGroup
+from lit_tpgrpo.credit.standardised import StandardisedCredit
+from lit_tpgrpo.credit.thoughts import ability_reward, check_scale, merge_thoughts
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
-class ThoughtCredit:
+class ThoughtCredit(StandardisedCredit):
     """r_c = alpha * capability for a correct solution's thoughts; the outcome's own size for an incorrect one's.
 
     An incorrect thought is pushed down (advantage below 0) only where alpha * acc_G exceeds the outcome advantage.
@@ -29,16 +24,9 @@ class ThoughtCredit:
 
     def __init__(self, alpha: float = 1.0, ddof: int = 1, eps: float = 1e-6) -> None:
         check_scale("alpha", alpha)
-        check_standardisation(ddof, eps)
+        super().__init__(ddof, eps)
         self.alpha = alpha
-        self.ddof = ddof
-        self.eps = eps
 
-    def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
-        """Credit for each solution of the group, in its order."""
-        outcomes = outcome_advantages(group, self.ddof, self.eps)
-        r_c = ability_reward(self.alpha, group)
-        return tuple(
-            credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), r_c)
-            for judged, outcome in zip(group.solutions, outcomes, strict=True)
-        )
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+        """The paper's table over merged thoughts."""
+        return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), ability_reward(self.alpha, group))

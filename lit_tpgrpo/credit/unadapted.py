@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from lit_tpgrpo.credit.assign import credit_thoughts
-from lit_tpgrpo.credit.thoughts import check_scale, check_standardisation, merge_thoughts, outcome_advantages
-from lit_tpgrpo.records import CreditedSolution, JudgedGroup
+from lit_tpgrpo.credit.standardised import StandardisedCredit
+from lit_tpgrpo.credit.thoughts import check_scale, merge_thoughts
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
-class UnadaptedThoughtCredit:
+class UnadaptedThoughtCredit(StandardisedCredit):
     """TP-GRPO with a constant in place of r_c.
 
     Args:
@@ -21,15 +22,9 @@ class UnadaptedThoughtCredit:
 
     def __init__(self, magnitude: float = 1.0, ddof: int = 1, eps: float = 1e-6) -> None:
         check_scale("magnitude", magnitude)
-        check_standardisation(ddof, eps)
+        super().__init__(ddof, eps)
         self.magnitude = magnitude
-        self.ddof = ddof
-        self.eps = eps
 
-    def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
-        """Credit for each solution of the group, in its order."""
-        outcomes = outcome_advantages(group, self.ddof, self.eps)
-        return tuple(
-            credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), self.magnitude)
-            for judged, outcome in zip(group.solutions, outcomes, strict=True)
-        )
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+        """The paper's table over merged thoughts, with the constant."""
+        return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), self.magnitude)

@@ -1,0 +1,41 @@
+"""What every credit assignment here has in common: the outcome reward, standardised within the group."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from lit_tpgrpo.credit.thoughts import check_standardisation, outcome_advantages
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
+
+
+class StandardisedCredit(ABC):
+    """Standardises the outcome rewards of a group, then credits its solutions one by one.
+
+    Args:
+        ddof: of the group's standard deviation; 1 as the usual GRPO trainers, the paper does not say.
+        eps: added to the standard deviation.
+
+    Raises:
+        ConfigError: ddof is not 0 or 1, eps negative.
+    """
+
+    def __init__(self, ddof: int = 1, eps: float = 1e-6) -> None:
+        check_standardisation(ddof, eps)
+        self.ddof = ddof
+        self.eps = eps
+
+    def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
+        """Credit for each solution of the group, in its order.
+
+        Raises:
+            ConfigError: the group has a single solution.
+            ValueError: a verdict contradicts its solution, see ``thoughts.sides_with_answer``.
+        """
+        outcomes = outcome_advantages(group, self.ddof, self.eps)
+        return tuple(
+            self.credit(group, judged, outcome) for judged, outcome in zip(group.solutions, outcomes, strict=True)
+        )
+
+    @abstractmethod
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+        """Credit for one solution, given its standardised outcome reward."""
