@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from tqdm.auto import tqdm
 
+from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
 from lit_tpgrpo.records import EvaluatedGroup, StopReason
@@ -20,7 +21,8 @@ from lit_tpgrpo.rollout.hooks import RoundCallback, Split, rollout_source
 class MathEvaluation(RoundCallback):
     """Evaluates the policy with the DataModule's engine and verifier on its ``val`` problems.
 
-    In ``fit`` it runs before the first round, before every n-th, and after the last step; never in the sanity check.
+    In ``fit`` it runs before the first round, before every n-th, and after the last step, in place of Lightning's
+    validation loop (which it switches off: that one would evaluate the same policy again at the end of each epoch).
     In ``validate`` and ``test`` it scores what the loader streams. Results go to all loggers and into
     ``trainer.callback_metrics`` under ``eval/`` (``test/`` for the test split), e.g. ``eval/avg@4``, so that
     ModelCheckpoint can monitor them.
@@ -48,12 +50,14 @@ class MathEvaluation(RoundCallback):
             raise ConfigError(
                 f"pass@k needs k samples of each problem: pass_at holds {too_many}, and data.eval_samples is {samples}"
             )
+        if stage == "fit":
+            trainer.limit_val_batches = 0
 
     # ---- in fit ----
 
     def on_round_start(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
         due = self.every_n_rounds and round_index % self.every_n_rounds == 0
-        if due or self.before is None:
+        if self.before is None or (due and self._scored_at != trainer.global_step):
             self._evaluate(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -101,15 +105,16 @@ class MathEvaluation(RoundCallback):
         self, trainer: L.Trainer, groups: Iterable[EvaluatedGroup], samples: int, split: Split
     ) -> dict[str, Tensor]:
         results = {f"{'test' if split == 'test' else 'eval'}/{k}": v for k, v in self._score(groups, samples).items()}
+        step = _step(trainer)
         for logger in trainer.loggers:
-            logger.log_metrics({k: float(v) for k, v in results.items()}, step=trainer.global_step)
+            logger.log_metrics({k: float(v) for k, v in results.items()}, step=step)
         trainer.callback_metrics.update(results)
         if split == "val":
             accuracy = float(results[f"eval/avg@{samples}"])
             self.before = accuracy if self.before is None else self.before
             self.after, self._scored_at = accuracy, trainer.global_step
         if trainer.is_global_zero:
-            tqdm.write(_line(results, trainer.global_step, samples))
+            tqdm.write(_line(results, step, samples))
         return results
 
     def _score(self, groups: Iterable[EvaluatedGroup], samples: int) -> dict[str, Tensor]:
@@ -135,6 +140,12 @@ class MathEvaluation(RoundCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before, self.after, self._scored_at = state_dict["before"], state_dict["after"], state_dict["scored_at"]
+
+
+def _step(trainer: L.Trainer) -> int:
+    """Optimizer steps behind the policy; Lightning itself counts none outside ``fit``."""
+    module = trainer.lightning_module
+    return module.policy_version if isinstance(module, Policy) else trainer.global_step
 
 
 def _line(results: dict[str, Tensor], step: int, samples: int) -> str:

@@ -40,12 +40,16 @@ class RoundFeed:
         self._steps: list[tuple[CreditedSolution, ...]] | None = None
         self._temperature = 1.0
 
-    def state_dict(self) -> dict[str, int]:
-        """Plain numbers: the round in hand, batches given out of it and in all, problems consumed before it, and the
-        policy version that sampled it."""
+    def state_dict(self, version: int) -> dict[str, int]:
+        """Plain numbers: the round in hand, the batches of it that were trained on, its batches in all, problems
+        consumed before it, and the policy version that sampled it.
+
+        Args:
+            version: optimizer steps taken; a batch that was handed out and not trained on will be handed out again.
+        """
         return {
             "round": self._round,
-            "position": self._position,
+            "position": max(0, min(self._position, version - self._version)),
             "n_steps": self._n_steps,
             "cursor": self._cursor,
             "version": self._version,
@@ -63,7 +67,9 @@ class RoundFeed:
             EmptyRoundError: ``max_empty_rounds`` rounds in a row kept nothing on any rank.
         """
         if self._steps is None and self._position < self._n_steps:
-            self._load(self._make_round(self._round, self._cursor, self._version))
+            made = self._make_round(self._round, self._cursor, self._version)
+            # Another version: what was sampled is lost, and this is a new round in its place.
+            self._load(made, self._round, self._cursor, self._position if made.policy_version == self._version else 0)
         empty = 0
         while self._position >= self._n_steps:
             if empty == self._max_empty_rounds:
@@ -72,9 +78,9 @@ class RoundFeed:
                     "are right, all are wrong, or the keep rule drops them. Look at rollout/accuracy, then change the "
                     "problems' difficulty, data.group_size or data.keep"
                 )
-            self._cursor += self._problems_per_round if self._round >= 0 else 0
-            self._round, self._position = self._round + 1, 0
-            self._load(self._make_round(self._round, self._cursor, None))
+            cursor = self._cursor + (self._problems_per_round if self._round >= 0 else 0)
+            # Only a finished round takes the place of the last one: an interruption in between leaves a state to resume.
+            self._load(self._make_round(self._round + 1, cursor, None), self._round + 1, cursor, 0)
             empty += 1
         assert self._steps is not None
         solutions = self._steps[self._position]
@@ -82,8 +88,9 @@ class RoundFeed:
         sequences = tuple(training_sequence(s) for s in solutions)
         return StepBatch(sequences, self._temperature, self._round, self._version)
 
-    def _load(self, made: Round) -> None:
+    def _load(self, made: Round, index: int, cursor: int, position: int) -> None:
         wanted = len(even_steps(made.kept, self._solutions_per_step))
         self._n_steps = self._most(wanted)
         self._steps = even_steps(made.kept, self._solutions_per_step, self._n_steps)
         self._version, self._temperature = made.policy_version, made.temperature
+        self._round, self._cursor, self._position = index, cursor, position

@@ -11,6 +11,19 @@ from lit_tpgrpo.records import StepBatch
 T = TypeVar("T")
 
 
+class Parcel(Generic[T]):
+    """A batch on its way from a loader to the DataModule's ``transfer_batch_to_device``, which unpacks it.
+
+    Lightning's precision plugins look into every batch in between: they would round log-probs and advantages to the
+    training dtype, and they refuse frozen dataclasses. They leave alone what they do not know.
+    """
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: T) -> None:
+        self.content = content
+
+
 class StepLoader:
     """``length`` batches an epoch, each fetched when asked for."""
 
@@ -21,9 +34,9 @@ class StepLoader:
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[StepBatch]:
+    def __iter__(self) -> Iterator[Parcel[StepBatch]]:
         for _ in range(self._length):
-            yield self._next_batch()
+            yield Parcel(self._next_batch())
 
     def state_dict(self) -> dict[str, int]:
         """Nothing of its own: the DataModule keeps the position. Lightning warns of a loader without this."""
@@ -43,5 +56,5 @@ class StreamLoader(Generic[T]):
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[T]:
-        return self._start()
+    def __iter__(self) -> Iterator[Parcel[T]]:
+        return map(Parcel, self._start())

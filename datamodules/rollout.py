@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules.feed import RoundFeed
-from lit_tpgrpo.datamodules.loaders import StepLoader, StreamLoader
+from lit_tpgrpo.datamodules.loaders import Parcel, StepLoader, StreamLoader
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.datamodules.stream import ProblemStream, derived_seed
 from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams
@@ -22,17 +26,19 @@ from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.judges.base import Judge
 from lit_tpgrpo.judges.rule import RuleJudge
-from lit_tpgrpo.records import EvaluatedGroup, Problem, Round
+from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
 from lit_tpgrpo.rollout.filters import KEEP_RULES, KeepName
+from lit_tpgrpo.rollout.fingerprint import fingerprint, settings_of
 from lit_tpgrpo.rollout.hooks import call_round_hook
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
 from lit_tpgrpo.rollout.sampling import evaluate_problems
-from lit_tpgrpo.rollout.store import RoundStore
+from lit_tpgrpo.rollout.store import RoundFile, RoundStore
 from lit_tpgrpo.rollout.summary import round_line
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 Split = Literal["val", "test", "predict"]
+log = logging.getLogger(__name__)
 
 
 class MathRolloutDataModule(L.LightningDataModule):
@@ -106,6 +112,13 @@ class MathRolloutDataModule(L.LightningDataModule):
             max_empty_rounds=max_empty_rounds,
             steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch,
         )
+        if keep_rounds < 0:
+            raise ConfigError(f"keep_rounds must be 0 (keep all) or positive, got {keep_rounds}")
+        if sampling is not None and sampling.temperature == 0:
+            raise ConfigError(
+                "sampling.temperature must be positive, got 0: greedy solutions of one problem are all equal, and an "
+                "advantage compares them; eval_sampling may be greedy"
+            )
         self.sources = {"train": train, "val": val, "test": test or val, "predict": predict or val}
         self.engine = engine or HFEngine()
         self.verifier = verifier or MathVerifier()
@@ -131,6 +144,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         self._problems: dict[str, list[Problem]] = {}
         self._feed: RoundFeed | None = None
         self._verdicts_void = False
+        self._sampled_by = ""  # fingerprint of the weights that sampled the round in hand
 
     # ---- what the parts work on ----
 
@@ -209,32 +223,59 @@ class MathRolloutDataModule(L.LightningDataModule):
         return int(strategy.reduce(torch.tensor(value, device=strategy.root_device), reduce_op="max"))  # pyright: ignore
 
     def _make_round(self, index: int, cursor: int, version: int | None) -> Round:
-        trainer, policy = self._trainer, self.policy
-        if version is None:  # a round resumed in its middle has started already
-            version = policy.policy_version
-            call_round_hook(trainer, "on_round_start", index)
-        self.engine.load_weights(policy)
+        """Round ``index``: sampled now, or (``version`` given) taken up again where a checkpoint left it."""
+        trainer = self._trainer
+        self.engine.load_weights(self.policy)
         stream = ProblemStream(self.problems("train"), self.seed)
         count = self.problems_per_step * self.steps_per_round
+        if count < trainer.world_size:
+            raise ConfigError(
+                f"a round of problems_per_step x steps_per_round = {count} problems is too small for "
+                f"{trainer.world_size} processes: each needs one at least"
+            )
+        if version is None:
+            version = self._begin_round(index)
         weights = self.capability.weights([p.uid for p in stream.problems])
-        met = stream.take(cursor, count) if weights is None else stream.draw(cursor, count, weights)
-        mine = self._mine(met)
-        file = RoundStore(self._store_root(), self.keep_rounds).open(index, self._store_meta(mine, version))
+        mine = self._mine(stream.take(cursor, count) if weights is None else stream.draw(cursor, count, weights))
+        file = self._open(index, mine, version)
+        if version != self.policy.policy_version and self._most(len(mine) - len(file.solutions())):
+            log.warning(
+                "round %d was sampled at step %d and is not on disk any more (data.keep_rounds is %d): it is sampled "
+                "anew, with the weights of step %d",
+                *(index, version, self.keep_rounds, self.policy.policy_version),
+            )
+            version = self._begin_round(index)
+            file = self._open(index, mine, version)
         if self._verdicts_void:
             file.void_verdicts()
             self._verdicts_void = False
-        made = self.maker().make(
-            index,
-            mine,
-            file,
-            self.capability,
-            policy_version=version,
-            seed=derived_seed(self.seed, "round", index, trainer.global_rank),
-            on_group=lambda group: call_round_hook(trainer, "on_group_judged", group),
-        )
+        with self._autocast():
+            made = self.maker().make(
+                index,
+                mine,
+                file,
+                self.capability,
+                policy_version=version,
+                seed=derived_seed(self.seed, "round", index, trainer.global_rank),
+                on_group=lambda group: call_round_hook(trainer, "on_group_judged", group),
+            )
         self._report(made)
         call_round_hook(trainer, "on_round_end", made)
         return made
+
+    def _begin_round(self, index: int) -> int:
+        """The policy of this moment samples the round: its version."""
+        self._sampled_by = fingerprint(self.policy.named_tensors())
+        call_round_hook(self._trainer, "on_round_start", index)
+        return self.policy.policy_version
+
+    def _open(self, index: int, problems: list[Problem], version: int) -> RoundFile:
+        return RoundStore(self._store_root(), self.keep_rounds).open(index, self._store_meta(problems, version))
+
+    def _autocast(self) -> AbstractContextManager:
+        """Sampling sees the policy as training does: under mixed precision, in the lower one."""
+        plugin = self._trainer.precision_plugin
+        return plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
 
     def void_verdicts(self) -> None:
         """Judge the next round anew, whatever the store holds of it: the judge has changed."""
@@ -265,11 +306,13 @@ class MathRolloutDataModule(L.LightningDataModule):
         """What a stored round must have been made with to be used again."""
         return {
             "policy_version": version,
+            "weights": self._sampled_by,
             "seed": self.seed,
             "group_size": self.group_size,
             "sampling": repr(self.sampling),
             "prompt_template": self.prompt_template,
-            "judge": self.judge.name,
+            "judge": {"name": self.judge.name} | settings_of(self.judge),
+            "verifier": settings_of(self.verifier),
             "problems": [p.uid for p in problems],
         }
 
@@ -278,42 +321,53 @@ class MathRolloutDataModule(L.LightningDataModule):
         self._trainer.callback_metrics.update({k: torch.tensor(float(v)) for k, v in made.metrics.items()})
         if self._trainer.is_global_zero:
             tqdm.write(round_line(made.index, made.policy_version, made.metrics))
+        if made.metrics["rollout/unclosed_think_share"] == 1.0:
+            rank_zero_warn(
+                f"no solution of round {made.index} closes its think block: answers are looked for after </think> only, "
+                "so none can score. Take a reasoning model, or raise sampling.max_new_tokens"
+            )
 
     # ---- evaluation and prediction: finished work, streamed ----
 
     def evaluate(self, split: Split) -> Iterator[EvaluatedGroup]:
         """Sample ``eval_samples`` solutions of each problem of a split with the current policy, and verify them."""
         policy = self.policy
+        problems = self._mine(self.problems(split))
         self.engine.load_weights(policy)
-        return evaluate_problems(
-            self.engine,
-            self.verifier,
-            policy.tokenizer,
-            self._mine(self.problems(split)),
-            self.eval_samples,
-            self.eval_sampling,
-            template=self.prompt_template,
-            seed=derived_seed(self.seed, "evaluate", split, self._trainer.global_rank),
-            policy_version=policy.policy_version,
-            desc=f"evaluating {split}",
-            show=self._show,
-        )
+        with self._autocast():
+            yield from evaluate_problems(
+                self.engine,
+                self.verifier,
+                policy.tokenizer,
+                problems,
+                self.eval_samples,
+                self.eval_sampling,
+                template=self.prompt_template,
+                seed=derived_seed(self.seed, "evaluate", split, self._trainer.global_rank),
+                policy_version=policy.policy_version,
+                desc=f"evaluating {split}",
+                show=self._show,
+            )
 
     def predict_rounds(self) -> Iterator[Round]:
         """Judged and credited solutions of the predict problems, ``problems_per_step`` problems at a time."""
         policy, maker = self.policy, self.maker()
         self.engine.load_weights(policy)
+        self._sampled_by = fingerprint(policy.named_tensors())
         mine, size = self._mine(self.problems("predict")), self.problems_per_step
         for index, start in enumerate(range(0, len(mine), size)):
             part = mine[start : start + size]
-            yield maker.make(
-                index,
-                part,
-                RoundStore(self._store_root() / "predict").open(index, self._store_meta(part, policy.policy_version)),
-                self.capability,
-                policy_version=policy.policy_version,
-                seed=derived_seed(self.seed, "predict", index, self._trainer.global_rank),
-            )
+            meta = self._store_meta(part, policy.policy_version)
+            with self._autocast():
+                made = maker.make(
+                    index,
+                    part,
+                    RoundStore(self._store_root() / "predict").open(index, meta),
+                    self.capability,
+                    policy_version=policy.policy_version,
+                    seed=derived_seed(self.seed, "predict", index, self._trainer.global_rank),
+                )
+            yield made
 
     def val_dataloader(self) -> StreamLoader[EvaluatedGroup] | list:
         if self.sources["val"] is None:
@@ -334,18 +388,20 @@ class MathRolloutDataModule(L.LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        if isinstance(batch, (EvaluatedGroup, Round)):  # text and plain numbers: nothing to move
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        """Unpack what the loaders made; groups and rounds are text and plain numbers, of which nothing has to move."""
+        content = batch.content if isinstance(batch, Parcel) else batch
+        return content.to(device) if isinstance(content, StepBatch) else content
 
     # ---- state and shutdown ----
 
     def state_dict(self) -> dict[str, Any]:
-        return self.feed.state_dict() | {"store_dir": self.store_dir or ""}
+        feed = self.feed.state_dict(self.policy.policy_version)
+        return feed | {"store_dir": self.store_dir or "", "sampled_by": self._sampled_by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = dict(state_dict)
         self.store_dir = state.pop("store_dir") or self.store_dir
+        self._sampled_by = state.pop("sampled_by")
         self.feed.load_state_dict(state)
 
     def on_exception(self, exception: BaseException) -> None:

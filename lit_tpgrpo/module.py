@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -69,6 +70,8 @@ class TPGRPOModule(L.LightningModule):
         self._dtype = _torch_dtype(dtype)
         self._tokenizer = load_tokenizer(model)
         self.policy: PolicyModel | None = None
+        self._given: list[dict[str, Any]] = []  # the optimizer's settings, without its parameters
+        self._loaded_step = 0
         self._reference: tuple[PolicyModel, ...] = ()  # in a tuple: not a submodule, so neither trained nor saved
 
     # ---- the Policy protocol of lit_tpgrpo.engines.base ----
@@ -85,7 +88,13 @@ class TPGRPOModule(L.LightningModule):
 
     @property
     def policy_version(self) -> int:
-        return self.global_step
+        """Optimizer steps taken; outside ``fit``, where Lightning counts none, those of the loaded checkpoint."""
+        trainer = self._trainer
+        outside = trainer is not None and trainer.state.fn != TrainerFn.FITTING
+        return self._loaded_step if outside else self.global_step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._loaded_step = checkpoint["global_step"]
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
         for name, parameter in self.policy_model.named_parameters():
@@ -108,6 +117,7 @@ class TPGRPOModule(L.LightningModule):
     def configure_optimizers(self):
         assert self.policy is not None
         optimizer = self._make_optimizer(p for p in self.policy.parameters() if p.requires_grad)
+        self._given = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self._make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer)}}
@@ -126,6 +136,14 @@ class TPGRPOModule(L.LightningModule):
     def on_fit_start(self) -> None:
         for reference in self._reference:
             reference.to(self.device)
+
+    def on_train_start(self) -> None:
+        """A checkpoint brings back the optimizer's settings of its time along with its state: those given now count.
+        With a scheduler the learning rate is the schedule's, which goes on where it stopped."""
+        if self._make_scheduler is None:
+            optimizer = cast(LightningOptimizer, self.optimizers())
+            for group, given in zip(optimizer.param_groups, self._given, strict=True):
+                group.update(given)
 
     # ---- one optimizer step ----
 

@@ -4,6 +4,9 @@ The completion begins after ``<think>\\n`` (the chat template ends the prompt wi
 answer block that restates the results the writer ended up with. Errors are wrong table entries; some are noticed at
 once, some only after further steps have been built on them (which are then redone), some never. The writer knows what
 it did, so each paragraph carries its exact truth; ``truth.py`` finds the same from the text alone.
+
+The answer block restates the last result first. In the order of the chain, a policy under training learns to do all
+sums once more there and lets its thoughts go to seed, since unmatched thoughts are never punished (docs/log.md).
 """
 
 from __future__ import annotations
@@ -187,7 +190,7 @@ class _Writer:
     def _answer(self) -> Chain:
         *early, final = self.in_force
         restated = (*(e for e in early if not self._happens(self.noise.omitted)), final)
-        claims = ", ".join(str(e) for e in restated)
+        claims = ", ".join(str(e) for e in reversed(restated))
         text = self._phrase(phrases.ANSWERS).format(claims=claims, answer=final.result)
         right = set(restated) <= set(self.truth) and final == self.truth[-1]
         self.paragraphs.append(Paragraph(Kind.ANSWER, text, None, right))

@@ -45,7 +45,7 @@ FILLERS = ("Hmm, let me see what comes next.", "Wait, I should keep the order in
 ANSWERS = (
     "So {claims}, and the answer is \\boxed{{{answer}}}.",
     "We have {claims}. The answer is \\boxed{{{answer}}}.",
-    "In order: {claims}. The result is \\boxed{{{answer}}}.",
+    "From last to first: {claims}. The result is \\boxed{{{answer}}}.",
 )
 
 THINK_END = "</think>"

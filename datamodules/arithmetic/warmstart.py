@@ -73,8 +73,8 @@ STAGES = (
         phases=(
             Phase(150, NO_NOISE, sheets=8),
             Phase(200, NO_NOISE),
-            Phase(450, Noise(error=0.05, error_multiply=0.6, notice_now=0.7)),
-            Phase(400, Noise()),
+            Phase(550, Noise(error=0.05, error_multiply=0.6, notice_now=0.7)),
+            Phase(600, Noise()),
         ),
         lr=0.01,
         warmup=30,

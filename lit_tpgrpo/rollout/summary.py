@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lit_tpgrpo.records import Outcome, Round, StepLabel, StopReason
+from lit_tpgrpo.records import JudgedSolution, Outcome, Round, StepLabel, StopReason
 
 
 def round_metrics(made: Round) -> dict[str, float]:
@@ -25,6 +25,7 @@ def round_metrics(made: Round) -> dict[str, float]:
         "rollout/reward": 2 * sum(correct) / n - 1,
         "rollout/unverifiable_share": sum(s.outcome is Outcome.UNVERIFIABLE for s in solutions) / n,
         "rollout/truncated_share": sum(s.solution.stop is StopReason.LENGTH for s in solutions) / n,
+        "rollout/unclosed_think_share": sum(not _answers(s) for s in solutions) / n,
         "rollout/no_answer_share": sum(s.answer is None for s in solutions) / n,
         "rollout/solutions": n,
         "rollout/length_mean": float(lengths.mean()),
@@ -35,6 +36,12 @@ def round_metrics(made: Round) -> dict[str, float]:
         "credit/kept_share": len(made.kept) / n,
     }
     return metrics | _thought_metrics(made) | _advantage_metrics(made)
+
+
+def _answers(solution: JudgedSolution) -> bool:
+    """Whether there is an answer block: the think block was closed."""
+    steps = solution.verdict.steps
+    return bool(steps) and steps[-1].is_answer
 
 
 def _thought_metrics(made: Round) -> dict[str, float]:

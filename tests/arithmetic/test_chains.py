@@ -24,7 +24,7 @@ def test_a_chain_without_noise_reads_as_it_should():
     assert [str(e) for e in chain.restated] == ["3+5=8", "8*7=6", "6-9=7"]
     think, answer = chain.text.split("\n</think>\n\n")
     assert think.count("\n\n") == 3
-    assert "3+5=8, 8*7=6, 6-9=7" in answer
+    assert "6-9=7, 8*7=6, 3+5=8" in answer  # the last one first
     assert answer.endswith("\\boxed{7}.")
     assert chain.correct
     assert set(chain.labels) == {StepLabel.CORRECT}

@@ -69,7 +69,7 @@ def test_an_incorrect_solution_is_matched_against_what_its_answer_restates():
         "Hmm, 4-9=6 is not right. Actually, 4-9=5.",
         "Wait, I should keep the order in mind.",
         "Let me double-check 4-9=5. Yes, that is right.",
-        "In order: 3+5=8, 8*7=4, 4-9=5. The result is \\boxed{5}.",
+        "From last to first: 4-9=5, 8*7=4, 3+5=8. The result is \\boxed{5}.",
     ) == (U, M, U, M, U, U, M, U, M, M)
 
 

@@ -132,19 +132,42 @@ def test_the_uncertainty_curriculum_prefers_half_solved_problems():
 
 
 def test_the_estimator_scales_credit_in_fit(random_model, tmp_path):
-    estimator, scales = CapabilityEstimator(momentum=0.5), []
+    """Four problems, met in both rounds: right in the first, half right in the second."""
+    estimator, seen = CapabilityEstimator(momentum=0.5), []
 
     class Watch(L.Callback):
         def on_group_judged(self, trainer, pl_module, group):
-            scales.append((group.problem.uid, group.capability))
+            seen.append((group.accuracy, group.capability))
 
-    dm = data(train=ArithmeticProblems("1", n=4))
-    dm.verifier.verify_all = lambda pairs: [Outcome.CORRECT] * len(list(pairs))  # pyright: ignore
-    run(tmp_path, estimator, Watch()).fit(module(random_model), datamodule=dm)
+        def on_round_end(self, trainer, pl_module, made):
+            rewards.append({abs(r) for s in made.credited for r in s.process_rewards})
+
+    class Halved(MathVerifier):
+        calls = 0
+
+        def verify_all(self, pairs):
+            self.calls += 1
+            return [Outcome.CORRECT if self.calls == 1 or i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
+
+    rewards: list[set[float]] = []
+    dm = data(train=ArithmeticProblems("1", n=4), verifier=Halved())
+    trainer = run(tmp_path, estimator, Watch())
+    trainer.fit(module(random_model), datamodule=dm)
     assert dm.capability is estimator
-    assert len({uid for uid, _ in scales}) == 4
-    assert {scale for _, scale in scales} == {1.0}
-    assert all(estimator.estimate(uid) == 1.0 for uid, _ in scales)
+    assert seen == [(1.0, 1.0)] * 4 + [(0.5, 0.75)] * 4  # 0.5 * 1.0 + 0.5 * 0.5
+    events = EventAccumulator(trainer.log_dir or "")
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("capability/mean")] == [(0, 1.0), (2, 0.75)]
+    assert [e.value for e in events.Scalars("capability/problems_met")] == [4.0, 4.0]
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0, [0, 6]), (1, [0, 2, 4, 6]), (2, [0, 4, 6])])
+def test_a_policy_is_evaluated_once_however_the_epochs_fall(random_model, tmp_path, capsys, every, expected):
+    trainer = run(tmp_path, MathEvaluation(every_n_rounds=every))
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module(random_model), datamodule=data(steps_per_epoch=2))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("eval |")]
+    assert [int(line.split("|")[1].split()[1]) for line in lines] == expected
 
 
 def test_evaluation_before_between_and_after(random_model, tmp_path, capsys):
@@ -220,6 +243,14 @@ def test_samples_and_histograms_reach_tensorboard(random_model, tmp_path):
     assert {"rollout", "judge", "credit", "train", "verify", "mismatch", "data"} <= stages
 
 
+def test_samples_come_every_n_rounds(random_model, tmp_path):
+    trainer = run(tmp_path, SolutionSamples(every_n_rounds=2))
+    trainer.fit(module(random_model), datamodule=data(steps_per_epoch=6))
+    events = EventAccumulator(trainer.log_dir or "", size_guidance={"tensors": 0, "histograms": 0})
+    events.Reload()
+    assert [e.step for e in events.Tensors("rollout/solutions/text_summary")] == [0, 4]
+
+
 def test_predict_writes_every_judged_solution(random_model, tmp_path, capsys):
     path = tmp_path / "out" / "judged.jsonl"
     trainer = run(tmp_path, JudgedSolutionWriter(str(path)))
@@ -275,6 +306,17 @@ def test_a_judge_that_can_be_refreshed_is(random_model, tmp_path):
     judge = RefreshingJudge()
     run(tmp_path, JudgeRefresh(every_n_rounds=1)).fit(module(random_model), datamodule=data(judge=judge))
     assert judge.refreshed == [0, 2]
+
+
+def test_a_refreshed_judge_judges_stored_solutions_again(random_model, tmp_path):
+    """The same run twice on one store: solutions are taken from it, verdicts only where the judge is frozen."""
+    judged = []
+    for judge, callbacks in ((RuleJudge(), []), (RuleJudge(), []), (RefreshingJudge(), [JudgeRefresh()])):
+        dm = data(judge=judge, store_dir=str(tmp_path / "store"), steps_per_epoch=2)
+        judge.judge = lambda cases, j=judge, n=(count := []): n.append(len(cases)) or RuleJudge.judge(j, cases)
+        run(tmp_path, *callbacks).fit(module(random_model), datamodule=dm)
+        judged.append(sum(count))
+    assert judged == [16, 0, 16]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.errors import ConfigError, EmptyRoundError, InputError
+from lit_tpgrpo.errors import ConfigError, EmptyRoundError, InputError, NonFiniteLossError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, Problem, Round
 from lit_tpgrpo.verify.verifier import MathVerifier
@@ -164,6 +164,189 @@ def test_a_resumed_run_ends_with_the_same_weights_and_samples_nothing_twice(rand
     rounds_sampled = 3 - math.ceil(stop / 2)
     assert again.engine.sampled == rounds_sampled * 2 * 2 * 4  # pyright: ignore
     assert [r for r, _ in recorder.starts] == list(range(3))[3 - rounds_sampled :]
+
+
+class Interrupted(RuntimeError):
+    """A crash of ours."""
+
+
+class CrashingEngine(CountingEngine):
+    """Gives out after so many prompts in all, once."""
+
+    left = 6
+
+    def sample(self, prompts, n, params, seed):
+        for item in super().sample(prompts, n, params, seed):
+            if self.left == 0:
+                raise Interrupted
+            self.left -= 1
+            yield item
+
+
+def test_a_crash_while_a_round_is_made_leaves_a_state_that_goes_on_from_there(random_model, tmp_path):
+    whole = module(random_model)
+    trainer(tmp_path / "whole").fit(whole, datamodule=data())
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=100, save_on_exception=True)
+    crashing = data(
+        engine=CrashingEngine(batch_size=4)
+    )  # one prompt a batch: round 1 breaks off after two groups of four
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "cut", checkpoint, enable_checkpointing=True).fit(module(random_model), datamodule=crashing)
+    with pytest.raises(RuntimeError, match="before load_weights"):  # the parts were closed on the way out
+        list(HFEngine.sample(crashing.engine, [[1]], 1, SamplingParams(4), 0))  # pyright: ignore
+    (saved,) = (tmp_path / "ckpt").glob("*.ckpt")
+    resumed, again, recorder = module(random_model), data(engine=CountingEngine(batch_size=4)), Recorder()
+    second = trainer(tmp_path / "resumed", recorder)
+    second.fit(resumed, datamodule=again, ckpt_path=saved, weights_only=True)
+    assert recorder.starts == [(1, 2), (2, 4)]
+    assert again.engine.sampled == (2 + 4) * 4  # pyright: ignore  # two groups of round 1, all of round 2
+    assert second.global_step == 6
+
+
+class PoisonedModule(TPGRPOModule):
+    """Its loss is NaN at one step."""
+
+    poisoned = True
+
+    def _loss(self, micro, temperature, counts):
+        loss, sums = super()._loss(micro, temperature, counts)
+        return (loss * math.nan if self.poisoned and self.policy_version == 1 else loss), sums
+
+
+def test_after_a_nan_the_batch_is_trained_on_again_with_the_settings_given_then(random_model, tmp_path):
+    whole = module(random_model)
+    trainer(tmp_path / "whole").fit(whole, datamodule=data())
+
+    def poisoned(lr: float) -> PoisonedModule:
+        torch.manual_seed(0)
+        return PoisonedModule(random_model, optimizer=lambda p: torch.optim.SGD(p, lr=lr))
+
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=100, save_on_exception=True)
+    with pytest.raises(NonFiniteLossError, match="optimizer step 2"):
+        trainer(tmp_path / "cut", checkpoint, enable_checkpointing=True).fit(poisoned(0.5), datamodule=data())
+    (saved,) = (tmp_path / "ckpt").glob("*.ckpt")
+    for lr, same in ((0.5, True), (0.05, False)):
+        resumed = poisoned(lr)
+        resumed.poisoned = False
+        run = trainer(tmp_path / f"resumed-{lr}")
+        run.fit(resumed, datamodule=data(), ckpt_path=saved, weights_only=True)
+        assert run.global_step == 6
+        assert torch.equal(weights(resumed), weights(whole)) is same
+        assert float(run.callback_metrics["train/lr"]) == pytest.approx(lr)
+
+
+def test_rollouts_of_another_run_are_not_taken_for_this_ones(random_model, tmp_path, caplog):
+    """Same folder, same settings, same step numbers: the weights tell."""
+    sampled = []
+    for lr in (0.5, 0.5, 0.05):
+        dm = data(store_dir=str(tmp_path / "store"))
+        m = TPGRPOModule(random_model, optimizer=lambda p, lr=lr: torch.optim.SGD(p, lr=lr))
+        trainer(tmp_path / str(len(sampled))).fit(m, datamodule=dm)
+        sampled.append(dm.engine.sampled)  # pyright: ignore
+    # keep_rounds 2 leaves rounds 1 and 2. The second run is the first once more; the third departs after step 1.
+    assert sampled == [48, 16, 48]
+    assert "round 1 on disk is void and is made anew: weights changed" in caplog.text
+
+
+def test_predict_samples_anew_for_other_weights(random_model, tmp_path):
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=2, save_top_k=-1)
+    trainer(tmp_path / "fit", checkpoint, enable_checkpointing=True).fit(module(random_model), datamodule=data())
+    early, late = sorted((tmp_path / "ckpt").glob("*.ckpt"))[::2]
+    texts, sampled, versions = [], [], []
+    for path in (early, late, late):
+        dm = data(predict=ArithmeticProblems("1", n=2))
+        rounds = trainer(tmp_path / "predict").predict(
+            m := module(random_model), datamodule=dm, ckpt_path=path, weights_only=True
+        )
+        del rounds
+        sampled.append(dm.engine.sampled)  # pyright: ignore
+        versions.append(m.policy_version)
+        texts.append([p.read_text() for p in sorted((tmp_path / "fit").rglob("predict/round_*/solutions.jsonl"))])
+    assert sampled == [8, 8, 0]
+    assert texts[0] != texts[1] == texts[2]
+    assert versions == [2, 6, 6]
+
+
+def test_a_round_that_is_no_longer_on_disk_is_made_anew_with_a_warning(random_model, tmp_path, caplog):
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_top_k=-1)
+    trainer(tmp_path / "fit", checkpoint, enable_checkpointing=True).fit(module(random_model), datamodule=data())
+    again, recorder = data(), Recorder()
+    run = trainer(tmp_path / "resumed", recorder)
+    run.fit(
+        module(random_model), datamodule=again, ckpt_path=tmp_path / "ckpt" / "epoch=0-step=1.ckpt", weights_only=True
+    )
+    assert "round 0 was sampled at step 0 and is not on disk any more (data.keep_rounds is 2)" in caplog.text
+    assert recorder.starts[0] == (0, 1)
+    assert [r.policy_version for r in recorder.rounds] == [1, 3, 5]
+    assert run.global_step == 6
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, [0, 1, 2]), (1, [2]), (2, [1, 2])])
+def test_the_newest_rounds_stay_on_disk(random_model, tmp_path, keep, left):
+    trainer(tmp_path).fit(module(random_model), datamodule=data(keep_rounds=keep, store_dir=str(tmp_path / "store")))
+    names = sorted(p.name for p in (tmp_path / "store" / "rank_0").glob("round_*"))
+    assert names == [f"round_{i:06d}" for i in left]
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_lower_precision_trains_and_leaves_sampled_logprobs_as_they_are(random_model, tmp_path, precision):
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.extend(t.dtype for s in batch.sequences for t in (s.old_logprobs, s.advantages))
+            parameter = next(pl_module.policy_model.parameters())
+            assert parameter.dtype is (torch.bfloat16 if precision == "bf16-true" else torch.float32)
+
+    recorder = Recorder()
+    dm = data(val=ArithmeticProblems("1", n=2, split="heldout"), eval_samples=2, predict=ArithmeticProblems("1", n=2))
+    run = trainer(tmp_path, Watch(), recorder, MathEvaluation(), precision=precision, max_steps=2)
+    m = module(random_model)
+    run.fit(m, datamodule=dm)
+    assert run.global_step == 2
+    assert set(seen) == {torch.float32}
+    # In one precision on both sides the sampler and the trainer differ by its rounding alone.
+    assert float(run.callback_metrics["mismatch/logprob_max"]) < 0.1
+    run.validate(m, datamodule=dm, verbose=False)
+    run.predict(m, datamodule=dm)
+
+
+def test_evaluation_may_sample_otherwise_than_training(random_model, tmp_path):
+    dm, asked = (
+        data(val=ArithmeticProblems("1", n=2, split="heldout"), eval_sampling=SamplingParams(5, temperature=0)),
+        [],
+    )
+    original = dm.engine.sample
+
+    def watch(prompts, n, params, seed):
+        asked.append((params.max_new_tokens, params.temperature))
+        return original(prompts, n, params, seed)
+
+    dm.engine.sample = watch  # pyright: ignore
+    trainer(tmp_path, MathEvaluation(every_n_rounds=0), max_steps=2).fit(module(random_model), datamodule=dm)
+    assert asked == [(5, 0), (12, 1.0), (5, 0)]
+
+
+def test_a_capability_with_weights_draws_the_problems(random_model, tmp_path):
+    class OnlyTheLast(CapabilityEstimator):
+        def weights(self, uids):
+            return [float(i >= len(uids) - 4) for i in range(len(uids))]
+
+    recorder, source = Recorder(), ArithmeticProblems("1", n=64)
+    trainer(tmp_path, recorder, OnlyTheLast(), max_steps=2).fit(module(random_model), datamodule=data(train=source))
+    assert {g.problem.uid for r in recorder.rounds for g in r.groups} == {p.uid for p in source.load()[-4:]}
+
+
+def test_a_policy_that_closes_no_think_block_is_warned_of(random_model, tmp_path):
+    with pytest.warns(UserWarning, match=r"no solution of round 0 closes its think block"):
+        trainer(tmp_path, max_steps=2).fit(module(random_model), datamodule=data(sampling=SamplingParams(2)))
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ConfigError, match=r"sampling\.temperature must be positive, got 0: greedy solutions"):
+        data(sampling=SamplingParams(temperature=0))
+    with pytest.raises(ConfigError, match=r"keep_rounds must be 0 .* got -1"):
+        data(keep_rounds=-1)
 
 
 def test_metrics_of_a_round_are_logged(random_model, tmp_path):
