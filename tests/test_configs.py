@@ -13,6 +13,8 @@ import train
 from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +37,7 @@ def arguments(config: Path) -> list[str]:
 def test_every_config_instantiates(config: Path, random_model: str, monkeypatch: pytest.MonkeyPatch):
     args = arguments(config)
     if "deepseek" in config.name:  # no network, no GPU: the weights and the device stay here
-        args += ["--model.model", random_model, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+        args += ["--model.model", random_model, "--trainer.accelerator", "cpu"]
     cli = build(*args)
     assert isinstance(cli.model, TPGRPOModule)
     assert cli.trainer.max_epochs == 1
@@ -59,10 +61,25 @@ def test_overrides_reach_their_parts():
     assert cli.datamodule.credit.alpha == 0.5
     assert cli.datamodule.group_size == 16
     assert cli.datamodule.sampling.temperature == 0.6
-    assert cli.datamodule.sampling.max_new_tokens == 224
+    assert cli.datamodule.sampling.max_new_tokens == 176
     assert cli.trainer.max_epochs == 3
     optimizer = cli.model._make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     assert optimizer.param_groups[0]["lr"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if c.parent.name != "experiment"], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_every_base_config_names_the_parts_that_the_readme_overrides(config: Path):
+    """An option below a part that no config names ends in a parser error."""
+    own = ["--model.model", "embedded:tiny-qwen2", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+    parts = ["--data.credit.alpha", "0.5", "--data.engine.batch_size", "8", "--data.judge.init_args", "{}"]
+    data = build("--config", str(config), *own, *parts).datamodule
+    assert type(data.credit) is ThoughtCredit
+    assert data.credit.alpha == 0.5
+    assert type(data.engine) is HFEngine
+    assert data.engine.batch_size == 8
+    assert type(data.judge) is RuleJudge
 
 
 @pytest.mark.parametrize(
@@ -80,8 +97,9 @@ def test_an_experiment_changes_what_it_names_and_nothing_else(experiment: str, c
 
 def test_the_papers_numbers():
     config = str(ROOT / "configs" / "paper" / "deepseek_r1_distill_qwen_1.5b.yaml")
-    cli = build("--config", config, "--model.model", "embedded:tiny-qwen2", "--trainer.accelerator", "cpu",
-                "--trainer.precision", "32-true")  # fmt: skip
+    cli = build("--config", config, "--model.model", "embedded:tiny-qwen2", "--trainer.accelerator", "cpu")
+    assert cli.trainer.precision == "bf16-mixed"
+    assert cli.model.hparams["dtype"] == "float32"
     data = cli.datamodule
     assert data.problems_per_step * data.group_size == 40
     assert data.steps_per_round == 50
