@@ -40,7 +40,7 @@ class MathEvaluation(RoundCallback):
         self.before: float | None = None
         self.after: float | None = None
         self._scored_at = -1
-        self._running: MetricCollection | None = None
+        self._limit_val_batches: int | float | None = None  # what the trainer had before fit
         self._groups: list[EvaluatedGroup] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -51,7 +51,11 @@ class MathEvaluation(RoundCallback):
                 f"pass@k needs k samples of each problem: pass_at holds {too_many}, and data.eval_samples is {samples}"
             )
         if stage == "fit":
-            trainer.limit_val_batches = 0
+            self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit" and self._limit_val_batches is not None:
+            trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
 
     # ---- in fit ----
 

@@ -185,6 +185,25 @@ def test_evaluation_before_between_and_after(random_model, tmp_path, capsys):
     assert steps == ["step 0", "step 2", "step 4"]
 
 
+def test_a_round_without_a_step_is_not_followed_by_another_evaluation(random_model, tmp_path, capsys):
+    class WrongAtFirst(LuckyByTurns):
+        calls = 0
+
+        def verify_all(self, pairs):
+            self.calls += 1
+            # Call 1 is the evaluation's first problem; its six, then round 0.
+            return super().verify_all(pairs) if self.calls != 7 else [Outcome.INCORRECT for _ in pairs]
+
+    dm = data(verifier=WrongAtFirst(), keep="nonzero_advantage")
+    run(tmp_path, MathEvaluation()).fit(module(random_model), datamodule=dm)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("eval |", "round "))]
+    assert [" ".join(line.split()[:5]) for line in lines[:3]] == [
+        "eval | step 0 |",
+        "round 0 | step 0",
+        "round 1 | step 0",
+    ]
+
+
 def test_validate_and_test_score_their_splits(random_model, tmp_path):
     dm = data(test=ArithmeticProblems("1", n=3, split="heldout", seed=9))
     trainer = run(tmp_path, MathEvaluation())
@@ -308,14 +327,24 @@ def test_a_judge_that_can_be_refreshed_is(random_model, tmp_path):
     assert judge.refreshed == [0, 2]
 
 
+class CountingJudge(RefreshingJudge):
+    """Counts the cases it is given."""
+
+    cases = 0
+
+    def judge(self, cases):
+        CountingJudge.cases += len(cases)
+        return super().judge(cases)
+
+
 def test_a_refreshed_judge_judges_stored_solutions_again(random_model, tmp_path):
-    """The same run twice on one store: solutions are taken from it, verdicts only where the judge is frozen."""
+    """The same run three times on one store: solutions and verdicts are taken from it until the judge is refreshed."""
     judged = []
-    for judge, callbacks in ((RuleJudge(), []), (RuleJudge(), []), (RefreshingJudge(), [JudgeRefresh()])):
-        dm = data(judge=judge, store_dir=str(tmp_path / "store"), steps_per_epoch=2)
-        judge.judge = lambda cases, j=judge, n=(count := []): n.append(len(cases)) or RuleJudge.judge(j, cases)
+    for callbacks in ([], [], [JudgeRefresh()]):
+        CountingJudge.cases = 0
+        dm = data(judge=CountingJudge(), store_dir=str(tmp_path / "store"), steps_per_epoch=2)
         run(tmp_path, *callbacks).fit(module(random_model), datamodule=dm)
-        judged.append(sum(count))
+        judged.append(CountingJudge.cases)
     assert judged == [16, 0, 16]
 
 

@@ -298,9 +298,19 @@ def test_lower_precision_trains_and_leaves_sampled_logprobs_as_they_are(random_m
             parameter = next(pl_module.policy_model.parameters())
             assert parameter.dtype is (torch.bfloat16 if precision == "bf16-true" else torch.float32)
 
-    recorder = Recorder()
-    dm = data(val=ArithmeticProblems("1", n=2, split="heldout"), eval_samples=2, predict=ArithmeticProblems("1", n=2))
-    run = trainer(tmp_path, Watch(), recorder, MathEvaluation(), precision=precision, max_steps=2)
+    class Engine(HFEngine):
+        def sample(self, prompts, n, params, seed):
+            autocast.append(torch.is_autocast_enabled("cpu"))
+            yield from super().sample(prompts, n, params, seed)
+
+    autocast: list[bool] = []
+    dm = data(
+        val=ArithmeticProblems("1", n=2, split="heldout"),
+        eval_samples=2,
+        predict=ArithmeticProblems("1", n=2),
+        engine=Engine(),
+    )
+    run = trainer(tmp_path, Watch(), MathEvaluation(), precision=precision, max_steps=2)
     m = module(random_model)
     run.fit(m, datamodule=dm)
     assert run.global_step == 2
@@ -309,6 +319,7 @@ def test_lower_precision_trains_and_leaves_sampled_logprobs_as_they_are(random_m
     assert float(run.callback_metrics["mismatch/logprob_max"]) < 0.1
     run.validate(m, datamodule=dm, verbose=False)
     run.predict(m, datamodule=dm)
+    assert autocast == [precision == "bf16-mixed"] * 5  # evaluation, round, evaluation, validate, predict
 
 
 def test_evaluation_may_sample_otherwise_than_training(random_model, tmp_path):
