@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from pathlib import Path
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -15,13 +17,23 @@ from lit_tpgrpo.module import TPGRPOModule
 
 
 class TPGRPOCLI(LightningCLI):
-    """Lightning's CLI with the prediction writer always at hand, and the command line above any checkpoint."""
+    """Lightning's CLI with the prediction writer always at hand.
+
+    Settings come from the configs and the command line, never from the hyperparameters that a checkpoint holds. What the
+    checkpoint brings back is the run's state: weights, the optimizer's moments, the learning rate schedule, counters,
+    callbacks.
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(JudgedSolutionWriter, "writer")
 
     def _parse_ckpt_path(self) -> None:
         """Leave settings alone: Lightning would put the checkpoint's over those given on the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        """Look for the checkpoint first: Lightning does so after data and model are ready, and ends in a traceback."""
+        if (path := self._get(self.config, "ckpt_path")) is not None:
+            check_checkpoint(str(path))
 
 
 # A misspelt option must be named, not taken for the abbreviation of another.
@@ -36,12 +48,36 @@ SETTINGS = {
 }
 
 
-def users_mistake(error: BaseException | None) -> BaseException | None:
-    """Ours among an error and its causes: the parser wraps what a class raises when it is built."""
+def check_checkpoint(path: str) -> None:
+    """Refuse a local checkpoint that does not exist; Lightning's own names and URLs are Lightning's to resolve.
+
+    Raises:
+        InputError: there is nothing at the path.
+    """
+    special = path in ("best", "last", "hpc") or path.lower() == "registry" or path.lower().startswith("registry:")
+    if special or "://" in path or "::" in path:  # the last two: a URL, a chain of file systems
+        return
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise InputError(
+            f"ckpt_path {path!r} does not exist (looked at {place.absolute()}); give a checkpoint file, such as "
+            "checkpoints/last.ckpt in the run's version folder, or one of best, last and hpc"
+        )
+
+
+def users_mistake(error: BaseException | None) -> str | None:
+    """The message of a user's mistake among an error and its causes: the parser wraps what a class raises when built.
+
+    Lightning's MisconfigurationException counts, put on one line: it says which trainer settings exclude one another.
+    """
     ours = (ConfigError, InputError, EmptyRoundError, NonFiniteLossError)
-    while error is not None and not isinstance(error, ours):
+    while error is not None:
+        if isinstance(error, ours):
+            return str(error)
+        if isinstance(error, MisconfigurationException):
+            return " ".join(str(error).split())
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def hide_notices() -> None:

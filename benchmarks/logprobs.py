@@ -1,4 +1,4 @@
-"""Time and peak memory of the log-prob head, forward and backward: python benchmarks/logprobs.py --help
+"""Time and peak memory of the log-prob head, forward and backward: python -m benchmarks.logprobs --help
 
 Each variant runs in a process of its own. Memory is what it adds to the resident set (Linux) or to the CUDA allocator
 above its inputs, gradients included; time is the best of the repeats (the others measure the machine's other work).
@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lit_tpgrpo.functional.logprobs import selected_logprobs
 
+ROOT = Path(__file__).parent.parent
 Head = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -119,8 +120,8 @@ def main() -> None:
     )
     first: dict[str, float] = {}
     for variant in args.variants:
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", variant]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "benchmarks.logprobs", *sys.argv[1:], "--only", variant]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         if run.returncode:
             print(f"{variant:12} failed: {run.stderr.strip().splitlines()[-1]}")
             continue

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from tqdm.auto import tqdm
 
 from lit_tpgrpo.engines.base import Policy
@@ -83,7 +83,13 @@ class MathEvaluation(RoundCallback):
         self._groups = []
 
     def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self._groups.append(batch)
 
@@ -94,7 +100,13 @@ class MathEvaluation(RoundCallback):
         self._groups = []
 
     def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self._groups.append(batch)
 
@@ -123,9 +135,8 @@ class MathEvaluation(RoundCallback):
 
     def _score(self, groups: Iterable[EvaluatedGroup], samples: int) -> dict[str, Tensor]:
         ks = sorted({*self.pass_at, samples})
-        metrics = MetricCollection(
-            {"avg": AvgAtK(samples), "maj": MajAtK(samples)} | {f"pass_{k}": PassAtK(k) for k in ks}
-        )
+        parts: dict[str, Metric | MetricCollection] = {"avg": AvgAtK(samples), "maj": MajAtK(samples)}
+        metrics = MetricCollection(parts | {f"pass_{k}": PassAtK(k) for k in ks})
         solutions = truncated = tokens = 0
         for group in groups:
             metrics.update(list(group.outcomes), list(group.answers))

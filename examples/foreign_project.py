@@ -1,4 +1,4 @@
-"""TP-GRPO inside a Lightning project of your own: the module, the DataModule and a callback in a plain Trainer."""
+"""TP-GRPO inside a Lightning project of your own, in a plain Trainer: python -m examples.foreign_project"""
 
 import lightning as L
 import torch

@@ -67,7 +67,7 @@ class TPGRPOModule(L.LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
-        self._dtype = _torch_dtype(dtype)
+        self._weights_dtype = _torch_dtype(dtype)
         self._tokenizer = load_tokenizer(model)
         self.policy: PolicyModel | None = None
         self._given: list[dict[str, Any]] = []  # the optimizer's settings, without its parameters
@@ -106,7 +106,7 @@ class TPGRPOModule(L.LightningModule):
         if self.policy is not None:
             return
         hp = self.hparams
-        lm = load_causal_lm(hp["model"], hp["random_init"], self._dtype, hp["attention"])
+        lm = load_causal_lm(hp["model"], hp["random_init"], self._weights_dtype, hp["attention"])
         if hp["gradient_checkpointing"]:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.policy = PolicyModel(lm)
@@ -114,7 +114,7 @@ class TPGRPOModule(L.LightningModule):
         if hp["kl_beta"] > 0:
             self._reference = (copy.deepcopy(self.policy).requires_grad_(False).eval(),)
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         assert self.policy is not None
         optimizer = self._make_optimizer(p for p in self.policy.parameters() if p.requires_grad)
         self._given = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
@@ -233,7 +233,7 @@ class TPGRPOModule(L.LightningModule):
             scheduler.step()  # pyright: ignore[reportCallIssue]
 
     def _log_step(self, totals: StepSums, norm: Tensor, on_policy: bool, seconds: float) -> None:
-        metrics = totals.metrics(on_policy)
+        metrics: dict[str, Any] = dict(totals.metrics(on_policy))
         metrics["train/grad_norm"] = norm
         metrics["train/lr"] = cast(LightningOptimizer, self.optimizers()).param_groups[0]["lr"]
         metrics["train/tokens_per_s"] = float(totals.loss.tokens) / seconds

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub import constants, hf_hub_url, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, http_backoff, httpx, validate_repo_id
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,7 +26,8 @@ def resolve_model(name: str) -> str:
     """``embedded:tiny-qwen2`` -> the folder that ships with the package; anything else must be a folder or a hub name.
 
     Raises:
-        ConfigError: the name looks like a path and nothing is there, or no such embedded model ships.
+        ConfigError: the name looks like a path or cannot be a hub name and nothing is there, or no such embedded model
+            ships.
     """
     if name.startswith(EMBEDDED):
         folder = _EMBEDDED_ROOT / name.removeprefix(EMBEDDED)
@@ -42,7 +46,52 @@ def resolve_model(name: str) -> str:
             f"model path {name!r} is not a folder (looked at {path.absolute()}); give a Hugging Face model folder, a "
             f"hub name such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B, or embedded:tiny-qwen2"
         )
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"the model folder {path.absolute()} does not exist, and {name!r} cannot be a hub name either; give a "
+            "Hugging Face model folder, a hub name such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B, or "
+            "embedded:tiny-qwen2"
+        ) from error
     return name
+
+
+def _reach_hub(name: str) -> None:
+    """Ask the hub twice whether it is there: transformers would ask for most of a minute.
+
+    Nothing is asked for what lies here, nor where the hub is switched off. Any answer will do, transformers reads it.
+
+    Raises:
+        ConnectionError: there is no way to it.
+    """
+    if Path(name).is_dir() or is_offline_mode() or isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    url = hf_hub_url(name, "config.json")
+    try:
+        http_backoff("HEAD", url, max_retries=1, retry_on_status_codes=(), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        raise ConnectionError(f"no connection to {constants.ENDPOINT}: {error}") from error
+    except httpx.HTTPError:  # a hub that is slow or hangs up is worth transformers' longer patience
+        return
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).removesuffix(".")
+
+
+def _not_loaded(what: str, name: str, resolved: str, error: Exception) -> ConfigError:
+    """What to say, in one line, when neither a folder nor the hub gave ``what``."""
+    if Path(resolved).is_dir():
+        return ConfigError(
+            f"no {what} could be loaded from the folder {name!r}: {_reason(error)}; give a folder that holds one, or a "
+            "hub name"
+        )
+    return ConfigError(
+        f"no {what} could be loaded from {name!r}: the folder {Path(name).absolute()} does not exist, and no hub model of "
+        f"that name could be reached and read either: {_reason(error)}; correct the path or the name, and mind that the "
+        "hub needs a network"
+    )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -53,17 +102,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     resolved = resolve_model(name)
     try:
+        _reach_hub(resolved)
         tokenizer = AutoTokenizer.from_pretrained(resolved)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no tokenizer could be loaded from {name!r}: {error}; give a folder that holds one, or a hub name and a "
-            "network"
-        ) from error
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_loaded("tokenizer", name, resolved, error) from error
     return check_tokenizer(tokenizer, name)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
-    """Refuse a tokenizer without EOS; give one without pad its EOS as pad."""
+    """Refuse a tokenizer without EOS; give one without pad its EOS as pad, and say so."""
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"the tokenizer of {name!r} has no EOS token, so no solution would ever end before the token limit; set "
@@ -71,6 +118,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrained
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+        rank_zero_warn(
+            f"the tokenizer of {name!r} has no pad token: its EOS {tokenizer.eos_token!r} pads instead. Padding is masked, "
+            "so nothing is learnt from it; set pad_token in its tokenizer_config.json to pad with another token"
+        )
     return tokenizer
 
 
@@ -78,19 +129,22 @@ def load_causal_lm(name: str, random_init: bool, dtype: torch.dtype | None, atte
     """The causal language model, with its weights or (``random_init``) its architecture alone.
 
     Raises:
-        ConfigError: it cannot be loaded, or its logits are rescaled after the head.
+        ConfigError: it cannot be loaded, ``attention`` cannot be used here, or its logits are rescaled after the head.
     """
     resolved = resolve_model(name)
     try:
+        _reach_hub(resolved)
         config = AutoConfig.from_pretrained(resolved)
         if random_init:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
         else:
             model = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, attn_implementation=attention)
     except (OSError, ValueError) as error:
+        raise _not_loaded("causal language model", name, resolved, error) from error
+    except ImportError as error:
         raise ConfigError(
-            f"no causal language model could be loaded from {name!r}: {error}; give a model folder, or a hub name and "
-            "a network"
+            f"{name!r} cannot be loaded with attention {attention!r}: {_reason(error)}; install what is missing, or set "
+            "attention to sdpa or eager"
         ) from error
     for key in _RESCALING:
         if getattr(config.get_text_config(), key, None) not in (None, 1, 1.0):
@@ -117,7 +171,7 @@ class PolicyModel(nn.Module):
         hidden = self.causal_lm.base_model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state
-        head = self.causal_lm.get_output_embeddings()
+        head = cast(nn.Module, self.causal_lm.get_output_embeddings())
         return selected_logprobs(
             hidden[batch.row, batch.position],
             cast(Tensor, head.weight),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import train
 
@@ -105,6 +106,12 @@ def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path
         ),
         (["--trainer.gradient_clip_val", "1.0"], r"use model\.max_grad_norm"),
         (["--data.credit.alpha", "-1"], r"alpha must be positive, got -1"),
+        (["--data.sampling.temperature", "-1"], r"temperature must be 0 \(greedy\) or positive, got -1"),
+        (["--data.sampling.top_p", "2"], r"top_p must lie in \(0, 1\].* got 2"),
+        (["--data.eval_sampling.top_k", "-3"], r"top_k must be 0 \(off\) or positive, got -3"),
+        (["--model.model", "models/nope"], r"the folder .*/models/nope does not exist, and no hub model"),
+        (["--ckpt_path", "no/such.ckpt"], r"ckpt_path 'no/such\.ckpt' does not exist \(looked at /.*/no/such\.ckpt\)"),
+        (["--trainer.enable_progress_bar", "false"], r"`enable_progress_bar=False` but found `TQDMProgressBar`"),
     ],
     ids=lambda v: v[-2] if isinstance(v, list) else "",
 )
@@ -113,6 +120,83 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, args: list[str], messa
         train.main(["fit", *small(tmp_path), *args])
     assert str(stop.value).startswith("error: ")
     assert "\n" not in str(stop.value)
+
+
+def test_bad_input_leaves_one_line_on_the_terminal(tmp_path: Path):
+    done = run("fit", *small(tmp_path), "--data.sampling.temperature", "-1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"(Seed set to 0\n)?error: sampling: temperature must be 0 .*, got -1\.0\n", done.stderr)
+
+
+def test_lightnings_own_message_is_put_on_one_line(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise MisconfigurationException("this setting\n  excludes that one\n")
+
+    monkeypatch.setattr(train, "TPGRPOCLI", refuse)
+    with pytest.raises(SystemExit, match=r"^error: this setting excludes that one$"):
+        train.main(["fit"])
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("ours"), FileNotFoundError("weights.bin"), ValueError("shape")], ids=repr
+)
+def test_a_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "TPGRPOCLI", fail)
+    with pytest.raises(type(error), match=str(error)):
+        train.main(["fit"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "best",
+        "last",
+        "hpc",
+        "registry",
+        "registry:team/model",
+        "s3://bucket/last.ckpt",
+        "https://host/last.ckpt",
+        "~/a.ckpt",
+    ],
+)
+def test_checkpoints_that_lightning_finds_are_left_to_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.ckpt").touch()
+    train.check_checkpoint(name)
+
+
+def test_the_last_checkpoint_goes_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Lightning's "last" is also said before there is one: it then starts anew."""
+    train.main(["validate", *small(tmp_path), "--ckpt_path", "last"])
+    assert re.search(r"eval \| step 0 \|", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "said"),
+    [
+        ("examples/foreign_project.py", "", r"held-out accuracy 0\.\d{3} -> 0\.\d{3}"),
+        (
+            "benchmarks/logprobs.py",
+            "--tokens 8 --hidden 8 --vocab 32 --repeats 1 --variants naive ours",
+            r"(?m)^ours +\d",
+        ),
+    ],
+    ids=["example", "benchmark"],
+)
+def test_the_documented_command_of_a_script_runs_in_a_checkout(script: str, options: str, said: str, tmp_path: Path):
+    found = re.search(r"python (-m [\w.]+)", (ROOT / script).read_text())
+    assert found is not None
+    for name in ("examples", "benchmarks", "lit_tpgrpo"):  # what the command finds, but what it writes stays out
+        (tmp_path / name).symlink_to(ROOT / name)
+    command = [sys.executable, *found[1].split(), *options.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(said, done.stdout), done.stdout
 
 
 @pytest.mark.slow

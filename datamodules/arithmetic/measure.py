@@ -69,7 +69,7 @@ def sample_texts(
             encoded = tokenizer(
                 prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
             )
-            generated = model.generate(**encoded, generation_config=config)
+            generated = model.generate(**encoded, generation_config=config)  # pyright: ignore[reportAttributeAccessIssue]
             for row in generated[:, encoded["input_ids"].shape[1] :].tolist():
                 ended = tokenizer.eos_token_id in row
                 ids = row[: row.index(tokenizer.eos_token_id)] if ended else row

@@ -24,7 +24,8 @@ class ArithmeticProblems:
             raise ConfigError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
         if n < 1:
             raise ConfigError(f"n must be at least 1, got {n}")
-        self.level, self.n, self.seed, self.split = level, n, seed, split
+        self.level, self.n, self.seed = level, n, seed
+        self.split: Split = split
         self.name = f"arithmetic/{level}/{split}"
 
     def load(self) -> Sequence[Problem]:

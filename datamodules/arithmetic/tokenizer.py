@@ -71,10 +71,10 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Q
     learnt = json.loads(learner.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=learnt["vocab"],
-        merges=[tuple(pair) for pair in learnt["merges"]],
+        merges=[tuple(pair) for pair in learnt["merges"]],  # pyright: ignore[reportArgumentType]
         eos_token=EOS,
         pad_token=PAD,
-        unk_token=None,
+        unk_token=None,  # pyright: ignore[reportArgumentType]
         additional_special_tokens=[USER, ASSISTANT],
         model_max_length=max_length,
         padding_side="left",
@@ -82,5 +82,6 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Q
         chat_template=CHAT_TEMPLATE,
     )
     # Not special: decoding with skip_special_tokens must keep the tags, the judge and the verifier read them.
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in THINK_TAGS])
+    tags: list[str | AddedToken] = [AddedToken(tag, special=False, normalized=False) for tag in THINK_TAGS]
+    tokenizer.add_tokens(tags)
     return tokenizer

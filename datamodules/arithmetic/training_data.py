@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -53,8 +54,9 @@ def chain_rows(
             task = draw_task(level, rng)
         statements.append(task.prompt)
         completions.append(write_chain(task, noise, rng).text)
+    end = [cast(int, tokenizer.eos_token_id)]
     return [
-        Row(prompt + completion + [tokenizer.eos_token_id], range(len(prompt), len(prompt) + len(completion) + 1))
+        Row(prompt + completion + end, range(len(prompt), len(prompt) + len(completion) + 1))
         for prompt, completion in _tokenize(tokenizer, statements, completions)
     ]
 

@@ -16,6 +16,7 @@ import random
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -153,7 +154,7 @@ def train_stage(
         count = sum(len(row.predicted) for row in batch)
         total = 0.0
         for i in range(0, len(batch), settings.micro_batch):
-            input_ids, targets = pad_rows(batch[i : i + settings.micro_batch], tokenizer.pad_token_id)
+            input_ids, targets = pad_rows(batch[i : i + settings.micro_batch], cast(int, tokenizer.pad_token_id))
             # Right padding under a causal mask: no attention mask is needed, padded positions are not targets.
             keep = targets != IGNORED
             logits = model.lm_head(model.model(input_ids=input_ids, use_cache=False).last_hidden_state[keep])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ class SamplingParams:
     """How to sample. ``temperature`` 0 is greedy (log-probs are then those at temperature 1).
 
     Log-probs are of softmax(logits / temperature) before ``top_p`` and ``top_k`` cut it.
+
+    Raises:
+        ConfigError: a value is out of its range.
     """
 
     max_new_tokens: int = 1024
@@ -27,13 +32,13 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or positive, got {self.temperature}")
+            raise ConfigError(f"sampling: max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature < math.inf:  # written so that nan is refused as well
+            raise ConfigError(f"sampling: temperature must be 0 (greedy) or positive, got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise ConfigError(f"sampling: top_p must lie in (0, 1], where 1 cuts nothing, got {self.top_p}")
         if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (off) or positive, got {self.top_k}")
+            raise ConfigError(f"sampling: top_k must be 0 (off) or positive, got {self.top_k}")
 
 
 @dataclass(frozen=True, slots=True)

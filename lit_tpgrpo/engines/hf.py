@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -69,7 +70,8 @@ class HFEngine:
     def _generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seed: int) -> list[Completion]:
         assert self._policy is not None
         model, tokenizer = self._policy.policy_model, self._policy.tokenizer
-        eos_ids, pad_id = stop_ids(model, tokenizer.eos_token_id), tokenizer.pad_token_id
+        eos_ids = stop_ids(model, cast(int | None, tokenizer.eos_token_id))
+        pad_id = cast(int, tokenizer.pad_token_id)
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), pad_id)
         mask = torch.zeros_like(ids)
@@ -113,7 +115,7 @@ class _LogprobRecorder(LogitsProcessor):
         self._last: Tensor | None = None
         self._taken: list[Tensor] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.finish(input_ids)
         scaled = scores / self.temperature
         self._last = torch.log_softmax(scaled.float(), dim=-1)

@@ -60,7 +60,7 @@ def collate(sequences: Sequence[TrainingSequence], pad_id: int) -> MicroBatch:
     row = torch.repeat_interleave(torch.arange(len(sequences), device=device), lengths)
     # The hidden state at position p predicts token p + 1: a completion is read off from its prompt's last token on.
     position = torch.cat(
-        [torch.arange(p - 1, p - 1 + c, device=device) for p, c in zip(n_prompt, lengths, strict=True)]
+        [torch.arange(len(s.completion_ids), device=device) + len(s.prompt_ids) - 1 for s in sequences]
     )
     padded = pad_sequence(ids, batch_first=True, padding_value=pad_id)
     return MicroBatch(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,7 +30,8 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem, template: s
     if tokenizer.chat_template is None:
         return tuple(tokenizer(text)["input_ids"])
     turn = [{"role": "user", "content": text}]
-    return tuple(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False))
+    ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return tuple(cast(list[int], ids))
 
 
 def admit(

@@ -102,7 +102,8 @@ class RoundFile:
 
 def _solution(row: dict[str, Any]) -> Solution:
     tuples = ("prompt_ids", "completion_ids", "logprobs", "token_starts")
-    return Solution(**row | {key: tuple(row[key]) for key in tuples} | {"stop": StopReason(row["stop"])})
+    fields: Any = row | {key: tuple(row[key]) for key in tuples} | {"stop": StopReason(row["stop"])}
+    return Solution(**fields)
 
 
 def _verdict(line: dict[str, Any]) -> Verdict:

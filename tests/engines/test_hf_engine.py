@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine, stop_ids
@@ -56,7 +57,7 @@ def trainer_logprobs(policy: TPGRPOModule, done, temperature: float) -> list[tor
 
 def test_engine_and_module_fit_the_protocols(policy: TPGRPOModule):
     assert isinstance(HFEngine(), Engine)
-    policy.trainer = SimpleNamespace(global_step=0)  # pyright: ignore
+    policy.trainer = SimpleNamespace(global_step=0, state=SimpleNamespace(fn=TrainerFn.FITTING))  # pyright: ignore
     assert isinstance(policy, Policy)
 
 
@@ -160,8 +161,23 @@ def test_misuse_is_named():
         list(HFEngine().sample([[1]], 1, SamplingParams(4), 0))
     with pytest.raises(ConfigError, match="batch_size of at least 1, got 0"):
         HFEngine(0)
-    with pytest.raises(ValueError, match="temperature must be 0"):
-        SamplingParams(temperature=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"temperature": -1.0}, r"temperature must be 0 \(greedy\) or positive, got -1.0"),
+        ({"temperature": float("nan")}, r"temperature must be .* got nan"),
+        ({"top_p": 0.0}, r"top_p must lie in \(0, 1\].* got 0.0"),
+        ({"top_p": 2.0}, r"top_p must lie in \(0, 1\].* got 2.0"),
+        ({"top_k": -1}, r"top_k must be 0 \(off\) or positive, got -1"),
+    ],
+    ids=str,
+)
+def test_sampling_settings_out_of_range_are_named(setting: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        SamplingParams(**setting)
 
 
 def test_all_eos_tokens_of_a_chat_model_end_a_solution(policy: TPGRPOModule):

@@ -1,0 +1,126 @@
+"""Loading a policy: what cannot be loaded is named in one line, and the tokenizer is checked on the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from huggingface_hub.utils import httpx
+
+from lit_tpgrpo import policy
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.module import TPGRPOModule
+
+SHIPPED = Path(policy.resolve_model("embedded:tiny-qwen2"))
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub that is switched on, but no way to it; the addresses that were asked for."""
+    asked: list[str] = []
+
+    def refuse(self: object, request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        raise httpx.ConnectError("Name or service not known", request=request)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", refuse)
+    return asked
+
+
+def copy_without(folder: Path, token: str) -> str:
+    """The shipped model's folder, whose tokenizer has no such special token."""
+    shutil.copytree(SHIPPED, folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    assert settings[token]
+    # An absent key would bring back the default of the tokenizer's class.
+    file.write_text(json.dumps(settings | {token: None}))
+    return str(folder)
+
+
+def test_a_tokenizer_without_pad_pads_with_eos_and_says_so_once(tmp_path: Path):
+    folder = copy_without(tmp_path / "model", "pad_token")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        module = TPGRPOModule(folder)
+    said = [str(w.message) for w in caught if "no pad token" in str(w.message)]
+    assert len(said) == 1
+    assert folder in said[0]
+    assert "Padding is masked, so nothing is learnt from it" in said[0]
+    assert module.tokenizer.pad_token_id == module.tokenizer.eos_token_id is not None
+
+
+def test_a_tokenizer_with_pad_keeps_it_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer = policy.load_tokenizer(str(SHIPPED))
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+
+
+def test_a_model_whose_tokenizer_has_no_eos_is_refused(tmp_path: Path):
+    folder = copy_without(tmp_path / "model", "eos_token")
+    with pytest.raises(ConfigError, match=f"{folder}.* has no EOS token.*set eos_token"):
+        TPGRPOModule(folder)
+
+
+@pytest.mark.parametrize("name", ["models/nope", "nope"])
+def test_a_relative_folder_that_does_not_exist_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"the folder {tmp_path / name} does not exist, and no hub model") as stop:
+        TPGRPOModule(name)
+    assert "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize("name", ["models/-nope", "my model", "models/a--b", "runs/final.git"])
+def test_what_cannot_be_a_hub_name_is_never_asked_for(name: str, no_network: list[str]):
+    with pytest.raises(ConfigError, match=f"{Path(name).absolute()} does not exist, and '{name}' cannot be a hub name"):
+        policy.resolve_model(name)
+    assert not no_network
+
+
+def test_without_a_network_the_hub_is_given_up_soon(no_network: list[str]):
+    started = time.perf_counter()
+    with pytest.raises(
+        ConfigError, match=r"models/nope does not exist.*no connection to http.*: Name or service"
+    ) as stop:
+        policy.load_tokenizer("models/nope")
+    assert time.perf_counter() - started < 20  # transformers alone: two times 23 seconds of waiting
+    assert len(no_network) == 2
+    assert "\n" not in str(stop.value)
+
+
+def test_a_hub_that_answers_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    def answer(self: object, request: httpx.Request) -> httpx.Response:
+        asked.append(request.method)
+        return httpx.Response(404, headers={"X-Error-Code": "RepoNotFound"}, request=request)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
+    with pytest.raises(ConfigError, match=r"models/nope does not exist.*not a valid model identifier") as stop:
+        policy.load_tokenizer("models/nope")
+    assert len(asked) > 1
+    assert "\n" not in str(stop.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="the package is there")
+def test_an_attention_without_its_package_is_named(random_model: str):
+    module = TPGRPOModule(random_model, attention="flash_attention_2")
+    with pytest.raises(ConfigError, match=r"attention 'flash_attention_2': .*installed; .*sdpa or eager") as stop:
+        module.configure_model()
+    assert "\n" not in str(stop.value)
+
+
+def test_a_folder_without_weights_is_called_a_folder(tmp_path: Path):
+    shutil.copytree(SHIPPED, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    module = TPGRPOModule(str(tmp_path / "model"))
+    with pytest.raises(ConfigError, match="no causal language model could be loaded from the folder") as stop:
+        module.configure_model()
+    assert "\n" not in str(stop.value)
