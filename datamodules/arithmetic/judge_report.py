@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Task, make_problems
-from lit_tpgrpo.datamodules.arithmetic.truth import Unparsable, solution_truth
+from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, Unparsable, solution_truth
 from lit_tpgrpo.judges.base import Judge, JudgeCase
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
@@ -34,7 +34,7 @@ def label_cases(pairs: Sequence[tuple[Problem, str]]) -> tuple[list[LabelledCase
     for problem, text in pairs:
         truth = solution_truth(problem, text)
         if isinstance(truth, Unparsable):
-            left_out[truth.reason.partition(":")[0]] += 1
+            left_out[truth.reason] += 1
             continue
         # Labels are about text: one token per character serves as well as any tokenizer.
         starts = tuple(range(len(text)))
@@ -49,8 +49,9 @@ def label_cases(pairs: Sequence[tuple[Problem, str]]) -> tuple[list[LabelledCase
 
 
 def premise_holds(case: LabelledCase) -> bool:
-    """Whether the errors of a correct solution were all put right: its answer block then restates true equations."""
-    return case[0].outcome is Outcome.CORRECT and case[1][-1] is StepLabel.CORRECT
+    """Whether a solution is correct and all its errors were put right: no wrong step stands at the end."""
+    truth = solution_truth(case[0].problem, case[0].solution.text)
+    return isinstance(truth, ChainTruth) and truth.correct and truth.mended
 
 
 def written(level: str, n: int, seed: int) -> list[tuple[Problem, str]]:

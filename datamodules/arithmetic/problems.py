@@ -41,6 +41,16 @@ class Level:
         if self.modulus < 10:
             raise ValueError(f"modulus must be at least 10 (operands are single digits), got {self.modulus}")
 
+    @property
+    def multipliers(self) -> tuple[int, ...]:
+        """The digits from 2 that are coprime with the modulus: multiplying by them is a bijection."""
+        return tuple(n for n in range(2, 10) if math.gcd(n, self.modulus) == 1)
+
+    @property
+    def tasks(self) -> int:
+        """How many different tasks there are: starts, and at each step nine operands for + and -, and multipliers."""
+        return self.modulus * (9 + 9 + len(self.multipliers)) ** self.steps
+
 
 LEVELS: dict[str, Level] = {
     "1": Level(steps=4, modulus=10),
@@ -131,8 +141,7 @@ def draw_task(level: Level, rng: random.Random) -> Task:
     Multipliers are coprime with the modulus: every operation is then a bijection, and a wrong value can only be put
     right by a reflection (or by a second error), never by the operations that follow.
     """
-    multipliers = [n for n in range(2, 10) if math.gcd(n, level.modulus) == 1]
-    operations = []
+    multipliers, operations = level.multipliers, []
     for _ in range(level.steps):
         symbol = rng.choice("+-*")
         operations.append(Operation(symbol, rng.choice(multipliers) if symbol == "*" else rng.randint(1, 9)))
@@ -143,6 +152,16 @@ def as_problem(task: Task, level_name: str) -> Problem:
     return Problem(f"arithmetic/{task.digest}", task.prompt, str(task.answer), "arithmetic", level_name)
 
 
+def most_problems(level: str, split: Split) -> int:
+    """How many problems of a named level can be asked for: half of those that the split may be expected to hold.
+
+    The hash gives a split more or fewer tasks than its share, and the last ones would be waited for long.
+    """
+    tasks = LEVELS[level].tasks
+    heldout = tasks // _HELDOUT_SHARE
+    return (heldout if split == "heldout" else tasks - heldout) // 2
+
+
 def make_problems(level: str, n: int, seed: int, split: Split) -> tuple[Problem, ...]:
     """n different problems of a named level. The split is a hash of the problem itself: no seed can mix the two."""
     if level not in LEVELS:
@@ -151,6 +170,11 @@ def make_problems(level: str, n: int, seed: int, split: Split) -> tuple[Problem,
         raise ValueError(f"split must be 'train' or 'heldout', got {split!r}")
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
+    most = most_problems(level, split)
+    if n > most:
+        raise ValueError(
+            f"n must be at most {most} for level {level!r} and split {split!r}, got {n}; take a higher level"
+        )
     # Seeding with a string is stable over processes; level and split make equal seeds independent.
     rng = random.Random(f"{level}/{split}/{seed}")
     tasks: dict[str, Task] = {}

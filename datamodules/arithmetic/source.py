@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Split, make_problems
+from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Split, make_problems, most_problems
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Problem
 
@@ -13,20 +13,31 @@ class ArithmeticProblems:
     """Problems made by code; the two splits share none.
 
     Args:
-        level: how hard, ``1`` to ``5``: 4 steps modulo 10 up to 10 steps modulo 31.
-        n: number of problems.
+        level: how hard, ``1`` to ``5``: 4 steps modulo 10 up to 10 steps modulo 13.
+        n: number of problems, at most half of those that the split holds (121,550 held out at level 1).
         seed: which ones.
         split: ``train`` or ``heldout``.
+
+    Raises:
+        ConfigError: there is no such level or split, or n is not in its range.
     """
+
+    name = "arithmetic"
 
     def __init__(self, level: str = DEFAULT_LEVEL, n: int = 4096, seed: int = 0, split: Split = "train") -> None:
         if level not in LEVELS:
             raise ConfigError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
         if n < 1:
             raise ConfigError(f"n must be at least 1, got {n}")
+        if split not in ("train", "heldout"):
+            raise ConfigError(f"split must be 'train' or 'heldout', got {split!r}")
+        most = most_problems(level, split)
+        if n > most:
+            raise ConfigError(
+                f"n must be at most {most} for level {level!r} and split {split!r}, got {n}; take a higher level"
+            )
         self.level, self.n, self.seed = level, n, seed
         self.split: Split = split
-        self.name = f"arithmetic/{level}/{split}"
 
     def load(self) -> Sequence[Problem]:
         """The problems, the same each time."""

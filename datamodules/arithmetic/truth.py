@@ -16,6 +16,9 @@ true result); so a step that builds on a wrong value is wrong even where its own
 right when what it asserts is true and what it denies is not. An opening is right if it states the problem's start and
 modulus, a filler always, an answer block if it restates true equations only.
 
+``standing``: no later paragraph took back what the paragraph says. A step, check or correction stands while the equation
+that it asserts, at its place, is in force; what asserts no equation cannot be taken back.
+
 Labels. Correct final answer: CORRECT where right, else INCORRECT. Incorrect final answer: the answer block is MATCHED;
 a think step is MATCHED if the equation it asserts is among those restated in the answer block (the adopted ones:
 a denied equation is not asserted), else UNMATCHED; so openings and fillers, which assert nothing, are UNMATCHED.
@@ -66,12 +69,14 @@ _PARAGRAPH = re.compile(r"\S(?:.|\n(?![ \t]*\n))*")
 
 @dataclass(frozen=True, slots=True)
 class StepTruth:
-    """One paragraph: where it starts in the text, what it asserts, whether that is right, and the label it deserves."""
+    """One paragraph: where it starts in the text, what it asserts, whether that is right and whether it still holds at
+    the end of the think block, and the label it deserves."""
 
     start: int
     kind: Kind
     claim: Equation | None
     right: bool
+    standing: bool
     label: StepLabel
 
 
@@ -86,24 +91,33 @@ class ChainTruth:
     def labels(self) -> tuple[StepLabel, ...]:
         return tuple(step.label for step in self.steps)
 
+    @property
+    def mended(self) -> bool:
+        """Whether every error was put right (the paper's premise for correct solutions): nothing wrong is standing."""
+        return all(step.right or not step.standing for step in self.steps)
+
 
 @dataclass(frozen=True, slots=True)
 class Unparsable:
-    """The text is not of the domain's form, so its step truth is not known."""
+    """The text is not of the domain's form, so its step truth is not known.
+
+    ``reason`` is one of a few fixed sentences, by which texts can be counted; ``found`` is the place that it is about.
+    """
 
     reason: str
+    found: str = ""
 
 
 class _NotOfTheDomain(Exception):
-    """Carries the reason out of the reader; never leaves this module."""
+    """Carries the reason and what was found out of the reader; never leaves this module."""
 
 
 def solution_truth(problem: Problem, text: str) -> ChainTruth | Unparsable:
     """The truth of ``text``, a completion without its prompt (and without EOS)."""
     try:
         return _read(Task.from_prompt(problem.prompt), text)
-    except _NotOfTheDomain as reason:
-        return Unparsable(str(reason))
+    except _NotOfTheDomain as error:
+        return Unparsable(*error.args)
 
 
 def _read(task: Task, text: str) -> ChainTruth:
@@ -120,10 +134,10 @@ def _read(task: Task, text: str) -> ChainTruth:
     answer_right = correct and adopted <= set(reader.truth)
     answer_start = len(text) - len(answer.lstrip())
     steps = [
-        StepTruth(start, kind, claim, right, _label(correct, right, claim in adopted))
-        for start, kind, claim, right in read
+        StepTruth(start, kind, claim, right, i not in reader.taken_back, _label(correct, right, claim in adopted))
+        for i, (start, kind, claim, right) in enumerate(read)
     ]
-    steps.append(StepTruth(answer_start, Kind.ANSWER, None, answer_right, _label(correct, answer_right, True)))
+    steps.append(StepTruth(answer_start, Kind.ANSWER, None, answer_right, True, _label(correct, answer_right, True)))
     return ChainTruth(correct, tuple(steps))
 
 
@@ -142,23 +156,31 @@ def _read_answer(text: str) -> tuple[list[Equation], int]:
     for pattern in _ANSWER_PATTERNS:
         if match := pattern.fullmatch(text):
             return [_equation(e) for e in match["claims"].split(", ")], int(match["answer"])
-    raise _NotOfTheDomain(f"answer block of no known form: {text!r}")
+    raise _NotOfTheDomain("answer block of no known form", text)
 
 
 class _Reader:
-    """Reads the think block paragraph by paragraph; its state is the equations in force."""
+    """Reads the think block paragraph by paragraph; its state is the equations in force.
+
+    ``taken_back`` are the paragraphs, counted from 0, whose equation is no longer in force.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.truth = task.equations
         self.in_force: list[Equation] = []
+        self.taken_back: set[int] = set()
+        self._asserted_by: list[list[int]] = []  # beside in_force: the paragraphs that assert an equation there
+        self._count = 0
 
     def paragraph(self, text: str) -> tuple[Kind, Equation | None, bool]:
         """The kind of a paragraph, what it asserts and whether that is right."""
         for kind, pattern in _THINK_PATTERNS:
             if match := pattern.fullmatch(text):
-                return kind, *self._assertion(kind, match)
-        raise _NotOfTheDomain(f"paragraph of no known form: {text!r}")
+                assertion = self._assertion(kind, match)
+                self._count += 1
+                return kind, *assertion
+        raise _NotOfTheDomain("paragraph of no known form", text)
 
     def _assertion(self, kind: Kind, match: re.Match[str]) -> tuple[Equation | None, bool]:
         if kind is Kind.FILLER:
@@ -167,14 +189,23 @@ class _Reader:
             return None, (int(match["start"]), int(match["modulus"])) == (self.task.start, self.task.modulus)
         claim = _equation(match["claim"])
         if kind is Kind.STEP:
-            self.in_force.append(claim)
+            self._put(len(self.in_force), claim)
             return claim, self._is_true(len(self.in_force) - 1, claim)
         if kind is Kind.CHECK:
-            return claim, self._is_true(self._place(claim), claim)
+            place = self._place(claim)
+            self._asserted_by[place].append(self._count)
+            return claim, self._is_true(place, claim)
         denied = _equation(match["denied"])
         place = self._place(denied)
-        self.in_force[place:] = [claim]
+        self._put(place, claim)
         return claim, self._is_true(place, claim) and claim != denied
+
+    def _put(self, place: int, claim: Equation) -> None:
+        """Put an equation in force at a place; what was in force there and after it is taken back."""
+        for paragraphs in self._asserted_by[place:]:
+            self.taken_back.update(paragraphs)
+        self.in_force[place:] = [claim]
+        self._asserted_by[place:] = [[self._count]]
 
     def _is_true(self, place: int, claim: Equation) -> bool:
         return place < len(self.truth) and claim == self.truth[place]
@@ -184,4 +215,4 @@ class _Reader:
         for place in range(len(self.in_force) - 1, -1, -1):
             if self.in_force[place] == quoted:
                 return place
-        raise _NotOfTheDomain(f"a reflection quotes {quoted}, which is not in force")
+        raise _NotOfTheDomain("a reflection quotes an equation that is not in force", str(quoted))

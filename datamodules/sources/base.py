@@ -26,7 +26,7 @@ class ProblemSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FieldMap:
-    """Which column of a row holds what. Of several names the first that the row has is read.
+    """Which column of a row holds what. Of several names the first is read that the row has, null not counted.
 
     Args:
         prompt: The problem statement. Required in each row.

@@ -7,13 +7,16 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_tpgrpo.datamodules.sources.base import FieldMap
 from lit_tpgrpo.datamodules.sources.reading import OnMalformed, RowSource, resolve_format
 from lit_tpgrpo.datamodules.sources.rows import RowFault
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.text.answers import AnswerForm
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
 
 
 class FileProblems(RowSource):
@@ -78,6 +81,10 @@ def _decoded(line: bytes) -> Any:
         return RowFault(f"expected UTF-8, got the byte 0x{line[error.start]:02x} at position {error.start}")
     except json.JSONDecodeError as error:
         return RowFault(f"expected one JSON object, got a text that is no JSON ({error.msg} at column {error.colno})")
+    except ValueError as error:  # The interpreter's limit on the digits of an integer.
+        return RowFault(f"expected one JSON object, got one with a number that cannot be read ({error})")
+    except RecursionError:
+        return RowFault("expected one JSON object, got one that is nested too deeply to be read")
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -88,6 +95,16 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     except json.JSONDecodeError as error:
         hint = " One object a line belongs into a .jsonl file: rename it." if error.msg == "Extra data" else ""
         raise InputError(f"{path}: expected one JSON list of objects, got no valid JSON ({error}).{hint}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{path}: expected one JSON list of objects, got a number that cannot be read ({error}). Write it as text, or "
+            f"one object a line into a .jsonl file, where on_malformed: skip can leave out its row."
+        ) from error
+    except RecursionError as error:
+        raise InputError(
+            f"{path}: expected one JSON list of objects, got a value that is nested too deeply to be read. Take it out, or "
+            f"write one object a line into a .jsonl file, where on_malformed: skip can leave out its row."
+        ) from error
     if not isinstance(rows, list):
         raise InputError(
             f"{path}: expected one JSON list of objects, got {type(rows).__name__} at the top level. Take the list out "
@@ -103,10 +120,19 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
     try:
         batches = pq.ParquetFile(path).iter_batches()
-        rows = (row for batch in batches for row in batch.to_pylist())
+        rows = (row for batch in batches for row in _batch_rows(batch))
         yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: expected a Parquet file, got one that cannot be read as such ({error})") from error
+
+
+def _batch_rows(batch: RecordBatch) -> list[Any]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows > 1:  # Only the row that holds the byte is malformed.
+            return [row for i in range(batch.num_rows) for row in _batch_rows(batch.slice(i, 1))]
+        return [RowFault(f"expected UTF-8, got the byte 0x{error.object[error.start]:02x}")]
 
 
 _READERS: MappingProxyType[str, Callable[[Path], Iterator[tuple[str, Any]]]] = MappingProxyType(

@@ -20,6 +20,13 @@ class RowFault(Exception):
 
 def to_problem(row: Any, row_format: RowFormat, source: str, taken: Container[str]) -> Problem:
     """Convert one row; RowFault says what was expected and what came. ``taken`` holds the uids given so far."""
+    try:
+        return _converted(row, row_format, source, taken)
+    except RecursionError as error:
+        raise RowFault("expected texts and numbers, got a list that is nested too deeply to be read") from error
+
+
+def _converted(row: Any, row_format: RowFormat, source: str, taken: Container[str]) -> Problem:
     if not isinstance(row, Mapping):
         raise RowFault(f"expected an object with named fields, got {_typed(row)}")
     fields = row_format.fields
@@ -61,13 +68,25 @@ def _prompt(row: Mapping[str, Any], row_format: RowFormat) -> str:
     return f"{_text(row, context, 'context')}\n\n{text}"
 
 
+def _writable(text: str, column: str, role: str) -> str:
+    """JSON can hold half of a surrogate pair, which no file and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowFault(
+            f"expected the {role} as text in {column!r}, got the lone surrogate {text[error.start]!r} at position "
+            f"{error.start}"
+        ) from error
+    return text
+
+
 def _text(row: Mapping[str, Any], column: str, role: str) -> str:
     value = row[column]
     if not isinstance(value, str):
         raise RowFault(f"expected the {role} as text in {column!r}, got {_typed(value)}")
     if not value.strip():
         raise RowFault(f"expected the {role} as text in {column!r}, got an empty text")
-    return value.strip()
+    return _writable(value.strip(), column, role)
 
 
 def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
@@ -76,7 +95,9 @@ def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
     if not isinstance(form, AnswerForm):
         form = form[column]
     try:
-        return normalise_gold(form, row[column])
+        return _writable(normalise_gold(form, row[column]), column, "answer")
+    except OverflowError as error:
+        raise RowFault(f"{column!r}: expected a gold answer, got a number too long to be read") from error
     except InputError as error:
         # What follows the semicolon is the remedy, which the report of a source gives once for all its rows.
         raise RowFault(f"{column!r}: {str(error).rpartition('; ')[0] or error}") from error
@@ -86,7 +107,7 @@ def _uid(row: Mapping[str, Any], fields: FieldMap, source: str, content: str, ta
     column = _first(row, fields.uid)
     value = row[column] if column is not None else None
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
-        uid = f"{source}/{str(value).strip()}"
+        uid = f"{source}/{_writable(str(value).strip(), str(column), 'id')}"
         if uid in taken:
             raise RowFault(
                 f"expected a different id in each row, but {column!r} repeats {value!r}; set fields.uid to the column "
@@ -104,8 +125,8 @@ def _level(row: Mapping[str, Any], fields: FieldMap) -> str | None:
     """Levels are a convenience for curricula: what cannot be read is None and no fault."""
     column = _first(row, fields.level)
     try:
-        level = normalise_gold(AnswerForm.PLAIN, row[column]) if column is not None else ""
-    except InputError:
+        level = _writable(normalise_gold(AnswerForm.PLAIN, row[column]), column, "level") if column is not None else ""
+    except (InputError, OverflowError, RecursionError, RowFault):
         return None
     return level.removeprefix("Level ").strip().strip("?") or None
 
@@ -113,6 +134,9 @@ def _level(row: Mapping[str, Any], fields: FieldMap) -> str | None:
 def _column(row: Mapping[str, Any], columns: str | tuple[str, ...], role: str) -> str:
     column = _first(row, columns)
     if column is None:
+        null = [name for name in names(columns) if name in row]
+        if null:
+            raise RowFault(f"expected the {role} in {' or '.join(map(repr, null))}, got null")
         raise RowFault(
             f"expected the {role} in a field named {' or '.join(names(columns))}, got the fields "
             f"{', '.join(map(str, row)) or '(none)'}"
@@ -121,7 +145,8 @@ def _column(row: Mapping[str, Any], columns: str | tuple[str, ...], role: str) -
 
 
 def _first(row: Mapping[str, Any], columns: str | tuple[str, ...]) -> str | None:
-    return next((column for column in names(columns) if column in row), None)
+    """The first column that says something. In a table each row has all columns, with null where it has no value."""
+    return next((column for column in names(columns) if row.get(column) is not None), None)
 
 
 def _typed(value: Any) -> str:

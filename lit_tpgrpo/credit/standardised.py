@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from lit_tpgrpo.credit.thoughts import check_standardisation, outcome_advantages
+from lit_tpgrpo.credit.thoughts import check_standardisation, check_verdict, outcome_advantages
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
@@ -29,8 +29,11 @@ class StandardisedCredit(ABC):
 
         Raises:
             ConfigError: the group has a single solution.
-            ValueError: a verdict contradicts its solution, see ``thoughts.sides_with_answer``.
+            ValueError: a verdict contradicts its solution, see ``thoughts.check_verdict`` and, where labels pay,
+                ``thoughts.sides_with_answer``.
         """
+        for judged in group.solutions:
+            check_verdict(judged)
         outcomes = outcome_advantages(group, self.ddof, self.eps)
         return tuple(
             self.credit(group, judged, outcome) for judged, outcome in zip(group.solutions, outcomes, strict=True)

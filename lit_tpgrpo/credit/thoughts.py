@@ -63,20 +63,30 @@ def _thought(verdict: Verdict, first: int, end: int) -> Thought:
     return Thought(first, end, steps[first].token_start, steps[end - 1].token_end, verdict.labels[first])
 
 
-def sides_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) -> Tensor | None:
-    """(T,) bool: CORRECT in a correct solution, MATCHED in an incorrect one. None where there is no process reward: the
-    judge abstained, no answer block was reached, or the token limit cut it short.
+def check_verdict(judged: JudgedSolution) -> None:
+    """What merging steps relies on: one label for each, and that they tile the tokens.
 
     Raises:
-        ValueError: labels do not cover the tokens, mix families, or call the answer block other than its outcome does.
+        ValueError: there are more or fewer labels than steps, no steps at all, or steps that leave out or repeat tokens.
     """
     verdict, n_tokens = judged.verdict, len(judged.solution.completion_ids)
-    where = f"the verdict on sample {judged.solution.sample} of problem {judged.solution.problem_uid!r}"
+    where = _named(judged)
     if len(verdict.labels) != len(verdict.steps) or not verdict.steps:
         raise ValueError(f"{where} has {len(verdict.labels)} labels for {len(verdict.steps)} steps; expected one each")
     ends = [0, *(s.token_end for s in verdict.steps)]
     if [s.token_start for s in verdict.steps] != ends[:-1] or ends[-1] != n_tokens or ends != sorted(ends):
         raise ValueError(f"{where} has steps that do not tile its {n_tokens} tokens")
+
+
+def sides_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) -> Tensor | None:
+    """(T,) bool: CORRECT in a correct solution, MATCHED in an incorrect one. None where there is no process reward: the
+    judge abstained, no answer block was reached, or the token limit cut it short.
+
+    Raises:
+        ValueError: labels mix families or call the answer block other than its outcome does. That they cover the tokens
+            is for ``check_verdict`` to say, before steps are merged.
+    """
+    verdict, where = judged.verdict, _named(judged)
     if verdict.abstained:
         if set(verdict.labels) != {StepLabel.ABSTAINED}:
             raise ValueError(f"{where} abstains on some steps only; an abstaining judge labels every step ABSTAINED")
@@ -91,6 +101,10 @@ def sides_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) -> 
     if verdict.labels[-1] is not answer:
         raise ValueError(f"{where} labels the answer block {verdict.labels[-1].value}; expected {answer.value}")
     return torch.tensor([t.label is answer for t in thoughts])
+
+
+def _named(judged: JudgedSolution) -> str:
+    return f"the verdict on sample {judged.solution.sample} of problem {judged.solution.problem_uid!r}"
 
 
 def thought_lengths(thoughts: tuple[Thought, ...]) -> Tensor:

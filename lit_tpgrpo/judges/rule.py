@@ -11,8 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase, abstain
-from lit_tpgrpo.judges.tracing import builds_on, find_corrections, is_reinstated
+from lit_tpgrpo.judges.tracing import Correction, Ledger, Source, WorkLimitError, builds_on, find_corrections
 from lit_tpgrpo.records import Outcome, StepLabel, Verdict
 from lit_tpgrpo.text.answers import extract_boxed
 from lit_tpgrpo.text.equations import EXPRESSION, Equation, flatten, normalise
@@ -29,20 +30,33 @@ COUNTERS = (
     "reflections_ineffective",
     "reflections_untraced",
 )
+MAX_WORK = 10_000_000
 _CONCLUDES = re.compile(r"\b(?:answer|result|solution|value|total)\b[^.\n]{0,40}?(?:\bis|=|:)\s*$", re.IGNORECASE)
 
 
 class RuleJudge:
     """Labels steps by quotations, denials and values; see ``wrong_steps`` and ``adopted_steps``.
 
-    Keeps the segmentation of the case. Abstains where there is no answer block (a truncated solution). ``metrics``
-    counts reflections too: of those nominated by a marker word, confirmed ones correct something that was found,
-    untraced ones something that was not, ineffective ones nothing.
+    Keeps the segmentation of the case. Abstains where there is no answer block (a truncated solution) and where a
+    correct solution makes more work than ``max_work``. ``metrics`` counts reflections too: of those nominated by a
+    marker word, confirmed ones correct something that was found, untraced ones something that was not, ineffective ones
+    nothing.
+
+    Args:
+        max_work: how many numbers and names may be looked at between errors and their corrections. Everything else
+            takes time in proportion to the text, this takes corrections times statements. The default is about three
+            seconds' work; 60 corrections at the end of 1,500 statements need a twentieth of it.
+
+    Raises:
+        ConfigError: max_work is not positive.
     """
 
     name = "rule"
 
-    def __init__(self) -> None:
+    def __init__(self, max_work: int = MAX_WORK) -> None:
+        if max_work < 1:
+            raise ConfigError(f"max_work must be at least 1, got {max_work}")
+        self.max_work = max_work
         self._counts: Counter[str] = Counter()
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
@@ -64,7 +78,11 @@ class RuleJudge:
         *thinks, answer = (case.solution.text[s.start : s.end] for s in case.steps)
         readings = [read_step(think) for think in thinks]
         if case.outcome is Outcome.CORRECT:
-            wrong = self._wrong_steps(readings)
+            try:
+                wrong = self._wrong_steps(readings)
+            except WorkLimitError:
+                self._counts["abstained"] += 1
+                return abstain(case, f"tracing its corrections takes more than max_work {self.max_work}")
             labels = [StepLabel.INCORRECT if i in wrong else StepLabel.CORRECT for i in range(len(thinks))]
             labels.append(StepLabel.CORRECT)
         else:
@@ -80,20 +98,23 @@ class RuleJudge:
         """Protocol for correct solutions: position reflections, trace their sources, verify the interval between.
 
         Outside the intervals everything is correct. A reflection is judged like any other step: it is wrong if a later
-        one corrects it, or if it lies inside an interval and uses a wrong value. What a reflection denied is right
-        after all if a later correction puts it back.
+        one corrects it, if it lies inside an interval and uses a wrong value, or if it denies a statement and then
+        asserts that very statement. What a reflection denied is right after all if a later correction puts it back.
         """
-        corrections, untraced = find_corrections(readings)
+        ledger = Ledger(readings, self.max_work)
+        corrections, untraced = find_corrections(ledger)
+        wrong: set[int] = set()
+        for correction in corrections:
+            for source in _first_sources(correction):
+                if source.equation is not None and ledger.stands_by(correction.step, source.equation):
+                    wrong.add(correction.step)
+                elif source.equation is None or not ledger.is_reinstated(source.equation, correction.step):
+                    wrong |= builds_on(ledger, source, correction.step)
         nominated = sum(r.stance is not Stance.NONE for r in readings)
         self._counts["reflections_nominated"] += nominated
         self._counts["reflections_confirmed"] += len(corrections)
         self._counts["reflections_untraced"] += len(untraced)
         self._counts["reflections_ineffective"] += nominated - len(corrections) - len(untraced)
-        wrong: set[int] = set()
-        for correction in corrections:
-            for source in correction.sources:
-                if source.equation is None or not is_reinstated(readings, source.equation, correction.step):
-                    wrong |= builds_on(readings, source, correction.step)
         return wrong
 
 
@@ -118,6 +139,16 @@ def final_value(text: str) -> str | None:
     """The normalised content of the last box, without a leading ``x =``; None where there is none."""
     boxed = extract_boxed(text, thinks=False)
     return normalise(flatten(boxed).rpartition("=")[2]) or None if boxed else None
+
+
+def _first_sources(correction: Correction) -> Iterator[Source]:
+    """Of the sources that state the same equation the first: its interval holds the others and all that they spoil."""
+    seen: set[tuple[str, str]] = set()
+    for source in sorted(correction.sources, key=lambda s: s.step):
+        if source.equation is None or source.equation.key not in seen:
+            yield source
+        if source.equation is not None:
+            seen.add(source.equation.key)
 
 
 def _announces(flat: str, raw: str, value: str) -> bool:

@@ -84,15 +84,19 @@ def flatten(text: str) -> str:
 
 
 def normalise(expression: str) -> str:
-    """The comparable form of a flattened expression: no blanks, no needless brackets or multiplication signs."""
+    """The comparable form of a flattened expression: no blanks, no needless brackets or multiplication signs.
+
+    Each pass takes needless brackets off the inside and the outside of a nest; what more passes would take off stays.
+    """
     text = re.sub(r"\s+", "", expression).rstrip(".,;:")
-    before = None
-    while text != before:
+    for _ in range(_MAX_NESTING):
         before = text
         text = re.sub(r"(?<![\w)])\((-?(?:\d+(?:\.\d+)?%?|[A-Za-zα-ωΔΩ]))\)(?![\w(^])", r"\1", text)
         text = re.sub(r"\(\(([^()]*)\)\)", r"(\1)", text)
         if text.startswith("(") and text.endswith(")") and _closes_at_end(text):
             text = text[1:-1]
+        if text == before:
+            break
     return re.sub(r"(?<=[\w)])\*(?=[A-Za-zα-ωΔΩ(])", "", text)
 
 

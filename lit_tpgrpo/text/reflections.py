@@ -55,14 +55,42 @@ class Reading:
 
 
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+|\n+")
+_REPLACES = re.compile(r"\bshould\b|\bactually\b")
+_MAX_TOPIC = 8
+"""A "no" or "that" is about so many equations at most, the last of its question. It keeps long texts linear."""
+
+
+class _Statements:
+    """Equations in the order in which they were stated. Withdrawing one does not look at the others."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[str, str], list[tuple[int, Equation]]] = {}
+        self._stated = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._by_key)
+
+    def state(self, equations: tuple[Equation, ...]) -> None:
+        for equation in equations:
+            self._by_key.setdefault(equation.key, []).append((self._stated, equation))
+            self._stated += 1
+
+    def withdraw(self, equations: tuple[Equation, ...]) -> bool:
+        """Take out all that equal one of these; whether there were any."""
+        found = [self._by_key.pop(equation.key, None) for equation in equations]
+        return any(found)
+
+    def in_order(self) -> tuple[Equation, ...]:
+        placed = sorted((p for same in self._by_key.values() for p in same), key=lambda p: p[0])
+        return tuple(equation for _, equation in placed)
 
 
 @dataclass(slots=True)
 class _Reader:
     """Reads a step sentence by sentence; ``topic`` is what a following "yes", "no" or "that" is about."""
 
-    asserted: list[Equation] = field(default_factory=list)
-    renewed: list[Equation] = field(default_factory=list)
+    asserted: _Statements = field(default_factory=_Statements)
+    renewed: _Statements = field(default_factory=_Statements)
     denied: list[Equation] = field(default_factory=list)
     denied_values: list[str] = field(default_factory=list)
     denial: Denial | None = None
@@ -82,7 +110,7 @@ class _Reader:
         if not self.nominated:
             self._assert(equations)
         elif sentence.endswith("?"):
-            self.asked, self.topic = True, equations or self.topic
+            self.asked, self.topic = True, equations[-_MAX_TOPIC:] or self.topic
             self.asked_if_wrong = markers.CALLS_WRONG.search(sentence) is not None
         elif wrong is not None:
             self._call_wrong(sentence, wrong, equations)
@@ -143,6 +171,7 @@ class _Reader:
         kept = [e for e, out in zip(equations, aside, strict=True) if not out]
         denied = [e for e, out in zip(equations, aside, strict=True) if out]
         starts, kept_ends = [e.start for e in equations], [e.end for e in kept]
+        replaces = _REPLACES.search(sentence) is not None
         for value in EXPRESSION.finditer(sentence):
             if not any(c.isdigit() for c in value[0]):
                 continue  # "x is not a root" sets nothing aside: only what holds a number is taken for a value
@@ -154,7 +183,7 @@ class _Reader:
             before = bisect_right(kept_ends, value.start()) - 1
             if before >= 0:
                 denied.append(Equation(kept[before].lhs, normalise(value[0])))
-            elif re.search(r"\bshould\b|\bactually\b", sentence):
+            elif replaces:
                 self.denied_values.append(normalise(value[0]))
                 self.denial = Denial.QUOTED
         if denied:
@@ -162,18 +191,16 @@ class _Reader:
         return tuple(kept)
 
     def _assert(self, equations: tuple[Equation, ...], considered: bool = False) -> None:
-        self.asserted += equations
+        self.asserted.state(equations)
         if self.nominated and not considered:
-            self.renewed += equations
+            self.renewed.state(equations)
         self.topic = equations[-1:] or self.topic
 
     def _deny(self, equations: tuple[Equation, ...], denial: Denial) -> None:
         self.denied += equations
         self.denial = Denial.QUOTED if equations or self.denial is Denial.QUOTED else denial
-        gone = {e.key for e in equations}
-        self.withdrew = self.withdrew or any(e.key in gone for e in self.asserted)
-        self.asserted = [e for e in self.asserted if e.key not in gone]
-        self.renewed = [e for e in self.renewed if e.key not in gone]
+        self.withdrew = self.asserted.withdraw(equations) or self.withdrew
+        self.renewed.withdraw(equations)
 
     def _confirm(self) -> None:
         """ "Yes, that is right" after a doubt takes the doubt back; after a replacement it is about that."""
@@ -181,13 +208,13 @@ class _Reader:
         if self.denial is not Denial.QUOTED and not self.renewed:
             self.denial = None
         if self.asked and not self.denied:
-            self.asserted += self.topic
-            self.renewed += self.topic
+            self.asserted.state(self.topic)
+            self.renewed.state(self.topic)
         self.asked = False
 
 
 def read_step(text: str) -> Reading:
-    """Read one step. Linear in its length."""
+    """Read one step. The time is linear in its length, but for sorting its equations."""
     flat = flatten(text)
     reader = _Reader()
     for sentence in _SENTENCE_END.split(flat):
@@ -201,8 +228,8 @@ def read_step(text: str) -> Reading:
         stance = Stance.CONFIRMS if reader.confirmed else Stance.OPEN
     return Reading(
         stance,
-        tuple(reader.asserted),
-        tuple(reader.renewed),
+        reader.asserted.in_order(),
+        reader.renewed.in_order(),
         tuple(reader.denied),
         tuple(reader.denied_values),
         reader.denial,

@@ -7,6 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Level, Operation, Task, draw_task, make_problems
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.datamodules.sources import ProblemSource
+from lit_tpgrpo.errors import ConfigError
 
 TASK = Task(10, 3, (Operation("+", 5), Operation("*", 7), Operation("-", 9)))
 
@@ -68,11 +71,39 @@ def test_more_problems_begin_with_the_fewer_ones():
         (("9", 1, 0, "train"), "level must be one of 1, 2, 3, 4, 5, got '9'"),
         (("2", 1, 0, "test"), "split must be 'train' or 'heldout', got 'test'"),
         (("2", 0, 0, "train"), "n must be at least 1, got 0"),
+        # 10 starts, 9 + 9 + 3 operations, 4 steps: 10 * 21^4 = 1,944,810 tasks, 243,101 of them held out.
+        (("1", 121_551, 0, "heldout"), "n must be at most 121550 for level '1' and split 'heldout', got 121551"),
+        (("1", 850_855, 0, "train"), "n must be at most 850854 for level '1' and split 'train', got 850855"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
+    level, n, seed, split = arguments
     with pytest.raises(ValueError, match=message):
         make_problems(*arguments)
+    with pytest.raises(ConfigError, match=message):
+        ArithmeticProblems(level, n, seed, split)
+
+
+def test_tasks_of_a_level_are_counted():
+    # Modulo 10 the multipliers are 3, 7, 9; modulo 13 all of 2 to 9.
+    assert Level(steps=1, modulus=10).tasks == 10 * (9 + 9 + 3)
+    assert Level(steps=2, modulus=13).tasks == 13 * (9 + 9 + 8) ** 2
+
+
+@pytest.mark.parametrize(("split", "most"), [("train", 92), ("heldout", 13)])
+def test_as_many_problems_as_are_allowed_can_be_had(monkeypatch, split, most):
+    # One step modulo 10: 210 tasks, of which 26 may be expected to be held out and 184 not.
+    monkeypatch.setitem(LEVELS, "1", Level(steps=1, modulus=10))
+    assert len({p.uid for p in make_problems("1", most, 0, split)}) == most
+    with pytest.raises(ValueError, match=f"n must be at most {most} "):
+        make_problems("1", most + 1, 0, split)
+
+
+def test_uids_begin_with_the_name_of_the_source():
+    source = ArithmeticProblems("2", n=3)
+    assert isinstance(source, ProblemSource)
+    assert all(p.uid.startswith(f"{source.name}/") for p in source.load())
+    assert {p.source for p in source.load()} == {source.name}
 
 
 def test_a_statement_of_another_kind_is_refused():

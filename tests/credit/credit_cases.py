@@ -1,5 +1,7 @@
 """Hand-made judged groups: a label string per solution, C/I/M/U/A, every step being one token but the answer's two."""
 
+import dataclasses
+
 from lit_tpgrpo.records import (
     JudgedGroup,
     JudgedSolution,
@@ -33,6 +35,13 @@ def correct(labels, **settings):
 
 def incorrect(labels, **settings):
     return solution(labels, Outcome.INCORRECT, **settings)
+
+
+def retold(token_spans, labels="CCC"):
+    """A correct solution of four tokens with the given steps and labels, be they fewer or more."""
+    judged = correct("CCC")
+    steps = tuple(Step(0, 0, a, b, is_answer=i == 2) for i, (a, b) in enumerate(token_spans))
+    return dataclasses.replace(judged, verdict=Verdict(steps, tuple(LABELS[c] for c in labels)))
 
 
 def group(*solutions, capability=None):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, solution
+from credit_cases import correct, group, incorrect, retold, solution
 
 from lit_tpgrpo.credit.base import CreditAssignment
+from lit_tpgrpo.credit.outcome import OutcomeCredit
+from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.credit.unadapted import UnadaptedThoughtCredit
 from lit_tpgrpo.errors import ConfigError
@@ -99,6 +101,22 @@ def test_without_adaptation_the_reward_is_fixed_and_incorrect_solutions_are_paid
 def test_verdict_errors_surface():
     with pytest.raises(ValueError, match="labels a correct solution"):
         ThoughtCredit()(group(correct("MM"), incorrect("M")))
+
+
+TILES = [(0, 1), (1, 2), (2, 4)]
+BROKEN = [
+    (retold(TILES, "CICIC"), "has 5 labels for 3 steps; expected one each"),
+    (retold(TILES, "CC"), "has 2 labels for 3 steps; expected one each"),
+    (retold([], ""), "has 0 labels for 0 steps; expected one each"),
+    (retold([(0, 1), (2, 3), (3, 4)]), "has steps that do not tile its 4 tokens"),
+]
+
+
+@pytest.mark.parametrize("kind", [ThoughtCredit, UnadaptedThoughtCredit, StepCredit, OutcomeCredit])
+@pytest.mark.parametrize(("judged", "message"), BROKEN)
+def test_verdicts_are_checked_before_their_steps_are_merged(kind, judged, message):
+    with pytest.raises(ValueError, match=f"the verdict on sample 0 of problem 'p' {message}"):
+        kind()(group(incorrect("M"), judged))
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])

@@ -1,13 +1,17 @@
 """Merging, and what a verdict must keep to."""
 
-import dataclasses
-
 import pytest
-from credit_cases import correct, group, incorrect, solution
+from credit_cases import correct, group, incorrect, retold, solution
 
-from lit_tpgrpo.credit.thoughts import merge_thoughts, outcome_advantages, sides_with_answer, single_steps
+from lit_tpgrpo.credit.thoughts import (
+    check_verdict,
+    merge_thoughts,
+    outcome_advantages,
+    sides_with_answer,
+    single_steps,
+)
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.records import Outcome, Step, StepLabel, StopReason, Thought, Verdict
+from lit_tpgrpo.records import Outcome, StepLabel, StopReason, Thought
 
 
 def test_merge_thoughts_tiles_steps_and_tokens():
@@ -84,14 +88,6 @@ def test_verdicts_that_break_the_contract_are_named(judged, message):
         sides(judged)
 
 
-def retold(token_spans, labels="CCC"):
-    """A correct solution of four tokens with the given steps."""
-    judged = correct("CCC")
-    steps = tuple(Step(0, 0, a, b, is_answer=i == 2) for i, (a, b) in enumerate(token_spans))
-    kept = judged.verdict.labels[: len(labels)]
-    return dataclasses.replace(judged, verdict=Verdict(steps, kept))
-
-
 @pytest.mark.parametrize(
     ("judged", "message"),
     [
@@ -107,8 +103,9 @@ def retold(token_spans, labels="CCC"):
 )
 def test_steps_that_do_not_tile_are_named(judged, message):
     with pytest.raises(ValueError, match=r"sample 0 of problem 'p' .*" + message):
-        sides_with_answer(judged, ())
+        check_verdict(judged)
 
 
 def test_step_without_tokens_is_allowed():
+    check_verdict(retold([(0, 1), (1, 1), (1, 4)]))
     assert sides(retold([(0, 1), (1, 1), (1, 4)])) == [True]

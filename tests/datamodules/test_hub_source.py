@@ -82,7 +82,8 @@ def test_presets_name_their_data_set(preset):
 def test_malformed_rows_are_named_by_data_set_and_row(monkeypatch):
     rows = datasets.Dataset.from_dict({"problem": ["A?", "B?"], "answer": ["1", None]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
-    message = "data set agentica-org/DeepScaleR-Preview-Dataset, split train: 1 of 2 rows .*\n  row 2: .*got None"
+    where = "data set agentica-org/DeepScaleR-Preview-Dataset, split train"
+    message = f"{where}: 1 of 2 rows .*\n  row 2: expected the answer in 'answer', got null"
     with pytest.raises(InputError, match=message):
         HubProblems(preset="deepscaler").load()
     source = HubProblems(preset="deepscaler", on_malformed="skip")

@@ -1,6 +1,7 @@
 """Files: the three formats, the presets on the real files, every kind of malformed row."""
 
 import json
+import struct
 import warnings
 from pathlib import Path
 
@@ -128,14 +129,44 @@ MALFORMED = {
     "no answer field": (b'{"problem": "What?"}', "expected the answer in a field named answer"),
     "empty prompt": (b'{"problem": " \\n", "answer": "1"}', "the prompt as text in 'problem', got an empty text"),
     "prompt no text": (b'{"problem": ["What?"], "answer": "1"}', "got ['What?'] (list)"),
-    "null prompt": (b'{"problem": null, "answer": "1"}', "expected the prompt as text in 'problem', got null"),
-    "null answer": (b'{"problem": "What?", "answer": null}', "'answer': expected a gold answer as text, a finite"),
+    "null prompt": (b'{"problem": null, "answer": "1"}', "expected the prompt in 'problem', got null"),
+    "null answer": (b'{"problem": "What?", "answer": null}', "expected the answer in 'answer', got null"),
     "empty answer": (b'{"problem": "What?", "answer": " "}', "'answer': expected a gold answer in the form 'plain'"),
     "true": (b'{"problem": "What?", "answer": true}', "got True"),
     "NaN": (b'{"problem": "What?", "answer": NaN}', "got nan"),
     "object": (b'{"problem": "What?", "answer": {"value": 1}}', "got {'value': 1}"),
     "empty list": (b'{"problem": "What?", "answer": []}', "got []"),
     "list with null": (b'{"problem": "What?", "answer": ["1", null]}', "got None"),
+    "nulls": (b'{"problem": null, "prompt": null, "answer": "1"}', "the prompt in 'prompt' or 'problem', got null"),
+    "too many digits": (
+        b'{"problem": "What?", "answer": ' + b"1" * 5_000 + b"}",
+        "expected one JSON object, got one with a number that cannot be read (Exceeds the limit",
+    ),
+    "number too long": (
+        b'{"problem": "What?", "answer": ' + b"1" * 400 + b"}",
+        "'answer': expected a gold answer, got",
+    ),
+    "deep line": (
+        b'{"problem": "What?", "answer": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        "expected one JSON object, got one that is nested too deeply",
+    ),
+    # The JSON reader takes as many brackets as the interpreter has frames left, reading the list takes more frames.
+    "deep answer": (
+        b'{"problem": "What?", "answer": ' + b"[" * 500 + b"]" * 500 + b"}",
+        "got a list that is nested too deeply",
+    ),
+    "lone surrogate in the prompt": (
+        b'{"problem": " a\\ud800", "answer": "1"}',
+        r"the prompt as text in 'problem', got the lone surrogate '\ud800' at position 1",
+    ),
+    "lone surrogate in the answer": (
+        b'{"problem": "What?", "answer": ["1", "\\ud800"]}',
+        r"the answer as text in 'answer', got the lone surrogate '\ud800' at position 3",
+    ),
+    "lone surrogate in the id": (
+        b'{"problem": "What?", "answer": "1", "id": "\\ud800"}',
+        r"the id as text in 'id', got the lone surrogate '\ud800' at position 0",
+    ),
 }
 
 
@@ -195,6 +226,50 @@ def test_repeated_id_is_malformed(tmp_path):
     assert len(FileProblems(path, fields=FieldMap(uid=())).load()) == 3
 
 
+def test_null_columns_give_way_to_the_next_alternative(tmp_path):
+    # A table's rows have all columns. The first row is in the first of each two, the second in the second.
+    table = pa.table(
+        {
+            "problem": ["A?", None],
+            "question": [None, "B?"],
+            "answer": ["1", None],
+            "solution": [None, r"So \boxed{2}."],
+            "uid": ["a", None],
+            "id": [None, "b"],
+            "level": ["3", None],
+            "difficulty": [None, "4"],
+            "before": ["Let $x=1$.", None],
+            "context": [None, "Let $y=1$."],
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    source = FileProblems(
+        tmp_path / "t.parquet",
+        fields=FieldMap(answer=("answer", "solution"), context=("before", "context")),
+        answer_form={"answer": AnswerForm.PLAIN, "solution": AnswerForm.BOX},
+    )
+    assert list(source.load()) == [
+        Problem("t/a", "Let $x=1$.\n\nA?", "1", "t", "3"),
+        Problem("t/b", "Let $y=1$.\n\nB?", "2", "t", "4"),
+    ]
+
+
+@pytest.mark.parametrize("level", ["null", '"\\ud800"', "1" * 400, "[" * 500 + "]" * 500])
+def test_a_level_that_cannot_be_read_is_none(tmp_path, level):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"problem": "?", "answer": "1", "level": ' + level + "}", encoding="utf-8")
+    assert FileProblems(path).load()[0].level is None
+
+
+def test_bytes_that_are_no_text_in_a_parquet_file_are_one_rows_fault(tmp_path):
+    offsets = struct.pack("<4i", 0, 2, 4, 6)
+    statements = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(b"A?\xff?C?"))
+    pq.write_table(pa.table({"problem": statements, "answer": ["1", "2", "3"]}), tmp_path / "t.parquet")
+    source = FileProblems(tmp_path / "t.parquet", on_malformed="skip")
+    with pytest.warns(UserWarning, match="row 2: expected UTF-8, got the byte 0xff"):
+        assert [p.prompt for p in source.load()] == ["A?", "C?"]
+
+
 def test_long_lists_of_malformed_rows_are_cut(tmp_path):
     path = write_jsonl(tmp_path / "x.jsonl", [ROWS[0]] + [{"problem": "?"}] * 13)
     with pytest.raises(InputError, match="13 of 14 rows") as stopped:
@@ -227,6 +302,11 @@ def test_unreadable_files_are_input_errors(tmp_path):
         "object.json": (b'{"rows": []}', "got dict at the top level"),
         "broken.json": (b"[", "no valid JSON"),
         "latin.json": (b'["\xe9"]', "expected UTF-8"),
+        "digits.json": (
+            b"[" + b"1" * 5_000 + b"]",
+            r"digits\.json: .* a number that cannot be read .*Write it as text",
+        ),
+        "deep.json": (b"[" * 100_000 + b"]" * 100_000, r"deep\.json: .* nested too deeply to be read\. Take it out"),
         "text.parquet": (b"no parquet", "expected a Parquet file"),
     }
     for name, (content, message) in cases.items():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, premise_holds
 from lit_tpgrpo.datamodules.arithmetic.problems import Task, make_problems
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge, JudgeCase
 from lit_tpgrpo.judges.rule import RuleJudge, final_value
 from lit_tpgrpo.judges.scoring import count_labels
@@ -222,6 +223,16 @@ def test_a_correction_built_on_an_older_error_is_wrong():
     )
 
 
+def test_a_reflection_that_stands_by_what_it_denies_is_wrong_itself():
+    # It replaces nothing: the statement is in force before and after, so neither it nor what was built on it is wrong.
+    check_correct(
+        ("First, 8+6=4.", C),
+        ("Next, 4+3=7.", C),
+        ("Wait, 8+6=4 is wrong. It should be 8+6=4.", I),
+        ("With that, 4+2=6.", C),
+    )
+
+
 def test_a_step_that_corrects_itself_is_correct():
     check_correct(
         ("First, 2 + 2 = 4.", C),
@@ -313,6 +324,44 @@ def test_final_value():
     assert final_value(r"\boxed{3} and \boxed{x = \frac{1}{2}}") == "1/2"
     assert final_value("no box") is None
     assert final_value(r"\boxed{}") is None
+
+
+def denied_one_by_one(n):
+    """n statements, each denied later: n corrections with n statements between each error and its correction."""
+    stated = [f"So {i} + 1 = {i}." for i in range(100, 100 + n)]
+    denied = [f"Wait, {i} + 1 = {i} is wrong. It should be {i} + 1 = {i + 1}." for i in range(100, 100 + n)]
+    return "\n\n".join([*stated, *denied]) + "\n</think>\n\nThe answer is \\boxed{6}."
+
+
+def test_a_solution_that_makes_too_much_work_is_left_alone():
+    judge = RuleJudge(max_work=10_000)
+    verdict = judge_one(denied_one_by_one(100), Outcome.CORRECT, judge)
+    assert set(verdict.labels) == {StepLabel.ABSTAINED}
+    assert verdict.note == "tracing its corrections takes more than max_work 10000"
+    counts = judge.metrics()
+    assert (counts["cases"], counts["abstained"], counts["steps"], counts["reflections_nominated"]) == (1, 1, 0, 0)
+    # An incorrect solution needs no tracing, and the limit is per solution.
+    assert not judge_one(denied_one_by_one(100), Outcome.INCORRECT, judge).abstained
+    for _ in range(2):
+        assert not judge_one(denied_one_by_one(10), Outcome.CORRECT, judge).abstained
+    with pytest.raises(ConfigError, match="max_work must be at least 1, got 0"):
+        RuleJudge(max_work=0)
+
+
+def test_an_adversarial_text_ends_at_the_default_limit():
+    assert "max_work" in judge_one(denied_one_by_one(2_000), Outcome.CORRECT).note
+
+
+def test_a_long_chain_with_many_corrections_is_within_the_default_limit():
+    # 1,500 statements, 140 paragraphs of talk, and at the very end 60 corrections of the first 60 statements.
+    stated = [(f"So {i} + 1 = {i}.", I if i < 2_060 else C) for i in range(2_000, 3_500)]
+    talk = [("Let me go on.", C)] * 140
+    denied = [(f"Wait, {i} + 1 = {i} is wrong. It should be {i} + 1 = {i + 1}.", C) for i in range(2_000, 2_060)]
+    check_correct(*stated, *talk, *denied)
+
+
+def test_a_statement_made_many_times_is_traced_to_all_of_its_places():
+    check_correct(*[("So 3 + 5 = 9.", I)] * 300, *[("Wait, 3 + 5 = 9 is wrong. It should be 3 + 5 = 8.", C)])
 
 
 def test_counters_are_read_once():

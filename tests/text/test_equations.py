@@ -86,6 +86,13 @@ def test_different_expressions_stay_different(one, other):
     assert normalise(one) != normalise(other)
 
 
+@pytest.mark.parametrize("nest", [10, 6_000])
+def test_needless_brackets_go_as_far_as_eight_passes_take_them(nest):
+    # A pass takes two pairs off ((...(3+x)...)), the inner and the outer one.
+    left = max(0, nest - 16)
+    assert normalise("(" * nest + "3 + x" + ")" * nest) == "(" * left + "3+x" + ")" * left
+
+
 def test_atoms_leave_exponents_and_functions_out():
     assert atoms("3x^2+41y-sqrt(5)") == {"3", "x", "41", "y", "5"}
     assert atoms("8*2") == {"8", "2"}
