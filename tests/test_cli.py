@@ -201,7 +201,7 @@ def test_the_documented_command_of_a_script_runs_in_a_checkout(script: str, opti
 
 @pytest.mark.slow
 def test_the_quickstart_learns(tmp_path: Path):
-    """From at most 0.6 held-out sampled accuracy, well beyond what the standard error of 64 problems could do."""
+    """From at most 0.6 held-out sampled accuracy to at least 0.9."""
     folder = ["--trainer.logger.save_dir", str(tmp_path), "--trainer.default_root_dir", str(tmp_path)]
     logger = ["--trainer.logger", "lightning.pytorch.loggers.TensorBoardLogger"]
     done = run("fit", *QUICKSTART, *logger, *folder)
@@ -210,4 +210,4 @@ def test_the_quickstart_learns(tmp_path: Path):
     assert found is not None
     before, after = float(found[1]), float(found[2])
     assert before <= 0.6
-    assert after >= before + 0.15
+    assert after >= 0.9

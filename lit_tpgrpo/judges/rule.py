@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase, abstain
-from lit_tpgrpo.judges.tracing import Correction, Ledger, Source, WorkLimitError, builds_on, find_corrections
+from lit_tpgrpo.judges.ledger import Ledger, WorkLimitError
+from lit_tpgrpo.judges.tracing import Correction, Source, builds_on, find_corrections
 from lit_tpgrpo.records import Outcome, StepLabel, Verdict
 from lit_tpgrpo.text.answers import extract_boxed
 from lit_tpgrpo.text.equations import EXPRESSION, Equation, flatten, normalise

@@ -7,22 +7,17 @@ is charged for what it looks at.
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from lit_tpgrpo.text.equations import Equation, atoms, is_number, literal_value
+from lit_tpgrpo.judges.ledger import Ledger
+from lit_tpgrpo.text.equations import Equation, is_number, literal_value
 from lit_tpgrpo.text.reflections import Denial, Reading, Stance
 
 POINTING_REACH = 3
 """'That is wrong' refers to one of the last steps."""
 REDO_REACH = 3
 """'I made a mistake' is explained by one of the next steps, which does a statement over with another result."""
-
-_DRAWS = re.compile(r"\b(?:so|thus|therefore|hence|then|gives?|means|which is)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,105 +34,6 @@ class Correction:
 
     step: int
     sources: tuple[Source, ...]
-
-
-class WorkLimitError(Exception):
-    """Verification would look at more than it was allowed to. The judge that set the limit catches it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Use:
-    """An equation as a step of reasoning: what it takes up, and the terms that it gives a value to.
-
-    ``long``: of those, the ones that are long enough to be looked for inside other expressions.
-    """
-
-    key: tuple[str, str]
-    used: frozenset[str]
-    defined: frozenset[str]
-    long: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A step as verification sees it; ``drawn``: the numbers from which it draws a conclusion in words."""
-
-    uses: tuple[_Use, ...]
-    drawn: frozenset[str]
-    terms: int
-
-
-class Ledger:
-    """The readings of a solution, and where what stands in them.
-
-    Args:
-        readings: one for each think step.
-        max_work: how many terms ``builds_on`` may look at, over all its calls; WorkLimitError beyond that.
-    """
-
-    def __init__(self, readings: Sequence[Reading], max_work: int) -> None:
-        self.readings = readings
-        self.max_work = max_work
-        self._work = 0
-        self._by_key: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-        self._by_lhs: defaultdict[str, list[tuple[int, Equation]]] = defaultdict(list)
-        self._by_rhs: defaultdict[str, list[tuple[int, Equation]]] = defaultdict(list)
-        self._renewed = [{e.key for e in reading.renewed} for reading in readings]
-        self._put_back: dict[tuple[str, str], int] = {}  # the last correction that asserts a statement
-        for step, reading in enumerate(readings):
-            for equation in reading.asserted:
-                self._by_lhs[equation.lhs].append((step, equation))
-                self._by_rhs[equation.rhs].append((step, equation))
-            for key in {e.key for e in reading.asserted}:
-                self._by_key[key].append(step)
-            if reading.stance is Stance.CORRECTS:
-                self._put_back |= dict.fromkeys(self._renewed[step], step)
-
-    def charge(self, terms: int) -> None:
-        """Count work; raises WorkLimitError once it is more than was allowed."""
-        self._work += terms
-        if self._work > self.max_work:
-            raise WorkLimitError
-
-    def stated(self, equation: Equation, first: int, end: int) -> list[int]:
-        """The steps of ``[first, end)`` that state the equation."""
-        steps = self._by_key.get(equation.key, [])
-        return steps[bisect_left(steps, first) : bisect_left(steps, end)]
-
-    def latest_about(self, lhs: str, before: int) -> tuple[int, Equation] | None:
-        """The latest statement about ``lhs`` before a step."""
-        return _latest(self._by_lhs.get(lhs, []), before)
-
-    def latest_result(self, rhs: str, before: int) -> tuple[int, Equation] | None:
-        """The latest statement before a step that comes to ``rhs``."""
-        return _latest(self._by_rhs.get(rhs, []), before)
-
-    def latest_mention(self, atom: str, before: int) -> int | None:
-        """The latest step before a step in which the number or name stands at all."""
-        steps = self._mentions.get(atom, [])
-        found = bisect_left(steps, before)
-        return steps[found - 1] if found else None
-
-    def stands_by(self, step: int, equation: Equation) -> bool:
-        """Whether a reflection asserts the equation, be it after denying it: "A is wrong, it should be A"."""
-        return equation.key in self._renewed[step]
-
-    def is_reinstated(self, equation: Equation, after: int) -> bool:
-        """Whether a later correction asserts again what the reflection ``after`` had denied: the last word counts."""
-        return self._put_back.get(equation.key, -1) > after
-
-    @cached_property
-    def parts(self) -> list[_Part]:
-        """The steps, taken apart for verification."""
-        return [_taken_apart(reading) for reading in self.readings]
-
-    @cached_property
-    def _mentions(self) -> dict[str, list[int]]:
-        mentions: defaultdict[str, list[int]] = defaultdict(list)
-        for step, reading in enumerate(self.readings):
-            for atom in atoms(reading.flat):
-                mentions[atom].append(step)
-        return mentions
 
 
 def find_corrections(ledger: Ledger) -> tuple[tuple[Correction, ...], tuple[int, ...]]:
@@ -183,31 +79,14 @@ def builds_on(ledger: Ledger, source: Source, end: int) -> set[int]:
                 bad = any(term in use.key[0] for term in wrong_terms)
             if bad:
                 wrong |= use.defined
-                wrong_terms |= use.long
+                wrong_terms |= use.composed
                 wrong_steps.add(step)
             else:
                 wrong -= use.defined
-                wrong_terms -= use.long
+                wrong_terms -= use.composed
         if not wrong.isdisjoint(part.drawn):
             wrong_steps.add(step)
     return wrong_steps
-
-
-def _taken_apart(reading: Reading) -> _Part:
-    uses: list[_Use] = []
-    for equation in reading.asserted:
-        defines = atoms(equation.lhs) == {equation.lhs} and not is_number(equation.lhs)
-        used = atoms(equation.rhs if defines else equation.lhs)
-        defined = frozenset(equation.key if defines else (equation.rhs,))
-        uses.append(_Use(equation.key, used, defined, frozenset(term for term in defined if len(term) > 2)))
-    in_words = not uses and reading.stance is Stance.NONE and _DRAWS.search(reading.flat)
-    drawn = frozenset(atom for atom in atoms(reading.flat) if atom[0].isdigit()) if in_words else frozenset()
-    return _Part(tuple(uses), drawn, 1 + len(drawn) + sum(1 + len(use.used) for use in uses))
-
-
-def _latest(stated: Sequence[tuple[int, Equation]], before: int) -> tuple[int, Equation] | None:
-    found = bisect_left(stated, before, key=lambda place: place[0])
-    return stated[found - 1] if found else None
 
 
 def _trace_denial(ledger: Ledger, step: int, corrected: Mapping[tuple[str, str], int]) -> tuple[Source, ...]:

@@ -233,6 +233,14 @@ def test_a_reflection_that_stands_by_what_it_denies_is_wrong_itself():
     )
 
 
+def test_a_wrong_number_does_not_stand_in_a_longer_one():
+    check_correct(
+        ("50 + 40 = 100.", I),
+        ("1000 + 1 = 1001.", C),
+        ("Wait, 50 + 40 = 100 is wrong. It should be 50 + 40 = 90.", C),
+    )
+
+
 def test_a_step_that_corrects_itself_is_correct():
     check_correct(
         ("First, 2 + 2 = 4.", C),
