@@ -44,6 +44,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "run" / "version_0", done.stdout
 
 
+@pytest.mark.slow
 def test_fit_prints_rounds_and_ends_with_the_accuracy(fitted: tuple[Path, str]):
     lines = fitted[1].strip().splitlines()
     assert re.fullmatch(LAST_LINE, lines[-1].strip())
@@ -52,6 +53,7 @@ def test_fit_prints_rounds_and_ends_with_the_accuracy(fitted: tuple[Path, str]):
     assert re.search(r"round 0 \| step 0 \| accuracy 0\.\d+ \| reward [+-]\d\.\d+ \| wrong thoughts [\d.]+%", rounds[0])
 
 
+@pytest.mark.slow
 def test_fit_leaves_checkpoints_events_settings_and_rounds(fitted: tuple[Path, str]):
     folder = fitted[0]
     assert (folder / "checkpoints" / "last.ckpt").is_file()
@@ -60,6 +62,7 @@ def test_fit_leaves_checkpoints_events_settings_and_rounds(fitted: tuple[Path, s
     assert list((folder / "rounds" / "rank_0").glob("round_*/solutions.jsonl"))
 
 
+@pytest.mark.slow
 def test_validate_and_test_take_the_checkpoint(fitted: tuple[Path, str], tmp_path: Path, capsys):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     for command, prefix in (("validate", "eval"), ("test", "test")):
@@ -67,6 +70,7 @@ def test_validate_and_test_take_the_checkpoint(fitted: tuple[Path, str], tmp_pat
         assert re.search(rf"{prefix} \| step \d+ \| avg@2 \d\.\d+ ± \d\.\d+, maj@2", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_predict_writes_judged_solutions(fitted: tuple[Path, str], tmp_path: Path):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     out = tmp_path / "judged.jsonl"
@@ -84,6 +88,7 @@ def test_predict_writes_judged_solutions(fitted: tuple[Path, str], tmp_path: Pat
     assert any(len(r["thoughts"]) > 1 for r in rows)
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path: Path, capsys):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     train.main(["fit", *small(tmp_path), "--ckpt_path", checkpoint, "--trainer.max_epochs", "2"])
@@ -122,6 +127,7 @@ def test_bad_input_ends_in_one_clear_line(tmp_path: Path, args: list[str], messa
     assert "\n" not in str(stop.value)
 
 
+@pytest.mark.slow
 def test_bad_input_leaves_one_line_on_the_terminal(tmp_path: Path):
     done = run("fit", *small(tmp_path), "--data.sampling.temperature", "-1", cwd=tmp_path)
     assert done.returncode == 1
@@ -169,6 +175,7 @@ def test_checkpoints_that_lightning_finds_are_left_to_it(name: str, tmp_path: Pa
     train.check_checkpoint(name)
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_goes_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     """Lightning's "last" is also said before there is one: it then starts anew."""
     train.main(["validate", *small(tmp_path), "--ckpt_path", "last"])

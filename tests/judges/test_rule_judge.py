@@ -356,6 +356,7 @@ def test_a_solution_that_makes_too_much_work_is_left_alone():
         RuleJudge(max_work=0)
 
 
+@pytest.mark.slow
 def test_an_adversarial_text_ends_at_the_default_limit():
     assert "max_work" in judge_one(denied_one_by_one(2_000), Outcome.CORRECT).note
 

@@ -220,6 +220,7 @@ sys.exit(max(abs(rank.exitcode) for rank in ranks))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_with_unequal_shares_agree_with_one(tmp_path):
     ran = subprocess.run(
         [sys.executable, "-c", TWO_RANKS, str(Path(__file__).parent), str(tmp_path / "rendezvous")],

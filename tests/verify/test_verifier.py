@@ -146,6 +146,7 @@ def crashing(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     monkeypatch.setattr(WorkerProcess, "ask", ask_and_die)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("crashes", "expected"), [(1, C), (2, U)])
 def test_a_crash_is_tried_once_more(own: MathVerifier, monkeypatch, crashes: int, expected: Outcome):
     crashing(monkeypatch, crashes)
@@ -155,6 +156,7 @@ def test_a_crash_is_tried_once_more(own: MathVerifier, monkeypatch, crashes: int
     assert counts["crash"] == (expected is U)
 
 
+@pytest.mark.slow
 def test_time_limits_and_crashes_are_not_remembered(own: MathVerifier, monkeypatch):
     (pair,) = halves(0, 1)
     ask = WorkerProcess.ask

@@ -21,6 +21,7 @@ def test_real_labels_and_golds_agree(shared_data: Path, monkeypatch, capsys):
     assert printed.count("500/500 agree, 0 unverifiable") == 4
 
 
+@pytest.mark.slow
 def test_the_command_fails_where_labels_disagree(tmp_path: Path, monkeypatch, capsys):
     solution = {"is_correct": True, "solution": "A: 4"}
     row = {"ground_truth": "A: 5", **dict.fromkeys(command.MODELS, solution)}

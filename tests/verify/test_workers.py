@@ -88,6 +88,7 @@ def test_memory_is_limited():
         verifier.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_outside_python_is_replaced():
     before = children()
     verifier = MathVerifier(workers=1, timeout_s=3.0)
@@ -192,6 +193,7 @@ def test_an_interrupt_at_the_terminal_leaves_the_workers_alone(own: MathVerifier
     assert own.metrics()["respawns"] == 0
 
 
+@pytest.mark.slow
 def test_a_forked_copy_starts_workers_of_its_own(own: MathVerifier):
     assert own.verify_all(halves(0, 1)) == [C]
     child = os.fork()
