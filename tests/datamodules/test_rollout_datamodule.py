@@ -184,8 +184,6 @@ class CrashingEngine(CountingEngine):
 
 
 def test_a_crash_while_a_round_is_made_leaves_a_state_that_goes_on_from_there(random_model, tmp_path):
-    whole = module(random_model)
-    trainer(tmp_path / "whole").fit(whole, datamodule=data())
     checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=100, save_on_exception=True)
     crashing = data(
         engine=CrashingEngine(batch_size=4)
