@@ -11,12 +11,7 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 class OutcomeCredit(StandardisedCredit):
     """No process reward. Thoughts are kept for show: judges still run, so that runs can be compared.
 
-    Args:
-        ddof: of the group's standard deviation; 1 as the usual GRPO trainers, the paper does not say.
-        eps: added to the standard deviation.
-
-    Raises:
-        ConfigError: ddof is not 0 or 1, eps negative.
+    The arguments are those of ``StandardisedCredit``.
     """
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:

@@ -139,9 +139,6 @@ def test_the_estimator_scales_credit_in_fit(random_model, tmp_path):
         def on_group_judged(self, trainer, pl_module, group):
             seen.append((group.accuracy, group.capability))
 
-        def on_round_end(self, trainer, pl_module, made):
-            rewards.append({abs(r) for s in made.credited for r in s.process_rewards})
-
     class Halved(MathVerifier):
         calls = 0
 
@@ -149,7 +146,6 @@ def test_the_estimator_scales_credit_in_fit(random_model, tmp_path):
             self.calls += 1
             return [Outcome.CORRECT if self.calls == 1 or i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
 
-    rewards: list[set[float]] = []
     dm = data(train=ArithmeticProblems("1", n=4), verifier=Halved())
     trainer = run(tmp_path, estimator, Watch())
     trainer.fit(module(random_model), datamodule=dm)

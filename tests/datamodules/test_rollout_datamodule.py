@@ -253,10 +253,8 @@ def test_predict_samples_anew_for_other_weights(random_model, tmp_path):
     texts, sampled, versions = [], [], []
     for path in (early, late, late):
         dm = data(predict=ArithmeticProblems("1", n=2))
-        rounds = trainer(tmp_path / "predict").predict(
-            m := module(random_model), datamodule=dm, ckpt_path=path, weights_only=True
-        )
-        del rounds
+        m = module(random_model)
+        trainer(tmp_path / "predict").predict(m, datamodule=dm, ckpt_path=path, weights_only=True)
         sampled.append(dm.engine.sampled)  # pyright: ignore
         versions.append(m.policy_version)
         texts.append([p.read_text() for p in sorted((tmp_path / "fit").rglob("predict/round_*/solutions.jsonl"))])

@@ -116,7 +116,8 @@ def test_greedy_does_not_depend_on_the_batch(policy: TPGRPOModule):
 
 
 def test_groups_larger_than_a_batch_come_back_whole(policy: TPGRPOModule):
-    sample(policy, SamplingParams(4), n=7, batch_size=3)
+    groups = sample(policy, SamplingParams(4), n=7, batch_size=3)
+    assert {len(completions) for completions in groups.values()} == {7}
 
 
 def test_sampling_leaves_everything_as_it_was(policy: TPGRPOModule):
