@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import lightning as L
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge
 from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
 from lit_tpgrpo.records import StepLabel
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
@@ -26,18 +26,12 @@ class AuditSet(Protocol):
     def cases(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[tuple[JudgeCase, tuple[StepLabel, ...]]]: ...
 
 
-@runtime_checkable
-class RefreshableJudge(Protocol):
-    """A judge that can take up newer weights (a policy that judges itself)."""
-
-    def refresh(self, policy: Policy) -> None: ...
-
-
 class JudgeRefresh(RoundCallback):
     """Every n rounds, before sampling: refresh the judge where it can be, void older verdicts, audit.
 
-    A judge without ``refresh`` is frozen and stays as it is; its verdicts stay valid. The audit logs precision, recall
-    and F1 of each label under ``judge_audit/`` and warns where an F1 falls below ``alarm_f1``.
+    A judge that does not change with the policy is frozen: it stays as it is and its verdicts stay valid. The audit logs
+    precision, recall and F1 of each label, the share of steps left ABSTAINED and the judge's own counts under
+    ``judge_audit/``, and warns where an F1 falls below ``alarm_f1``.
 
     Args:
         every_n_rounds: at least 1.
@@ -59,16 +53,18 @@ class JudgeRefresh(RoundCallback):
             return
         source = rollout_source(trainer, self)
         if isinstance(source.judge, RefreshableJudge) and isinstance(pl_module, Policy):
-            source.judge.refresh(pl_module)
-            source.void_verdicts()
+            changed = source.judge.refresh(pl_module)
+            if changed:
+                source.void_verdicts()
         if self.audit is not None and isinstance(pl_module, Policy):
             cases = self.audit.cases(pl_module.tokenizer)
             counts = count_labels(source.judge, cases)
-            source.judge.metrics()  # the audit's cases are not the round's
-            self._publish(trainer, counts)
+            # Taken here, or they would be added to the round's.
+            own = source.judge.metrics()
+            self._publish(trainer, counts, own)
 
-    def _publish(self, trainer: L.Trainer, counts: LabelCounts) -> None:
-        metrics = {f"judge_audit/{name}": value for name, value in counts.metrics().items()}
+    def _publish(self, trainer: L.Trainer, counts: LabelCounts, own: Mapping[str, float]) -> None:
+        metrics = {f"judge_audit/{name}": value for name, value in {**own, **counts.metrics()}.items()}
         alarms = [label for label in counts.present() if counts.f1(label) < self.alarm_f1]
         metrics["judge_audit/alarms"] = float(len(alarms))
         for logger in trainer.loggers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,14 +17,16 @@ from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError, InputError
-from lit_tpgrpo.judges.base import Judge
+from lit_tpgrpo.fingerprint import settings_of
+from lit_tpgrpo.judges.base import Judge, RefreshableJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.rollout.filters import KEEP_RULES, KeepName
-from lit_tpgrpo.rollout.fingerprint import settings_of
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
 from lit_tpgrpo.verify.verifier import MathVerifier
+
+log = logging.getLogger(__name__)
 
 
 class RolloutParts(L.LightningDataModule):
@@ -187,6 +190,10 @@ class RolloutParts(L.LightningDataModule):
 
     def maker(self) -> RoundMaker:
         """The round's parts, with the trainer's tokenizer."""
+        if isinstance(self.judge, RefreshableJudge) and self.judge.needs_policy:
+            # No JudgeRefresh, or a resumed run: the weights that judged before are gone with the process that held them.
+            log.warning("the policy judges itself, from now on with its weights of step %d", self.policy.policy_version)
+            self.judge.refresh(self.policy)
         return RoundMaker(
             engine=self.engine,
             verifier=self.verifier,
@@ -207,7 +214,7 @@ class RolloutParts(L.LightningDataModule):
         return Path(self.store_dir) / f"rank_{trainer.global_rank}"
 
     def _store_meta(self, problems: list[Problem], version: int, weights: str) -> dict[str, Any]:
-        """What a stored round must have been made with to be used again."""
+        """What a stored round's solutions must have been made with to be used again."""
         return {
             "policy_version": version,
             "weights": weights,
@@ -215,10 +222,13 @@ class RolloutParts(L.LightningDataModule):
             "group_size": self.group_size,
             "sampling": repr(self.sampling),
             "prompt_template": self.prompt_template,
-            "judge": {"name": self.judge.name} | settings_of(self.judge),
-            "verifier": settings_of(self.verifier),
             "problems": [p.uid for p in problems],
         }
+
+    def _judging_meta(self) -> dict[str, Any]:
+        """What its verdicts must have been made with."""
+        judge = {"name": self.judge.name} | settings_of(self.judge)
+        return {"judge": judge, "verifier": settings_of(self.verifier)}
 
 
 def _check_positive(**counts: int) -> None:

@@ -15,8 +15,8 @@ from lit_tpgrpo.datamodules.loaders import Parcel, StepLoader, StreamLoader
 from lit_tpgrpo.datamodules.parts import RolloutParts
 from lit_tpgrpo.datamodules.stream import ProblemStream, derived_seed
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
-from lit_tpgrpo.rollout.fingerprint import fingerprint
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
 from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
@@ -109,7 +109,7 @@ class MathRolloutDataModule(RolloutParts):
 
     def _open(self, index: int, problems: list[Problem], version: int) -> RoundFile:
         return RoundStore(self._store_root(), self.keep_rounds).open(
-            index, self._store_meta(problems, version, self._sampled_by)
+            index, self._store_meta(problems, version, self._sampled_by), self._judging_meta()
         )
 
     def void_verdicts(self) -> None:
@@ -162,7 +162,7 @@ class MathRolloutDataModule(RolloutParts):
                 made = maker.make(
                     index,
                     part,
-                    RoundStore(self._store_root() / "predict").open(index, meta),
+                    RoundStore(self._store_root() / "predict").open(index, meta, self._judging_meta()),
                     self.capability,
                     policy_version=policy.policy_version,
                     seed=derived_seed(self.seed, "predict", index, self._trainer.global_rank),

@@ -15,3 +15,7 @@ class NonFiniteLossError(RuntimeError):
 
 class EmptyRoundError(RuntimeError):
     """Rounds keep yielding nothing to train on."""
+
+
+class JudgeDownError(RuntimeError):
+    """The judge cannot be reached and the user chose to stop. What was judged so far is stored."""

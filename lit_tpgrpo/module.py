@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.functional.losses import KLName, Normalisation, StepCounts, grpo_loss, sequence_weights
-from lit_tpgrpo.policy import PolicyModel, load_causal_lm, load_tokenizer
+from lit_tpgrpo.policy import PolicyModel
+from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, refuse_rescaled_logits
 from lit_tpgrpo.records import StepBatch
 from lit_tpgrpo.rollout.batching import MicroBatch, filler, microbatches
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
@@ -107,6 +108,7 @@ class TPGRPOModule(L.LightningModule):
             return
         hp = self.hparams
         lm = load_causal_lm(hp["model"], hp["random_init"], self._weights_dtype, hp["attention"])
+        refuse_rescaled_logits(lm, hp["model"])
         if hp["gradient_checkpointing"]:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.policy = PolicyModel(lm)

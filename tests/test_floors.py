@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "lit_tpgrpo.functional": 0,
     "lit_tpgrpo.errors": 0,
+    "lit_tpgrpo.jsonl": 0,
+    "lit_tpgrpo.fingerprint": 1,
     "lit_tpgrpo.records": 1,
+    "lit_tpgrpo.pretrained": 1,
     "lit_tpgrpo.text": 2,
     "lit_tpgrpo.credit": 2,
     "lit_tpgrpo.metrics": 2,

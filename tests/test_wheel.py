@@ -43,7 +43,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_import_name_from_the_wheel(installed: Path, tmp_path: Path):
     code = (
         "import lit_tpgrpo, lit_tpgrpo.callbacks, lit_tpgrpo.datamodules, sys\n"
-        "from lit_tpgrpo.policy import resolve_model\n"
+        "from lit_tpgrpo.pretrained import resolve_model\n"
         "print(lit_tpgrpo.__file__)\n"
         "print(lit_tpgrpo.callbacks.MathEvaluation.__module__)\n"
         "print(resolve_model('embedded:tiny-qwen2'))\n"

@@ -70,7 +70,8 @@ _PARAGRAPH = re.compile(r"\S(?:.|\n(?![ \t]*\n))*")
 @dataclass(frozen=True, slots=True)
 class StepTruth:
     """One paragraph: where it starts in the text, what it asserts, whether that is right and whether it still holds at
-    the end of the think block, and the label it deserves."""
+    the end of the think block, and the label it deserves. ``denied`` is, for a correction, the paragraph (counted from
+    0) that first asserted the denied equation at the place where it is in force."""
 
     start: int
     kind: Kind
@@ -78,6 +79,7 @@ class StepTruth:
     right: bool
     standing: bool
     label: StepLabel
+    denied: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,15 @@ def _read(task: Task, text: str) -> ChainTruth:
     answer_right = correct and adopted <= set(reader.truth)
     answer_start = len(text) - len(answer.lstrip())
     steps = [
-        StepTruth(start, kind, claim, right, i not in reader.taken_back, _label(correct, right, claim in adopted))
+        StepTruth(
+            start,
+            kind,
+            claim,
+            right,
+            i not in reader.taken_back,
+            _label(correct, right, claim in adopted),
+            reader.denied.get(i),
+        )
         for i, (start, kind, claim, right) in enumerate(read)
     ]
     steps.append(StepTruth(answer_start, Kind.ANSWER, None, answer_right, True, _label(correct, answer_right, True)))
@@ -162,7 +172,8 @@ def _read_answer(text: str) -> tuple[list[Equation], int]:
 class _Reader:
     """Reads the think block paragraph by paragraph; its state is the equations in force.
 
-    ``taken_back`` are the paragraphs, counted from 0, whose equation is no longer in force.
+    ``taken_back`` are the paragraphs, counted from 0, whose equation is no longer in force; ``denied`` holds for each
+    correction the paragraph that first asserted, at its place, what the correction denies.
     """
 
     def __init__(self, task: Task) -> None:
@@ -170,6 +181,7 @@ class _Reader:
         self.truth = task.equations
         self.in_force: list[Equation] = []
         self.taken_back: set[int] = set()
+        self.denied: dict[int, int] = {}
         self._asserted_by: list[list[int]] = []  # beside in_force: the paragraphs that assert an equation there
         self._count = 0
 
@@ -197,6 +209,7 @@ class _Reader:
             return claim, self._is_true(place, claim)
         denied = _equation(match["denied"])
         place = self._place(denied)
+        self.denied[self._count] = self._asserted_by[place][0]
         self._put(place, claim)
         return claim, self._is_true(place, claim) and claim != denied
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class SamplingParams:
     """How to sample. ``temperature`` 0 is greedy (log-probs are then those at temperature 1).
 
-    Log-probs are of softmax(logits / temperature) before ``top_p`` and ``top_k`` cut it.
+    Log-probs are of softmax(logits / temperature) before ``top_p``, ``top_k`` and ``json_schema`` cut it. ``json_schema``
+    (JSON text) leaves only tokens with which the text can still become an instance of the schema; ``stop_ids`` end a
+    completion besides EOS. A judge needs both, a policy neither.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -29,6 +31,8 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    json_schema: str | None = None
+    stop_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

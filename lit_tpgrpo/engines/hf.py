@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
+from lit_tpgrpo.engines.constrain import SchemaConstraint
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import StopReason
 
@@ -70,7 +71,7 @@ class HFEngine:
     def _generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seed: int) -> list[Completion]:
         assert self._policy is not None
         model, tokenizer = self._policy.policy_model, self._policy.tokenizer
-        eos_ids = stop_ids(model, cast(int | None, tokenizer.eos_token_id))
+        eos_ids = sorted({*stop_ids(model, cast(int | None, tokenizer.eos_token_id)), *params.stop_ids})
         pad_id = cast(int, tokenizer.pad_token_id)
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), pad_id)
@@ -79,12 +80,12 @@ class HFEngine:
             ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
             mask[row, width - len(prompt) :] = 1
         recorder = _LogprobRecorder(params.temperature)
+        processors: list[LogitsProcessor] = [recorder]
+        if params.json_schema is not None:
+            processors.append(SchemaConstraint(tokenizer, params.json_schema, eos_ids))
         config = GenerationConfig(
             max_new_tokens=params.max_new_tokens,
-            do_sample=params.temperature > 0,
-            temperature=1.0,  # the recorder divides by the temperature, so that it sees what is sampled from
-            top_p=params.top_p,
-            top_k=params.top_k,
+            **_choice(params),
             num_beams=1,
             repetition_penalty=1.0,
             eos_token_id=eos_ids,
@@ -96,12 +97,19 @@ class HFEngine:
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
-                logits_processor=[recorder],
+                logits_processor=LogitsProcessorList(processors),
             )
         recorder.finish(output)
         new_ids = output[:, width:].tolist()
         logprobs = recorder.stacked().tolist()
         return [_cut(i, p, eos_ids) for i, p in zip(new_ids, logprobs, strict=True)]
+
+
+def _choice(params: SamplingParams) -> dict[str, Any]:
+    """How the next token is chosen. The recorder divides by the temperature, so that it sees what is sampled from."""
+    if params.temperature == 0:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": 1.0, "top_p": params.top_p, "top_k": params.top_k}
 
 
 class _LogprobRecorder(LogitsProcessor):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verdict
 
 
@@ -38,6 +39,20 @@ class Judge(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class RefreshableJudge(Protocol):
+    """A judge that can take up newer weights (a policy that judges itself)."""
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether it has to be refreshed before it can judge at all."""
+        ...
+
+    def refresh(self, policy: Policy) -> bool:
+        """Take up the policy's weights; returns whether the judge changed. A frozen judge stays as it is."""
+        ...
 
 
 def abstain(case: JudgeCase, note: str) -> Verdict:

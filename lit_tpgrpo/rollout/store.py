@@ -1,7 +1,8 @@
 """Rounds on disk: every solution and verdict is written as it completes, so that a crash loses at most the line in flight.
 
-One folder a round: ``meta.json`` (what the round was made with), ``solutions.jsonl`` (one sampled group a line) and
-``verdicts.jsonl`` (one judged solution a line). Append-only; a line cut short by a crash is dropped when read.
+One folder a round: ``meta.json`` (what its solutions were made with), ``judging.json`` (what its verdicts were made with),
+``solutions.jsonl`` (one sampled group a line) and ``verdicts.jsonl`` (one judged solution a line). Append-only; a line
+cut short by a crash is dropped when read.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lit_tpgrpo.jsonl import append_line, read_lines
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, StopReason, Verdict
 
 log = logging.getLogger(__name__)
@@ -32,14 +34,16 @@ class RoundStore:
         self.root = Path(root)
         self.keep = keep
 
-    def open(self, index: int, meta: Mapping[str, Any]) -> RoundFile:
-        """The round's file, with what an interrupted run left of it where ``meta`` is the same.
+    def open(self, index: int, meta: Mapping[str, Any], judging: Mapping[str, Any] | None = None) -> RoundFile:
+        """The round's file, with what an interrupted run left of it where ``meta`` and ``judging`` are the same.
 
-        A round left by other settings or another policy is void: it is removed, with a warning.
+        A round left by other settings or another policy (``meta``) is void: it is removed, with a warning. One that was
+        judged by other means (``judging``) keeps its solutions and loses its verdicts, with a warning.
         """
         folder = self.root / f"round_{index:06d}"
         written = json.loads(json.dumps(dict(meta)))
-        found = _read_meta(folder)
+        means = json.loads(json.dumps(dict(judging or {})))
+        found = _read_meta(folder / "meta.json")
         if found is not None and found != written:
             changed = sorted(k for k in written.keys() | found.keys() if written.get(k) != found.get(k))
             log.warning("round %d on disk is void and is made anew: %s changed", index, ", ".join(changed))
@@ -47,8 +51,16 @@ class RoundStore:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             _write_whole(folder / "meta.json", json.dumps(written, indent=1))
+        file = RoundFile(folder)
+        if _read_meta(folder / "judging.json") != means:
+            if file.verdicts():
+                log.warning(
+                    "the verdicts of round %d on disk are void and are made anew: judge or verifier changed", index
+                )
+            file.void_verdicts()
+            _write_whole(folder / "judging.json", json.dumps(means, indent=1))
         self._forget_old(index)
-        return RoundFile(folder)
+        return file
 
     def _forget_old(self, newest: int) -> None:
         if self.keep:
@@ -67,22 +79,22 @@ class RoundFile:
         """Complete groups by their place in the round."""
         return {
             line["group"]: (Problem(**line["problem"]), tuple(_solution(s) for s in line["solutions"]))
-            for line in _read_lines(self.folder / "solutions.jsonl")
+            for line in read_lines(self.folder / "solutions.jsonl")
         }
 
     def add_solutions(self, group: int, problem: Problem, solutions: Sequence[Solution]) -> None:
         rows = [asdict(s) | {"stop": s.stop.value} for s in solutions]
-        _append(self.folder / "solutions.jsonl", {"group": group, "problem": asdict(problem), "solutions": rows})
+        append_line(self.folder / "solutions.jsonl", {"group": group, "problem": asdict(problem), "solutions": rows})
 
     def verdicts(self) -> dict[tuple[int, int], tuple[Outcome, str | None, Verdict]]:
         """Outcome, extracted answer and verdict by (group, sample)."""
         return {
             (line["group"], line["sample"]): (Outcome(line["outcome"]), line["answer"], _verdict(line))
-            for line in _read_lines(self.folder / "verdicts.jsonl")
+            for line in read_lines(self.folder / "verdicts.jsonl")
         }
 
     def add_verdict(self, group: int, sample: int, outcome: Outcome, answer: str | None, verdict: Verdict) -> None:
-        _append(
+        append_line(
             self.folder / "verdicts.jsonl",
             {
                 "group": group,
@@ -111,37 +123,9 @@ def _verdict(line: dict[str, Any]) -> Verdict:
     return Verdict(steps, tuple(StepLabel(label) for label in line["labels"]), line["note"])
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
-    """One line in one write, with the operating system before we go on: it outlives this process however that ends. A
-    torn line of an earlier crash is ended first."""
-    data = (json.dumps(row) + "\n").encode()
-    with path.open("a+b") as file:
-        if file.tell() and not _ends_line(file):
-            data = b"\n" + data
-        file.write(data)
-
-
-def _ends_line(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except ValueError:  # cut short by a crash: that group is simply made again
-                log.warning("%s:%d is incomplete and is made again", path, number)
-                continue
-            yield row
-
-
-def _read_meta(folder: Path) -> dict[str, Any] | None:
+def _read_meta(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / "meta.json").read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
 

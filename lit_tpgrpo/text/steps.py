@@ -41,13 +41,23 @@ def segment_steps(text: str, token_starts: Sequence[int], n_tokens: int) -> tupl
     blocks = block_spans(text)
     paragraphs = paragraph_spans(text, think_end, blocks)
     if answer is not None and not text[:think_end].replace("<think>", "", 1).strip():
-        starts = [0]
-    else:
-        starts = _step_starts(text, paragraphs, blocks) or [0]
-        thinks = token_spans([*starts, think_end], token_starts)[: len(starts)]
-        starts = [s for s, (a, b) in zip(starts, thinks, strict=True) if a < b or s == 0]
-        if answer is not None:
-            starts.append(answer)
+        return _tiled(text, [0], answer, token_starts)
+    return steps_from_starts(text, _step_starts(text, paragraphs, blocks) or [0], token_starts)
+
+
+def steps_from_starts(text: str, starts: Sequence[int], token_starts: Sequence[int]) -> tuple[Step, ...]:
+    """Steps whose think steps begin at the given characters (ascending, the first is 0), the answer block after them.
+
+    Think steps that hold the first character of no token are joined to the step before them.
+    """
+    answer = answer_start(text)
+    think_end = len(text) if answer is None else answer
+    thinks = token_spans([*starts, think_end], token_starts)[: len(starts)]
+    kept = [s for s, (a, b) in zip(starts, thinks, strict=True) if a < b or s == 0]
+    return _tiled(text, kept if answer is None else [*kept, answer], answer, token_starts)
+
+
+def _tiled(text: str, starts: list[int], answer: int | None, token_starts: Sequence[int]) -> tuple[Step, ...]:
     ends = [*starts[1:], len(text)]
     last = len(starts) - 1
     return tuple(

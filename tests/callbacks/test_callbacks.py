@@ -309,12 +309,16 @@ def test_the_audit_logs_f1_and_raises_the_alarm(random_model, tmp_path, caplog, 
 class RefreshingJudge(RuleJudge):
     """A judge that takes up weights."""
 
+    needs_policy = False
+
     def __init__(self) -> None:
         super().__init__()
         self.refreshed: list[int] = []
+        self._changes = True  # private: what is public counts as a setting, and another setting voids verdicts
 
-    def refresh(self, policy) -> None:
+    def refresh(self, policy) -> bool:
         self.refreshed.append(policy.policy_version)
+        return self._changes
 
 
 def test_a_judge_that_can_be_refreshed_is(random_model, tmp_path):
@@ -334,14 +338,16 @@ class CountingJudge(RefreshingJudge):
 
 
 def test_a_refreshed_judge_judges_stored_solutions_again(random_model, tmp_path):
-    """The same run three times on one store: solutions and verdicts are taken from it until the judge is refreshed."""
+    """The same run four times on one store: solutions and verdicts are taken from it until the judge changes."""
     judged = []
-    for callbacks in ([], [], [JudgeRefresh()]):
+    for changes, callbacks in ((True, []), (True, []), (False, [JudgeRefresh()]), (True, [JudgeRefresh()])):
         CountingJudge.cases = 0
-        dm = data(judge=CountingJudge(), store_dir=str(tmp_path / "store"), steps_per_epoch=2)
+        judge = CountingJudge()
+        judge._changes = changes
+        dm = data(judge=judge, store_dir=str(tmp_path / "store"), steps_per_epoch=2)
         run(tmp_path, *callbacks).fit(module(random_model), datamodule=dm)
         judged.append(CountingJudge.cases)
-    assert judged == [16, 0, 16]
+    assert judged == [16, 0, 0, 16]
 
 
 @pytest.mark.parametrize(

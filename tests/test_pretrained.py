@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import httpx
 
-from lit_tpgrpo import policy
+from lit_tpgrpo import pretrained
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
 
-SHIPPED = Path(policy.resolve_model("embedded:tiny-qwen2"))
+SHIPPED = Path(pretrained.resolve_model("embedded:tiny-qwen2"))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_tokenizer_without_pad_pads_with_eos_and_says_so_once(tmp_path: Path):
 def test_a_tokenizer_with_pad_keeps_it_without_a_word():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tokenizer = policy.load_tokenizer(str(SHIPPED))
+        tokenizer = pretrained.load_tokenizer(str(SHIPPED))
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
 
 
@@ -80,7 +80,7 @@ def test_a_relative_folder_that_does_not_exist_is_named(name: str, tmp_path: Pat
 @pytest.mark.parametrize("name", ["models/-nope", "my model", "models/a--b", "runs/final.git"])
 def test_what_cannot_be_a_hub_name_is_never_asked_for(name: str, no_network: list[str]):
     with pytest.raises(ConfigError, match=f"{Path(name).absolute()} does not exist, and '{name}' cannot be a hub name"):
-        policy.resolve_model(name)
+        pretrained.resolve_model(name)
     assert not no_network
 
 
@@ -89,7 +89,7 @@ def test_without_a_network_the_hub_is_given_up_soon(no_network: list[str]):
     with pytest.raises(
         ConfigError, match=r"models/nope does not exist.*no connection to http.*: Name or service"
     ) as stop:
-        policy.load_tokenizer("models/nope")
+        pretrained.load_tokenizer("models/nope")
     assert time.perf_counter() - started < 20  # transformers alone: two times 23 seconds of waiting
     assert len(no_network) == 2
     assert "\n" not in str(stop.value)
@@ -105,7 +105,7 @@ def test_a_hub_that_answers_is_left_to_transformers(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
     with pytest.raises(ConfigError, match=r"models/nope does not exist.*not a valid model identifier") as stop:
-        policy.load_tokenizer("models/nope")
+        pretrained.load_tokenizer("models/nope")
     assert len(asked) > 1
     assert "\n" not in str(stop.value)
 

@@ -24,6 +24,9 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def settings_of(part: Any) -> dict[str, Any]:
-    """The class of a part and its plain public attributes: what it was configured with."""
+    """The class of a part and what it was configured with: its ``settings``, or else its plain public attributes."""
+    told = getattr(part, "settings", None)
+    if told is not None:
+        return {"class": f"{type(part).__module__}.{type(part).__qualname__}"} | dict(told)
     plain = {k: v for k, v in vars(part).items() if not k.startswith("_") and isinstance(v, (bool, int, float, str))}
     return {"class": f"{type(part).__module__}.{type(part).__qualname__}"} | plain

@@ -1,0 +1,41 @@
+"""Append-only files of JSON lines that outlive a crash: a line cut short is dropped when read, and ended when written on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """One line in one write, with the operating system before we go on: it outlives this process however that ends. A
+    torn line of an earlier crash is ended first."""
+    data = (json.dumps(row) + "\n").encode()
+    with path.open("a+b") as file:
+        if file.tell() and not _ends_line(file):
+            data = b"\n" + data
+        file.write(data)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines; nothing where there is no file."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:  # cut short by a crash: what it held is simply made again
+                log.warning("%s:%d is incomplete and is made again", path, number)
+                continue
+            yield row
+
+
+def _ends_line(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

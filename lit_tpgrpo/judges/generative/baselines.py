@@ -1,0 +1,91 @@
+"""The paper's baselines behind the same interface: an LLM that labels every step directly, and one call a step.
+
+Both solve along, where TP-GRPO's judge only reads and compares. They know right and wrong steps only, whatever the outcome;
+in an incorrect solution a wrong step is labelled MATCHED (it is punished) and a right one UNMATCHED (it is not).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.judges.generative.asking import Asker
+from lit_tpgrpo.judges.generative.background import together
+from lit_tpgrpo.judges.generative.methods import decided, judged_wrong, make_ask
+from lit_tpgrpo.judges.generative.prompts import Question
+from lit_tpgrpo.judges.generative.sheet import ranges
+from lit_tpgrpo.judges.generative.verdicts import JudgementsVerdict, StepVerdict
+from lit_tpgrpo.judges.generative.views import Reader
+
+
+@dataclass(frozen=True)
+class DirectLabels:
+    """LLM-as-judge: labels every step directly, many in one question.
+
+    Args:
+        steps_per_question: steps that are labelled together.
+    """
+
+    steps_per_question: int = 40
+    name: ClassVar[str] = "llm_as_judge"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps_per_question <= 400:
+            raise ConfigError(f"LLM-as-judge: steps_per_question must be from 1 to 400, got {self.steps_per_question}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"method": self.name, "steps": self.steps_per_question}
+
+    async def flagged(self, asker: Asker, reader: Reader, names: Sequence[int]) -> frozenset[int]:
+        chunks = [
+            range(k, min(k + self.steps_per_question, j))
+            for i, j in reader.parts(names)
+            for k in range(i, j, self.steps_per_question)
+        ]
+        found = await together(*(self._wrong(asker, reader, names, chunk) for chunk in chunks))
+        return frozenset[int]().union(*found)
+
+    async def _wrong(self, asker: Asker, reader: Reader, names: Sequence[int], asked: range) -> frozenset[int]:
+        def check(verdict: JudgementsVerdict) -> tuple[frozenset[int], int]:
+            return judged_wrong(verdict, names, asked)
+
+        last = reader.end(names, asked[-1])
+        ask = make_ask(
+            reader,
+            Question.LABELLING,
+            (names[asked[0]], last),
+            JudgementsVerdict,
+            check,
+            steps=ranges(names[asked[0] : asked[-1] + 1], last),
+            asked=[names[i] for i in asked],
+            correct=reader.sheet.correct,
+        )
+        return await decided(asker, ask)
+
+
+@dataclass(frozen=True)
+class StepByStep:
+    """In the manner of GenPRM (2504.00891): a question for each step, which is best thought about at length."""
+
+    name: ClassVar[str] = "genprm"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"method": self.name}
+
+    async def flagged(self, asker: Asker, reader: Reader, names: Sequence[int]) -> frozenset[int]:
+        found = await together(*(self._wrong(asker, reader, names, i) for i in range(len(names))))
+        return frozenset[int]().union(*found)
+
+    async def _wrong(self, asker: Asker, reader: Reader, names: Sequence[int], place: int) -> frozenset[int]:
+        def check(verdict: StepVerdict) -> tuple[frozenset[int], int]:
+            return frozenset({place} if verdict.wrong else ()), 0
+
+        step, last = names[place], reader.end(names, place)
+        ask = make_ask(
+            reader, Question.STEP, (step, last), StepVerdict, check, step=step, last=last, correct=reader.sheet.correct
+        )
+        return await decided(asker, ask)

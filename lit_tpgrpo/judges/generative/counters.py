@@ -1,0 +1,77 @@
+"""What a round of judging counted, and what it makes of that for the loggers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from statistics import fmean, quantiles
+
+from lit_tpgrpo.engines.chat import ChatReply, Fault
+
+COUNTS = (
+    "cases",
+    "abstained",
+    "abstained_no_answer",
+    "abstained_invalid",
+    "abstained_faults",
+    "abstained_refused",
+    "abstained_budget",
+    "abstained_undecided",
+    "abstained_down",
+    "steps",
+    "steps_incorrect",
+    "steps_matched",
+    "reflections",
+    "reflections_confirmed",
+    "segmentations",
+    "segmentations_rule",
+    "questions",
+    "requests",
+    "requests_stored",
+    "retries",
+    *(f"faults_{fault.value}" for fault in Fault),
+    "replies_invalid",
+    "replies_cut",
+    "replies_repaired",
+    "tokens_prompt",
+    "tokens_cached",
+    "tokens_completion",
+    "tokens_thinking",
+)
+
+
+@dataclass
+class Counters:
+    """Counts by name, and the latency of each answered request in seconds."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
+
+    def add(self, name: str, n: int = 1) -> None:
+        assert name in COUNTS, name
+        self.counts[name] += n
+
+    def add_reply(self, reply: ChatReply, seconds: float) -> None:
+        """A reply that came over the wire (not from the store)."""
+        self.latencies.append(seconds)
+        self.add("tokens_prompt", reply.prompt_tokens)
+        self.add("tokens_cached", reply.cached_tokens)
+        self.add("tokens_completion", reply.completion_tokens)
+        self.add("tokens_thinking", reply.thinking_tokens)
+        self.add("replies_cut", reply.cut)
+
+    def metrics(self, price_in: float, price_out: float) -> dict[str, float]:
+        """All counts, the shares worth watching, latencies, and the cost in units of the prices (per million tokens)."""
+        c = {name: float(self.counts[name]) for name in COUNTS}
+        cuts = quantiles(self.latencies, n=20) if len(self.latencies) > 1 else [*self.latencies * 19] or [0.0] * 19
+        cases = c["cases"] or 1.0
+        return c | {
+            "abstained_share": c["abstained"] / cases,
+            "down": float(c["abstained_down"] > 0),
+            "requests_per_case": c["requests"] / cases,
+            "tokens_per_case": (c["tokens_prompt"] + c["tokens_completion"]) / cases,
+            "latency_mean_s": fmean(self.latencies) if self.latencies else 0.0,
+            "latency_p50_s": cuts[9],
+            "latency_p95_s": cuts[18],
+            "cost": (c["tokens_prompt"] * price_in + c["tokens_completion"] * price_out) / 1e6,
+        }

@@ -1,0 +1,58 @@
+"""Replies on disk, keyed by all that they depend on: what was asked and answered once is never paid for again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lit_tpgrpo.engines.chat import ChatReply, ChatRequest
+from lit_tpgrpo.jsonl import append_line, read_lines
+
+
+def reply_key(identity: Mapping[str, Any], request: ChatRequest) -> str:
+    """A hash of the prompt, the model and the settings, equal in every process."""
+    material = json.dumps([dict(identity), asdict(request)], sort_keys=True, default=str)
+    return hashlib.sha256(material.encode()).hexdigest()[:32]
+
+
+class ReplyStore:
+    """Replies by key, in a folder of append-only files: one for each process, all of which are read.
+
+    Only replies that could be used are stored, without their thinking.
+
+    Args:
+        folder: made when the first reply is stored; None stores nothing.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.folder = Path(folder) if folder is not None else None
+        self._replies: dict[str, ChatReply] | None = None
+
+    def get(self, key: str) -> ChatReply | None:
+        """The reply that was stored under this key, by this process or one before it."""
+        if self.folder is None:
+            return None
+        if self._replies is None:
+            self._replies = {
+                line["key"]: ChatReply(**line["reply"])
+                for path in sorted(self.folder.glob("replies*.jsonl"))
+                for line in read_lines(path)
+            }
+        return self._replies.get(key)
+
+    def add(self, key: str, reply: ChatReply) -> None:
+        """Store a reply; on disk when this returns."""
+        if self.folder is None:
+            return
+        self.get(key)
+        kept = replace(reply, thinking="")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+        append_line(self.folder / f"replies.{rank}.jsonl", {"key": key, "reply": asdict(kept)})
+        assert self._replies is not None
+        self._replies[key] = kept

@@ -1,0 +1,129 @@
+"""Semantic segmentation (paper, Stage I: "segmented by prompting an LLM"): the LLM returns ranges of numbered paragraphs.
+
+It never rewrites text. A reply is usable if its ranges are in bounds, contiguous and cover everything; what can only have
+been meant one way is repaired. Long chains go in overlapping windows, joined at a boundary that both windows see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.judges.generative.asking import Ask, Asker, Unanswered
+from lit_tpgrpo.judges.generative.background import together
+from lit_tpgrpo.judges.generative.prompts import Question, request_id
+from lit_tpgrpo.judges.generative.verdicts import SegmentationVerdict, VerdictError
+from lit_tpgrpo.judges.generative.views import Reader
+
+
+class Segmentation(Protocol):
+    """Finds the steps of a think block: ``starts`` returns the first paragraph of each, ascending, the first is 1."""
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    async def starts(self, asker: Asker, reader: Reader) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class RuleSegmentation:
+    """The rules of ``text.steps``: no request, no model."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"segmentation": "rule"}
+
+    async def starts(self, asker: Asker, reader: Reader) -> tuple[int, ...]:
+        return reader.sheet.names(reader.sheet.case.steps)
+
+
+@dataclass(frozen=True)
+class LLMSegmentation:
+    """Asks the LLM; a window without a usable answer is cut by the rules instead, and counted.
+
+    Args:
+        window: most paragraphs that are asked about at once.
+        overlap: paragraphs that neighbouring windows have in common.
+    """
+
+    window: int = 120
+    overlap: int = 12
+
+    def __post_init__(self) -> None:
+        if self.window < 2 or not 1 <= self.overlap < self.window:
+            raise ConfigError(
+                f"segmentation: window must be at least 2 and overlap between 1 and window - 1, got {self.window} and "
+                f"{self.overlap}"
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"segmentation": "llm", "window": self.window, "overlap": self.overlap}
+
+    async def starts(self, asker: Asker, reader: Reader) -> tuple[int, ...]:
+        windows = reader.windows(self.window, self.overlap)
+        found = await together(*(self._window(asker, reader, first, last) for first, last in windows))
+        return joined(windows, found)
+
+    async def _window(self, asker: Asker, reader: Reader, first: int, last: int) -> tuple[int, ...]:
+        asker.counters.add("segmentations")
+        if first == last:
+            return (first,)
+        shared = reader.shared(first, last)
+        ask_id = request_id(shared, Question.SEGMENTATION, first=first, last=last)
+        ask = Ask(
+            Question.SEGMENTATION,
+            shared,
+            reader.prompts.question(Question.SEGMENTATION, ask_id, first=first, last=last),
+            ask_id,
+            SegmentationVerdict,
+            lambda verdict: checked_starts(verdict.steps, first, last),
+        )
+        try:
+            return await asker.once(ask)
+        except Unanswered:
+            asker.counters.add("segmentations_rule")
+            names = reader.sheet.names(reader.sheet.case.steps)
+            return (first, *(n for n in names if first < n <= last))
+
+
+def checked_starts(ranges: Sequence[Sequence[int]], first: int, last: int) -> tuple[tuple[int, ...], int]:
+    """The starts of ranges that tile ``first`` to ``last``, and whether something had to be repaired (0 or 1).
+
+    Repaired: another order, a range given twice, a range with its ends swapped, a last range that goes on beyond the end.
+
+    Raises:
+        VerdictError: out of bounds, gaps, overlaps.
+    """
+    tidy = sorted({(min(a, b), max(a, b)) for a, b in ranges})
+    if tidy[-1][0] <= last < tidy[-1][1]:
+        tidy[-1] = (tidy[-1][0], last)
+    expected = first
+    for a, b in tidy:
+        if a < first or b > last:
+            raise VerdictError(f"steps: [{a}, {b}] is out of bounds, expected {first} to {last}")
+        if a != expected:
+            kind = "overlap" if a < expected else "leave a gap"
+            raise VerdictError(f"steps: the ranges {kind} at {a}, expected a range from {expected}")
+        expected = b + 1
+    if expected != last + 1:
+        raise VerdictError(f"steps: paragraphs {expected} to {last} are left out")
+    return tuple(a for a, _ in tidy), int([list(pair) for pair in tidy] != [list(pair) for pair in ranges])
+
+
+def joined(windows: Sequence[tuple[int, int]], starts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """One list of starts from those of overlapping windows.
+
+    A window's edges are cut off in mid-step, so within an overlap the join is where both windows begin a step, the place
+    nearest to its middle. If they agree nowhere, the earlier window holds to the middle and the later one from there.
+    """
+    whole = list(starts[0])
+    for (_, left_end), (first, _), found in zip(windows, windows[1:], starts[1:], strict=False):
+        middle = (first + left_end) / 2
+        # The window's own first paragraph is a start by construction, not by judgement.
+        common = (set(whole) & set(found)) - {first}
+        cut = min(common, key=lambda n: (abs(n - middle), n), default=int(middle) + 1)
+        whole = [n for n in whole if n < cut] + [n for n in found if n >= cut]
+    return tuple(whole)

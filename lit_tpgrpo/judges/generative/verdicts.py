@@ -1,0 +1,152 @@
+"""What the LLM may answer: one pydantic model per kind of question, and the reader that turns a reply into one.
+
+Every verdict repeats the ``id`` that its question gave: the reply to another request, or a verdict-like text that the
+judge copied out of a solution, is thereby told apart from the answer. Steps are named by the number of their first
+paragraph. A reply that is no such verdict raises ``VerdictError``, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+MAX_ITEMS = 400
+"""Longest list in a verdict: an endless list is cut here and not at the token limit in the middle of a number."""
+MAX_REPLY_CHARS = 200_000
+_THINK_END = "</think>"
+_MENTIONS, _BRACES = 20, 8
+"""How many mentions of its id are looked at for a verdict, and how many braces before each."""
+_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL | re.IGNORECASE)
+
+Number = Annotated[int, Field(ge=0, le=1_000_000)]
+Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
+class VerdictError(ValueError):
+    """A reply that cannot be used; the message says why."""
+
+
+class VerdictModel(BaseModel):
+    """Base of all verdicts: nothing is coerced, nothing may be added."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    id: Annotated[str, Field(pattern="^[0-9a-f]{4}$")]
+
+
+class SegmentationVerdict(VerdictModel):
+    """Steps as ``[first paragraph, last paragraph]``, in order."""
+
+    steps: Annotated[list[Interval], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+class ReflectionsVerdict(VerdictModel):
+    """The steps in which the solver turns on its own work."""
+
+    reflections: Annotated[list[Number], Field(max_length=MAX_ITEMS)]
+
+
+class ReflectionSource(BaseModel):
+    """The intervals of earlier paragraphs that a reflection shows to be wrong; none if it corrects nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    reflection: Number
+    intervals: Annotated[list[Interval], Field(max_length=MAX_ITEMS)]
+
+
+class SourcesVerdict(VerdictModel):
+    """One entry for each reflection that was asked about."""
+
+    sources: Annotated[list[ReflectionSource], Field(max_length=MAX_ITEMS)]
+
+
+class StepJudgement(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    step: Number
+    wrong: bool
+
+
+class JudgementsVerdict(VerdictModel):
+    """One entry for each step that was asked about."""
+
+    judgements: Annotated[list[StepJudgement], Field(max_length=MAX_ITEMS)]
+
+
+class MatchingVerdict(VerdictModel):
+    """The steps that the answer adopts."""
+
+    matched: Annotated[list[Number], Field(max_length=MAX_ITEMS)]
+
+
+class StepVerdict(VerdictModel):
+    """A single step: wrong or not."""
+
+    wrong: bool
+
+
+V = TypeVar("V", bound=VerdictModel)
+
+
+def read_verdict(text: str, model: type[V], request_id: str) -> V:
+    """The verdict in a reply: the whole of it, in a code fence or not, or else the one JSON object with this id in it.
+
+    Thinking that the engine did not separate is left out, up to the last ``</think>``.
+
+    Raises:
+        VerdictError: there is no verdict of this form with this id, or several that differ.
+    """
+    if len(text) > MAX_REPLY_CHARS:
+        raise VerdictError(f"a reply of {len(text)} characters, over {MAX_REPLY_CHARS}")
+    text = text.rpartition(_THINK_END)[2]
+    fenced = _FENCE.match(text)
+    whole = (fenced[1] if fenced else text).strip()
+    try:
+        return _checked(whole, model, request_id)
+    except VerdictError as error:
+        found = {v.model_dump_json(): v for v in _embedded(whole, model, request_id)}
+        if len(found) > 1:
+            raise VerdictError(f"{len(found)} different verdicts in one reply") from error
+        if not found:
+            raise
+        return next(iter(found.values()))
+
+
+def _checked(text: str, model: type[V], request_id: str) -> V:
+    try:
+        verdict = model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "reply"
+        raise VerdictError(f"{place}: {first['msg']}") from None
+    if verdict.id != request_id:
+        raise VerdictError(f"answers request {verdict.id}, not {request_id}")
+    return verdict
+
+
+def _embedded(text: str, model: type[V], request_id: str) -> list[V]:
+    """Verdicts with the right id inside prose: objects that begin a little before a mention of the id.
+
+    Bounded, whatever the text: a reply that nests thousands of braces costs no more than a plain one.
+    """
+    found: list[V] = []
+    decoder = json.JSONDecoder()
+    end = 0
+    for mention in list(re.finditer(f'"{request_id}"', text))[:_MENTIONS]:
+        at = mention.start()
+        for _ in range(_BRACES):
+            at = text.rfind("{", end, at)
+            if at < 0:
+                break
+            try:
+                _, stop = decoder.raw_decode(text, at)
+                found.append(_checked(text[at:stop], model, request_id))
+            except (ValueError, RecursionError):  # VerdictError is a ValueError
+                continue
+            end = stop
+            break
+    return found

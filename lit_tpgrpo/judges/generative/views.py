@@ -1,0 +1,79 @@
+"""Which part of a solution a question shows. Where all of it fits, all questions show all of it and share their prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lit_tpgrpo.judges.generative.prompts import PromptSet
+from lit_tpgrpo.judges.generative.sheet import Sheet
+
+MARGIN = 10
+"""Paragraphs shown behind the ones asked about, where not everything fits."""
+QUOTED_CHARS = 1200
+"""A step that a question repeats is cut to this length; it stands in the shared text as a whole."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A sheet under a prompt set and a limit of ``max_chars`` of think block in one prompt."""
+
+    sheet: Sheet
+    prompts: PromptSet
+    max_chars: int
+
+    @property
+    def last(self) -> int:
+        """The last paragraph."""
+        return len(self.sheet.paragraphs)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the whole think block goes into one prompt."""
+        return self.sheet.fitting(1, self.max_chars) == self.last
+
+    def shared(self, first: int, last: int) -> str:
+        """The shared text for a question about the paragraphs ``first`` to ``last``: all if it fits, else those, a few
+        behind them, and as much as fits in front of them."""
+        if self.fits:
+            return self.prompts.shared(self.sheet, 1, self.last)
+        end = min(self.last, last + MARGIN)
+        begin = self.sheet.fitting_before(end, self.max_chars)
+        if begin > first:  # what is asked about comes before what lies around it
+            begin, end = first, max(last, self.sheet.fitting(first, self.max_chars))
+        return self.prompts.shared(self.sheet, begin, end)
+
+    def windows(self, most: int, overlap: int) -> list[tuple[int, int]]:
+        """Overlapping ranges of at most ``most`` paragraphs that fit into a prompt each and cover everything."""
+        found: list[tuple[int, int]] = []
+        first = 1
+        while True:
+            last = min(first + most - 1, self.sheet.fitting(first, self.max_chars))
+            found.append((first, last))
+            if last == self.last:
+                return found
+            first = max(first + 1, last + 1 - overlap)
+
+    def parts(self, names: Sequence[int]) -> list[tuple[int, int]]:
+        """Ranges ``[i, j)`` of steps to be asked about together: all, or as many as fill half a prompt."""
+        if self.fits:
+            return [(0, len(names))]
+        found: list[tuple[int, int]] = []
+        i = 0
+        while i < len(names):
+            last = self.sheet.fitting(names[i], self.max_chars // 2)
+            j = i + 1
+            while j < len(names) and self.end(names, j) <= last:
+                j += 1
+            found.append((i, j))
+            i = j
+        return found
+
+    def end(self, names: Sequence[int], i: int) -> int:
+        """The last paragraph of step i."""
+        return names[i + 1] - 1 if i + 1 < len(names) else self.last
+
+    def quoted(self, names: Sequence[int], i: int) -> str:
+        """The text of step i on one line."""
+        text = " ".join(" ".join(self.sheet.texts[n - 1] for n in range(names[i], self.end(names, i) + 1)).split())
+        return text if len(text) <= QUOTED_CHARS else text[:QUOTED_CHARS] + " …"
