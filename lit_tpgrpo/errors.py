@@ -19,3 +19,18 @@ class EmptyRoundError(RuntimeError):
 
 class JudgeDownError(RuntimeError):
     """The judge cannot be reached and the user chose to stop. What was judged so far is stored."""
+
+
+def users_mistake(
+    error: BaseException | None,
+    kinds: tuple[type[BaseException], ...] = (ConfigError, InputError, EmptyRoundError, NonFiniteLossError),
+) -> str | None:
+    """The message of a user's mistake among an error and its causes: the parser wraps what a class raises when built.
+
+    It is put on one line. None where there is none of the kinds: a programming error, which keeps its traceback.
+    """
+    while error is not None:
+        if isinstance(error, kinds):
+            return " ".join(str(error).split())
+        error = error.__cause__ or error.__context__
+    return None

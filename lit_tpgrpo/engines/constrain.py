@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
@@ -65,8 +66,16 @@ class SchemaConstraint(LogitsProcessor):
                     row.consume_token(token)
         for place, row in enumerate(self._rows):
             self._backend.fill_next_token_bitmask(row, self._mask, place)
-        self._backend.apply_token_bitmask_inplace(scores, self._mask.to(scores.device))
-        return scores
+        return scores.masked_fill(~_allowed(self._mask.to(scores.device), scores.shape[-1]), -torch.inf)
+
+
+def _allowed(mask: Tensor, vocabulary: int) -> Tensor:
+    """A bit mask (rows, words of 32 bits) as booleans (rows, vocabulary).
+
+    llguidance has this too, behind ``torch.compile``: that takes half a minute and needs a C compiler.
+    """
+    bits = torch.arange(32, dtype=torch.int32, device=mask.device)
+    return ((mask.unsqueeze(-1) >> bits) & 1).bool().flatten(1)[:, :vocabulary]
 
 
 @lru_cache(maxsize=4)

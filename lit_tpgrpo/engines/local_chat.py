@@ -146,6 +146,7 @@ class LocalChat:
     async def complete(self, request: ChatRequest) -> ChatReply:
         """See ``ChatEngine``. A prompt that the model has no positions for is REFUSED."""
         prompt = self._prompt(request)
+        asked = len(self._encode(prompt))
         thinking, thought = "", 0
         if request.thinking_tokens:
             stop = self._ready().tokenizer.convert_tokens_to_ids(_CLOSE)
@@ -161,7 +162,7 @@ class LocalChat:
         return ChatReply(
             text=self._decode(made),
             thinking=thinking,
-            prompt_tokens=len(self._encode(prompt)) - thought if thought else len(self._encode(prompt)),
+            prompt_tokens=asked,
             completion_tokens=len(made.token_ids) + thought,
             thinking_tokens=thought,
             cut=made.stop is StopReason.LENGTH,

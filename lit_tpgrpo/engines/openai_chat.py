@@ -116,11 +116,11 @@ class OpenAIChat:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Endpoint, model and what shapes the reply; no timeouts, limits of connections or keys."""
+        """Model and what shapes the reply; no timeouts, limits of connections or keys, and no address: the same model may
+        be served from another port or node tomorrow, and its replies stay good."""
         return {
             "engine": "openai",
             "model": self.model,
-            "base_url": self._address,
             "response_format": self.response_format,
             "thinking": self.thinking,
             "thinking_switch": self.thinking_switch,

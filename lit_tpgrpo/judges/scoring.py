@@ -16,6 +16,11 @@ class LabelCounts:
 
     pairs: Counter[tuple[StepLabel, StepLabel]] = field(default_factory=Counter)
 
+    def add(self, case: JudgeCase, truth: Sequence[StepLabel], verdict: Verdict) -> None:
+        """Count a verdict. Truth is per rule-made step; a judge that re-segments is read at each one's start."""
+        for step, true in zip(case.steps, truth, strict=True):
+            self.pairs[true, label_at(verdict, step)] += 1
+
     def support(self, label: StepLabel) -> int:
         """Steps that truly have this label."""
         return sum(n for (true, _), n in self.pairs.items() if true is label)
@@ -64,15 +69,14 @@ class LabelCounts:
 
 
 def count_labels(judge: Judge, labelled: Sequence[tuple[JudgeCase, tuple[StepLabel, ...]]]) -> LabelCounts:
-    """Judge all cases and count. Truth is per rule-made step; a judge that re-segments is read at each one's start."""
+    """Judge all cases and count."""
     counts = LabelCounts()
     for i, verdict in judge.judge([case for case, _ in labelled]):
-        case, truth = labelled[i]
-        for step, true in zip(case.steps, truth, strict=True):
-            counts.pairs[true, _label_at(verdict, step)] += 1
+        counts.add(*labelled[i], verdict)
     return counts
 
 
-def _label_at(verdict: Verdict, step: Step) -> StepLabel:
+def label_at(verdict: Verdict, step: Step) -> StepLabel:
+    """The label that a verdict gives to the place where a step begins; ABSTAINED where it has none."""
     spans = zip(verdict.steps, verdict.labels, strict=True)
     return next((label for s, label in spans if s.start <= step.start < max(s.end, s.start + 1)), StepLabel.ABSTAINED)

@@ -212,12 +212,11 @@ def test_identity_changes_with_what_shapes_replies_and_with_nothing_else():
         {"connect_timeout_s": 1},
         {"max_connections": 1},
         {"api_key_env": "OTHER"},
-        {"base_url": "http://h:1/v1/"},
+        {"base_url": "http://another:2/v1"},
     ):
         assert identity(**same) == identity()
     others = (
         {"model": "b"},
-        {"base_url": "http://h:2/v1"},
         {"thinking": "native"},
         {"thinking_switch": True},
         {"extra_body": {"top_k": 1}},

@@ -150,14 +150,18 @@ class Asker:
             return unanswered
 
     async def _verdict(self, ask: Ask[T], sample: int) -> T:
+        requests = [self._request(ask, sample, attempt) for attempt in range(self.asking.verdict_attempts)]
+        keys = [reply_key(self._identity, request) for request in requests]
+        # Whichever attempt was answered before: the ones in front of it were invalid and would be paid for again.
+        for stored in filter(None, map(self.store.get, keys)):
+            self.counters.add("requests_stored")
+            try:
+                return ask.check(read_verdict(stored.text, ask.form, ask.id))[0]
+            except VerdictError:  # stored by a version that took it for valid
+                self.counters.add("replies_invalid")
         problem = ""
-        for attempt in range(self.asking.verdict_attempts):
-            request = self._request(ask, sample, attempt)
-            key = reply_key(self._identity, request)
-            stored = self.store.get(key)
-            if stored is not None:
-                self.counters.add("requests_stored")
-            reply = stored or await self._reply(request)
+        for key, request in zip(keys, requests, strict=True):
+            reply = await self._reply(request)
             try:
                 value, repairs = ask.check(read_verdict(reply.text, ask.form, ask.id))
             except VerdictError as error:
@@ -165,8 +169,7 @@ class Asker:
                 problem = str(error)
                 continue
             self.counters.add("replies_repaired", repairs > 0)
-            if stored is None:
-                self.store.add(key, reply)
+            self.store.add(key, reply)
             return value
         raise Unanswered("invalid", f"{ask.question.value}: {self.asking.verdict_attempts} invalid replies, {problem}")
 

@@ -51,26 +51,30 @@ def asked_numbers(prompt: str, before: str, after: str) -> list[int]:
     return [int(n) for n in re.findall(r"\d+", prompt.rsplit(before, 1)[1].split(after, 1)[0])]
 
 
-def verdict(name: str, prompt: str, paragraphs: int = len(PARAGRAPHS)) -> dict[str, Any]:
-    """The right verdict on any question about ``PARAGRAPHS``, whichever outcome is claimed."""
+def verdict(name: str, prompt: str) -> dict[str, Any]:
+    """The right verdict on any question about ``PARAGRAPHS``, with any number of others before and behind them."""
     if name == "reply":  # the probe, which asks for nothing in particular
         return {}
     reply: dict[str, Any] = {"id": asked_id(prompt)}
+    shown = re.search(r"^\[(\d+)\] 6 \* 7 = 41\.$", prompt, re.MULTILINE)
+    before = int(shown[1]) - 3 if shown else 0
+    wrong = (before + 3, before + 4)
     if name == "segmentation":
         first, last = asked_numbers(prompt, "divide paragraphs", "into")
         reply["steps"] = [[n, n] for n in range(first, last + 1)]
     elif name == "reflections":
-        reply["reflections"] = [n for n in (6, 8) if n <= paragraphs]
+        reply["reflections"] = [before + 6, before + 8]
     elif name == "sources":
         numbers = [int(n) for n in re.findall(r"^Reflection (\d+):", prompt, re.MULTILINE)]
-        reply["sources"] = [{"reflection": n, "intervals": [[3, 5]] if n == 6 else []} for n in numbers]
+        mistake = {before + 6: [[before + 3, before + 5]]}
+        reply["sources"] = [{"reflection": n, "intervals": mistake.get(n, [])} for n in numbers]
     elif name in ("verification", "labelling"):
         asked = asked_numbers(prompt, "each of the steps ", ".")
-        reply["judgements"] = [{"step": n, "wrong": n in (3, 4)} for n in asked]
+        reply["judgements"] = [{"step": n, "wrong": n in wrong} for n in asked]
     elif name == "matching":
-        reply["matched"] = [6, 7]
+        reply["matched"] = [before + 6, before + 7]
     elif name == "step":
-        reply["wrong"] = asked_numbers(prompt, "judge one step, paragraphs", "to")[0] in (3, 4)
+        reply["wrong"] = asked_numbers(prompt, "judge one step, paragraphs", "to")[0] in wrong
     return reply
 
 

@@ -485,3 +485,13 @@ def test_the_answer_is_shown_too():
     chat = RuleChat()
     labels(judge_of(chat))
     assert ANSWER in chat.requests[0].shared
+
+
+def test_a_reply_of_a_later_attempt_is_found_again(tmp_path):
+    def answer(name: str, request: ChatRequest) -> str:
+        return "no" if request.seed < 1000 else json.dumps(verdict(name, request.content))
+
+    expected = labels(judge_of(RuleChat(answer), store=str(tmp_path)))
+    chat = RuleChat()
+    assert labels(judge_of(chat, store=str(tmp_path))) == expected
+    assert chat.requests == []
