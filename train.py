@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
-from lit_tpgrpo.errors import ConfigError, EmptyRoundError, InputError, NonFiniteLossError
+from lit_tpgrpo.errors import USERS_MISTAKES, InputError, first_among
 from lit_tpgrpo.module import TPGRPOModule
 
 
@@ -70,14 +70,10 @@ def users_mistake(error: BaseException | None) -> str | None:
 
     Lightning's MisconfigurationException counts, put on one line: it says which trainer settings exclude one another.
     """
-    ours = (ConfigError, InputError, EmptyRoundError, NonFiniteLossError)
-    while error is not None:
-        if isinstance(error, ours):
-            return str(error)
-        if isinstance(error, MisconfigurationException):
-            return " ".join(str(error).split())
-        error = error.__cause__ or error.__context__
-    return None
+    found = first_among(error, (*USERS_MISTAKES, MisconfigurationException))
+    if found is None:
+        return None
+    return " ".join(str(found).split()) if isinstance(found, MisconfigurationException) else str(found)
 
 
 def hide_notices() -> None:

@@ -21,16 +21,14 @@ class JudgeDownError(RuntimeError):
     """The judge cannot be reached and the user chose to stop. What was judged so far is stored."""
 
 
-def users_mistake(
-    error: BaseException | None,
-    kinds: tuple[type[BaseException], ...] = (ConfigError, InputError, EmptyRoundError, NonFiniteLossError),
-) -> str | None:
-    """The message of a user's mistake among an error and its causes: the parser wraps what a class raises when built.
+USERS_MISTAKES: tuple[type[Exception], ...] = (ConfigError, InputError, EmptyRoundError, NonFiniteLossError)
 
-    It is put on one line. None where there is none of the kinds: a programming error, which keeps its traceback.
+
+def first_among(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:
+    """The first of an error and its causes that is of one of the kinds: the parser wraps what a class raises when built.
+
+    None where there is none: a programming error, which keeps its traceback.
     """
-    while error is not None:
-        if isinstance(error, kinds):
-            return " ".join(str(error).split())
+    while error is not None and not isinstance(error, kinds):
         error = error.__cause__ or error.__context__
-    return None
+    return error

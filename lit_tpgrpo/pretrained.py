@@ -19,6 +19,21 @@ _EMBEDDED_ROOT = Path(__file__).parent / "datamodules" / "arithmetic" / "assets"
 _RESCALING = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
+def embedded_folder(name: str) -> Path:
+    """``embedded:tiny-qwen2`` -> the folder that ships with the package.
+
+    Raises:
+        ConfigError: nothing of that name ships.
+    """
+    folder = _EMBEDDED_ROOT / name.removeprefix(EMBEDDED)
+    if not folder.is_dir():
+        shipped = sorted(EMBEDDED + p.name for p in _EMBEDDED_ROOT.glob("*") if p.is_dir())
+        raise ConfigError(
+            f"nothing embedded is called {name!r}; shipped with this package: {', '.join(shipped) or 'none'}"
+        )
+    return folder
+
+
 def resolve_model(name: str) -> str:
     """``embedded:tiny-qwen2`` -> the folder that ships with the package; anything else must be a folder or a hub name.
 
@@ -27,11 +42,7 @@ def resolve_model(name: str) -> str:
             ships.
     """
     if name.startswith(EMBEDDED):
-        folder = _EMBEDDED_ROOT / name.removeprefix(EMBEDDED)
-        if not folder.is_dir():
-            shipped = sorted(EMBEDDED + p.name for p in _EMBEDDED_ROOT.glob("*") if p.is_dir())
-            raise ConfigError(f"no embedded model {name!r}; shipped with this package: {', '.join(shipped) or 'none'}")
-        return str(folder)
+        return str(embedded_folder(name))
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
     path = Path(name).expanduser()
     if path.is_dir():

@@ -14,12 +14,22 @@ from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.engines.local_chat import LocalChat
+from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.judges.generative import Asking, DirectLabels, GenerativeJudge, IntrinsicSignals, StepByStep, Vote
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+GENERATIVE = str(ROOT / "configs" / "quickstart_generative.yaml")
+
+
+@pytest.fixture(autouse=True)
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address that configs with a remote judge take from the environment; nothing is sent to it here."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
 
 
 def build(*args: str) -> train.TPGRPOCLI:
@@ -30,7 +40,9 @@ def build(*args: str) -> train.TPGRPOCLI:
 
 def arguments(config: Path) -> list[str]:
     own = ["--config", str(config)]
-    return own if "experiment" not in config.parts else ["--config", QUICKSTART, *own]
+    if "experiment" in config.parts:
+        return ["--config", QUICKSTART, *own]
+    return ["--config", GENERATIVE, *own] if "judge" in config.parts else own
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
@@ -50,6 +62,12 @@ def test_there_are_the_configs_that_the_readme_names():
         "files.yaml",
         "experiment/outcome_only.yaml",
         "experiment/step_rewards.yaml",
+        "quickstart_generative.yaml",
+        "judge/qwen3_32b.yaml",
+        "judge/llm_as_judge.yaml",
+        "judge/genprm.yaml",
+        "judge/votes.yaml",
+        "judge/self.yaml",
         "paper/deepseek_r1_distill_qwen_1.5b.yaml",
     } <= names
 
@@ -68,7 +86,9 @@ def test_overrides_reach_their_parts():
 
 
 @pytest.mark.parametrize(
-    "config", [c for c in CONFIGS if c.parent.name != "experiment"], ids=lambda p: str(p.relative_to(ROOT))
+    "config",
+    [c for c in CONFIGS if c.parent.name not in ("experiment", "judge")],
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_every_base_config_names_the_parts_that_the_readme_overrides(config: Path):
     """An option below a part that no config names ends in a parser error."""
@@ -79,7 +99,7 @@ def test_every_base_config_names_the_parts_that_the_readme_overrides(config: Pat
     assert data.credit.alpha == 0.5
     assert type(data.engine) is HFEngine
     assert data.engine.batch_size == 8
-    assert type(data.judge) is RuleJudge
+    assert isinstance(data.judge, RuleJudge | GenerativeJudge)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +153,39 @@ def test_a_users_mistake_ends_in_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(SystemExit, match="error: group_size must be at least 2, got 1: an advantage is a reward"):
         train.main(["fit", "--config", QUICKSTART, "--data.group_size", "1"])
+
+
+def test_judge_configs_say_what_is_built():
+    def judge(name: str) -> GenerativeJudge:
+        found = build(*arguments(ROOT / "configs" / name)).datamodule.judge
+        assert isinstance(found, GenerativeJudge)
+        return found
+
+    tiny = judge("quickstart_generative.yaml")
+    assert isinstance(tiny.chat, LocalChat)
+    assert tiny.chat.model == "embedded:tiny-judge"
+    assert type(tiny.method) is IntrinsicSignals
+    assert tiny.prompts.folder.name == "judge-prompts"
+    assert judge("judge/self.yaml").needs_policy
+    assert judge("judge/self.yaml").asking.max_tokens == 400
+    assert type(judge("judge/llm_as_judge.yaml").method) is DirectLabels
+    assert type(judge("judge/genprm.yaml").method) is StepByStep
+    assert judge("judge/votes.yaml").asking == Asking(votes=4, vote=Vote.MAJORITY, temperature=0.6, max_tokens=400)
+    remote = judge("judge/qwen3_32b.yaml")
+    assert isinstance(remote.chat, OpenAIChat)
+    assert remote.asking.thinking_tokens == 4096
+    assert remote.on_down == "stop"
+
+
+def test_judge_settings_can_be_given_on_the_command_line():
+    args = ["--data.judge.asking.votes", "3", "--data.judge.asking.temperature", "0.8", "--data.judge.on_down", "stop"]
+    judge = build("--config", GENERATIVE, *args, "--data.judge.chat.model", "policy").datamodule.judge
+    assert (judge.asking.votes, judge.asking.temperature, judge.on_down) == (3, 0.8, "stop")
+    assert judge.chat.model == "policy"
+
+
+@pytest.mark.parametrize("name", ["quickstart_generative.yaml", "paper/deepseek_r1_distill_qwen_1.5b.yaml"])
+def test_the_rule_judge_can_take_the_place_of_a_generative_one(name: str):
+    own = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--model.model", "embedded:tiny-qwen2"]
+    judge = build("--config", str(ROOT / "configs" / name), *own, "--data.judge", "lit_tpgrpo.judges.rule.RuleJudge")
+    assert type(judge.datamodule.judge) is RuleJudge

@@ -18,8 +18,8 @@ from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Ta
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, Unparsable, solution_truth
 from lit_tpgrpo.judges.base import Judge, JudgeCase
 from lit_tpgrpo.judges.rule import RuleJudge
-from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
-from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason
+from lit_tpgrpo.judges.scoring import LabelCounts
+from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason, Verdict
 from lit_tpgrpo.text.steps import segment_steps
 
 JUDGES: dict[str, Callable[[], Judge]] = {"rule": RuleJudge}
@@ -84,23 +84,59 @@ def confusion(counts: LabelCounts) -> str:
     return "\n".join(lines)
 
 
+class LabelReport:
+    """What a judge's verdicts on texts of the domain come to: every one is counted once, in each table it belongs to."""
+
+    def __init__(self, pairs: Sequence[tuple[Problem, str]]) -> None:
+        self.labelled, self.left_out = label_cases(pairs)
+        self.premised = frozenset(i for i, case in enumerate(self.labelled) if premise_holds(case))
+        self.counts = LabelCounts()
+        self.premise_counts = LabelCounts()
+
+    @property
+    def cases(self) -> list[JudgeCase]:
+        """What is to be judged."""
+        return [case for case, _ in self.labelled]
+
+    def truth(self, index: int) -> list[str]:
+        """The true labels of a case."""
+        return [label.value for label in self.labelled[index][1]]
+
+    def add(self, index: int, verdict: Verdict) -> None:
+        """Count the verdict on a case."""
+        self.counts.add(*self.labelled[index], verdict)
+        if index in self.premised:
+            self.premise_counts.add(*self.labelled[index], verdict)
+
+    def heading(self) -> str:
+        """What there is to judge."""
+        correct = sum(case.outcome is Outcome.CORRECT for case in self.cases)
+        missing = sum(self.left_out.values())
+        return (
+            f"{len(self.labelled) + missing} solutions: {correct} correct, {len(self.labelled) - correct} incorrect, "
+            f"{missing} without known truth {dict(self.left_out) or ''}".rstrip()
+        )
+
+    def tables(self) -> str:
+        """The labels of all solutions, and those of correct ones in which every error was put right."""
+        correct = sum(case.outcome is Outcome.CORRECT for case in self.cases)
+        return "\n".join(
+            (
+                self.counts.table(),
+                confusion(self.counts),
+                f"\ncorrect solutions in which every error was put right: {len(self.premised)} of {correct}",
+                self.premise_counts.table(),
+            )
+        )
+
+
 def report(judge: Judge, pairs: Sequence[tuple[Problem, str]]) -> str:
     """Everything that is printed."""
-    cases, left_out = label_cases(pairs)
-    counts = count_labels(judge, cases)
+    labels = LabelReport(pairs)
+    for index, verdict in judge.judge(labels.cases):
+        labels.add(index, verdict)
     metrics = ", ".join(f"{name} {value:g}" for name, value in judge.metrics().items())
-    premised = [case for case in cases if premise_holds(case)]
-    correct = sum(case.outcome is Outcome.CORRECT for case, _ in cases)
-    parts = [
-        f"{len(pairs)} solutions: {correct} correct, {len(cases) - correct} incorrect, "
-        f"{sum(left_out.values())} without known truth {dict(left_out) or ''}".rstrip(),
-        f"judge {judge.name}: {metrics}",
-        counts.table(),
-        confusion(counts),
-        f"\ncorrect solutions in which every error was put right: {len(premised)} of {correct}",
-        count_labels(judge, premised).table(),
-    ]
-    return "\n".join(parts)
+    return "\n".join((labels.heading(), f"judge {judge.name}: {metrics}", labels.tables()))
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined, Template, TemplateSyntaxError, 
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.sheet import Sheet
+from lit_tpgrpo.pretrained import EMBEDDED, embedded_folder
 
 DEFAULT_PROMPTS = Path(__file__).parent / "prompts"
 _DECLARED = re.compile(r"\A\{# variables:([\w\s,]*)#\}[ \t]*\n")
@@ -54,14 +55,16 @@ class PromptSet:
     """The prompt files of a folder, read and checked once.
 
     Args:
-        folder: holds ``shared.txt`` and a file for each question.
+        folder: holds ``shared.txt`` and a file for each question; ``embedded:judge-prompts`` are those of the tiny judge.
+            The package's own where not given.
 
     Raises:
         ConfigError: a file is missing, is no template, or uses other variables than it declares or can be given.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder) if folder is not None else DEFAULT_PROMPTS
+        embedded = str(folder).startswith(EMBEDDED)
+        self.folder = embedded_folder(str(folder)) if embedded else Path(folder) if folder else DEFAULT_PROMPTS
         if not self.folder.is_dir():
             raise ConfigError(
                 f"prompt folder {str(self.folder)!r} does not exist; expected {', '.join(sorted(OFFERED))} (.txt) in it"

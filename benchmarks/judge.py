@@ -1,0 +1,225 @@
+"""What the generative judge costs: python -m benchmarks.judge overhead | prefix
+
+overhead: our code beside a bare loop over the official client. The same requests go to the same server, which answers at
+    once, with the same concurrency; the judge adds segmentation, protocols, validation, storing and counting.
+prefix: requests and prompt tokens for each solution, and how many of them a prefix cache (blocks of 16 tokens, as vLLM has)
+    serves, with the shared text first as we send it and with the question first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing as mp
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from aiohttp import web
+from openai import AsyncOpenAI
+
+from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, sampled, written
+from lit_tpgrpo.engines.chat import ChatReply, ChatRequest
+from lit_tpgrpo.engines.local_chat import LocalChat
+from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.generative import Asking, GenerativeJudge, RequestLimits
+from lit_tpgrpo.pretrained import load_tokenizer
+from lit_tpgrpo.text.reflections import Stance, read_step
+
+BLOCK = 16
+
+
+# ---- a server that answers at once ----
+
+
+def instant_verdict(name: str, prompt: str) -> dict[str, Any]:
+    """A well-formed verdict, made with no more than a look at the prompt."""
+    reply: dict[str, Any] = {"id": re.findall(r'"id": "([0-9a-f]{4})"', prompt)[-1]}
+    paragraphs = [(int(n), text) for n, text in re.findall(r"^\[(\d+)\] (.*)$", prompt, re.MULTILINE)]
+    if name == "segmentation":
+        return reply | {"steps": [[n, n] for n, _ in paragraphs]}
+    if name == "reflections":
+        return reply | {"reflections": [n for n, text in paragraphs[1:] if read_step(text).stance is not Stance.NONE]}
+    if name == "sources":
+        numbers = [int(n) for n in re.findall(r"^Reflection (\d+):", prompt, re.MULTILINE)]
+        return reply | {"sources": [{"reflection": n, "intervals": [[n - 1, n - 1]]} for n in numbers]}
+    if name == "matching":
+        return reply | {"matched": [n for n, _ in paragraphs[::2]]}
+    asked = re.findall(r"\d+", prompt.rsplit("each of the steps ", 1)[1].split(".", 1)[0])
+    return reply | {"judgements": [{"step": int(n), "wrong": True} for n in asked]}
+
+
+async def _answer(request: web.Request) -> web.Response:
+    body = await request.json()
+    name = body["response_format"]["json_schema"]["name"]
+    content = json.dumps(instant_verdict(name, body["messages"][0]["content"]))
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    return web.json_response(
+        {"id": "0", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    )
+
+
+def _serve(port: Any) -> None:
+    async def main() -> None:
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/chat/completions", _answer)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port.send(runner.addresses[0][1])
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+class Recording(OpenAIChat):
+    """Keeps what was asked."""
+
+    asked: list[ChatRequest]
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        self.asked.append(request)
+        return await super().complete(request)
+
+
+def _bare(url: str, requests: Sequence[ChatRequest], concurrency: int) -> None:
+    """The same requests through the official client and nothing else."""
+
+    async def main() -> None:
+        slots = asyncio.Semaphore(concurrency)
+        async with AsyncOpenAI(api_key="none", base_url=url, max_retries=0) as client:
+
+            async def one(request: ChatRequest) -> None:
+                form = {"name": request.schema_name, "schema": dict(request.schema or {}), "strict": True}
+                async with slots:
+                    reply = await client.chat.completions.create(
+                        model="judge",
+                        messages=[{"role": "user", "content": request.content}],
+                        max_tokens=request.max_tokens,
+                        temperature=request.temperature,
+                        response_format={"type": "json_schema", "json_schema": form},  # pyright: ignore
+                    )
+                json.loads(reply.choices[0].message.content or "")
+
+            await asyncio.gather(*map(one, requests))
+
+    asyncio.run(main())
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def overhead(n: int, repeats: int, concurrency: int) -> None:
+    cases = _cases("2", n, "writer")
+    ours, theirs = mp.Pipe()
+    server = mp.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+    server.start()
+    url = f"http://127.0.0.1:{ours.recv()}/v1"
+    chat = Recording("judge", url)
+    times: dict[str, list[float]] = {"ours": [], "ours, stored replies": [], "bare": []}
+    for _ in range(repeats):
+        chat.asked = []
+        with tempfile.TemporaryDirectory() as folder:
+            judge = GenerativeJudge(chat, limits=RequestLimits(concurrency=concurrency), store=folder)
+            times["ours"].append(_seconds(lambda judge=judge: list(judge.judge(cases))))
+            metrics = judge.metrics()
+            if metrics["abstained"] or metrics["replies_invalid"]:
+                raise RuntimeError(f"the instant server's verdicts should all be valid: {metrics}")
+            requests = list(chat.asked)
+            times["ours, stored replies"].append(_seconds(lambda judge=judge: list(judge.judge(cases))))
+        times["bare"].append(_seconds(lambda requests=requests: _bare(url, requests, concurrency)))
+    server.kill()
+    print(
+        f"{n} solutions, {len(requests)} requests, {concurrency} at once, best and median of {repeats} (same run, in turn)"
+    )
+    for name, values in times.items():
+        print(f"{name:<22} {min(values):7.3f} s  {median(values):7.3f} s  {1000 * min(values) / n:7.2f} ms a judgement")
+    print(f"ratio ours / bare      {min(times['ours']) / min(times['bare']):7.2f}")
+    print(f"our code per judgement {1000 * (min(times['ours']) - min(times['bare'])) / n:7.2f} ms")
+
+
+# ---- prefix caching ----
+
+
+def cached_tokens(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that a cache of whole blocks serves, when the prompts come one after the other."""
+    seen: set[tuple[int, ...]] = set()
+    served = 0
+    for ids in prompts:
+        hit = True
+        for end in range(BLOCK, len(ids) + 1, BLOCK):
+            block = tuple(ids[:end])
+            hit = hit and block in seen
+            served += BLOCK * hit
+            seen.add(block)
+    return served
+
+
+class RecordingLocal(LocalChat):
+    asked: list[ChatRequest]
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        self.asked.append(request)
+        return await super().complete(request)
+
+
+def prefix(n: int, level: str, samples: str) -> None:
+    """Requests of the tiny judge about solutions of the embedded domain, with its own prompts and the default ones' length."""
+    chat = RecordingLocal("embedded:tiny-judge")
+    tokenizer = load_tokenizer("embedded:tiny-judge")
+    judge = GenerativeJudge(chat, asking=Asking(max_tokens=400), prompts="embedded:judge-prompts", store=None)
+    totals = {"requests": 0, "prompt": 0, "shared text first": 0, "question first": 0}
+    cases = _cases(level, n, samples)
+    for case in cases:
+        chat.asked = []
+        list(judge.judge([case]))
+        turned = [replace(r, shared=r.question + "\n", question=r.shared) for r in chat.asked]
+        first, last = ([tokenizer(r.content)["input_ids"] for r in order] for order in (chat.asked, turned))
+        totals["requests"] += len(chat.asked)
+        totals["prompt"] += sum(map(len, first))
+        totals["shared text first"] += cached_tokens(first)
+        totals["question first"] += cached_tokens(last)
+    size = len(cases)
+    print(f"{size} solutions of level {level} ({samples}), tiny judge")
+    print(f"requests a solution         {totals['requests'] / size:8.2f}")
+    print(f"prompt tokens a solution    {totals['prompt'] / size:8.1f}")
+    for order in ("shared text first", "question first"):
+        left = (totals["prompt"] - totals[order]) / size
+        share = totals[order] / totals["prompt"]
+        print(f"to be computed, {order:<18} {left:8.1f}  (cache serves {share:.0%})")
+
+
+def _cases(level: str, n: int, samples: str) -> list[JudgeCase]:
+    pairs = (sampled if samples == "model" else written)(level, n, 0)
+    return [case for case, _ in label_cases(pairs)[0]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("overhead", "prefix"))
+    parser.add_argument("--n", type=int, default=200, help="solutions (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--level", default="1")
+    parser.add_argument("--samples", choices=("writer", "model"), default="model")
+    args = parser.parse_args()
+    if args.what == "overhead":
+        overhead(args.n, args.repeats, args.concurrency)
+    else:
+        prefix(args.n, args.level, args.samples)
+
+
+if __name__ == "__main__":
+    main()

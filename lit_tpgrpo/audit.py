@@ -1,0 +1,245 @@
+"""Score any judge on solutions whose truth is known: ``python -m lit_tpgrpo.audit --train_config FILE``.
+
+Data: the embedded domain, where the true label of every step is known, or files that say which steps are wrong (MR-Ben's
+maths, PRMBench; see ``lit_tpgrpo.judges.labelled`` for the scores). The judge is given as in a training configuration:
+
+    python -m lit_tpgrpo.audit                                             # the rule judge, embedded domain
+    python -m lit_tpgrpo.audit --train_config configs/quickstart.yaml      # the judge that one trains with
+    python -m lit_tpgrpo.audit --data mrben --path mrben_math.json --config judge.yaml --judge.asking.votes 3
+
+where judge.yaml holds ``judge: {class_path: ..., init_args: ...}``. After the tables, the judge's own counts: what it
+abstained on and why, requests, invalid replies, tokens, latency and cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from tqdm import tqdm
+
+from lit_tpgrpo.datamodules.arithmetic.judge_report import LabelReport, sampled, written
+from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS
+from lit_tpgrpo.errors import USERS_MISTAKES, ConfigError, InputError, JudgeDownError, first_among
+from lit_tpgrpo.jsonl import append_line
+from lit_tpgrpo.judges.audit_sets import OnMalformed, read_mrben, read_prmbench
+from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge
+from lit_tpgrpo.judges.scoring import label_at
+from lit_tpgrpo.records import Verdict
+
+RULE = {"class_path": "lit_tpgrpo.judges.rule.RuleJudge"}
+READERS = {"mrben": read_mrben, "prmbench": read_prmbench}
+INTERRUPTED = 130
+# In which line of the report a count stands, by the first word of its name; others stand under that word itself.
+GROUPS = {
+    "cases": "solutions",
+    "abstained": "solutions",
+    "down": "solutions",
+    "segmentations": "segmentation",
+    "questions": "requests",
+    "requests": "requests",
+    "retries": "requests",
+    "faults": "requests",
+}
+
+
+class Report(Protocol):
+    """Cases with their truth, and what verdicts on them come to."""
+
+    @property
+    def cases(self) -> Sequence[JudgeCase]: ...
+
+    def truth(self, index: int) -> Any: ...
+
+    def add(self, index: int, verdict: Verdict) -> None: ...
+
+    def heading(self) -> str: ...
+
+    def tables(self) -> str: ...
+
+
+def make_parser(judge: Mapping[str, Any]) -> ArgumentParser:
+    """The options; ``judge`` is the one that is audited where none is given."""
+    parser = ArgumentParser(prog="python -m lit_tpgrpo.audit", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument("--judge", type=Judge, default=dict(judge), help="the judge, as in a training configuration")
+    parser.add_argument("--train_config", type=str | None, help="training YAML whose judge is audited")
+    parser.add_argument("--data", type=Literal["embedded", "mrben", "prmbench"], default="embedded", help="what on")
+    parser.add_argument("--path", type=str | None, help="the file of mrben or prmbench")
+    parser.add_argument("--n", type=int | None, help="first n solutions of a file (all); number of embedded ones (500)")
+    parser.add_argument("--on_malformed", type=OnMalformed | None, help="rows of a file: stop (default) or skip them")
+    parser.add_argument("--level", type=str | None, help=f"embedded: {', '.join(LEVELS)} (default {DEFAULT_LEVEL})")
+    parser.add_argument("--seed", type=int | None, help="embedded: which solutions (default 0)")
+    parser.add_argument(
+        "--samples",
+        type=Literal["writer", "model"] | None,
+        help="embedded: by the noisy writer (default) or sampled from the shipped policy",
+    )
+    parser.add_argument("--out", type=str | None, help="JSONL of all verdicts, written as they arrive; replaced")
+    return parser
+
+
+def judge_of_training(path: str) -> dict[str, Any]:
+    """The judge of a training configuration, ``data.init_args.judge``; the default one where it names none.
+
+    Raises:
+        InputError: the file is no training configuration.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--train_config {path}: expected a YAML file that can be read, got: {error}") from error
+    data = config.get("data") if isinstance(config, dict) else None
+    if not isinstance(data, dict):
+        raise InputError(
+            f"--train_config {path}: expected a training configuration with data.init_args.judge, got no section 'data'; "
+            "give a file with the judge alone as --config"
+        )
+    settings = data.get("init_args", data)
+    judge = settings.get("judge") if isinstance(settings, dict) else None
+    judge = {"class_path": judge} if isinstance(judge, str) else judge
+    if judge is not None and not (isinstance(judge, dict) and "class_path" in judge):
+        raise InputError(
+            f"--train_config {path}: expected a judge with a class_path in data.init_args.judge, got {judge}"
+        )
+    return judge or dict(RULE)
+
+
+def read_options(args: Sequence[str] | None) -> tuple[ArgumentParser, Namespace]:
+    """Parse the command line; a training configuration's judge is the default, which other options may change."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--train_config")
+    train_config = first.parse_known_args(args)[0].train_config
+    parser = make_parser(RULE if train_config is None else judge_of_training(train_config))
+    options = parser.parse_args(args)
+    if options.train_config != train_config:
+        raise ConfigError(
+            f"train_config must be given on the command line, got it in --config: --train_config {options.train_config}"
+        )
+    return parser, options
+
+
+def make_report(options: Namespace) -> Report:
+    """Load what the judge is to be scored on.
+
+    Raises:
+        ConfigError: options exclude one another.
+        InputError: the file cannot be used.
+    """
+    embedded = options.data == "embedded"
+    strange = ("path", "on_malformed") if embedded else ("level", "seed", "samples")
+    if given := [f"--{name}" for name in strange if options[name] is not None]:
+        raise ConfigError(
+            f"{' and '.join(given)} cannot be given with --data {options.data}; leave it out or change --data"
+        )
+    if options.n is not None and options.n < 1:
+        raise ConfigError(f"n must be at least 1, got {options.n}")
+    if not embedded:
+        if options.path is None:
+            raise ConfigError(f"--data {options.data} needs its file; give it as --path")
+        return READERS[options.data](options.path, options.on_malformed or "stop", options.n)
+    level = options.level or DEFAULT_LEVEL
+    if level not in LEVELS:
+        raise ConfigError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    make = sampled if options.samples == "model" else written
+    return LabelReport(make(level, options.n or 500, options.seed or 0))
+
+
+def audit(judge: Judge, report: Report, out: Path | None = None) -> None:
+    """Judge all cases once, write each verdict as it comes, and print tables and counts, also if it ends early."""
+    if isinstance(judge, RefreshableJudge) and judge.needs_policy:
+        raise ConfigError(
+            "the judge is the policy itself, which an audit has not; give the folder of its weights in place of 'policy' "
+            "as --judge.chat.model"
+        )
+    print(report.heading(), flush=True)
+    cases, done, began = report.cases, 0, time.monotonic()
+    verdicts = judge.judge(cases)
+    try:
+        for index, verdict in tqdm(verdicts, total=len(cases), desc=f"judge {judge.name}", file=sys.stderr):
+            if out is not None:
+                append_line(out, _line(cases[index], verdict, report.truth(index)))
+            report.add(index, verdict)
+            done += 1
+    finally:
+        with suppress(AttributeError):  # an iterator that is no generator has nothing in flight
+            verdicts.close()  # pyright: ignore[reportAttributeAccessIssue]
+        if done:
+            partly = "" if done == len(cases) else " (ended early: the tables hold these alone)"
+            print(f"judge {judge.name}: {done} of {len(cases)} solutions in {time.monotonic() - began:.1f} s{partly}\n")
+            print(f"{report.tables()}\n\n{counts_text(judge.metrics())}", flush=True)
+
+
+def _line(case: JudgeCase, verdict: Verdict, truth: Any) -> dict[str, Any]:
+    """``labels`` are those of the steps that were given, ``judged_steps`` says how many the judge made of them."""
+    return {
+        "uid": case.problem.uid,
+        "outcome": case.outcome.value,
+        "labels": [label_at(verdict, step).value for step in case.steps],
+        "judged_steps": len(verdict.steps),
+        "note": verdict.note,
+        "truth": truth,
+    }
+
+
+def counts_text(metrics: Mapping[str, float]) -> str:
+    """A judge's counts, one group a line, those that are zero at the end."""
+    groups: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        if value:
+            stem = name.split("_")[0]
+            groups.setdefault(GROUPS.get(stem, stem), []).append(f"{name} {_number(value)}")
+    lines = [f"{group:<13} {', '.join(counts)}" for group, counts in groups.items()]
+    zero = [name for name, value in metrics.items() if not value]
+    return "\n".join(lines + ([f"{'zero':<13} {', '.join(zero)}"] if zero else []))
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
+def _emptied(path: str) -> Path:
+    """The file for verdicts; what was in it is gone."""
+    out = Path(path)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(b"")
+    except OSError as error:
+        raise InputError(f"--out {out}: expected a file that can be written, got: {error.strerror}") from error
+    return out
+
+
+def _run(args: Sequence[str] | None) -> None:
+    parser, options = read_options(args)
+    report = make_report(options)
+    judge = parser.instantiate(options).judge
+    try:
+        audit(judge, report, None if options.out is None else _emptied(options.out))
+    finally:
+        judge.close()
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command line. A user's mistake ends in one line, not in a traceback; Ctrl-C leaves what was judged."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        _run(args)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        mistake = first_among(error, (*USERS_MISTAKES, JudgeDownError))
+        if mistake is None:
+            raise
+        sys.exit(f"error: {' '.join(str(mistake).split())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Scores of a judge on solutions of which is known *which steps are wrong*, not which labels the judge should give.
+
+The scores are ProcessBench's (Zheng et al., 2412.06559): the share of the solutions with an error whose first wrong step
+is found, the share of the error-free ones in which nothing is flagged, and the harmonic mean of the two (F1). Where all
+wrong steps are known, precision, recall and F1 of the flagged steps too.
+
+A step is *flagged* if the verdict labels the place where it begins INCORRECT or MATCHED. For judges that label what is
+mathematically wrong (``DirectLabels``, ``StepByStep``) these are the scores of what they aim at. For the paper's judge
+(``IntrinsicSignals``, ``RuleJudge``) they are not: in a solution with a wrong answer it labels what the answer adopts
+(MATCHED), which the first error may or may not be among; in one with a right answer it labels only wrong steps that a
+reflection put right (paper, Stage I). Its figures are to be read by the columns of the table, and as a measure of how far
+its labels are from errors.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.scoring import label_at
+from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason, Verdict
+from lit_tpgrpo.text.answers import THINK_END
+from lit_tpgrpo.text.paragraphs import BLANK_LINES, paragraph_spans
+from lit_tpgrpo.text.steps import steps_from_starts
+
+FLAGS = (StepLabel.INCORRECT, StepLabel.MATCHED)
+
+
+@dataclass(frozen=True, slots=True)
+class WrongSteps:
+    """A solution and its wrong steps. Steps are numbered from 1 as they were given.
+
+    ``numbers`` are those of the think steps of ``case`` (empty steps have no text and are not among them).
+    ``first_error``: None where nothing is wrong. ``wrong``: all wrong steps, None where only the first one is known.
+    """
+
+    case: JudgeCase
+    numbers: tuple[int, ...]
+    first_error: int | None
+    wrong: frozenset[int] | None = None
+
+    def __post_init__(self) -> None:
+        for number in {self.first_error, *(self.wrong or ())} - {None, *self.numbers}:
+            raise InputError(f"expected wrong steps among the {len(self.numbers)} with a text, got step {number}")
+        if self.wrong is not None and self.first_error != min(self.wrong, default=None):
+            raise InputError(f"expected the first of the wrong steps {sorted(self.wrong)}, got {self.first_error}")
+
+    @property
+    def known_right(self) -> frozenset[int]:
+        """The steps that are known to be right: all that are not wrong, or those before the first error."""
+        if self.wrong is not None:
+            return frozenset(self.numbers) - self.wrong
+        return frozenset(n for n in self.numbers if self.first_error is None or n < self.first_error)
+
+    def flagged(self, verdict: Verdict) -> frozenset[int]:
+        """The steps that a verdict flags."""
+        thinks = self.case.steps[: len(self.numbers)]
+        return frozenset(n for n, s in zip(self.numbers, thinks, strict=True) if label_at(verdict, s) in FLAGS)
+
+
+def make_record(
+    problem: Problem,
+    steps: Sequence[str],
+    answer: str,
+    outcome: Outcome,
+    first_error: int | None,
+    wrong: frozenset[int] | None = None,
+) -> WrongSteps:
+    """A solution whose think block holds each step as one paragraph (blank lines inside are taken out), then ``answer``.
+
+    Raises:
+        InputError: the steps cannot be told apart in the text, or a wrong one is not among them.
+    """
+    texts = {number: BLANK_LINES.sub("\n", step.strip()) for number, step in enumerate(steps, start=1) if step.strip()}
+    answer = answer.strip()
+    if not texts or not answer:
+        raise InputError(f"expected at least one step and an answer, got {len(texts)} steps and the answer {answer!r}")
+    if any(THINK_END in part for part in (*texts.values(), answer)):
+        raise InputError(f"expected steps of a think block, got the tag {THINK_END} inside one")
+    think = "\n\n".join(texts.values())
+    text = f"{think}\n{THINK_END}\n\n{answer}"
+    starts = [0, *accumulate(len(step) + 2 for step in texts.values())][:-1]
+    if [start for start, _ in paragraph_spans(text, len(think) + 1)] != starts:
+        raise InputError(
+            "expected steps that end what they open, got a formula or code block that runs into another step"
+        )
+    # Labels are about text: one token per character serves as well as any tokenizer.
+    tokens = tuple(range(len(text)))
+    solution = Solution(problem.uid, 0, (), tokens, (0.0,) * len(tokens), StopReason.EOS, 0, text, tokens)
+    case = JudgeCase(problem, solution, outcome, steps_from_starts(text, starts, tokens))
+    return WrongSteps(case, tuple(texts), first_error, wrong)
+
+
+class Finding(enum.Enum):
+    """What became of a solution: the first five where it has an error, the last three where it has none."""
+
+    FIRST_ERROR = "first error flagged first"
+    TOO_EARLY = "a right step flagged before it"
+    TOO_LATE = "only later steps flagged"
+    MISSED = "nothing flagged (error missed)"
+    MISSED_ABSTAINED = "abstained (with an error)"
+    CLEAN = "nothing flagged"
+    FALSE_ALARM = "a step flagged (false alarm)"
+    CLEAN_ABSTAINED = "abstained"
+
+
+WITH_ERROR, WITHOUT = tuple(Finding)[:5], tuple(Finding)[5:]
+
+
+def find(record: WrongSteps, verdict: Verdict) -> Finding:
+    """Compare a verdict with the truth."""
+    first = min(record.flagged(verdict), default=None)
+    if record.first_error is None:
+        return Finding.CLEAN_ABSTAINED if verdict.abstained else Finding.CLEAN if first is None else Finding.FALSE_ALARM
+    if verdict.abstained:
+        return Finding.MISSED_ABSTAINED
+    if first is None:
+        return Finding.MISSED
+    if first == record.first_error:
+        return Finding.FIRST_ERROR
+    return Finding.TOO_EARLY if first < record.first_error else Finding.TOO_LATE
+
+
+@dataclass
+class ErrorScores:
+    """Counts, and the scores they come to; a score is None where nothing was there to be scored.
+
+    A solution that the judge abstains on counts as not found, as ProcessBench counts a critic's reply without a verdict;
+    its steps are unflagged, and no part of ``right``.
+    """
+
+    findings: Counter[Finding] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
+    """Of solutions all of whose wrong steps are known: steps that are wrong, flagged, and both."""
+    right: Counter[str] = field(default_factory=Counter)
+    """Steps of judged solutions that are known to be right, and how many of them were flagged."""
+
+    def add(self, record: WrongSteps, verdict: Verdict) -> None:
+        """Count a verdict."""
+        flagged = record.flagged(verdict)
+        self.findings[find(record, verdict)] += 1
+        if record.wrong is not None:
+            self.wrong.update(wrong=len(record.wrong), flagged=len(flagged), both=len(record.wrong & flagged))
+        if not verdict.abstained:
+            self.right.update(steps=len(record.known_right), flagged=len(record.known_right & flagged))
+
+    def __add__(self, other: ErrorScores) -> ErrorScores:
+        return ErrorScores(self.findings + other.findings, self.wrong + other.wrong, self.right + other.right)
+
+    def scores(self) -> dict[str, float | None]:
+        """All scores by the words in which they are printed."""
+        found, n_wrong = self.findings[Finding.FIRST_ERROR], sum(self.findings[f] for f in WITH_ERROR)
+        clean, n_clean = self.findings[Finding.CLEAN], sum(self.findings[f] for f in WITHOUT)
+        with_error, without = _share(found, n_wrong), _share(clean, n_clean)
+        precision = _share(self.wrong["both"], self.wrong["flagged"] if self.wrong["wrong"] else 0)
+        recall = _share(self.wrong["both"], self.wrong["wrong"])
+        abstained = self.findings[Finding.MISSED_ABSTAINED] + self.findings[Finding.CLEAN_ABSTAINED]
+        return {
+            "accuracy, with an error": with_error,
+            "accuracy, error-free": without,
+            "F1 (harmonic mean)": _harmonic(with_error, without),
+            "abstained share": _share(abstained, n_wrong + n_clean),
+            "wrong steps: precision": precision,
+            "wrong steps: recall": recall,
+            "wrong steps: F1": _harmonic(precision, recall),
+            "right steps flagged": _share(self.right["flagged"], self.right["steps"]),
+        }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _harmonic(a: float | None, b: float | None) -> float | None:
+    if a is None or b is None:
+        return None
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
+class ErrorReport:
+    """Records, and what a judge's verdicts on them come to; the protocols differ by outcome, so each has its column.
+
+    Args:
+        records: what is to be judged.
+        unusable: reasons for which rows of the data were left out, with their counts.
+    """
+
+    def __init__(self, records: Sequence[WrongSteps], unusable: Counter[str] | None = None) -> None:
+        self.records = records
+        self.unusable = unusable or Counter()
+        self.by_outcome = {correct: ErrorScores() for correct in (True, False)}
+
+    @property
+    def cases(self) -> list[JudgeCase]:
+        """What is to be judged."""
+        return [record.case for record in self.records]
+
+    def truth(self, index: int) -> dict[str, Any]:
+        """The first wrong step, and all of them where they are known."""
+        record = self.records[index]
+        return {"first_error": record.first_error, "wrong": None if record.wrong is None else sorted(record.wrong)}
+
+    def add(self, index: int, verdict: Verdict) -> None:
+        """Count the verdict on a record."""
+        record = self.records[index]
+        self.by_outcome[record.case.outcome is Outcome.CORRECT].add(record, verdict)
+
+    def heading(self) -> str:
+        """What there is to judge."""
+        errors = sum(r.first_error is not None for r in self.records)
+        right = sum(r.case.outcome is Outcome.CORRECT for r in self.records)
+        lines = [
+            f"{len(self.records)} solutions: {errors} with an error, {len(self.records) - errors} error-free; "
+            f"{right} with a right answer; {sum(self.unusable.values())} rows left out"
+        ]
+        lines += [f"  {count} left out: {reason}" for reason, count in self.unusable.most_common()]
+        if not errors:
+            lines.append("No solution has an error: only false alarms can be measured, there is no F1.")
+        if errors == len(self.records):
+            lines.append("No solution is error-free: false alarms show in right steps only, there is no F1.")
+        return "\n".join(lines)
+
+    def tables(self) -> str:
+        """Findings and scores of all solutions, and of those with a right and with a wrong answer."""
+        right, wrong = self.by_outcome[True], self.by_outcome[False]
+        columns = [right + wrong, right, wrong]
+        lines = [f"{'':<34}" + "".join(f"{name:>14}" for name in ("all", "answer right", "answer wrong"))]
+        for title, findings in (("solutions with an error", WITH_ERROR), ("error-free solutions", WITHOUT)):
+            lines.append(f"{title:<34}" + "".join(f"{sum(c.findings[f] for f in findings):>14}" for c in columns))
+            lines += [f"  {f.value:<32}" + "".join(f"{c.findings[f]:>14}" for c in columns) for f in findings]
+        scores = [c.scores() for c in columns]
+        shown = [name for name, score in scores[0].items() if score is not None]
+        for name in shown:
+            cells = (score[name] for score in scores)
+            lines.append(f"{name:<34}" + "".join(f"{'-' if c is None else f'{c:.4f}':>14}" for c in cells))
+        return "\n".join(lines)
