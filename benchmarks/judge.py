@@ -47,7 +47,7 @@ def instant_verdict(name: str, prompt: str) -> dict[str, Any]:
     if name == "reflections":
         return reply | {"reflections": [n for n, text in paragraphs[1:] if read_step(text).stance is not Stance.NONE]}
     if name == "sources":
-        numbers = [int(n) for n in re.findall(r"^Reflection (\d+):", prompt, re.MULTILINE)]
+        numbers = [int(n) for n in re.findall(r"\d+", prompt.rsplit("to what they correct:", 1)[1].split(".", 1)[0])]
         return reply | {"sources": [{"reflection": n, "intervals": [[n - 1, n - 1]]} for n in numbers]}
     if name == "matching":
         return reply | {"matched": [n for n, _ in paragraphs[::2]]}

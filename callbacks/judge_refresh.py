@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Protocol, runtime_checkable
 
 import lightning as L
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge
+from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge, StoringJudge
 from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
 from lit_tpgrpo.records import StepLabel
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
@@ -58,7 +59,9 @@ class JudgeRefresh(RoundCallback):
                 source.void_verdicts()
         if self.audit is not None and isinstance(pl_module, Policy):
             cases = self.audit.cases(pl_module.tokenizer)
-            counts = count_labels(source.judge, cases)
+            # A stored reply says nothing of the judge of today.
+            with source.judge.asking_anew() if isinstance(source.judge, StoringJudge) else nullcontext():
+                counts = count_labels(source.judge, cases)
             # Taken here, or they would be added to the round's.
             own = source.judge.metrics()
             self._publish(trainer, counts, own)

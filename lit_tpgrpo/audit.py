@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from lit_tpgrpo.datamodules.arithmetic.judge_report import LabelReport, sampled, written
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS
-from lit_tpgrpo.errors import USERS_MISTAKES, ConfigError, InputError, JudgeDownError, first_among
+from lit_tpgrpo.errors import USERS_MISTAKES, ConfigError, InputError, first_among
 from lit_tpgrpo.jsonl import append_line
 from lit_tpgrpo.judges.audit_sets import OnMalformed, read_mrben, read_prmbench
 from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge
@@ -235,7 +235,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
-        mistake = first_among(error, (*USERS_MISTAKES, JudgeDownError))
+        mistake = first_among(error, USERS_MISTAKES)
         if mistake is None:
             raise
         sys.exit(f"error: {' '.join(str(mistake).split())}")

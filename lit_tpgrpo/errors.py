@@ -21,7 +21,13 @@ class JudgeDownError(RuntimeError):
     """The judge cannot be reached and the user chose to stop. What was judged so far is stored."""
 
 
-USERS_MISTAKES: tuple[type[Exception], ...] = (ConfigError, InputError, EmptyRoundError, NonFiniteLossError)
+USERS_MISTAKES: tuple[type[Exception], ...] = (
+    ConfigError,
+    InputError,
+    EmptyRoundError,
+    NonFiniteLossError,
+    JudgeDownError,
+)
 
 
 def first_among(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:

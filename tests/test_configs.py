@@ -170,7 +170,7 @@ def test_judge_configs_say_what_is_built():
     assert judge("judge/self.yaml").asking.max_tokens == 400
     assert type(judge("judge/llm_as_judge.yaml").method) is DirectLabels
     assert type(judge("judge/genprm.yaml").method) is StepByStep
-    assert judge("judge/votes.yaml").asking == Asking(votes=4, vote=Vote.MAJORITY, temperature=0.6, max_tokens=400)
+    assert judge("judge/votes.yaml").asking == Asking(votes=3, vote=Vote.MAJORITY, temperature=0.6, max_tokens=400)
     remote = judge("judge/qwen3_32b.yaml")
     assert isinstance(remote.chat, OpenAIChat)
     assert remote.asking.thinking_tokens == 4096

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -52,7 +53,8 @@ class LocalChat:
     """Answers chat requests with a model in this process; requests that wait together are sampled together.
 
     A request that may think is sampled twice: first freely, up to ``</think>`` or its thinking budget, then the reply,
-    constrained to its schema, behind the closed think block. The thinking budget is therefore exact.
+    constrained to its schema, behind the closed think block. The thinking budget is therefore exact. What is sampled at a
+    temperature depends on the batch too: seeds are those of batches, not of requests.
 
     Args:
         model: Hugging Face folder or hub name, ``embedded:tiny-judge``, or ``policy``: the policy judges itself with a
@@ -108,13 +110,13 @@ class LocalChat:
         if self.model != POLICY:
             return False
         if self._loaded is None:
-            config = policy.policy_model.config
+            config = copy.deepcopy(policy.policy_model.config)  # from_config writes to it
             dtype = getattr(torch, self.dtype) if self.dtype else policy.policy_model.dtype
             with torch.random.fork_rng(devices=[]):
-                copy = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=self.attention)
-            copy.generation_config = policy.policy_model.generation_config
-            copy.to(policy.policy_model.device).eval().requires_grad_(False)
-            self._loaded = LoadedModel(cast(PreTrainedModel, copy), policy.tokenizer)
+                own_model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=self.attention)
+            own_model.generation_config = policy.policy_model.generation_config
+            own_model.to(policy.policy_model.device).eval().requires_grad_(False)
+            self._loaded = LoadedModel(cast(PreTrainedModel, own_model), policy.tokenizer)
         own = dict(self._loaded.policy_model.named_parameters())
         with torch.no_grad():
             for name, tensor in policy.named_tensors():
@@ -157,7 +159,8 @@ class LocalChat:
             thinking = self._decode(free).split(_CLOSE)[0].strip()
             thought = len(free.token_ids)
             prompt += f"{thinking}\n{_CLOSE}\n\n"
-        schema = json.dumps(request.schema, sort_keys=True) if request.schema is not None else None
+        # Not sorted: structured output writes the properties in the schema's order, and models expect theirs.
+        schema = json.dumps(request.schema) if request.schema is not None else None
         made = await self._sampled(prompt, self._params(request, request.max_tokens, schema, ()), request.seed)
         return ChatReply(
             text=self._decode(made),
@@ -247,7 +250,7 @@ class LocalChat:
             except asyncio.CancelledError:
                 await asyncio.wait([job])  # a thread cannot be cancelled, and must not outlive the session
                 raise
-            except Exception as error:
+            except BaseException as error:  # a panic in a library must not leave its callers waiting for ever
                 for one in batch:
                     if not one.result.done():
                         one.result.set_exception(error)

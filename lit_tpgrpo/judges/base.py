@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -52,6 +53,15 @@ class RefreshableJudge(Protocol):
 
     def refresh(self, policy: Policy) -> bool:
         """Take up the policy's weights; returns whether the judge changed. A frozen judge stays as it is."""
+        ...
+
+
+@runtime_checkable
+class StoringJudge(Protocol):
+    """A judge that may answer from what it stored."""
+
+    def asking_anew(self) -> AbstractContextManager[None]:
+        """Inside of it nothing is answered from the store."""
         ...
 
 

@@ -25,8 +25,10 @@ from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.local_chat import LocalChat
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.generative import Asking, GenerativeJudge, RuleSegmentation
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import (
@@ -348,6 +350,41 @@ def test_a_refreshed_judge_judges_stored_solutions_again(random_model, tmp_path)
         run(tmp_path, *callbacks).fit(module(random_model), datamodule=dm)
         judged.append(CountingJudge.cases)
     assert judged == [16, 0, 0, 16]
+
+
+class WatchedChat(LocalChat):
+    """Notes, whenever the policy's weights are taken over, whether they were others than before."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        self.taken: list[bool] = []
+
+    def refresh(self, policy) -> bool:
+        self.taken.append(super().refresh(policy))
+        return self.taken[-1]
+
+
+def self_judge(chat: LocalChat, tmp_path: Path) -> GenerativeJudge:
+    asking = Asking(max_tokens=40, verdict_attempts=1)
+    return GenerativeJudge(chat, segmentation=RuleSegmentation(), asking=asking, store=str(tmp_path / "replies"))
+
+
+def test_a_policy_that_judges_itself_is_renewed_every_n_rounds(random_model, tmp_path):
+    """Four rounds of two steps; rounds 0 and 2 begin with a refresh."""
+    chat = WatchedChat()
+    dm = data(judge=self_judge(chat, tmp_path), steps_per_epoch=8)
+    trainer = run(tmp_path, JudgeRefresh(every_n_rounds=2))
+    trainer.fit(module(random_model), datamodule=dm)
+    assert trainer.global_step == 8
+    assert chat.taken == [True, True]
+
+
+def test_a_policy_that_judges_itself_without_a_refresh_says_so_and_stays_as_it_was(random_model, tmp_path, caplog):
+    chat = WatchedChat()
+    with caplog.at_level(logging.WARNING):
+        run(tmp_path).fit(module(random_model), datamodule=data(judge=self_judge(chat, tmp_path), steps_per_epoch=4))
+    assert chat.taken == [True]
+    assert "judges itself, from now on with its weights of step 0" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,26 @@ def test_an_error_of_the_engine_reaches_every_request_of_its_batch(random_model)
     assert [type(e) for e in asyncio.run(main())] == [MemoryError, MemoryError]
 
 
+def test_a_panic_in_a_library_does_not_leave_callers_waiting(random_model):
+    class Panic(BaseException):
+        pass
+
+    class Broken(HFEngine):
+        def _generate(self, prompts, params, seed):
+            raise Panic("index out of bounds")
+
+    with pytest.raises(Panic):
+        ask(LocalChat(random_model, Broken()), ChatRequest("a", "b"))
+
+
+def test_the_copy_of_the_policy_leaves_the_policys_configuration_alone(random_model):
+    policy = Policy(random_model)
+    policy.policy_model.set_attn_implementation("eager")
+    LocalChat("policy", dtype="bfloat16", attention="sdpa").refresh(policy)
+    assert policy.policy_model.config._attn_implementation == "eager"
+    assert policy.policy_model.config.dtype in (None, torch.float32)
+
+
 def test_outside_of_a_session_nothing_is_asked(random_model):
     with pytest.raises(RuntimeError, match="outside of a session"):
         asyncio.run(LocalChat(random_model).complete(ChatRequest("a", "b")))

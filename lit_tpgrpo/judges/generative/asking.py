@@ -28,6 +28,10 @@ from lit_tpgrpo.judges.generative.verdicts import VerdictError, VerdictModel, re
 from lit_tpgrpo.judges.generative.voting import Vote
 
 T = TypeVar("T")
+FRESH_STARTS = 3
+"""How often a request that failed together with all others may begin again."""
+ALL_REFUSED = 3
+"""So many refused requests and none answered: it is not the requests, it is the settings."""
 RETRY_TEMPERATURE = 0.7
 """A greedy reply that was invalid would be invalid again."""
 
@@ -105,6 +109,8 @@ class Asker:
         limits: RequestLimits,
         spending: Spending,
         counters: Counters,
+        ever_answered: bool = False,
+        read_store: bool = True,
     ) -> None:
         self.chat = chat
         self.store = store
@@ -112,10 +118,11 @@ class Asker:
         self.limits = limits
         self.spending = spending
         self.counters = counters
-        self.endpoint = Endpoint(limits, lambda: chat.complete(ChatRequest("Reply with OK.", "", max_tokens=4)))
+        self.read_store = read_store
+        self.endpoint = Endpoint(limits, self._probe, ever_answered)
         self._identity: Mapping[str, Any] = chat.identity
         self._slots = asyncio.Semaphore(limits.concurrency)
-        self._rate = AsyncLimiter(limits.requests_per_minute, 60) if limits.requests_per_minute else None
+        self._rate = AsyncLimiter(1, 60 / limits.requests_per_minute) if limits.requests_per_minute else None
         self._jitter = random.Random(0)
 
     async def once(self, ask: Ask[T]) -> T:
@@ -150,18 +157,17 @@ class Asker:
             return unanswered
 
     async def _verdict(self, ask: Ask[T], sample: int) -> T:
-        requests = [self._request(ask, sample, attempt) for attempt in range(self.asking.verdict_attempts)]
-        keys = [reply_key(self._identity, request) for request in requests]
-        # Whichever attempt was answered before: the ones in front of it were invalid and would be paid for again.
-        for stored in filter(None, map(self.store.get, keys)):
-            self.counters.add("requests_stored")
-            try:
-                return ask.check(read_verdict(stored.text, ask.form, ask.id))[0]
-            except VerdictError:  # stored by a version that took it for valid
-                self.counters.add("replies_invalid")
         problem = ""
-        for key, request in zip(keys, requests, strict=True):
-            reply = await self._reply(request)
+        for attempt in range(self.asking.verdict_attempts):
+            request = self._request(ask, sample, attempt)
+            key = reply_key(self._identity, request)
+            reply = self.store.get(key) if self.read_store else None
+            if reply is not None:
+                self.counters.add("requests_stored")
+            else:
+                reply = await self._reply(request)
+                # Invalid ones too: they were paid for, and the next run shall not pay for them again.
+                self.store.add(key, reply)
             try:
                 value, repairs = ask.check(read_verdict(reply.text, ask.form, ask.id))
             except VerdictError as error:
@@ -169,7 +175,6 @@ class Asker:
                 problem = str(error)
                 continue
             self.counters.add("replies_repaired", repairs > 0)
-            self.store.add(key, reply)
             return value
         raise Unanswered("invalid", f"{ask.question.value}: {self.asking.verdict_attempts} invalid replies, {problem}")
 
@@ -190,27 +195,40 @@ class Asker:
     async def _reply(self, request: ChatRequest) -> ChatReply:
         """The reply to a request that is sent as often as the limits allow, within the round's time."""
         try:
-            async with asyncio.timeout(self.spending.seconds_left), self._slots:
+            async with asyncio.timeout(self.spending.seconds_left):
                 return await self._persistently(request)
         except TimeoutError as error:
             raise Unanswered("budget", "the round's judging time is used up") from error
 
     async def _persistently(self, request: ChatRequest) -> ChatReply:
-        while True:
-            began = time.monotonic()
+        for start in range(1 + FRESH_STARTS):
+            failures: list[float] = []
             try:
-                return await self._attempts(request)
+                return await self._attempts(request, failures)
             except ChatError as error:
-                if error.fault is Fault.REFUSED:
-                    raise Unanswered("refused", str(error)) from error
-                if error.fault is Fault.SETUP and not self.endpoint.ever_answered:
-                    raise ConfigError(str(error)) from error
                 reason = str(error)
-            # A judge that had to be waited for owes this request a fresh start; one that answers others does not.
-            if not await self.endpoint.recover(began, reason):
+                if error.fault is Fault.REFUSED:
+                    self.endpoint.refused += 1
+                    if not self.endpoint.ever_answered and self.endpoint.refused >= ALL_REFUSED:
+                        raise ConfigError(f"the judge refuses all requests: {reason}") from error
+                    raise Unanswered("refused", reason) from error
+                if error.fault is Fault.SETUP and not self.endpoint.ever_answered:
+                    raise ConfigError(reason) from error
+            # What failed together with everything else may try again; what failed while others were answered may not.
+            if not await self.endpoint.recover(failures[0], reason) or start == FRESH_STARTS:
                 raise Unanswered("faults", reason)
+        raise AssertionError("unreachable")
 
-    async def _attempts(self, request: ChatRequest) -> ChatReply:
+    async def _attempts(self, request: ChatRequest, failures: list[float]) -> ChatReply:
+        """Send, and send again; ``failures`` receives the times at which that failed."""
+
+        async def send() -> ChatReply:
+            try:
+                return await self._send(request)
+            except ChatError:
+                failures.append(time.monotonic())
+                raise
+
         sending = AsyncRetrying(
             stop=stop_after_attempt(self.limits.attempts),
             wait=self._wait,
@@ -218,29 +236,35 @@ class Asker:
             before_sleep=lambda _: self.counters.add("retries"),
             reraise=True,
         )
-        return await sending(self._send, request)
+        return await sending(send)
+
+    async def _probe(self) -> ChatReply:
+        """Ask for anything, to see whether the judge answers at all."""
+        self.counters.add("probes")
+        return await self.chat.complete(ChatRequest("Reply with OK.", "", max_tokens=4))
 
     def _wait(self, state: RetryCallState) -> float:
-        """Full jitter under a doubling bound, or what the endpoint asked for if that is longer."""
+        """Full jitter under a doubling bound, on top of what the endpoint asked for."""
         error = state.outcome.exception() if state.outcome is not None else None
         asked = error.retry_after if isinstance(error, ChatError) and error.retry_after else 0.0
-        bound = min(self.limits.max_backoff_s, 2 * self.limits.backoff_s * 2 ** (state.attempt_number - 1))
-        return max(self._jitter.uniform(0, bound), min(asked, self.limits.patience_s))
+        bound = min(self.limits.max_backoff_s, self.limits.backoff_s * 2.0 ** min(state.attempt_number, 30))
+        return min(asked, self.limits.patience_s) + self._jitter.uniform(0, bound)
 
     async def _send(self, request: ChatRequest) -> ChatReply:
         if self.endpoint.down is not None:
             raise JudgeDownError(self.endpoint.down)
         if self._rate is not None:
             await self._rate.acquire()
-        if self.spending.exhausted:
-            raise Unanswered("budget", "the round's judging budget is used up")
-        self.counters.add("requests")
-        began = time.monotonic()
-        try:
-            reply = await self.chat.complete(request)
-        except ChatError as error:
-            self.counters.add(f"faults_{error.fault.value}")
-            raise
+        async with self._slots:  # not while it waits to be sent again: others may be answered meanwhile
+            if self.spending.exhausted:
+                raise Unanswered("budget", "the round's judging budget is used up")
+            self.counters.add("requests")
+            began = time.monotonic()
+            try:
+                reply = await self.chat.complete(request)
+            except ChatError as error:
+                self.counters.add(f"faults_{error.fault.value}")
+                raise
         self.endpoint.answers()
         self.spending.tokens += reply.prompt_tokens + reply.completion_tokens
         self.counters.add_reply(reply, time.monotonic() - began)

@@ -28,7 +28,7 @@ def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> It
     before control goes on.
     """
     items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-    started: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = queue.SimpleQueue()
+    started: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None] = queue.SimpleQueue()
 
     async def main() -> None:
         task = asyncio.ensure_future(produce(items.put))
@@ -37,9 +37,16 @@ def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> It
         error = None if task.cancelled() else task.exception()
         items.put(_End(error))
 
-    thread = threading.Thread(target=lambda: asyncio.run(main()), name="judge", daemon=True)
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:  # no loop could be made, or it broke: whoever waits must hear of it
+            items.put(_End(error))
+            started.put(None)
+
+    thread = threading.Thread(target=run, name="judge", daemon=True)
     thread.start()
-    loop, task = started.get()
+    running = started.get()
     try:
         while True:
             item = items.get()
@@ -49,7 +56,8 @@ def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> It
                 return
             yield item
     finally:
-        if thread.is_alive():
+        if running is not None and thread.is_alive():
+            loop, task = running
             with contextlib.suppress(RuntimeError):  # the loop has just closed
                 loop.call_soon_threadsafe(task.cancel)
         thread.join()

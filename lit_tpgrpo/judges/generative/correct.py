@@ -38,9 +38,11 @@ async def wrong_steps(
     suspects = {place: sources for found in traced for place, sources in found.items() if sources}
     asker.counters.add("reflections_confirmed", len(suspects))
     asked = sorted(frozenset[int]().union(*suspects.values()))
-    chunks = [asked[i : i + steps_per_question] for i in range(0, len(asked), steps_per_question)]
-    wrong = await together(*(_verified(asker, reader, names, chunk, suspects) for chunk in chunks))
-    return frozenset[int]().union(*wrong)
+    wrong: frozenset[int] = frozenset()
+    # One after the other: what builds on a wrong step is wrong, so the later ones must know of the earlier ones.
+    for chunk in reader.chunks(names, asked, steps_per_question):
+        wrong |= await _verified(asker, reader, names, chunk, suspects, wrong)
+    return wrong
 
 
 async def _reflections(asker: Asker, reader: Reader, names: Sequence[int], i: int, j: int) -> frozenset[int]:
@@ -67,19 +69,21 @@ async def _sources(
     Votes are on pairs (reflection, suspect step), as ``reflection * len(names) + step``.
     """
     width = len(names)
-
-    def check(verdict: SourcesVerdict) -> tuple[frozenset[int], int]:
-        return traced_pairs(verdict, names, reflections)
-
     quoted = [(names[i], reader.quoted(names, i)) for i in reflections]
     span = (names[reflections[0]], reader.end(names, reflections[-1]))
+    begin, end = reader.view(*span)
+    visible = [n for n in names if begin <= n <= end]
+
+    def check(verdict: SourcesVerdict) -> tuple[frozenset[int], int]:
+        return traced_pairs(verdict, names, reflections, begin)
+
     ask = make_ask(
         reader,
         Question.SOURCES,
         span,
         SourcesVerdict,
         check,
-        steps=ranges(names, reader.last) if reader.fits else ranges(names[: reflections[-1] + 1], span[1]),
+        steps=ranges(visible, end),
         reflections=quoted,
     )
     pairs = await nominated(asker, ask)
@@ -87,9 +91,9 @@ async def _sources(
 
 
 def traced_pairs(
-    verdict: SourcesVerdict, names: Sequence[int], reflections: Sequence[int]
+    verdict: SourcesVerdict, names: Sequence[int], reflections: Sequence[int], begin: int = 1
 ) -> tuple[frozenset[int], int]:
-    """The pairs (reflection, suspect step) of a verdict.
+    """The pairs (reflection, suspect step) of a verdict; ``begin`` is the first paragraph that was shown.
 
     Repaired: an interval that runs up to or beyond the reflection ends before it, one whose ends are swapped is turned
     round, and a reflection named by another of its paragraphs is found.
@@ -110,8 +114,10 @@ def traced_pairs(
         repairs += source.reflection != names[place]
         for a, b in source.intervals:
             first, last = min(a, b), max(a, b)
-            if not 1 <= first < names[place]:
-                raise VerdictError(f"sources: the interval [{a}, {b}] does not begin before reflection {names[place]}")
+            if not begin <= first < names[place]:
+                raise VerdictError(
+                    f"sources: the interval [{a}, {b}] does not begin in {begin} to {names[place] - 1}, before its reflection"
+                )
             repairs += a > b or last >= names[place]
             end = step_of(min(last, names[place] - 1), names)
             pairs |= {place * len(names) + step for step in range(step_of(first, names), end + 1)}
@@ -127,21 +133,24 @@ async def _verified(
     names: Sequence[int],
     asked: Sequence[int],
     suspects: Mapping[int, frozenset[int]],
+    known: frozenset[int],
 ) -> frozenset[int]:
-    """Interval verification: which of the suspect steps are wrong."""
+    """Interval verification: which of the suspect steps are wrong, where ``known`` ones are already."""
     because = [i for i, sources in sorted(suspects.items()) if sources & set(asked)]
 
     def check(verdict: JudgementsVerdict) -> tuple[frozenset[int], int]:
         return judged_wrong(verdict, names, asked)
 
     span = (names[asked[0]], reader.end(names, asked[-1]))
+    begin, end = reader.view(*span)
     ask = make_ask(
         reader,
         Question.VERIFICATION,
         span,
         JudgementsVerdict,
         check,
-        steps=ranges(names, reader.last) if reader.fits else ranges(names[: asked[-1] + 1], span[1]),
+        steps=ranges([n for n in names if begin <= n <= end], end),
+        known=sorted(names[i] for i in known),
         asked=[names[i] for i in asked],
         reflections=[(names[i], reader.quoted(names, i)) for i in because],
     )

@@ -29,6 +29,7 @@ COUNTS = (
     "requests",
     "requests_stored",
     "retries",
+    "probes",
     *(f"faults_{fault.value}" for fault in Fault),
     "replies_invalid",
     "replies_cut",
@@ -61,9 +62,14 @@ class Counters:
         self.add("replies_cut", reply.cut)
 
     def metrics(self, price_in: float, price_out: float) -> dict[str, float]:
-        """All counts, the shares worth watching, latencies, and the cost in units of the prices (per million tokens)."""
+        """All counts, the shares worth watching, latencies, and the cost in units of the prices (per million tokens).
+
+        Counting starts anew.
+        """
         c = {name: float(self.counts[name]) for name in COUNTS}
         cuts = quantiles(self.latencies, n=20) if len(self.latencies) > 1 else [*self.latencies * 19] or [0.0] * 19
+        self.counts.clear()
+        self.latencies.clear()
         cases = c["cases"] or 1.0
         return c | {
             "abstained_share": c["abstained"] / cases,

@@ -40,4 +40,5 @@ class IntrinsicSignals:
     async def flagged(self, asker: Asker, reader: Reader, names: Sequence[int]) -> frozenset[int]:
         if reader.sheet.correct:
             return await wrong_steps(asker, reader, names, self.reflections_per_question, self.steps_per_question)
-        return await matched_steps(asker, reader, names)
+        # An empty answer adopts nothing.
+        return await matched_steps(asker, reader, names) if reader.sheet.answer else frozenset()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -30,6 +32,10 @@ from lit_tpgrpo.records import Step, StepLabel, Verdict
 from lit_tpgrpo.text.steps import steps_from_starts
 
 log = logging.getLogger(__name__)
+NO_ANSWER = "no think block with an answer block after it"
+ALARM_SHARE = 0.5
+"""More solutions than this share of a round without a verdict are an error, not bad luck."""
+FEWEST_TO_STOP = 8
 
 
 class GenerativeJudge:
@@ -92,6 +98,8 @@ class GenerativeJudge:
         self.price_in = price_in
         self.price_out = price_out
         self._counters = Counters()
+        self._ever_answered = False
+        self._read_store = True
 
     @property
     def name(self) -> str:
@@ -117,8 +125,16 @@ class GenerativeJudge:
         yield from in_background(partial(self._run, cases))
 
     def metrics(self) -> dict[str, float]:
-        counters, self._counters = self._counters, Counters()
-        return counters.metrics(self.price_in, self.price_out)
+        return self._counters.metrics(self.price_in, self.price_out)
+
+    @contextmanager
+    def asking_anew(self) -> Iterator[None]:
+        """Meanwhile nothing is read from the store (but written to it): an audit must notice that a model has changed."""
+        self._read_store = False
+        try:
+            yield
+        finally:
+            self._read_store = True
 
     def refresh(self, policy: Policy) -> bool:
         """Take over the policy's weights if the policy judges itself; returns whether the judge changed."""
@@ -136,11 +152,23 @@ class GenerativeJudge:
         """Judge all cases, as many at once as there may be requests: the first ones are done early."""
         queue = iter(enumerate(cases))
         async with self.chat.session():
-            asker = Asker(self.chat, self.store, self.asking, self.limits, Spending(self.budget), self._counters)
+            asker = Asker(
+                self.chat,
+                self.store,
+                self.asking,
+                self.limits,
+                Spending(self.budget),
+                self._counters,
+                self._ever_answered,
+                self._read_store,
+            )
+            notes: Counter[str] = Counter()
 
             async def work() -> None:
                 for index, case in queue:
-                    emit((index, await self._verdict(asker, case)))
+                    verdict = await self._verdict(asker, case)
+                    notes[verdict.note] += 1
+                    emit((index, verdict))
 
             try:
                 async with asyncio.TaskGroup() as group:
@@ -148,19 +176,29 @@ class GenerativeJudge:
                         group.create_task(work())
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
-        if asker.endpoint.down is not None:
-            log.error(
-                "%s; %d solutions of this round keep their outcome reward alone",
-                asker.endpoint.down,
-                self._counters.counts["abstained_down"],
-            )
+            self._ever_answered = asker.endpoint.ever_answered
+        self._sound_alarm(len(cases), notes)
+
+    def _sound_alarm(self, cases: int, notes: Counter[str]) -> None:
+        """Say loudly that most of a round came to nothing, whatever the reason; end the run there if it is to be ended."""
+        lost = Counter({note: n for note, n in notes.items() if note and note != NO_ANSWER})
+        if sum(lost.values()) <= ALARM_SHARE * cases:
+            return
+        reason, n = lost.most_common(1)[0]
+        message = (
+            f"the judge labelled nothing in {sum(lost.values())} of {cases} solutions, which keep their outcome reward "
+            f"alone; the commonest reason ({n}): {reason}"
+        )
+        log.error(message)
+        if self.on_down == "stop" and cases >= FEWEST_TO_STOP:
+            raise JudgeDownError(f"{message}; stopped, because judge.on_down is 'stop'")
 
     async def _verdict(self, asker: Asker, case: JudgeCase) -> Verdict:
         counters = self._counters
         counters.add("cases")
-        sheet = make_sheet(case)
+        sheet = make_sheet(case, self.max_shown_chars)
         if sheet is None:
-            return self._abstained(case, "no_answer", "no think block with an answer block after it")
+            return self._abstained(case, "no_answer", NO_ANSWER)
         try:
             steps, flagged = await self._labelled(asker, sheet)
         except Unanswered as unanswered:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from lit_tpgrpo.engines.chat import ChatError
+from lit_tpgrpo.engines.chat import ChatError, Fault
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ class RequestLimits:
 
     Args:
         concurrency: requests in flight at once.
-        requests_per_minute: no more are sent; 0 sets no rate.
+        requests_per_minute: of this process, evenly spaced; 0 sets no rate.
         attempts: how often a request is sent before its question goes unanswered, while others are answered.
         backoff_s: mean wait before the second attempt; it doubles each time, with full jitter. A longer ``Retry-After``
             is obeyed.
@@ -92,10 +93,14 @@ class Endpoint:
     meanwhile, by one request at a time.
     """
 
-    def __init__(self, limits: RequestLimits, probe: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self, limits: RequestLimits, probe: Callable[[], Awaitable[object]], ever_answered: bool = False
+    ) -> None:
         self.limits = limits
         self.answered = time.monotonic()  # when something was answered last; the session's start at first
-        self.ever_answered = False
+        self.ever_answered = ever_answered
+        self.refused = 0
+        self._recovered = -math.inf  # when the last silence was seen to end
         self.down: str | None = None
         self._probe = probe
         self._lock = asyncio.Lock()
@@ -106,18 +111,24 @@ class Endpoint:
         self.ever_answered = True
 
     async def recover(self, since: float, reason: str) -> bool:
-        """Wait until the judge answers, if nothing was answered after ``since``; returns whether it had to be waited for.
+        """Wait until the judge answers, if nothing was answered after ``since``, a request's first failure.
+
+        Returns whether there was such a silence: then the request failed with all others, and deserves a fresh start.
 
         Raises:
             JudgeDownError: nothing was answered for ``patience_s``.
         """
         waits = 0
         async with self._lock:
+            silence = self.answered <= since
             while self.down is None and self.answered <= since:
                 try:
                     await self._probe()
                     self.answers()
                 except ChatError as error:
+                    if error.fault is Fault.REFUSED:  # an answer, if no kind one
+                        self.answers()
+                        break
                     reason = str(error)
                     silent = time.monotonic() - self.answered
                     if silent >= self.limits.patience_s:
@@ -128,7 +139,10 @@ class Endpoint:
                             "the judge answers nothing (%s); waiting up to %g s for it", reason, self.limits.patience_s
                         )
                     waits += 1
-                    await asyncio.sleep(min(self.limits.max_backoff_s, self.limits.backoff_s * 2**waits))
-        if self.down is not None:
-            raise JudgeDownError(self.down)
-        return waits > 0
+                    await asyncio.sleep(min(self.limits.max_backoff_s, self.limits.backoff_s * 2.0 ** min(waits, 30)))
+            if self.down is not None:
+                raise JudgeDownError(self.down)
+            if silence:
+                self._recovered = time.monotonic()
+            # Those who waited for the lock meanwhile failed in the same silence.
+            return since <= self._recovered

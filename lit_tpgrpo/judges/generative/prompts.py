@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template, TemplateSyntaxError, meta
 
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.sheet import Sheet
+from lit_tpgrpo.judges.generative.sheet import Sheet, shown
 from lit_tpgrpo.pretrained import EMBEDDED, embedded_folder
 
 DEFAULT_PROMPTS = Path(__file__).parent / "prompts"
@@ -44,7 +44,7 @@ OFFERED: Mapping[str, frozenset[str]] = {
     "segmentation": frozenset({"id", "first", "last"}),
     "reflections": frozenset({"id", "first", "last", "steps"}),
     "sources": frozenset({"id", "steps", "reflections"}),
-    "verification": frozenset({"id", "steps", "asked", "reflections"}),
+    "verification": frozenset({"id", "steps", "asked", "reflections", "known"}),
     "matching": frozenset({"id", "first", "last", "steps"}),
     "labelling": frozenset({"id", "steps", "asked", "correct"}),
     "step": frozenset({"id", "step", "last", "correct"}),
@@ -106,7 +106,7 @@ class PromptSet:
     def shared(self, sheet: Sheet, first: int, last: int) -> str:
         """What all questions about the paragraphs ``first`` to ``last`` of a solution begin with."""
         return self._templates[SHARED].render(
-            problem=sheet.case.problem.prompt.strip(),
+            problem=shown(sheet.case.problem.prompt, sheet.max_chars // 2),
             paragraphs=[(n, sheet.texts[n - 1]) for n in range(first, last + 1)],
             answer=sheet.answer,
             fence=sheet.fence,

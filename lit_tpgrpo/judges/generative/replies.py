@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ def reply_key(identity: Mapping[str, Any], request: ChatRequest) -> str:
 class ReplyStore:
     """Replies by key, in a folder of append-only files: one for each process, all of which are read.
 
-    Only replies that could be used are stored, without their thinking.
+    Without their thinking. Invalid replies are kept as well: that attempt is used up.
 
     Args:
         folder: made when the first reply is stored; None stores nothing.
@@ -52,7 +53,6 @@ class ReplyStore:
         self.get(key)
         kept = replace(reply, thinking="")
         self.folder.mkdir(parents=True, exist_ok=True)
-        rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
-        append_line(self.folder / f"replies.{rank}.jsonl", {"key": key, "reply": asdict(kept)})
+        append_line(self.folder / f"replies.{platform.node()}.{os.getpid()}.jsonl", {"key": key, "reply": asdict(kept)})
         assert self._replies is not None
         self._replies[key] = kept

@@ -29,6 +29,16 @@ def defused(text: str) -> str:
     return _CONTROL.sub(lambda m: f"‹{m[1] or m[2]}›", text)
 
 
+def shown(text: str, max_chars: int) -> str:
+    """The text as it is shown: without control marks, its middle left out if it is too long, and with its later lines
+    indented, so that none of them can pass for the beginning of a numbered paragraph."""
+    text = defused(text.strip())
+    if len(text) > max_chars:
+        half = max_chars // 2
+        text = f"{text[:half]} [… {len(text) - 2 * half} characters left out …] {text[-half:]}"
+    return "\n    ".join(text.splitlines())
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A case as it is shown. ``paragraphs`` are the spans of the think block, numbered from 1."""
@@ -36,12 +46,14 @@ class Sheet:
     case: JudgeCase
     paragraphs: tuple[Span, ...]
     answer: str
+    max_chars: int = 100_000
+    """Of the think block in one prompt; a single paragraph may fill half of it."""
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """The paragraphs without control marks and surrounding space."""
+        """The paragraphs as they are shown."""
         text = self.case.solution.text
-        return tuple(defused(text[a:b].strip()) for a, b in self.paragraphs)
+        return tuple(shown(text[a:b], self.max_chars // 2) for a, b in self.paragraphs)
 
     @cached_property
     def fence(self) -> str:
@@ -84,8 +96,8 @@ class Sheet:
         return first
 
 
-def make_sheet(case: JudgeCase) -> Sheet | None:
-    """The sheet of a case; None where there is no answer block or nothing before it."""
+def make_sheet(case: JudgeCase, max_chars: int = 100_000) -> Sheet | None:
+    """The sheet of a case; None where there is no answer block or nothing before it. ``max_chars`` are shown at once."""
     text = case.solution.text
     answer = answer_start(text)
     if answer is None or not case.steps or not case.steps[-1].is_answer:
@@ -93,7 +105,7 @@ def make_sheet(case: JudgeCase) -> Sheet | None:
     spans = paragraph_spans(text, answer)
     if not any(text[a:b].replace("<think>", "", 1).strip() for a, b in spans):
         return None
-    return Sheet(case, tuple(spans), defused(text[answer:].removeprefix(THINK_END).strip()))
+    return Sheet(case, tuple(spans), shown(text[answer:].removeprefix(THINK_END), max_chars // 2), max_chars)
 
 
 def ranges(names: Sequence[int], last: int) -> str:

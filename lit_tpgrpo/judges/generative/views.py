@@ -32,16 +32,32 @@ class Reader:
         """Whether the whole think block goes into one prompt."""
         return self.sheet.fitting(1, self.max_chars) == self.last
 
-    def shared(self, first: int, last: int) -> str:
-        """The shared text for a question about the paragraphs ``first`` to ``last``: all if it fits, else those, a few
+    def view(self, first: int, last: int) -> tuple[int, int]:
+        """What is shown for a question about the paragraphs ``first`` to ``last``: all if it fits, else those, a few
         behind them, and as much as fits in front of them."""
         if self.fits:
-            return self.prompts.shared(self.sheet, 1, self.last)
+            return 1, self.last
         end = min(self.last, last + MARGIN)
         begin = self.sheet.fitting_before(end, self.max_chars)
         if begin > first:  # what is asked about comes before what lies around it
             begin, end = first, max(last, self.sheet.fitting(first, self.max_chars))
-        return self.prompts.shared(self.sheet, begin, end)
+        return begin, end
+
+    def shared(self, first: int, last: int) -> str:
+        """The shared text for a question about the paragraphs ``first`` to ``last``."""
+        return self.prompts.shared(self.sheet, *self.view(first, last))
+
+    def chunks(self, names: Sequence[int], places: Sequence[int], most: int) -> list[list[int]]:
+        """Steps (places in ``names``, ascending) in groups that can be asked about together: at most ``most``, and near
+        enough to one another to be shown together."""
+        found: list[list[int]] = []
+        for place in places:
+            near = bool(found) and self.end(names, place) <= self.sheet.fitting(names[found[-1][0]], self.max_chars)
+            if near and len(found[-1]) < most:
+                found[-1].append(place)
+            else:
+                found.append([place])
+        return found
 
     def windows(self, most: int, overlap: int) -> list[tuple[int, int]]:
         """Overlapping ranges of at most ``most`` paragraphs that fit into a prompt each and cover everything."""

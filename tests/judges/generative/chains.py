@@ -65,7 +65,7 @@ def verdict(name: str, prompt: str) -> dict[str, Any]:
     elif name == "reflections":
         reply["reflections"] = [before + 6, before + 8]
     elif name == "sources":
-        numbers = [int(n) for n in re.findall(r"^Reflection (\d+):", prompt, re.MULTILINE)]
+        numbers = asked_numbers(prompt, "back to what they correct:", ".")
         mistake = {before + 6: [[before + 3, before + 5]]}
         reply["sources"] = [{"reflection": n, "intervals": mistake.get(n, [])} for n in numbers]
     elif name in ("verification", "labelling"):

@@ -141,12 +141,13 @@ def test_a_thousand_judgements_at_thirty_percent_faults(tmp_path):
     assert endpoint.happened["content"] > 300
     # A question is lost by three invalid replies (0.12 ** 3) or six faults in a row (0.18 ** 6): a handful of solutions.
     assert 0 < metrics["abstained"] < 30
+    abstained = metrics["abstained"]
     # Run again on the same store, nothing that was answered is asked again.
     again = ChaosEndpoint(seed=1, faults=("prose",))
     _, _, found, metrics, _ = run_chaos(1000, again, tmp_path)
     assert metrics["requests_stored"] > 2900
-    assert metrics["requests"] < 100
-    assert sum(v.abstained for v in found.values()) <= 3
+    assert metrics["requests"] < 30
+    assert sum(v.abstained for v in found.values()) <= abstained
 
 
 def test_a_small_chaos_in_which_requests_have_a_single_attempt(tmp_path):

@@ -33,9 +33,8 @@ def test_the_tiny_prompts_as_they_are_rendered():
 
 def test_every_default_question_shows_the_form_of_its_verdict():
     prompts = PromptSet()
-    variables = {
-        "first": 1, "last": 8, "steps": "1-8", "reflections": [(6, "Wait")], "asked": [3], "correct": True, "step": 3,
-    }  # fmt: skip
+    shown = {"first": 1, "last": 8, "steps": "1-8", "reflections": [(6, "Wait")]}
+    variables = shown | {"asked": [3], "correct": True, "step": 3, "known": [2]}
     for question in Question:
         text = prompts.question(question, "a1b2", **variables)
         assert text.count('{"id": "a1b2"') == 1

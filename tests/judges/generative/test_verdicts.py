@@ -107,7 +107,7 @@ def test_what_is_no_verdict_is_refused_with_the_reason(kind, spoil, reason):
         ("sources", {"sources": GOOD["sources"]["sources"] * 2}, "given twice"),
         ("sources", {"sources": [{"reflection": 2, "intervals": []}]}, "not asked about"),
         ("sources", {"sources": [{"reflection": 0, "intervals": []}]}, "counted from 1"),
-        ("sources", {"sources": [{"reflection": 4, "intervals": [[4, 5]]}]}, "does not begin before"),
+        ("sources", {"sources": [{"reflection": 4, "intervals": [[4, 5]]}]}, "does not begin in 1 to 3"),
         ("verification", {"judgements": GOOD["verification"]["judgements"][:1]}, "step 4 is missing"),
         (
             "verification",
