@@ -13,7 +13,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.prompts import DEFAULT_PROMPTS, PromptSet, Question, request_id
 from lit_tpgrpo.judges.generative.sheet import defused, make_sheet, ranges, step_of
 
-TINY = Path(__file__).parents[3] / "datamodules" / "arithmetic" / "judge_prompts"
+TINY = "embedded:judge-prompts"
 
 
 def sheet_of(**case):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from chains import RuleChat, make_case, verdict
@@ -147,4 +146,4 @@ def test_windows_by_length_cover_everything(lengths, limit):
         assert first == last or sum(lengths[first - 1 : last]) <= limit
 
 
-PROMPTS = PromptSet(Path(__file__).parents[3] / "datamodules" / "arithmetic" / "judge_prompts")
+PROMPTS = PromptSet("embedded:judge-prompts")

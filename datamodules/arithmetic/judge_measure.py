@@ -1,0 +1,61 @@
+"""How well a judge model labels the embedded domain, through the whole generative path, as each of its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases
+from lit_tpgrpo.engines.local_chat import LocalChat
+from lit_tpgrpo.judges.generative import (
+    Asking,
+    DirectLabels,
+    GenerativeJudge,
+    IntrinsicSignals,
+    RequestLimits,
+    StepByStep,
+)
+from lit_tpgrpo.judges.scoring import count_labels
+from lit_tpgrpo.records import Problem
+
+PROMPTS = "embedded:judge-prompts"
+
+
+def tiny_judge(model: str | Path, method: IntrinsicSignals | DirectLabels | StepByStep) -> GenerativeJudge:
+    """The judge as the quickstart has it, without a store."""
+    return GenerativeJudge(
+        LocalChat(str(model)),
+        method,
+        asking=Asking(max_tokens=400),
+        limits=RequestLimits(concurrency=256),
+        prompts=PROMPTS,
+        store=None,
+    )
+
+
+def measure_judge(
+    model: str | Path, pairs: Sequence[tuple[Problem, str]], step_solutions: int
+) -> dict[str, dict[str, float]]:
+    """F1 of each label and the shares of abstained solutions and invalid replies, for each method.
+
+    Args:
+        model: folder or name of the judge model.
+        pairs: problems and solutions; those whose truth is not known are left out.
+        step_solutions: fewer are asked about step by step, for each step is a request.
+    """
+    cases, _ = label_cases(pairs)
+    scores: dict[str, dict[str, float]] = {}
+    for method in (IntrinsicSignals(), DirectLabels(), StepByStep()):
+        chosen = cases[:step_solutions] if isinstance(method, StepByStep) else cases
+        judge = tiny_judge(model, method)
+        counts = count_labels(judge, chosen)
+        metrics = judge.metrics()
+        judge.close()
+        scores[method.name] = {
+            **{f"f1_{label.value}": round(counts.f1(label), 4) for label in counts.present()},
+            "solutions": len(chosen),
+            "abstained": round(metrics["abstained_share"], 4),
+            "invalid_replies": round(metrics["replies_invalid"] / max(1.0, metrics["requests"]), 4),
+            "requests_per_solution": round(metrics["requests_per_case"], 2),
+        }
+    return scores

@@ -1,0 +1,453 @@
+"""Make the tiny judge: learn a tokenizer, train on questions about noisy chains and their true replies, measure, save.
+
+    python -m lit_tpgrpo.datamodules.arithmetic.judge_warmstart --out /tmp/tiny-judge
+
+It writes the verdicts of the generative judge to the prompts in ``assets/judge-prompts``. Chains are written on the fly from
+the training split; what is measured are held-out ones. The folder holds ``warmstart.json``: the settings, the loss
+curve, in all and per question, and how well the labels agree with the truth on each level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AddedToken,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from lit_tpgrpo.datamodules.arithmetic import phrases
+from lit_tpgrpo.datamodules.arithmetic.chains import Chain, Noise, Paragraph, write_chain
+from lit_tpgrpo.datamodules.arithmetic.judge_measure import PROMPTS, measure_judge
+from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, sampled, written
+from lit_tpgrpo.datamodules.arithmetic.judge_training import (
+    MARKS,
+    Asking,
+    BranchRow,
+    branch_row,
+    pad_branch_rows,
+    rendered,
+    training_exchanges,
+)
+from lit_tpgrpo.datamodules.arithmetic.measure import sample_texts
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, as_problem, draw_task, make_problems
+from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config, tiny_policy_path
+from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer
+from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED
+from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, solution_truth
+from lit_tpgrpo.datamodules.arithmetic.warmstart import Phase, Stage, StageOptimizer
+from lit_tpgrpo.judges.generative.prompts import PromptSet, Question
+from lit_tpgrpo.judges.generative.sheet import Sheet, make_sheet
+
+# No think block is opened: the judge replies at once.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}"
+    "{% elif message['role'] == 'user' %}{{ '<|user|>' + message['content'] }}"
+    "{% else %}{{ '<|assistant|>' + message['content'] + '<|endoftext|>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+BUSY = Noise(
+    error=0.05,
+    error_multiply=0.5,
+    notice_now=0.5,
+    notice_late=0.3,
+    botched=0.15,
+    false_alarm=0.05,
+    check=0.1,
+    filler=0.1,
+    omitted=0.1,
+    variety=1.0,
+)
+
+
+def tiny_judge_path() -> Path:
+    """The folder of the shipped judge model and tokenizer, for ``from_pretrained``."""
+    return Path(__file__).parent / "assets" / "tiny-judge"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgePhase(Phase):
+    """Steps on one mix of chains: ``busy`` is the share with the noise ``BUSY``, the others have ``noise``."""
+
+    mix: dict[str, float] = field(default_factory=dict)
+    busy: float = 0.5
+    batch: int = 32
+    stubborn: float = 0.0
+    """Share of chains with a correction added that asserts again what it denies: the policy writes them, the writer
+    never does."""
+    policy: float = 0.0
+    """Share of chains sampled from the shipped policy, which writes what the writer never would."""
+    rare: Noise = BUSY
+    """The noise of the busy chains."""
+
+
+LATE = replace(BUSY, notice_now=0.25, notice_late=0.5, botched=0.1, false_alarm=0.02)
+_FAR = {
+    "mix": {"1": 0.55, "2": 0.4, "4": 0.05}, "batch": 12, "stubborn": 0.05, "policy": 0.35, "busy": 0.7, "rare": LATE,
+}  # fmt: skip
+_NEAR_HOME = _FAR | {"mix": {"1": 0.75, "2": 0.25}, "policy": 0.25}
+STAGES = (
+    Stage(
+        phases=(
+            JudgePhase(350, Noise(), mix={"1": 1.0}, busy=0.7, batch=12),
+            JudgePhase(350, Noise(), mix={"1": 0.55, "2": 0.35, "3": 0.02, "4": 0.06, "5": 0.02}, batch=12),
+        ),
+        lr=0.003,
+        warmup=30,
+        hold=0.4,
+    ),
+    Stage(
+        phases=(
+            JudgePhase(
+                400, Noise(), mix={"1": 0.5, "2": 0.38, "3": 0.03, "4": 0.06, "5": 0.03}, batch=12, stubborn=0.15
+            ),
+        ),
+        lr=0.003,
+        warmup=20,
+        hold=0.3,
+    ),
+    # Corrections of what lies further back, and the policy's own solutions.
+    Stage(phases=(JudgePhase(500, Noise(), **_FAR),), lr=0.003, warmup=20, hold=0.4),
+    Stage(phases=(JudgePhase(650, Noise(), **_FAR),), lr=0.003, warmup=20, hold=0.1),
+    Stage(phases=(JudgePhase(600, Noise(), **_NEAR_HOME),), lr=0.003, warmup=20, hold=0.05),
+)
+POLICY_PROBLEMS = 1200
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeWarmStart:
+    """Settings of the script; the defaults made the shipped model."""
+
+    seed: int = 0
+    stages: tuple[Stage, ...] = STAGES
+    asking: Asking = field(default_factory=Asking)
+    right: float = 0.5
+    """Share of chains with a right final answer."""
+    shared_weight: float = 0.5
+    """Weight of a token of the shared text beside one of a reply."""
+    mark_weight: float = 0.5
+    """Weight of each mark of paragraphs beside a token of a reply."""
+    micro_batch: int = 4
+    weight_decay: float = 0.01
+    vocab_size: int = 640
+    corpus: int = 600
+    hidden_size: int = 128
+    layers: int = 5
+    heads: int = 4
+    key_value_heads: int = 2
+    intermediate_size: int = 256
+    evaluation_problems: int = 200
+    """On levels 1 and 2; a quarter of it on the others."""
+    step_problems: int = 40
+    """Fewer are asked about step by step: each step is a prompt."""
+
+
+def with_stubborn_correction(chain: Chain, rng: random.Random) -> Chain:
+    """The chain with "6+9=5 is wrong. It should be 6+9=5." after one of its steps."""
+    place = rng.choice([i for i, p in enumerate(chain.paragraphs, 1) if p.kind is phrases.Kind.STEP])
+    claim = chain.paragraphs[place - 1].claim
+    text = rng.choice(phrases.CORRECTIONS).format(denied=claim, claim=claim)
+    added = Paragraph(phrases.Kind.CORRECTION, text, claim, right=False)
+    return replace(chain, paragraphs=(*chain.paragraphs[:place], added, *chain.paragraphs[place:]))
+
+
+def draw_chain(
+    level: str, noise: Noise, correct: bool, rng: random.Random, stubborn: float = 0.0
+) -> tuple[Sheet, ChainTruth]:
+    """A written chain of the training split with a right (or wrong) final answer."""
+    while True:
+        task = draw_task(LEVELS[level], rng)
+        chain = write_chain(task, noise, rng) if task.split == "train" else None
+        if chain is not None and chain.correct is correct:
+            break
+    if stubborn and rng.random() < stubborn:
+        chain = with_stubborn_correction(chain, rng)
+    problem = as_problem(task, level)
+    truth = solution_truth(problem, chain.text)
+    cases, left_out = label_cases([(problem, chain.text)])
+    sheet = make_sheet(cases[0][0]) if cases else None
+    if sheet is None or not isinstance(truth, ChainTruth) or len(sheet.paragraphs) != len(truth.steps) - 1:
+        raise RuntimeError(f"the writer wrote a chain that is not understood ({dict(left_out)}): {chain.text!r}")
+    return sheet, truth
+
+
+def equation_tokens() -> list[str | AddedToken]:
+    """Tokens for ``6+9`` and ``=3``, of which all equations of the domain are made.
+
+    A judge spends its layers on finding an equation elsewhere, which takes one step for each token that has to agree:
+    with five tokens an equation, it was not learnt in as many steps as this makes enough.
+    """
+    lefts = range(max(level.modulus for level in LEVELS.values()))
+    terms = [f"{left}{symbol}{n}" for left in lefts for symbol in "+-*" for n in range(2 if symbol == "*" else 1, 10)]
+    return [AddedToken(text, special=False, normalized=False) for text in (*terms, *(f"={n}" for n in lefts))]
+
+
+def judge_tokenizer(settings: JudgeWarmStart, prompts: PromptSet) -> PreTrainedTokenizerBase:
+    """Learnt on what the judge reads and writes, without letters in the ids: no merge shall come from chance."""
+    rng = random.Random(f"judge corpus/{settings.seed}")
+    texts = []
+    for i in range(settings.corpus):
+        sheet, truth = draw_chain(list(LEVELS)[i % len(LEVELS)], BUSY, bool(i % 2), rng)
+        for exchange in training_exchanges(sheet, truth, Asking(1, 1, 1), rng):
+            id = f"{rng.randrange(10**4):04d}"
+            verdict = exchange.verdict.model_copy(update={"id": id})
+            parts = rendered(prompts, sheet, type(exchange)(exchange.question, exchange.variables, verdict))
+            texts += [part.removeprefix("<|user|>").removesuffix("<|assistant|>") for part in parts]
+    tokenizer = build_tokenizer(texts, settings.vocab_size, MAX_LENGTH)
+    tokenizer.add_tokens(equation_tokens())
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+@cache
+def policy_chains(correct: bool) -> list[tuple[Sheet, ChainTruth]]:
+    """Solutions of training problems, sampled from the shipped policy, that are of the domain's form."""
+    path = tiny_policy_path()
+    model, tokenizer = Qwen2ForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    found: list[tuple[Sheet, ChainTruth]] = []
+    for level in ("1", "2"):
+        problems = make_problems(level, POLICY_PROBLEMS, 1, "train")
+        for problem, (text, *_) in zip(problems, sample_texts(model, tokenizer, problems, 1, False), strict=True):
+            truth = solution_truth(problem, text)
+            cases = label_cases([(problem, text)])[0]
+            sheet = make_sheet(cases[0][0]) if cases else None
+            fits = isinstance(truth, ChainTruth) and truth.correct is correct
+            if fits and sheet is not None and len(sheet.paragraphs) == len(truth.steps) - 1:
+                found.append((sheet, truth))
+    return found
+
+
+def draw_batch(
+    phase: JudgePhase,
+    settings: JudgeWarmStart,
+    prompts: PromptSet,
+    tokenizer: PreTrainedTokenizerBase,
+    rng: random.Random,
+) -> list[BranchRow]:
+    """The rows of one optimizer step, sorted by length."""
+    rows = []
+    for level in rng.choices(list(phase.mix), list(phase.mix.values()), k=phase.batch):
+        if phase.policy:
+            correct = rng.random() < settings.right
+            if rng.random() < phase.policy:
+                sheet, truth = rng.choice(policy_chains(correct))
+                rows.append(
+                    branch_row(prompts, sheet, truth, training_exchanges(sheet, truth, settings.asking, rng), tokenizer)
+                )
+                continue
+        noise = phase.rare if rng.random() < phase.busy else phase.noise
+        correct = rng.random() < settings.right
+        sheet, truth = draw_chain(level, noise, correct, rng, phase.stubborn)
+        rows.append(
+            branch_row(prompts, sheet, truth, training_exchanges(sheet, truth, settings.asking, rng), tokenizer)
+        )
+    return sorted(rows, key=len)
+
+
+@dataclass(slots=True)
+class Curve:
+    """Loss in nats per predicted token, of all replies and of those to each question; ``shared`` is the text itself."""
+
+    all: list[float] = field(default_factory=list)
+    sums: list[dict[str, float]] = field(default_factory=list)
+    counts: list[dict[str, int]] = field(default_factory=list)
+
+    def means(self, width: int = 50) -> list[float]:
+        return [round(sum(self.all[i : i + width]) / width, 4) for i in range(0, len(self.all) // width * width, width)]
+
+    def per_question(self, since: int = 0) -> dict[str, float]:
+        """Means from step ``since`` on."""
+        total, count = Counter[str](), Counter[str]()
+        for sums, counts in zip(self.sums[since:], self.counts[since:], strict=True):
+            total.update(sums)
+            count.update(counts)
+        return {name: round(total[name] / count[name], 5) for name in sorted(count) if count[name]}
+
+
+def mark_losses(probe: nn.Linear, states: Tensor, marks: Tensor) -> list[Tensor]:
+    """Mean loss of each mark, read off the states at the ends of paragraphs by a linear map."""
+    # Normalised as the next layer sees them.
+    logits = probe(nn.functional.rms_norm(states, states.shape[-1:])).split(MARKS, dim=-1)
+    return [
+        nn.functional.cross_entropy(of, marks[:, i], ignore_index=IGNORED, reduction="sum") / len(marks)
+        for i, of in enumerate(logits)
+    ]
+
+
+def train_judge(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: JudgeWarmStart,
+    prompts: PromptSet,
+    number: int,
+    stop: int | None = None,
+) -> Curve:
+    """Train in place on stage ``number`` (up to step ``stop``)."""
+    stage, curve, began = settings.stages[number], Curve(), time.perf_counter()
+    rng = random.Random(f"judge warmstart/{settings.seed + number}")
+    # Thrown away afterwards: it makes the layers below the last gather what the replies need, long before replies can.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        probe = nn.Linear(settings.hidden_size, sum(MARKS))
+    optimizer = StageOptimizer(nn.ModuleDict({"judge": model, "probe": probe}), stage, settings.weight_decay)
+    model.train()
+    for step in range(stage.steps if stop is None else stop):
+        rows = draw_batch(cast(JudgePhase, stage.phase_at(step)), settings, prompts, tokenizer, rng)
+        count = sum(len(branch.ids) - branch.reply for row in rows for branch in row.branches)
+        sums, counts = defaultdict[str, float](float), defaultdict[str, int](int)
+        for i in range(0, len(rows), settings.micro_batch):
+            batch = pad_branch_rows(rows[i : i + settings.micro_batch], cast(int, tokenizer.pad_token_id))
+            out = model.model(
+                input_ids=batch.input_ids,
+                position_ids=batch.positions,
+                attention_mask=batch.mask,
+                use_cache=False,
+                output_hidden_states=True,
+            )
+            hidden = out.last_hidden_state
+            marked = mark_losses(probe, out.hidden_states[-2][batch.ends], batch.marks)
+            keep = batch.targets != IGNORED
+            losses = nn.functional.cross_entropy(model.lm_head(hidden[keep]), batch.targets[keep], reduction="none")
+            kinds = batch.kinds[keep]
+            weights = torch.where(kinds == 0, settings.shared_weight, 1.0)
+            probed = settings.mark_weight * torch.stack(marked).sum() * len(batch.input_ids) / len(rows)
+            ((losses * weights).sum() / count + probed).backward()
+            for number, value in enumerate(marked):
+                sums[f"mark {number}"] += value.item() * len(batch.input_ids)
+                counts[f"mark {number}"] += len(batch.input_ids)
+            for number, name in enumerate(("shared", *(question.value for question in Question))):
+                sums[name] += losses.detach()[kinds == number].sum().item()
+                counts[name] += int((kinds == number).sum())
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        curve.all.append(sum(sums[question.value] for question in Question) / count)
+        curve.sums.append(sums)
+        curve.counts.append(counts)
+        if step % 50 == 49:
+            print(f"step {step + 1:4d}  loss {sum(curve.all[-50:]) / 50:.4f}  {time.perf_counter() - began:6.1f} s  "
+                  f"{curve.per_question(step - 49)}", flush=True)  # fmt: skip
+    return curve
+
+
+RECORD = "warmstart.json"
+
+
+def record_of(settings: JudgeWarmStart, model: Qwen2ForCausalLM, curves: Sequence[Curve]) -> dict[str, Any]:
+    """What ``warmstart.json`` says of the training."""
+    return {
+        "settings": asdict(settings),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "torch": torch.__version__,
+        "loss_per_50_steps": [curve.means() for curve in curves],
+        "loss_per_question_at_the_end": curves[-1].per_question(max(0, len(curves[-1].all) - 50)),
+    }
+
+
+def save(out: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any]) -> None:
+    """Write the model, the tokenizer and ``warmstart.json``."""
+    out.mkdir(parents=True, exist_ok=True)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def judge_config(settings: JudgeWarmStart, tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
+    """The architecture."""
+    return tiny_config(
+        tokenizer,
+        settings.hidden_size,
+        settings.layers,
+        settings.heads,
+        settings.key_value_heads,
+        settings.intermediate_size,
+    )
+
+
+@torch.no_grad()
+def prime_heads(model: Qwen2ForCausalLM, seed: int) -> None:
+    """Begin with heads that look one and two tokens back (first layer) and for what is like the own state (the others).
+
+    To find an equation elsewhere takes both in a row; from random heads it was not learnt in a thousand steps.
+    """
+    width = model.config.hidden_size // model.config.num_attention_heads
+    half = width // 2
+    # Qwen2's rotary frequencies from fast to slow: places are told apart by the fast, content by the slow ones.
+    frequencies = 10000.0 ** (-torch.arange(half) / half)
+    first, *others = (cast(Any, layer).self_attn for layer in model.model.layers)
+    strength = 6.0
+    first.k_proj.bias[:half] = strength
+    for head, back in ((0, 1), (1, 2)):
+        angles, at = back * frequencies, head * width
+        first.q_proj.bias[at : at + half] = strength * angles.cos()
+        first.q_proj.bias[at + half : at + width] = -strength * angles.sin()
+    random_state = torch.Generator().manual_seed(seed)
+    slow = [i + offset for offset in (0, half) for i in range(half // 2, half)]
+    for attention in others:
+        square = torch.randn(model.config.hidden_size, len(slow), generator=random_state)
+        projection = 1.4 * torch.linalg.qr(square).Q.T
+        for matrix in (attention.q_proj.weight, attention.k_proj.weight):
+            matrix[slow] = projection
+
+
+def new_judge(settings: JudgeWarmStart, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+    """Where training begins."""
+    model = random_policy(judge_config(settings, tokenizer), settings.seed)
+    prime_heads(model, settings.seed)
+    return model
+
+
+def run(settings: JudgeWarmStart, out: Path) -> None:
+    """The whole script."""
+    prompts = PromptSet(PROMPTS)
+    tokenizer = judge_tokenizer(settings, prompts)
+    model = new_judge(settings, tokenizer)
+    curves = [train_judge(model, tokenizer, settings, prompts, number) for number in range(len(settings.stages))]
+    save(out, model, tokenizer, record_of(settings, model, curves))
+    measure_levels(settings, out)
+
+
+def measure_levels(settings: JudgeWarmStart, out: Path) -> None:
+    """Add to ``warmstart.json`` how the saved judge labels each level."""
+    record = json.loads((out / RECORD).read_text())
+    record["levels"] = {}
+    for level in LEVELS:
+        # Two kinds of solutions: those of the noisy writer, and those of the policy that the judge will read.
+        few = settings.evaluation_problems if level in ("1", "2") else settings.evaluation_problems // 4
+        record["levels"][level] = {
+            name: measure_judge(out, make(level, few, settings.seed), settings.step_problems)
+            for name, make in (("written", written), ("sampled", sampled))
+        }
+        print(f"level {level}: {record['levels'][level]}", flush=True)
+    (out / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    run(JudgeWarmStart(seed=arguments.seed), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
