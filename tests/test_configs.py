@@ -155,6 +155,7 @@ def test_a_users_mistake_ends_in_one_line(monkeypatch: pytest.MonkeyPatch):
         train.main(["fit", "--config", QUICKSTART, "--data.group_size", "1"])
 
 
+@pytest.mark.slow
 def test_judge_configs_say_what_is_built():
     def judge(name: str) -> GenerativeJudge:
         found = build(*arguments(ROOT / "configs" / name)).datamodule.judge

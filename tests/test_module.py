@@ -215,7 +215,7 @@ def test_a_hub_name_without_network_is_named(monkeypatch):
 def test_a_tokenizer_without_eos_is_refused_and_one_without_pad_takes_eos(random_model):
     from transformers import AutoTokenizer
 
-    from lit_tpgrpo.policy import check_tokenizer
+    from lit_tpgrpo.pretrained import check_tokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(random_model)
     tokenizer.pad_token = None

@@ -15,6 +15,7 @@ from tests.engines.openai_talk import ASK
 from tests.engines.openai_talk import environment as environment
 
 
+@pytest.mark.slow
 def test_a_cancelled_request_leaves_no_task_and_no_connection():
     with MisbehavingServer(lambda *_: bad.HANG) as server:
         engine = OpenAIChat("judge", server.base_url)
