@@ -125,9 +125,7 @@ class Server:
             if full or thought[-1] != close:  # no room for a reply, or an end without one
                 return self.completion(prompt, thought, [], StopReason.LENGTH if full else made.stop)
         form = body.get("response_format") or {}
-        schema = (
-            json.dumps(form["json_schema"]["schema"], sort_keys=True) if form.get("type") == "json_schema" else None
-        )
+        schema = json.dumps(form["json_schema"]["schema"]) if form.get("type") == "json_schema" else None
         params = replace(params, max_new_tokens=limit - len(thought), json_schema=schema)
         made = await self.sampler.sample(prompt + thought, params, seed)
         return self.completion(prompt, thought, list(made.token_ids), made.stop)

@@ -24,7 +24,7 @@ from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.generative.limits import Endpoint, RequestLimits, Spending
 from lit_tpgrpo.judges.generative.prompts import Question
 from lit_tpgrpo.judges.generative.replies import ReplyStore, reply_key
-from lit_tpgrpo.judges.generative.verdicts import VerdictError, VerdictModel, read_verdict
+from lit_tpgrpo.judges.generative.verdicts import VerdictError, VerdictModel, read_verdict, schema_of
 from lit_tpgrpo.judges.generative.voting import Vote
 
 T = TypeVar("T")
@@ -183,7 +183,7 @@ class Asker:
         return ChatRequest(
             shared=ask.shared,
             question=ask.text,
-            schema=ask.form.model_json_schema(),
+            schema=schema_of(ask.form),
             schema_name=ask.question.value,
             max_tokens=self.asking.max_tokens,
             thinking_tokens=self.asking.thinking_tokens,

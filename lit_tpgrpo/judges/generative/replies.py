@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from lit_tpgrpo.jsonl import append_line, read_lines
 
 def reply_key(identity: Mapping[str, Any], request: ChatRequest) -> str:
     """A hash of the prompt, the model and the settings, equal in every process."""
-    material = json.dumps([dict(identity), asdict(request)], sort_keys=True, default=str)
+    asked = {field.name: getattr(request, field.name) for field in fields(request)}
+    material = json.dumps([dict(identity), asked], sort_keys=True, default=str)
     return hashlib.sha256(material.encode()).hexdigest()[:32]
 
 

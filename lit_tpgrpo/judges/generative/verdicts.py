@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, TypeVar
+from functools import cache
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -90,6 +91,12 @@ class StepVerdict(VerdictModel):
 
 
 V = TypeVar("V", bound=VerdictModel)
+
+
+@cache
+def schema_of(form: type[VerdictModel]) -> dict[str, Any]:
+    """The JSON schema of a verdict; pydantic makes it anew at each call, which takes longer than all else we do."""
+    return form.model_json_schema()
 
 
 def read_verdict(text: str, model: type[V], request_id: str) -> V:
