@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.generative.sheet import Sheet
@@ -27,7 +28,7 @@ class Reader:
         """The last paragraph."""
         return len(self.sheet.paragraphs)
 
-    @property
+    @cached_property
     def fits(self) -> bool:
         """Whether the whole think block goes into one prompt."""
         return self.sheet.fitting(1, self.max_chars) == self.last
