@@ -21,6 +21,7 @@ from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.judges.base import Judge, RefreshableJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import Problem
+from lit_tpgrpo.rollout.correction import Correction, CorrectionName
 from lit_tpgrpo.rollout.filters import KEEP_RULES, KeepName
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
@@ -51,6 +52,10 @@ class RolloutParts(L.LightningDataModule):
         prompt_template: the user turn, with ``{problem}``.
         max_prompt_tokens: longer prompts are left out or refused, see ``on_long_prompt``.
         on_long_prompt: ``skip`` them with a count, or ``stop``.
+        correction: importance weights for samples of an engine whose log-probs are not the trainer's, see
+            ``lit_tpgrpo.functional.corrections``; ``auto`` is ``token_truncate`` for such an engine (vLLM) and ``off`` for
+            others. Costs one more forward pass over what is trained on.
+        correction_cap: the most such a weight may be.
         steps_per_epoch: length of the training loader; by default one pass over the problems.
         store_dir: where rounds are written; by default ``rounds`` in the trainer's log folder.
         keep_rounds: newest rounds that stay on disk; 0 keeps all.
@@ -79,6 +84,8 @@ class RolloutParts(L.LightningDataModule):
         prompt_template: str = INSTRUCTION,
         max_prompt_tokens: int = 1024,
         on_long_prompt: Literal["skip", "stop"] = "skip",
+        correction: CorrectionName = "auto",
+        correction_cap: float = 2.0,
         steps_per_epoch: int | None = None,
         store_dir: str | None = None,
         keep_rounds: int = 2,
@@ -102,6 +109,8 @@ class RolloutParts(L.LightningDataModule):
         )
         if keep_rounds < 0:
             raise ConfigError(f"keep_rounds must be 0 (keep all) or positive, got {keep_rounds}")
+        if not correction_cap >= 1:
+            raise ConfigError(f"correction_cap must be at least 1, the weight of an exact sample, got {correction_cap}")
         if sampling is not None and sampling.temperature == 0:
             raise ConfigError(
                 "sampling.temperature must be positive, got 0: greedy solutions of one problem are all equal, and an "
@@ -109,6 +118,10 @@ class RolloutParts(L.LightningDataModule):
             )
         self.sources = {"train": train, "val": val, "test": test or val, "predict": predict or val}
         self.engine = engine or HFEngine()
+        if correction == "auto":
+            correction = "token_truncate" if getattr(self.engine, "mismatched", False) else "off"
+        self.correction = None if correction == "off" else Correction(correction, correction_cap)
+        self._check_cut_sampling(sampling)
         self.verifier = verifier or MathVerifier()
         self.judge = judge or RuleJudge()
         self.credit = credit or ThoughtCredit()
@@ -130,6 +143,16 @@ class RolloutParts(L.LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.progress = progress
         self._problems: dict[str, list[Problem]] = {}
+
+    def _check_cut_sampling(self, sampling: SamplingParams | None) -> None:
+        """A mismatched engine's log-probs are those of the distribution that ``top_p`` and ``top_k`` left; the trainer's
+        ratio is of whole ones. Only the correction sets them apart."""
+        cut = sampling is not None and (sampling.top_p < 1 or sampling.top_k > 0)
+        if cut and self.correction is None and getattr(self.engine, "mismatched", False):
+            raise ConfigError(
+                f"{type(self.engine).__name__} returns log-probs after top_p and top_k, which the trainer cannot compare with "
+                "its own; sample for training with top_p 1 and top_k 0, or leave data.correction on"
+            )
 
     # ---- what the parts work on ----
 

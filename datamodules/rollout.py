@@ -17,6 +17,7 @@ from lit_tpgrpo.datamodules.stream import ProblemStream, derived_seed
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
+from lit_tpgrpo.rollout.correction import Scorer
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
 from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
@@ -97,9 +98,22 @@ class MathRolloutDataModule(RolloutParts):
                 seed=derived_seed(self.seed, "round", index, trainer.global_rank),
                 on_group=lambda group: call_round_hook(trainer, "on_group_judged", group),
             )
+            made = self._corrected(made, file, version == self.policy.policy_version)
         self._report(made)
         call_round_hook(trainer, "on_round_end", made)
         return made
+
+    def _corrected(self, made: Round, file: RoundFile, current: bool) -> Round:
+        """The round as it is trained on where the engine's log-probs are not the trainer's."""
+        if self.correction is None:
+            return made
+        scorer = self._trainer.lightning_module
+        if not isinstance(scorer, Scorer):
+            raise ConfigError(
+                f"data.correction needs a module that scores completions, and {type(scorer).__name__} has no "
+                "completion_logprobs; use TPGRPOModule, add the method, or set data.correction to off"
+            )
+        return self.correction.apply(made, file, scorer, current)
 
     def _begin_round(self, index: int) -> int:
         """The policy of this moment samples the round: its version."""
@@ -134,30 +148,34 @@ class MathRolloutDataModule(RolloutParts):
         policy = self.policy
         problems = self._mine(self.problems(split))
         self.engine.load_weights(policy)
-        with self._autocast():
-            yield from evaluate_problems(
-                self.engine,
-                self.verifier,
-                policy.tokenizer,
-                problems,
-                self.eval_samples,
-                self.eval_sampling,
-                template=self.prompt_template,
-                seed=derived_seed(self.seed, "evaluate", split, self._trainer.global_rank),
-                policy_version=policy.policy_version,
-                desc=f"evaluating {split}",
-                show=self._show,
-            )
+        self.engine.wake()
+        try:
+            with self._autocast():
+                yield from evaluate_problems(
+                    self.engine,
+                    self.verifier,
+                    policy.tokenizer,
+                    problems,
+                    self.eval_samples,
+                    self.eval_sampling,
+                    template=self.prompt_template,
+                    seed=derived_seed(self.seed, "evaluate", split, self._trainer.global_rank),
+                    policy_version=policy.policy_version,
+                    desc=f"evaluating {split}",
+                    show=self._show,
+                )
+        finally:
+            self.engine.sleep()
 
     def predict_rounds(self) -> Iterator[Round]:
         """Judged and credited solutions of the predict problems, ``problems_per_step`` problems at a time."""
         policy, maker = self.policy, self.maker()
-        self.engine.load_weights(policy)
         weights = fingerprint(policy.named_tensors())
         mine, size = self._mine(self.problems("predict")), self.problems_per_step
         for index, start in enumerate(range(0, len(mine), size)):
             part = mine[start : start + size]
             meta = self._store_meta(part, policy.policy_version, weights)
+            self.engine.load_weights(policy)  # each time: an engine that slept has none
             with self._autocast():
                 made = maker.make(
                     index,

@@ -21,12 +21,17 @@ class JudgeDownError(RuntimeError):
     """The judge cannot be reached and the user chose to stop. What was judged so far is stored."""
 
 
+class EngineError(RuntimeError):
+    """The sampling engine cannot be reached, or did not take over the policy's weights. Nothing was sampled from it since."""
+
+
 USERS_MISTAKES: tuple[type[Exception], ...] = (
     ConfigError,
     InputError,
     EmptyRoundError,
     NonFiniteLossError,
     JudgeDownError,
+    EngineError,
 )
 
 

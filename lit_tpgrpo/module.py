@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import lightning as L
@@ -13,14 +13,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.functional.losses import KLName, Normalisation, StepCounts, grpo_loss, sequence_weights
 from lit_tpgrpo.policy import PolicyModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, refuse_rescaled_logits
-from lit_tpgrpo.records import StepBatch
-from lit_tpgrpo.rollout.batching import MicroBatch, filler, microbatches
+from lit_tpgrpo.records import StepBatch, TrainingSequence
+from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatches, token_budget_slices
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
 
 
@@ -99,7 +100,8 @@ class TPGRPOModule(L.LightningModule):
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
         for name, parameter in self.policy_model.named_parameters():
-            yield name, parameter.detach()
+            # Sharded: gathered one at a time, so that no rank ever holds a second whole model.
+            yield name, parameter.full_tensor().detach() if isinstance(parameter, DTensor) else parameter.detach()
 
     # ---- building ----
 
@@ -152,7 +154,9 @@ class TPGRPOModule(L.LightningModule):
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         started = time.perf_counter()
         optimizer = cast(LightningOptimizer, self.optimizers())
-        on_policy = batch.policy_version == self.policy_version
+        # A corrected step's old log-probs are the trainer's: how far the engine's are was measured once for the round.
+        corrected = any(s.importance_weights is not None for s in batch.sequences)
+        on_policy = batch.policy_version == self.policy_version and not corrected
         counts = self._global_counts(batch)
         pieces: list[StepSums] = []
         optimizer.zero_grad()
@@ -178,6 +182,24 @@ class TPGRPOModule(L.LightningModule):
         for _ in range(most - len(own)):
             yield None
 
+    def completion_logprobs(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[Tensor]:
+        """(T,) float32 log-probs of each sequence's completion under the current weights, on the CPU, without gradient.
+
+        Computed in micro-batches as training does. Collective: all ranks call it, each with its own sequences.
+        """
+        assert self.policy is not None
+        budget, pad = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
+        slices = token_budget_slices([len(s) for s in sequences], budget)
+        found: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for rows in slices:
+                micro = collate([sequences[i].to(self.device) for i in rows], pad)
+                logprobs = self.policy(micro, temperature)[0].float().cpu()
+                found |= zip(rows, logprobs.split(micro.lengths.tolist()), strict=True)
+            for _ in range(int(self._reduce(torch.tensor(len(slices), device=self.device), "max")) - len(slices)):
+                self.policy(filler(self.device), temperature)
+        return [found[i] for i in range(len(sequences))]
+
     def _loss(self, micro: MicroBatch, temperature: float, counts: StepCounts) -> tuple[Tensor, StepSums]:
         assert self.policy is not None
         hp = self.hparams
@@ -198,6 +220,7 @@ class TPGRPOModule(L.LightningModule):
             ref_logprobs=reference,
             kl=hp["kl_estimator"],
             beta=hp["kl_beta"],
+            importance_weights=micro.importance_weights,
         )
         return loss, StepSums.of(sums, logprobs.detach(), micro.old_logprobs, entropy)
 

@@ -155,7 +155,8 @@ class JudgedGroup:
 class CreditedSolution:
     """A judged solution with its thoughts, their rewards and float32 token advantages (len(completion_ids),).
 
-    ``process_rewards`` has one entry per thought: the process part alone, 0 where the thought carries none.
+    ``process_rewards`` has one entry per thought: the process part alone, 0 where the thought carries none. Where the
+    engine's arithmetic is not the trainer's, the last two are set: float32, (len(completion_ids),) each.
     """
 
     judged: JudgedSolution
@@ -163,6 +164,8 @@ class CreditedSolution:
     thoughts: tuple[Thought, ...]
     process_rewards: tuple[float, ...]
     advantages: Tensor
+    trainer_logprobs: Tensor | None = None
+    importance_weights: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,23 +183,24 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """One solution as the trainer sees it: 1-D tensors; the last three have the length of ``completion_ids``."""
+    """One solution as the trainer sees it: 1-D tensors; the last four have the length of ``completion_ids``.
+
+    ``old_logprobs`` are of the weights that sampled it. Without ``importance_weights`` every token weighs 1; all sequences
+    of a step have them or none.
+    """
 
     prompt_ids: Tensor
     completion_ids: Tensor
     old_logprobs: Tensor
     advantages: Tensor
+    importance_weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
 
     def to(self, device, non_blocking: bool = False) -> TrainingSequence:
-        return TrainingSequence(
-            *(
-                t.to(device, non_blocking=non_blocking)
-                for t in (self.prompt_ids, self.completion_ids, self.old_logprobs, self.advantages)
-            )
-        )
+        tensors = (self.prompt_ids, self.completion_ids, self.old_logprobs, self.advantages, self.importance_weights)
+        return TrainingSequence(*(None if t is None else t.to(device, non_blocking=non_blocking) for t in tensors))  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,9 @@ class Engine(Protocol):
 
     ``sample`` yields ``(prompt index, completions)`` per prompt as it finishes, n completions each, every index once.
     The same prompts, params, weights and seed give the same completions.
+
+    An engine that computes log-probs otherwise than the trainer (kernels or a precision of its own) says so by an attribute
+    ``mismatched = True``: its samples are then corrected by importance weights unless the user says otherwise.
     """
 
     def load_weights(self, policy: Policy) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
+from lit_tpgrpo.engines.checks import check_lengths, position_limit, stop_ids
 from lit_tpgrpo.engines.constrain import SchemaConstraint
-from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
 
 
@@ -54,7 +55,7 @@ class HFEngine:
         if self._policy is None:
             raise RuntimeError("HFEngine.sample was called before load_weights: it has no policy to sample from")
         model = self._policy.policy_model
-        check_lengths(prompts, params.max_new_tokens, model)
+        check_lengths(prompts, params.max_new_tokens, position_limit(model))
         # The n samples of a prompt stay together, so groups complete early and share their prompt's length.
         queue = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         rows = [i for i in queue for _ in range(n)]
@@ -143,33 +144,6 @@ def _cut(ids: list[int], logprobs: list[float], eos_ids: Sequence[int]) -> Compl
         if token in eos_ids:
             return Completion(tuple(ids[: t + 1]), tuple(logprobs[: t + 1]), StopReason.EOS)
     return Completion(tuple(ids), tuple(logprobs), StopReason.LENGTH)
-
-
-def stop_ids(model: PreTrainedModel, tokenizer_eos: int | None) -> list[int]:
-    """The ids that end a solution: the tokenizer's EOS and those of the model's generation config (chat models list
-    more than one)."""
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = {tokenizer_eos} if tokenizer_eos is not None else set()
-    ids |= set(configured) if isinstance(configured, list) else ({configured} if configured is not None else set())
-    if not ids:
-        raise ConfigError(
-            "a solution needs an end: neither the tokenizer nor the generation config names an EOS token; "
-            "set tokenizer.eos_token or generation_config.eos_token_id"
-        )
-    return sorted(ids)
-
-
-def check_lengths(prompts: Sequence[Sequence[int]], max_new_tokens: int, model: PreTrainedModel) -> None:
-    """Refuse prompts that the model has no positions for, before anything is sampled."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for i, prompt in enumerate(prompts):
-        if not prompt:
-            raise InputError(f"prompt {i} is empty: sampling needs at least one token to start from")
-        if limit is not None and len(prompt) + max_new_tokens > limit:
-            raise InputError(
-                f"prompt {i} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}, together more than the "
-                f"{limit} positions of the model; lower max_new_tokens or max_prompt_tokens"
-            )
 
 
 @contextmanager

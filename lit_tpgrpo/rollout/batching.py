@@ -32,6 +32,7 @@ class MicroBatch:
     targets: Tensor
     old_logprobs: Tensor
     advantages: Tensor
+    importance_weights: Tensor | None = None
 
 
 def token_budget_slices(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -72,7 +73,18 @@ def collate(sequences: Sequence[TrainingSequence], pad_id: int) -> MicroBatch:
         targets=torch.cat([s.completion_ids for s in sequences]),
         old_logprobs=torch.cat([s.old_logprobs for s in sequences]),
         advantages=torch.cat([s.advantages for s in sequences]),
+        importance_weights=_joined([s.importance_weights for s in sequences]),
     )
+
+
+def _joined(weights: Sequence[Tensor | None]) -> Tensor | None:
+    """None where no sequence has any. A step of which some have them would weigh the others by chance."""
+    given = [w for w in weights if w is not None]
+    if given and len(given) < len(weights):
+        raise ValueError(
+            f"{len(given)} of {len(weights)} sequences of a micro-batch have importance weights; expected all"
+        )
+    return torch.cat(given) if given else None
 
 
 def filler(device: torch.device) -> MicroBatch:
@@ -113,6 +125,9 @@ def training_sequence(solution: CreditedSolution) -> TrainingSequence:
     return TrainingSequence(
         prompt_ids=torch.tensor(sampled.prompt_ids),
         completion_ids=torch.tensor(sampled.completion_ids),
-        old_logprobs=torch.tensor(sampled.logprobs, dtype=torch.float32),
+        old_logprobs=torch.tensor(sampled.logprobs, dtype=torch.float32)
+        if solution.trainer_logprobs is None
+        else solution.trainer_logprobs,
         advantages=solution.advantages,
+        importance_weights=solution.importance_weights,
     )

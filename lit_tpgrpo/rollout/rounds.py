@@ -121,7 +121,7 @@ class RoundMaker:
                 done[group] = (problems[group], solutions)
                 file.add_solutions(group, problems[group], solutions)
                 new_tokens += sum(len(s.completion_ids) for s in solutions)
-            self.engine.sleep()
+        self.engine.sleep()
         return [done[g] for g in range(len(problems))], new_tokens
 
     def _judge(self, index: int, groups: Sequence[Sampled], file: RoundFile) -> list[JudgedGroup]:

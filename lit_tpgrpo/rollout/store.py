@@ -1,8 +1,9 @@
 """Rounds on disk: every solution and verdict is written as it completes, so that a crash loses at most the line in flight.
 
 One folder a round: ``meta.json`` (what its solutions were made with), ``judging.json`` (what its verdicts were made with),
-``solutions.jsonl`` (one sampled group a line) and ``verdicts.jsonl`` (one judged solution a line). Append-only; a line
-cut short by a crash is dropped when read.
+``solutions.jsonl`` (one sampled group a line), ``verdicts.jsonl`` (one judged solution a line) and, where the engine's
+log-probs are corrected, ``scores.jsonl`` (the trainer's log-probs, one solution a line). Append-only; a line cut short by a
+crash is dropped when read.
 """
 
 from __future__ import annotations
@@ -106,6 +107,13 @@ class RoundFile:
                 "note": verdict.note,
             },
         )
+
+    def scores(self) -> dict[int, tuple[float, ...]]:
+        """The trainer's log-probs of a solution by its place in the round (group x G + sample)."""
+        return {line["place"]: tuple(line["logprobs"]) for line in read_lines(self.folder / "scores.jsonl")}
+
+    def add_score(self, place: int, logprobs: Sequence[float]) -> None:
+        append_line(self.folder / "scores.jsonl", {"place": place, "logprobs": list(logprobs)})
 
     def void_verdicts(self) -> None:
         """Forget the verdicts, keep the solutions: the judge has changed."""

