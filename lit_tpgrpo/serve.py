@@ -37,7 +37,7 @@ def arguments(argv: Sequence[str], cpu: bool) -> list[str]:
         ours["--kv-cache-memory-bytes"] = str(2**30)
     flags = ["--enable-scale-out", *(word for pair in ours.items() for word in pair)]  # the tokens-in, tokens-out route
     if cpu:
-        flags.append("--enforce-eager")
+        flags += ["--enforce-eager", "--no-enable-chunked-prefill"]  # see environment.WHOLE_PROMPTS
     return ["--model", str(resolve_model(own.model)), *flags, *rest]
 
 

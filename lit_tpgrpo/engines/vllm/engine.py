@@ -13,7 +13,14 @@ import torch
 
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
-from lit_tpgrpo.engines.vllm.environment import as_guest, import_vllm, on_cpu, scratch_folder, undisturbed
+from lit_tpgrpo.engines.vllm.environment import (
+    WHOLE_PROMPTS,
+    as_guest,
+    import_vllm,
+    on_cpu,
+    scratch_folder,
+    undisturbed,
+)
 from lit_tpgrpo.engines.vllm.reload import reload_worker
 from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, completion, repeated, request_seeds, request_settings
 from lit_tpgrpo.errors import ConfigError, EngineError
@@ -144,6 +151,8 @@ class VLLMEngine:
                 "generation_config": "vllm",  # a shipped repetition penalty or top_k would bias the samples
                 "disable_log_stats": True,
             }
+            if cpu:
+                arguments |= WHOLE_PROMPTS
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
                 arguments["distributed_executor_backend"] = "external_launcher"  # joins the trainer's process group
             self._engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **self.options}))
