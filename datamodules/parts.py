@@ -18,7 +18,7 @@ from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.fingerprint import settings_of
-from lit_tpgrpo.judges.base import Judge, RefreshableJudge
+from lit_tpgrpo.judges.base import EngineSharing, Judge, RefreshableJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.rollout.correction import Correction, CorrectionName
@@ -124,6 +124,8 @@ class RolloutParts(L.LightningDataModule):
         self._check_cut_sampling(sampling)
         self.verifier = verifier or MathVerifier()
         self.judge = judge or RuleJudge()
+        if isinstance(self.judge, EngineSharing):
+            self.judge.share_engine(self.engine)
         self.credit = credit or ThoughtCredit()
         self.capability: Capability = GroupAccuracy()
         self.group_size = group_size

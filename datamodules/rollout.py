@@ -64,7 +64,6 @@ class MathRolloutDataModule(RolloutParts):
     def _make_round(self, index: int, cursor: int, version: int | None) -> Round:
         """Round ``index``: sampled now, or (``version`` given) taken up again where a checkpoint left it."""
         trainer = self._trainer
-        self.engine.load_weights(self.policy)
         stream = ProblemStream(self.problems("train"), self.seed)
         count = self.problems_per_step * self.steps_per_round
         if count < trainer.world_size:
@@ -88,8 +87,10 @@ class MathRolloutDataModule(RolloutParts):
         if self._verdicts_void:
             file.void_verdicts()
             self._verdicts_void = False
+        maker = self.maker()
+        self.engine.load_weights(self.policy)  # after the hooks: an audit may have judged with the same engine
         with self._autocast():
-            made = self.maker().make(
+            made = maker.make(
                 index,
                 mine,
                 file,

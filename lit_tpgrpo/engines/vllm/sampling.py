@@ -14,6 +14,9 @@ LOGPROBS_MODE = "processed_logprobs"
 """vLLM's log-probs *after* the temperature. The default, ``raw_logprobs``, are those at temperature 1: of another
 distribution than the one sampled from. With ``top_p`` or ``top_k`` the processed ones are those of the cut distribution."""
 
+STRUCTURED_OUTPUTS: dict[str, Any] = {"backend": "guidance", "disable_any_whitespace": True}
+"""llguidance, as for the HF engine, and no free white space: a model with nothing to say could go on with blanks for ever."""
+
 
 def request_seeds(prompts: Sequence[Sequence[int]], seed: int) -> list[int]:
     """One seed for each prompt, from ``seed``, the prompt's tokens and how often it came before.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
-from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.engines.base import Engine, Policy
 from lit_tpgrpo.engines.chat import ChatEngine, PolicyChat
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
 from lit_tpgrpo.judges.base import JudgeCase, abstain
@@ -135,6 +135,11 @@ class GenerativeJudge:
             yield
         finally:
             self._read_store = True
+
+    def share_engine(self, engine: Engine) -> None:
+        """See ``EngineSharing``."""
+        if isinstance(self.chat, PolicyChat):
+            self.chat.share_engine(engine)
 
     def refresh(self, policy: Policy) -> bool:
         """Take over the policy's weights if the policy judges itself; returns whether the judge changed."""

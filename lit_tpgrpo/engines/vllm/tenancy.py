@@ -1,0 +1,46 @@
+"""Engines that share a process with a trainer, and with one another: who made the process groups, and who ends them.
+
+vLLM takes a process to be its own. A closing engine destroys all process groups, also the trainer's and those of another
+engine, and it does so again when it is garbage-collected. Here the groups go with the last engine, the default one only if
+no one else made it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_living: list[Any] = []
+_made_default_group = False
+
+
+def arriving() -> None:
+    """Before an engine is built."""
+    global _made_default_group
+    if not _living:
+        _made_default_group = not torch.distributed.is_initialized()
+
+
+def arrived(engine: Any) -> None:
+    """After it: from here on only ``leave`` shuts it down."""
+    engine.engine_core._finalizer.detach()
+    _living.append(engine)
+
+
+def leave(engine: Any) -> None:
+    """Shut an engine down. The last one takes vLLM's process groups with it."""
+    from vllm.distributed import parallel_state
+    from vllm.v1.engine import core
+
+    _living[:] = [other for other in _living if other is not engine]
+    everything, core.cleanup_dist_env_and_memory = core.cleanup_dist_env_and_memory, lambda: None
+    try:
+        engine.engine_core.engine_core.shutdown()
+    finally:
+        core.cleanup_dist_env_and_memory = everything
+    if not _living:
+        if _made_default_group:
+            parallel_state.cleanup_dist_env_and_memory()
+        else:
+            parallel_state.destroy_model_parallel()
