@@ -83,7 +83,14 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
         if self._update is None:
             raise RuntimeError("weights came before start_weight_update")
-        self._update.load(self._received(update_info))
+        update, self._update = self._update, None
+        # Finished here, where vLLM ends its session on an error; one that failed in finish_weight_update stays open for ever.
+        try:
+            update.load(self._received(update_info))
+        except BaseException:
+            update.abandon()
+            raise
+        update.finish()
 
     def _received(self, info: GlooUpdateInfo) -> Iterator[tuple[str, Tensor]]:
         for name, dtype, shape in zip(info.names, info.dtype_names, info.shapes, strict=True):
@@ -92,9 +99,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             yield name, tensor
 
     def finish_weight_update(self) -> None:
-        assert self._update is not None
-        update, self._update = self._update, None
-        update.finish()
+        """Nothing is left to do: ``receive_weights`` gets all of the weights at once."""
 
     def shutdown(self) -> None:
         self._group = None

@@ -41,10 +41,7 @@ class Reload:
         Raises:
             RuntimeError: a parameter of the model got no weight.
         """
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-
-        finalize_layerwise_reload(self._model, self._config)
-        _repack_tied_heads(self._model)
+        self.abandon()
         missing = sorted(self._wanted - self._loaded)
         if missing:
             raise RuntimeError(
@@ -52,6 +49,13 @@ class Reload:
                 f"{', ...' if len(missing) > 5 else ''}"
             )
         return len(self._loaded)
+
+    def abandon(self) -> None:
+        """Make the model whole again as a structure, whatever weights it has, so that another update can begin."""
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self._model, self._config)
+        _repack_tied_heads(self._model)
 
 
 def _repack_tied_heads(model: nn.Module) -> None:

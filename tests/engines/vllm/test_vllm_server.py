@@ -1,0 +1,177 @@
+"""Rollouts and verdicts from a real vLLM server in processes of its own, over real sockets and gloo."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from lit_tpgrpo.engines.base import Engine, SamplingParams
+from lit_tpgrpo.engines.chat import ChatRequest
+from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.engines.vllm import VLLMServer
+from lit_tpgrpo.errors import ConfigError, EngineError, InputError
+from lit_tpgrpo.judges.generative import verdicts
+from lit_tpgrpo.serve import arguments
+from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps, perturb, session_members
+
+ROOT = Path(__file__).parents[3]
+LENGTH = 40
+EXACT = 1e-4
+LIMIT_S = 180
+
+
+@pytest.fixture(scope="module")
+def server(random_model, tmp_path_factory):
+    """``python -m lit_tpgrpo.serve`` in a session of its own; at the end SIGINT, after which none of it may be left."""
+    from lit_tpgrpo.engines.vllm.transfer import free_port
+
+    port = free_port()
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, "-m", "lit_tpgrpo.serve", random_model, "--port", str(port), "--dtype", "float32"]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+    url, waited = f"http://127.0.0.1:{port}", time.monotonic()
+    while not healthy(url):
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() - waited < LIMIT_S, log.read_text()[-3000:]
+    yield url
+    process.send_signal(signal.SIGINT)
+    process.wait(LIMIT_S)
+    deadline = time.monotonic() + 30  # its children are told by its end
+    while session_members(process.pid) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert session_members(process.pid) == []
+
+
+def healthy(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=5).ok
+    except requests.ConnectionError:
+        time.sleep(0.2)  # between two looks at a program that starts, not a wait that a result depends on
+        return False
+
+
+def sample(engine, params, n=3, seed=0):
+    done = dict(engine.sample(PROMPTS, n, params, seed))
+    assert sorted(done) == list(range(len(PROMPTS)))
+    assert all(len(completions) == n for completions in done.values())
+    return done
+
+
+@pytest.fixture
+def engine(server):
+    made = VLLMServer(server)
+    yield made
+    made.close()
+
+
+def test_weights_reach_the_server_and_stale_ones_differ(engine, random_model):
+    assert isinstance(engine, Engine)
+    policy = build_policy(random_model)
+    with pytest.raises(EngineError, match="without weights"):
+        sample(engine, SamplingParams(LENGTH))
+    engine.load_weights(policy)
+    for temperature in (0.6, 1.3):
+        assert gaps(policy, sample(engine, SamplingParams(LENGTH, temperature)), temperature).max() < EXACT
+    perturb(policy)
+    assert gaps(policy, sample(engine, SamplingParams(LENGTH)), 1.0).mean() > 0.05
+    engine.load_weights(policy)
+    done = sample(engine, SamplingParams(LENGTH))
+    assert gaps(policy, done, 1.0).max() < EXACT
+    assert sample(engine, SamplingParams(LENGTH)) == done
+    greedy = sample(engine, SamplingParams(LENGTH, 0.0))
+    assert all(len({c.token_ids for c in completions}) == 1 for completions in greedy.values())
+
+
+def test_a_second_run_takes_over_and_the_first_one_notices(server, random_model):
+    first, second = VLLMServer(server), VLLMServer(server)
+    policy = build_policy(random_model)
+    first.load_weights(policy)
+    second.load_weights(build_policy(random_model, version=9))
+    with pytest.raises(EngineError, match=r"sampled with weights of \['step 9, update 1'\], and 'step 0, update 1' was sent"):
+        sample(first, SamplingParams(LENGTH))
+    second.close()
+
+
+def test_a_weight_that_does_not_come_is_an_error_and_a_restarted_run_repairs_it(server, random_model):
+    engine = VLLMServer(server, transfer_timeout_s=20)
+    with pytest.raises(EngineError, match=r"update_weights \(500\).*1 of \d+ parameters got no weight: model\.norm"):
+        engine.load_weights(build_policy(random_model, held_back="model.norm.weight"))
+    with pytest.raises(EngineError, match="without weights"):
+        sample(engine, SamplingParams(LENGTH))
+    policy = build_policy(random_model)
+    engine.load_weights(policy)
+    assert gaps(policy, sample(engine, SamplingParams(LENGTH)), 1.0).max() < EXACT
+
+
+def test_a_trainer_that_breaks_off_leaves_a_server_that_the_next_run_can_use(server, random_model):
+    policy = build_policy(random_model)
+
+    class Broken(type(policy)):
+        looks = 0
+
+        def named_tensors(self):
+            type(self).looks += 1
+            for count, pair in enumerate(super().named_tensors()):
+                if self.looks > 1 and count == 5:  # the first look is for names and shapes
+                    raise RuntimeError("a rank is gone")
+                yield pair
+
+    with pytest.raises(EngineError, match="a rank is gone"):
+        VLLMServer(server, transfer_timeout_s=5).load_weights(Broken(policy.policy_model, policy.tokenizer))
+    engine = VLLMServer(server)
+    engine.load_weights(policy)
+    assert gaps(policy, sample(engine, SamplingParams(LENGTH)), 1.0).max() < EXACT
+    engine.close()
+
+
+def test_requests_that_do_not_fit_are_refused(engine, random_model):
+    engine.load_weights(build_policy(random_model))
+    with pytest.raises(InputError, match="more than the 4096 positions"):
+        list(engine.sample([[5]], 1, SamplingParams(5000), 0))
+
+
+def test_a_server_that_takes_weights_otherwise_is_refused(server, random_model):
+    with pytest.raises(EngineError, match=r"takes weights by gloo, and the engine would send them by ipc"):
+        VLLMServer(server, transfer="ipc").load_weights(build_policy(random_model))
+
+
+def test_it_judges_as_an_openai_endpoint(server, random_model, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    chat = OpenAIChat(model=random_model, base_url=f"{server}/v1")
+    schema = verdicts.MatchingVerdict.model_json_schema()
+
+    async def ask():
+        async with chat.session():
+            return await asyncio.gather(
+                *(
+                    chat.complete(ChatRequest("shared", f"q{i}", schema=schema, max_tokens=1500, temperature=1.0, seed=i))
+                    for i in range(20)
+                )
+            )
+
+    for reply in asyncio.run(ask()):
+        verdicts.MatchingVerdict.model_validate_json(reply.text)
+
+
+def test_without_vllm_an_address_is_needed():
+    with pytest.raises(ConfigError, match="needs an address"):
+        VLLMServer([])
+
+
+def test_the_arguments_without_vllm():
+    words = arguments(["some/model", "--port", "9", "--transfer", "nccl"], cpu=False)
+    assert words[:2] == ["--model", "some/model"]
+    assert words[-2:] == ["--port", "9"]
+    assert words[words.index("--logprobs-mode") + 1] == "processed_logprobs"
+    assert '"nccl"' in words[words.index("--weight-transfer-config") + 1]
+    assert "--worker-extension-cls" not in words
+    assert "--enforce-eager" not in words
