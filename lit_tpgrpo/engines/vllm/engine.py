@@ -7,6 +7,7 @@ import copy
 import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -164,9 +165,11 @@ class VLLMEngine:
             }
             if cpu:
                 arguments |= WHOLE_PROMPTS
-            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            many = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+            if many:
                 arguments["distributed_executor_backend"] = "external_launcher"  # joins the trainer's process group
-            self._engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **self.options}))
+            with tenancy.as_launched() if many else nullcontext():
+                self._engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **self.options}))
         tenancy.arrived(self._engine)
         atexit.register(self.close)
 

@@ -7,6 +7,9 @@ no one else made it.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +23,25 @@ def arriving() -> None:
     global _made_default_group
     if not _living:
         _made_default_group = not torch.distributed.is_initialized()
+
+
+@contextmanager
+def as_launched() -> Iterator[None]:
+    """vLLM joins the trainer's processes as torchrun's children, by variables that other launchers do not set."""
+    rank = torch.distributed.get_rank()
+    given = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(torch.cuda.current_device() if torch.cuda.is_available() else rank),
+        "WORLD_SIZE": str(torch.distributed.get_world_size()),
+    }
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update({name: value for name, value in given.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
 
 
 def arrived(engine: Any) -> None:

@@ -1,0 +1,171 @@
+"""What our vLLM engine costs over vLLM itself, side by side in one process.
+
+    python -m benchmarks.vllm_engine sample   # tokens/s: raw LLM.generate, VLLMEngine, HFEngine, on the same prompts
+    python -m benchmarks.vllm_engine sync     # seconds: load_weights, vLLM's own reload, a bare copy of the same tensors
+
+The rounds of the candidates alternate, so that a machine that gets slower does so for all; medians and their ratios are
+printed. ``--model`` takes any causal language model, ``--layers`` and ``--hidden`` make a Qwen2 with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.engines.local_chat import LoadedModel
+from lit_tpgrpo.engines.vllm import VLLMEngine
+from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from lit_tpgrpo.rollout.prompts import prompt_ids
+
+
+def policy_of(args: argparse.Namespace) -> LoadedModel:
+    """The model asked for, on the GPU if there is one."""
+    tokenizer = load_tokenizer(args.model)
+    if args.hidden:
+        config = Qwen2Config(
+            vocab_size=args.vocab,
+            hidden_size=args.hidden,
+            intermediate_size=4 * args.hidden,
+            num_hidden_layers=args.layers,
+            num_attention_heads=args.hidden // 64,
+            num_key_value_heads=max(1, args.hidden // 256),
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            dtype=args.dtype,
+        )
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, args.dtype))
+    else:
+        model = load_causal_lm(args.model, False, getattr(torch, args.dtype), "sdpa")
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer)
+
+
+def medians(candidates: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, after one round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats + 1):
+        for name, run in candidates.items():
+            started = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(t[1:]) for name, t in times.items()}
+
+
+def sampling(args: argparse.Namespace) -> None:
+    """Raw and ours make the same tokens: same weights, prompts and seeds."""
+    import vllm
+
+    from lit_tpgrpo.engines.vllm.environment import scratch_folder
+    from lit_tpgrpo.engines.vllm.reload import reload_worker
+    from lit_tpgrpo.engines.vllm.sampling import request_seeds, request_settings
+
+    policy = policy_of(args)
+    prompts = [prompt_ids(policy.tokenizer, p, "{problem}") for p in ArithmeticProblems(n=args.prompts).load()]
+    params = SamplingParams(args.tokens, 1.0)
+    ours, hf = (
+        VLLMEngine(max_num_seqs=args.sequences, kv_cache_gib=args.kv_gib, sleep_level=0),
+        HFEngine(args.sequences),
+    )
+    ours.load_weights(policy)
+    hf.load_weights(policy)
+    engine = ours._engine
+    folder = scratch_folder()
+    policy.policy_model.config.save_pretrained(folder.name)
+    policy.tokenizer.save_pretrained(folder.name)
+    raw = vllm.LLM(
+        model=folder.name,
+        load_format="dummy",
+        dtype=args.dtype,
+        max_num_seqs=args.sequences,
+        kv_cache_memory_bytes=int(args.kv_gib * 2**30),
+        enforce_eager=not torch.cuda.is_available(),
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        generation_config="vllm",
+        disable_log_stats=True,
+        **({} if torch.cuda.is_available() else {"enable_chunked_prefill": False}),
+    )
+    raw.collective_rpc(reload_worker, args=(policy.named_tensors(),))
+    eos = policy.tokenizer.eos_token_id
+    settings = [request_settings(params, args.n, s, [eos]) for s in request_seeds(prompts, 0)]
+    counts: dict[str, int] = {}
+
+    def run_raw() -> None:
+        raw.reset_prefix_cache()
+        made = raw.generate(
+            [{"prompt_token_ids": list(p)} for p in prompts],
+            [vllm.SamplingParams(**s) for s in settings],
+            use_tqdm=False,
+        )
+        counts["raw"] = sum(len(c.token_ids) for o in made for c in o.outputs)
+
+    def run_ours() -> None:
+        engine.reset_prefix_cache()
+        counts["ours"] = sum(len(c.token_ids) for _, cs in ours.sample(prompts, args.n, params, 0) for c in cs)
+
+    def run_hf() -> None:
+        counts["hf"] = sum(len(c.token_ids) for _, cs in hf.sample(prompts, args.n, params, 0) for c in cs)
+
+    found = medians({"raw": run_raw, "ours": run_ours, "hf": run_hf}, args.repeats)
+    speed = {name: counts[name] / seconds for name, seconds in found.items()}
+    for name, label in (("raw", "LLM.generate"), ("ours", "VLLMEngine"), ("hf", "HFEngine")):
+        print(
+            f"{label:14} {speed[name]:10,.0f} tokens/s  {counts[name]:8,} tokens  {speed[name] / speed['raw']:.3f} of raw"
+        )
+    ours.close()
+
+
+def syncing(args: argparse.Namespace) -> None:
+    """Ours checks that every weight came and empties the prefix cache; a bare copy does neither."""
+    policy = policy_of(args)
+    ours = VLLMEngine(max_num_seqs=8, kv_cache_gib=args.kv_gib, sleep_level=0)
+    ours.load_weights(policy)
+    target = {name: torch.empty_like(t) for name, t in policy.named_tensors()}
+
+    def copy() -> None:
+        for name, tensor in policy.named_tensors():
+            target[name].copy_(tensor)
+
+    def reload() -> None:
+        ours._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(policy.named_tensors())})
+
+    found = medians(
+        {"bare copy": copy, "vLLM reload": reload, "load_weights": lambda: ours.load_weights(policy)}, args.repeats
+    )
+    size = sum(t.numel() * t.element_size() for t in target.values())
+    print(f"{len(target)} tensors, {size / 2**20:,.0f} MiB")
+    for name, seconds in found.items():
+        print(f"{name:14} {seconds * 1e3:10.1f} ms  {seconds / found['bare copy']:.2f} of a bare copy")
+    ours.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("sample", "sync"))
+    parser.add_argument("--model", default="embedded:tiny-qwen2")
+    parser.add_argument("--hidden", type=int, default=0, help="width of a random Qwen2 in place of the model")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--vocab", type=int, default=32000)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=176)
+    parser.add_argument("--sequences", type=int, default=128)
+    parser.add_argument("--kv-gib", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    {"sample": sampling, "sync": syncing}[args.what](args)
+
+
+if __name__ == "__main__":
+    main()
