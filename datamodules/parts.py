@@ -111,7 +111,9 @@ class RolloutParts(L.LightningDataModule):
         if keep_rounds < 0:
             raise ConfigError(f"keep_rounds must be 0 (keep all) or positive, got {keep_rounds}")
         if correction not in ("auto", "off", *CORRECTIONS):
-            raise ConfigError(f"correction must be one of {', '.join(('auto', 'off', *CORRECTIONS))}, got {correction!r}")
+            raise ConfigError(
+                f"correction must be one of {', '.join(('auto', 'off', *CORRECTIONS))}, got {correction!r}"
+            )
         if not correction_cap >= 1:
             raise ConfigError(f"correction_cap must be at least 1, the weight of an exact sample, got {correction_cap}")
         if sampling is not None and sampling.temperature == 0:

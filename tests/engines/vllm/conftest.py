@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,14 +71,11 @@ def perturb(policy: Policy) -> None:
 
 
 def session_members(leader: int) -> list[str]:
-    """Processes of a session that was started for one program, the program included."""
-    import os
-
+    """What is left of a session that was started for one program: processes that do not end although it has."""
     found = []
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        try:
-            if os.getsid(process.pid) == leader and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(f"{process.pid} {' '.join(process.info['cmdline'] or [])[:80]}")
-        except (ProcessLookupError, psutil.Error):
-            continue
-    return found
+    for process in psutil.process_iter(["cmdline"]):
+        with suppress(ProcessLookupError, psutil.Error):
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+    _, alive = psutil.wait_procs(found, timeout=30)
+    return [f"{p.pid} {' '.join(p.info['cmdline'] or [])[:80]}" for p in alive]

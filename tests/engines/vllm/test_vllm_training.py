@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.engines.vllm.conftest import session_members
@@ -68,7 +67,9 @@ def test_two_processes_each_with_an_engine_of_its_own(tmp_path, monkeypatch):
 
 def test_after_an_error_nothing_is_left(tmp_path):
     """vLLM has been built and has evaluated when the round finds that its solutions do not fit."""
-    process = start(tmp_path, *small("--data.sampling.max_new_tokens", "600", "--data.eval_sampling.max_new_tokens", "100"))
+    process = start(
+        tmp_path, *small("--data.sampling.max_new_tokens", "600", "--data.eval_sampling.max_new_tokens", "100")
+    )
     _, err = process.communicate()
     assert process.returncode == 1
     assert "together more than the 512 positions" in err.strip().splitlines()[-1]
