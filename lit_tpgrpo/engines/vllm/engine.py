@@ -1,5 +1,6 @@
 """vLLM in the training process: one engine a rank, on the rank's own GPU or CPU."""
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 import atexit
@@ -101,30 +102,29 @@ class VLLMEngine:
             EngineError: they did not arrive completely. vLLM is then shut down, for a half-loaded model cannot be mended, and
                 the next ``load_weights`` builds it anew.
         """
-        if self._engine is None:
-            self._build(policy)
+        engine = self._engine or self._build(policy)
         self._policy, self._loaded = policy, False
         version = str(policy.policy_version)
         with undisturbed(self._device):
             self._wake("weights")
             try:
-                self._engine.collective_rpc(reload_worker, args=(policy.named_tensors(),))
-                self._engine.set_weight_version(version)
-                fresh = self._engine.reset_prefix_cache()
+                engine.collective_rpc(reload_worker, args=(policy.named_tensors(),))
+                engine.set_weight_version(version)
+                fresh = engine.reset_prefix_cache()
             except Exception as error:
                 self.close()
                 raise EngineError(
                     f"vLLM did not take over the policy's weights of step {version}: {error}. It is shut down, so that nothing "
                     "is sampled from what it had; a model that vLLM names differently than transformers needs HFEngine"
                 ) from error
-        if not fresh or self._engine.get_weight_version() != version:
+        if not fresh or engine.get_weight_version() != version:
             raise EngineError(
-                f"vLLM holds weights of step {self._engine.get_weight_version()} after those of step {version} were sent"
+                f"vLLM holds weights of step {engine.get_weight_version()} after those of step {version} were sent"
                 + ("" if fresh else ", and its prefix cache could not be emptied, for requests are still running")
             )
         self._loaded = True
 
-    def _build(self, policy: Policy) -> None:
+    def _build(self, policy: Policy) -> Any:
         import_vllm()
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -172,6 +172,7 @@ class VLLMEngine:
                 self._engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **self.options}))
         tenancy.arrived(self._engine)
         atexit.register(self.close)
+        return self._engine
 
     # ---- sampling ----
 

@@ -1,5 +1,6 @@
 """Importing vLLM, with the settings that make it a guest in a training process rather than its owner."""
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 import os

@@ -5,6 +5,7 @@ Importing this module adds ``gloo`` to both sides of its registry. A server's wo
 ``GlooWorker`` as their extension.
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 from collections.abc import Iterator

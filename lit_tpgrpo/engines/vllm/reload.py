@@ -5,6 +5,7 @@ processed and copied into the storage that its kernels and graphs already use. v
 did not come; a policy that is half of yesterday is an error here.
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 from collections.abc import Iterable

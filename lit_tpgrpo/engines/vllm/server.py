@@ -1,5 +1,6 @@
 """vLLM behind addresses: rollouts by servers of their own, on this machine or others."""
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 import itertools
@@ -116,9 +117,10 @@ class VLLMServer:
         import_vllm()
         from lit_tpgrpo.engines.vllm.transfer import Control, PolicySource, open_transfer
 
-        backend = self.transfer
-        if backend == "auto":
-            backend = "nccl" if policy.policy_model.device.type == "cuda" else "gloo"
+        on_gpu = policy.policy_model.device.type == "cuda"
+        backend: Literal["nccl", "ipc", "gloo"] = "nccl" if on_gpu else "gloo"
+        if self.transfer != "auto":
+            backend = self.transfer
         source = PolicySource(self._current)
         self._clients = [Control(url, self.timeout_s) for url in self.urls]
         for client in self._clients:

@@ -5,6 +5,7 @@ engine, and it does so again when it is garbage-collected. Here the groups go wi
 no one else made it.
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 import os

@@ -1,5 +1,6 @@
 """The trainer's side of a weight transfer to vLLM servers, through vLLM's own API."""
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 import socket
