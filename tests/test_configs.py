@@ -14,6 +14,7 @@ from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.engines.local_chat import LocalChat
 from lit_tpgrpo.engines.openai_chat import OpenAIChat
 from lit_tpgrpo.judges.generative import Asking, DirectLabels, GenerativeJudge, IntrinsicSignals, StepByStep, Vote
@@ -40,7 +41,7 @@ def build(*args: str) -> train.TPGRPOCLI:
 
 def arguments(config: Path) -> list[str]:
     own = ["--config", str(config)]
-    if "experiment" in config.parts:
+    if "experiment" in config.parts or "engine" in config.parts:
         return ["--config", QUICKSTART, *own]
     return ["--config", GENERATIVE, *own] if "judge" in config.parts else own
 
@@ -63,6 +64,9 @@ def test_there_are_the_configs_that_the_readme_names():
         "experiment/outcome_only.yaml",
         "experiment/step_rewards.yaml",
         "quickstart_generative.yaml",
+        "quickstart_vllm.yaml",
+        "engine/vllm.yaml",
+        "engine/vllm_server.yaml",
         "judge/qwen3_32b.yaml",
         "judge/llm_as_judge.yaml",
         "judge/genprm.yaml",
@@ -87,18 +91,19 @@ def test_overrides_reach_their_parts():
 
 @pytest.mark.parametrize(
     "config",
-    [c for c in CONFIGS if c.parent.name not in ("experiment", "judge")],
+    [c for c in CONFIGS if c.parent.name not in ("experiment", "judge", "engine")],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_every_base_config_names_the_parts_that_the_readme_overrides(config: Path):
     """An option below a part that no config names ends in a parser error."""
     own = ["--model.model", "embedded:tiny-qwen2", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
-    parts = ["--data.credit.alpha", "0.5", "--data.engine.batch_size", "8", "--data.judge.init_args", "{}"]
+    size = "max_num_seqs" if "vllm.VLLMEngine" in config.read_text() else "batch_size"
+    parts = ["--data.credit.alpha", "0.5", f"--data.engine.{size}", "8", "--data.judge.init_args", "{}"]
     data = build("--config", str(config), *own, *parts).datamodule
     assert type(data.credit) is ThoughtCredit
     assert data.credit.alpha == 0.5
-    assert type(data.engine) is HFEngine
-    assert data.engine.batch_size == 8
+    assert isinstance(data.engine, HFEngine | VLLMEngine)
+    assert getattr(data.engine, size) == 8
     assert isinstance(data.judge, RuleJudge | GenerativeJudge)
 
 

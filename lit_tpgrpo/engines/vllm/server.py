@@ -117,10 +117,7 @@ class VLLMServer:
         import_vllm()
         from lit_tpgrpo.engines.vllm.transfer import Control, PolicySource, open_transfer
 
-        on_gpu = policy.policy_model.device.type == "cuda"
-        backend: Literal["nccl", "ipc", "gloo"] = "nccl" if on_gpu else "gloo"
-        if self.transfer != "auto":
-            backend = self.transfer
+        backend = self._backend(policy)
         source = PolicySource(self._current)
         self._clients = [Control(url, self.timeout_s) for url in self.urls]
         for client in self._clients:
@@ -131,6 +128,11 @@ class VLLMServer:
             )
         limits = [int(client.ask("GET", "v1/models")["data"][0]["max_model_len"]) for client in self._clients]
         self._limit = min(limits)
+
+    def _backend(self, policy: Policy) -> Literal["nccl", "ipc", "gloo"]:
+        if self.transfer != "auto":
+            return self.transfer
+        return "nccl" if policy.policy_model.device.type == "cuda" else "gloo"
 
     def _current(self) -> Policy:
         assert self._policy is not None
