@@ -14,9 +14,9 @@ from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.engines.local_chat import LocalChat
 from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.judges.generative import Asking, DirectLabels, GenerativeJudge, IntrinsicSignals, StepByStep, Vote
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule

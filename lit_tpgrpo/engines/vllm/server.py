@@ -53,7 +53,7 @@ class VLLMServer:
             raise ConfigError(
                 f"VLLMServer needs an address and a concurrency of at least 1, got {urls!r}, {concurrency}"
             )
-        self.transfer = transfer
+        self.transfer: Literal["auto", "nccl", "ipc", "gloo"] = transfer
         self.trainer_address = trainer_address
         self.concurrency = concurrency
         self.timeout_s = timeout_s
