@@ -74,6 +74,8 @@ class VLLMServer:
             EngineError: a server cannot be reached, was started otherwise than training needs, or did not take all of the
                 weights over. No rank samples then.
         """
+        if _ranks() > 1:
+            torch.distributed.barrier()  # another rank may still be sampling with the weights of before
         self._policy, self._version = policy, ""
         self._updates += 1
         version = f"step {policy.policy_version}, update {self._updates}"
@@ -238,9 +240,13 @@ def _rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
+def _ranks() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
 def _agree(failure: EngineError | None, device: torch.device) -> None:
     """Raise on every rank what went wrong on rank 0, or on this one."""
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    if _ranks() > 1:
         told = [None if failure is None else str(failure)]
         torch.distributed.broadcast_object_list(told, src=0, device=device)
         if failure is None and told[0] is not None:
