@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
@@ -100,14 +101,14 @@ def sampling(args: argparse.Namespace) -> None:
     settings = [request_settings(params, args.n, s, [eos]) for s in request_seeds(prompts, 0)]
     counts: dict[str, int] = {}
 
-    def run_raw() -> None:
+    def generate(name: str, **changes: Any) -> None:
         raw.reset_prefix_cache()
         made = raw.generate(
             [{"prompt_token_ids": list(p)} for p in prompts],
-            [vllm.SamplingParams(**s) for s in settings],
+            [vllm.SamplingParams(**(s | changes)) for s in settings],
             use_tqdm=False,
         )
-        counts["raw"] = sum(len(c.token_ids) for o in made for c in o.outputs)
+        counts[name] = sum(len(c.token_ids) for o in made for c in o.outputs)
 
     def run_ours() -> None:
         engine.reset_prefix_cache()
@@ -116,11 +117,26 @@ def sampling(args: argparse.Namespace) -> None:
     def run_hf() -> None:
         counts["hf"] = sum(len(c.token_ids) for _, cs in hf.sample(prompts, args.n, params, 0) for c in cs)
 
-    found = medians({"raw": run_raw, "ours": run_ours, "hf": run_hf}, args.repeats)
+    bare = {"logprobs": None, "seed": None}
+    candidates = {
+        "raw": lambda: generate("raw"),
+        "flat": lambda: generate("flat", flat_logprobs=True),
+        "bare": lambda: generate("bare", **bare),
+        "ours": run_ours,
+        "hf": run_hf,
+    }
+    found = medians(candidates, args.repeats)
     speed = {name: counts[name] / seconds for name, seconds in found.items()}
-    for name, label in (("raw", "LLM.generate"), ("ours", "VLLMEngine"), ("hf", "HFEngine")):
+    labels = {
+        "raw": "LLM.generate",
+        "flat": "LLM.generate, flat_logprobs",
+        "bare": "LLM.generate, no log-probs or seeds",
+        "ours": "VLLMEngine",
+        "hf": "HFEngine",
+    }
+    for name, label in labels.items():
         print(
-            f"{label:14} {speed[name]:10,.0f} tokens/s  {counts[name]:8,} tokens  {speed[name] / speed['raw']:.3f} of raw"
+            f"{label:36} {speed[name]:10,.0f} tokens/s  {counts[name]:8,} tokens  {speed[name] / speed['raw']:.3f} of raw"
         )
     ours.close()
 

@@ -114,7 +114,8 @@ class MathRolloutDataModule(RolloutParts):
                 f"data.correction needs a module that scores completions, and {type(scorer).__name__} has no "
                 "completion_logprobs; use TPGRPOModule, add the method, or set data.correction to off"
             )
-        return self.correction.apply(made, file, scorer, current)
+        cut = self.sampling.top_p < 1 or self.sampling.top_k > 0
+        return self.correction.apply(made, file, scorer, current, cut)
 
     def _begin_round(self, index: int) -> int:
         """The policy of this moment samples the round: its version."""

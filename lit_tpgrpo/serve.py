@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lit_tpgrpo.engines.vllm.environment import on_cpu
+from lit_tpgrpo.engines.vllm.environment import EXTENSION, on_cpu
 from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, STRUCTURED_OUTPUTS
 from lit_tpgrpo.pretrained import resolve_model
 
@@ -29,12 +29,13 @@ def arguments(argv: Sequence[str], cpu: bool) -> list[str]:
         "--served-model-name": own.model,
         "--host": "127.0.0.1",
         "--logprobs-mode": LOGPROBS_MODE,
+        "--worker-extension-cls": EXTENSION,
         "--generation-config": "vllm",
         "--structured-outputs-config": json.dumps(STRUCTURED_OUTPUTS),
         "--weight-transfer-config": json.dumps({"backend": own.transfer}),
     }
-    if own.transfer == "gloo":
-        ours["--worker-extension-cls"] = "lit_tpgrpo.engines.vllm.gloo.GlooWorker"
+    if own.transfer == "ipc":
+        os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # handles of CUDA memory travel pickled
     if cpu:
         ours["--kv-cache-memory-bytes"] = str(2**30)
     flags = ["--enable-scale-out", *(word for pair in ours.items() for word in pair)]  # the tokens-in, tokens-out route

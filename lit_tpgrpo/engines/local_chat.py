@@ -105,8 +105,9 @@ class LocalChat:
 
     def share_engine(self, engine: Engine) -> None:
         """Sample with the policy's engine from now on, unless an engine was given: one copy of a large engine serves both,
-        for a policy is never sampled and judged at once."""
-        if self._may_share:
+        for a policy is never sampled and judged at once. Not one whose weights all ranks send together: a rank may have
+        nothing to judge."""
+        if self._may_share and not getattr(engine, "collective", False):
             self.engine = engine
 
     def refresh(self, policy: Policy) -> bool:

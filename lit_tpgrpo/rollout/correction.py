@@ -37,7 +37,7 @@ class Correction:
     method: str
     cap: float
 
-    def apply(self, made: Round, file: RoundFile, scorer: Scorer, current: bool) -> Round:
+    def apply(self, made: Round, file: RoundFile, scorer: Scorer, current: bool, cut: bool = False) -> Round:
         """The round with the trainer's log-probs as its old ones and importance weights, and ``mismatch/`` metrics.
 
         Only kept solutions are scored, each once: the scores are stored with the round, for a resumed run has other weights.
@@ -45,6 +45,8 @@ class Correction:
         Args:
             current: whether the policy still has the weights that sampled the round. If not, what was never scored (the
                 keep rule or the judge was changed) keeps the engine's log-probs, uncorrected and counted.
+            cut: whether ``top_p`` or ``top_k`` cut what was sampled from. The engine's log-probs are then no policy's, and what
+                was never scored weighs nothing.
         """
         place = {id(solution): i for i, solution in enumerate(made.credited)}
         scores = file.scores()
@@ -57,18 +59,20 @@ class Correction:
         unscored = sum(place[id(s)] not in scores for s in made.kept)
         if unscored:
             log.warning(
-                "%d solutions of round %d were not scored before the policy moved on: they are not corrected",
-                *(unscored, made.index),
+                "%d solutions of round %d were not scored before the policy moved on: they are %s",
+                *(unscored, made.index, "not trained on" if cut else "not corrected"),
             )
-        kept = tuple(self._corrected(s, scores.get(place[id(s)])) for s in made.kept)
+        kept = tuple(self._corrected(s, scores.get(place[id(s)]), cut) for s in made.kept)
         return replace(
             made, kept=kept, metrics={**made.metrics, **_metrics(kept), "mismatch/unscored": float(unscored)}
         )
 
-    def _corrected(self, solution: CreditedSolution, score: tuple[float, ...] | None) -> CreditedSolution:
+    def _corrected(self, solution: CreditedSolution, score: tuple[float, ...] | None, cut: bool) -> CreditedSolution:
         sampled = torch.tensor(solution.judged.solution.logprobs, dtype=torch.float32)
         trainer = sampled if score is None else torch.tensor(score, dtype=torch.float32)
         weights = importance_weights(trainer, sampled, self.method, self.cap)
+        if score is None and cut:
+            weights = torch.zeros_like(weights)
         return replace(solution, trainer_logprobs=trainer, importance_weights=weights)
 
 

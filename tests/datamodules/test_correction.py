@@ -187,6 +187,22 @@ def test_a_round_that_was_never_scored_goes_on_uncorrected_and_counted(random_mo
     assert all((s.importance_weights == 1).all() for s in rounds.made[0].kept)
 
 
+def test_what_was_cut_and_never_scored_weighs_nothing(random_model, tmp_path):
+    cut = SamplingParams(max_new_tokens=12, temperature=0.8, top_p=0.9)
+    first = module(random_model)
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
+    run = trainer(tmp_path, checkpoint, max_steps=1, enable_checkpointing=True)
+    run.fit(first, datamodule=data(tmp_path, sampling=cut))
+    for scores in (tmp_path / "rounds").rglob("scores.jsonl"):
+        scores.unlink()
+    rounds = Rounds()
+    trainer(tmp_path, rounds, max_steps=2).fit(
+        module(random_model), datamodule=data(tmp_path, sampling=cut), ckpt_path=str(tmp_path / "last.ckpt")
+    )
+    assert rounds.made[0].metrics["mismatch/unscored"] == 16
+    assert all((s.importance_weights == 0).all() for s in rounds.made[0].kept)
+
+
 def test_settings_that_cannot_be_corrected_are_named(random_model, tmp_path):
     cut = SamplingParams(max_new_tokens=12, top_p=0.9)
     with pytest.raises(ConfigError, match="OffEngine returns log-probs after top_p and top_k"):

@@ -7,6 +7,7 @@ import atexit
 import copy
 import gc
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, cast
@@ -137,7 +138,10 @@ class VLLMEngine:
                 "requirements-vllm.txt, or set trainer.accelerator to cpu"
             )
         # The weights may come from host memory, as a judge's do that nobody trains.
-        self._device = torch.device("cpu") if cpu else torch.device("cuda", torch.cuda.current_device())
+        own = (
+            model.device if model.device.type == "cuda" else torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        )
+        self._device = torch.device("cpu") if cpu else own
         if cpu:
             log.info("vLLM cannot free memory on a CPU: it keeps its weights and KV cache while the trainer works")
         gib = self.kv_cache_gib if self.kv_cache_gib is not None else (1.0 if cpu else None)
@@ -165,10 +169,11 @@ class VLLMEngine:
             }
             if cpu:
                 arguments |= WHOLE_PROMPTS
-            many = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-            if many:
-                arguments["distributed_executor_backend"] = "external_launcher"  # joins the trainer's process group
-            with tenancy.as_launched() if many else nullcontext():
+            # One of many processes, or not on the first GPU: vLLM is told so as a process of torchrun is.
+            launched = tenancy.world_size() > 1 or bool(self._device.index)
+            if launched:
+                arguments["distributed_executor_backend"] = "external_launcher"
+            with tenancy.as_launched(self._device) if launched else nullcontext():
                 self._engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **self.options}))
         tenancy.arrived(self._engine)
         atexit.register(self.close)
@@ -195,11 +200,11 @@ class VLLMEngine:
         limit = cast(int, self._engine.model_config.max_model_len)
         check_lengths(prompts, params.max_new_tokens, limit)
         ends = sorted({*stop_ids(model, cast(int | None, self._policy.tokenizer.eos_token_id)), *params.stop_ids})
-        waiting = self._add(prompts, n, params, seed, ends)
+        engine, waiting = self._engine, self._add(prompts, n, params, seed, ends)
         try:
             while waiting:
                 with undisturbed(self._device):
-                    outputs = self._engine.step()
+                    outputs = engine.step()
                 for output in outputs:
                     if output.finished:
                         made = [
@@ -208,8 +213,8 @@ class VLLMEngine:
                         ]
                         yield waiting.pop(output.request_id), repeated(made, n)
         finally:
-            if waiting:
-                self._engine.abort_request(list(waiting))
+            if waiting and self._engine is engine:
+                engine.abort_request(list(waiting))
 
     def _add(
         self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int, ends: Sequence[int]
@@ -235,8 +240,9 @@ class VLLMEngine:
 
     def sleep(self) -> None:
         """Give the GPU's memory to the trainer. Nothing can be freed on a CPU."""
-        if self._engine is None or self._asleep or self.sleep_level == 0 or self._device.type == "cpu":
+        if self._engine is None or len(self._asleep) == 2 or self.sleep_level == 0 or self._device.type == "cpu":
             return
+        self.wake()  # where only the weights were taken back, for nothing was left to sample
         with undisturbed(self._device):
             self._engine.sleep(level=self.sleep_level)
         self._asleep = {"weights", "kv_cache"}

@@ -25,6 +25,9 @@ _GUEST = {
 # offset"), and pieces are what chunking makes of the last prompt that half fits into a step.
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 
+EXTENSION = "lit_tpgrpo.engines.vllm.extension.Checked"
+"""What a server's workers import: see there."""
+
 
 def import_vllm() -> None:
     """Import vLLM, once its environment is set.
@@ -53,13 +56,17 @@ def on_cpu() -> bool:
 
 @contextmanager
 def as_guest() -> Iterator[None]:
-    """Building an engine seeds every random generator and takes ``torch.set_num_threads`` away: both are given back."""
+    """Building an engine seeds every random generator, takes ``torch.set_num_threads`` away and may choose another GPU: all
+    of it is given back."""
     setter, threads = torch.set_num_threads, torch.get_num_threads()
     state = random.getstate()
+    gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.inference_mode(False), torch.no_grad():
             yield
     finally:
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
         random.setstate(state)
         torch.set_num_threads = setter
         torch.set_num_threads(threads)
@@ -68,11 +75,13 @@ def as_guest() -> Iterator[None]:
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
     """Around every call into a running engine: its draws leave the trainer's generators alone, the trainer's autocast
-    does not reach it, and a helper thread uses this process's GPU."""
+    does not reach it, what it makes can be written to later, and a helper thread uses this process's GPU."""
     cuda = device.type == "cuda"
     with (
         torch.random.fork_rng(devices=[device] if cuda else []),
         torch.autocast(device.type, enabled=False),
+        torch.inference_mode(False),
+        torch.no_grad(),
         torch.cuda.device(device) if cuda else nullcontext(),
     ):
         yield

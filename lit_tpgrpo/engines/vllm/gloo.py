@@ -1,8 +1,7 @@
 """A weight-transfer backend for vLLM servers without GPUs: what vLLM's NCCL backend does, over gloo.
 
 vLLM's weight-transfer API has the roles, the HTTP routes and the registry; it ships NCCL and CUDA IPC, which need GPUs.
-Importing this module adds ``gloo`` to both sides of its registry. A server's workers import it because ``serve`` names
-``GlooWorker`` as their extension.
+Importing this module adds ``gloo`` to the trainer's side of its registry; ``extension`` adds it to the workers'.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -24,7 +23,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from lit_tpgrpo.engines.vllm.reload import Reload
 
@@ -165,10 +164,5 @@ def _join(info: GlooTrainerInitInfo | GlooInitInfo, rank: int) -> Any:
     )
 
 
-class GlooWorker:
-    """Named as ``--worker-extension-cls``, so that vLLM's workers import this module. It adds nothing to them."""
-
-
-if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
+if BACKEND not in WeightTransferTrainerFactory._registry:
     WeightTransferTrainerFactory.register_engine(BACKEND, GlooTrainerWeightTransferEngine)

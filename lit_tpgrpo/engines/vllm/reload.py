@@ -27,39 +27,65 @@ class Reload:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         self._model, self._config = model, model_config
-        self._wanted = {name for name, _ in model.named_parameters()}
-        self._loaded: set[str] = set()
         initialize_layerwise_reload(model)
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Weights by their Hugging Face names. They may be views or gathered shards; each is read once."""
         with torch.no_grad():
-            self._loaded |= set(self._model.load_weights(weights))  # pyright: ignore[reportCallIssue]
+            self._model.load_weights(weights)  # pyright: ignore[reportCallIssue]
 
-    def finish(self) -> int:
-        """Put the last layers in place; returns how many of vLLM's parameters were written.
+    def finish(self) -> None:
+        """Put the last layers in place.
 
         Raises:
-            RuntimeError: a parameter of the model got no weight.
+            RuntimeError: a layer did not get all of its weights.
         """
+        incomplete = incomplete_layers(self._model, self._config)
         self.abandon()
-        missing = sorted(self._wanted - self._loaded)
-        if missing:
-            raise RuntimeError(
-                f"{len(missing)} of {len(self._wanted)} parameters got no weight: {', '.join(missing[:5])}"
-                f"{', ...' if len(missing) > 5 else ''}"
-            )
-        return len(self._loaded)
+        refuse(incomplete)
 
     def abandon(self) -> None:
         """Make the model whole again as a structure, whatever weights it has, so that another update can begin."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self._model, self._config)
-        _repack_tied_heads(self._model)
+        repack_tied_heads(self._model)
 
 
-def _repack_tied_heads(model: nn.Module) -> None:
+def incomplete_layers(model: nn.Module, model_config: Any) -> list[str]:
+    """Layers that got fewer elements than they hold, before the update is finalised.
+
+    vLLM joins weights (q, k and v; gate and up) and calls the joined one loaded once a part of it came, so elements are
+    counted, not names. Left out: buffers, the padding of vocabularies, attention scales, and a head tied to the embedding.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info, is_deferred_attention_layer
+
+    tied = bool(getattr(model_config.hf_text_config, "tie_word_embeddings", False))
+    found = []
+    for name, layer in model.named_modules():
+        info = get_layerwise_info(layer)
+        if not info.can_load() or is_deferred_attention_layer(layer):
+            continue  # processed, for all of it has come; or without weights of its own
+        own = sum(p.numel() for p in layer._parameters.values() if p is not None)
+        if isinstance(layer, VocabParallelEmbedding):
+            rows = layer.num_embeddings_per_partition - layer.shard_indices.num_org_elements
+            own -= rows * layer.embedding_dim
+        if info.load_numel < own and not (tied and isinstance(layer, ParallelLMHead) and info.load_numel == 0):
+            found.append(f"{name} ({info.load_numel:,} of {own:,} elements)")
+    return found
+
+
+def refuse(incomplete: list[str]) -> None:
+    """Raise ``RuntimeError`` where there are any."""
+    if incomplete:
+        raise RuntimeError(
+            f"{len(incomplete)} layers did not get all of their weights: {', '.join(incomplete[:5])}"
+            f"{', ...' if len(incomplete) > 5 else ''}"
+        )
+
+
+def repack_tied_heads(model: nn.Module) -> None:
     """On a CPU the output head multiplies with a packed copy of its weight. A head that shares the embedding's weight gets
     none of its own, so the reload does not pack it again, and it would go on with the old one (vLLM 0.32)."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
@@ -72,7 +98,7 @@ def _repack_tied_heads(model: nn.Module) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
-def reload_worker(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> int:
+def reload_worker(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
     """To be called on a worker by ``collective_rpc``: one whole update from an iterator in the same process."""
     from vllm.config import set_current_vllm_config
 
@@ -80,4 +106,4 @@ def reload_worker(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> int:
     with set_current_vllm_config(worker.vllm_config):
         update = Reload(worker.model_runner.get_model(), worker.vllm_config.model_config)
         update.load(weights)
-        return update.finish()
+        update.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal, cast
@@ -14,7 +14,8 @@ import torch
 
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
-from lit_tpgrpo.engines.vllm.environment import import_vllm
+from lit_tpgrpo.engines.vllm import tenancy
+from lit_tpgrpo.engines.vllm.environment import EXTENSION, import_vllm
 from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, completion, repeated, request_seeds, request_settings
 from lit_tpgrpo.errors import ConfigError, EngineError
 
@@ -32,11 +33,12 @@ class VLLMServer:
         transfer: how weights travel: ``nccl`` between GPUs, ``ipc`` between processes on one GPU, ``gloo`` between CPUs;
             ``auto`` is nccl where the policy is on a GPU, else gloo. The servers must have been started with the same.
         trainer_address: of this machine (of rank 0), as the servers reach it.
-        concurrency: prompts in flight at once, over all servers.
+        concurrency: prompts of this rank in flight at once, over all servers.
         timeout_s: of one prompt's n samples, and of an update's requests.
         transfer_timeout_s: how long an update waits for a server's next step (gloo only).
     """
 
+    collective = True  # load_weights is: no part may call it that only some ranks have work for
     mismatched = True  # see ``Engine`` in lit_tpgrpo.engines.base
 
     def __init__(
@@ -74,16 +76,16 @@ class VLLMServer:
             EngineError: a server cannot be reached, was started otherwise than training needs, or did not take all of the
                 weights over. No rank samples then.
         """
-        if _ranks() > 1:
+        if tenancy.world_size() > 1:
             torch.distributed.barrier()  # another rank may still be sampling with the weights of before
         self._policy, self._version = policy, ""
         self._updates += 1
         version = f"step {policy.policy_version}, update {self._updates}"
-        device = policy.policy_model.device
         try:
             # Agreed on in between: where rank 0 cannot send, the others must not wait in the gathers of what it would send.
-            _agree(self._failure(lambda: self._connect(policy), version), device)
-            _agree(self._failure(lambda: self._send(version), version), device)
+            _agree(self._failure(lambda: self._connect(policy), version))
+            _agree(self._failure(self._greet, version))
+            _agree(self._failure(lambda: self._send(version), version))
         except EngineError:
             self._disconnect()
             raise
@@ -101,11 +103,22 @@ class VLLMServer:
             return failure
         return None
 
+    def _greet(self) -> None:
+        """Whether all servers still answer."""
+        for client in self._clients if tenancy.rank() == 0 else ():
+            client.weight_version  # noqa: B018
+
     def _send(self, version: str) -> None:
         for client, transfer in zip(self._clients, self._transfers, strict=True):
             client.version = version
-            transfer.send_weights()
-            if _rank() == 0:
+            transfer.source.expect()
+            try:
+                transfer.send_weights()
+            except Exception:
+                if tenancy.world_size() > 1:
+                    transfer.source.drain()
+                raise
+            if tenancy.rank() == 0:
                 client.empty_prefix_cache()
                 if client.weight_version != version:
                     raise EngineError(
@@ -123,10 +136,10 @@ class VLLMServer:
         source = PolicySource(self._current)
         self._clients = [Control(url, self.timeout_s) for url in self.urls]
         for client in self._clients:
-            if _rank() == 0:
+            if tenancy.rank() == 0:
                 _check_server(client, backend)
             self._transfers.append(
-                open_transfer(backend, client, source, _rank(), self.trainer_address, self.transfer_timeout_s)
+                open_transfer(backend, client, source, tenancy.rank(), self.trainer_address, self.transfer_timeout_s)
             )
         limits = [int(client.ask("GET", "v1/models")["data"][0]["max_model_len"]) for client in self._clients]
         self._limit = min(limits)
@@ -161,25 +174,28 @@ class VLLMServer:
             {*stop_ids(self._policy.policy_model, cast(int | None, tokenizer.eos_token_id)), *params.stop_ids}
         )
         requests = [
-            {"token_ids": list(prompt), "sampling_params": request_settings(params, n, own_seed, ends)}
+            {
+                "request_id": uuid.uuid4().hex,
+                "token_ids": list(prompt),
+                "sampling_params": request_settings(params, n, own_seed, ends),
+            }
             for prompt, own_seed in zip(prompts, request_seeds(prompts, seed), strict=True)
         ]
-        left = threading.Event()
         pool = ThreadPoolExecutor(max_workers=min(self.concurrency, max(1, len(prompts))))
+        jobs: dict[Any, tuple[int, Any, str]] = {}
         try:
-            jobs = {
-                pool.submit(self._request, client, request, left): i
+            jobs |= {
+                pool.submit(self._request, client, request): (i, client, request["request_id"])
                 for i, (client, request) in enumerate(zip(itertools.cycle(self._clients), requests, strict=False))
             }
             for job in as_completed(jobs):
-                yield jobs[job], repeated(job.result(), n)
+                yield jobs[job][0], repeated(job.result(), n)
         finally:
-            left.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for _, client, request_id in (jobs[job] for job in jobs if not job.done()):
+                client.abort(request_id)
 
-    def _request(self, client: Any, request: dict[str, Any], left: threading.Event) -> list[Completion]:
-        if left.is_set():
-            return []
+    def _request(self, client: Any, request: dict[str, Any]) -> list[Completion]:
         answer = client.ask("POST", "inference/v1/generate", json=request)
         made = []
         for choice in sorted(answer["choices"], key=lambda c: c["index"]):
@@ -206,7 +222,7 @@ class VLLMServer:
 
     def close(self) -> None:
         """Leave the servers: they go on, and another run may use them."""
-        for client in self._clients if self._transfers and _rank() == 0 else ():
+        for client in self._clients if self._transfers and tenancy.rank() == 0 else ():
             try:
                 client.shutdown_weight_transfer_engine()
             except EngineError as error:
@@ -228,6 +244,11 @@ def _check_server(client: Any, backend: str) -> None:
             f"the vLLM server {client.base_url} returns {mode}, which are of another distribution than the one sampled from "
             f"unless the temperature is 1; start it with `python -m lit_tpgrpo.serve`, or --logprobs-mode {LOGPROBS_MODE}"
         )
+    if config["parallel_config"]["worker_extension_cls"] != EXTENSION:
+        raise EngineError(
+            f"the vLLM server {client.base_url} would not notice a weight that does not come; start it with "
+            f"`python -m lit_tpgrpo.serve`, or --worker-extension-cls {EXTENSION}"
+        )
     offered = (config.get("weight_transfer_config") or {}).get("backend")
     if offered != backend:
         raise EngineError(
@@ -236,20 +257,13 @@ def _check_server(client: Any, backend: str) -> None:
         )
 
 
-def _rank() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-
-def _ranks() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
-def _agree(failure: EngineError | None, device: torch.device) -> None:
-    """Raise on every rank what went wrong on rank 0, or on this one."""
-    if _ranks() > 1:
-        told = [None if failure is None else str(failure)]
-        torch.distributed.broadcast_object_list(told, src=0, device=device)
-        if failure is None and told[0] is not None:
-            raise EngineError(told[0])
+def _agree(failure: EngineError | None) -> None:
+    """Raise on every rank what went wrong on any."""
+    if tenancy.world_size() > 1:
+        told: list[str | None] = [None] * tenancy.world_size()
+        torch.distributed.all_gather_object(told, None if failure is None else str(failure))
+        first = next((text for text in told if text is not None), None)
+        if failure is None and first is not None:
+            raise EngineError(first)
     if failure is not None:
         raise failure

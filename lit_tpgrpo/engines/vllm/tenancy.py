@@ -9,6 +9,7 @@ no one else made it.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,22 +28,42 @@ def arriving() -> None:
 
 
 @contextmanager
-def as_launched() -> Iterator[None]:
-    """vLLM joins the trainer's processes as torchrun's children, by variables that other launchers do not set."""
-    rank = torch.distributed.get_rank()
+def as_launched(device: torch.device) -> Iterator[None]:
+    """vLLM joins the trainer's processes as torchrun's children do, by variables that other launchers set otherwise."""
     given = {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(torch.cuda.current_device() if torch.cuda.is_available() else rank),
-        "WORLD_SIZE": str(torch.distributed.get_world_size()),
+        "RANK": str(rank()),
+        "LOCAL_RANK": str(device.index if device.type == "cuda" else rank()),
+        "WORLD_SIZE": str(world_size()),
     }
+    if not torch.distributed.is_initialized():
+        given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     before = {name: os.environ.get(name) for name in given}
-    os.environ.update({name: value for name, value in given.items() if before[name] is None})
+    os.environ.update(given)
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def rank() -> int:
+    """Of this process among those that train together."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Processes that train together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
 
 
 def arrived(engine: Any) -> None:

@@ -3,7 +3,7 @@
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
-import socket
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -15,7 +15,10 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.engines.vllm.gloo import GlooTrainerInitInfo
+from lit_tpgrpo.engines.vllm.tenancy import free_port
 from lit_tpgrpo.errors import EngineError
+
+log = logging.getLogger(__name__)
 
 Backend = Literal["nccl", "ipc", "gloo"]
 
@@ -26,6 +29,7 @@ class PolicySource(WeightSource):
     def __init__(self, policy: Callable[[], Policy]) -> None:
         self._policy = policy
         self._metadata: list[ParamMeta] | None = None
+        self._pass: Iterator[tuple[str, Tensor]] | None = None
 
     def metadata(self) -> list[ParamMeta]:
         if self._metadata is None:  # names and shapes never change; the first look at them gathers once
@@ -33,7 +37,17 @@ class PolicySource(WeightSource):
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self._policy().named_tensors()
+        self._pass = iter(self._policy().named_tensors())
+        yield from self._pass
+
+    def expect(self) -> None:
+        """A pass is about to begin."""
+        self._pass = None
+
+    def drain(self) -> None:
+        """Finish the pass, from where it broke off or from its start: other ranks wait in its gathers."""
+        for _ in self._pass if self._pass is not None else self._policy().named_tensors():
+            pass
 
 
 class Control(HTTPVLLMWeightSyncClient):
@@ -76,6 +90,17 @@ class Control(HTTPVLLMWeightSyncClient):
     def weight_version(self) -> str:
         return str(self.ask("GET", "weight_info")["weight_version"])
 
+    def abort(self, request_id: str) -> None:
+        """End a request that nobody waits for any more. A server that does not hear it is not worth another error."""
+        try:
+            requests.post(
+                f"{self.base_url}/inference/v1/abort_requests",
+                json={"request_ids": [f"generate-tokens-{request_id}"]},
+                timeout=10,
+            )
+        except requests.RequestException as error:
+            log.warning("the vLLM server %s did not take the end of a request: %s", self.base_url, error)
+
     def empty_prefix_cache(self) -> None:
         """Drop what was computed with the weights of before."""
         if not self.ask("POST", "reset_prefix_cache")["success"]:
@@ -106,10 +131,3 @@ def open_transfer(
     else:
         info = GlooTrainerInitInfo(address, port, 1 + workers, timeout_s, rank=rank)
     return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])

@@ -73,9 +73,21 @@ def test_stale_weights_differ_and_synced_ones_agree(engine, policy):
     assert gaps(policy, sample(engine, params), 1.0).max() < EXACT
 
 
-def test_a_sync_that_misses_a_weight_is_an_error_and_nothing_is_sampled_until_one_is_whole(engine, random_model):
-    name = "model.layers.1.mlp.down_proj.weight"
-    with pytest.raises(EngineError, match=r"step 7.*1 of \d+ parameters got no weight: model\.layers\.1\.mlp"):
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.layers.1.mlp.down_proj.weight", r"model\.layers\.1\.mlp\.down_proj \(0 of"),
+        # Parts of what vLLM joins
+        ("model.layers.0.self_attn.v_proj.weight", r"model\.layers\.0\.self_attn\.qkv_proj \("),
+        ("model.layers.0.self_attn.q_proj.bias", r"model\.layers\.0\.self_attn\.qkv_proj \("),
+        ("model.layers.1.mlp.gate_proj.weight", r"model\.layers\.1\.mlp\.gate_up_proj \("),
+        ("model.embed_tokens.weight", r"model\.embed_tokens \(0 of"),
+    ],
+)
+def test_a_sync_that_misses_a_weight_is_an_error_and_nothing_is_sampled_until_one_is_whole(
+    engine, random_model, name, layer
+):
+    with pytest.raises(EngineError, match=rf"step 7.*1 layers did not get all of their weights: {layer}"):
         engine.load_weights(build_policy(random_model, version=7, held_back=name))
     with pytest.raises(EngineError, match="without weights"):
         sample(engine, SamplingParams(LENGTH))
@@ -178,6 +190,22 @@ def test_closed_it_leaves_no_process_group_and_can_be_used_again(random_model, e
     assert not torch.distributed.is_initialized()
     with pytest.raises(EngineError, match="without weights"):
         sample(engine, SamplingParams(LENGTH))
+    engine.load_weights(policy)
+    assert gaps(policy, sample(engine, SamplingParams(LENGTH)), 1.0).max() < EXACT
+
+
+def test_an_iterator_that_outlives_its_engine_ends_quietly(engine, policy):
+    stream = engine.sample(PROMPTS, 8, SamplingParams(LENGTH, 1.0), 0)
+    next(stream)
+    engine.close()
+    stream.close()
+
+
+def test_it_can_be_built_inside_inference_mode(random_model, engine):
+    policy = build_policy(random_model)
+    engine.close()
+    with torch.inference_mode():
+        engine.load_weights(policy)
     engine.load_weights(policy)
     assert gaps(policy, sample(engine, SamplingParams(LENGTH)), 1.0).max() < EXACT
 

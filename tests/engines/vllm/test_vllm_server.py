@@ -16,6 +16,7 @@ from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.engines.chat import ChatRequest
 from lit_tpgrpo.engines.openai_chat import OpenAIChat
 from lit_tpgrpo.engines.vllm import VLLMServer
+from lit_tpgrpo.engines.vllm.environment import EXTENSION
 from lit_tpgrpo.errors import ConfigError, EngineError, InputError
 from lit_tpgrpo.judges.generative import verdicts
 from lit_tpgrpo.serve import arguments
@@ -30,7 +31,7 @@ LIMIT_S = 180
 @pytest.fixture(scope="module")
 def server(random_model, tmp_path_factory):
     """``python -m lit_tpgrpo.serve`` in a session of its own; at the end SIGINT, after which none of it may be left."""
-    from lit_tpgrpo.engines.vllm.transfer import free_port
+    from lit_tpgrpo.engines.vllm.tenancy import free_port
 
     port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
@@ -101,8 +102,11 @@ def test_a_second_run_takes_over_and_the_first_one_notices(server, random_model)
 
 def test_a_weight_that_does_not_come_is_an_error_and_a_restarted_run_repairs_it(server, random_model):
     engine = VLLMServer(server, transfer_timeout_s=20)
-    with pytest.raises(EngineError, match=r"update_weights \(500\).*1 of \d+ parameters got no weight: model\.norm"):
-        engine.load_weights(build_policy(random_model, held_back="model.norm.weight"))
+    with pytest.raises(
+        EngineError,
+        match=r"update_weights \(500\).*1 layers did not get all of their weights: model\.layers\.0\.self_attn\.qkv_proj",
+    ):
+        engine.load_weights(build_policy(random_model, held_back="model.layers.0.self_attn.v_proj.weight"))
     with pytest.raises(EngineError, match="without weights"):
         sample(engine, SamplingParams(LENGTH))
     policy = build_policy(random_model)
@@ -129,6 +133,14 @@ def test_a_trainer_that_breaks_off_leaves_a_server_that_the_next_run_can_use(ser
     engine.load_weights(policy)
     assert gaps(policy, sample(engine, SamplingParams(LENGTH)), 1.0).max() < EXACT
     engine.close()
+
+
+def test_an_iterator_that_is_left_ends_its_requests(engine, server, random_model):
+    engine.load_weights(build_policy(random_model))
+    stream = engine.sample(PROMPTS * 20, 8, SamplingParams(400, 1.0), 0)
+    next(stream)
+    stream.close()
+    engine.load_weights(build_policy(random_model))  # refused while requests are running
 
 
 def test_requests_that_do_not_fit_are_refused(engine, random_model):
@@ -173,5 +185,5 @@ def test_the_arguments_without_vllm():
     assert words[-2:] == ["--port", "9"]
     assert words[words.index("--logprobs-mode") + 1] == "processed_logprobs"
     assert '"nccl"' in words[words.index("--weight-transfer-config") + 1]
-    assert "--worker-extension-cls" not in words
+    assert words[words.index("--worker-extension-cls") + 1] == EXTENSION
     assert "--enforce-eager" not in words

@@ -65,6 +65,21 @@ def test_two_processes_each_with_an_engine_of_its_own(tmp_path, monkeypatch):
     assert session_members(process.pid) == []
 
 
+def test_sharded_weights_reach_an_engine_a_rank(random_model, tmp_path):
+    """FSDP2 on two processes: gathered name by name, and the trainer's process group outlives the engines."""
+    out = tmp_path / "found"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += ["-m", "tests.engines.vllm.sharded_sync", random_model, str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in (0, 1):
+        text = Path(f"{out}.{rank}").read_text()
+        found = re.fullmatch(r"rank \d: (\d+) sharded, ([\d.e-]+), group True\n", text)
+        assert found, text
+        assert int(found[1]) > 20
+        assert float(found[2]) < EXACT
+
+
 def test_after_an_error_nothing_is_left(tmp_path):
     """vLLM has been built and has evaluated when the round finds that its solutions do not fit."""
     process = start(
