@@ -16,7 +16,10 @@ from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.engines.local_chat import LocalChat
+from lit_tpgrpo.engines.vllm import VLLMServer
 from lit_tpgrpo.errors import ConfigError, EmptyRoundError, InputError, NonFiniteLossError
+from lit_tpgrpo.judges.generative import GenerativeJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, Problem, Round
 from lit_tpgrpo.verify.verifier import MathVerifier
@@ -461,3 +464,39 @@ def test_closing_frees_the_parts(random_model, tmp_path):
     trainer(tmp_path).fit(module(random_model), datamodule=dm)
     with pytest.raises(RuntimeError, match="before load_weights"):
         list(dm.engine.sample([[1]], 1, SamplingParams(4), 0))
+
+
+def test_a_self_judge_gets_the_policys_engine_and_the_policy_is_loaded_after_the_hooks(random_model, tmp_path):
+    """An audit in ``on_round_start`` asks the judge, whose weights are then in the engine."""
+
+    class Remembering(HFEngine):
+        loaded: object = None
+        sampled_by: list[object]
+
+        def load_weights(self, policy):
+            self.loaded = policy
+            super().load_weights(policy)
+
+        def sample(self, prompts, n, params, seed):
+            self.sampled_by.append(self.loaded)
+            return super().sample(prompts, n, params, seed)
+
+    class Auditing(RoundCallback):
+        def on_round_start(self, trainer, pl_module, round_index):
+            engine.load_weights(module(random_model))
+
+    engine = Remembering()
+    engine.sampled_by = []
+    chat = LocalChat("policy")
+    assert data(engine=engine, judge=GenerativeJudge(chat)).judge.chat.engine is engine  # pyright: ignore
+    policy = module(random_model)
+    trainer(tmp_path, Auditing()).fit(policy, datamodule=data(engine=engine))
+    assert len(engine.sampled_by) >= 2
+    assert all(by is policy for by in engine.sampled_by)
+
+
+def test_an_engine_that_all_ranks_load_together_is_not_shared():
+    server = VLLMServer("http://127.0.0.1:9")
+    chat = LocalChat("policy")
+    data(engine=server, judge=GenerativeJudge(chat))
+    assert chat.engine is not server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -41,7 +42,7 @@ def main(folder: str, out: str) -> None:
     done = dict(engine.sample(PROMPTS, 2, SamplingParams(30), rank))
     worst = float(gaps(whole, done, 1.0).max())
     engine.close()
-    print(f"rank {rank}: {sharded} sharded, {worst}, group {dist.is_initialized()}", file=open(f"{out}.{rank}", "w"))
+    Path(f"{out}.{rank}").write_text(f"rank {rank}: {sharded} sharded, {worst}, group {dist.is_initialized()}\n")
     dist.barrier()  # the trainer's group has outlived the engines
     dist.destroy_process_group()
 
