@@ -17,7 +17,8 @@ from typing import Any
 from aiohttp import web
 
 from lit_tpgrpo.engines.base import Completion, SamplingParams
-from lit_tpgrpo.engines.hf import HFEngine, check_lengths
+from lit_tpgrpo.engines.checks import check_lengths, position_limit
+from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.engines.local_chat import LoadedModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 from lit_tpgrpo.records import StopReason
@@ -43,7 +44,7 @@ class Sampler:
         self.queue: asyncio.Queue[Waiting] = asyncio.Queue()
 
     async def sample(self, ids: list[int], params: SamplingParams, seed: int) -> Completion:
-        check_lengths([ids], params.max_new_tokens, self.model.policy_model)
+        check_lengths([ids], params.max_new_tokens, position_limit(self.model.policy_model))
         # Greedy sampling draws nothing, so the seed need not keep requests apart.
         waiting = Waiting(ids, params, seed if params.temperature else 0, asyncio.get_running_loop().create_future())
         self.queue.put_nowait(waiting)
