@@ -76,8 +76,8 @@ class ChaosEndpoint:
                 "judgements": [{"step": 90000, "wrong": True}],
             }
             return json.dumps(reply | {key: spoil[key]})
-        if fault == "foreign":
-            return foreign
+        if fault == "foreign":  # the question before may have been the same one, asked again: then it would be right
+            return foreign if foreign != right else json.dumps(reply | {"id": "0000"})
         return "" if fault == "empty" else "I think that all of these steps look fine."
 
 
