@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 export TOKENIZERS_PARALLELISM := false
+# Tests run side by side, each on one thread: tiny models gain nothing from a second one. WORKERS=0 runs one after another.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help venv vllm-cpu quickstart test test-quick check clean
@@ -33,16 +36,16 @@ quickstart: $(VENV)/.installed ## train TP-GRPO on the embedded domain (a few mi
 	$(RUN) train.py fit --config configs/quickstart.yaml $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the whole test suite
-	$(RUN) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-quick: $(VENV)/.installed-dev ## run the tests that are not marked slow
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 check: $(VENV)/.installed-dev ## ruff, pyright, then the whole suite
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
-	$(RUN) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 clean: ## remove .venv, caches and runs
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
