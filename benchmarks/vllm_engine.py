@@ -25,6 +25,7 @@ from lit_tpgrpo.engines.local_chat import LoadedModel
 from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 from lit_tpgrpo.rollout.prompts import prompt_ids
+from lit_tpgrpo.seeds import derived_seed
 
 
 def policy_of(args: argparse.Namespace) -> LoadedModel:
@@ -68,11 +69,12 @@ def sampling(args: argparse.Namespace) -> None:
 
     from lit_tpgrpo.engines.vllm.environment import scratch_folder
     from lit_tpgrpo.engines.vllm.reload import reload_worker
-    from lit_tpgrpo.engines.vllm.sampling import request_seeds, request_settings
+    from lit_tpgrpo.engines.vllm.sampling import request_settings
 
     policy = policy_of(args)
     prompts = [prompt_ids(policy.tokenizer, p, "{problem}") for p in ArithmeticProblems(n=args.prompts).load()]
     params = SamplingParams(args.tokens, 1.0)
+    seeds = [derived_seed(0, i) for i in range(len(prompts))]
     ours, hf = (
         VLLMEngine(max_num_seqs=args.sequences, kv_cache_gib=args.kv_gib, sleep_level=0),
         HFEngine(args.sequences),
@@ -98,7 +100,7 @@ def sampling(args: argparse.Namespace) -> None:
     )
     raw.collective_rpc(reload_worker, args=(policy.named_tensors(),))
     eos = policy.tokenizer.eos_token_id
-    settings = [request_settings(params, args.n, s, [eos]) for s in request_seeds(prompts, 0)]
+    settings = [request_settings(params, args.n, s, [eos]) for s in seeds]
     counts: dict[str, int] = {}
 
     def generate(name: str, **changes: Any) -> None:
@@ -112,10 +114,10 @@ def sampling(args: argparse.Namespace) -> None:
 
     def run_ours() -> None:
         engine.reset_prefix_cache()
-        counts["ours"] = sum(len(c.token_ids) for _, cs in ours.sample(prompts, args.n, params, 0) for c in cs)
+        counts["ours"] = sum(len(c.token_ids) for _, cs in ours.sample(prompts, args.n, params, seeds) for c in cs)
 
     def run_hf() -> None:
-        counts["hf"] = sum(len(c.token_ids) for _, cs in hf.sample(prompts, args.n, params, 0) for c in cs)
+        counts["hf"] = sum(len(c.token_ids) for _, cs in hf.sample(prompts, args.n, params, seeds) for c in cs)
 
     bare = {"logprobs": None, "seed": None}
     candidates = {

@@ -10,6 +10,7 @@ import lightning as L
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import JudgedGroup, Round
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
+from lit_tpgrpo.rollout.processes import gather
 
 UNSEEN = 0.5
 
@@ -43,6 +44,7 @@ class CapabilityEstimator(RoundCallback):
         # uid -> [estimate before the round of the last visit, estimate now, that round]: a round that is made again
         # after a restart starts from "before" and so counts once.
         self._estimates: dict[str, list[float]] = {}
+        self._fresh: dict[str, list[float]] = {}  # of this round and this process: the others are told at its end
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -75,9 +77,13 @@ class CapabilityEstimator(RoundCallback):
     def on_group_judged(self, trainer: L.Trainer, pl_module: L.LightningModule, group: JudgedGroup) -> None:
         uid = group.problem.uid
         before = self._before(uid)
-        self._estimates[uid] = [-1.0 if before is None else before, self.scale(uid, group.accuracy), self._round]
+        self._fresh[uid] = [-1.0 if before is None else before, self.scale(uid, group.accuracy), self._round]
+        self._estimates[uid] = self._fresh[uid]
 
     def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, made: Round) -> None:
+        for fresh in gather(self._fresh):
+            self._estimates |= fresh
+        self._fresh = {}
         known = [now for _, now, _ in self._estimates.values()]
         metrics = {"capability/mean": sum(known) / len(known), "capability/problems_met": float(len(known))}
         for logger in trainer.loggers:

@@ -16,6 +16,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
 from lit_tpgrpo.records import EvaluatedGroup, StopReason
 from lit_tpgrpo.rollout.hooks import RoundCallback, Split, rollout_source
+from lit_tpgrpo.rollout.processes import failing_together, gather
 
 
 class MathEvaluation(RoundCallback):
@@ -91,7 +92,8 @@ class MathEvaluation(RoundCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._groups.append(batch)
+        if batch is not None:  # other processes have more problems
+            self._groups.append(batch)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._finish(trainer, "val")
@@ -103,13 +105,15 @@ class MathEvaluation(RoundCallback):
         self._finish(trainer, "test")
 
     def _finish(self, trainer: L.Trainer, split: Split) -> None:
-        if self._groups:
+        if any(gather(bool(self._groups))):
             self._publish(trainer, self._groups, rollout_source(trainer, self).eval_samples, split)
 
     def _publish(
         self, trainer: L.Trainer, groups: Iterable[EvaluatedGroup], samples: int, split: Split
     ) -> dict[str, Tensor]:
-        results = {f"{'test' if split == 'test' else 'eval'}/{k}": v for k, v in self._score(groups, samples).items()}
+        results = {
+            f"{'test' if split == 'test' else 'eval'}/{k}": v for k, v in self._score(trainer, groups, samples).items()
+        }
         step = _step(trainer)
         for logger in trainer.loggers:
             logger.log_metrics({k: float(v) for k, v in results.items()}, step=step)
@@ -122,17 +126,21 @@ class MathEvaluation(RoundCallback):
             tqdm.write(_line(results, step, samples))
         return results
 
-    def _score(self, groups: Iterable[EvaluatedGroup], samples: int) -> dict[str, Tensor]:
+    def _score(self, trainer: L.Trainer, groups: Iterable[EvaluatedGroup], samples: int) -> dict[str, Tensor]:
+        """Over the problems of all processes, each counted once."""
         ks = sorted({*self.pass_at, samples})
         parts: dict[str, Metric | MetricCollection] = {"avg": AvgAtK(samples), "maj": MajAtK(samples)}
         metrics = MetricCollection(parts | {f"pass_{k}": PassAtK(k) for k in ks})
-        solutions = truncated = tokens = 0
-        for group in groups:
-            metrics.update(list(group.outcomes), list(group.answers))
-            solutions += len(group.solutions)
-            truncated += sum(s.stop is StopReason.LENGTH for s in group.solutions)
-            tokens += sum(len(s.completion_ids) for s in group.solutions)
-        results = dict(metrics.compute())
+        counts = torch.zeros(3, dtype=torch.long)
+        with failing_together("evaluation"):
+            for group in groups:
+                metrics.update(list(group.outcomes), list(group.answers))
+                truncated = sum(s.stop is StopReason.LENGTH for s in group.solutions)
+                tokens = sum(len(s.completion_ids) for s in group.solutions)
+                counts += torch.tensor([len(group.solutions), truncated, tokens])
+        solutions, truncated, tokens = torch.stack(gather(counts)).sum(0).tolist()
+        # Where the processes talk to one another: NCCL knows no tensors on the CPU.
+        results = {name: value.cpu() for name, value in metrics.to(trainer.strategy.root_device).compute().items()}
         results["truncated_share"] = torch.tensor(truncated / max(solutions, 1))
         results["length_mean"] = torch.tensor(tokens / max(solutions, 1))
         return results

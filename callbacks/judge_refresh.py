@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import reduce
 from typing import Protocol, runtime_checkable
 
 import lightning as L
@@ -12,10 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge, StoringJudge
+from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge, StoringJudge, tally_of
 from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
 from lit_tpgrpo.records import StepLabel
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
+from lit_tpgrpo.rollout.processes import failing_together, gather
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +61,14 @@ class JudgeRefresh(RoundCallback):
             if changed:
                 source.void_verdicts()
         if self.audit is not None and isinstance(pl_module, Policy):
-            cases = self.audit.cases(pl_module.tokenizer)
-            # A stored reply says nothing of the judge of today.
-            with source.judge.asking_anew() if isinstance(source.judge, StoringJudge) else nullcontext():
-                counts = count_labels(source.judge, cases)
+            with failing_together("the audit of the judge"):
+                mine = self.audit.cases(pl_module.tokenizer)[trainer.global_rank :: trainer.world_size]
+                # A stored reply says nothing of the judge of today.
+                with source.judge.asking_anew() if isinstance(source.judge, StoringJudge) else nullcontext():
+                    counts = count_labels(source.judge, mine)
             # Taken here, or they would be added to the round's.
-            own = source.judge.metrics()
-            self._publish(trainer, counts, own)
+            own = reduce(operator.add, gather(tally_of(source.judge)))
+            self._publish(trainer, reduce(operator.add, gather(counts)), own.metrics())
 
     def _publish(self, trainer: L.Trainer, counts: LabelCounts, own: Mapping[str, float]) -> None:
         metrics = {f"judge_audit/{name}": value for name, value in {**own, **counts.metrics()}.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lit_tpgrpo.errors import EmptyRoundError
 from lit_tpgrpo.records import CreditedSolution, Round, StepBatch
@@ -16,11 +16,12 @@ class RoundFeed:
 
     Args:
         make_round: called with (round index, problems consumed before it, policy version that must have sampled it, or
-            None for the current policy's); gives this rank's part of the round.
-        solutions_per_step: kept solutions of one optimizer step on this rank.
-        problems_per_round: problems that a round consumes over all ranks.
+            None for the current policy's); gives this process's part of the round.
+        solutions_per_step: kept solutions of one optimizer step over all processes.
+        problems_per_round: problems that a round consumes over all processes.
         max_empty_rounds: rounds in a row with nothing to train on before ``EmptyRoundError``.
-        most: the largest of the ranks' numbers: all ranks take the same number of steps.
+        everywhere: the places in the round of all processes' kept solutions, given this one's. Steps are cut from all of
+            them, so that a step holds the same solutions on any number of processes.
     """
 
     def __init__(
@@ -29,13 +30,13 @@ class RoundFeed:
         solutions_per_step: int,
         problems_per_round: int,
         max_empty_rounds: int,
-        most: Callable[[int], int],
+        everywhere: Callable[[Sequence[int]], list[int]],
     ) -> None:
         self._make_round = make_round
         self._solutions_per_step = solutions_per_step
         self._problems_per_round = problems_per_round
         self._max_empty_rounds = max_empty_rounds
-        self._most = most
+        self._everywhere = everywhere
         self._round, self._position, self._n_steps, self._cursor, self._version = -1, 0, 0, 0, 0
         self._steps: list[tuple[CreditedSolution, ...]] | None = None
         self._temperature = 1.0
@@ -61,10 +62,10 @@ class RoundFeed:
         self._steps = None
 
     def next_batch(self) -> StepBatch:
-        """The solutions of the next optimizer step; none on a rank that has run out before the others.
+        """This process's solutions of the next optimizer step, which may be none while others have some.
 
         Raises:
-            EmptyRoundError: ``max_empty_rounds`` rounds in a row kept nothing on any rank.
+            EmptyRoundError: ``max_empty_rounds`` rounds in a row kept nothing on any process.
         """
         if self._steps is None and self._position < self._n_steps:
             made = self._make_round(self._round, self._cursor, self._version)
@@ -89,8 +90,9 @@ class RoundFeed:
         return StepBatch(sequences, self._temperature, self._round, self._version)
 
     def _load(self, made: Round, index: int, cursor: int, position: int) -> None:
-        wanted = len(even_steps(made.kept, self._solutions_per_step))
-        self._n_steps = self._most(wanted)
-        self._steps = even_steps(made.kept, self._solutions_per_step, self._n_steps)
+        own = dict(zip(made.kept_places, made.kept, strict=True))
+        steps = even_steps(self._everywhere(made.kept_places), self._solutions_per_step)
+        self._n_steps = len(steps)
+        self._steps = [tuple(own[at] for at in places if at in own) for places in steps]
         self._version, self._temperature = made.policy_version, made.temperature
         self._round, self._cursor, self._position = index, cursor, position

@@ -3,6 +3,7 @@ would make rollouts one policy old; from these it takes a batch exactly when it 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -47,7 +48,7 @@ class StepLoader:
 
 
 class StreamLoader(Generic[T]):
-    """A known number of items from a generator that starts anew with each pass."""
+    """A known number of items from a generator that starts anew with each pass; None follows where it ends before."""
 
     def __init__(self, start: Callable[[], Iterator[T]], length: int) -> None:
         self._start = start
@@ -56,5 +57,6 @@ class StreamLoader(Generic[T]):
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[Parcel[T]]:
-        return map(Parcel, self._start())
+    def __iter__(self) -> Iterator[Parcel[T | None]]:
+        filled = itertools.chain(self._start(), itertools.repeat(None))
+        return map(Parcel, itertools.islice(filled, self._length))

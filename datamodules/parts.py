@@ -205,10 +205,6 @@ class RolloutParts(L.LightningDataModule):
             self._log({f"data/{split}_problems": len(loaded) - skipped, f"data/{split}_skipped_long": skipped})
         return self._problems[split]
 
-    def _mine(self, problems: list[Problem]) -> list[Problem]:
-        """This rank's problems: groups are whole on one rank, so baselines need no communication."""
-        return problems[self._trainer.global_rank :: self._trainer.world_size]
-
     def _log(self, metrics: dict[str, float]) -> None:
         for logger in self._trainer.loggers:
             logger.log_metrics(metrics, step=self._trainer.global_step)
@@ -241,7 +237,7 @@ class RolloutParts(L.LightningDataModule):
         trainer = self._trainer
         if self.store_dir is None:
             self.store_dir = str(Path(trainer.log_dir or trainer.default_root_dir) / "rounds")
-        return Path(self.store_dir) / f"rank_{trainer.global_rank}"
+        return Path(self.store_dir)
 
     def _store_meta(self, problems: list[Problem], version: int, weights: str) -> dict[str, Any]:
         """What a stored round's solutions must have been made with to be used again."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,15 +16,18 @@ from tqdm.auto import tqdm
 from lit_tpgrpo.datamodules.feed import RoundFeed
 from lit_tpgrpo.datamodules.loaders import Parcel, StepLoader, StreamLoader
 from lit_tpgrpo.datamodules.parts import RolloutParts
-from lit_tpgrpo.datamodules.stream import ProblemStream, derived_seed
+from lit_tpgrpo.datamodules.stream import ProblemStream
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
-from lit_tpgrpo.rollout.correction import Scorer
+from lit_tpgrpo.rollout.correction import MismatchTally, Scorer
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
+from lit_tpgrpo.rollout.processes import failing_together, gather
+from lit_tpgrpo.rollout.rounds import Assignment
 from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
-from lit_tpgrpo.rollout.summary import round_line
+from lit_tpgrpo.rollout.summary import RoundTally, round_line
+from lit_tpgrpo.seeds import derived_seed
 
 log = logging.getLogger(__name__)
 
@@ -47,67 +53,57 @@ class MathRolloutDataModule(RolloutParts):
     def feed(self) -> RoundFeed:
         """The rounds, cut into steps."""
         if self._feed is None:
-            world = self._trainer.world_size
             self._feed = RoundFeed(
                 self._make_round,
-                solutions_per_step=max(1, self.problems_per_step * self.group_size // world),
+                solutions_per_step=self.problems_per_step * self.group_size,
                 problems_per_round=self.problems_per_step * self.steps_per_round,
                 max_empty_rounds=self.max_empty_rounds,
-                most=self._most,
+                everywhere=lambda own: sorted(itertools.chain(*gather(list(own)))),
             )
         return self._feed
-
-    def _most(self, value: int) -> int:
-        strategy = self._trainer.strategy
-        return int(strategy.reduce(torch.tensor(value, device=strategy.root_device), reduce_op="max"))  # pyright: ignore
 
     def _make_round(self, index: int, cursor: int, version: int | None) -> Round:
         """Round ``index``: sampled now, or (``version`` given) taken up again where a checkpoint left it."""
         trainer = self._trainer
         stream = ProblemStream(self.problems("train"), self.seed)
         count = self.problems_per_step * self.steps_per_round
-        if count < trainer.world_size:
-            raise ConfigError(
-                f"a round of problems_per_step x steps_per_round = {count} problems is too small for "
-                f"{trainer.world_size} processes: each needs one at least"
-            )
         if version is None:
             version = self._begin_round(index)
         weights = self.capability.weights([p.uid for p in stream.problems])
-        mine = self._mine(stream.take(cursor, count) if weights is None else stream.draw(cursor, count, weights))
-        file = self._open(index, mine, version)
-        if version != self.policy.policy_version and self._most(len(mine) - len(file.solutions())):
+        problems = stream.take(cursor, count) if weights is None else stream.draw(cursor, count, weights)
+        mine = self._assigned(problems, "round", index)
+        file = self._open(index, problems, version)
+        missing = {a.place for a in mine} - file.solutions({a.place for a in mine}).keys()
+        if version != self.policy.policy_version and any(gather(bool(missing))):
             log.warning(
                 "round %d was sampled at step %d and is not on disk any more (data.keep_rounds is %d): it is sampled "
                 "anew, with the weights of step %d",
                 *(index, version, self.keep_rounds, self.policy.policy_version),
             )
             version = self._begin_round(index)
-            file = self._open(index, mine, version)
-        if self._verdicts_void:
-            file.void_verdicts()
-            self._verdicts_void = False
+            file = self._open(index, problems, version)
         maker = self.maker()
         self.engine.load_weights(self.policy)  # after the hooks: an audit may have judged with the same engine
         with self._autocast():
-            made = maker.make(
-                index,
-                mine,
-                file,
-                self.capability,
-                policy_version=version,
-                seed=derived_seed(self.seed, "round", index, trainer.global_rank),
-                on_group=lambda group: call_round_hook(trainer, "on_group_judged", group),
-            )
-            made = self._corrected(made, file, version == self.policy.policy_version)
+            with failing_together(f"round {index}"):
+                made, tally = maker.make(
+                    index,
+                    mine,
+                    file,
+                    self.capability,
+                    policy_version=version,
+                    on_group=lambda group: call_round_hook(trainer, "on_group_judged", group),
+                )
+            made, mismatch = self._corrected(made, file, version == self.policy.policy_version)
+        made = replace(made, metrics=_added_up(tally) | ({} if mismatch is None else _added_up(mismatch)))
         self._report(made)
         call_round_hook(trainer, "on_round_end", made)
         return made
 
-    def _corrected(self, made: Round, file: RoundFile, current: bool) -> Round:
+    def _corrected(self, made: Round, file: RoundFile, current: bool) -> tuple[Round, MismatchTally | None]:
         """The round as it is trained on where the engine's log-probs are not the trainer's."""
         if self.correction is None:
-            return made
+            return made, None
         scorer = self._trainer.lightning_module
         if not isinstance(scorer, Scorer):
             raise ConfigError(
@@ -124,9 +120,19 @@ class MathRolloutDataModule(RolloutParts):
         return self.policy.policy_version
 
     def _open(self, index: int, problems: list[Problem], version: int) -> RoundFile:
-        return RoundStore(self._store_root(), self.keep_rounds).open(
-            index, self._store_meta(problems, version, self._sampled_by), self._judging_meta()
-        )
+        """The round's place on disk. One process of the run, then one of each machine, makes it ready for the others."""
+        trainer = self._trainer
+        store = RoundStore(self._store_root(), self.keep_rounds, trainer.global_rank)
+        meta, judging = self._store_meta(problems, version, self._sampled_by), self._judging_meta()
+        for first in (trainer.is_global_zero, trainer.local_rank == 0):
+            with failing_together(f"opening round {index}"):
+                if first:
+                    file = store.open(index, meta, judging)
+                    if self._verdicts_void:
+                        file.void_verdicts()
+                        self._verdicts_void = False
+        self._verdicts_void = False
+        return store.open(index, meta, judging)
 
     def void_verdicts(self) -> None:
         """Judge the next round anew, whatever the store holds of it: the judge has changed."""
@@ -148,7 +154,7 @@ class MathRolloutDataModule(RolloutParts):
     def evaluate(self, split: Split) -> Iterator[EvaluatedGroup]:
         """Sample ``eval_samples`` solutions of each problem of a split with the current policy, and verify them."""
         policy = self.policy
-        problems = self._mine(self.problems(split))
+        mine = self._assigned(self.problems(split), "evaluate", split)
         self.engine.load_weights(policy)
         self.engine.wake()
         try:
@@ -157,11 +163,11 @@ class MathRolloutDataModule(RolloutParts):
                     self.engine,
                     self.verifier,
                     policy.tokenizer,
-                    problems,
+                    [a.problem for a in mine],
+                    [a.seed for a in mine],
                     self.eval_samples,
                     self.eval_sampling,
                     template=self.prompt_template,
-                    seed=derived_seed(self.seed, "evaluate", split, self._trainer.global_rank),
                     policy_version=policy.policy_version,
                     desc=f"evaluating {split}",
                     show=self._show,
@@ -170,42 +176,52 @@ class MathRolloutDataModule(RolloutParts):
             self.engine.sleep()
 
     def predict_rounds(self) -> Iterator[Round]:
-        """Judged and credited solutions of the predict problems, ``problems_per_step`` problems at a time."""
-        policy, maker = self.policy, self.maker()
+        """Judged and credited solutions of the predict problems, ``problems_per_step`` problems at a time and process."""
+        policy, maker, rank = self.policy, self.maker(), self._trainer.global_rank
         weights = fingerprint(policy.named_tensors())
-        mine, size = self._mine(self.problems("predict")), self.problems_per_step
-        for index, start in enumerate(range(0, len(mine), size)):
-            part = mine[start : start + size]
-            meta = self._store_meta(part, policy.policy_version, weights)
+        mine, size = self._assigned(self.problems("predict"), "predict"), self.problems_per_step
+        for index in range(self._predict_parts()):
+            part = mine[index * size : (index + 1) * size]
+            meta = self._store_meta([a.problem for a in part], policy.policy_version, weights)
             self.engine.load_weights(policy)  # each time: an engine that slept has none
             with self._autocast():
-                made = maker.make(
-                    index,
-                    part,
-                    RoundStore(self._store_root() / "predict").open(index, meta, self._judging_meta()),
-                    self.capability,
-                    policy_version=policy.policy_version,
-                    seed=derived_seed(self.seed, "predict", index, self._trainer.global_rank),
-                )
+                store = RoundStore(self._store_root() / "predict" / f"rank_{rank}")
+                file = store.open(index, meta, self._judging_meta())
+                made, _ = maker.make(index, part, file, self.capability, policy_version=policy.policy_version)
             yield made
+
+    def _predict_parts(self) -> int:
+        """As many on every process: the last ones may be empty."""
+        return -(-self._largest_share("predict") // self.problems_per_step)
+
+    def _largest_share(self, split: str) -> int:
+        """Problems of the process that has most: all have as many batches, for the policy may be gathered for them."""
+        return -(-len(self.problems(split)) // self._trainer.world_size)
+
+    def _assigned(self, problems: list[Problem], *purpose: object) -> list[Assignment]:
+        """This process's problems, dealt out one by one: groups are whole on one process, so baselines need no
+        communication. Places and seeds are those of any number of processes."""
+        trainer = self._trainer
+        return [
+            Assignment(place, problem, derived_seed(self.seed, *purpose, place))
+            for place, problem in enumerate(problems)
+            if place % trainer.world_size == trainer.global_rank
+        ]
 
     def val_dataloader(self) -> StreamLoader[EvaluatedGroup] | list:
         if self.sources["val"] is None:
             return []
-        return StreamLoader(self._validation_groups, len(self._mine(self.problems("val"))))
+        return StreamLoader(self._validation_groups, self._largest_share("val"))
 
     def _validation_groups(self) -> Iterator[EvaluatedGroup]:
         """Nothing in the sanity check: it would sample before anybody asked for it."""
-        if not self._trainer.sanity_checking:
-            yield from self.evaluate("val")
+        return iter(()) if self._trainer.sanity_checking else self.evaluate("val")
 
     def test_dataloader(self) -> StreamLoader[EvaluatedGroup]:
-        return StreamLoader(lambda: self.evaluate("test"), len(self._mine(self.problems("test"))))
+        return StreamLoader(lambda: self.evaluate("test"), self._largest_share("test"))
 
     def predict_dataloader(self) -> StreamLoader[Round]:
-        return StreamLoader(
-            self.predict_rounds, -(-len(self._mine(self.problems("predict"))) // self.problems_per_step)
-        )
+        return StreamLoader(self.predict_rounds, self._predict_parts())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Unpack what the loaders made; groups and rounds are text and plain numbers, of which nothing has to move."""
@@ -234,3 +250,8 @@ class MathRolloutDataModule(RolloutParts):
         """Free processes and references; all parts start again when they are next used."""
         for part in (self.engine, self.verifier, self.judge):
             part.close()
+
+
+def _added_up(tally: RoundTally | MismatchTally) -> dict[str, float]:
+    """Metrics of all processes' tallies. Collective."""
+    return reduce(lambda a, b: a + b, gather(tally)).metrics()

@@ -8,11 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from lit_tpgrpo.records import Problem
-
-
-def derived_seed(*parts: object) -> int:
-    """A 31-bit seed that depends on all parts and on nothing else."""
-    return random.Random("/".join(map(str, parts))).getrandbits(31)
+from lit_tpgrpo.seeds import derived_seed
 
 
 class ProblemStream:

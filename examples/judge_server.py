@@ -45,8 +45,7 @@ class Sampler:
 
     async def sample(self, ids: list[int], params: SamplingParams, seed: int) -> Completion:
         check_lengths([ids], params.max_new_tokens, position_limit(self.model.policy_model))
-        # Greedy sampling draws nothing, so the seed need not keep requests apart.
-        waiting = Waiting(ids, params, seed if params.temperature else 0, asyncio.get_running_loop().create_future())
+        waiting = Waiting(ids, params, seed, asyncio.get_running_loop().create_future())
         self.queue.put_nowait(waiting)
         return await waiting.result
 
@@ -55,12 +54,12 @@ class Sampler:
             waiting = [await self.queue.get()]
             while not self.queue.empty():
                 waiting.append(self.queue.get_nowait())
-            batches: dict[tuple[SamplingParams, int], list[Waiting]] = {}
+            batches: dict[SamplingParams, list[Waiting]] = {}
             for one in waiting:
-                batches.setdefault((one.params, one.seed), []).append(one)
-            for (params, seed), batch in batches.items():
+                batches.setdefault(one.params, []).append(one)
+            for params, batch in batches.items():
                 try:
-                    made = await asyncio.to_thread(self._generate, [one.ids for one in batch], params, seed)
+                    made = await asyncio.to_thread(self._generate, batch, params)
                 except Exception as error:
                     for one in batch:
                         if not one.result.done():
@@ -70,9 +69,9 @@ class Sampler:
                         if not one.result.done():
                             one.result.set_result(completion)
 
-    def _generate(self, prompts: list[list[int]], params: SamplingParams, seed: int) -> list[Completion]:
-        made = dict(self.engine.sample(prompts, 1, params, seed))
-        return [made[i][0] for i in range(len(prompts))]
+    def _generate(self, batch: list[Waiting], params: SamplingParams) -> list[Completion]:
+        made = dict(self.engine.sample([one.ids for one in batch], 1, params, [one.seed for one in batch]))
+        return [made[i][0] for i in range(len(batch))]
 
 
 class Server:

@@ -25,6 +25,10 @@ class EngineError(RuntimeError):
     """The sampling engine cannot be reached, or did not take over the policy's weights. Nothing was sampled from it since."""
 
 
+class OtherProcessError(RuntimeError):
+    """Another process of the run failed at work that all do side by side."""
+
+
 USERS_MISTAKES: tuple[type[Exception], ...] = (
     ConfigError,
     InputError,
@@ -32,6 +36,7 @@ USERS_MISTAKES: tuple[type[Exception], ...] = (
     NonFiniteLossError,
     JudgeDownError,
     EngineError,
+    OtherProcessError,
 )
 
 

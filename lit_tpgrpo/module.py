@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import lightning as L
@@ -13,7 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
@@ -22,6 +23,7 @@ from lit_tpgrpo.policy import PolicyModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, refuse_rescaled_logits
 from lit_tpgrpo.records import StepBatch, TrainingSequence
 from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatches, token_budget_slices
+from lit_tpgrpo.sharding import Sharding, gathered, torch_dtype, whole
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
 
 
@@ -44,6 +46,7 @@ class TPGRPOModule(L.LightningModule):
         random_init: take the architecture without its weights.
         dtype: weights' dtype, e.g. ``float32`` or ``bfloat16``; None takes that of the checkpoint.
         attention: transformers' attention implementation.
+        sharding: how FSDP cuts the model, under ``ModelParallelStrategy``.
     """
 
     def __init__(
@@ -63,13 +66,15 @@ class TPGRPOModule(L.LightningModule):
         random_init: bool = False,
         dtype: str | None = None,
         attention: str = "sdpa",
+        sharding: Sharding | None = None,
     ) -> None:
         super().__init__()
         _check_settings(clip_low, clip_high, kl_beta, normalisation, norm_length, tokens_per_microbatch)
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "sharding"])
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
-        self._weights_dtype = _torch_dtype(dtype)
+        self._weights_dtype = torch_dtype(dtype)
+        self._sharding = sharding or Sharding()
         self._tokenizer = load_tokenizer(model)
         self.policy: PolicyModel | None = None
         self._given: list[dict[str, Any]] = []  # the optimizer's settings, without its parameters
@@ -101,7 +106,12 @@ class TPGRPOModule(L.LightningModule):
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
         for name, parameter in self.policy_model.named_parameters():
             # Sharded: gathered one at a time, so that no rank ever holds a second whole model.
-            yield name, parameter.full_tensor().detach() if isinstance(parameter, DTensor) else parameter.detach()
+            yield name, whole(parameter.detach())
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """See ``lit_tpgrpo.engines.base.Sharded``."""
+        assert self.policy is not None
+        return gathered(self.policy)
 
     # ---- building ----
 
@@ -117,6 +127,21 @@ class TPGRPOModule(L.LightningModule):
         self.policy.train()
         if hp["kl_beta"] > 0:
             self._reference = (copy.deepcopy(self.policy).requires_grad_(False).eval(),)
+        for model in (self.policy, *self._reference):
+            self._shard(model)
+
+    def _shard(self, model: PolicyModel) -> None:
+        """Cut into shards under ``ModelParallelStrategy``; nothing elsewhere."""
+        mesh = self.device_mesh
+        if mesh is None:
+            return
+        if mesh["tensor_parallel"].size() > 1 or mesh["data_parallel"].size() != self.trainer.world_size:
+            raise ConfigError(
+                f"the policy is sharded over all processes alone: set the strategy's data_parallel_size to the number of "
+                f"processes, {self.trainer.world_size}, and tensor_parallel_size to 1; got "
+                f"{mesh['data_parallel'].size()} and {mesh['tensor_parallel'].size()}"
+            )
+        self._sharding.apply(model, model.causal_lm, mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         assert self.policy is not None
@@ -139,7 +164,8 @@ class TPGRPOModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         for reference in self._reference:
-            reference.to(self.device)
+            if not isinstance(reference, FSDPModule):  # shards are where they belong
+                reference.to(self.device)
 
     def on_train_start(self) -> None:
         """A checkpoint brings back the optimizer's settings of its time along with its state: those given now count.
@@ -240,7 +266,7 @@ class TPGRPOModule(L.LightningModule):
         assert self.policy is not None
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         limit = self.hparams["max_grad_norm"]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit))
         self._check_finite(norm, batch, "gradient norm")
         return norm
 
@@ -296,10 +322,3 @@ def _check_settings(
         )
     if tokens_per_microbatch < 1:
         raise ConfigError(f"tokens_per_microbatch must be at least 1, got {tokens_per_microbatch}")
-
-
-def _torch_dtype(name: str | None) -> torch.dtype | None:
-    dtype = getattr(torch, name, None) if name is not None else None
-    if name is not None and not isinstance(dtype, torch.dtype):
-        raise ConfigError(f"dtype must be the name of a torch dtype such as float32 or bfloat16, got {name!r}")
-    return dtype

@@ -170,7 +170,11 @@ class CreditedSolution:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """All rollouts sampled by one policy version, in the order in which they are trained on."""
+    """This process's share of the rollouts sampled by one policy version, in the order in which they are trained on.
+
+    A solution's place is its group's place in the round over all processes, times G, plus its sample; ``credited_places``
+    and ``kept_places`` ascend. ``metrics`` are those of all processes.
+    """
 
     index: int
     policy_version: int
@@ -178,6 +182,8 @@ class Round:
     groups: tuple[JudgedGroup, ...]
     credited: tuple[CreditedSolution, ...]
     kept: tuple[CreditedSolution, ...]
+    credited_places: tuple[int, ...] = ()
+    kept_places: tuple[int, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

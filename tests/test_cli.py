@@ -59,7 +59,7 @@ def test_fit_leaves_checkpoints_events_settings_and_rounds(fitted: tuple[Path, s
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert list(folder.glob("events.out.tfevents*"))
     assert (folder / "config.yaml").is_file()
-    assert list((folder / "rounds" / "rank_0").glob("round_*/solutions.jsonl"))
+    assert list((folder / "rounds").glob("round_*/solutions.0.jsonl"))
 
 
 @pytest.mark.slow

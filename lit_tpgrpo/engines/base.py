@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -75,11 +76,31 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class Sharded(Protocol):
+    """A policy whose weights may lie in shards."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Meanwhile every process has the whole weights and may call the model on its own. Entered by all together."""
+        ...
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """An engine that samples several prompts in one batch, whose rounding depends on all of them."""
+
+    def prompts_at_once(self, n: int) -> int:
+        """Prompts of n samples each in a batch. Batches are made in the order of prompts, longest first, and yielded so."""
+        ...
+
+
+@runtime_checkable
 class Engine(Protocol):
     """Samples from a policy.
 
     ``sample`` yields ``(prompt index, completions)`` per prompt as it finishes, n completions each, every index once.
-    The same prompts, params, weights and seed give the same completions.
+    ``seeds`` holds one seed for each prompt; sample k of a prompt depends on its own seed and k alone. The same prompt, seed,
+    params and weights give the same completions, up to rounding, whatever else is sampled beside it: so what is left of a
+    round after a crash, or is dealt to another number of processes, is sampled as it would have been.
 
     An engine that computes log-probs otherwise than the trainer (kernels or a precision of its own) says so by an attribute
     ``mismatched = True``: its samples are then corrected by importance weights unless the user says otherwise.
@@ -90,7 +111,7 @@ class Engine(Protocol):
         ...
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seeds: Sequence[int]
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]: ...
 
     def sleep(self) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from contextlib import ExitStack, contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
+from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams, Sharded
 from lit_tpgrpo.engines.checks import check_lengths, position_limit, stop_ids
+from lit_tpgrpo.engines.choice import SeededChoice, cuts
 from lit_tpgrpo.engines.constrain import SchemaConstraint
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
@@ -20,7 +21,8 @@ from lit_tpgrpo.records import StopReason
 class HFEngine:
     """Batched sampling with left padding, the longest prompts first so that each batch pads little.
 
-    Weights are shared with the trainer, so ``load_weights`` only takes a reference and ``sleep``/``wake`` do nothing.
+    Weights are shared with the trainer, so ``load_weights`` only takes a reference. Those of a sharded policy are gathered
+    from ``wake`` to ``sleep``, which all processes call together; in between each samples on its own.
 
     Args:
         batch_size: sequences decoded at once; its KV cache is the memory that sampling needs.
@@ -31,21 +33,27 @@ class HFEngine:
             raise ConfigError(f"HFEngine needs a batch_size of at least 1, got {batch_size}")
         self.batch_size = batch_size
         self._policy: Policy | None = None
+        self._gathered = ExitStack()
 
     def load_weights(self, policy: Policy) -> None:
         self._policy = policy
 
     def sleep(self) -> None:
-        """Nothing is held besides the trainer's own weights."""
+        """Go back to shards. Nothing else is held besides the trainer's own weights."""
+        self._gathered.close()
 
     def wake(self) -> None:
-        """Nothing to bring back."""
+        """Gather the weights of a sharded policy."""
+        self.sleep()
+        if isinstance(self._policy, Sharded):
+            self._gathered.enter_context(self._policy.gathered())
 
     def close(self) -> None:
+        self.sleep()
         self._policy = None
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seeds: Sequence[int]
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """Yield ``(prompt index, n completions)`` as prompts finish; the global random state is left as it was.
 
@@ -56,20 +64,26 @@ class HFEngine:
             raise RuntimeError("HFEngine.sample was called before load_weights: it has no policy to sample from")
         model = self._policy.policy_model
         check_lengths(prompts, params.max_new_tokens, position_limit(model))
-        # The n samples of a prompt stay together, so groups complete early and share their prompt's length.
+        # Whole prompts share a batch: their groups complete together, and the same ones share it again after a crash.
         queue = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        rows = [i for i in queue for _ in range(n)]
-        partial: dict[int, list[Completion]] = {i: [] for i in queue}
-        for number, start in enumerate(range(0, len(rows), self.batch_size)):
-            chunk = rows[start : start + self.batch_size]
-            for i, completion in zip(
-                chunk, self._generate([prompts[i] for i in chunk], params, seed + number), strict=True
-            ):
-                partial[i].append(completion)
-                if len(partial[i]) == n:
-                    yield i, tuple(partial.pop(i))
+        size = self.prompts_at_once(n)
+        for start in range(0, len(queue), size):
+            chunk = queue[start : start + size]
+            rows = [(i, k) for i in chunk for k in range(n)]
+            made: list[Completion] = []
+            for first in range(0, len(rows), self.batch_size):
+                part = rows[first : first + self.batch_size]
+                made += self._generate([prompts[i] for i, _ in part], params, [seeds[i] + k for i, k in part])
+            for place, i in enumerate(chunk):
+                yield i, tuple(made[place * n : (place + 1) * n])
 
-    def _generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seed: int) -> list[Completion]:
+    def prompts_at_once(self, n: int) -> int:
+        """Prompts of n samples each that make up a batch; one at least."""
+        return max(1, self.batch_size // n)
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[Completion]:
         assert self._policy is not None
         model, tokenizer = self._policy.policy_model, self._policy.tokenizer
         eos_ids = sorted({*stop_ids(model, cast(int | None, tokenizer.eos_token_id)), *params.stop_ids})
@@ -84,33 +98,30 @@ class HFEngine:
         processors: list[LogitsProcessor] = [recorder]
         if params.json_schema is not None:
             processors.append(SchemaConstraint(tokenizer, params.json_schema, eos_ids))
+        if params.temperature > 0:
+            processors += cuts(params)
+            processors.append(SeededChoice(seeds, params.max_new_tokens, width, model.device))
         config = GenerationConfig(
             max_new_tokens=params.max_new_tokens,
-            **_choice(params),
+            do_sample=False,  # the last processor leaves one token to take
             num_beams=1,
             repetition_penalty=1.0,
             eos_token_id=eos_ids,
             pad_token_id=pad_id,
             use_cache=True,
         )
-        with _inference(model), _seeded(seed, model.device):
+        with _inference(model):
             output = model.generate(  # pyright: ignore[reportCallIssue]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
                 logits_processor=LogitsProcessorList(processors),
+                synced_gpus=False,  # each process has the whole weights and problems of its own
             )
         recorder.finish(output)
         new_ids = output[:, width:].tolist()
         logprobs = recorder.stacked().tolist()
         return [_cut(i, p, eos_ids) for i, p in zip(new_ids, logprobs, strict=True)]
-
-
-def _choice(params: SamplingParams) -> dict[str, Any]:
-    """How the next token is chosen. The recorder divides by the temperature, so that it sees what is sampled from."""
-    if params.temperature == 0:
-        return {"do_sample": False}
-    return {"do_sample": True, "temperature": 1.0, "top_p": params.top_p, "top_k": params.top_k}
 
 
 class _LogprobRecorder(LogitsProcessor):
@@ -158,11 +169,3 @@ def _inference(model: PreTrainedModel) -> Iterator[None]:
     finally:
         model.generation_config = defaults
         model.train(training)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

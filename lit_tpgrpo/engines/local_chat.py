@@ -53,8 +53,7 @@ class LocalChat:
     """Answers chat requests with a model in this process; requests that wait together are sampled together.
 
     A request that may think is sampled twice: first freely, up to ``</think>`` or its thinking budget, then the reply,
-    constrained to its schema, behind the closed think block. The thinking budget is therefore exact. What is sampled at a
-    temperature depends on the batch too: seeds are those of batches, not of requests.
+    constrained to its schema, behind the closed think block. The thinking budget is therefore exact.
 
     Args:
         model: Hugging Face folder or hub name, ``embedded:tiny-judge``, or ``policy``: the policy judges itself with a
@@ -267,8 +266,7 @@ class LocalChat:
                     one.result.set_result(completion)
 
     def _generate(self, batch: Sequence[_Waiting], params: SamplingParams) -> list[Completion]:
-        seed = sum(one.seed for one in batch) % 2**31
-        made = dict(self.engine.sample([one.ids for one in batch], 1, params, seed))
+        made = dict(self.engine.sample([one.ids for one in batch], 1, params, [one.seed for one in batch]))
         return [made[i][0] for i in range(len(batch))]
 
 

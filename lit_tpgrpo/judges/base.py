@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from lit_tpgrpo.engines.base import Engine, Policy
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verdict
@@ -40,6 +40,39 @@ class Judge(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
     def close(self) -> None: ...
+
+
+class Tally(Protocol):
+    """What was counted, to be added to what other processes counted. Must pickle."""
+
+    def __add__(self, other: Any) -> Tally: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+
+class Counts(dict[str, float]):
+    """Plain counts: they add up name by name."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts({name: self.get(name, 0.0) + other.get(name, 0.0) for name in (*self, *(other.keys() - self))})
+
+    def metrics(self) -> dict[str, float]:
+        """The counts themselves."""
+        return dict(self)
+
+
+@runtime_checkable
+class TallyingJudge(Protocol):
+    """A judge whose metrics hold more than counts (shares, latencies): sums over processes are taken before these."""
+
+    def tally(self) -> Tally:
+        """What was counted since the last call, in place of ``metrics``."""
+        ...
+
+
+def tally_of(judge: Judge) -> Tally:
+    """What a judge counted since it was last asked; plain metrics are taken for counts."""
+    return judge.tally() if isinstance(judge, TallyingJudge) else Counts(judge.metrics())
 
 
 @runtime_checkable

@@ -21,6 +21,9 @@ class LabelCounts:
         for step, true in zip(case.steps, truth, strict=True):
             self.pairs[true, label_at(verdict, step)] += 1
 
+    def __add__(self, other: LabelCounts) -> LabelCounts:
+        return LabelCounts(self.pairs + other.pairs)
+
     def support(self, label: StepLabel) -> int:
         """Steps that truly have this label."""
         return sum(n for (true, _), n in self.pairs.items() if true is label)

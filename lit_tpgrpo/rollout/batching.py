@@ -108,13 +108,13 @@ def microbatches(sequences: Sequence[TrainingSequence], budget: int, pad_id: int
         yield collate([sequences[i] for i in rows], pad_id)
 
 
-def even_steps(items: Sequence[T], per_step: int, n_steps: int | None = None) -> list[tuple[T, ...]]:
-    """Cut items, in order, into about ``len / per_step`` steps of even size (or exactly ``n_steps``).
+def even_steps(items: Sequence[T], per_step: int) -> list[tuple[T, ...]]:
+    """Cut items, in order, into about ``len / per_step`` steps of even size.
 
     A filter leaves a number of solutions that ``per_step`` seldom divides; a short last step would weigh each of its
     tokens more than the others do.
     """
-    count = n_steps if n_steps is not None else max(1, round(len(items) / per_step)) if items else 0
+    count = max(1, round(len(items) / per_step)) if items else 0
     bounds = [len(items) * i // count for i in range(count + 1)] if count else [0]
     return [tuple(items[a:b]) for a, b in pairwise(bounds)]
 

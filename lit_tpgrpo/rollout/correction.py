@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -37,8 +37,10 @@ class Correction:
     method: str
     cap: float
 
-    def apply(self, made: Round, file: RoundFile, scorer: Scorer, current: bool, cut: bool = False) -> Round:
-        """The round with the trainer's log-probs as its old ones and importance weights, and ``mismatch/`` metrics.
+    def apply(
+        self, made: Round, file: RoundFile, scorer: Scorer, current: bool, cut: bool = False
+    ) -> tuple[Round, MismatchTally]:
+        """The round with the trainer's log-probs as its old ones and importance weights, and what ``mismatch/`` metrics are of.
 
         Only kept solutions are scored, each once: the scores are stored with the round, for a resumed run has other weights.
 
@@ -48,24 +50,24 @@ class Correction:
             cut: whether ``top_p`` or ``top_k`` cut what was sampled from. The engine's log-probs are then no policy's, and what
                 was never scored weighs nothing.
         """
-        place = {id(solution): i for i, solution in enumerate(made.credited)}
-        scores = file.scores()
-        missing = [s for s in made.kept if place[id(s)] not in scores]
-        # Collective: a rank with nothing to score still takes part.
-        new = scorer.completion_logprobs([training_sequence(s) for s in missing], made.temperature) if current else []
-        for solution, logprobs in zip(missing, new, strict=False):
-            scores[place[id(solution)]] = tuple(logprobs.tolist())
-            file.add_score(place[id(solution)], scores[place[id(solution)]])
-        unscored = sum(place[id(s)] not in scores for s in made.kept)
+        scores = file.scores(set(made.kept_places))
+        missing = [(at, s) for at, s in zip(made.kept_places, made.kept, strict=True) if at not in scores]
+        # Collective: a process with nothing to score still takes part.
+        todo = [training_sequence(s) for _, s in missing]
+        new = scorer.completion_logprobs(todo, made.temperature) if current else []
+        for (at, _), logprobs in zip(missing, new, strict=False):
+            scores[at] = tuple(logprobs.tolist())
+            file.add_score(at, scores[at])
+        unscored = sum(at not in scores for at in made.kept_places)
         if unscored:
             log.warning(
                 "%d solutions of round %d were not scored before the policy moved on: they are %s",
                 *(unscored, made.index, "not trained on" if cut else "not corrected"),
             )
-        kept = tuple(self._corrected(s, scores.get(place[id(s)]), cut) for s in made.kept)
-        return replace(
-            made, kept=kept, metrics={**made.metrics, **_metrics(kept), "mismatch/unscored": float(unscored)}
+        corrected = tuple(
+            self._corrected(s, scores.get(at), cut) for at, s in zip(made.kept_places, made.kept, strict=True)
         )
+        return replace(made, kept=corrected), tally_mismatch(corrected, unscored)
 
     def _corrected(self, solution: CreditedSolution, score: tuple[float, ...] | None, cut: bool) -> CreditedSolution:
         sampled = torch.tensor(solution.judged.solution.logprobs, dtype=torch.float32)
@@ -76,19 +78,50 @@ class Correction:
         return replace(solution, trainer_logprobs=trainer, importance_weights=weights)
 
 
-def _metrics(kept: Sequence[CreditedSolution]) -> dict[str, float]:
-    """Over all tokens of the kept solutions: how far the engine's log-probs are from the trainer's, and the weights."""
+@dataclass(frozen=True)
+class MismatchTally:
+    """Sums over all tokens of the kept solutions, of one process or of all; extremes are None without a token."""
+
+    sums: tuple[float, ...]
+    gap_max: float | None
+    weight_min: float | None
+    weight_max: float | None
+
+    def __add__(self, other: MismatchTally) -> MismatchTally:
+        def both(choose: Callable[[list[float]], float], *values: float | None) -> float | None:
+            given = [v for v in values if v is not None]
+            return choose(given) if given else None
+
+        return MismatchTally(
+            tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
+            both(max, self.gap_max, other.gap_max),
+            both(min, self.weight_min, other.weight_min),
+            both(max, self.weight_max, other.weight_max),
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """How far the engine's log-probs are from the trainer's, and the weights, under ``mismatch/``."""
+        tokens, gap, kl, weight, unscored = self.sums
+        metrics = {"mismatch/unscored": unscored}
+        if self.gap_max is None or self.weight_min is None or self.weight_max is None:
+            return metrics
+        return metrics | {
+            "mismatch/logprob_mean": gap / tokens,
+            "mismatch/logprob_max": self.gap_max,
+            "mismatch/kl": kl / tokens,
+            "mismatch/weight_mean": weight / tokens,
+            "mismatch/weight_min": self.weight_min,
+            "mismatch/weight_max": self.weight_max,
+        }
+
+
+def tally_mismatch(kept: Sequence[CreditedSolution], unscored: int) -> MismatchTally:
+    """One process's part."""
     if not kept:
-        return {}
+        return MismatchTally((0.0, 0.0, 0.0, 0.0, float(unscored)), None, None, None)
     trainer = torch.cat([s.trainer_logprobs for s in kept if s.trainer_logprobs is not None])
     weights = torch.cat([s.importance_weights for s in kept if s.importance_weights is not None])
     engine = torch.cat([torch.tensor(s.judged.solution.logprobs, dtype=torch.float32) for s in kept])
     gap = (engine - trainer).abs()
-    return {
-        "mismatch/logprob_mean": float(gap.mean()),
-        "mismatch/logprob_max": float(gap.max()),
-        "mismatch/kl": float(kl_k3(engine, trainer).mean()),
-        "mismatch/weight_mean": float(weights.mean()),
-        "mismatch/weight_min": float(weights.min()),
-        "mismatch/weight_max": float(weights.max()),
-    }
+    sums = (len(gap), gap.double().sum(), kl_k3(engine, trainer).double().sum(), weights.double().sum(), unscored)
+    return MismatchTally(tuple(map(float, sums)), float(gap.max()), float(weights.min()), float(weights.max()))

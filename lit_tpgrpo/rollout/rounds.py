@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,17 +11,26 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.base import CreditAssignment
-from lit_tpgrpo.engines.base import Engine, SamplingParams
-from lit_tpgrpo.judges.base import Judge, JudgeCase
+from lit_tpgrpo.engines.base import Batching, Engine, SamplingParams
+from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, tally_of
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Outcome, Problem, Round, Solution
 from lit_tpgrpo.rollout.filters import KeepRule
-from lit_tpgrpo.rollout.sampling import bar, sample_groups, verify_solutions
+from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups, verify_solutions
 from lit_tpgrpo.rollout.store import RoundFile
-from lit_tpgrpo.rollout.summary import round_metrics
+from lit_tpgrpo.rollout.summary import RoundTally, tally_round
 from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 Sampled = tuple[Problem, tuple[Solution, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A problem of a round that this process works on: its place in the round over all processes, and its seed."""
+
+    place: int
+    problem: Problem
+    seed: int
 
 
 class Capability(Protocol):
@@ -63,72 +73,80 @@ class RoundMaker:
     def make(
         self,
         index: int,
-        problems: Sequence[Problem],
+        assignments: Sequence[Assignment],
         file: RoundFile,
         capability: Capability,
         *,
         policy_version: int,
-        seed: int,
         on_group: Callable[[JudgedGroup], None] = lambda group: None,
-    ) -> Round:
-        """One round over ``problems``; what ``file`` already holds is neither sampled nor judged again."""
+    ) -> tuple[Round, RoundTally]:
+        """This process's share of a round, and what is to be added up over processes for its metrics.
+
+        What ``file`` already holds is neither sampled nor judged again.
+        """
         started = time.perf_counter()
-        groups, new_tokens = self._sample(index, problems, file, policy_version, seed)
+        groups, new_tokens = self._sample(index, assignments, file, policy_version)
         sampled = time.perf_counter()
         judged = self._judge(index, groups, file)
         finished = time.perf_counter()
         credited: list[CreditedSolution] = []
-        for place, group in enumerate(judged):
-            scaled = replace(group, capability=capability.scale(group.problem.uid, group.accuracy))
-            judged[place] = scaled
-            on_group(scaled)
-            credited += self.credit(scaled)
-        kept = tuple(s for s in credited if self.keep(s))
-        made = Round(index, policy_version, self.sampling.temperature, tuple(judged), tuple(credited), kept)
-        speed = {
-            "rollout/seconds": sampled - started,
-            "rollout/tokens_per_s": new_tokens / (sampled - started),
-            "judge/seconds": finished - sampled,
-        }
-        return replace(made, metrics=round_metrics(made) | speed | self._service_metrics())
-
-    def _service_metrics(self) -> dict[str, float]:
-        return {f"verify/{k}": float(v) for k, v in self.verifier.metrics().items()} | {
-            f"judge/{k}": float(v) for k, v in self.judge.metrics().items()
-        }
+        places: list[int] = []
+        scaled: list[JudgedGroup] = []
+        for assignment, group in zip(assignments, judged, strict=True):
+            scaled.append(replace(group, capability=capability.scale(group.problem.uid, group.accuracy)))
+            on_group(scaled[-1])
+            own = self.credit(scaled[-1])
+            credited += own
+            places += [assignment.place * self.group_size + sample for sample in range(len(own))]
+        keeps = [self.keep(s) for s in credited]
+        made = Round(
+            index,
+            policy_version,
+            self.sampling.temperature,
+            tuple(scaled),
+            tuple(credited),
+            tuple(itertools.compress(credited, keeps)),
+            tuple(places),
+            tuple(itertools.compress(places, keeps)),
+        )
+        verified = Counts(self.verifier.metrics())
+        seconds = (sampled - started, finished - sampled)
+        return made, tally_round(made, new_tokens, *seconds, verified, tally_of(self.judge))
 
     def _sample(
-        self, index: int, problems: Sequence[Problem], file: RoundFile, policy_version: int, seed: int
-    ) -> tuple[list[Sampled], int]:
-        """All groups of the round in order, and the tokens that had to be sampled for it."""
-        done = file.solutions()
-        missing = [g for g in range(len(problems)) if g not in done]
+        self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
+    ) -> tuple[dict[int, Sampled], int]:
+        """The groups by their places, in order, and the tokens that had to be sampled for them."""
+        done = file.solutions({a.place for a in assignments})
+        missing = [a for a in assignments if a.place not in done]
         stream = sample_groups(
             self.engine,
             self.tokenizer,
-            [problems[g] for g in missing],
+            [a.problem for a in missing],
+            [a.seed for a in missing],
             self.group_size,
             self.sampling,
             template=self.template,
-            seed=seed,
             policy_version=policy_version,
         )
+        # What was sampled in one batch is stored in one line: a crash leaves whole batches, to be sampled again as they were.
+        at_once = self.engine.prompts_at_once(self.group_size) if isinstance(self.engine, Batching) else 1
         new_tokens = 0
-        if missing:
-            self.engine.wake()
-            for i, solutions in bar(stream, f"round {index}: sampling", len(missing), self.show_progress):
-                group = missing[i]
-                done[group] = (problems[group], solutions)
-                file.add_solutions(group, problems[group], solutions)
-                new_tokens += sum(len(s.completion_ids) for s in solutions)
+        self.engine.wake()  # also with nothing to sample: a sharded policy is gathered by all processes together
+        shown = bar(stream, f"round {index}: sampling", len(missing), self.show_progress)
+        for batch in batched(shown, at_once):
+            new = {missing[i].place: (missing[i].problem, solutions) for i, solutions in batch}
+            file.add_solutions(new)
+            done |= new
+            new_tokens += sum(len(s.completion_ids) for _, solutions in new.values() for s in solutions)
         self.engine.sleep()
-        return [done[g] for g in range(len(problems))], new_tokens
+        return {a.place: done[a.place] for a in assignments}, new_tokens
 
-    def _judge(self, index: int, groups: Sequence[Sampled], file: RoundFile) -> list[JudgedGroup]:
-        done = file.verdicts()
+    def _judge(self, index: int, groups: Mapping[int, Sampled], file: RoundFile) -> list[JudgedGroup]:
+        done = file.verdicts(groups.keys())
         todo = [
             (g, problem, solution)
-            for g, (problem, solutions) in enumerate(groups)
+            for g, (problem, solutions) in groups.items()
             for solution in solutions
             if (g, solution.sample) not in done
         ]
@@ -143,7 +161,7 @@ class RoundMaker:
                 (g, _, solution), (outcome, answer) = todo[i], checked[i]
                 done[g, solution.sample] = (outcome, answer, verdict)
                 file.add_verdict(g, solution.sample, outcome, answer, verdict)
-        return [_judged_group(g, problem, solutions, done) for g, (problem, solutions) in enumerate(groups)]
+        return [_judged_group(g, problem, solutions, done) for g, (problem, solutions) in groups.items()]
 
 
 def _judged_group(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -23,20 +24,27 @@ def bar(items: Iterable[T], desc: str, total: int, show: bool, unit: str = "prob
     return tqdm(items, desc=desc, total=total, unit=unit, leave=False, disable=not show, dynamic_ncols=True)
 
 
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of ``size`` items, the last one shorter."""
+    stream = iter(items)
+    while batch := list(itertools.islice(stream, size)):
+        yield batch
+
+
 def sample_groups(
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
+    seeds: Sequence[int],
     n: int,
     params: SamplingParams,
     *,
     template: str,
-    seed: int,
     policy_version: int,
 ) -> Iterator[tuple[int, tuple[Solution, ...]]]:
-    """Yield ``(index of the problem, its n solutions)`` as the engine finishes them."""
+    """Yield ``(index of the problem, its n solutions)`` as the engine finishes them; ``seeds`` has one for each problem."""
     prompts = [prompt_ids(tokenizer, problem, template) for problem in problems]
-    for i, completions in engine.sample(prompts, n, params, seed):
+    for i, completions in engine.sample(prompts, n, params, seeds):
         yield (
             i,
             tuple(
@@ -82,18 +90,18 @@ def evaluate_problems(
     verifier: MathVerifier,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
+    seeds: Sequence[int],
     n: int,
     params: SamplingParams,
     *,
     template: str,
-    seed: int,
     policy_version: int,
     desc: str,
     show: bool,
 ) -> Iterator[EvaluatedGroup]:
     """Sample n solutions of each problem and verify them; groups come as they finish."""
     sampled = sample_groups(
-        engine, tokenizer, problems, n, params, template=template, seed=seed, policy_version=policy_version
+        engine, tokenizer, problems, seeds, n, params, template=template, policy_version=policy_version
     )
     for i, solutions in bar(sampled, desc, len(problems), show):
         checked = verify_solutions(verifier, [(problems[i], s) for s in solutions])

@@ -2,40 +2,112 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lit_tpgrpo.judges.base import Tally
 from lit_tpgrpo.records import JudgedSolution, Outcome, Round, StepLabel, StopReason
 
 
-def round_metrics(made: Round) -> dict[str, float]:
-    """Scalars of a round, grouped by stage. Shares are of solutions, thoughts or tokens as their names say.
+@dataclass(frozen=True)
+class RoundTally:
+    """What a round's metrics are computed from: sums and maxima over one process's solutions, or over all processes'.
 
-    ``judge/wrong_thought_share`` counts INCORRECT and MATCHED thoughts among all labelled ones;
-    ``credit/advantage_variance`` is the paper's diagnostic, over all tokens of all credited solutions.
+    Every mean is a sum over all processes divided by a count over all of them, never a mean of means.
     """
+
+    sums: Mapping[str, float]
+    maxima: Mapping[str, float]
+    verified: Tally
+    judged: Tally
+
+    def __add__(self, other: RoundTally) -> RoundTally:
+        return RoundTally(
+            {name: value + other.sums[name] for name, value in self.sums.items()},
+            {name: max(value, other.maxima[name]) for name, value in self.maxima.items()},
+            self.verified + other.verified,
+            self.judged + other.judged,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars of the round, grouped by stage. Shares are of solutions, thoughts or tokens as their names say.
+
+        ``judge/wrong_thought_share`` counts INCORRECT and MATCHED thoughts among all labelled ones;
+        ``credit/advantage_variance`` is the paper's diagnostic, over all tokens of all credited solutions.
+        ``rollout/tokens_per_s`` is of all processes together, over the slowest one's time.
+        """
+        s = self.sums
+        n, tokens = s["solutions"], s["tokens"]
+        mean = _ratio(s["advantage"], tokens)
+        services = {f"verify/{k}": v for k, v in self.verified.metrics().items()}
+        services |= {f"judge/{k}": v for k, v in self.judged.metrics().items()}
+        return {
+            "rollout/accuracy": s["correct"] / n,
+            "rollout/reward": 2 * s["correct"] / n - 1,
+            "rollout/unverifiable_share": s["unverifiable"] / n,
+            "rollout/truncated_share": s["truncated"] / n,
+            "rollout/unclosed_think_share": s["unclosed"] / n,
+            "rollout/no_answer_share": s["no_answer"] / n,
+            "rollout/solutions": n,
+            "rollout/length_mean": tokens / n,
+            "rollout/length_max": self.maxima["length"],
+            "rollout/mixed_group_share": s["mixed_groups"] / s["groups"],
+            "rollout/seconds": self.maxima["sampling_seconds"],
+            "rollout/tokens_per_s": _ratio(s["new_tokens"], self.maxima["sampling_seconds"]),
+            "judge/seconds": self.maxima["judging_seconds"],
+            "judge/abstained_share": s["abstained"] / n,
+            "judge/thoughts_per_solution": s["thoughts"] / n,
+            "judge/wrong_thought_share": _ratio(
+                s["incorrect_thoughts"] + s["matched_thoughts"], s["labelled_thoughts"]
+            ),
+            "judge/incorrect_thought_share": _ratio(
+                s["incorrect_thoughts"], s["incorrect_thoughts"] + s["correct_thoughts"]
+            ),
+            "credit/kept_solutions": s["kept"],
+            "credit/kept_share": s["kept"] / n,
+            "credit/advantage_mean": mean,
+            "credit/advantage_variance": max(0.0, _ratio(s["advantage_squared"], tokens) - mean * mean),
+            "credit/process_token_share": _ratio(s["process_tokens"], tokens),
+            "credit/negative_token_share": _ratio(s["negative_tokens"], tokens),
+        } | services
+
+
+def tally_round(
+    made: Round, new_tokens: int, sampling_seconds: float, judging_seconds: float, verified: Tally, judged: Tally
+) -> RoundTally:
+    """One process's part; a process without a group has zeros."""
     solutions = [s for group in made.groups for s in group.solutions]
-    n = len(solutions)
-    lengths = torch.tensor([len(s.solution.completion_ids) for s in solutions], dtype=torch.float32)
-    correct = [s.outcome is Outcome.CORRECT for s in solutions]
-    metrics = {
-        "rollout/accuracy": sum(correct) / n,
-        "rollout/reward": 2 * sum(correct) / n - 1,
-        "rollout/unverifiable_share": sum(s.outcome is Outcome.UNVERIFIABLE for s in solutions) / n,
-        "rollout/truncated_share": sum(s.solution.stop is StopReason.LENGTH for s in solutions) / n,
-        "rollout/unclosed_think_share": sum(not _answers(s) for s in solutions) / n,
-        "rollout/no_answer_share": sum(s.answer is None for s in solutions) / n,
-        "rollout/solutions": n,
-        "rollout/length_mean": float(lengths.mean()),
-        "rollout/length_max": float(lengths.max()),
-        "rollout/mixed_group_share": sum(0 < g.accuracy < 1 for g in made.groups) / len(made.groups),
-        "judge/abstained_share": sum(s.verdict.abstained for s in solutions) / n,
-        "credit/kept_solutions": len(made.kept),
-        "credit/kept_share": len(made.kept) / n,
+    lengths = [len(s.solution.completion_ids) for s in solutions]
+    sums = {
+        "solutions": len(solutions),
+        "groups": len(made.groups),
+        "mixed_groups": sum(0 < g.accuracy < 1 for g in made.groups),
+        "correct": sum(s.outcome is Outcome.CORRECT for s in solutions),
+        "unverifiable": sum(s.outcome is Outcome.UNVERIFIABLE for s in solutions),
+        "truncated": sum(s.solution.stop is StopReason.LENGTH for s in solutions),
+        "unclosed": sum(not _answers(s) for s in solutions),
+        "no_answer": sum(s.answer is None for s in solutions),
+        "abstained": sum(s.verdict.abstained for s in solutions),
+        "tokens": sum(lengths),
+        "new_tokens": new_tokens,
+        "kept": len(made.kept),
     }
-    return metrics | _thought_metrics(made) | _advantage_metrics(made)
+    sums |= _thought_sums(made) | _advantage_sums(made)
+    maxima = {
+        "length": max(lengths, default=0),
+        "sampling_seconds": sampling_seconds,
+        "judging_seconds": judging_seconds,
+    }
+    return RoundTally(
+        {name: float(value) for name, value in sums.items()},
+        {name: float(value) for name, value in maxima.items()},
+        verified,
+        judged,
+    )
 
 
 def _answers(solution: JudgedSolution) -> bool:
@@ -44,35 +116,37 @@ def _answers(solution: JudgedSolution) -> bool:
     return bool(steps) and steps[-1].is_answer
 
 
-def _thought_metrics(made: Round) -> dict[str, float]:
-    labels = [t.label for s in made.credited for t in s.thoughts if t.label is not StepLabel.ABSTAINED]
-    in_correct = [x for x in labels if x in (StepLabel.CORRECT, StepLabel.INCORRECT)]
+def _thought_sums(made: Round) -> dict[str, int]:
+    labels = Counter(t.label for s in made.credited for t in s.thoughts)
     return {
-        "judge/thoughts_per_solution": sum(len(s.thoughts) for s in made.credited) / len(made.credited),
-        "judge/wrong_thought_share": _share([x in (StepLabel.INCORRECT, StepLabel.MATCHED) for x in labels]),
-        "judge/incorrect_thought_share": _share([x is StepLabel.INCORRECT for x in in_correct]),
+        "thoughts": labels.total(),
+        "labelled_thoughts": labels.total() - labels[StepLabel.ABSTAINED],
+        "correct_thoughts": labels[StepLabel.CORRECT],
+        "incorrect_thoughts": labels[StepLabel.INCORRECT],
+        "matched_thoughts": labels[StepLabel.MATCHED],
     }
 
 
-def _advantage_metrics(made: Round) -> dict[str, float]:
-    advantages = torch.cat([s.advantages for s in made.credited])
-    process = torch.cat([s.advantages - s.outcome_advantage for s in made.credited])
+def _advantage_sums(made: Round) -> dict[str, float]:
+    none = torch.zeros(0, dtype=torch.float64)
+    advantages = torch.cat([none, *(s.advantages.double() for s in made.credited)])
+    process = torch.cat([none, *((s.advantages - s.outcome_advantage).double() for s in made.credited)])
     return {
-        "credit/advantage_mean": float(advantages.mean()),
-        "credit/advantage_variance": float(advantages.var(correction=0)),
-        "credit/process_token_share": float((process != 0).float().mean()),
-        "credit/negative_token_share": float((advantages < 0).float().mean()),
+        "advantage": float(advantages.sum()),
+        "advantage_squared": float(advantages.square().sum()),
+        "process_tokens": float((process != 0).sum()),
+        "negative_tokens": float((advantages < 0).sum()),
     }
 
 
-def _share(flags: list[bool]) -> float:
-    return sum(flags) / len(flags) if flags else 0.0
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def advantages_and_lengths(made: Round) -> tuple[Tensor, Tensor]:
-    """All token advantages and all completion lengths of a round, for histograms."""
+    """All token advantages and all completion lengths of this process's share of a round, for histograms."""
     lengths = torch.tensor([len(s.judged.solution.completion_ids) for s in made.credited])
-    return torch.cat([s.advantages for s in made.credited]), lengths
+    return torch.cat([torch.zeros(0), *(s.advantages for s in made.credited)]), lengths
 
 
 def round_line(index: int, policy_version: int, metrics: Mapping[str, float]) -> str:

@@ -34,8 +34,8 @@ class OffEngine(HFEngine):
 
     mismatched = True
 
-    def sample(self, prompts, n, params, seed):
-        for i, completions in super().sample(prompts, n, params, seed):
+    def sample(self, prompts, n, params, seeds):
+        for i, completions in super().sample(prompts, n, params, seeds):
             yield i, tuple(replace(c, logprobs=tuple(p - OFFSET for p in c.logprobs)) for c in completions)
 
 
@@ -193,7 +193,7 @@ def test_what_was_cut_and_never_scored_weighs_nothing(random_model, tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
     run = trainer(tmp_path, checkpoint, max_steps=1, enable_checkpointing=True)
     run.fit(first, datamodule=data(tmp_path, sampling=cut))
-    for scores in (tmp_path / "rounds").rglob("scores.jsonl"):
+    for scores in (tmp_path / "rounds").rglob("scores.*.jsonl"):
         scores.unlink()
     rounds = Rounds()
     trainer(tmp_path, rounds, max_steps=2).fit(

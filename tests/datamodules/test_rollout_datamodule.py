@@ -62,9 +62,9 @@ class CountingEngine(HFEngine):
 
     sampled = 0
 
-    def sample(self, prompts, n, params, seed):
+    def sample(self, prompts, n, params, seeds):
         self.sampled += len(prompts) * n
-        yield from super().sample(prompts, n, params, seed)
+        yield from super().sample(prompts, n, params, seeds)
 
 
 def data(**kwargs) -> MathRolloutDataModule:
@@ -178,8 +178,8 @@ class CrashingEngine(CountingEngine):
 
     left = 6
 
-    def sample(self, prompts, n, params, seed):
-        for item in super().sample(prompts, n, params, seed):
+    def sample(self, prompts, n, params, seeds):
+        for item in super().sample(prompts, n, params, seeds):
             if self.left == 0:
                 raise Interrupted
             self.left -= 1
@@ -194,7 +194,7 @@ def test_a_crash_while_a_round_is_made_leaves_a_state_that_goes_on_from_there(ra
     with pytest.raises(Interrupted):
         trainer(tmp_path / "cut", checkpoint, enable_checkpointing=True).fit(module(random_model), datamodule=crashing)
     with pytest.raises(RuntimeError, match="before load_weights"):  # the parts were closed on the way out
-        list(HFEngine.sample(crashing.engine, [[1]], 1, SamplingParams(4), 0))  # pyright: ignore
+        list(HFEngine.sample(crashing.engine, [[1]], 1, SamplingParams(4), [0]))  # pyright: ignore
     (saved,) = (tmp_path / "ckpt").glob("*.ckpt")
     resumed, again, recorder = module(random_model), data(engine=CountingEngine(batch_size=4)), Recorder()
     second = trainer(tmp_path / "resumed", recorder)
@@ -260,7 +260,9 @@ def test_predict_samples_anew_for_other_weights(random_model, tmp_path):
         trainer(tmp_path / "predict").predict(m, datamodule=dm, ckpt_path=path, weights_only=True)
         sampled.append(dm.engine.sampled)  # pyright: ignore
         versions.append(m.policy_version)
-        texts.append([p.read_text() for p in sorted((tmp_path / "fit").rglob("predict/round_*/solutions.jsonl"))])
+        texts.append(
+            [p.read_text() for p in sorted((tmp_path / "fit").rglob("predict/rank_0/round_*/solutions.*.jsonl"))]
+        )
     assert sampled == [8, 8, 0]
     assert texts[0] != texts[1] == texts[2]
     assert versions == [2, 6, 6]
@@ -283,7 +285,7 @@ def test_a_round_that_is_no_longer_on_disk_is_made_anew_with_a_warning(random_mo
 @pytest.mark.parametrize(("keep", "left"), [(0, [0, 1, 2]), (1, [2]), (2, [1, 2])])
 def test_the_newest_rounds_stay_on_disk(random_model, tmp_path, keep, left):
     trainer(tmp_path).fit(module(random_model), datamodule=data(keep_rounds=keep, store_dir=str(tmp_path / "store")))
-    names = sorted(p.name for p in (tmp_path / "store" / "rank_0").glob("round_*"))
+    names = sorted(p.name for p in (tmp_path / "store").glob("round_*"))
     assert names == [f"round_{i:06d}" for i in left]
 
 
@@ -298,9 +300,9 @@ def test_lower_precision_trains_and_leaves_sampled_logprobs_as_they_are(random_m
             assert parameter.dtype is (torch.bfloat16 if precision == "bf16-true" else torch.float32)
 
     class Engine(HFEngine):
-        def sample(self, prompts, n, params, seed):
+        def sample(self, prompts, n, params, seeds):
             autocast.append(torch.is_autocast_enabled("cpu"))
-            yield from super().sample(prompts, n, params, seed)
+            yield from super().sample(prompts, n, params, seeds)
 
     autocast: list[bool] = []
     dm = data(
@@ -328,9 +330,9 @@ def test_evaluation_may_sample_otherwise_than_training(random_model, tmp_path):
     )
     original = dm.engine.sample
 
-    def watch(prompts, n, params, seed):
+    def watch(prompts, n, params, seeds):
         asked.append((params.max_new_tokens, params.temperature))
-        return original(prompts, n, params, seed)
+        return original(prompts, n, params, seeds)
 
     dm.engine.sample = watch  # pyright: ignore
     trainer(tmp_path, MathEvaluation(every_n_rounds=0), max_steps=2).fit(module(random_model), datamodule=dm)
@@ -445,9 +447,9 @@ def test_nothing_is_sampled_in_the_sanity_check(random_model, tmp_path):
     engine, order = dm.engine, []
     original = engine.sample
 
-    def watch(prompts, n, params, seed):
+    def watch(prompts, n, params, seeds):
         order.append((run.sanity_checking, run.global_step, len(prompts)))
-        return original(prompts, n, params, seed)
+        return original(prompts, n, params, seeds)
 
     engine.sample = watch  # pyright: ignore
     run = trainer(tmp_path, MathEvaluation(every_n_rounds=2), max_steps=4, num_sanity_val_steps=2)
@@ -463,7 +465,7 @@ def test_closing_frees_the_parts(random_model, tmp_path):
         trainer(tmp_path).fit(module(random_model), datamodule=data(keep="nonzero_process_reward", max_empty_rounds=1))
     trainer(tmp_path).fit(module(random_model), datamodule=dm)
     with pytest.raises(RuntimeError, match="before load_weights"):
-        list(dm.engine.sample([[1]], 1, SamplingParams(4), 0))
+        list(dm.engine.sample([[1]], 1, SamplingParams(4), [0]))
 
 
 def test_a_self_judge_gets_the_policys_engine_and_the_policy_is_loaded_after_the_hooks(random_model, tmp_path):
@@ -477,9 +479,9 @@ def test_a_self_judge_gets_the_policys_engine_and_the_policy_is_loaded_after_the
             self.loaded = policy
             super().load_weights(policy)
 
-        def sample(self, prompts, n, params, seed):
+        def sample(self, prompts, n, params, seeds):
             self.sampled_by.append(self.loaded)
-            return super().sample(prompts, n, params, seed)
+            return super().sample(prompts, n, params, seeds)
 
     class Auditing(RoundCallback):
         def on_round_start(self, trainer, pl_module, round_index):

@@ -14,6 +14,7 @@ from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import StopReason, TrainingSequence
 from lit_tpgrpo.rollout.batching import collate
+from lit_tpgrpo.seeds import derived_seed
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15], [3], [40, 41]]
 
@@ -30,10 +31,14 @@ def policy(random_model: str) -> TPGRPOModule:
     return module
 
 
+def spread(seed: int, prompts) -> list[int]:
+    return [derived_seed(seed, i) for i in range(len(prompts))]
+
+
 def sample(policy: TPGRPOModule, params: SamplingParams, n: int = 3, batch_size: int = 128, seed: int = 0):
     engine = HFEngine(batch_size)
     engine.load_weights(policy)
-    done = dict(engine.sample(PROMPTS, n, params, seed))
+    done = dict(engine.sample(PROMPTS, n, params, spread(seed, PROMPTS)))
     assert sorted(done) == [0, 1, 2, 3]
     assert all(len(completions) == n for completions in done.values())
     return done
@@ -137,12 +142,12 @@ def test_the_weights_are_the_policys_own(policy: TPGRPOModule):
     engine = HFEngine()
     engine.load_weights(policy)
     params = SamplingParams(16, temperature=0.0)
-    before = dict(engine.sample(PROMPTS, 1, params, 0))
+    before = dict(engine.sample(PROMPTS, 1, params, spread(0, PROMPTS)))
     weight = policy.policy_model.get_input_embeddings().weight
     kept = weight.detach().clone()
     with torch.no_grad():
         weight.copy_(weight.flip(0))
-    after = dict(engine.sample(PROMPTS, 1, params, 0))
+    after = dict(engine.sample(PROMPTS, 1, params, spread(0, PROMPTS)))
     with torch.no_grad():
         weight.copy_(kept)
     assert before != after
@@ -152,14 +157,14 @@ def test_prompts_that_cannot_be_sampled_are_refused(policy: TPGRPOModule):
     engine = HFEngine()
     engine.load_weights(policy)
     with pytest.raises(InputError, match="prompt 1 is empty"):
-        list(engine.sample([[1], []], 1, SamplingParams(4), 0))
+        list(engine.sample([[1], []], 1, SamplingParams(4), [0, 1]))
     with pytest.raises(InputError, match=r"prompt 0 has 4090 tokens and max_new_tokens is 10.*4096 positions"):
-        list(engine.sample([[1] * 4090], 1, SamplingParams(10), 0))
+        list(engine.sample([[1] * 4090], 1, SamplingParams(10), [0]))
 
 
 def test_misuse_is_named():
     with pytest.raises(RuntimeError, match="before load_weights"):
-        list(HFEngine().sample([[1]], 1, SamplingParams(4), 0))
+        list(HFEngine().sample([[1]], 1, SamplingParams(4), [0, 1]))
     with pytest.raises(ConfigError, match="batch_size of at least 1, got 0"):
         HFEngine(0)
 

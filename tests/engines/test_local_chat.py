@@ -47,9 +47,9 @@ class CountingEngine(HFEngine):
         super().__init__()
         self.batches: list[int] = []
 
-    def sample(self, prompts, n, params, seed):
+    def sample(self, prompts, n, params, seeds):
         self.batches.append(len(prompts))
-        return super().sample(prompts, n, params, seed)
+        return super().sample(prompts, n, params, seeds)
 
 
 def test_it_is_a_chat_engine(random_model):
@@ -128,9 +128,9 @@ def test_stop_ids_end_a_completion(random_model):
     engine = HFEngine()
     engine.load_weights(LoadedModel(model, tokenizer))
     params = SamplingParams(max_new_tokens=40)
-    ((_, (free,)),) = engine.sample([[5, 6]], 1, params, seed=0)
+    ((_, (free,)),) = engine.sample([[5, 6]], 1, params, [0])
     stop = free.token_ids[7]
-    ((_, (stopped,)),) = engine.sample([[5, 6]], 1, SamplingParams(max_new_tokens=40, stop_ids=(stop,)), seed=0)
+    ((_, (stopped,)),) = engine.sample([[5, 6]], 1, SamplingParams(max_new_tokens=40, stop_ids=(stop,)), [0])
     assert stopped.token_ids == free.token_ids[: free.token_ids.index(stop) + 1]
     assert stopped.stop is StopReason.EOS
 
@@ -251,7 +251,7 @@ def test_json_schemas_travel_as_text(random_model):
     engine = HFEngine()
     engine.load_weights(LoadedModel(model, tokenizer))
     for _, completions in engine.sample(
-        [[5], [6, 7]], 2, SamplingParams(max_new_tokens=60, json_schema=schema), seed=1
+        [[5], [6, 7]], 2, SamplingParams(max_new_tokens=60, json_schema=schema), [1, 2]
     ):
         for completion in completions:
             verdicts.StepVerdict.model_validate_json(tokenizer.decode(completion.token_ids, skip_special_tokens=True))

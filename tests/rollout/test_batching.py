@@ -73,11 +73,6 @@ def test_even_steps_by_hand(n: int, per_step: int, sizes: list[int]):
     assert [len(s) for s in even_steps(range(n), per_step)] == sizes
 
 
-def test_a_rank_with_less_gets_the_agreed_number_of_steps():
-    assert even_steps([1, 2], 40, n_steps=3) == [(), (1,), (2,)]
-    assert even_steps([], 40, n_steps=2) == [(), ()]
-
-
 def test_a_batch_moves_whole():
     moved = sequence([1], [2, 3]).to("meta")
     assert {t.device.type for t in (moved.prompt_ids, moved.completion_ids, moved.old_logprobs, moved.advantages)} == {

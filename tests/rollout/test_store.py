@@ -31,7 +31,7 @@ def solution(sample: int = 0, logprobs: tuple[float, ...] = (-0.1, -math.pi, 0.0
 
 def test_round_trip_is_exact(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {"seed": 1})
-    file.add_solutions(3, PROBLEM, [solution(0), solution(1)])
+    file.add_solutions({3: (PROBLEM, [solution(0), solution(1)])})
     file.add_verdict(3, 1, Outcome.UNVERIFIABLE, None, VERDICT)
     again = RoundStore(tmp_path).open(0, {"seed": 1})
     assert again.solutions() == {3: (PROBLEM, (solution(0), solution(1)))}
@@ -46,28 +46,59 @@ def test_float32_logprobs_come_back_bit_for_bit(values: list[float]):
     tensor = torch.tensor(values, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         file = RoundStore(Path(folder)).open(0, {})
-        file.add_solutions(0, PROBLEM, [solution(logprobs=tuple(tensor.tolist()))])
+        file.add_solutions({0: (PROBLEM, [solution(logprobs=tuple(tensor.tolist()))])})
         (_, (read,)) = RoundStore(Path(folder)).open(0, {}).solutions()[0]
     assert torch.equal(torch.tensor(read.logprobs, dtype=torch.float32), tensor)
 
 
 def test_a_line_cut_short_is_dropped_and_the_next_one_is_whole(tmp_path: Path, caplog):
     file = RoundStore(tmp_path).open(0, {})
-    file.add_solutions(0, PROBLEM, [solution(0)])
-    file.add_solutions(1, PROBLEM, [solution(0)])
-    path = file.folder / "solutions.jsonl"
+    file.add_solutions({0: (PROBLEM, [solution(0)])})
+    file.add_solutions({1: (PROBLEM, [solution(0)])})
+    path = file.folder / "solutions.0.jsonl"
     path.write_bytes(path.read_bytes()[:-25])
     with caplog.at_level(logging.WARNING):
         assert sorted(file.solutions()) == [0]
     assert "is incomplete and is made again" in caplog.text
-    file.add_solutions(1, PROBLEM, [solution(0)])
-    file.add_solutions(2, PROBLEM, [solution(0)])
+    file.add_solutions({1: (PROBLEM, [solution(0)])})
+    file.add_solutions({2: (PROBLEM, [solution(0)])})
     assert sorted(file.solutions()) == [0, 1, 2]
+
+
+def test_groups_of_one_batch_are_there_together_or_not_at_all(tmp_path: Path):
+    file = RoundStore(tmp_path).open(0, {})
+    file.add_solutions({4: (PROBLEM, [solution(0)]), 0: (PROBLEM, [solution(0)])})
+    file.add_solutions({2: (PROBLEM, [solution(0)]), 6: (PROBLEM, [solution(0)])})
+    path = file.folder / "solutions.0.jsonl"
+    path.write_bytes(path.read_bytes()[:-25])
+    assert sorted(file.solutions()) == [0, 4]
+
+
+def test_processes_write_files_of_their_own_and_read_all_of_them(tmp_path: Path):
+    first, second = (RoundStore(tmp_path, rank=rank).open(0, {}) for rank in (0, 1))
+    first.add_solutions({0: (PROBLEM, [solution(0)])})
+    second.add_solutions({1: (PROBLEM, [solution(0)])})
+    second.add_verdict(1, 0, Outcome.CORRECT, "2", VERDICT)
+    second.add_score(8, [-0.5])
+    assert sorted(p.name for p in first.folder.glob("*.jsonl")) == [
+        "scores.1.jsonl",
+        "solutions.0.jsonl",
+        "solutions.1.jsonl",
+        "verdicts.1.jsonl",
+    ]
+    alone = RoundStore(tmp_path).open(0, {})
+    assert sorted(alone.solutions()) == [0, 1]
+    assert sorted(alone.solutions({1, 2})) == [1]
+    assert alone.verdicts({0}) == {}
+    assert alone.verdicts({1}) == {(1, 0): (Outcome.CORRECT, "2", VERDICT)}
+    assert alone.scores({8}) == {8: (-0.5,)}
+    alone.void_verdicts()
+    assert second.verdicts() == {}
 
 
 def test_other_settings_void_a_round(tmp_path: Path, caplog):
     file = RoundStore(tmp_path).open(0, {"policy_version": 4, "seed": 1})
-    file.add_solutions(0, PROBLEM, [solution(0)])
+    file.add_solutions({0: (PROBLEM, [solution(0)])})
     with caplog.at_level(logging.WARNING):
         other = RoundStore(tmp_path).open(0, {"policy_version": 5, "seed": 1})
     assert other.solutions() == {}
@@ -76,7 +107,7 @@ def test_other_settings_void_a_round(tmp_path: Path, caplog):
 
 def test_void_verdicts_keep_solutions(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {})
-    file.add_solutions(0, PROBLEM, [solution(0)])
+    file.add_solutions({0: (PROBLEM, [solution(0)])})
     file.add_verdict(0, 0, Outcome.CORRECT, "2", VERDICT)
     file.void_verdicts()
     assert file.verdicts() == {}
@@ -99,7 +130,7 @@ file = RoundStore(Path(sys.argv[1])).open(0, {})
 ids = tuple(range(2000))
 for group in range(10**6):
     s = Solution("p", 0, ids, ids, tuple(-float(i) / 7 for i in ids), StopReason.EOS, 0, "x" * 2000, ids)
-    file.add_solutions(group, Problem("p", "q", "a"), [s])
+    file.add_solutions({group: (Problem("p", "q", "a"), [s])})
     if group == 20:
         print("ready", flush=True)
 """

@@ -31,7 +31,6 @@ from lit_tpgrpo.engines.vllm.sampling import (
     STRUCTURED_OUTPUTS,
     completion,
     repeated,
-    request_seeds,
     request_settings,
 )
 from lit_tpgrpo.errors import ConfigError, EngineError
@@ -182,7 +181,7 @@ class VLLMEngine:
     # ---- sampling ----
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seeds: Sequence[int]
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """Yield ``(prompt index, n completions)`` as prompts finish. Requests of an iterator that is left are aborted.
 
@@ -200,7 +199,7 @@ class VLLMEngine:
         limit = cast(int, self._engine.model_config.max_model_len)
         check_lengths(prompts, params.max_new_tokens, limit)
         ends = sorted({*stop_ids(model, cast(int | None, self._policy.tokenizer.eos_token_id)), *params.stop_ids})
-        engine, waiting = self._engine, self._add(prompts, n, params, seed, ends)
+        engine, waiting = self._engine, self._add(prompts, n, params, seeds, ends)
         try:
             while waiting:
                 with undisturbed(self._device):
@@ -217,13 +216,17 @@ class VLLMEngine:
                 engine.abort_request(list(waiting))
 
     def _add(
-        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int, ends: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        seeds: Sequence[int],
+        ends: Sequence[int],
     ) -> dict[str, int]:
-        """Queue one request a prompt, the longest first; request id -> prompt index."""
+        """Queue one request a prompt; request id -> prompt index. vLLM gives the n samples consecutive seeds."""
         import vllm
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        seeds = request_seeds(prompts, seed)
         waiting: dict[str, int] = {}
         for i, prompt in enumerate(prompts):
             settings = request_settings(params, n, seeds[i], ends)

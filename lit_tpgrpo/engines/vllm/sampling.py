@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,21 +14,6 @@ distribution than the one sampled from. With ``top_p`` or ``top_k`` the processe
 
 STRUCTURED_OUTPUTS: dict[str, Any] = {"backend": "guidance", "disable_any_whitespace": True}
 """llguidance, as for the HF engine, and no free white space: a model with nothing to say could go on with blanks for ever."""
-
-
-def request_seeds(prompts: Sequence[Sequence[int]], seed: int) -> list[int]:
-    """One seed for each prompt, from ``seed``, the prompt's tokens and how often it came before.
-
-    Not from its place in the list: what is left of a round after a crash is sampled as it would have been. vLLM gives the
-    n samples of a request consecutive seeds; seeds of different requests are far apart.
-    """
-    seen: Counter[tuple[int, ...]] = Counter()
-    seeds = []
-    for prompt in map(tuple, prompts):
-        key = f"{seed}/{seen[prompt]}/{','.join(map(str, prompt))}"
-        seeds.append(int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big"))
-        seen[prompt] += 1
-    return seeds
 
 
 def request_settings(params: SamplingParams, n: int, seed: int, stop_ids: Sequence[int]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
 from lit_tpgrpo.engines.vllm import tenancy
 from lit_tpgrpo.engines.vllm.environment import EXTENSION, import_vllm
-from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, completion, repeated, request_seeds, request_settings
+from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, completion, repeated, request_settings
 from lit_tpgrpo.errors import ConfigError, EngineError
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class VLLMServer:
     # ---- sampling ----
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seeds: Sequence[int]
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """Yield ``(prompt index, n completions)`` as prompts finish.
 
@@ -179,7 +179,7 @@ class VLLMServer:
                 "token_ids": list(prompt),
                 "sampling_params": request_settings(params, n, own_seed, ends),
             }
-            for prompt, own_seed in zip(prompts, request_seeds(prompts, seed), strict=True)
+            for prompt, own_seed in zip(prompts, seeds, strict=True)
         ]
         pool = ThreadPoolExecutor(max_workers=min(self.concurrency, max(1, len(prompts))))
         jobs: dict[Any, tuple[int, Any, str]] = {}

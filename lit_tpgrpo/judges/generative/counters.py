@@ -43,10 +43,12 @@ COUNTS = (
 
 @dataclass
 class Counters:
-    """Counts by name, and the latency of each answered request in seconds."""
+    """Counts by name, and the latency of each answered request in seconds; prices are per million tokens."""
 
     counts: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
+    price_in: float = 0.0
+    price_out: float = 0.0
 
     def add(self, name: str, n: int = 1) -> None:
         assert name in COUNTS, name
@@ -61,15 +63,25 @@ class Counters:
         self.add("tokens_thinking", reply.thinking_tokens)
         self.add("replies_cut", reply.cut)
 
-    def metrics(self, price_in: float, price_out: float) -> dict[str, float]:
-        """All counts, the shares worth watching, latencies, and the cost in units of the prices (per million tokens).
-
-        Counting starts anew.
-        """
-        c = {name: float(self.counts[name]) for name in COUNTS}
-        cuts = quantiles(self.latencies, n=20) if len(self.latencies) > 1 else [*self.latencies * 19] or [0.0] * 19
+    def take(self, price_in: float, price_out: float) -> Counters:
+        """What was counted so far; counting starts anew."""
+        taken = Counters(Counter(self.counts), list(self.latencies), price_in, price_out)
         self.counts.clear()
         self.latencies.clear()
+        return taken
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(
+            Counter({name: self.counts[name] + other.counts[name] for name in COUNTS}),
+            self.latencies + other.latencies,
+            self.price_in,
+            self.price_out,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """All counts, the shares worth watching, latencies, and the cost in units of the prices."""
+        c = {name: float(self.counts[name]) for name in COUNTS}
+        cuts = quantiles(self.latencies, n=20) if len(self.latencies) > 1 else [*self.latencies * 19] or [0.0] * 19
         cases = c["cases"] or 1.0
         return c | {
             "abstained_share": c["abstained"] / cases,
@@ -79,5 +91,5 @@ class Counters:
             "latency_mean_s": fmean(self.latencies) if self.latencies else 0.0,
             "latency_p50_s": cuts[9],
             "latency_p95_s": cuts[18],
-            "cost": (c["tokens_prompt"] * price_in + c["tokens_completion"] * price_out) / 1e6,
+            "cost": (c["tokens_prompt"] * self.price_in + c["tokens_completion"] * self.price_out) / 1e6,
         }

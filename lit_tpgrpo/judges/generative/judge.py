@@ -125,7 +125,11 @@ class GenerativeJudge:
         yield from in_background(partial(self._run, cases))
 
     def metrics(self) -> dict[str, float]:
-        return self._counters.metrics(self.price_in, self.price_out)
+        return self.tally().metrics()
+
+    def tally(self) -> Counters:
+        """See ``TallyingJudge``."""
+        return self._counters.take(self.price_in, self.price_out)
 
     @contextmanager
     def asking_anew(self) -> Iterator[None]:

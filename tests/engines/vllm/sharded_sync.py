@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.module import TPGRPOModule
-from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps
+from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps, spread
 
 
 class Sharded(TPGRPOModule):
@@ -39,7 +39,7 @@ def main(folder: str, out: str) -> None:
     sharded = sum(isinstance(p, DTensor) for p in module.policy_model.parameters())
     engine = VLLMEngine(max_num_seqs=16, kv_cache_gib=0.125)
     engine.load_weights(module)
-    done = dict(engine.sample(PROMPTS, 2, SamplingParams(30), rank))
+    done = dict(engine.sample(PROMPTS, 2, SamplingParams(30), spread(rank, PROMPTS)))
     worst = float(gaps(whole, done, 1.0).max())
     engine.close()
     Path(f"{out}.{rank}").write_text(f"rank {rank}: {sharded} sharded, {worst}, group {dist.is_initialized()}\n")

@@ -16,7 +16,7 @@ from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.errors import ConfigError, EngineError, InputError
 from lit_tpgrpo.judges.generative import verdicts
 from lit_tpgrpo.records import StopReason
-from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps, perturb
+from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps, perturb, spread
 
 LENGTH = 40
 EXACT = 1e-4
@@ -37,7 +37,7 @@ def policy(random_model, engine):
 
 
 def sample(engine, params, n=3, seed=0, prompts=PROMPTS):
-    done = dict(engine.sample(prompts, n, params, seed))
+    done = dict(engine.sample(prompts, n, params, spread(seed, prompts)))
     assert sorted(done) == list(range(len(prompts)))
     assert all(len(completions) == n for completions in done.values())
     return done
@@ -150,13 +150,13 @@ def test_top_k_1_is_greedy_and_its_logprobs_are_those_of_the_cut_distribution(en
 
 def test_what_does_not_fit_is_refused_before_anything_is_sampled(engine, policy):
     with pytest.raises(InputError, match="prompt 1 has 500 tokens"):
-        list(engine.sample([[5], [5] * 500], 1, SamplingParams(4000), 0))
+        list(engine.sample([[5], [5] * 500], 1, SamplingParams(4000), [0, 1]))
     with pytest.raises(InputError, match="prompt 0 is empty"):
-        list(engine.sample([[]], 1, SamplingParams(4), 0))
+        list(engine.sample([[]], 1, SamplingParams(4), [0]))
 
 
 def test_an_iterator_that_is_left_leaves_no_request(engine, policy):
-    stream = engine.sample(PROMPTS, 8, SamplingParams(LENGTH, 1.0), 0)
+    stream = engine.sample(PROMPTS, 8, SamplingParams(LENGTH, 1.0), spread(0, PROMPTS))
     next(stream)
     stream.close()
     assert not engine._engine.has_unfinished_requests()
@@ -195,7 +195,7 @@ def test_closed_it_leaves_no_process_group_and_can_be_used_again(random_model, e
 
 
 def test_an_iterator_that_outlives_its_engine_ends_quietly(engine, policy):
-    stream = engine.sample(PROMPTS, 8, SamplingParams(LENGTH, 1.0), 0)
+    stream = engine.sample(PROMPTS, 8, SamplingParams(LENGTH, 1.0), spread(0, PROMPTS))
     next(stream)
     engine.close()
     stream.close()

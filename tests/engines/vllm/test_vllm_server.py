@@ -20,7 +20,7 @@ from lit_tpgrpo.engines.vllm.environment import EXTENSION
 from lit_tpgrpo.errors import ConfigError, EngineError, InputError
 from lit_tpgrpo.judges.generative import verdicts
 from lit_tpgrpo.serve import arguments
-from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps, perturb, session_members
+from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps, perturb, session_members, spread
 
 ROOT = Path(__file__).parents[3]
 LENGTH = 40
@@ -57,7 +57,7 @@ def healthy(url: str) -> bool:
 
 
 def sample(engine, params, n=3, seed=0):
-    done = dict(engine.sample(PROMPTS, n, params, seed))
+    done = dict(engine.sample(PROMPTS, n, params, spread(seed, PROMPTS)))
     assert sorted(done) == list(range(len(PROMPTS)))
     assert all(len(completions) == n for completions in done.values())
     return done
@@ -137,7 +137,7 @@ def test_a_trainer_that_breaks_off_leaves_a_server_that_the_next_run_can_use(ser
 
 def test_an_iterator_that_is_left_ends_its_requests(engine, server, random_model):
     engine.load_weights(build_policy(random_model))
-    stream = engine.sample(PROMPTS * 20, 8, SamplingParams(400, 1.0), 0)
+    stream = engine.sample(PROMPTS * 20, 8, SamplingParams(400, 1.0), spread(0, PROMPTS * 20))
     next(stream)
     stream.close()
     engine.load_weights(build_policy(random_model))  # refused while requests are running
@@ -146,7 +146,7 @@ def test_an_iterator_that_is_left_ends_its_requests(engine, server, random_model
 def test_requests_that_do_not_fit_are_refused(engine, random_model):
     engine.load_weights(build_policy(random_model))
     with pytest.raises(InputError, match="more than the 4096 positions"):
-        list(engine.sample([[5]], 1, SamplingParams(5000), 0))
+        list(engine.sample([[5]], 1, SamplingParams(5000), [0]))
 
 
 def test_a_server_that_takes_weights_otherwise_is_refused(server, random_model):
