@@ -203,7 +203,7 @@ class TPGRPOModule(L.LightningModule):
         own = list(
             microbatches(batch.sequences, self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id))
         )
-        most = int(self._reduce(torch.tensor(len(own), device=self.device), "max"))
+        most = self._most(len(own))
         yield from own
         for _ in range(most - len(own)):
             yield None
@@ -216,13 +216,15 @@ class TPGRPOModule(L.LightningModule):
         assert self.policy is not None
         budget, pad = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
         slices = token_budget_slices([len(s) for s in sequences], budget)
+        # First of all: a sharded policy gathers its layers in every forward pass, which all ranks must run as often.
+        most = self._most(len(slices))
         found: dict[int, Tensor] = {}
         with torch.no_grad():
             for rows in slices:
                 micro = collate([sequences[i].to(self.device) for i in rows], pad)
                 logprobs = self.policy(micro, temperature)[0].float().cpu()
                 found |= zip(rows, logprobs.split(micro.lengths.tolist()), strict=True)
-            for _ in range(int(self._reduce(torch.tensor(len(slices), device=self.device), "max")) - len(slices)):
+            for _ in range(most - len(slices)):
                 self.policy(filler(self.device), temperature)
         return [found[i] for i in range(len(sequences))]
 
@@ -258,6 +260,9 @@ class TPGRPOModule(L.LightningModule):
         )
         length = self.hparams["norm_length"] or 1
         return StepCounts(max(int(both[0]), 1), max(int(both[1]), 1), length)
+
+    def _most(self, count: int) -> int:
+        return int(self._reduce(torch.tensor(count, device=self.device), "max"))
 
     def _reduce(self, value: Tensor, op: str) -> Tensor:
         return cast(Tensor, self.trainer.strategy.reduce(value.clone(), reduce_op=op))

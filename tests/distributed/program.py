@@ -1,0 +1,146 @@
+"""A short run on as many processes as torchrun starts: torchrun --nproc-per-node N program.py MODEL OUT CASE...
+
+Writes OUT/CASE.pt by rank 0: losses, round and evaluation metrics, the weights at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+
+from lit_tpgrpo.callbacks import CapabilityEstimator, JudgeRefresh, MathEvaluation, RoundCallback
+from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.errors import OtherProcessError
+from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.sharding import Sharding
+from lit_tpgrpo.verify.verifier import MathVerifier
+
+WORLD = int(os.environ.get("WORLD_SIZE", 1))
+
+
+class LuckySamples(MathVerifier):
+    """A random model is never right. Here the odd samples of a group are, in two problems of three; the gold answer says in
+    which, so that it is the same on any process. In the third all are wrong: they teach nothing and are dropped."""
+
+    def verify_all(self, pairs):
+        return [
+            Outcome.CORRECT if i % 2 and int(gold) % 3 else Outcome.INCORRECT for i, (gold, _) in enumerate(pairs)
+        ]
+
+
+class OnlyOne(LuckySamples):
+    """Only one problem in eight teaches: most processes have nothing to train on."""
+
+    def verify_all(self, pairs):
+        return [
+            Outcome.CORRECT if i % 2 and int(gold) % 8 == 1 else Outcome.INCORRECT for i, (gold, _) in enumerate(pairs)
+        ]
+
+
+class BreaksOnTheLast(LuckySamples):
+    """An error on one process alone, while the others sample."""
+
+    def verify_all(self, pairs):
+        if int(os.environ.get("RANK", 0)) == WORLD - 1:
+            raise OSError("the verifier of the last process is gone")
+        return super().verify_all(pairs)
+
+
+class Record(RoundCallback):
+    """What every step and round said, on every process."""
+
+    def __init__(self) -> None:
+        self.losses, self.steps, self.rounds, self.uids = [], [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+        self.steps.append(len(batch.sequences))
+
+    def on_round_end(self, trainer, pl_module, made):
+        self.rounds.append(dict(made.metrics))
+        self.uids.append([g.problem.uid for g in made.groups])
+
+
+def strategy_of(name: str) -> Strategy | str:
+    if name.startswith("fsdp"):
+        return ModelParallelStrategy(data_parallel_size=WORLD, tensor_parallel_size=1)
+    return "ddp" if WORLD > 1 else "auto"
+
+
+def data(name: str, out: Path) -> MathRolloutDataModule:
+    verifier = OnlyOne() if "nothing" in name else BreaksOnTheLast() if "breaks" in name else LuckySamples()
+    return MathRolloutDataModule(
+        train=ArithmeticProblems("1", n=64),
+        val=ArithmeticProblems("1", n=7, split="heldout"),
+        verifier=verifier,
+        group_size=4,
+        problems_per_step=5,
+        steps_per_round=2,
+        steps_per_epoch=4,
+        keep="nonzero_advantage",
+        correction="token_truncate",
+        sampling=SamplingParams(max_new_tokens=16, top_k=50),
+        eval_samples=2,
+        prompt_template="{problem}",
+        store_dir=str(out / f"store-{name}-{WORLD}"),
+        max_empty_rounds=3,
+        progress=False,
+    )
+
+
+def run(model: str, out: Path, name: str) -> None:
+    L.seed_everything(0, verbose=False)
+    record, evaluation, capability = Record(), MathEvaluation(), CapabilityEstimator(0.5, "uncertainty")
+    callbacks = [record, evaluation, capability, JudgeRefresh(1, ArithmeticAudit("1", n=9))]
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=WORLD,
+        strategy=strategy_of(name),
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        default_root_dir=out,
+    )
+    module = TPGRPOModule(
+        model,
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.5),
+        kl_beta=0.0 if "plain" in name else 0.1,
+        kl_estimator="k2",
+        tokens_per_microbatch=60,
+        gradient_checkpointing="recomputed" in name,
+        sharding=Sharding(reshard_after_forward="kept" not in name, cpu_offload="offloaded" in name),
+    )
+    dm = data(name, out)
+    try:
+        trainer.fit(module, datamodule=dm)
+    except (OSError, OtherProcessError) as error:
+        (out / f"{name}.{trainer.global_rank}.txt").write_text(f"{type(error).__name__}: {error}")
+        return
+    weights = {n: t.clone() for n, t in module.named_tensors()}
+    shares: list = [None] * WORLD
+    if WORLD > 1:
+        torch.distributed.all_gather_object(shares, (record.steps, record.uids, capability.state_dict()))
+    else:
+        shares = [(record.steps, record.uids, capability.state_dict())]
+    if trainer.is_global_zero:
+        sharded = any(type(p).__name__ == "DTensor" for p in module.policy_model.parameters())
+        found = {"losses": record.losses, "rounds": record.rounds, "weights": weights, "shares": shares}
+        evaluated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("eval/")}
+        torch.save(found | {"eval": evaluated, "sharded": sharded}, out / f"{name}-{WORLD}.pt")
+
+
+if __name__ == "__main__":
+    for case in sys.argv[3:]:
+        run(sys.argv[1], Path(sys.argv[2]), case)

@@ -1,0 +1,113 @@
+"""The same run on 1, 2 and 4 processes, under DDP and FSDP2, over gloo: real processes, started as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("program.py")
+LIMIT_S = 300  # a hang ends here
+ALONE = ("ddp", "ddp-nothing", "ddp-plain")
+TOGETHER = {
+    2: ("ddp", "fsdp", "fsdp-kept", "fsdp-recomputed-plain", "fsdp-nothing", "fsdp-breaks"),
+    4: ("ddp", "fsdp", "fsdp-offloaded", "fsdp-nothing", "ddp-nothing", "ddp-breaks"),
+}
+CASES = [(n, name) for n, names in TOGETHER.items() for name in names if "breaks" not in name]
+
+
+def start(model: str, out: Path, n: int, cases: tuple[str, ...]) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if n > 1 else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, *launcher, str(PROGRAM), model, str(out), *cases],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def runs(random_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("processes")
+    start(random_model, out, 1, ALONE)
+    for n, cases in TOGETHER.items():
+        start(random_model, out, n, cases)
+    return out
+
+
+def load(runs: Path, name: str, n: int) -> dict[str, Any]:
+    return torch.load(runs / f"{name}-{n}.pt")
+
+
+def alone(runs: Path, name: str) -> dict[str, Any]:
+    return load(runs, "ddp" + "".join(f"-{kind}" for kind in ("nothing", "plain") if kind in name), 1)
+
+
+@pytest.mark.parametrize(("n", "name"), CASES)
+def test_losses_and_weights_are_those_of_one_process(runs: Path, n: int, name: str):
+    one, many = alone(runs, name), load(runs, name, n)
+    assert many["sharded"] is name.startswith("fsdp")
+    assert many["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    assert len(set(one["losses"])) >= 3
+    assert one["weights"].keys() == many["weights"].keys()
+    for key, weight in one["weights"].items():
+        torch.testing.assert_close(many["weights"][key], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "name"), CASES)
+def test_metrics_are_those_of_all_processes(runs: Path, n: int, name: str):
+    one, many = alone(runs, name), load(runs, name, n)
+    assert len(one["rounds"]) == len(many["rounds"]) >= 2
+    for alone_, together in zip(one["rounds"], many["rounds"], strict=True):
+        assert alone_.keys() == together.keys()
+        timed = {k for k in alone_ if k.endswith(("seconds", "per_s"))}
+        for key in alone_.keys() - timed:
+            assert together[key] == pytest.approx(alone_[key], abs=2e-5), key
+        assert alone_["verify/pairs"] == 0  # these verifiers count nothing
+        assert alone_["judge/cases"] == 40
+    assert many["eval"] == pytest.approx(one["eval"], abs=1e-6)
+    assert one["eval"]["eval/avg@2_se"] > 0
+
+
+@pytest.mark.parametrize(("n", "name"), CASES)
+def test_groups_are_whole_and_met_once(runs: Path, n: int, name: str):
+    one, many = alone(runs, name), load(runs, name, n)
+    for index, expected in enumerate(one["shares"][0][1]):
+        shares = [uids[index] for _, uids, _ in many["shares"]]
+        assert sorted(uid for share in shares for uid in share) == sorted(expected)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    # What the policy can do is known on all processes, for all draw the same problems by it.
+    estimates = [state["estimates"] for *_, state in many["shares"]]
+    assert all(found.keys() == estimates[0].keys() for found in estimates)
+    assert estimates[0].keys() == one["shares"][0][2]["estimates"].keys()
+
+
+def test_steps_are_uneven_and_some_processes_have_nothing_to_train_on(runs: Path):
+    """What the cases above were to show, they did."""
+    steps = [share[0] for share in load(runs, "fsdp-nothing", 4)["shares"]]
+    assert any(0 in own for own in steps)
+    for n in (2, 4):
+        total = [sum(own) for own in zip(*(s[0] for s in load(runs, "fsdp", n)["shares"]), strict=True)]
+        assert total == alone(runs, "fsdp")["shares"][0][0]
+        assert len(set(map(tuple, (s[0] for s in load(runs, "fsdp", n)["shares"])))) > 1
+
+
+@pytest.mark.parametrize(("n", "name"), [(2, "fsdp-breaks"), (4, "ddp-breaks")])
+def test_an_error_on_one_process_ends_all_with_its_name(runs: Path, n: int, name: str):
+    said = [(runs / f"{name}.{rank}.txt").read_text() for rank in range(n)]
+    assert said[-1] == "OSError: the verifier of the last process is gone"
+    for rank, text in enumerate(said[:-1]):
+        assert text.startswith(
+            f"OtherProcessError: evaluation failed on process {n - 1} (OSError: the verifier of the last process is gone), "
+            f"and process {rank} stops with it"
+        )
