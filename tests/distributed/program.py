@@ -32,9 +32,7 @@ class LuckySamples(MathVerifier):
     which, so that it is the same on any process. In the third all are wrong: they teach nothing and are dropped."""
 
     def verify_all(self, pairs):
-        return [
-            Outcome.CORRECT if i % 2 and int(gold) % 3 else Outcome.INCORRECT for i, (gold, _) in enumerate(pairs)
-        ]
+        return [Outcome.CORRECT if i % 2 and int(gold) % 3 else Outcome.INCORRECT for i, (gold, _) in enumerate(pairs)]
 
 
 class OnlyOne(LuckySamples):
