@@ -12,7 +12,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
-from lit_tpgrpo.errors import USERS_MISTAKES, InputError, first_among
+from lit_tpgrpo.checkpoints import usable_checkpoint
+from lit_tpgrpo.errors import USERS_MISTAKES, first_among
 from lit_tpgrpo.module import TPGRPOModule
 
 
@@ -32,8 +33,11 @@ class TPGRPOCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Look for the checkpoint first: Lightning does so after data and model are ready, and ends in a traceback."""
-        if (path := self._get(self.config, "ckpt_path")) is not None:
-            check_checkpoint(str(path))
+        settings = self.config[self.subcommand] if self.subcommand else self.config
+        if (path := settings.get("ckpt_path")) is not None:
+            settings["ckpt_path"] = found_checkpoint(str(path))
+        if "weights_only" in settings and settings["weights_only"] is None:
+            settings["weights_only"] = True  # ours hold nothing else, and others' may run code
 
 
 # A misspelt option must be named, not taken for the abbreviation of another.
@@ -48,21 +52,16 @@ SETTINGS = {
 }
 
 
-def check_checkpoint(path: str) -> None:
-    """Refuse a local checkpoint that does not exist; Lightning's own names and URLs are Lightning's to resolve.
+def found_checkpoint(path: str) -> str:
+    """A whole local checkpoint, see ``usable_checkpoint``; Lightning's own names and URLs are Lightning's to resolve.
 
     Raises:
-        InputError: there is nothing at the path.
+        InputError: there is none at the path.
     """
     special = path in ("best", "last", "hpc") or path.lower() == "registry" or path.lower().startswith("registry:")
     if special or "://" in path or "::" in path:  # the last two: a URL, a chain of file systems
-        return
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise InputError(
-            f"ckpt_path {path!r} does not exist (looked at {place.absolute()}); give a checkpoint file, such as "
-            "checkpoints/last.ckpt in the run's version folder, or one of best, last and hpc"
-        )
+        return path
+    return str(usable_checkpoint(Path(path).expanduser()))
 
 
 def users_mistake(error: BaseException | None) -> str | None:

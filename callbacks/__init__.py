@@ -1,6 +1,7 @@
 """Lightning callbacks: each works in any Trainer whose DataModule makes rollouts."""
 
 from lit_tpgrpo.callbacks.capability import CapabilityEstimator
+from lit_tpgrpo.callbacks.checkpoint import SafeCheckpoint
 from lit_tpgrpo.callbacks.evaluation import MathEvaluation
 from lit_tpgrpo.callbacks.judge_refresh import AuditSet, JudgeRefresh
 from lit_tpgrpo.callbacks.predictions import JudgedSolutionWriter
@@ -14,5 +15,6 @@ __all__ = [
     "JudgedSolutionWriter",
     "MathEvaluation",
     "RoundCallback",
+    "SafeCheckpoint",
     "SolutionSamples",
 ]

@@ -17,6 +17,7 @@ from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
 from lit_tpgrpo.records import EvaluatedGroup, StopReason
 from lit_tpgrpo.rollout.hooks import RoundCallback, Split, rollout_source
 from lit_tpgrpo.rollout.processes import failing_together, gather
+from lit_tpgrpo.rollout.stopping import STOP
 
 
 class MathEvaluation(RoundCallback):
@@ -134,6 +135,7 @@ class MathEvaluation(RoundCallback):
         counts = torch.zeros(3, dtype=torch.long)
         with failing_together("evaluation"):
             for group in groups:
+                STOP.check()
                 metrics.update(list(group.outcomes), list(group.answers))
                 truncated = sum(s.stop is StopReason.LENGTH for s in group.solutions)
                 tokens = sum(len(s.completion_ids) for s in group.solutions)

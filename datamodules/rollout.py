@@ -232,7 +232,7 @@ class MathRolloutDataModule(RolloutParts):
 
     def state_dict(self) -> dict[str, Any]:
         feed = self.feed.state_dict(self.policy.policy_version)
-        return feed | {"store_dir": self.store_dir or "", "sampled_by": self._sampled_by}
+        return feed | {"store_dir": str(self._store_root()), "sampled_by": self._sampled_by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = dict(state_dict)

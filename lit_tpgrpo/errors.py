@@ -12,9 +12,13 @@ class ConfigError(ValueError):
 class NonFiniteLossError(RuntimeError):
     """The loss or its gradient is NaN or infinite; raised before the optimizer step, so the weights are still good."""
 
+    on_all_processes = True
+
 
 class EmptyRoundError(RuntimeError):
     """Rounds keep yielding nothing to train on."""
+
+    on_all_processes = True
 
 
 class JudgeDownError(RuntimeError):
@@ -23,6 +27,10 @@ class JudgeDownError(RuntimeError):
 
 class EngineError(RuntimeError):
     """The sampling engine cannot be reached, or did not take over the policy's weights. Nothing was sampled from it since."""
+
+
+class StorageError(RuntimeError):
+    """Something could not be written: the disk is full, the folder is read-only. What was stored before is still good."""
 
 
 class OtherProcessError(RuntimeError):
@@ -37,7 +45,13 @@ USERS_MISTAKES: tuple[type[Exception], ...] = (
     JudgeDownError,
     EngineError,
     OtherProcessError,
+    StorageError,
 )
+
+
+def raised_on_all_processes(error: BaseException) -> bool:
+    """Whether all processes of the run are known to have left off at the same place, so that they can still act together."""
+    return bool(getattr(error, "on_all_processes", False))
 
 
 def first_among(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:

@@ -9,17 +9,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lit_tpgrpo.errors import StorageError
+
 log = logging.getLogger(__name__)
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """One line in one write, with the operating system before we go on: it outlives this process however that ends. A
-    torn line of an earlier crash is ended first."""
+    torn line of an earlier crash is ended first.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     data = (json.dumps(row) + "\n").encode()
-    with path.open("a+b") as file:
-        if file.tell() and not _ends_line(file):
-            data = b"\n" + data
-        file.write(data)
+    try:
+        with path.open("a+b") as file:
+            if file.tell() and not _ends_line(file):
+                data = b"\n" + data
+            file.write(data)
+    except OSError as error:
+        raise StorageError(
+            f"nothing more can be written to {path} ({error.strerror or error}); what it holds is kept. Free space or make it "
+            "writable, then resume with --ckpt_path and the run's folder"
+        ) from error
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -21,8 +21,10 @@ from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.functional.losses import KLName, Normalisation, StepCounts, grpo_loss, sequence_weights
 from lit_tpgrpo.policy import PolicyModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, refuse_rescaled_logits
+from lit_tpgrpo.random_state import RANDOM_STATES, random_state, restore_random_state
 from lit_tpgrpo.records import StepBatch, TrainingSequence
 from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatches, token_budget_slices
+from lit_tpgrpo.rollout.processes import gather
 from lit_tpgrpo.sharding import Sharding, gathered, torch_dtype, whole
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
 
@@ -79,6 +81,7 @@ class TPGRPOModule(L.LightningModule):
         self.policy: PolicyModel | None = None
         self._given: list[dict[str, Any]] = []  # the optimizer's settings, without its parameters
         self._loaded_step = 0
+        self._random_states: list[dict[str, Any]] | None = None  # of a checkpoint, by rank
         self._reference: tuple[PolicyModel, ...] = ()  # in a tuple: not a submodule, so neither trained nor saved
 
     # ---- the Policy protocol of lit_tpgrpo.engines.base ----
@@ -100,8 +103,12 @@ class TPGRPOModule(L.LightningModule):
         outside = trainer is not None and trainer.state.fn != TrainerFn.FITTING
         return self._loaded_step if outside else self.global_step
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RANDOM_STATES] = gather(random_state())
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._loaded_step = checkpoint["global_step"]
+        self._random_states = checkpoint.get(RANDOM_STATES)
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
         for name, parameter in self.policy_model.named_parameters():
@@ -174,6 +181,9 @@ class TPGRPOModule(L.LightningModule):
             optimizer = cast(LightningOptimizer, self.optimizers())
             for group, given in zip(optimizer.param_groups, self._given, strict=True):
                 group.update(given)
+        if self._random_states is not None:
+            restore_random_state(self._random_states, self.trainer.global_rank, self.trainer.world_size)
+            self._random_states = None
 
     # ---- one optimizer step ----
 
@@ -188,14 +198,15 @@ class TPGRPOModule(L.LightningModule):
         optimizer.zero_grad()
         for micro in self._microbatches(batch):
             loss, sums = self._loss(micro or filler(self.device), batch.temperature, counts)
-            self._check_finite(loss, batch, "loss")
             # Lightning averages gradients over ranks; the weights already divide by the global count.
             self.manual_backward(loss * (self.trainer.world_size if micro is not None else 0))
             pieces.append(sums if micro is not None else sums.zeros_like())
+        # After the sums over ranks: what is wrong on one of them stops all.
+        totals = sum_pieces(pieces).reduced(self._reduce)
+        self._check_finite(totals.loss.policy_loss + totals.loss.kl_loss, batch, "loss")
         norm = self._clip(batch)
         optimizer.step()
         self._step_scheduler()
-        totals = sum_pieces(pieces).reduced(self._reduce)
         self._log_step(totals, norm, on_policy, time.perf_counter() - started)
 
     def _microbatches(self, batch: StepBatch) -> Iterable[MicroBatch | None]:

@@ -27,6 +27,8 @@ FLOORS = {
     "lit_tpgrpo.rollout": 4,
     "lit_tpgrpo.policy": 5,
     "lit_tpgrpo.step_sums": 5,
+    "lit_tpgrpo.checkpoints": 5,
+    "lit_tpgrpo.random_state": 5,
     "lit_tpgrpo.sharding": 5,
     "lit_tpgrpo.module": 6,
     "lit_tpgrpo.callbacks": 6,

@@ -38,10 +38,13 @@ def failing_together(what: str) -> Iterator[None]:
         error = caught
     failures = gather(None if error is None else f"{type(error).__name__}: {error}")
     if error is not None:
+        error.on_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
         raise error
     for rank, failure in enumerate(failures):
         if failure is not None:
-            raise OtherProcessError(
+            elsewhere = OtherProcessError(
                 f"{what} failed on process {rank} ({failure}), and process {dist.get_rank()} stops with it; what was "
                 "sampled and judged is stored. Mend the cause, then resume with --ckpt_path"
             )
+            elsewhere.on_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
+            raise elsewhere

@@ -16,6 +16,7 @@ from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, tally_of
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Outcome, Problem, Round, Solution
 from lit_tpgrpo.rollout.filters import KeepRule
 from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups, verify_solutions
+from lit_tpgrpo.rollout.stopping import STOP
 from lit_tpgrpo.rollout.store import RoundFile
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
 from lit_tpgrpo.text.steps import segment_steps
@@ -137,6 +138,7 @@ class RoundMaker:
         for batch in batched(shown, at_once):
             new = {missing[i].place: (missing[i].problem, solutions) for i, solutions in batch}
             file.add_solutions(new)
+            STOP.check()
             done |= new
             new_tokens += sum(len(s.completion_ids) for _, solutions in new.values() for s in solutions)
         self.engine.sleep()
@@ -161,6 +163,7 @@ class RoundMaker:
                 (g, _, solution), (outcome, answer) = todo[i], checked[i]
                 done[g, solution.sample] = (outcome, answer, verdict)
                 file.add_verdict(g, solution.sample, outcome, answer, verdict)
+                STOP.check()
         return [_judged_group(g, problem, solutions, done) for g, (problem, solutions) in groups.items()]
 
 

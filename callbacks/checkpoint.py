@@ -1,0 +1,160 @@
+"""SafeCheckpoint: checkpoints that are whole or not there, at every end a run can come to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lit_tpgrpo.errors import StorageError, raised_on_all_processes
+from lit_tpgrpo.rollout.processes import failing_together
+from lit_tpgrpo.rollout.stopping import STOP, stop_error
+
+PARTIAL = ".partial"
+
+
+class SafeCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, of which a killed or failed run never leaves half a checkpoint.
+
+    - A checkpoint (a file, or a folder of shards) is written beside its place, flushed to disk and renamed.
+    - ``last`` is written before the first round too, so that whatever is sampled belongs to a run that can be resumed.
+    - The first SIGTERM or ctrl-C stops the run between two sampled batches, verdicts or optimizer steps, on all processes
+      at the same place, and saves; a second one stops at once.
+    - After an error it saves only what is consistent: nothing from the middle of an optimizer step, and of several
+      processes only where all are known to have stopped at the same place.
+
+    Args:
+        kwargs: of ``ModelCheckpoint``; ``save_last`` and ``save_on_exception`` are on unless set otherwise.
+
+    Raises:
+        StorageError: the folder cannot be written, checked before anything is sampled; or the disk is full, in which case
+            the checkpoints from before are as they were.
+    """
+
+    def __init__(self, save_last: bool | None = True, save_on_exception: bool = True, **kwargs: Any) -> None:
+        super().__init__(save_last=save_last, save_on_exception=save_on_exception, **kwargs)
+        self._consistent = True
+
+    # ---- when ----
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and self.dirpath is not None and _is_local_file_protocol(self.dirpath):
+            with failing_together("the checkpoint folder"):
+                if trainer.is_global_zero:
+                    _make_ready(Path(self.dirpath))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._consistent = True
+        STOP.install()
+        if self.save_last and trainer.global_step == 0:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        self._consistent = False
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        self._consistent = True
+        super().on_train_batch_end(trainer, *args, **kwargs)
+        requested = torch.tensor(STOP.requested, device=trainer.strategy.root_device)
+        # Not every process may have been signalled yet: they stop after the same step.
+        if number := int(trainer.strategy.reduce(requested, reduce_op="max")):  # pyright: ignore[reportArgumentType]
+            error = stop_error(number)
+            error.on_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
+            raise error
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        together = trainer.world_size == 1 or raised_on_all_processes(exception)
+        try:
+            if self._consistent and together and not isinstance(exception, StorageError):
+                super().on_exception(trainer, pl_module, exception)
+        finally:
+            if trainer.is_global_zero and self.last_model_path:
+                print(f"resume with --ckpt_path {self.last_model_path}", flush=True)
+            STOP.restore()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        STOP.restore()
+        super().teardown(trainer, pl_module, stage)
+
+    # ---- how ----
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        if not _is_local_file_protocol(filepath):  # object stores show a file when it is whole
+            super()._save_checkpoint(trainer, filepath)
+            return
+        path = Path(filepath)
+        partial = path.with_name(path.name + PARTIAL)
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        with failing_together(f"saving {path.name}"):
+            try:
+                trainer.strategy.save_checkpoint(checkpoint, partial)
+            except Exception as error:
+                _remove(partial)
+                raise self._not_saved(path, error) from error
+        with failing_together(f"saving {path.name}"):
+            if trainer.is_global_zero:
+                try:
+                    _take_its_place(partial, path)
+                except OSError as error:
+                    raise self._not_saved(path, error) from error
+        self._last_global_step_saved = trainer.global_step
+        self._last_checkpoint_saved = filepath
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)
+
+    def _not_saved(self, path: Path, error: Exception) -> StorageError:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        last = self._last_checkpoint_saved
+        resume = f"the last whole one is {last}: resume with --ckpt_path {last}" if last else "none was saved before it"
+        return StorageError(
+            f"the checkpoint {path} could not be written ({type(error).__name__}: {reason}); {resume}, after freeing space "
+            "or making the folder writable"
+        )
+
+
+def _make_ready(folder: Path) -> None:
+    """Find out now whether the folder can be written; take away what a killed run left half written."""
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+        for leftover in folder.glob(f"*{PARTIAL}"):
+            rank_zero_warn(f"{leftover} was not written to its end, by a run that was killed: removed")
+            _remove(leftover)
+    except OSError as error:
+        raise StorageError(
+            f"checkpoints cannot be written to {folder} ({error.strerror or error}); make it writable, or set another dirpath "
+            "of SafeCheckpoint or another trainer.default_root_dir"
+        ) from error
+
+
+def _take_its_place(partial: Path, path: Path) -> None:
+    """On disk first, then under its name. A folder cannot replace one: the old one steps aside and then goes."""
+    files = [partial] if partial.is_file() else [p for p in partial.rglob("*") if p.is_file()]
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    aside = path.with_name(path.name + ".old" + PARTIAL)
+    if path.is_dir() and not path.is_symlink():
+        _remove(aside)
+        path.rename(aside)
+    os.replace(partial, path)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

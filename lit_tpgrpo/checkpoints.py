@@ -1,0 +1,91 @@
+"""Finding a checkpoint to go on from: the newest whole one of a run's folder; one that was cut short is never loaded."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+from lit_tpgrpo.errors import InputError
+
+log = logging.getLogger(__name__)
+
+SHARDS = ".metadata"
+REST = "meta.pt"  # Lightning's name for what is not sharded
+
+
+def usable_checkpoint(path: Path) -> Path:
+    """The checkpoint at ``path``, or in the run's folder ``path`` the newest whole one.
+
+    One that is damaged is passed over, with a warning, for the newest whole one beside it that is older.
+
+    Raises:
+        InputError: there is nothing at the path, or nothing whole.
+    """
+    if not path.exists():
+        raise InputError(
+            f"ckpt_path {str(path)!r} does not exist (looked at {path.absolute()}); give a checkpoint, such as "
+            "checkpoints/last.ckpt in the run's version folder, that folder itself, or one of best, last and hpc"
+        )
+    named = path.is_file() or _is_sharded(path)
+    found = _checkpoints(path.parent if named else path)
+    if named:
+        found = [path, *(p for p in found if p.resolve() != path.resolve() and _age(p) <= _age(path))]
+    for candidate in found:
+        fault = fault_of(candidate)
+        if fault is None:
+            if candidate != path:
+                log.warning("resuming from %s", candidate)
+            return candidate
+        log.warning("the checkpoint %s is not whole (%s): it is not loaded", candidate, fault)
+    raise InputError(
+        f"no whole checkpoint at ckpt_path {str(path)!r} ({len(found)} looked at); give another checkpoint or run folder, or "
+        "start anew without --ckpt_path"
+    )
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a checkpoint (a file, or a folder of shards), None where it is whole."""
+    if path.is_file():
+        return _zip_fault(path)
+    rest = path / REST
+    if not rest.is_file() or not (path / SHARDS).is_file():
+        return f"{REST if not rest.is_file() else SHARDS} is missing"
+    if fault := _zip_fault(rest):
+        return fault
+    try:
+        parts = FileSystemReader(path).read_metadata().storage_data.values()
+    except Exception as error:  # a torn pickle raises anything
+        return f"{SHARDS} cannot be read: {type(error).__name__}"
+    for part in parts:
+        file = path / part.relative_path
+        if not file.is_file() or file.stat().st_size < part.offset + part.length:
+            return f"{part.relative_path} is missing or cut short"
+    return None
+
+
+def _zip_fault(path: Path) -> str | None:
+    """torch.save writes a zip archive, whose table of contents comes last."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return None if archive.namelist() else "it is empty"
+    except (zipfile.BadZipFile, OSError) as error:
+        return str(error)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a run, the newest first; ``last`` before one of the same moment."""
+    found = [p for p in folder.rglob("*.ckpt") if p.is_file() or p.is_dir()]
+    return sorted(found, key=lambda p: (-_age(p), not p.name.startswith("last")))
+
+
+def _age(path: Path) -> int:
+    """When it was written, in nanoseconds since the epoch."""
+    rest = path / REST
+    return (rest if rest.exists() else path).stat().st_mtime_ns
+
+
+def _is_sharded(path: Path) -> bool:
+    return (path / REST).exists() or (path / SHARDS).exists()
