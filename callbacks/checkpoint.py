@@ -77,7 +77,7 @@ class SafeCheckpoint(ModelCheckpoint):
             if self._consistent and together and not isinstance(exception, StorageError):
                 super().on_exception(trainer, pl_module, exception)
         finally:
-            if trainer.is_global_zero and self.last_model_path:
+            if trainer.is_global_zero and self.last_model_path and os.path.exists(self.last_model_path):
                 print(f"resume with --ckpt_path {self.last_model_path}", flush=True)
             STOP.restore()
 
@@ -115,10 +115,10 @@ class SafeCheckpoint(ModelCheckpoint):
     def _not_saved(self, path: Path, error: Exception) -> StorageError:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         last = self._last_checkpoint_saved
-        resume = f"the last whole one is {last}: resume with --ckpt_path {last}" if last else "none was saved before it"
+        resume = f"the last whole one is {last}: resume with --ckpt_path {last}" if last else "none is before it"
         return StorageError(
-            f"the checkpoint {path} could not be written ({type(error).__name__}: {reason}); {resume}, after freeing space "
-            "or making the folder writable"
+            f"the checkpoint {path} could not be written ({type(error).__name__}: {reason}). Free space or make the folder "
+            f"writable; {resume}"
         )
 
 

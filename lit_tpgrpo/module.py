@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from dataclasses import asdict, replace
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -17,12 +17,16 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_base, four_bit, plain_tensors
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
+from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.losses import KLName, Normalisation, StepCounts, grpo_loss, sequence_weights
+from lit_tpgrpo.optimizers import check_optimizer
 from lit_tpgrpo.policy import PolicyModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, refuse_rescaled_logits
 from lit_tpgrpo.random_state import RANDOM_STATES, random_state, restore_random_state
 from lit_tpgrpo.records import StepBatch, TrainingSequence
+from lit_tpgrpo.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
 from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatches, token_budget_slices
 from lit_tpgrpo.rollout.processes import gather
 from lit_tpgrpo.sharding import Sharding, gathered, torch_dtype, whole
@@ -49,6 +53,11 @@ class TPGRPOModule(L.LightningModule):
         dtype: weights' dtype, e.g. ``float32`` or ``bfloat16``; None takes that of the checkpoint.
         attention: transformers' attention implementation.
         sharding: how FSDP cuts the model, under ``ModelParallelStrategy``.
+        adapter: trains low-rank adapters and leaves the model's own weights alone.
+        quantization: ``nf4`` keeps these in 4 bits; needs an adapter.
+        reference: what the KL term refers to: ``frozen``, a copy of the initial policy; ``offloaded``, one that comes to
+            the device for its part of a step only; ``adapter_off``, the policy without its adapter; ``auto`` is
+            ``adapter_off`` with an adapter and ``frozen`` without.
     """
 
     def __init__(
@@ -69,20 +78,30 @@ class TPGRPOModule(L.LightningModule):
         dtype: str | None = None,
         attention: str = "sdpa",
         sharding: Sharding | None = None,
+        adapter: LoRA | None = None,
+        quantization: Literal["nf4"] | None = None,
+        reference: ReferenceName = "auto",
     ) -> None:
         super().__init__()
+        if quantization is not None and (adapter is None or random_init):
+            raise ConfigError(
+                "quantization 'nf4' needs a model.adapter, for 4-bit weights do not train, and weights of a checkpoint, not "
+                "random_init"
+            )
         _check_settings(clip_low, clip_high, kl_beta, normalisation, norm_length, tokens_per_microbatch)
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "sharding"])
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "sharding", "adapter"])
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._weights_dtype = torch_dtype(dtype)
         self._sharding = sharding or Sharding()
+        self.adapter = adapter
         self._tokenizer = load_tokenizer(model)
         self.policy: PolicyModel | None = None
         self._given: list[dict[str, Any]] = []  # the optimizer's settings, without its parameters
         self._loaded_step = 0
         self._random_states: list[dict[str, Any]] | None = None  # of a checkpoint, by rank
-        self._reference: tuple[PolicyModel, ...] = ()  # in a tuple: not a submodule, so neither trained nor saved
+        self._base = ""  # fingerprint of the weights under the adapter
+        self._reference: FrozenCopy | AdapterOff | None = None  # no submodule: neither trained nor saved
 
     # ---- the Policy protocol of lit_tpgrpo.engines.base ----
 
@@ -105,15 +124,21 @@ class TPGRPOModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RANDOM_STATES] = gather(random_state())
+        if self.adapter is not None:
+            checkpoint[ADAPTER] = asdict(self.adapter) | {"base": self._base}
+            if not isinstance(self.policy, FSDPModule):  # shards are loaded by all their names
+                checkpoint["state_dict"] = adapter_state(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._loaded_step = checkpoint["global_step"]
         self._random_states = checkpoint.get(RANDOM_STATES)
+        if self.adapter is not None:
+            check_base(checkpoint.get(ADAPTER), self.adapter, self._base)
+            if not isinstance(self.policy, FSDPModule):
+                checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
-        for name, parameter in self.policy_model.named_parameters():
-            # Sharded: gathered one at a time, so that no rank ever holds a second whole model.
-            yield name, whole(parameter.detach())
+        return plain_tensors(self.policy_model)
 
     def gathered(self) -> AbstractContextManager[None]:
         """See ``lit_tpgrpo.engines.base.Sharded``."""
@@ -126,18 +151,24 @@ class TPGRPOModule(L.LightningModule):
         if self.policy is not None:
             return
         hp = self.hparams
-        lm = load_causal_lm(hp["model"], hp["random_init"], self._weights_dtype, hp["attention"])
+        quantized = four_bit(self._weights_dtype) if hp["quantization"] else None
+        lm = load_causal_lm(hp["model"], hp["random_init"], self._weights_dtype, hp["attention"], quantized)
         refuse_rescaled_logits(lm, hp["model"])
         if hp["gradient_checkpointing"]:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.adapter is not None:
+            self._base = fingerprint(plain_tensors(lm))
+            self.adapter.apply(lm)
         self.policy = PolicyModel(lm)
         self.policy.train()
         if hp["kl_beta"] > 0:
-            self._reference = (copy.deepcopy(self.policy).requires_grad_(False).eval(),)
-        for model in (self.policy, *self._reference):
-            self._shard(model)
+            offloaded = replace(self._sharding, cpu_offload=True)
+            self._reference = make_reference(
+                hp["reference"], self.policy, self._shard, lambda model: self._shard(model, offloaded)
+            )
+        self._shard(self.policy)
 
-    def _shard(self, model: PolicyModel) -> None:
+    def _shard(self, model: PolicyModel, sharding: Sharding | None = None) -> None:
         """Cut into shards under ``ModelParallelStrategy``; nothing elsewhere."""
         mesh = self.device_mesh
         if mesh is None:
@@ -148,11 +179,15 @@ class TPGRPOModule(L.LightningModule):
                 f"processes, {self.trainer.world_size}, and tensor_parallel_size to 1; got "
                 f"{mesh['data_parallel'].size()} and {mesh['tensor_parallel'].size()}"
             )
-        self._sharding.apply(model, model.causal_lm, mesh["data_parallel"])
+        if self.hparams["quantization"]:
+            raise ConfigError("4-bit weights (quantization 'nf4') cannot be sharded; use DDP, or LoRA on whole weights")
+        (sharding or self._sharding).apply(model, model.causal_lm, mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         assert self.policy is not None
-        optimizer = self._make_optimizer(p for p in self.policy.parameters() if p.requires_grad)
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        optimizer = self._make_optimizer(iter(trained))
+        check_optimizer(optimizer, trained)
         self._given = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self._make_scheduler is None:
             return optimizer
@@ -168,11 +203,6 @@ class TPGRPOModule(L.LightningModule):
                 "model.tokens_per_microbatch, instead"
             )
         return []
-
-    def on_fit_start(self) -> None:
-        for reference in self._reference:
-            if not isinstance(reference, FSDPModule):  # shards are where they belong
-                reference.to(self.device)
 
     def on_train_start(self) -> None:
         """A checkpoint brings back the optimizer's settings of its time along with its state: those given now count.
@@ -196,8 +226,10 @@ class TPGRPOModule(L.LightningModule):
         counts = self._global_counts(batch)
         pieces: list[StepSums] = []
         optimizer.zero_grad()
-        for micro in self._microbatches(batch):
-            loss, sums = self._loss(micro or filler(self.device), batch.temperature, counts)
+        micros = list(self._microbatches(batch))
+        references = self._reference_logprobs([micro or filler(self.device) for micro in micros], batch.temperature)
+        for micro, reference in zip(micros, references, strict=True):
+            loss, sums = self._loss(micro or filler(self.device), batch.temperature, counts, reference)
             # Lightning averages gradients over ranks; the weights already divide by the global count.
             self.manual_backward(loss * (self.trainer.world_size if micro is not None else 0))
             pieces.append(sums if micro is not None else sums.zeros_like())
@@ -239,14 +271,19 @@ class TPGRPOModule(L.LightningModule):
                 self.policy(filler(self.device), temperature)
         return [found[i] for i in range(len(sequences))]
 
-    def _loss(self, micro: MicroBatch, temperature: float, counts: StepCounts) -> tuple[Tensor, StepSums]:
+    def _reference_logprobs(self, micros: Sequence[MicroBatch], temperature: float) -> list[Tensor | None]:
+        """Of all micro-batches of a step first: an offloaded reference comes to the device once."""
+        if self._reference is None:
+            return [None] * len(micros)
+        with self._reference.ready(self.device):
+            return [self._reference.logprobs(micro, temperature) for micro in micros]
+
+    def _loss(
+        self, micro: MicroBatch, temperature: float, counts: StepCounts, reference: Tensor | None = None
+    ) -> tuple[Tensor, StepSums]:
         assert self.policy is not None
         hp = self.hparams
         logprobs, entropy = self.policy(micro, temperature)
-        reference = None
-        if self._reference:
-            with torch.no_grad():
-                reference = self._reference[0](micro, temperature)[0]
         weights = sequence_weights(micro.lengths, hp["normalisation"], counts)[micro.row]
         loss, sums = grpo_loss(
             logprobs,

@@ -9,7 +9,14 @@ import torch
 from huggingface_hub import constants, hf_hub_url, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, http_backoff, httpx, validate_repo_id
 from lightning.pytorch.utilities import rank_zero_warn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lit_tpgrpo.errors import ConfigError
 
@@ -133,7 +140,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrained
     return tokenizer
 
 
-def load_causal_lm(name: str, random_init: bool, dtype: torch.dtype | None, attention: str) -> PreTrainedModel:
+def load_causal_lm(
+    name: str,
+    random_init: bool,
+    dtype: torch.dtype | None,
+    attention: str,
+    quantization: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel:
     """The causal language model, with its weights or (``random_init``) its architecture alone.
 
     Raises:
@@ -146,7 +159,8 @@ def load_causal_lm(name: str, random_init: bool, dtype: torch.dtype | None, atte
         if random_init:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
         else:
-            model = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, attn_implementation=attention)
+            extra = {} if quantization is None else {"quantization_config": quantization}
+            model = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, attn_implementation=attention, **extra)
     except (OSError, ValueError) as error:
         raise _not_loaded("causal language model", name, resolved, error) from error
     except ImportError as error:

@@ -121,7 +121,7 @@ def test_gradient_checkpointing_changes_nothing(random_model, tmp_path):
 def test_the_reference_is_frozen_and_neither_trained_nor_saved(random_model, tmp_path):
     module = TPGRPOModule(random_model, optimizer=sgd, kl_beta=0.1)
     trainer = fit(module, [make_batch(0), make_batch(1)], tmp_path)
-    reference = module._reference[0]
+    reference = module._reference.model
     start = TPGRPOModule(random_model)
     start.configure_model()
     for a, b in zip(reference.parameters(), start.policy_model.parameters(), strict=True):
@@ -134,7 +134,7 @@ def test_the_reference_is_frozen_and_neither_trained_nor_saved(random_model, tmp
     assert float(trainer.callback_metrics["train/kl_loss"]) > 0
     without = TPGRPOModule(random_model, optimizer=sgd)
     fit(without, [make_batch(0), make_batch(1)], tmp_path)
-    assert without._reference == ()
+    assert without._reference is None
     assert float((weights(without) - weights(module)).abs().max()) > 1e-5
 
 

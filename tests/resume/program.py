@@ -1,8 +1,9 @@
-"""Runs that are killed and resumed, each in a fork of this process: python program.py MODEL OUT WORLD KILLS SEED.
+"""Runs that are ended and resumed, each in a fork of this process: python program.py MODEL OUT WORLD RESUME ACTION COUNT SEED.
 
-The first run is left alone; it counts the events of sampling, judging, training, checkpointing and evaluation. The others
-end by SIGKILL at one of these events, chosen by the seed from all kinds, and are resumed by the run's folder until they are
-done. OUT/result.json says of each where it was killed and whether it came to the same end.
+The first run is left alone; it counts the events of sampling, judging, training, checkpointing and evaluation. In the others
+ACTION happens at one of these events, chosen by the seed from all kinds (``kill``: SIGKILL; ``term``, ``int``, ``int_twice``:
+signals; ``full``: no file can grow any more), and they are resumed by the run's folder, on RESUME processes, until they are
+done. OUT/result.json says of each where and how it ended, and whether the resumed one came to the same end.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import sys
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,24 +31,40 @@ from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.jsonl import append_line, read_lines
+from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rollout import rounds, sampling
 from lit_tpgrpo.seeds import derived_seed
 
 
-class Events:
-    """Counts what happens and, at the chosen event, is killed without warning."""
+def fill_the_disk() -> None:
+    """From here on the kernel refuses to let a file grow beyond 20 kB, as a full disk would."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    def __init__(self, folder: Path, kill_at: int | None) -> None:
-        self.folder, self.kill_at, self.seen = folder, kill_at, 0
+
+ACTIONS = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "int": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "int_twice": lambda: (os.kill(os.getpid(), signal.SIGINT), os.kill(os.getpid(), signal.SIGINT)),
+    "full": fill_the_disk,
+}
+
+
+class Events:
+    """Counts what happens and acts at the chosen event."""
+
+    def __init__(self, folder: Path, at: int | None, action: str) -> None:
+        self.folder, self.at, self.action, self.seen = folder, at, action, 0
 
     def __call__(self, kind: str) -> None:
-        append_line(self.folder / f"events.{os.environ.get('LOCAL_RANK', 0)}.jsonl", {"kind": kind})
-        if self.seen == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.at is None:  # the run that is left alone
+            append_line(self.folder / f"events.{os.environ.get('LOCAL_RANK', 0)}.jsonl", {"kind": kind})
+        if self.seen == self.at:
+            ACTIONS[self.action]()
         self.seen += 1
 
 
@@ -81,7 +100,9 @@ class LoggingJudge(RuleJudge):
         self.events, self.asked = events, asked
 
     def judge(self, cases):
-        append_line(self.asked, {"cases": [[c.problem.uid, c.solution.sample, c.solution.policy_version] for c in cases]})
+        append_line(
+            self.asked, {"cases": [[c.problem.uid, c.solution.sample, c.solution.policy_version] for c in cases]}
+        )
         for item in super().judge(cases):
             self.events("judge")
             yield item
@@ -113,9 +134,9 @@ class SlowIO(TorchCheckpointIO):
         self.events("saved")
 
 
-def train(model: str, folder: Path, world: int, kill_at: int | None) -> None:
+def train(model: str, folder: Path, world: int, at: int | None, action: str) -> None:
     """One attempt, from the start or from what the one before left."""
-    events = Events(folder, kill_at)
+    events = Events(folder, at, action)
     asked = folder / "asked.jsonl"
     L.seed_everything(0, verbose=False)
     module = LoggingModule(model, optimizer=lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9))
@@ -163,8 +184,8 @@ def train(model: str, folder: Path, world: int, kill_at: int | None) -> None:
         torch.save({"weights": weights, "step": trainer.global_step, "eval": after}, folder / "end.pt")
 
 
-def attempt(model: str, folder: Path, world: int, kill: tuple[int, int] | None) -> bool:
-    """Fork one process a rank; whether all came to an end. ``kill`` is (rank, event)."""
+def attempt(model: str, folder: Path, world: int, where: tuple[int, int] | None = None, action: str = "") -> list[int]:
+    """Fork one process a rank; their exit statuses. ``where`` is (rank, event)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -177,24 +198,29 @@ def attempt(model: str, folder: Path, world: int, kill: tuple[int, int] | None) 
             output = os.open(folder / f"output.{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            code = 1
+            code = 0
             try:
-                train(model, folder, world, kill[1] if kill and kill[0] == rank else None)
-                code = 0
-            finally:
-                os._exit(code)
+                train(model, folder, world, where[1] if where and where[0] == rank else None, action)
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else 1
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         pids.append(pid)
-    statuses = []
-    while pids:
+    statuses, left = {}, set(pids)
+    while left:
         pid, status = os.wait()
-        pids.remove(pid)
-        statuses.append(status)
-        if status:  # one is gone: so are the others
-            for other in pids:
+        left.remove(pid)
+        statuses[pid] = os.waitstatus_to_exitcode(status)
+        if status and action in ("kill", "int_twice"):  # one is gone: so are the others
+            for other in left:
                 os.kill(other, signal.SIGKILL)
-    if kill is None and any(statuses):
-        raise SystemExit(f"a run that was not killed failed, see {folder}")
-    return not any(statuses)
+    if where is None and any(statuses.values()):
+        raise SystemExit(f"a run that was left alone failed, see {folder}")
+    return [statuses[pid] for pid in pids]
 
 
 def stored(folder: Path) -> tuple[set[int], set[tuple[str, int, int]]]:
@@ -221,30 +247,31 @@ def made_again(folder: Path, before: tuple[set, set], asked_before: int) -> int:
     return again + sum(tuple(c) in verdicts for line in lines for c in line.get("cases", []))
 
 
-def moments(events: list[list[str]], kills: int, rng: random.Random) -> list[tuple[int, int]]:
-    """(rank, number of the event) of each kill, from every kind of event in turn."""
+def moments(events: list[list[str]], count: int, rng: random.Random, action: str) -> list[tuple[int, int]]:
+    """(rank, number of the event) of each action, from every kind of event in turn."""
     kinds: dict[str, list[tuple[int, int]]] = {}
     for rank, seen in enumerate(events):
         for number, kind in enumerate(seen):
             kinds.setdefault(kind, []).append((rank, number))
-    order = sorted(kinds)
-    return [rng.choice(kinds[order[i % len(order)]]) for i in range(kills)]
+    order = ["save"] if action == "full" else sorted(kinds)
+    return [rng.choice(kinds[order[i % len(order)]]) for i in range(count)]
 
 
-def main(model: str, out: Path, world: int, kills: int, seed: int) -> None:
+def main(model: str, out: Path, world: int, resume: int, action: str, count: int, seed: int) -> None:
     rng = random.Random(seed)
     whole = out / "whole"
     whole.mkdir(parents=True)
-    attempt(model, whole, world, None)
+    attempt(model, whole, world)
     events = [[line["kind"] for line in read_lines(whole / f"events.{rank}.jsonl")] for rank in range(world)]
     expected = torch.load(whole / "end.pt")
     found = []
-    for number, (rank, event) in enumerate(moments(events, kills, rng)):
-        folder = out / f"killed_{number}"
+    for number, (rank, event) in enumerate(moments(events, count, rng, action)):
+        folder = out / f"ended_{number}"
         folder.mkdir()
-        ended = attempt(model, folder, world, (rank, event))
+        codes = attempt(model, folder, world, (rank, event), action)
+        said = "".join((folder / f"output.{r}.txt").read_text() for r in range(world))
         before, asked = stored(folder), len(list(read_lines(folder / "asked.jsonl")))
-        attempt(model, folder, world, None)
+        attempt(model, folder, resume)
         end = torch.load(folder / "end.pt")
         gaps = [float((end["weights"][k] - w).abs().max()) for k, w in expected["weights"].items()]
         found.append(
@@ -252,7 +279,8 @@ def main(model: str, out: Path, world: int, kills: int, seed: int) -> None:
                 "kind": events[rank][event],
                 "event": event,
                 "rank": rank,
-                "killed": not ended,
+                "codes": codes,
+                "said": said[-6000:],
                 "again": made_again(folder, before, asked),
                 "stored": [len(part) for part in before],
                 "gap": max(gaps),
@@ -262,9 +290,17 @@ def main(model: str, out: Path, world: int, kills: int, seed: int) -> None:
             }
         )
     (out / "result.json").write_text(
-        json.dumps({"events": [Counter(e) for e in events], "step": expected["step"], "kills": found}, indent=1)
+        json.dumps({"events": [Counter(e) for e in events], "step": expected["step"], "ended": found}, indent=1)
     )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    main(
+        sys.argv[1],
+        Path(sys.argv[2]),
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+        sys.argv[5],
+        int(sys.argv[6]),
+        int(sys.argv[7]),
+    )
