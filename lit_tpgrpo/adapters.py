@@ -53,6 +53,7 @@ class LoRA:
             ConfigError: no layer has such a name, or the head or the embedding has: log-probs are computed from the head's
                 own weight, which the embedding may share.
         """
+        keep_trainable(model)
         config = LoraConfig(r=self.rank, lora_alpha=cast(int, self.alpha), target_modules=self.target_modules)
         try:
             inject_adapter_in_model(config, model, _NAME)
@@ -78,6 +79,14 @@ def four_bit(compute_dtype: torch.dtype | None) -> BitsAndBytesConfig:
     )
 
 
+def keep_trainable(model: nn.Module) -> None:
+    """Sampling must leave 4-bit weights as training needs them: on some CPUs bitsandbytes 0.50 packs them for bfloat16 kernels
+    at the first pass in evaluation mode, after which they round otherwise and a backward pass fails."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            cast(Any, module).support_avx512bf16_for_cpu = False
+
+
 def adapter_layers(model: nn.Module) -> list[LoraLayer]:
     """The layers that have an adapter."""
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -88,10 +97,27 @@ def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if ".lora_" in name}
 
 
-def check_base(saved: Mapping[str, Any] | None, adapter: LoRA, base: str) -> None:
+def check_adapter_state(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     """Raises:
-    ConfigError: a checkpoint holds no adapter, or one of another shape or trained on other weights.
+    ConfigError: the checkpoint does not hold exactly the adapters of this model.
     """
+    if different := adapter_state(own).keys() ^ adapter_state(saved).keys():
+        raise ConfigError(
+            f"the checkpoint's adapters are not this model's: {len(different)} tensors differ by name, such as {min(different)}"
+        )
+
+
+def check_base(saved: Mapping[str, Any] | None, adapter: LoRA | None, base: str) -> None:
+    """Raises:
+    ConfigError: only one of checkpoint and run has an adapter, or they differ in shape or in the weights beneath.
+    """
+    if adapter is None:
+        if saved is not None:
+            raise ConfigError(
+                "the checkpoint holds an adapter alone, and this run has none; set model.adapter as it was, or export the "
+                "checkpoint (python -m lit_tpgrpo.export) and take that model"
+            )
+        return
     if saved is None:
         raise ConfigError(
             "the checkpoint was made without a model.adapter, and this run has one; leave it out, or export the checkpoint "

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_base, four_bit, plain_tensors
+from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, four_bit, plain_tensors
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.losses import KLName, Normalisation, StepCounts, grpo_loss, sequence_weights
@@ -132,10 +132,10 @@ class TPGRPOModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._loaded_step = checkpoint["global_step"]
         self._random_states = checkpoint.get(RANDOM_STATES)
-        if self.adapter is not None:
-            check_base(checkpoint.get(ADAPTER), self.adapter, self._base)
-            if not isinstance(self.policy, FSDPModule):
-                checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
+        check_base(checkpoint.get(ADAPTER), self.adapter, self._base)
+        if self.adapter is not None and not isinstance(self.policy, FSDPModule):
+            check_adapter_state(self.state_dict(), checkpoint["state_dict"])
+            self.strict_loading = False  # the rest is where it came from
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
         return plain_tensors(self.policy_model)

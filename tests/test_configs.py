@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 import train
+from lit_tpgrpo.adapters import LoRA
 from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
@@ -20,6 +21,7 @@ from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.judges.generative import Asking, DirectLabels, GenerativeJudge, IntrinsicSignals, StepByStep, Vote
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.sharding import Sharding
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -41,7 +43,7 @@ def build(*args: str) -> train.TPGRPOCLI:
 
 def arguments(config: Path) -> list[str]:
     own = ["--config", str(config)]
-    if "experiment" in config.parts or "engine" in config.parts:
+    if config.parent.name in ("experiment", "engine", "memory", "strategy"):
         return ["--config", QUICKSTART, *own]
     return ["--config", GENERATIVE, *own] if "judge" in config.parts else own
 
@@ -51,6 +53,8 @@ def test_every_config_instantiates(config: Path, random_model: str, monkeypatch:
     args = arguments(config)
     if "deepseek" in config.name:  # no network, no GPU: the weights and the device stay here
         args += ["--model.model", random_model, "--trainer.accelerator", "cpu"]
+    if config.parent.name == "strategy":
+        args += ["--trainer.devices", "1"]
     cli = build(*args)
     assert isinstance(cli.model, TPGRPOModule)
     assert cli.trainer.max_epochs == 1
@@ -65,6 +69,12 @@ def test_there_are_the_configs_that_the_readme_names():
         "experiment/step_rewards.yaml",
         "quickstart_generative.yaml",
         "quickstart_vllm.yaml",
+        "quickstart_fsdp.yaml",
+        "strategy/fsdp.yaml",
+        "memory/lora.yaml",
+        "memory/qlora.yaml",
+        "memory/adamw8bit.yaml",
+        "memory/paged_adamw8bit.yaml",
         "engine/vllm.yaml",
         "engine/vllm_server.yaml",
         "judge/qwen3_32b.yaml",
@@ -91,7 +101,7 @@ def test_overrides_reach_their_parts():
 
 @pytest.mark.parametrize(
     "config",
-    [c for c in CONFIGS if c.parent.name not in ("experiment", "judge", "engine")],
+    [c for c in CONFIGS if c.parent.name not in ("experiment", "judge", "engine", "memory", "strategy")],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_every_base_config_names_the_parts_that_the_readme_overrides(config: Path):
@@ -118,6 +128,22 @@ def test_an_experiment_changes_what_it_names_and_nothing_else(experiment: str, c
     a, b = vars(base.datamodule), vars(cli.datamodule)
     plain = {k for k, v in a.items() if isinstance(v, (int, str, float))}
     assert {k: a[k] for k in plain} == {k: b[k] for k in plain}
+
+
+def test_configs_for_memory_and_strategy_say_what_is_built():
+    def built(name: str) -> TPGRPOModule:
+        args = ["--config", QUICKSTART, "--config", str(ROOT / "configs" / name), "--trainer.devices", "1"]
+        return build(*args).model
+
+    assert built("memory/lora.yaml").adapter == LoRA(16, 32.0)
+    assert built("memory/qlora.yaml").hparams["quantization"] == "nf4"
+    assert built("strategy/fsdp.yaml")._sharding == Sharding(param_dtype="bfloat16")
+    for name in ("AdamW8bit", "PagedAdamW8bit"):
+        module = built(f"memory/{name.lower().replace('pagedadamw', 'paged_adamw')}.yaml")
+        parameter = torch.nn.Parameter(torch.zeros(4))
+        optimizer = module._make_optimizer([parameter])
+        assert type(optimizer).__name__ == name
+        assert optimizer.param_groups[0]["lr"] == 1e-3
 
 
 def test_the_papers_numbers():

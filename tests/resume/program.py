@@ -251,7 +251,9 @@ def moments(events: list[list[str]], count: int, rng: random.Random, action: str
     """(rank, number of the event) of each action, from every kind of event in turn."""
     kinds: dict[str, list[tuple[int, int]]] = {}
     for rank, seen in enumerate(events):
-        for number, kind in enumerate(seen):
+        # In the very last evaluation there may be nothing left that a signal could stop.
+        end = len(seen) if action == "kill" else len(seen) - seen[::-1].index("trained")
+        for number, kind in enumerate(seen[:end]):
             kinds.setdefault(kind, []).append((rank, number))
     order = ["save"] if action == "full" else sorted(kinds)
     return [rng.choice(kinds[order[i % len(order)]]) for i in range(count)]
