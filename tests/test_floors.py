@@ -27,6 +27,8 @@ FLOORS = {
     "lit_tpgrpo.rollout": 4,
     "lit_tpgrpo.policy": 5,
     "lit_tpgrpo.step_sums": 5,
+    "lit_tpgrpo.huggingface": 5,
+    "lit_tpgrpo.export": 7,
     "lit_tpgrpo.adapters": 5,
     "lit_tpgrpo.reference": 5,
     "lit_tpgrpo.optimizers": 5,

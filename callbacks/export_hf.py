@@ -1,0 +1,84 @@
+"""ExportHF: the policy as a Hugging Face folder, during training and at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.huggingface import RunCard, push_folder, write_folder
+from lit_tpgrpo.rollout.processes import failing_together
+from lit_tpgrpo.sharding import torch_dtype
+
+
+class ExportHF(L.Callback):
+    """Writes ``hf/step_N`` into the trainer's log folder: weights, tokenizer, generation config and model card.
+
+    Adapters are merged. All processes gather the weights of a sharded policy, one writes.
+
+    Args:
+        dirpath: where the folders go instead.
+        every_n_steps: 0 writes at the end of training only.
+        dtype: of the written weights, e.g. ``bfloat16``; by default as they are trained.
+        push_to_hub: ``owner/name`` to upload the last one to, as the user who is logged in.
+        private: whether a new repository is.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        every_n_steps: int = 0,
+        dtype: str | None = None,
+        push_to_hub: str | None = None,
+        private: bool = True,
+    ) -> None:
+        if every_n_steps < 0:
+            raise ConfigError(f"every_n_steps must be 0 (only at the end) or positive, got {every_n_steps}")
+        self.dirpath = dirpath
+        self.every_n_steps = every_n_steps
+        self.dtype = torch_dtype(dtype)
+        self.push_to_hub = push_to_hub
+        self.private = private
+        self._written_at = -1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        folder = self._write(trainer, pl_module)
+        if self.push_to_hub is not None:
+            with failing_together("uploading"):
+                if trainer.is_global_zero:
+                    print(f"uploaded: {push_folder(folder, self.push_to_hub, self.private)}")
+
+    def _write(self, trainer: L.Trainer, policy: L.LightningModule) -> Path:
+        if not isinstance(policy, Policy):
+            raise ConfigError(
+                f"ExportHF writes a policy, and {type(policy).__name__} lacks part of engines.base.Policy"
+            )
+        root = Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "hf")
+        folder = root / f"step_{trainer.global_step}"
+        if self._written_at == trainer.global_step:
+            return folder
+        self._written_at = trainer.global_step
+        settings = {k: v for k, v in policy.hparams.items() if isinstance(v, (bool, int, float, str)) and k[0] != "_"}
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("eval/")}
+        card = RunCard(str(settings.get("model", "/")), trainer.global_step, settings, metrics=metrics)
+        with failing_together("exporting the policy"):
+            write_folder(
+                folder,
+                policy.policy_model,
+                policy.tokenizer,
+                policy.named_tensors(),
+                card,
+                self.dtype,
+                overwrite=True,  # a resumed run comes by here again
+                write=trainer.is_global_zero,
+            )
+        return folder

@@ -1,0 +1,168 @@
+"""What is exported loads elsewhere and is the policy: from files, shards and running training, whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lit_tpgrpo.adapters import LoRA
+from lit_tpgrpo.callbacks import ExportHF, SafeCheckpoint
+from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.export import export_checkpoint
+from lit_tpgrpo.huggingface import RunCard, push_folder
+from lit_tpgrpo.module import TPGRPOModule
+from tests.datamodules.test_rollout_datamodule import data, trainer
+
+ROOT = Path(__file__).parents[1]
+IDS = torch.arange(3, 30)[None]
+
+
+def train(model: str, folder: Path, *callbacks, **kwargs) -> TPGRPOModule:
+    torch.manual_seed(0)
+    module = TPGRPOModule(model, optimizer=lambda p: torch.optim.SGD(p, lr=0.5), **kwargs)
+    trainer(folder, *callbacks, enable_checkpointing=True, max_steps=3).fit(module, datamodule=data())
+    return module
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+def load(folder: Path):
+    model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    return model
+
+
+@pytest.fixture(scope="module")
+def untied_model(random_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """As the random model, with a head of its own."""
+    folder = tmp_path_factory.mktemp("untied")
+    shutil.copytree(random_model, folder, dirs_exist_ok=True)
+    model = AutoModelForCausalLM.from_pretrained(random_model)
+    model.config.tie_word_embeddings = False
+    untied = type(model)(model.config)
+    untied.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_callback_writes_the_policy_of_the_moment(random_model, untied_model, tmp_path, tied):
+    module = train(random_model if tied else untied_model, tmp_path, ExportHF(str(tmp_path / "hf"), every_n_steps=2))
+    assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == ["step_2", "step_3"]
+    early, late = (load(tmp_path / "hf" / f"step_{n}") for n in (2, 3))
+    assert torch.equal(logits(late), logits(module.policy_model))
+    assert not torch.equal(logits(early), logits(late))
+    assert late.config.tie_word_embeddings is tied
+    folder = tmp_path / "hf" / "step_3"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.get_vocab() == module.tokenizer.get_vocab()
+    assert late.generation_config.eos_token_id == tokenizer.eos_token_id
+    made = late.generate(IDS, max_new_tokens=4, do_sample=False)
+    assert made.shape[1] <= IDS.shape[1] + 4
+    assert tokenizer.decode(made[0])
+    assert list(folder.glob("*.safetensors"))
+
+
+def test_an_export_changes_nothing_of_the_training(random_model, tmp_path):
+    plain = train(random_model, tmp_path / "a")
+    exported = train(random_model, tmp_path / "b", ExportHF(every_n_steps=1))
+    for (name, a), b in zip(plain.named_tensors(), dict(exported.named_tensors()).values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"adapter": LoRA(4, 8.0)}, {"adapter": LoRA(4), "quantization": "nf4"}], ids=str
+)
+def test_a_checkpoint_is_exported_with_its_adapter_merged(random_model, tmp_path, settings):
+    module = train(random_model, tmp_path, SafeCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1), **settings)
+    out = export_checkpoint(tmp_path / "ckpt", tmp_path / "out")
+    model = load(out)
+    exact = "adapter" not in settings
+    torch.testing.assert_close(logits(model), logits(module.policy_model), rtol=0, atol=0.0 if exact else 1e-4)
+    base = AutoModelForCausalLM.from_pretrained(random_model)
+    assert float((logits(model) - logits(base)).abs().max()) > 1e-3
+    assert not hasattr(model.config, "quantization_config")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    half = load(export_checkpoint(tmp_path / "ckpt", tmp_path / "half", dtype="bfloat16"))
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+def test_the_command_and_a_model_that_moved(random_model, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(random_model, home)
+    module = train(str(home), tmp_path, SafeCheckpoint(dirpath=tmp_path / "run" / "checkpoints", every_n_train_steps=3))
+    home.rename(tmp_path / "moved")
+    (tmp_path / "run" / "config.yaml").write_text(
+        "seed_everything: 0\nmodel:\n  model: /home/somebody/model\n  kl_beta: 0.1\n"
+    )
+
+    def command(*args: str) -> subprocess.CompletedProcess:
+        run = [sys.executable, "-m", "lit_tpgrpo.export", str(tmp_path / "run"), *args]
+        return subprocess.run(run, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+    gone = command(str(tmp_path / "out"))
+    assert gone.returncode == 1
+    assert gone.stderr.splitlines()[-1].startswith("error: model path")
+    done = command(str(tmp_path / "out"), "--model", str(tmp_path / "moved"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"written: {tmp_path / 'out'}"
+    assert torch.equal(logits(load(tmp_path / "out")), logits(module.policy_model))
+    again = command(str(tmp_path / "out"), "--model", str(tmp_path / "moved"))
+    assert again.stderr.splitlines()[-1] == (
+        f"error: {tmp_path / 'out'} is not empty; give another folder, or --overwrite true to replace it"
+    )
+    assert command(str(tmp_path / "out"), "--model", str(tmp_path / "moved"), "--overwrite", "true").returncode == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "for 3 optimizer steps" in card
+    assert "library_name: transformers" in card
+    assert "| clip_low | 0.2 |" in card
+    assert "kl_beta: 0.1" in card
+    assert "somebody" not in card
+    assert str(tmp_path) not in card
+
+
+def test_a_failed_write_leaves_what_was_there(random_model, tmp_path):
+    train(random_model, tmp_path, SafeCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=3))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Exception, match="could not be written to"):
+        export_checkpoint(tmp_path / "ckpt", tmp_path / "file" / "out")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(InputError, match="is not empty"):
+        export_checkpoint(tmp_path / "ckpt", out)
+    assert [p.name for p in out.iterdir()] == ["mine.txt"]
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        export_checkpoint(tmp_path / "no.ckpt", tmp_path / "out")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="is not a checkpoint of TPGRPOModule"):
+        export_checkpoint(tmp_path / "other.ckpt", tmp_path / "out")
+
+
+def test_the_card_names_a_hub_model_and_no_folder_of_this_machine():
+    card = RunCard("Qwen/Qwen3-0.6B", 5, {"kl_beta": 0.1, "store": "/data/x"}, metrics={"eval/avg@4": 0.5}).text()
+    assert "base_model: Qwen/Qwen3-0.6B" in card
+    assert "| eval/avg@4 | 0.5000 |" in card
+    assert "/data/x" not in card
+    assert "base_model" not in RunCard("/data/model", 5).text().split("---")[1]
+
+
+def test_an_upload_that_cannot_be_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    with pytest.raises(InputError, match="not a name/of/three could not be uploaded"):
+        push_folder(tmp_path, "not a name/of/three")
