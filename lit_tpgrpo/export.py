@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
-from lightning.pytorch.utilities.consolidate_checkpoint import _format_checkpoint
 
 from lit_tpgrpo.adapters import ADAPTER, LoRA
 from lit_tpgrpo.checkpoints import usable_checkpoint
@@ -66,7 +65,7 @@ def load_whole(path: Path) -> dict[str, Any]:
     """A checkpoint on the CPU, put together if it lies in shards; holds tensors and plain values only."""
     if path.is_file():
         return torch.load(path, map_location="cpu", weights_only=True)
-    return _format_checkpoint(_load_distributed_checkpoint(path))
+    return _load_distributed_checkpoint(path)
 
 
 def rebuild(held: Mapping[str, Any], model: str | None) -> TPGRPOModule:

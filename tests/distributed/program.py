@@ -13,7 +13,9 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
-from lit_tpgrpo.callbacks import CapabilityEstimator, JudgeRefresh, MathEvaluation, RoundCallback
+from lit_tpgrpo.adapters import LoRA
+from lit_tpgrpo.callbacks import CapabilityEstimator, JudgeRefresh, MathEvaluation, RoundCallback, SafeCheckpoint
+from lit_tpgrpo.checkpoints import usable_checkpoint
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
@@ -95,34 +97,52 @@ def data(name: str, out: Path) -> MathRolloutDataModule:
     )
 
 
-def run(model: str, out: Path, name: str) -> None:
-    L.seed_everything(0, verbose=False)
-    record, evaluation, capability = Record(), MathEvaluation(), CapabilityEstimator(0.5, "uncertainty")
-    callbacks = [record, evaluation, capability, JudgeRefresh(1, ArithmeticAudit("1", n=9))]
-    trainer = L.Trainer(
+def trainer_of(name: str, out: Path, callbacks: list[L.Callback], max_steps: int) -> L.Trainer:
+    return L.Trainer(
         accelerator="cpu",
         devices=WORLD,
         strategy=strategy_of(name),
         max_epochs=1,
+        max_steps=max_steps,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(c, SafeCheckpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=callbacks,
         default_root_dir=out,
     )
-    module = TPGRPOModule(
+
+
+def module_of(model: str, name: str) -> TPGRPOModule:
+    L.seed_everything(0, verbose=False)
+    precision = "bfloat16" if "bf16" in name else None
+    return TPGRPOModule(
         model,
         optimizer=lambda p: torch.optim.SGD(p, lr=0.5),
         kl_beta=0.0 if "plain" in name else 0.1,
         kl_estimator="k2",
         tokens_per_microbatch=60,
         gradient_checkpointing="recomputed" in name,
-        sharding=Sharding(reshard_after_forward="kept" not in name, cpu_offload="offloaded" in name),
+        sharding=Sharding(precision, reshard_after_forward="kept" not in name, cpu_offload="offloaded" in name),
+        adapter=LoRA(4, 8.0) if "lora" in name else None,
+        reference="offloaded" if "offloaded" in name else "auto",
     )
+
+
+def run(model: str, out: Path, name: str) -> None:
+    record, evaluation, capability = Record(), MathEvaluation(), CapabilityEstimator(0.5, "uncertainty")
+    callbacks = [record, evaluation, capability, JudgeRefresh(1, ArithmeticAudit("1", n=9))]
+    begun = None
+    if "resumed" in name:  # the first two steps by a run that ends there, in the middle of a round
+        begun = out / f"checkpoints-{name}-{WORLD}"
+        saving = SafeCheckpoint(dirpath=begun, every_n_train_steps=1)
+        first = [MathEvaluation(), CapabilityEstimator(0.5, "uncertainty"), saving]
+        trainer_of(name, out, first, 2).fit(module_of(model, name), datamodule=data(name, out))
+        begun = usable_checkpoint(begun)
+    module, trainer = module_of(model, name), trainer_of(name, out, callbacks, -1)
     dm = data(name, out)
     try:
-        trainer.fit(module, datamodule=dm)
+        trainer.fit(module, datamodule=dm, ckpt_path=begun, weights_only=True)
     except (OSError, OtherProcessError) as error:
         (out / f"{name}.{trainer.global_rank}.txt").write_text(f"{type(error).__name__}: {error}")
         return
