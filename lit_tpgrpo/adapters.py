@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_bnb_weight, get_bnb_param_type
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
@@ -53,6 +50,9 @@ class LoRA:
             ConfigError: no layer has such a name, or the head or the embedding has: log-probs are computed from the head's
                 own weight, which the embedding may share.
         """
+        # Imported when used: peft takes bitsandbytes along, which speaks up on every machine without a GPU.
+        from peft import LoraConfig, inject_adapter_in_model
+
         keep_trainable(model)
         config = LoraConfig(r=self.rank, lora_alpha=cast(int, self.alpha), target_modules=self.target_modules)
         try:
@@ -62,7 +62,7 @@ class LoRA:
                 f"LoRA cannot be put into {self.target_modules}: {' '.join(str(error).split())}"
             ) from error
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
-        if any(isinstance(end, LoraLayer) for end in ends):
+        if any(_is_adapted(end) for end in ends):
             raise ConfigError(
                 f"target_modules {self.target_modules} of LoRA hold the embedding or the head, which cannot be adapted; leave "
                 "them out, or use all-linear"
@@ -87,9 +87,13 @@ def keep_trainable(model: nn.Module) -> None:
             cast(Any, module).support_avx512bf16_for_cpu = False
 
 
-def adapter_layers(model: nn.Module) -> list[LoraLayer]:
+def adapter_layers(model: nn.Module) -> list[Any]:
     """The layers that have an adapter."""
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return [module for module in model.modules() if _is_adapted(module)]
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    return hasattr(module, "lora_A") and hasattr(module, "base_layer")
 
 
 def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -166,7 +170,9 @@ def plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def _dequantized(parameter: Tensor) -> Tensor:
-    if get_bnb_param_type(cast(nn.Parameter, parameter)):
+    if type(parameter).__name__ == "Params4bit":
+        from peft.utils.integrations import dequantize_bnb_weight
+
         return cast(Tensor, dequantize_bnb_weight(cast(nn.Parameter, parameter)))
     return whole(parameter.detach())
 
