@@ -92,7 +92,7 @@ def adapter_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if _is_adapted(module)]
 
 
-def _is_adapted(module: nn.Module) -> bool:
+def _is_adapted(module: Any) -> bool:
     return hasattr(module, "lora_A") and hasattr(module, "base_layer")
 
 
