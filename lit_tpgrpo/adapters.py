@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.sharding import whole
 
 ADAPTER = "adapter"
@@ -53,14 +55,20 @@ class LoRA:
         # Imported when used: peft takes bitsandbytes along, which speaks up on every machine without a GPU.
         from peft import LoraConfig, inject_adapter_in_model
 
-        keep_trainable(model)
+        prepare_four_bit(model)
         config = LoraConfig(r=self.rank, lora_alpha=cast(int, self.alpha), target_modules=self.target_modules)
         try:
-            inject_adapter_in_model(config, model, _NAME)
+            # A is random: the same in every process, whatever was drawn before.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derived_seed(os.environ.get("PL_GLOBAL_SEED", 0), "lora"))
+                inject_adapter_in_model(config, model, _NAME)
         except ValueError as error:
             raise ConfigError(
                 f"LoRA cannot be put into {self.target_modules}: {' '.join(str(error).split())}"
             ) from error
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # bfloat16 is too coarse for most updates
+                parameter.data = parameter.data.float()
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
         if any(_is_adapted(end) for end in ends):
             raise ConfigError(
@@ -79,12 +87,20 @@ def four_bit(compute_dtype: torch.dtype | None) -> BitsAndBytesConfig:
     )
 
 
-def keep_trainable(model: nn.Module) -> None:
-    """Sampling must leave 4-bit weights as training needs them: on some CPUs bitsandbytes 0.50 packs them for bfloat16 kernels
-    at the first pass in evaluation mode, after which they round otherwise and a backward pass fails."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            cast(Any, module).support_avx512bf16_for_cpu = False
+def prepare_four_bit(model: PreTrainedModel) -> None:
+    """Make 4-bit layers fit for training and sampling by turns; nothing happens without such layers.
+
+    - They compute in the dtype of the weights that were quantised, or the first pass turns their biases into another.
+    - On some CPUs bitsandbytes 0.50 packs them for bfloat16 kernels at the first pass in evaluation mode, after which they
+      round otherwise and a backward pass fails: they are left as they are.
+    - The config stops speaking of it: engines and exports get whole weights under it.
+    """
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+        layer.compute_dtype = layer.weight.quant_state.dtype
+    if layers and hasattr(model.config, "quantization_config"):
+        object.__delattr__(model.config, "quantization_config")
 
 
 def adapter_layers(model: nn.Module) -> list[Any]:

@@ -159,7 +159,8 @@ def load_causal_lm(
         if random_init:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
         else:
-            extra = {} if quantization is None else {"quantization_config": quantization}
+            # On the CPU first, wherever the trainer will put it: transformers would take a GPU that is not to be used.
+            extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": "cpu"}}
             model = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, attn_implementation=attention, **extra)
     except (OSError, ValueError) as error:
         raise _not_loaded("causal language model", name, resolved, error) from error

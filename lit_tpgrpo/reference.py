@@ -81,9 +81,14 @@ class AdapterOff:
 
     @contextmanager
     def ready(self, device: torch.device) -> Iterator[None]:
-        """Nothing has to move."""
-        with without_adapters(self.policy):
-            yield
+        """Nothing has to move; a model with dropout keeps it to the policy."""
+        training = self.policy.training
+        self.policy.eval()
+        try:
+            with without_adapters(self.policy):
+                yield
+        finally:
+            self.policy.train(training)
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
         """See ``Reference``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ class Sharding:
         reduce_dtype: what gradients are summed in over processes.
         reshard_after_forward: free a layer's gathered weights after its forward pass, and gather them again for the
             backward pass: less memory, more communication.
-        cpu_offload: keep shards, gradients and the optimizer's state in host memory.
+        cpu_offload: keep shards, gradients and the optimizer's state in host memory. Gradients are then clipped there: on GPUs
+            the strategy needs ``process_group_backend: "cpu:gloo,cuda:nccl"``.
     """
 
     param_dtype: str | None = None
@@ -127,7 +129,11 @@ def _is_freed_after_forward(part: FSDPModule) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor of a shard, gathered; others as they are. Collective for shards."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    if tensor.device.type != tensor.device_mesh.device_type:  # offloaded: GPUs talk to one another of what they hold
+        tensor = cast(DTensor, tensor.to(tensor.device_mesh.device_type))
+    return tensor.full_tensor()
 
 
 def torch_dtype(name: str | None, setting: str = "dtype") -> torch.dtype | None:

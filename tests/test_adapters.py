@@ -18,6 +18,7 @@ from lit_tpgrpo.pretrained import load_causal_lm
 from lit_tpgrpo.records import TrainingSequence
 from lit_tpgrpo.rollout.batching import collate
 
+A_LAYER = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
 PACKED = "__bnb_optimizer_quant_state__"  # how bitsandbytes saves its moments
 
 
@@ -181,6 +182,45 @@ def test_four_bit_weights_stay_and_adapters_learn(random_model, tmp_path):
     assert found[name].shape == exact[name].shape
     error = float((found[name] - exact[name]).abs().mean() / exact[name].abs().mean())
     assert 0.01 < error < 0.2  # 4 bits are close, not equal
+
+
+def test_adapters_are_the_same_whatever_was_drawn_before(random_model):
+    first, second = adapted(random_model), adapted(random_model)
+    first.configure_model()
+    torch.rand(7)
+    state = torch.random.get_rng_state()
+    second.configure_model()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for (name, a), b in zip(first.policy_model.named_parameters(), second.policy_model.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert float(dict(first.policy_model.named_parameters())[A_LAYER].abs().max()) > 0
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_adapters_are_float32_on_coarser_weights(random_model, tmp_path, quantization):
+    """And four-bit weights compute in the dtype that they had."""
+    coarse = load_causal_lm(random_model, False, torch.bfloat16, "sdpa")
+    folder = copy_of(random_model, tmp_path / "coarse")
+    coarse.save_pretrained(folder)
+    module = adapted(str(folder), quantization=quantization)
+    trainer(tmp_path, max_steps=1).fit(module, datamodule=data())
+    names = dict(module.policy_model.named_parameters())
+    assert {p.dtype for n, p in names.items() if ".lora_" in n} == {torch.float32}
+    assert {t.dtype for _, t in module.named_tensors()} == {torch.bfloat16}
+    assert not hasattr(module.policy_model.config, "quantization_config")
+
+
+def test_the_reference_has_no_dropout(random_model):
+    module = adapted(random_model)
+    module.configure_model()
+    assert module.policy is not None
+    for layer in module.policy_model.base_model.layers:  # pyright: ignore
+        layer.self_attn.attention_dropout = 0.5
+    module.policy.train()
+    sequence = TrainingSequence(torch.arange(3, 8), torch.arange(20, 40), torch.zeros(20), torch.zeros(20))
+    one, two = (module._reference_logprobs([collate([sequence], 0)], 1.0)[0] for _ in range(2))
+    assert torch.equal(one, two)
+    assert module.policy.training
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from lit_tpgrpo.checkpoints import usable_checkpoint
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.export import export_checkpoint
 
-pytestmark = pytest.mark.slow
+# In one worker: the runs of the fixture serve all tests.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 LIMIT_S = 300  # a hang ends here
