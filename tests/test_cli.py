@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import train
@@ -171,8 +172,8 @@ def test_a_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
 def test_checkpoints_that_lightning_finds_are_left_to_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "a.ckpt").touch()
-    train.check_checkpoint(name)
+    torch.save({}, tmp_path / "a.ckpt")
+    assert train.found_checkpoint(name) == (str(tmp_path / "a.ckpt") if name.startswith("~") else name)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lit_tpgrpo.errors import StorageError
 from lit_tpgrpo.jsonl import append_line, read_lines
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, StopReason, Verdict
 
@@ -44,7 +45,19 @@ class RoundStore:
         A round left by other settings or another policy (``meta``) is void: it is removed, with a warning. One that was
         judged by other means (``judging``) keeps its solutions and loses its verdicts, with a warning. Of several processes
         that share a disk one opens the round first; the others then find it as it should be.
+
+        Raises:
+            StorageError: it cannot be written.
         """
+        try:
+            return self._opened(index, meta, judging)
+        except OSError as error:
+            raise StorageError(
+                f"rounds cannot be stored in {self.root} ({error.strerror or error}); free space, make it writable, or set "
+                "data.store_dir"
+            ) from error
+
+    def _opened(self, index: int, meta: Mapping[str, Any], judging: Mapping[str, Any] | None) -> RoundFile:
         folder = self.root / f"round_{index:06d}"
         written = json.loads(json.dumps(dict(meta)))
         means = json.loads(json.dumps(dict(judging or {})))

@@ -209,8 +209,8 @@ class PoisonedModule(TPGRPOModule):
 
     poisoned = True
 
-    def _loss(self, micro, temperature, counts):
-        loss, sums = super()._loss(micro, temperature, counts)
+    def _loss(self, *args):
+        loss, sums = super()._loss(*args)
         return (loss * math.nan if self.poisoned and self.policy_version == 1 else loss), sums
 
 
