@@ -12,12 +12,12 @@ import torch
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.distributed.checkpoint.api import CheckpointException
 
-from lit_tpgrpo.errors import StorageError, raised_on_all_processes
+from lit_tpgrpo.checkpoints import ASIDE, PARTIAL, bring_back, usable_checkpoint
+from lit_tpgrpo.errors import InputError, StorageError, raised_on_all_processes
 from lit_tpgrpo.rollout.processes import failing_together
 from lit_tpgrpo.rollout.stopping import STOP, stop_error
-
-PARTIAL = ".partial"
 
 
 class SafeCheckpoint(ModelCheckpoint):
@@ -74,7 +74,8 @@ class SafeCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         together = trainer.world_size == 1 or raised_on_all_processes(exception)
         try:
-            if self._consistent and together and not isinstance(exception, StorageError):
+            wanted = not isinstance(exception, StorageError) and not getattr(exception, "at_once", False)
+            if self._consistent and together and wanted:
                 super().on_exception(trainer, pl_module, exception)
         finally:
             if trainer.is_global_zero and self.last_model_path and os.path.exists(self.last_model_path):
@@ -84,6 +85,18 @@ class SafeCheckpoint(ModelCheckpoint):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         STOP.restore()
         super().teardown(trainer, pl_module, stage)
+
+    def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
+        """What Lightning's ``ckpt_path="last"`` chooses from: never one that was cut short."""
+        found = super()._find_last_checkpoints(trainer)
+        local = [Path(p) for p in found if _is_local_file_protocol(p)]
+        if not local:
+            return found
+        try:
+            return {str(usable_checkpoint(max(local, key=lambda p: p.lstat().st_mtime_ns)))}
+        except InputError as error:
+            rank_zero_warn(str(error))
+            return set()
 
     # ---- how ----
 
@@ -97,9 +110,12 @@ class SafeCheckpoint(ModelCheckpoint):
         with failing_together(f"saving {path.name}"):
             try:
                 trainer.strategy.save_checkpoint(checkpoint, partial)
-            except Exception as error:
+            except (Exception, CheckpointException) as error:  # the second, of shards, is no Exception
                 _remove(partial)
-                raise self._not_saved(path, error) from error
+                failure = _storage_failure(error)
+                if failure is None:  # a callback whose state cannot be saved, say: no full disk
+                    raise
+                raise self._not_saved(path, failure) from error
         with failing_together(f"saving {path.name}"):
             if trainer.is_global_zero:
                 try:
@@ -112,7 +128,7 @@ class SafeCheckpoint(ModelCheckpoint):
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)
 
-    def _not_saved(self, path: Path, error: Exception) -> StorageError:
+    def _not_saved(self, path: Path, error: BaseException) -> StorageError:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         last = self._last_checkpoint_saved
         resume = f"the last whole one is {last}: resume with --ckpt_path {last}" if last else "none is before it"
@@ -129,6 +145,7 @@ def _make_ready(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
         probe.unlink()
+        bring_back(folder)
         for leftover in folder.glob(f"*{PARTIAL}"):
             rank_zero_warn(f"{leftover} was not written to its end, by a run that was killed: removed")
             _remove(leftover)
@@ -145,12 +162,28 @@ def _take_its_place(partial: Path, path: Path) -> None:
     for file in files:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
-    aside = path.with_name(path.name + ".old" + PARTIAL)
+    aside = path.with_name(path.name + ASIDE)
     if path.is_dir() and not path.is_symlink():
         _remove(aside)
         path.rename(aside)
     os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name too, before an older checkpoint is removed
+    finally:
+        os.close(folder)
     _remove(aside)
+
+
+def _storage_failure(error: BaseException) -> BaseException | None:
+    """What the disk refused, None where the error is another's."""
+    if isinstance(error, CheckpointException):  # what went wrong on each process that writes shards
+        found = (_storage_failure(failure) for failure, _ in error.failures.values())
+        return next((failure for failure in found if failure is not None), None)
+    if isinstance(error, RuntimeError) and ("PytorchStreamWriter" in str(error) or "inline_container" in str(error)):
+        # torch's archive writer closes its archive over the refused write, and says less than that.
+        return error.__context__ if isinstance(error.__context__, OSError) else error
+    return error if isinstance(error, OSError) else None
 
 
 def _remove(path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from lit_tpgrpo.errors import InputError
@@ -14,25 +16,31 @@ log = logging.getLogger(__name__)
 
 SHARDS = ".metadata"
 REST = "meta.pt"  # Lightning's name for what is not sharded
+PARTIAL = ".partial"
+ASIDE = ".old" + PARTIAL  # a folder of shards that makes room for the next one of its name
 
 
 def usable_checkpoint(path: Path) -> Path:
-    """The checkpoint at ``path``, or in the run's folder ``path`` the newest whole one.
+    """The checkpoint at ``path``, or in the run's folder ``path`` the newest whole one, by optimizer step.
 
     One that is damaged is passed over, with a warning, for the newest whole one beside it that is older.
 
     Raises:
         InputError: there is nothing at the path, or nothing whole.
     """
-    if not path.exists():
+    bring_back(path.parent)
+    bring_back(path)
+    if not path.exists() and not path.is_symlink():
         raise InputError(
             f"ckpt_path {str(path)!r} does not exist (looked at {path.absolute()}); give a checkpoint, such as "
             "checkpoints/last.ckpt in the run's version folder, that folder itself, or one of best, last and hpc"
         )
-    named = path.is_file() or _is_sharded(path)
+    named = not path.is_dir() or _is_sharded(path)
     found = _checkpoints(path.parent if named else path)
     if named:
-        found = [path, *(p for p in found if p.resolve() != path.resolve() and _age(p) <= _age(path))]
+        # The last one's elders are all others, whatever the clock says of their copies.
+        older = found if path.name.startswith("last") else [p for p in found if _age(p) <= _age(path)]
+        found = [path, *(p for p in older if p.resolve() != path.resolve())]
     for candidate in found:
         fault = fault_of(candidate)
         if fault is None:
@@ -44,6 +52,17 @@ def usable_checkpoint(path: Path) -> Path:
         f"no whole checkpoint at ckpt_path {str(path)!r} ({len(found)} looked at); give another checkpoint or run folder, or "
         "start anew without --ckpt_path"
     )
+
+
+def bring_back(folder: Path) -> None:
+    """Give folders of shards their names back that a run was killed over, between moving the old aside and the new in."""
+    for aside in folder.rglob(f"*{ASIDE}") if folder.is_dir() else ():
+        place = aside.with_name(aside.name.removesuffix(ASIDE))
+        if not place.exists():
+            try:
+                aside.rename(place)
+            except FileNotFoundError:  # another process was faster
+                continue
 
 
 def fault_of(path: Path) -> str | None:
@@ -78,14 +97,27 @@ def _zip_fault(path: Path) -> str | None:
 def _checkpoints(folder: Path) -> list[Path]:
     """All checkpoints of a run, the newest first; ``last`` before one of the same moment."""
     found = [p for p in folder.rglob("*.ckpt") if p.is_file() or p.is_dir()]
-    return sorted(found, key=lambda p: (-_age(p), not p.name.startswith("last")))
+    return sorted(found, key=lambda p: (-_step(p), -_age(p), not p.name.startswith("last")))
+
+
+def _step(path: Path) -> int:
+    """Optimizer steps behind a checkpoint, without reading its tensors. One that cannot be read comes first: it is then
+    named as damaged, not passed over in silence."""
+    try:
+        content: Any = torch.load(
+            path if path.is_file() else path / REST, map_location="cpu", weights_only=True, mmap=True
+        )
+        return int(content["global_step"])
+    except Exception:  # a torn archive raises anything
+        return 1 << 62
 
 
 def _age(path: Path) -> int:
     """When it was written, in nanoseconds since the epoch."""
     rest = path / REST
-    return (rest if rest.exists() else path).stat().st_mtime_ns
+    return (rest if rest.exists() else path).lstat().st_mtime_ns
 
 
 def _is_sharded(path: Path) -> bool:
-    return (path / REST).exists() or (path / SHARDS).exists()
+    """Also of a damaged one, which may have lost either of these, or both."""
+    return (path / REST).exists() or (path / SHARDS).exists() or any(path.glob("*.distcp"))

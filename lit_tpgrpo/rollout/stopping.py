@@ -49,7 +49,9 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested:  # patience is over
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            raise stop_error(number)
+            error = stop_error(number)
+            error.at_once = True  # pyright: ignore[reportAttributeAccessIssue]  # no checkpoint is waited for
+            raise error
         self.requested = number
         print(
             f"{signal.Signals(number).name}: stopping as soon as nothing is lost by it, with a checkpoint; once more to stop "
