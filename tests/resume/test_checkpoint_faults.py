@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks import checkpoint as saving
 from lit_tpgrpo.callbacks import SafeCheckpoint
+from lit_tpgrpo.callbacks import checkpoint as saving
 from lit_tpgrpo.checkpoints import fault_of, usable_checkpoint
 from tests.datamodules.test_rollout_datamodule import CountingEngine, data, module, trainer
 
