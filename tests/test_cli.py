@@ -209,7 +209,8 @@ def test_the_documented_command_of_a_script_runs_in_a_checkout(script: str, opti
 
 @pytest.mark.slow
 def test_the_quickstart_learns(tmp_path: Path):
-    """From at most 0.6 held-out sampled accuracy to at least 0.9."""
+    """From at most 0.6 held-out sampled accuracy to at least 0.85: 0.91 was seen with two threads, 0.018 is its standard error,
+    and another CPU rounds otherwise."""
     folder = ["--trainer.logger.save_dir", str(tmp_path), "--trainer.default_root_dir", str(tmp_path)]
     logger = ["--trainer.logger", "lightning.pytorch.loggers.TensorBoardLogger"]
     done = run("fit", *QUICKSTART, *logger, *folder)
@@ -218,4 +219,4 @@ def test_the_quickstart_learns(tmp_path: Path):
     assert found is not None
     before, after = float(found[1]), float(found[2])
     assert before <= 0.6
-    assert after >= 0.9
+    assert after >= 0.85
