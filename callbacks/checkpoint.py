@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lit_tpgrpo.checkpoints import ASIDE, PARTIAL, bring_back, usable_checkpoint
-from lit_tpgrpo.errors import InputError, StorageError, raised_on_all_processes
+from lit_tpgrpo.errors import InputError, StorageError, mark_raised_on_all, raised_on_all_processes
 from lit_tpgrpo.rollout.processes import failing_together
 from lit_tpgrpo.rollout.stopping import STOP, stop_error
 
@@ -67,9 +67,7 @@ class SafeCheckpoint(ModelCheckpoint):
         requested = torch.tensor(STOP.requested, device=trainer.strategy.root_device)
         # Not every process may have been signalled yet: they stop after the same step.
         if number := int(trainer.strategy.reduce(requested, reduce_op="max")):  # pyright: ignore[reportArgumentType]
-            error = stop_error(number)
-            error.on_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
-            raise error
+            raise mark_raised_on_all(stop_error(number))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         together = trainer.world_size == 1 or raised_on_all_processes(exception)

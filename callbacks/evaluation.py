@@ -16,7 +16,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
 from lit_tpgrpo.records import EvaluatedGroup, StopReason
 from lit_tpgrpo.rollout.hooks import RoundCallback, Split, rollout_source
-from lit_tpgrpo.rollout.processes import failing_together, gather
+from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
 from lit_tpgrpo.rollout.stopping import STOP
 
 
@@ -140,7 +140,7 @@ class MathEvaluation(RoundCallback):
                 truncated = sum(s.stop is StopReason.LENGTH for s in group.solutions)
                 tokens = sum(len(s.completion_ids) for s in group.solutions)
                 counts += torch.tensor([len(group.solutions), truncated, tokens])
-        solutions, truncated, tokens = torch.stack(gather(counts)).sum(0).tolist()
+        solutions, truncated, tokens = gather_sum(counts).tolist()
         # Where the processes talk to one another: NCCL knows no tensors on the CPU.
         results = {name: value.cpu() for name, value in metrics.to(trainer.strategy.root_device).compute().items()}
         results["truncated_share"] = torch.tensor(truncated / max(solutions, 1))

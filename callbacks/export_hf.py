@@ -67,9 +67,8 @@ class ExportHF(L.Callback):
         if self._written_at == trainer.global_step:
             return folder
         self._written_at = trainer.global_step
-        settings = {k: v for k, v in policy.hparams.items() if isinstance(v, (bool, int, float, str)) and k[0] != "_"}
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("eval/")}
-        card = RunCard(str(settings.get("model", "/")), trainer.global_step, settings, metrics=metrics)
+        card = RunCard(str(policy.hparams.get("model", "/")), trainer.global_step, policy.hparams, metrics=metrics)
         with failing_together("exporting the policy"):
             write_folder(
                 folder,

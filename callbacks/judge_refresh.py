@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import reduce
 from typing import Protocol, runtime_checkable
 
 import lightning as L
@@ -18,7 +16,7 @@ from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge, StoringJudge, ta
 from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
 from lit_tpgrpo.records import StepLabel
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
-from lit_tpgrpo.rollout.processes import failing_together, gather
+from lit_tpgrpo.rollout.processes import failing_together, gather_sum
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +65,8 @@ class JudgeRefresh(RoundCallback):
                 with source.judge.asking_anew() if isinstance(source.judge, StoringJudge) else nullcontext():
                     counts = count_labels(source.judge, mine)
             # Taken here, or they would be added to the round's.
-            own = reduce(operator.add, gather(tally_of(source.judge)))
-            self._publish(trainer, reduce(operator.add, gather(counts)), own.metrics())
+            own = gather_sum(tally_of(source.judge))
+            self._publish(trainer, gather_sum(counts), own.metrics())
 
     def _publish(self, trainer: L.Trainer, counts: LabelCounts, own: Mapping[str, float]) -> None:
         metrics = {f"judge_audit/{name}": value for name, value in {**own, **counts.metrics()}.items()}

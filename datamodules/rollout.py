@@ -6,7 +6,6 @@ import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import reduce
 from typing import Any
 
 import torch
@@ -22,11 +21,11 @@ from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
 from lit_tpgrpo.rollout.correction import MismatchTally, Scorer
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
-from lit_tpgrpo.rollout.processes import failing_together, gather
+from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
 from lit_tpgrpo.rollout.rounds import Assignment
 from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
-from lit_tpgrpo.rollout.summary import RoundTally, round_line
+from lit_tpgrpo.rollout.summary import round_line
 from lit_tpgrpo.seeds import derived_seed
 
 log = logging.getLogger(__name__)
@@ -73,8 +72,7 @@ class MathRolloutDataModule(RolloutParts):
         problems = stream.take(cursor, count) if weights is None else stream.draw(cursor, count, weights)
         mine = self._assigned(problems, "round", index)
         file = self._open(index, problems, version)
-        missing = {a.place for a in mine} - file.solutions({a.place for a in mine}).keys()
-        if version != self.policy.policy_version and any(gather(bool(missing))):
+        if version != self.policy.policy_version and any(gather(self._lacks(file, mine))):
             log.warning(
                 "round %d was sampled at step %d and is not on disk any more (data.keep_rounds is %d): it is sampled "
                 "anew, with the weights of step %d",
@@ -95,10 +93,18 @@ class MathRolloutDataModule(RolloutParts):
                     on_group=lambda group: call_round_hook(trainer, "on_group_judged", group),
                 )
             made, mismatch = self._corrected(made, file, version == self.policy.policy_version)
-        made = replace(made, metrics=_added_up(tally) | ({} if mismatch is None else _added_up(mismatch)))
+        made = replace(
+            made, metrics=gather_sum(tally).metrics() | ({} if mismatch is None else gather_sum(mismatch).metrics())
+        )
         self._report(made)
         call_round_hook(trainer, "on_round_end", made)
         return made
+
+    @staticmethod
+    def _lacks(file: RoundFile, mine: list[Assignment]) -> bool:
+        """Whether solutions of this process are not on disk."""
+        wanted = {a.place for a in mine}
+        return len(file.solutions(wanted)) < len(wanted)
 
     def _corrected(self, made: Round, file: RoundFile, current: bool) -> tuple[Round, MismatchTally | None]:
         """The round as it is trained on where the engine's log-probs are not the trainer's."""
@@ -250,8 +256,3 @@ class MathRolloutDataModule(RolloutParts):
         """Free processes and references; all parts start again when they are next used."""
         for part in (self.engine, self.verifier, self.judge):
             part.close()
-
-
-def _added_up(tally: RoundTally | MismatchTally) -> dict[str, float]:
-    """Metrics of all processes' tallies. Collective."""
-    return reduce(lambda a, b: a + b, gather(tally)).metrics()

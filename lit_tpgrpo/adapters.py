@@ -77,13 +77,13 @@ class LoRA:
             )
 
 
-def four_bit(compute_dtype: torch.dtype | None) -> BitsAndBytesConfig:
-    """QLoRA's weights (https://arxiv.org/abs/2305.14314): 4-bit NormalFloat with double quantisation."""
+def four_bit() -> BitsAndBytesConfig:
+    """QLoRA's weights (https://arxiv.org/abs/2305.14314): 4-bit NormalFloat with double quantisation. What they compute in is
+    set by ``prepare_four_bit``."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype or torch.float32,
     )
 
 

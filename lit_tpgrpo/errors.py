@@ -54,6 +54,12 @@ def raised_on_all_processes(error: BaseException) -> bool:
     return bool(getattr(error, "on_all_processes", False))
 
 
+def mark_raised_on_all(error: BaseException) -> BaseException:
+    """The error, known from now on to be raised on all processes at the same place."""
+    error.on_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
+    return error
+
+
 def first_among(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:
     """The first of an error and its causes that is of one of the kinds: the parser wraps what a class raises when built.
 

@@ -51,9 +51,7 @@ def export_checkpoint(
     card = RunCard(
         base_model=str(model or settings["model"]),
         steps=int(held["global_step"]),
-        settings={
-            k: v for k, v in settings.items() if isinstance(v, (bool, int, float, str)) and not k.startswith("_")
-        },
+        settings=settings,
         run=_run_settings(found),
     )
     return write_folder(

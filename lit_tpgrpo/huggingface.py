@@ -30,7 +30,7 @@ class RunCard:
     Args:
         base_model: what was trained.
         steps: optimizer steps taken.
-        settings: of the module, by name.
+        settings: of the module, by name; plain and public ones are shown.
         run: the run's whole configuration as YAML, or nothing.
         metrics: by name.
     """
@@ -50,7 +50,7 @@ class RunCard:
             base_model=self.base_model if on_hub else None,
             tags=["tp-grpo", "grpo", "process-reward", "reinforcement-learning"],
         )
-        rows = [f"| {name} | {value} |" for name, value in self.settings.items() if not _is_path(value)]
+        rows = [f"| {name} | {value} |" for name, value in self.settings.items() if _is_shown(name, value)]
         parts = [
             f"---\n{data.to_yaml()}\n---",
             "# A policy trained with TP-GRPO",
@@ -66,6 +66,10 @@ class RunCard:
             parts.append(f"## The run's configuration\n\n```yaml\n{shown}\n```")
         parts.append("Made with " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES) + ".")
         return "\n\n".join(parts) + "\n"
+
+
+def _is_shown(name: str, value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str)) and not name.startswith("_") and not _is_path(value)
 
 
 def _is_path(value: Any) -> bool:

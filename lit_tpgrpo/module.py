@@ -151,7 +151,7 @@ class TPGRPOModule(L.LightningModule):
         if self.policy is not None:
             return
         hp = self.hparams
-        quantized = four_bit(self._weights_dtype) if hp["quantization"] else None
+        quantized = four_bit() if hp["quantization"] else None
         lm = load_causal_lm(hp["model"], hp["random_init"], self._weights_dtype, hp["attention"], quantized)
         refuse_rescaled_logits(lm, hp["model"])
         if hp["gradient_checkpointing"]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import reduce
+from typing import Any, Protocol, TypeVar
 
 import torch.distributed as dist
 
-from lit_tpgrpo.errors import OtherProcessError
+from lit_tpgrpo.errors import OtherProcessError, mark_raised_on_all
 
 T = TypeVar("T")
+
+
+class _Adds(Protocol):
+    def __add__(self, other: Any) -> Any: ...
+
+
+A = TypeVar("A", bound=_Adds)
 
 
 def gather(value: T) -> list[T]:
@@ -20,6 +29,11 @@ def gather(value: T) -> list[T]:
     found: list[T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found  # pyright: ignore[reportReturnType]
+
+
+def gather_sum(value: A) -> A:
+    """The processes' values added up, in the order of ranks. Collective."""
+    return reduce(operator.add, gather(value))
 
 
 @contextmanager
@@ -38,13 +52,11 @@ def failing_together(what: str) -> Iterator[None]:
         error = caught
     failures = gather(None if error is None else f"{type(error).__name__}: {error}")
     if error is not None:
-        error.on_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
-        raise error
+        raise mark_raised_on_all(error)
     for rank, failure in enumerate(failures):
         if failure is not None:
             elsewhere = OtherProcessError(
                 f"{what} failed on process {rank} ({failure}), and process {dist.get_rank()} stops with it; what was "
                 "sampled and judged is stored. Mend the cause, then resume with --ckpt_path"
             )
-            elsewhere.on_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
-            raise elsewhere
+            raise mark_raised_on_all(elsewhere)
