@@ -40,7 +40,8 @@ class JudgedSolutionWriter(L.Callback):
     ) -> None:
         if isinstance(batch, Round):
             prompts = {g.problem.uid: g.problem for g in batch.groups}
-            with self._file.open("a") as file:
+            # Half a surrogate pair (in an error that a judge quotes) is written as JSON's escape, which reads back the same.
+            with self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 for solution in batch.credited:
                     problem = prompts[solution.judged.solution.problem_uid]
                     row = {"problem": problem.uid, "prompt": problem.prompt, "gold": problem.answer}

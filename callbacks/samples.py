@@ -12,6 +12,9 @@ from lit_tpgrpo.records import CreditedSolution, Round
 from lit_tpgrpo.rollout.hooks import RoundCallback
 from lit_tpgrpo.rollout.summary import advantages_and_lengths
 
+# U+2400 and the following are pictures of the control characters, which have no look of their own.
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+
 
 class SolutionSamples(RoundCallback):
     """Writes a table of solutions with their thoughts, labels and rewards, and two histograms, each n rounds.
@@ -39,7 +42,7 @@ class SolutionSamples(RoundCallback):
         if made.index % self.every_n_rounds or not trainer.is_global_zero:
             return
         shown = sorted(made.credited, key=lambda s: -len(s.thoughts))[: self.solutions]
-        text = "\n\n---\n\n".join(solution_table(s, self._prompt(made, s), self.max_chars) for s in shown)
+        text = "\n<hr>\n".join(solution_table(s, self._prompt(made, s), self.max_chars) for s in shown)
         advantages, lengths = advantages_and_lengths(made)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -55,29 +58,51 @@ class SolutionSamples(RoundCallback):
 
 
 def solution_table(solution: CreditedSolution, prompt: str, max_chars: int) -> str:
-    """One solution as Markdown: a heading line and a row per thought, rewards and advantages with their signs."""
+    """Write one solution as HTML: what was asked and decided, then a table with a row for each thought.
+
+    TensorBoard reads Markdown, in which ``1*9=9 … 1*9=0`` is half in italics. It leaves HTML elements as they are, as long
+    as no line inside begins with text of the model.
+    """
     judged = solution.judged
-    head = (
-        f"**{_escape(prompt)}**\n\n{judged.outcome.value}, answer {_escape(judged.answer or 'none')}, "
-        f"outcome advantage {solution.outcome_advantage:+.3f}"
+    decided = (
+        f"{judged.outcome.value}, answer {visible(judged.answer or 'none')}, "
+        f"outcome advantage {_signed(solution.outcome_advantage)}"
     )
-    note = f", judge: {_escape(judged.verdict.note)}" if judged.verdict.note else ""
-    rows = ["| thought | label | process reward | advantage | tokens | text |", "|---|---|---|---|---|---|"]
+    note = f", judge: {visible(judged.verdict.note)}" if judged.verdict.note else ""
+    rows = []
     for number, (thought, reward) in enumerate(zip(solution.thoughts, solution.process_rewards, strict=True), 1):
         steps = judged.verdict.steps[thought.first_step : thought.end_step]
-        text = judged.solution.text[steps[0].start : steps[-1].end].strip()
-        advantage = float(solution.advantages[thought.token_start]) if thought.token_end > thought.token_start else 0.0
-        rows.append(
-            f"| {number} | {thought.label.value} | {reward:+.3f} | {advantage:+.3f} "
-            f"| {thought.token_end - thought.token_start} | {_escape(_middle_cut(text, max_chars))} |"
-        )
-    return head + note + "\n\n" + "\n".join(rows)
+        text = judged.solution.text[steps[0].start : steps[-1].end].strip(" \n")
+        tokens = thought.token_end - thought.token_start
+        advantage = float(solution.advantages[thought.token_start]) if tokens > 0 else 0.0
+        cells = (number, thought.label.value, _signed(reward), _signed(advantage), tokens)
+        rows.append(_row("td", *cells, visible(_middle_cut(text, max_chars))))
+    head = _row("th", "thought", "label", "process reward", "advantage", "tokens", "text")
+    body = "\n".join(rows)
+    return (
+        f"<p><strong>{visible(prompt)}</strong></p>\n<p>{decided}{note}</p>\n"
+        f"<table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    )
+
+
+def visible(text: str) -> str:
+    """Escape a text for HTML so that a browser shows what it says, line breaks included.
+
+    Half a surrogate pair, which no file holds, becomes its escape (``\\udc80``); a control character its picture (``␀``).
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return html.escape(text.translate(_CONTROL_PICTURES)).replace("\n", "<br>")
+
+
+def _row(tag: str, *cells: object) -> str:
+    return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _signed(value: float) -> str:
+    """With its sign and three decimals; what rounds to nothing is ``+0.000``, never ``-0.000``."""
+    return f"{value:+z.3f}"
 
 
 def _middle_cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]} […] {text[-limit // 2 :]}"
-
-
-def _escape(text: str) -> str:
-    """Model text inside a Markdown table: no cell, tag or line of its own."""
-    return html.escape(text).replace("|", "&#124;").replace("\n", " <br> ")

@@ -153,7 +153,7 @@ def round_line(index: int, policy_version: int, metrics: Mapping[str, float]) ->
     """What a person reads once a round."""
     return (
         f"round {index} | step {policy_version} | accuracy {metrics['rollout/accuracy']:.3f} | "
-        f"reward {metrics['rollout/reward']:+.3f} | wrong thoughts {metrics['judge/wrong_thought_share']:.1%} | "
+        f"reward {metrics['rollout/reward']:+z.3f} | wrong thoughts {metrics['judge/wrong_thought_share']:.1%} | "
         f"kept {metrics['credit/kept_solutions']:.0f}/{metrics['rollout/solutions']:.0f} | "
         f"length {metrics['rollout/length_mean']:.0f} | {metrics['rollout/tokens_per_s']:,.0f} tokens/s"
     )

@@ -237,12 +237,12 @@ def test_the_table_shows_thoughts_labels_rewards_and_advantages():
     r = 2**-0.5  # +-1 standardised with ddof 1
     assert credited.outcome_advantage == pytest.approx(r)
     table = solution_table(credited, group.problem.prompt, max_chars=400)
-    assert table.splitlines()[0] == "**Add &#124; 3 and 5.**"
+    assert table.splitlines()[0] == "<p><strong>Add | 3 and 5.</strong></p>"
     assert "correct, answer 8, outcome advantage +0.707" in table
-    rows = [line for line in table.splitlines() if line.startswith("| 1") or line.startswith("| 2")]
-    assert rows[0] == "| 1 | incorrect | -0.500 | +0.207 | 12 | 3 + 5 = 7. |"
-    assert rows[1].startswith("| 2 | correct | +0.000 | +0.707 |")
-    assert "&#124; &lt;b&gt;" in rows[1]
+    rows = [line.removeprefix("<tr><td>").split("</td><td>") for line in table.splitlines() if "<td>" in line]
+    assert rows[0] == ["1", "incorrect", "-0.500", "+0.207", "12", "3 + 5 = 7.</td></tr>"]
+    assert rows[1][:4] == ["2", "correct", "+0.000", "+0.707"]
+    assert "| &lt;b&gt;" in rows[1][-1]
     assert "judge: truncated" in solution_table(abstained, "q", 400)
 
 
@@ -255,7 +255,7 @@ def test_samples_and_histograms_reach_tensorboard(random_model, tmp_path):
     assert {"credit/advantages", "rollout/lengths"} <= set(tags["histograms"])
     assert {e.step for e in events.Histograms("rollout/lengths")} == {0, 2}
     text = events.Tensors("rollout/solutions/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert text.count("| thought | label |") == 2
+    assert text.count("<th>thought</th><th>label</th>") == 2
     stages = {tag.split("/")[0] for tag in tags["scalars"]}
     assert {"rollout", "judge", "credit", "train", "verify", "mismatch", "data"} <= stages
 
