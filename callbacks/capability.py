@@ -85,7 +85,7 @@ class CapabilityEstimator(RoundCallback):
             self._estimates |= fresh
         self._fresh = {}
         known = [now for _, now, _ in self._estimates.values()]
-        metrics = {"capability/mean": sum(known) / len(known), "capability/problems_met": float(len(known))}
+        metrics = {"capability/mean": sum(known) / max(len(known), 1), "capability/problems_met": float(len(known))}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
 

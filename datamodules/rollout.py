@@ -149,6 +149,11 @@ class MathRolloutDataModule(RolloutParts):
         self._trainer.callback_metrics.update({k: torch.tensor(float(v)) for k, v in made.metrics.items()})
         if self._trainer.is_global_zero:
             tqdm.write(round_line(made.index, made.policy_version, made.metrics))
+        if made.metrics["rollout/undecided_share"] > 0:
+            rank_zero_warn(
+                f"{made.metrics['rollout/undecided_share']:.1%} of the solutions of round {made.index} are undecided and left "
+                "out: verifier workers were killed or did not get to run. Free memory, or lower verifier.workers"
+            )
         if made.metrics["rollout/unclosed_think_share"] == 1.0:
             rank_zero_warn(
                 f"no solution of round {made.index} closes its think block: answers are looked for after </think> only, "

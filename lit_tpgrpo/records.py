@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.Enum):
-    """The verifier's three-way answer. UNVERIFIABLE (parser gave up, time limit) is paid like INCORRECT and counted."""
+    """What the verifier says of an answer.
+
+    UNVERIFIABLE is the answer's own doing (unreadable, too long, exhausts the verifier): it is rewarded as incorrect.
+    UNDECIDED is the machine's misfortune (workers killed from outside, or starved): nothing is known of the answer, so the
+    solution is neither rewarded nor trained on, and its group's statistics are over the others.
+    """
 
     CORRECT = "correct"
     INCORRECT = "incorrect"
     UNVERIFIABLE = "unverifiable"
+    UNDECIDED = "undecided"
 
 
 class StopReason(enum.Enum):
@@ -146,9 +152,14 @@ class JudgedGroup:
     capability: float
 
     @property
+    def decided(self) -> tuple[JudgedSolution, ...]:
+        """The solutions whose outcome is known: those that the group's statistics are over."""
+        return tuple(s for s in self.solutions if s.outcome is not Outcome.UNDECIDED)
+
+    @property
     def accuracy(self) -> float:
-        """acc_G: the share of correct solutions."""
-        return sum(s.outcome is Outcome.CORRECT for s in self.solutions) / len(self.solutions)
+        """acc_G: the share of correct solutions among the decided ones; 0 where none is."""
+        return sum(s.outcome is Outcome.CORRECT for s in self.decided) / max(len(self.decided), 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lit_tpgrpo.credit.thoughts import sides_with_answer, thought_lengths
+from lit_tpgrpo.credit.thoughts import merge_thoughts, sides_with_answer, thought_lengths
 from lit_tpgrpo.functional.advantages import closed_form_advantages, process_rewards, suffix_sum_advantages
 from lit_tpgrpo.records import CreditedSolution, JudgedSolution, Outcome, Thought
 
@@ -13,6 +13,11 @@ def credit_outcome(judged: JudgedSolution, outcome: float, thoughts: tuple[Thoug
     """Every token gets the outcome advantage."""
     advantages = torch.full((len(judged.solution.completion_ids),), outcome, dtype=torch.float32)
     return CreditedSolution(judged, outcome, thoughts, (0.0,) * len(thoughts), advantages)
+
+
+def credit_nothing(judged: JudgedSolution) -> CreditedSolution:
+    """No token gets an advantage: the outcome is not known, or there is none to compare it with."""
+    return credit_outcome(judged, 0.0, merge_thoughts(judged.verdict))
 
 
 def credit_thoughts(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from lit_tpgrpo.credit.assign import credit_nothing
 from lit_tpgrpo.credit.thoughts import check_standardisation, check_verdict, outcome_advantages
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
 class StandardisedCredit(ABC):
     """Standardises the outcome rewards of a group, then credits its solutions one by one.
+
+    UNDECIDED solutions get no credit and do not enter the statistics; nor does any solution of a group in which fewer than
+    two are decided get credit.
 
     Args:
         ddof: of the group's standard deviation; 1 as the usual GRPO trainers, the paper does not say.
@@ -36,7 +40,8 @@ class StandardisedCredit(ABC):
             check_verdict(judged)
         outcomes = outcome_advantages(group, self.ddof, self.eps)
         return tuple(
-            self.credit(group, judged, outcome) for judged, outcome in zip(group.solutions, outcomes, strict=True)
+            credit_nothing(judged) if outcome is None else self.credit(group, judged, outcome)
+            for judged, outcome in zip(group.solutions, outcomes, strict=True)
         )
 
     @abstractmethod

@@ -18,19 +18,25 @@ _FAMILY = {
 }
 
 
-def outcome_advantages(group: JudgedGroup, ddof: int, eps: float) -> list[float]:
+def outcome_advantages(group: JudgedGroup, ddof: int, eps: float) -> list[float | None]:
     """Outcome rewards +1 (CORRECT) and -1 (INCORRECT, UNVERIFIABLE), standardised within the group (paper, Setting).
 
+    Mean and standard deviation are over the decided solutions. None stands for no credit: of an UNDECIDED solution, and of a
+    whole group in which fewer than two are decided, for a single one has nothing to be compared with.
+
     Raises:
-        ConfigError: the group has a single solution.
+        ConfigError: a single solution was sampled.
     """
     if len(group.solutions) < 2:
         raise ConfigError(
             f"problem {group.problem.uid!r} has {len(group.solutions)} solution: an advantage is a reward relative to "
             "the other solutions of the group; sample at least 2 (group_size)"
         )
-    rewards = [1.0 if s.outcome is Outcome.CORRECT else -1.0 for s in group.solutions]
-    return standardise_group(torch.tensor(rewards, dtype=torch.float64), ddof, eps).tolist()
+    if len(group.decided) < 2:
+        return [None] * len(group.solutions)
+    rewards = [1.0 if s.outcome is Outcome.CORRECT else -1.0 for s in group.decided]
+    standardised = iter(standardise_group(torch.tensor(rewards, dtype=torch.float64), ddof, eps).tolist())
+    return [None if s.outcome is Outcome.UNDECIDED else next(standardised) for s in group.solutions]
 
 
 def ability_reward(alpha: float, group: JudgedGroup) -> float:

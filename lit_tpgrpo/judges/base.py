@@ -15,7 +15,8 @@ from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verd
 class JudgeCase:
     """One solution to label. ``steps`` is the rule segmentation: think steps, then the answer block as the last step.
 
-    A solution that never closed its think block has no answer step.
+    A solution that never closed its think block has no answer step. One whose outcome is UNDECIDED is never judged: which
+    labels apply depends on it.
     """
 
     problem: Problem

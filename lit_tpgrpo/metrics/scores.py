@@ -17,7 +17,8 @@ _FRACTION = re.compile(r"\\[dt]frac(?![A-Za-z])")
 
 
 def average(outcomes: Sequence[Outcome]) -> float:
-    """Share of correct samples. UNVERIFIABLE counts as not correct.
+    """Share of correct samples. UNVERIFIABLE and UNDECIDED count as not correct: k samples stay k, and a score is never
+    higher than what was verified.
 
     >>> average([Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNVERIFIABLE, Outcome.CORRECT])
     0.5
@@ -50,9 +51,9 @@ def majority(
 ) -> float:
     """Whether the most frequent answer is correct: 0 or 1, or in between at a tie.
 
-    Each extracted answer is a vote for ``key`` of it (``vote_key`` by default), also where it is UNVERIFIABLE; None is
-    no vote, and without any vote the score is 0. Among tied answers each is as likely to be chosen, so the score is the
-    mean of theirs. An answer's own score is the share of its votes that were judged correct, which is 0 or 1 unless the
+    Each extracted answer is a vote for ``key`` of it (``vote_key`` by default), also where it is UNVERIFIABLE or UNDECIDED;
+    None is no vote, and without any vote the score is 0. Among tied answers each is as likely to be chosen, so the score
+    is the mean of theirs. An answer's own score is the share of its votes that were judged correct, which is 0 or 1 unless the
     verifier judged equal texts differently.
 
     >>> majority([Outcome.CORRECT, Outcome.CORRECT, Outcome.INCORRECT, Outcome.INCORRECT], ["4", "4", "5", None])

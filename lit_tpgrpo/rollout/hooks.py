@@ -51,7 +51,8 @@ class RoundCallback(L.Callback):
         """Before sampling, with the policy that will sample."""
 
     def on_group_judged(self, trainer: L.Trainer, pl_module: L.LightningModule, group: JudgedGroup) -> None:
-        """After a group's last verdict, before credit is assigned to the next group."""
+        """After a group's last verdict, before credit is assigned to the next group. Not for a group without a decided
+        solution: it has no accuracy."""
 
     def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, made: Round) -> None:
         """When the round is ready to train on."""

@@ -12,8 +12,17 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.engines.base import Batching, Engine, SamplingParams
-from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, tally_of
-from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Outcome, Problem, Round, Solution
+from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, abstain, tally_of
+from lit_tpgrpo.records import (
+    CreditedSolution,
+    JudgedGroup,
+    JudgedSolution,
+    Outcome,
+    Problem,
+    Round,
+    Solution,
+    Verdict,
+)
 from lit_tpgrpo.rollout.filters import KeepRule
 from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups, verify_solutions
 from lit_tpgrpo.rollout.stopping import STOP
@@ -94,12 +103,14 @@ class RoundMaker:
         places: list[int] = []
         scaled: list[JudgedGroup] = []
         for assignment, group in zip(assignments, judged, strict=True):
-            scaled.append(replace(group, capability=capability.scale(group.problem.uid, group.accuracy)))
-            on_group(scaled[-1])
+            if group.decided:  # an acc_G of nothing would pass for one of 0
+                group = replace(group, capability=capability.scale(group.problem.uid, group.accuracy))
+                on_group(group)
+            scaled.append(group)
             own = self.credit(scaled[-1])
             credited += own
             places += [assignment.place * self.group_size + sample for sample in range(len(own))]
-        keeps = [self.keep(s) for s in credited]
+        keeps = [s.judged.outcome is not Outcome.UNDECIDED and self.keep(s) for s in credited]
         made = Round(
             index,
             policy_version,
@@ -157,12 +168,20 @@ class RoundMaker:
             JudgeCase(p, s, outcome, segment_steps(s.text, s.token_starts, len(s.completion_ids)))
             for (_, p, s), (outcome, _) in zip(todo, checked, strict=True)
         ]
-        if cases:
-            verdicts = self.judge.judge(cases)
-            for i, verdict in bar(verdicts, f"round {index}: judging", len(cases), self.show_progress, "solution"):
-                (g, _, solution), (outcome, answer) = todo[i], checked[i]
-                done[g, solution.sample] = (outcome, answer, verdict)
-                file.add_verdict(g, solution.sample, outcome, answer, verdict)
+
+        def keep(i: int, verdict: Verdict) -> None:
+            (g, _, solution), (outcome, answer) = todo[i], checked[i]
+            done[g, solution.sample] = (outcome, answer, verdict)
+            file.add_verdict(g, solution.sample, outcome, answer, verdict)
+
+        decided = [i for i, case in enumerate(cases) if case.outcome is not Outcome.UNDECIDED]
+        # Stored as well: decided after a restart, they would change the group of a round that is half trained on.
+        for i in sorted(set(range(len(cases))) - set(decided)):
+            keep(i, abstain(cases[i], "the verifier left the outcome undecided"))
+        if decided:
+            verdicts = self.judge.judge([cases[i] for i in decided])
+            for at, verdict in bar(verdicts, f"round {index}: judging", len(decided), self.show_progress, "solution"):
+                keep(decided[at], verdict)
                 STOP.check()
         return [_judged_group(g, problem, solutions, done) for g, (problem, solutions) in groups.items()]
 
@@ -171,5 +190,5 @@ def _judged_group(
     place: int, problem: Problem, solutions: Sequence[Solution], done: Mapping[tuple[int, int], tuple[Any, ...]]
 ) -> JudgedGroup:
     judged = tuple(JudgedSolution(s, *done[place, s.sample]) for s in solutions)
-    accuracy = sum(s.outcome is Outcome.CORRECT for s in judged) / len(judged)
-    return JudgedGroup(problem, judged, capability=accuracy)
+    group = JudgedGroup(problem, judged, capability=0.0)
+    return replace(group, capability=group.accuracy)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_tpgrpo.judges.base import Tally
-from lit_tpgrpo.records import JudgedSolution, Outcome, Round, StepLabel, StopReason
+from lit_tpgrpo.records import CreditedSolution, JudgedSolution, Outcome, Round, StepLabel, StopReason
 
 
 @dataclass(frozen=True)
@@ -36,31 +36,33 @@ class RoundTally:
     def metrics(self) -> dict[str, float]:
         """Scalars of the round, grouped by stage. Shares are of solutions, thoughts or tokens as their names say.
 
+        Accuracy, reward and what judge and credit did are of the solutions whose outcome is decided.
         ``judge/wrong_thought_share`` counts INCORRECT and MATCHED thoughts among all labelled ones;
         ``credit/advantage_variance`` is the paper's diagnostic, over all tokens of all credited solutions.
         ``rollout/tokens_per_s`` is of all processes together, over the slowest one's time.
         """
         s = self.sums
-        n, tokens = s["solutions"], s["tokens"]
-        mean = _ratio(s["advantage"], tokens)
+        n, decided, credited_tokens = s["solutions"], s["decided"], s["credited_tokens"]
+        mean = _ratio(s["advantage"], credited_tokens)
         services = {f"verify/{k}": v for k, v in self.verified.metrics().items()}
         services |= {f"judge/{k}": v for k, v in self.judged.metrics().items()}
         return {
-            "rollout/accuracy": s["correct"] / n,
-            "rollout/reward": 2 * s["correct"] / n - 1,
+            "rollout/accuracy": _ratio(s["correct"], decided),
+            "rollout/reward": _ratio(2 * s["correct"] - decided, decided),
             "rollout/unverifiable_share": s["unverifiable"] / n,
+            "rollout/undecided_share": 1 - decided / n,
             "rollout/truncated_share": s["truncated"] / n,
             "rollout/unclosed_think_share": s["unclosed"] / n,
             "rollout/no_answer_share": s["no_answer"] / n,
             "rollout/solutions": n,
-            "rollout/length_mean": tokens / n,
+            "rollout/length_mean": s["tokens"] / n,
             "rollout/length_max": self.maxima["length"],
             "rollout/mixed_group_share": s["mixed_groups"] / s["groups"],
             "rollout/seconds": self.maxima["sampling_seconds"],
             "rollout/tokens_per_s": _ratio(s["new_tokens"], self.maxima["sampling_seconds"]),
             "judge/seconds": self.maxima["judging_seconds"],
-            "judge/abstained_share": s["abstained"] / n,
-            "judge/thoughts_per_solution": s["thoughts"] / n,
+            "judge/abstained_share": _ratio(s["abstained"], decided),
+            "judge/thoughts_per_solution": _ratio(s["thoughts"], decided),
             "judge/wrong_thought_share": _ratio(
                 s["incorrect_thoughts"] + s["matched_thoughts"], s["labelled_thoughts"]
             ),
@@ -70,9 +72,9 @@ class RoundTally:
             "credit/kept_solutions": s["kept"],
             "credit/kept_share": s["kept"] / n,
             "credit/advantage_mean": mean,
-            "credit/advantage_variance": max(0.0, _ratio(s["advantage_squared"], tokens) - mean * mean),
-            "credit/process_token_share": _ratio(s["process_tokens"], tokens),
-            "credit/negative_token_share": _ratio(s["negative_tokens"], tokens),
+            "credit/advantage_variance": max(0.0, _ratio(s["advantage_squared"], credited_tokens) - mean * mean),
+            "credit/process_token_share": _ratio(s["process_tokens"], credited_tokens),
+            "credit/negative_token_share": _ratio(s["negative_tokens"], credited_tokens),
         } | services
 
 
@@ -87,11 +89,12 @@ def tally_round(
         "groups": len(made.groups),
         "mixed_groups": sum(0 < g.accuracy < 1 for g in made.groups),
         "correct": sum(s.outcome is Outcome.CORRECT for s in solutions),
+        "decided": sum(len(g.decided) for g in made.groups),
         "unverifiable": sum(s.outcome is Outcome.UNVERIFIABLE for s in solutions),
         "truncated": sum(s.solution.stop is StopReason.LENGTH for s in solutions),
         "unclosed": sum(not _answers(s) for s in solutions),
         "no_answer": sum(s.answer is None for s in solutions),
-        "abstained": sum(s.verdict.abstained for s in solutions),
+        "abstained": sum(s.verdict.abstained for g in made.groups for s in g.decided),
         "tokens": sum(lengths),
         "new_tokens": new_tokens,
         "kept": len(made.kept),
@@ -117,7 +120,7 @@ def _answers(solution: JudgedSolution) -> bool:
 
 
 def _thought_sums(made: Round) -> dict[str, int]:
-    labels = Counter(t.label for s in made.credited for t in s.thoughts)
+    labels = Counter(t.label for s in _decided(made) for t in s.thoughts)
     return {
         "thoughts": labels.total(),
         "labelled_thoughts": labels.total() - labels[StepLabel.ABSTAINED],
@@ -127,11 +130,16 @@ def _thought_sums(made: Round) -> dict[str, int]:
     }
 
 
+def _decided(made: Round) -> list[CreditedSolution]:
+    return [s for s in made.credited if s.judged.outcome is not Outcome.UNDECIDED]
+
+
 def _advantage_sums(made: Round) -> dict[str, float]:
-    none = torch.zeros(0, dtype=torch.float64)
-    advantages = torch.cat([none, *(s.advantages.double() for s in made.credited)])
-    process = torch.cat([none, *((s.advantages - s.outcome_advantage).double() for s in made.credited)])
+    none, decided = torch.zeros(0, dtype=torch.float64), _decided(made)
+    advantages = torch.cat([none, *(s.advantages.double() for s in decided)])
+    process = torch.cat([none, *((s.advantages - s.outcome_advantage).double() for s in decided)])
     return {
+        "credited_tokens": len(advantages),
         "advantage": float(advantages.sum()),
         "advantage_squared": float(advantages.square().sum()),
         "process_tokens": float((process != 0).sum()),

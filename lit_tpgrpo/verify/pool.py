@@ -28,12 +28,24 @@ ALARM_SLACK_S = 5.0
 """How much later than the parent's limit a worker ends itself."""
 
 
+KILLED_BY_OTHERS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP})
+"""What the kernel (short of memory), a scheduler or a person ends a worker with; no comparison ends its own with these."""
+
+
 class WorkerTimeout(Exception):
-    """A comparison ran past its limit."""
+    """A comparison used up its processor time."""
+
+
+class WorkerStalled(Exception):
+    """There was no reply within the wall-clock limit."""
 
 
 class WorkerCrash(Exception):
-    """A worker died by itself, or was killed by somebody else."""
+    """A worker died by itself."""
+
+
+class WorkerKilled(Exception):
+    """A worker was killed from outside, or died while it had nothing to do."""
 
 
 class PoolClosed(RuntimeError):
@@ -43,12 +55,13 @@ class PoolClosed(RuntimeError):
 class WorkerProcess:
     """One worker: start, ask, kill. Used by one thread at a time; only ``kill`` may come from others."""
 
-    def __init__(self, timeout_s: float, memory_mb: int) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, timeout_s: float, wall_timeout_s: float, memory_mb: int) -> None:
+        self._wall_timeout_s = wall_timeout_s
         self._received = b""
         package_root = str(Path(__file__).resolve().parents[2])
         search_path = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        arguments = [f"--alarm-s={timeout_s + ALARM_SLACK_S}", f"--memory-mb={memory_mb}"]
+        alarms = [f"--cpu-s={timeout_s}", f"--alarm-s={wall_timeout_s + ALARM_SLACK_S}"]
+        arguments = [*alarms, f"--memory-mb={memory_mb}"]
         self._process = subprocess.Popen(
             # -P: a file sympy.py in the working directory is not sympy.
             [sys.executable, "-P", "-m", "lit_tpgrpo.verify.worker", *arguments],
@@ -71,15 +84,22 @@ class WorkerProcess:
             )
 
     def ask(self, gold: str, answer: str) -> Reply:
-        """Compare; WorkerTimeout after ``timeout_s`` of wall clock, after which the worker is to be killed."""
+        """Compare. After an error the worker is to be disposed of.
+
+        Raises:
+            WorkerTimeout: ``timeout_s`` of processor time were not enough.
+            WorkerStalled: nothing came within ``wall_timeout_s``.
+            WorkerCrash: the comparison ended the process.
+            WorkerKilled: somebody else did.
+        """
         assert self._process.stdin is not None
         unsent = json.dumps([gold, answer]).encode() + b"\n"
         try:
             while unsent:
                 unsent = unsent[os.write(self._process.stdin.fileno(), unsent) :]
         except BrokenPipeError as error:
-            raise WorkerCrash("a worker died while idle") from error
-        return Reply(json.loads(self._read_line(self._timeout_s)))
+            raise WorkerKilled("a worker died while idle") from error
+        return Reply(json.loads(self._read_line(self._wall_timeout_s)))
 
     def kill(self) -> None:
         """End the process and wait for its end; a thread that waits for its reply gets WorkerCrash."""
@@ -102,23 +122,38 @@ class WorkerProcess:
         while b"\n" not in self._received:
             # Polled even when late: a reply that came while another thread held the interpreter still counts.
             if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise WorkerTimeout(f"no reply within {limit_s} s")
+                raise WorkerStalled(f"no reply within {limit_s} s")
             chunk = os.read(stdout, 65536)
             if not chunk:
-                code = self._process.wait()
-                if code == -signal.SIGALRM:
-                    raise WorkerTimeout("the worker's own alarm ended it")
-                raise WorkerCrash(f"a worker ended with code {code}")
+                raise _cause_of_death(self._process.wait())
             self._received += chunk
         line, self._received = self._received.split(b"\n", 1)
         return line
 
 
+_ENDS: dict[type[Exception], Reply] = {
+    WorkerCrash: Reply.CRASH,
+    WorkerStalled: Reply.STALLED,
+    WorkerKilled: Reply.KILLED,
+}
+
+
+def _cause_of_death(code: int) -> Exception:
+    """What the exit code of a worker means that ended during a comparison."""
+    if code == -signal.SIGPROF:
+        return WorkerTimeout("the comparison used up its processor time")
+    if code == -signal.SIGALRM:
+        return WorkerStalled("the worker's own alarm ended it")
+    if -code in KILLED_BY_OTHERS:
+        return WorkerKilled(f"a worker was ended by {signal.Signals(-code).name}")
+    return WorkerCrash(f"a worker ended with code {code}")
+
+
 class WorkerPool:
     """Runs comparisons on at most ``workers`` processes, started when first needed and replaced when lost."""
 
-    def __init__(self, workers: int, timeout_s: float, memory_mb: int) -> None:
-        self._timeout_s, self._memory_mb = timeout_s, memory_mb
+    def __init__(self, workers: int, timeout_s: float, wall_timeout_s: float, memory_mb: int) -> None:
+        self._limits = (timeout_s, wall_timeout_s, memory_mb)
         self._waiting: SimpleQueue[tuple[Future[Reply], str, str] | None] = SimpleQueue()
         # Daemons, unlike an executor's threads: a process that ends with an exception does not first work off the queue.
         self._threads = [threading.Thread(target=self._serve, name="verifier", daemon=True) for _ in range(workers)]
@@ -168,8 +203,10 @@ class WorkerPool:
                     future.set_exception(error)
 
     def _compare(self, gold: str, answer: str) -> Reply:
-        # A crash is tried once more on a fresh worker: whoever killed it (the kernel, short of memory) may have meant
-        # somebody else. What crashes twice is the pair's fault.
+        # What ends a worker or keeps it waiting is tried once more on a fresh one: whoever killed it (the kernel, short of
+        # memory) may have meant somebody else. Two crashes are the pair's own doing. Processor time depends on the pair
+        # alone: a second try would only use up as much again.
+        ends: list[Reply] = []
         for _ in range(2):
             worker = self._take()
             try:
@@ -177,15 +214,16 @@ class WorkerPool:
             except WorkerTimeout:
                 self._lose(worker)
                 return Reply.TIMEOUT
-            except WorkerCrash:
+            except (WorkerCrash, WorkerStalled, WorkerKilled) as error:
                 self._lose(worker)
+                ends.append(_ENDS[type(error)])
             except BaseException:
                 self._dispose(worker)
                 raise
             else:
                 self._give_back(worker)
                 return reply
-        return Reply.CRASH
+        return next((end for end in ends if end is not Reply.CRASH), Reply.CRASH)
 
     def _take(self) -> WorkerProcess:
         """An idle worker, or a new one that is ready."""
@@ -195,11 +233,11 @@ class WorkerPool:
                     break
                 if self._idle:
                     return self._idle.pop()
-                worker = WorkerProcess(self._timeout_s, self._memory_mb)
+                worker = WorkerProcess(*self._limits)
                 self._live.add(worker)
             try:
                 worker.wait_ready()
-            except (WorkerTimeout, WorkerCrash) as error:
+            except (WorkerStalled, WorkerCrash, WorkerKilled) as error:
                 self._dispose(worker)
                 if attempt == START_ATTEMPTS and not self._closed:
                     raise RuntimeError(

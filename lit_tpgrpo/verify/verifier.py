@@ -1,8 +1,12 @@
 r"""Gold answers against sampled ones with math-verify, in worker processes that can be killed.
 
-Three outcomes. CORRECT and INCORRECT are math-verify's word. UNVERIFIABLE means that there is none: gold or answer
-could not be read, was too long, ran past the time limit, or took two workers down with it. It is paid like INCORRECT
-and counted by cause in ``metrics``.
+CORRECT and INCORRECT are math-verify's word. Where it has none, the cause decides (and is counted in ``metrics``):
+
+- UNVERIFIABLE is the answer's own doing, on any machine: gold or answer could not be read, was too long, used up its
+  processor time, took two workers down with it, or made the comparison raise (out of memory, say). It is rewarded as
+  incorrect: otherwise an answer that exhausts the verifier would be a way out of a wrong one.
+- UNDECIDED is the machine's misfortune: two workers in a row were killed from outside, or got no reply out within the
+  wall-clock limit with processor time left. It says nothing about the answer.
 
 Before comparing, both sides lose outer white space and one closing full stop or comma (``5.`` is otherwise unreadable
 to math-verify). What math-verify 0.9 then gets wrong is left as it is, and held by tests so that an upgrade shows:
@@ -31,12 +35,14 @@ Pair = tuple[str, str]
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _CLOSING_STOP = re.compile(r"(?<![.,\\])(?<!\\right)(?<!\\left)[.,]\Z")
-# The rest depends on the machine's load or on who killed whom: never remembered.
+_DECIDED = {Reply.CORRECT: Outcome.CORRECT, Reply.INCORRECT: Outcome.INCORRECT}
+_MISFORTUNES = {Reply.STALLED: Outcome.UNDECIDED, Reply.KILLED: Outcome.UNDECIDED}
+# The rest depends on the machine's speed or on who killed whom: never remembered.
 _LASTING = frozenset({Reply.CORRECT, Reply.INCORRECT, Reply.UNPARSED})
 
 
 class MathVerifier:
-    """Compares answers on ``workers`` processes with a wall-clock limit for each comparison.
+    """Compares answers on ``workers`` processes with a limit on the processor time of each comparison.
 
     Workers start with the first comparison that needs one and are replaced when lost; a pair that takes one down
     leaves the others untouched. Any thread may call; ``close`` ends the processes, as do garbage collection and the
@@ -44,12 +50,15 @@ class MathVerifier:
 
     Args:
         workers: processes at most; each takes about 75 MB.
-        timeout_s: wall-clock seconds for one comparison, start-up not included.
+        timeout_s: processor seconds for one comparison, start-up not included; other programs on the machine do not
+            change what they suffice for.
         max_answer_chars: a longer gold or answer is UNVERIFIABLE (MATH's longest gold has 159 characters).
         memory_mb: address space of a worker; beyond it a comparison fails instead of filling the machine.
         cache_size: how many (gold, answer) pairs are remembered between calls; 0 for none.
         shortcuts: decide pairs of equal strings (CORRECT, also where math-verify cannot read them) and of plain
             integers without a worker. The integers come out as from math-verify; False exists to check that.
+        wall_timeout_s: wall-clock seconds for one comparison, after which it is tried once more and then UNDECIDED;
+            by default ten times ``timeout_s``.
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class MathVerifier:
         memory_mb: int = 1024,
         cache_size: int = 4096,
         shortcuts: bool = True,
+        wall_timeout_s: float | None = None,
     ) -> None:
         limits = {"workers": workers, "timeout_s": timeout_s, "max_answer_chars": max_answer_chars}
         for name, value in limits.items():
@@ -69,7 +79,13 @@ class MathVerifier:
             raise ConfigError(f"memory_mb must be at least 256 (a worker needs about 100 idle), got {memory_mb}")
         if cache_size < 0:
             raise ConfigError(f"cache_size must be 0 (off) or positive, got {cache_size}")
-        self._workers, self._timeout_s, self._memory_mb = workers, timeout_s, memory_mb
+        if wall_timeout_s is not None and not wall_timeout_s >= timeout_s:
+            raise ConfigError(
+                f"wall_timeout_s must be at least timeout_s ({timeout_s}), for a comparison alone on the machine takes as long "
+                f"by both clocks; got {wall_timeout_s}"
+            )
+        wall = 10 * timeout_s if wall_timeout_s is None else wall_timeout_s
+        self._workers, self._worker_limits = workers, (timeout_s, wall, memory_mb)
         self._max_chars, self._cache_size, self._shortcuts = max_answer_chars, cache_size, shortcuts
         self._lock = threading.Lock()
         self._cache: OrderedDict[Pair, Reply] = OrderedDict()
@@ -103,11 +119,11 @@ class MathVerifier:
     def metrics(self) -> dict[str, float]:
         """Counters since the last call, which resets them.
 
-        ``pairs`` were decided: so many ``correct``, ``incorrect`` and ``unverifiable``, the last because of
-        ``unparsed``, ``too_long``, ``timeout``, ``crash`` or ``error``; ``shortcuts`` and ``cache_hits`` needed no
-        worker; ``respawns`` workers were lost and had to be replaced.
+        Of all ``pairs`` so many were ``correct``, ``incorrect``, ``unverifiable`` (because of ``unparsed``, ``too_long``,
+        ``timeout``, ``crash`` or ``error``) and ``undecided`` (``stalled`` or ``killed``); ``shortcuts`` and
+        ``cache_hits`` needed no worker; ``respawns`` workers were lost and had to be replaced.
         """
-        names = ("pairs", "correct", "incorrect", "unverifiable", "unparsed", "too_long", "timeout", "crash", "error")
+        names = ("pairs", *(outcome.value for outcome in Outcome), *(r.value for r in Reply if r not in _DECIDED))
         with self._lock:
             lost = self._pool.lost if self._pool else 0
             self._counts["respawns"] += lost - self._lost_before
@@ -148,7 +164,7 @@ class MathVerifier:
     def _submit(self, pair: Pair) -> Future[Reply]:
         with self._lock:
             if self._pool is None or not self._pool.usable:
-                self._pool = WorkerPool(self._workers, self._timeout_s, self._memory_mb)
+                self._pool = WorkerPool(self._workers, *self._worker_limits)
                 self._lost_before = 0
                 self._end_workers = weakref.finalize(self, self._pool.close)  # at the interpreter's exit, too
             return self._pool.submit(*pair)
@@ -178,10 +194,9 @@ class MathVerifier:
                     self._cache.popitem(last=False)
 
     def _outcome(self, reply: Reply) -> Outcome:
-        verdicts = {Reply.CORRECT: Outcome.CORRECT, Reply.INCORRECT: Outcome.INCORRECT}
-        outcome = verdicts.get(reply, Outcome.UNVERIFIABLE)
+        outcome = (_DECIDED | _MISFORTUNES).get(reply, Outcome.UNVERIFIABLE)
         self._count("pairs", outcome.value)
-        if outcome is Outcome.UNVERIFIABLE:
+        if reply not in _DECIDED:
             self._count(reply.value)
         return outcome
 

@@ -5,8 +5,9 @@ It writes ``{"ready": true}`` once everything is imported, then answers each ``[
 
 math-verify's own time limits are off. They are an alarm that raises a Python exception, which does nothing while the
 interpreter is inside one long multiplication (``9^{9^{9^9}}``) and may leave sympy half-way through an update. Here
-the alarm has its default action: the kernel ends the process, wherever it is. The parent's limit comes first; the
-alarm is for the day when the parent is no longer there.
+the alarm has its default action: the kernel ends the process, wherever it is. It counts the process's own processor
+time, so that a comparison gets the same verdict however much else the machine has to do. A second alarm counts the wall
+clock: the parent's limit comes before it, and it is for the day when the parent is no longer there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from lit_tpgrpo.text.answers import balanced
 
 
 class Reply(enum.Enum):
-    """What became of one comparison. A worker says the first four, its parent the others."""
+    """What became of one comparison. A worker says the first four, its parent the others.
+
+    All but the last two depend on gold and answer alone.
+    """
 
     CORRECT = "correct"
     INCORRECT = "incorrect"
@@ -35,8 +39,14 @@ class Reply(enum.Enum):
     ERROR = "error"
     """The comparison itself raised."""
     TIMEOUT = "timeout"
+    """It used up its processor time."""
     CRASH = "crash"
+    """It ended its worker by itself (a stack overflow, say), twice."""
     TOO_LONG = "too_long"
+    STALLED = "stalled"
+    """No reply within the wall-clock limit, twice, though there was processor time left: the machine is overloaded."""
+    KILLED = "killed"
+    """Its worker was killed from outside, twice: the machine is short of memory, or somebody ended it."""
 
 
 def load_comparison() -> Callable[[str, str], Reply]:
@@ -78,13 +88,14 @@ def load_comparison() -> Callable[[str, str], Reply]:
     return compare
 
 
-def serve(alarm_s: float, memory_mb: int) -> None:
+def serve(cpu_s: float, alarm_s: float, memory_mb: int) -> None:
     """Answer until the input ends."""
     # Anything that prints must not end up among the replies: they go through a private copy of stdout.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for ends in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(ends, signal.SIG_DFL)
     logging.disable(logging.CRITICAL)
 
     def send(message: object) -> None:
@@ -103,18 +114,21 @@ def serve(alarm_s: float, memory_mb: int) -> None:
     for line in sys.stdin:
         gold, answer = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, alarm_s)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
         reply = compare(gold, answer)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         send(reply.value)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare answers with math-verify; a MathVerifier starts this.")
-    parser.add_argument("--alarm-s", type=float, default=10.0, help="seconds of wall clock after which to die")
+    parser.add_argument("--cpu-s", type=float, default=5.0, help="processor seconds of a comparison after which to die")
+    parser.add_argument("--alarm-s", type=float, default=60.0, help="seconds of wall clock after which to die")
     parser.add_argument("--memory-mb", type=int, default=1024, help="limit of the address space")
     args = parser.parse_args()
     try:
-        serve(args.alarm_s, args.memory_mb)
+        serve(args.cpu_s, args.alarm_s, args.memory_mb)
     except BrokenPipeError:  # the parent has gone
         os._exit(1)
 

@@ -37,6 +37,10 @@ def incorrect(labels, **settings):
     return solution(labels, Outcome.INCORRECT, **settings)
 
 
+def undecided(labels, **settings):
+    return solution(labels, Outcome.UNDECIDED, **settings)
+
+
 def retold(token_spans, labels="CCC"):
     """A correct solution of four tokens with the given steps and labels, be they fewer or more."""
     judged = correct("CCC")

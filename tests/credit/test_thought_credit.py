@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, retold, solution
+from credit_cases import correct, group, incorrect, retold, solution, undecided
 
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.outcome import OutcomeCredit
@@ -69,7 +69,25 @@ def test_outcome_alone_where_labels_do_not_apply(judged):
     assert not any(credited.process_rewards)
 
 
-def test_unverifiable_is_paid_like_incorrect():
+@pytest.mark.parametrize("kind", [ThoughtCredit, UnadaptedThoughtCredit, StepCredit, OutcomeCredit])
+def test_undecided_solutions_get_no_credit_and_the_others_as_if_they_were_not_there(kind):
+    others = [correct("CICC"), incorrect("MUUM"), correct("CC")]
+    alone = [advantages(c) for c in kind(**EXACT)(group(*others))]
+    credited = kind(**EXACT)(group(undecided("AAA"), *others, undecided("AA")))
+    assert [advantages(c) for c in credited] == [[0.0] * 4, *alone, [0.0] * 3]
+    assert any(map(any, alone))
+    assert not any(credited[0].process_rewards)
+    assert credited[0].outcome_advantage == 0.0
+
+
+@pytest.mark.parametrize("kind", [ThoughtCredit, UnadaptedThoughtCredit, StepCredit, OutcomeCredit])
+def test_a_solution_that_is_decided_alone_teaches_nothing(kind):
+    for credited in kind(**EXACT)(group(correct("IC"), undecided("AA"), undecided("A"))):
+        assert not credited.advantages.any()
+        assert not any(credited.process_rewards)
+
+
+def test_unverifiable_is_rewarded_as_incorrect():
     _, credited = ThoughtCredit(**EXACT)(group(correct("C"), solution("UM", Outcome.UNVERIFIABLE)))
     assert advantages(credited) == [0.0, -1.0, -1.0]
 

@@ -192,11 +192,14 @@ def test_metrics_count_every_pair_and_start_again(own: MathVerifier):
         "correct": 4,
         "incorrect": 2,
         "unverifiable": 2,
+        "undecided": 0,
         "unparsed": 1,
         "too_long": 1,
         "timeout": 0,
         "crash": 0,
         "error": 0,
+        "stalled": 0,
+        "killed": 0,
         "shortcuts": 2,
         "cache_hits": 2,
         "respawns": 0,
@@ -210,6 +213,8 @@ def test_settings_and_inputs_are_checked():
         MathVerifier(workers=0)
     with pytest.raises(ConfigError, match="timeout_s must be positive"):
         MathVerifier(timeout_s=0.0)
+    with pytest.raises(ConfigError, match=r"wall_timeout_s must be at least timeout_s \(5.0\).* got 1.0"):
+        MathVerifier(wall_timeout_s=1.0)
     with pytest.raises(ConfigError, match="memory_mb must be at least 256"):
         MathVerifier(memory_mb=100)
     with pytest.raises(ConfigError, match="cache_size must be 0"):

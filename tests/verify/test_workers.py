@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.verify.pool import PoolClosed
+from lit_tpgrpo.verify.pool import PoolClosed, WorkerPool, WorkerProcess, WorkerTimeout
 from lit_tpgrpo.verify.verifier import MathVerifier
+from lit_tpgrpo.verify.worker import Reply
 
 C, I, U = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNVERIFIABLE  # noqa: E741
+UNDECIDED = Outcome.UNDECIDED
 REPOSITORY = Path(__file__).parents[2]
 FREEZE = r"9^{9^{9^9}}"
 
@@ -88,20 +90,87 @@ def test_memory_is_limited():
         verifier.close()
 
 
-@pytest.mark.slow
-def test_a_worker_that_hangs_outside_python_is_replaced():
+def misfortune(act: Callable[[psutil.Process], object], times: int) -> Callable[[WorkerProcess, str, str], Reply]:
+    """``WorkerProcess.ask`` that does something to the first so many workers while they have a comparison to make."""
+    ask, done = WorkerProcess.ask, []
+
+    def unlucky(self: WorkerProcess, gold: str, answer: str) -> Reply:
+        if len(done) < times:
+            done.append(act(psutil.Process(self._process.pid)))
+        return ask(self, gold, answer)
+
+    return unlucky
+
+
+@pytest.mark.parametrize(("times", "outcome"), [(1, C), (2, UNDECIDED)])
+def test_a_worker_killed_from_outside_is_tried_again_and_then_leaves_the_answer_undecided(
+    own: MathVerifier, monkeypatch: pytest.MonkeyPatch, times: int, outcome: Outcome
+):
+    monkeypatch.setattr(WorkerProcess, "ask", misfortune(psutil.Process.kill, times))
+    assert own.verify_all(halves(0, 1)) == [outcome]
+    assert own.verify_all(halves(0, 1)) == [C]  # what was undecided is not remembered
+    counts = own.metrics()
+    assert (counts["undecided"], counts["killed"]) == (times - 1, times - 1)
+    assert counts["respawns"] == times
+    assert counts["unverifiable"] == 0
+
+
+def test_workers_that_do_not_get_to_run_leave_the_answer_undecided(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(WorkerProcess, "ask", misfortune(psutil.Process.suspend, 2))
     before = children()
-    verifier = MathVerifier(workers=1, timeout_s=3.0)
+    pool = WorkerPool(1, 1.0, 1.0, 1024)
     try:
-        assert verifier.verify_all(halves(0, 1)) == [C]
-        (worker,) = children() - before
-        worker.suspend()  # its own alarm does not end it either
-        assert verifier.verify_all(halves(1, 1)) == [U]
-        assert not worker.is_running()
-        assert verifier.verify_all(halves(1, 1)) == [C]
-        assert verifier.metrics()["timeout"] == 1
+        # A suspended worker has no processor time to use up, and its own alarms do not end it.
+        assert pool.submit("1/2", "0.5").result() is Reply.STALLED
+        assert children() == before
     finally:
-        verifier.close()
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reply"),
+    [
+        (
+            (signal.SIGSEGV, signal.SIGSEGV),
+            Reply.CRASH,
+        ),  # a stack overflow: whoever writes such answers gets no way out
+        ((signal.SIGSEGV, signal.SIGKILL), Reply.KILLED),
+        ((signal.SIGTERM, signal.SIGABRT), Reply.KILLED),
+        ((signal.SIGPROF,), Reply.TIMEOUT),  # the alarm of its processor time: not tried again
+        ((signal.SIGALRM, signal.SIGALRM), Reply.STALLED),
+    ],
+    ids=str,
+)
+def test_what_ended_the_workers_decides_whose_fault_it_was(monkeypatch: pytest.MonkeyPatch, numbers, reply: Reply):
+    signals, ask = iter(numbers), WorkerProcess.ask
+
+    def ended(self: WorkerProcess, gold: str, answer: str) -> Reply:
+        os.kill(self._process.pid, signal.SIGSTOP)  # or it might have replied before the signal comes
+        os.kill(self._process.pid, next(signals))
+        os.kill(self._process.pid, signal.SIGCONT)
+        return ask(self, gold, answer)
+
+    monkeypatch.setattr(WorkerProcess, "ask", ended)
+    pool = WorkerPool(1, 1.0, 60.0, 1024)
+    try:
+        assert pool.submit("1/2", "0.5").result() is reply
+        assert pool.lost == len(numbers)
+    finally:
+        pool.close()
+
+
+def test_processor_time_is_what_counts_not_the_wall_clock():
+    """A worker that is kept from running for longer than its limit still replies; one that computes as long is ended."""
+    worker = WorkerProcess(1.0, 120.0, 1024)
+    try:
+        worker.wait_ready()
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        threading.Timer(1.5, os.kill, (worker._process.pid, signal.SIGCONT)).start()
+        assert worker.ask("1/2", "0.5") is Reply.CORRECT
+        with pytest.raises(WorkerTimeout):
+            worker.ask("5", FREEZE)
+    finally:
+        worker.dispose()
 
 
 def test_killed_workers_are_replaced_and_no_answer_is_lost():
@@ -268,7 +337,7 @@ def test_the_worker_speaks_json_lines_only():
         "import lit_tpgrpo.verify.worker as worker\n"
         "load = worker.load_comparison\n"
         "worker.load_comparison = lambda: (print('noise'), load())[1]\n"
-        "worker.serve(10.0, 1024)"
+        "worker.serve(10.0, 60.0, 1024)"
     )
     run = subprocess.run(
         [sys.executable, "-c", noisy],

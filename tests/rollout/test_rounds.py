@@ -1,0 +1,139 @@
+"""A round from its parts: what is undecided is left out, and what the store holds is used again only where it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from lit_tpgrpo.credit.thought import ThoughtCredit
+from lit_tpgrpo.engines.base import Completion
+from lit_tpgrpo.engines.base import SamplingParams as Sampling
+from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.pretrained import load_tokenizer
+from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round, StopReason
+from lit_tpgrpo.rollout.filters import keep_all
+from lit_tpgrpo.rollout.rounds import Assignment, GroupAccuracy, RoundMaker
+from lit_tpgrpo.rollout.store import RoundStore
+from lit_tpgrpo.verify.verifier import MathVerifier
+
+C, I, UNDECIDED = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNDECIDED  # noqa: E741
+PROBLEMS = [Problem(f"p/{i}", f"{i} + 1 = ?", str(i + 1)) for i in range(3)]
+ASSIGNMENTS = [Assignment(place, problem, 10 * place) for place, problem in enumerate(PROBLEMS)]
+G = 4
+
+
+class Scripted:
+    """Writes a solution that ends in the next of the given answers, and notes for which seeds it was asked."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.asked: list[int] = []
+
+    def sample(self, prompts, n, params, seeds):
+        for i, seed in enumerate(seeds):
+            self.asked.append(seed)
+            texts = [f"<think>\n3 + 4 = 7.\n</think>\n\\boxed{{{seed + k}}}" for k in range(n)]
+            yield i, tuple(self._completion(text) for text in texts)
+
+    def _completion(self, text: str) -> Completion:
+        ids = (*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id)  # pyright: ignore
+        return Completion(ids, (-0.5,) * len(ids), StopReason.EOS)
+
+    def load_weights(self, policy) -> None: ...
+    def sleep(self) -> None: ...
+    def wake(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Dealt(MathVerifier):
+    """Deals out the given outcomes in turn."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        super().__init__()
+        self.outcomes = outcomes
+        self.asked = 0
+
+    def verify_all(self, pairs):
+        given = list(pairs)
+        self.asked += len(given)
+        return [self.outcomes[i % len(self.outcomes)] for i in range(len(given))]
+
+
+class CountingJudge(RuleJudge):
+    """Notes what it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[JudgeCase] = []
+
+    def judge(self, cases: Sequence[JudgeCase]):
+        self.asked += cases
+        return super().judge(cases)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(random_model: str) -> PreTrainedTokenizerBase:
+    return load_tokenizer(random_model)
+
+
+def make(tmp_path: Path, tokenizer, *outcomes: Outcome, on_group=lambda group: None, version=0):
+    """Round 0 of the problems, its metrics, and its engine, verifier and judge."""
+    engine, verifier, judge = Scripted(tokenizer), Dealt(*outcomes), CountingJudge()
+    maker = RoundMaker(
+        engine,
+        verifier,
+        judge,
+        ThoughtCredit(ddof=1, eps=0.0),
+        keep_all,
+        tokenizer,
+        Sampling(max_new_tokens=64),
+        G,
+        "{problem}",
+        show_progress=False,
+    )
+    file = RoundStore(tmp_path).open(0, {"group_size": G})
+    made, tally = maker.make(0, ASSIGNMENTS, file, GroupAccuracy(), policy_version=version, on_group=on_group)
+    return made, tally.metrics(), engine, verifier, judge
+
+
+def outcomes_of(made: Round) -> list[list[Outcome]]:
+    return [[s.outcome for s in group.solutions] for group in made.groups]
+
+
+def test_undecided_solutions_are_neither_judged_nor_trained_on_and_counted(tmp_path: Path, tokenizer):
+    # p/0: three right, one undecided; p/1: all undecided; p/2: right, wrong, wrong, undecided
+    dealt = [C, C, C, UNDECIDED, *[UNDECIDED] * G, C, I, I, UNDECIDED]
+    groups: list[JudgedGroup] = []
+    made, metrics, _, verifier, judge = make(tmp_path, tokenizer, *dealt, on_group=groups.append)
+    assert [g.accuracy for g in made.groups] == [1.0, 0.0, 1 / 3]
+    assert [g.problem.uid for g in groups] == ["p/0", "p/2"]  # an accuracy of nothing is told to nobody
+    assert len(judge.asked) == 6
+    assert made.kept_places == (0, 1, 2, 8, 9, 10)
+    assert made.credited_places == tuple(range(12))
+    # Rewards 1, -1, -1: mean -1/3, sample deviation sqrt(4/3)
+    right, wrong = (4 / 3) / (4 / 3) ** 0.5, (-2 / 3) / (4 / 3) ** 0.5
+    expected = [0.0] * 8 + [right, wrong, wrong, 0.0]
+    assert [s.outcome_advantage for s in made.credited] == pytest.approx(expected)
+    assert metrics["rollout/undecided_share"] == 0.5
+    assert metrics["rollout/accuracy"] == 4 / 6
+    assert metrics["rollout/reward"] == pytest.approx(2 * 4 / 6 - 1)
+    assert metrics["rollout/unverifiable_share"] == 0.0
+    assert metrics["judge/abstained_share"] == 0.0
+    assert metrics["credit/kept_solutions"] == 6
+    # Taken up again, the round is the same: an outcome decided by now would change a group that is half trained on.
+    again, _, engine, verifier, judge = make(tmp_path, tokenizer, C)
+    assert (engine.asked, verifier.asked, judge.asked) == ([], 0, [])
+    assert outcomes_of(again) == outcomes_of(made)
+    assert again.kept_places == made.kept_places
+
+
+def test_a_round_without_a_decided_solution_has_metrics_and_nothing_to_train_on(tmp_path: Path, tokenizer):
+    made, metrics, _, _, judge = make(tmp_path, tokenizer, UNDECIDED)
+    assert made.kept == ()
+    assert judge.asked == []
+    assert metrics["rollout/undecided_share"] == 1.0
+    assert metrics["rollout/accuracy"] == metrics["rollout/reward"] == metrics["credit/advantage_variance"] == 0.0
