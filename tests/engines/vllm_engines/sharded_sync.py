@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.module import TPGRPOModule
-from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps, spread
+from tests.engines.vllm_engines.conftest import PROMPTS, build_policy, gaps, spread
 
 
 class Sharded(TPGRPOModule):

@@ -13,7 +13,7 @@ from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.huggingface import RunCard, write_folder
 from lit_tpgrpo.module import TPGRPOModule
-from tests.engines.vllm.conftest import PROMPTS, gaps, spread
+from tests.engines.vllm_engines.conftest import PROMPTS, gaps, spread
 
 LOAD = """
 import os, sys

@@ -16,7 +16,7 @@ from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.errors import ConfigError, EngineError, InputError
 from lit_tpgrpo.judges.generative import verdicts
 from lit_tpgrpo.records import StopReason
-from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps, perturb, spread
+from tests.engines.vllm_engines.conftest import PROMPTS, build_policy, gaps, perturb, spread
 
 LENGTH = 40
 EXACT = 1e-4

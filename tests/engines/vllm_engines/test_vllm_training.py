@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.engines.vllm.conftest import session_members
+from tests.engines.vllm_engines.conftest import session_members
 
 ROOT = Path(__file__).parents[3]
 LAST_LINE = r"held-out accuracy (\d\.\d{3}) -> (\d\.\d{3})"
@@ -69,7 +69,7 @@ def test_sharded_weights_reach_an_engine_a_rank(random_model, tmp_path):
     """FSDP2 on two processes: gathered name by name, and the trainer's process group outlives the engines."""
     out = tmp_path / "found"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command += ["-m", "tests.engines.vllm.sharded_sync", random_model, str(out)]
+    command += ["-m", "tests.engines.vllm_engines.sharded_sync", random_model, str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):

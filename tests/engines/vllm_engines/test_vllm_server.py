@@ -20,7 +20,7 @@ from lit_tpgrpo.engines.vllm.environment import EXTENSION
 from lit_tpgrpo.errors import ConfigError, EngineError, InputError
 from lit_tpgrpo.judges.generative import verdicts
 from lit_tpgrpo.serve import arguments
-from tests.engines.vllm.conftest import PROMPTS, build_policy, gaps, perturb, session_members, spread
+from tests.engines.vllm_engines.conftest import PROMPTS, build_policy, gaps, perturb, session_members, spread
 
 ROOT = Path(__file__).parents[3]
 LENGTH = 40
