@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.text.answers import AnswerForm
 
@@ -28,6 +29,9 @@ class ProblemSource(Protocol):
 class FieldMap:
     """Which column of a row holds what. Of several names the first is read that the row has, null not counted.
 
+    A name with dots that is no column itself leads into lists and objects: ``reward_model.ground_truth``,
+    ``prompt.0.content``.
+
     Args:
         prompt: The problem statement. Required in each row.
         answer: The gold answer, in the form that ``answer_form`` names. Required in each row.
@@ -41,6 +45,17 @@ class FieldMap:
     uid: str | tuple[str, ...] = ("unique_id", "uid", "id")
     level: str | tuple[str, ...] = ("level", "difficulty")
     context: str | tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for role in ("prompt", "answer", "uid", "level", "context"):
+            given = getattr(self, role)
+            names = (given,) if isinstance(given, str) else given
+            if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+                raise ConfigError(
+                    f"fields: {role}: expected a column's name or a list of them, got {given!r} ({type(given).__name__})"
+                )
+            if role in ("prompt", "answer") and not names:
+                raise ConfigError(f"fields: {role}: expected at least one column's name, got none")
 
 
 @dataclass(frozen=True, slots=True)

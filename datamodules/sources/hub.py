@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_tpgrpo.datamodules.sources.base import FieldMap
 from lit_tpgrpo.datamodules.sources.presets import find_preset
-from lit_tpgrpo.datamodules.sources.reading import OnMalformed, RowSource, resolve_format
+from lit_tpgrpo.datamodules.sources.reading import OnDuplicate, OnMalformed, RowSource, resolve_format
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.text.answers import AnswerForm
 
@@ -33,6 +33,8 @@ class HubProblems(RowSource):
         limit: Take only the first so many problems (the whole split is downloaded all the same).
         revision: Branch, tag or commit of the data set; name a commit for a run that others can repeat.
         name: What uids begin with and ``Problem.source`` says; the preset's or the data set's name by default.
+        on_duplicate: what becomes of a statement that an earlier row has: ``keep`` it, with a warning that counts them;
+            ``drop`` it, with the same warning; ``stop`` with an error.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class HubProblems(RowSource):
         limit: int | None = None,
         revision: str | None = None,
         name: str | None = None,
+        on_duplicate: OnDuplicate = "keep",
     ) -> None:
         known = find_preset(preset) if preset is not None else None
         if dataset is None and known is not None:
@@ -59,7 +62,8 @@ class HubProblems(RowSource):
         self.split = split or (known.split if known is not None else "train")
         self.revision = revision
         row_format = resolve_format(preset, fields, answer_form, strip_suffixes)
-        super().__init__(name or preset or dataset.rstrip("/").rpartition("/")[2], row_format, on_malformed, limit)
+        stem = name or preset or dataset.rstrip("/").rpartition("/")[2]
+        super().__init__(stem, row_format, on_malformed, limit, on_duplicate)
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
         return ((f"row {number}", row) for number, row in enumerate(self._download(), start=1))

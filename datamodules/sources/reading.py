@@ -17,6 +17,7 @@ from lit_tpgrpo.records import Problem
 from lit_tpgrpo.text.answers import AnswerForm
 
 OnMalformed = Literal["stop", "skip"]
+OnDuplicate = Literal["keep", "drop", "stop"]
 _MAX_LISTED = 10
 
 
@@ -43,9 +44,18 @@ class RowSource(ABC):
     """Reads rows into problems. A subclass gives the rows as ``(where, row)``, a row that could not even be decoded
     as a ``RowFault``, and the words in which messages speak of its data."""
 
-    def __init__(self, name: str, row_format: RowFormat, on_malformed: OnMalformed, limit: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        row_format: RowFormat,
+        on_malformed: OnMalformed,
+        limit: int | None,
+        on_duplicate: OnDuplicate = "keep",
+    ) -> None:
         if on_malformed not in ("stop", "skip"):
             raise ConfigError(f"on_malformed: expected stop or skip, got {on_malformed!r}")
+        if on_duplicate not in ("keep", "drop", "stop"):
+            raise ConfigError(f"on_duplicate: expected keep, drop or stop, got {on_duplicate!r}")
         if limit is not None and limit < 1:
             raise ConfigError(f"limit: expected at least 1 problem (null for all of them), got {limit}")
         if not name:
@@ -54,6 +64,8 @@ class RowSource(ABC):
         self.malformed: tuple[MalformedRow, ...] = ()
         self._format = row_format
         self._on_malformed = on_malformed
+        self._on_duplicate = on_duplicate
+        self._duplicates = 0
         self._limit = limit
         self._loaded = 0
 
@@ -63,27 +75,38 @@ class RowSource(ABC):
     def load(self) -> Sequence[Problem]:
         """Read the rows now. Malformed ones raise InputError (stop) or are left out and kept in ``malformed`` (skip).
 
-        With a limit, reading ends once that many problems are found; rows after them are not looked at.
+        With a limit, reading ends once that many problems are taken; rows after them are not looked at.
         """
         problems: dict[str, Problem] = {}
         malformed: list[MalformedRow] = []
+        repeats = _Repeats()
+        read = 0
         for where, row in self._rows():
+            read += 1
             try:
                 if isinstance(row, RowFault):
                     raise row
                 problem = to_problem(row, self._format, self.name, problems)
-                problems[problem.uid] = problem
             except RowFault as fault:
                 malformed.append(MalformedRow(where, str(fault)))
+                continue
+            if not repeats.noted(where, problem) or self._on_duplicate != "drop":
+                problems[problem.uid] = problem
             if len(problems) == self._limit:
                 break
-        self._report(len(problems), malformed)
-        self.malformed, self._loaded = tuple(malformed), len(problems)
+        self._report(read, len(problems), malformed)
+        self._report_duplicates(repeats)
+        self.malformed, self._loaded, self._duplicates = tuple(malformed), len(problems), repeats.count
         return list(problems.values())
 
     def metrics(self) -> dict[str, float]:
-        """Figures of the last ``load``: how many problems it gave and how many rows were malformed."""
-        return {"problems": float(self._loaded), "malformed": float(len(self.malformed))}
+        """Figures of the last ``load``: how many problems it gave, how many rows were malformed, and how many had the
+        statement of an earlier one."""
+        return {
+            "problems": float(self._loaded),
+            "malformed": float(len(self.malformed)),
+            "duplicates": float(self._duplicates),
+        }
 
     @abstractmethod
     def _rows(self) -> Iterator[tuple[str, Any]]: ...
@@ -91,8 +114,7 @@ class RowSource(ABC):
     @abstractmethod
     def _described(self) -> str: ...
 
-    def _report(self, good: int, malformed: list[MalformedRow]) -> None:
-        rows = good + len(malformed)
+    def _report(self, rows: int, good: int, malformed: list[MalformedRow]) -> None:
         if rows == 0:
             raise InputError(
                 f"{self._described()}: expected at least one row, got none. Is it the right file or split?"
@@ -108,3 +130,37 @@ class RowSource(ABC):
         if self._on_malformed == "stop":
             raise InputError(f"{found}\nCorrect them, or leave them out with on_malformed: skip.")
         rank_zero_warn(f"{found}\nThey were left out (on_malformed: skip).")
+
+    def _report_duplicates(self, repeats: _Repeats) -> None:
+        if not repeats.count:
+            return
+        said = f"{self._described()}: {repeats}"
+        if self._on_duplicate == "stop":
+            raise InputError(f"{said}. Take them out, or set on_duplicate to drop or keep.")
+        done = "are kept (on_duplicate: drop leaves them out)" if self._on_duplicate == "keep" else "were left out"
+        rank_zero_warn(f"{said}. They {done}.")
+
+
+class _Repeats:
+    """Rows with the statement of an earlier row, spaces and line breaks aside."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, str]] = {}
+        self._example = ""
+        self.count = 0
+        self._other_answers = 0
+
+    def noted(self, where: str, problem: Problem) -> bool:
+        """Note a problem; return whether an earlier one has its statement."""
+        first, answer = self._first.setdefault(" ".join(problem.prompt.split()), (where, problem.answer))
+        if first == where:
+            return False
+        self._example = self._example or f"{where} that of {first}"
+        self.count += 1
+        self._other_answers += answer != problem.answer
+        return True
+
+    def __str__(self) -> str:
+        others = f", {self._other_answers} of them with another answer" if self._other_answers else ""
+        rows = "row repeats" if self.count == 1 else "rows repeat"
+        return f"{self.count} {rows} the statement of an earlier one{others} ({self._example})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lit_tpgrpo.datamodules.sources.base import FieldMap, RowFormat
@@ -18,21 +18,21 @@ class RowFault(Exception):
     """Why a row is malformed. Sources catch it: users see InputError or the report of what was skipped."""
 
 
-def to_problem(row: Any, row_format: RowFormat, source: str, taken: Container[str]) -> Problem:
-    """Convert one row; RowFault says what was expected and what came. ``taken`` holds the uids given so far."""
+def to_problem(row: Any, row_format: RowFormat, source: str, taken: Mapping[str, Problem]) -> Problem:
+    """Convert one row; RowFault says what was expected and what came. ``taken`` holds the problems so far by uid."""
     try:
         return _converted(row, row_format, source, taken)
     except RecursionError as error:
         raise RowFault("expected texts and numbers, got a list that is nested too deeply to be read") from error
 
 
-def _converted(row: Any, row_format: RowFormat, source: str, taken: Container[str]) -> Problem:
+def _converted(row: Any, row_format: RowFormat, source: str, taken: Mapping[str, Problem]) -> Problem:
     if not isinstance(row, Mapping):
         raise RowFault(f"expected an object with named fields, got {_typed(row)}")
     fields = row_format.fields
     prompt = _prompt(row, row_format)
     answer = _answer(row, row_format)
-    uid = _uid(row, fields, source, f"{prompt}\0{answer}", taken)
+    uid = _uid(row, fields, source, (prompt, answer), taken)
     return Problem(uid, prompt, answer, source, _level(row, fields))
 
 
@@ -63,7 +63,7 @@ def _prompt(row: Mapping[str, Any], row_format: RowFormat) -> str:
     if not text:
         raise RowFault(f"expected a problem statement in {column!r}, got nothing but the instruction")
     context = _first(row, row_format.fields.context)
-    if context is None or not row[context]:
+    if context is None or not lookup(row, context):
         return text
     return f"{_text(row, context, 'context')}\n\n{text}"
 
@@ -81,9 +81,12 @@ def _writable(text: str, column: str, role: str) -> str:
 
 
 def _text(row: Mapping[str, Any], column: str, role: str) -> str:
-    value = row[column]
+    value = lookup(row, column)
     if not isinstance(value, str):
-        raise RowFault(f"expected the {role} as text in {column!r}, got {_typed(value)}")
+        hint = (
+            "; a part of it is named with dots, as in messages.0.content" if isinstance(value, list | Mapping) else ""
+        )
+        raise RowFault(f"expected the {role} as text in {column!r}, got {_typed(value)}{hint}")
     if not value.strip():
         raise RowFault(f"expected the {role} as text in {column!r}, got an empty text")
     return _writable(value.strip(), column, role)
@@ -95,7 +98,7 @@ def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
     if not isinstance(form, AnswerForm):
         form = form[column]
     try:
-        return _writable(normalise_gold(form, row[column]), column, "answer")
+        return _writable(normalise_gold(form, lookup(row, column)), column, "answer")
     except OverflowError as error:
         raise RowFault(f"{column!r}: expected a gold answer, got a number too long to be read") from error
     except InputError as error:
@@ -103,20 +106,23 @@ def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
         raise RowFault(f"{column!r}: {str(error).rpartition('; ')[0] or error}") from error
 
 
-def _uid(row: Mapping[str, Any], fields: FieldMap, source: str, content: str, taken: Container[str]) -> str:
+def _uid(
+    row: Mapping[str, Any], fields: FieldMap, source: str, content: tuple[str, str], taken: Mapping[str, Problem]
+) -> str:
     column = _first(row, fields.uid)
-    value = row[column] if column is not None else None
+    value = lookup(row, column) if column is not None else None
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
-        uid = f"{source}/{_writable(str(value).strip(), str(column), 'id')}"
-        if uid in taken:
+        stem = f"{source}/{_writable(str(value).strip(), str(column), 'id')}"
+        if stem in taken and (taken[stem].prompt, taken[stem].answer) != content:
             raise RowFault(
                 f"expected a different id in each row, but {column!r} repeats {value!r}; set fields.uid to the column "
                 f"with the ids, or to [] for ids made from the content"
             )
-        return uid
-    stem = uid = f"{source}/{hashlib.blake2b(content.encode(), digest_size=6).hexdigest()}"
-    copy = 2
-    while uid in taken:  # The same problem twice: both are kept, so that counts are those of the file.
+    else:
+        digest = hashlib.blake2b("\0".join(content).encode(), digest_size=6)
+        stem = f"{source}/{digest.hexdigest()}"
+    uid, copy = stem, 2
+    while uid in taken:  # The same problem twice: the source says whether both are kept.
         uid, copy = f"{stem}-{copy}", copy + 1
     return uid
 
@@ -125,7 +131,11 @@ def _level(row: Mapping[str, Any], fields: FieldMap) -> str | None:
     """Levels are a convenience for curricula: what cannot be read is None and no fault."""
     column = _first(row, fields.level)
     try:
-        level = _writable(normalise_gold(AnswerForm.PLAIN, row[column]), column, "level") if column is not None else ""
+        level = (
+            _writable(normalise_gold(AnswerForm.PLAIN, lookup(row, column)), column, "level")
+            if column is not None
+            else ""
+        )
     except (InputError, OverflowError, RecursionError, RowFault):
         return None
     return level.removeprefix("Level ").strip().strip("?") or None
@@ -146,7 +156,22 @@ def _column(row: Mapping[str, Any], columns: str | tuple[str, ...], role: str) -
 
 def _first(row: Mapping[str, Any], columns: str | tuple[str, ...]) -> str | None:
     """The first column that says something. In a table each row has all columns, with null where it has no value."""
-    return next((column for column in names(columns) if row.get(column) is not None), None)
+    return next((column for column in names(columns) if lookup(row, column) is not None), None)
+
+
+def lookup(row: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a column, or what a name with dots leads to inside of one; None where there is nothing."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list | tuple) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
 
 
 def _typed(value: Any) -> str:

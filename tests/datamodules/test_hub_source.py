@@ -89,7 +89,7 @@ def test_malformed_rows_are_named_by_data_set_and_row(monkeypatch):
     source = HubProblems(preset="deepscaler", on_malformed="skip")
     with pytest.warns(UserWarning, match="row 2"):
         assert len(source.load()) == 1
-    assert source.metrics() == {"problems": 1.0, "malformed": 1.0}
+    assert source.metrics() == {"problems": 1.0, "malformed": 1.0, "duplicates": 0.0}
 
 
 def test_unknown_split_subset_and_folder(folder, tmp_path):

@@ -1,0 +1,202 @@
+"""The rows of a file, one reader a format: JSON lines, a JSON list, CSV and TSV, Parquet; the text formats also compressed.
+
+Each reader yields ``(where, row)``; a row that cannot even be decoded comes as a ``RowFault``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from lit_tpgrpo.datamodules.sources.rows import RowFault
+from lit_tpgrpo.errors import InputError
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
+Rows = Iterator[tuple[str, Any]]
+_BOM_AND_SPACE = b"\xef\xbb\xbf \t\r\n"
+_COMPRESSIONS = (".gz", ".bz2", ".zst")
+
+
+def find_reader(path: Path) -> Callable[[Path], Rows] | None:
+    """Return the reader that the file's extension names, None where there is none."""
+    name = path.with_suffix("") if path.suffix.lower() in _COMPRESSIONS else path
+    extension = name.suffix.lower()
+    return None if name is not path and extension not in _TEXT_READERS else _READERS.get(extension)
+
+
+def data_stem(path: Path) -> str:
+    """Return the file's name without the extensions that say how it is read: ``train`` for ``train.jsonl.gz``."""
+    return (path.with_suffix("") if path.suffix.lower() in _COMPRESSIONS else path).stem
+
+
+def known_extensions() -> str:
+    """Name the extensions that are read, for messages."""
+    text = ", ".join(_TEXT_READERS)
+    return f"{text} (each also with {', '.join(_COMPRESSIONS[:-1])} or {_COMPRESSIONS[-1]} after it) or .parquet"
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open for reading what the file holds once it is decompressed."""
+    if path.suffix.lower() not in _COMPRESSIONS:
+        return path.open("rb")
+    # Imported here because it takes a third of a second and most runs read JSONL.
+    import pyarrow as pa
+
+    return io.BufferedReader(cast(io.RawIOBase, pa.input_stream(str(path), compression="detect")))
+
+
+def _jsonl_rows(path: Path) -> Rows:
+    with _opened(path) as lines:
+        written = ((number, line) for number, line in enumerate(lines, start=1) if line.strip(_BOM_AND_SPACE))
+        for position, (number, line) in enumerate(written):
+            # A list of objects under the wrong extension, on one line or on many.
+            if position == 0 and line.lstrip(_BOM_AND_SPACE).startswith(b"["):
+                listed = _listed(path)
+                if listed is not None:
+                    yield from listed
+                    return
+            yield f"line {number}", _decoded(line)
+
+
+def _listed(path: Path) -> Rows | None:
+    """The items of a file that is one JSON list of objects; None for any other."""
+    try:
+        rows = _loaded(path)
+    except InputError:
+        return None
+    return _items(rows) if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows) else None
+
+
+def _decoded(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return RowFault(f"expected UTF-8, got the byte 0x{line[error.start]:02x} at position {error.start}")
+    except json.JSONDecodeError as error:
+        return RowFault(f"expected one JSON object, got a text that is no JSON ({error.msg} at column {error.colno})")
+    except ValueError as error:  # The interpreter's limit on the digits of an integer.
+        return RowFault(f"expected one JSON object, got one with a number that cannot be read ({error})")
+    except RecursionError:
+        return RowFault("expected one JSON object, got one that is nested too deeply to be read")
+
+
+def _json_rows(path: Path) -> Rows:
+    rows = _loaded(path)
+    if not isinstance(rows, list):
+        raise InputError(
+            f"{path}: expected one JSON list of objects, got {type(rows).__name__} at the top level. Take the list out "
+            f"of it, or write one object a line into a .jsonl file."
+        )
+    return _items(rows)
+
+
+def _items(rows: list[Any]) -> Rows:
+    return ((f"item {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        with _opened(path) as file:
+            return json.loads(file.read().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8, got another encoding ({error}). Convert the file.") from error
+    except json.JSONDecodeError as error:
+        hint = " One object a line belongs into a .jsonl file: rename it." if error.msg == "Extra data" else ""
+        raise InputError(f"{path}: expected one JSON list of objects, got no valid JSON ({error}).{hint}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{path}: expected one JSON list of objects, got a number that cannot be read ({error}). Write it as text, or "
+            f"one object a line into a .jsonl file, where on_malformed: skip can leave out its row."
+        ) from error
+    except RecursionError as error:
+        raise InputError(
+            f"{path}: expected one JSON list of objects, got a value that is nested too deeply to be read. Take it out, or "
+            f"write one object a line into a .jsonl file, where on_malformed: skip can leave out its row."
+        ) from error
+
+
+def _csv_rows(path: Path) -> Rows:
+    yield from _separated_rows(path, ",")
+
+
+def _tsv_rows(path: Path) -> Rows:
+    yield from _separated_rows(path, "\t")
+
+
+def _separated_rows(path: Path, delimiter: str) -> Rows:
+    """One object a row with the first row's names; an empty cell is null, all others are text."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default would cut off at 131,072 characters
+    # Bytes that are no UTF-8 become halves of surrogate pairs, so that they are the fault of their row alone.
+    with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        header: list[str] = []
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                # Where a quote is not closed the rest of the file is one cell: there is no next row to go on with.
+                raise InputError(
+                    f"{path}: line {reader.line_num}: expected cells separated by {delimiter!r}, each quote closed and those "
+                    f"in a quoted cell doubled; got {error}. Write the table with a CSV library."
+                ) from error
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = _header(cells, path)
+            else:
+                yield f"line {reader.line_num}", _named(header, cells)
+
+
+def _header(cells: list[str], path: Path) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(f"{path}: expected a first row with a different name for each column, got {repeated} twice")
+    return names
+
+
+def _named(header: list[str], cells: list[str]) -> dict[str, str | None] | RowFault:
+    if len(cells) != len(header):
+        return RowFault(f"expected {len(header)} cells as in the first row, got {len(cells)}")
+    for name, cell in zip(header, cells, strict=True):
+        odd = next((c for c in cell if "\udc80" <= c <= "\udcff"), None)
+        if odd is not None:
+            return RowFault(f"expected UTF-8, got the byte 0x{ord(odd) - 0xDC00:02x} in {name!r}")
+    return {name: cell if cell.strip() else None for name, cell in zip(header, cells, strict=True)}
+
+
+def _parquet_rows(path: Path) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        batches = pq.ParquetFile(path).iter_batches()
+        rows = (row for batch in batches for row in _batch_rows(batch))
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: expected a Parquet file, got one that cannot be read as such ({error})") from error
+
+
+def _batch_rows(batch: RecordBatch) -> list[Any]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows > 1:  # Only the row that holds the byte is malformed.
+            return [row for i in range(batch.num_rows) for row in _batch_rows(batch.slice(i, 1))]
+        return [RowFault(f"expected UTF-8, got the byte 0x{error.object[error.start]:02x}")]
+
+
+_TEXT_READERS: MappingProxyType[str, Callable[[Path], Rows]] = MappingProxyType(
+    {".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _tsv_rows}
+)
+_READERS: MappingProxyType[str, Callable[[Path], Rows]] = MappingProxyType({**_TEXT_READERS, ".parquet": _parquet_rows})
