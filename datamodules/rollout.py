@@ -22,7 +22,7 @@ from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
 from lit_tpgrpo.rollout.correction import MismatchTally, Scorer
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
 from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
-from lit_tpgrpo.rollout.rounds import Assignment
+from lit_tpgrpo.rollout.rounds import Assignment, stored_groups
 from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
 from lit_tpgrpo.rollout.summary import round_line
@@ -72,10 +72,10 @@ class MathRolloutDataModule(RolloutParts):
         problems = stream.take(cursor, count) if weights is None else stream.draw(cursor, count, weights)
         mine = self._assigned(problems, "round", index)
         file = self._open(index, problems, version)
-        if version != self.policy.policy_version and any(gather(self._lacks(file, mine))):
+        if version != self.policy.policy_version and any(gather(self._lacks(file, mine, version))):
             log.warning(
-                "round %d was sampled at step %d and is not on disk any more (data.keep_rounds is %d): it is sampled "
-                "anew, with the weights of step %d",
+                "round %d was sampled at step %d and is not whole on disk any more (data.keep_rounds is %d): all of it is "
+                "sampled again, with the weights of step %d",
                 *(index, version, self.keep_rounds, self.policy.policy_version),
             )
             version = self._begin_round(index)
@@ -100,11 +100,9 @@ class MathRolloutDataModule(RolloutParts):
         call_round_hook(trainer, "on_round_end", made)
         return made
 
-    @staticmethod
-    def _lacks(file: RoundFile, mine: list[Assignment]) -> bool:
-        """Whether solutions of this process are not on disk."""
-        wanted = {a.place for a in mine}
-        return len(file.solutions(wanted)) < len(wanted)
+    def _lacks(self, file: RoundFile, mine: list[Assignment], version: int) -> bool:
+        """Whether groups of this process are not on disk as they were sampled."""
+        return len(stored_groups(file, mine, self.group_size, version)) < len(mine)
 
     def _corrected(self, made: Round, file: RoundFile, current: bool) -> tuple[Round, MismatchTally | None]:
         """The round as it is trained on where the engine's log-probs are not the trainer's."""

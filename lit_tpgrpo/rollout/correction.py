@@ -50,14 +50,15 @@ class Correction:
             cut: whether ``top_p`` or ``top_k`` cut what was sampled from. The engine's log-probs are then no policy's, and what
                 was never scored weighs nothing.
         """
-        scores = file.scores(set(made.kept_places))
+        solutions = {at: s.judged.solution for at, s in zip(made.kept_places, made.kept, strict=True)}
+        scores = file.scores(solutions)
         missing = [(at, s) for at, s in zip(made.kept_places, made.kept, strict=True) if at not in scores]
         # Collective: a process with nothing to score still takes part.
         todo = [training_sequence(s) for _, s in missing]
         new = scorer.completion_logprobs(todo, made.temperature) if current else []
         for (at, _), logprobs in zip(missing, new, strict=False):
             scores[at] = tuple(logprobs.tolist())
-            file.add_score(at, scores[at])
+            file.add_score(at, solutions[at], scores[at])
         unscored = sum(at not in scores for at in made.kept_places)
         if unscored:
             log.warning(

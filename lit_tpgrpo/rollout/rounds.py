@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.base import CreditAssignment
+from lit_tpgrpo.credit.thoughts import check_verdict
 from lit_tpgrpo.engines.base import Batching, Engine, SamplingParams
 from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, abstain, tally_of
 from lit_tpgrpo.records import (
@@ -26,12 +28,12 @@ from lit_tpgrpo.records import (
 from lit_tpgrpo.rollout.filters import KeepRule
 from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups, verify_solutions
 from lit_tpgrpo.rollout.stopping import STOP
-from lit_tpgrpo.rollout.store import RoundFile
+from lit_tpgrpo.rollout.store import RoundFile, Sampled
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
 from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.verifier import MathVerifier
 
-Sampled = tuple[Problem, tuple[Solution, ...]]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class RoundMaker:
         self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
     ) -> tuple[dict[int, Sampled], int]:
         """The groups by their places, in order, and the tokens that had to be sampled for them."""
-        done = file.solutions({a.place for a in assignments})
+        done = stored_groups(file, assignments, self.group_size, policy_version)
         missing = [a for a in assignments if a.place not in done]
         stream = sample_groups(
             self.engine,
@@ -156,7 +158,7 @@ class RoundMaker:
         return {a.place: done[a.place] for a in assignments}, new_tokens
 
     def _judge(self, index: int, groups: Mapping[int, Sampled], file: RoundFile) -> list[JudgedGroup]:
-        done = file.verdicts(groups.keys())
+        done = {key: found for key, found in file.verdicts(groups).items() if _fits(groups, key, found)}
         todo = [
             (g, problem, solution)
             for g, (problem, solutions) in groups.items()
@@ -170,9 +172,9 @@ class RoundMaker:
         ]
 
         def keep(i: int, verdict: Verdict) -> None:
-            (g, _, solution), (outcome, answer) = todo[i], checked[i]
+            (g, problem, solution), (outcome, answer) = todo[i], checked[i]
             done[g, solution.sample] = (outcome, answer, verdict)
-            file.add_verdict(g, solution.sample, outcome, answer, verdict)
+            file.add_verdict(g, problem, solution, outcome, answer, verdict)
 
         decided = [i for i, case in enumerate(cases) if case.outcome is not Outcome.UNDECIDED]
         # Stored as well: decided after a restart, they would change the group of a round that is half trained on.
@@ -184,6 +186,31 @@ class RoundMaker:
                 keep(decided[at], verdict)
                 STOP.check()
         return [_judged_group(g, problem, solutions, done) for g, (problem, solutions) in groups.items()]
+
+
+def stored_groups(
+    file: RoundFile, assignments: Sequence[Assignment], group_size: int, policy_version: int
+) -> dict[int, Sampled]:
+    """What the store holds of the assignments' groups, by place: whole ones, of these very problems, by this version of the
+    policy. The others are to be sampled (again)."""
+    problems = {a.place: a.problem for a in assignments}
+    found = file.solutions(group_size, problems.keys())
+    return {
+        place: (problem, solutions)
+        for place, (problem, solutions) in found.items()
+        if problem == problems[place] and {s.policy_version for s in solutions} == {policy_version}
+    }
+
+
+def _fits(groups: Mapping[int, Sampled], key: tuple[int, int], found: tuple[Outcome, str | None, Verdict]) -> bool:
+    """Whether a stored verdict is one on its solution at all; otherwise it is given again."""
+    place, sample = key
+    try:
+        check_verdict(JudgedSolution(groups[place][1][sample], *found))
+    except ValueError as error:
+        log.warning("%s; it is given again", error)
+        return False
+    return True
 
 
 def _judged_group(

@@ -5,24 +5,32 @@ verdicts were made with), and from each process, named by its rank: ``solutions.
 a line), ``verdicts.R.jsonl`` (one judged solution a line) and, where the engine's log-probs are corrected, ``scores.R.jsonl``
 (the trainer's log-probs, one solution a line). Groups go by their place in the round over all processes, and every process
 reads all files: a run goes on from another number of processes. Append-only; a line cut short by a crash is dropped when read.
+Nothing is used that does not fit together: groups are whole, and verdicts and scores name the solution that they are of.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lit_tpgrpo.errors import StorageError
 from lit_tpgrpo.jsonl import append_line, read_lines
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, StopReason, Verdict
 
 log = logging.getLogger(__name__)
+
+Sampled = tuple[Problem, tuple[Solution, ...]]
+"""A problem and its solutions, in the order of their samples."""
+K = TypeVar("K")
+_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
+"""What a line raises that is JSON, but not of the form that is written here."""
 
 
 class RoundStore:
@@ -94,16 +102,32 @@ class RoundFile:
         self.folder = folder
         self.rank = rank
 
-    def solutions(self, wanted: Collection[int] | None = None) -> dict[int, tuple[Problem, tuple[Solution, ...]]]:
-        """Complete groups by their place, only the ``wanted`` ones where given."""
-        return {
-            group["group"]: (Problem(**group["problem"]), tuple(_solution(s) for s in group["solutions"]))
-            for line in self._lines("solutions")
-            for group in line["groups"]
-            if wanted is None or group["group"] in wanted
-        }
+    def solutions(self, group_size: int, wanted: Collection[int] | None = None) -> dict[int, Sampled]:
+        """Complete groups by their place, only the ``wanted`` ones where given; solutions in the order of their samples.
 
-    def add_solutions(self, groups: Mapping[int, tuple[Problem, Sequence[Solution]]]) -> None:
+        A group that lacks or repeats one of its ``group_size`` samples, or cannot be read, is left out with a warning: its
+        statistics would be wrong, so it is to be sampled again. Of several complete copies the last counts.
+        """
+        found: dict[int, Sampled] = {}
+        damaged: dict[int, str] = {}
+        for place, row in self._rows("solutions", lambda line: [(group["group"], group) for group in line["groups"]]):
+            if wanted is not None and place not in wanted:
+                continue
+            try:
+                group = _group(row)
+            except _UNREADABLE as error:
+                damaged[place] = f"cannot be read ({error!r})"
+                continue
+            samples = [s.sample for s in group[1]]
+            if samples == list(range(group_size)):
+                found[place] = group
+            else:
+                damaged[place] = f"holds samples {samples}, expected 0 to {group_size - 1}"
+        for place in sorted(damaged.keys() - found.keys()):
+            log.warning("group %d in %s %s; it is sampled again", place, self.folder, damaged[place])
+        return found
+
+    def add_solutions(self, groups: Mapping[int, Sampled]) -> None:
         """Groups that were sampled together: after a crash all of them are there, or none."""
         rows = [
             {
@@ -115,22 +139,34 @@ class RoundFile:
         ]
         append_line(self._own("solutions"), {"groups": rows})
 
-    def verdicts(
-        self, wanted: Collection[int] | None = None
-    ) -> dict[tuple[int, int], tuple[Outcome, str | None, Verdict]]:
-        """Outcome, extracted answer and verdict by (group, sample), only of the ``wanted`` groups where given."""
-        return {
-            (line["group"], line["sample"]): (Outcome(line["outcome"]), line["answer"], _verdict(line))
-            for line in self._lines("verdicts")
-            if wanted is None or line["group"] in wanted
+    def verdicts(self, groups: Mapping[int, Sampled]) -> dict[tuple[int, int], tuple[Outcome, str | None, Verdict]]:
+        """Outcome, extracted answer and verdict by (group, sample), of these solutions and no others: what was said of a
+        solution that has been sampled again since, or under another gold answer, is not returned."""
+        digests = {
+            (place, s.sample): solution_digest(s, problem.answer)
+            for place, (problem, solutions) in groups.items()
+            for s in solutions
         }
+        found: dict[tuple[int, int], tuple[Outcome, str | None, Verdict]] = {}
+        for key, line in self._rows("verdicts", lambda line: [((line["group"], line["sample"]), line)]):
+            if key in digests and digests[key] == line.get("of"):
+                try:
+                    found[key] = (Outcome(line["outcome"]), line["answer"], _verdict(line))
+                except _UNREADABLE as error:
+                    log.warning(
+                        "the verdict on %s in %s cannot be read (%r); it is given again", key, self.folder, error
+                    )
+        return found
 
-    def add_verdict(self, group: int, sample: int, outcome: Outcome, answer: str | None, verdict: Verdict) -> None:
+    def add_verdict(
+        self, group: int, problem: Problem, solution: Solution, outcome: Outcome, answer: str | None, verdict: Verdict
+    ) -> None:
         append_line(
             self._own("verdicts"),
             {
                 "group": group,
-                "sample": sample,
+                "sample": solution.sample,
+                "of": solution_digest(solution, problem.answer),
                 "outcome": outcome.value,
                 "answer": answer,
                 "steps": [asdict(step) for step in verdict.steps],
@@ -139,16 +175,18 @@ class RoundFile:
             },
         )
 
-    def scores(self, wanted: Collection[int] | None = None) -> dict[int, tuple[float, ...]]:
-        """The trainer's log-probs of a solution by its place in the round (group x G + sample)."""
+    def scores(self, solutions: Mapping[int, Solution]) -> dict[int, tuple[float, ...]]:
+        """The trainer's log-probs of these solutions and no others, by their place in the round (group x G + sample)."""
+        digests = {place: solution_digest(s) for place, s in solutions.items()}
         return {
-            line["place"]: tuple(line["logprobs"])
-            for line in self._lines("scores")
-            if wanted is None or line["place"] in wanted
+            place: tuple(line["logprobs"])
+            for place, line in self._rows("scores", lambda line: [(line["place"], line)])
+            if place in digests and digests[place] == line.get("of")
         }
 
-    def add_score(self, place: int, logprobs: Sequence[float]) -> None:
-        append_line(self._own("scores"), {"place": place, "logprobs": list(logprobs)})
+    def add_score(self, place: int, solution: Solution, logprobs: Sequence[float]) -> None:
+        row = {"place": place, "of": solution_digest(solution), "logprobs": list(logprobs)}
+        append_line(self._own("scores"), row)
 
     def void_verdicts(self) -> None:
         """Forget the verdicts, keep the solutions: the judge has changed."""
@@ -165,15 +203,36 @@ class RoundFile:
     def _files(self, kind: str) -> list[Path]:
         return sorted(self.folder.glob(f"{kind}.*.jsonl"))
 
-    def _lines(self, kind: str) -> Iterator[dict[str, Any]]:
+    def _rows(self, kind: str, rows_of: Callable[[Any], list[tuple[K, Any]]]) -> Iterator[tuple[K, Any]]:
+        """What the lines of a kind hold, by key; a line of another form is passed over with a warning."""
         for path in self._files(kind):
-            yield from read_lines(path)
+            for line in read_lines(path):
+                try:
+                    rows = rows_of(line)
+                except _UNREADABLE as error:
+                    log.warning("%s has a line that cannot be read (%r); what it held is made again", path, error)
+                    continue
+                yield from rows
+
+
+def solution_digest(solution: Solution, gold: str = "") -> str:
+    """Which solution a verdict or a score is of: its prompt and completion, and the answer that it was compared with."""
+    what = json.dumps([gold, solution.prompt_ids, solution.completion_ids])
+    return hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
+
+
+def _group(row: dict[str, Any]) -> Sampled:
+    solutions = sorted((_solution(s) for s in row["solutions"]), key=lambda s: s.sample)
+    return Problem(**row["problem"]), tuple(solutions)
 
 
 def _solution(row: dict[str, Any]) -> Solution:
     tuples = ("prompt_ids", "completion_ids", "logprobs", "token_starts")
     fields: Any = row | {key: tuple(row[key]) for key in tuples} | {"stop": StopReason(row["stop"])}
-    return Solution(**fields)
+    solution = Solution(**fields)
+    if not len(solution.completion_ids) == len(solution.logprobs) == len(solution.token_starts):
+        raise ValueError(f"sample {solution.sample} has tokens without a log-prob or a place in the text")
+    return solution
 
 
 def _verdict(line: dict[str, Any]) -> Verdict:

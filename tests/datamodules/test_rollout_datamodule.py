@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -268,17 +269,27 @@ def test_predict_samples_anew_for_other_weights(random_model, tmp_path):
     assert versions == [2, 6, 6]
 
 
-def test_a_round_that_is_no_longer_on_disk_is_made_anew_with_a_warning(random_model, tmp_path, caplog):
+@pytest.mark.parametrize("lost", ["the round", "a solution"])
+def test_a_round_that_is_not_whole_on_disk_any_more_is_sampled_again(random_model, tmp_path, caplog, lost):
+    settings = {"keep_rounds": 2 if lost == "the round" else 0, "store_dir": str(tmp_path / "rounds")}
     checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_top_k=-1)
-    trainer(tmp_path / "fit", checkpoint, enable_checkpointing=True).fit(module(random_model), datamodule=data())
-    again, recorder = data(), Recorder()
+    trainer(tmp_path / "fit", checkpoint, enable_checkpointing=True).fit(
+        module(random_model), datamodule=data(**settings)
+    )
+    if lost == "a solution":
+        path = tmp_path / "rounds" / "round_000000" / "solutions.0.jsonl"
+        row = json.loads(path.read_text())
+        del row["groups"][1]["solutions"][-1]
+        path.write_text(json.dumps(row) + "\n")
+    again, recorder = data(**settings), Recorder()
     run = trainer(tmp_path / "resumed", recorder)
     run.fit(
         module(random_model), datamodule=again, ckpt_path=tmp_path / "ckpt" / "epoch=0-step=1.ckpt", weights_only=True
     )
-    assert "round 0 was sampled at step 0 and is not on disk any more (data.keep_rounds is 2)" in caplog.text
+    assert "round 0 was sampled at step 0 and is not whole on disk any more (data.keep_rounds is" in caplog.text
     assert recorder.starts[0] == (0, 1)
     assert [r.policy_version for r in recorder.rounds] == [1, 3, 5]
+    assert all(len(g.solutions) == 4 for r in recorder.rounds for g in r.groups)
     assert run.global_step == 6
 
 

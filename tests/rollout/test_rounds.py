@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,16 +28,17 @@ G = 4
 
 
 class Scripted:
-    """Writes a solution that ends in the next of the given answers, and notes for which seeds it was asked."""
+    """Sample k of a seed answers seed + k + shift. Notes for which seeds it was asked."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, shift: int) -> None:
         self.tokenizer = tokenizer
+        self.shift = shift
         self.asked: list[int] = []
 
     def sample(self, prompts, n, params, seeds):
         for i, seed in enumerate(seeds):
             self.asked.append(seed)
-            texts = [f"<think>\n3 + 4 = 7.\n</think>\n\\boxed{{{seed + k}}}" for k in range(n)]
+            texts = [f"<think>\n3 + 4 = 7.\n</think>\n\\boxed{{{seed + k + self.shift}}}" for k in range(n)]
             yield i, tuple(self._completion(text) for text in texts)
 
     def _completion(self, text: str) -> Completion:
@@ -80,9 +82,9 @@ def tokenizer(random_model: str) -> PreTrainedTokenizerBase:
     return load_tokenizer(random_model)
 
 
-def make(tmp_path: Path, tokenizer, *outcomes: Outcome, on_group=lambda group: None, version=0):
+def make(tmp_path: Path, tokenizer, *outcomes: Outcome, on_group=lambda group: None, shift=0):
     """Round 0 of the problems, its metrics, and its engine, verifier and judge."""
-    engine, verifier, judge = Scripted(tokenizer), Dealt(*outcomes), CountingJudge()
+    engine, verifier, judge = Scripted(tokenizer, shift), Dealt(*outcomes), CountingJudge()
     maker = RoundMaker(
         engine,
         verifier,
@@ -96,7 +98,7 @@ def make(tmp_path: Path, tokenizer, *outcomes: Outcome, on_group=lambda group: N
         show_progress=False,
     )
     file = RoundStore(tmp_path).open(0, {"group_size": G})
-    made, tally = maker.make(0, ASSIGNMENTS, file, GroupAccuracy(), policy_version=version, on_group=on_group)
+    made, tally = maker.make(0, ASSIGNMENTS, file, GroupAccuracy(), policy_version=0, on_group=on_group)
     return made, tally.metrics(), engine, verifier, judge
 
 
@@ -137,3 +139,78 @@ def test_a_round_without_a_decided_solution_has_metrics_and_nothing_to_train_on(
     assert judge.asked == []
     assert metrics["rollout/undecided_share"] == 1.0
     assert metrics["rollout/accuracy"] == metrics["rollout/reward"] == metrics["credit/advantage_variance"] == 0.0
+
+
+def change(path: Path, edit) -> None:
+    """Edit the lines of a stored file."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if edit(row) is None))
+
+
+def drop_a_solution(row):
+    if row["groups"][0]["group"] == 1:
+        del row["groups"][0]["solutions"][2]
+
+
+def other_gold(row):
+    if row["groups"][0]["group"] == 1:
+        row["groups"][0]["problem"]["answer"] = "5"
+
+
+def other_policy(row):
+    if row["groups"][0]["group"] == 1:
+        row["groups"][0]["solutions"][0]["policy_version"] = 7
+
+
+def group_of(row) -> int:
+    return row["groups"][0]["group"]
+
+
+@pytest.mark.parametrize(
+    "edit", [drop_a_solution, other_gold, other_policy, lambda row: True if group_of(row) == 1 else None]
+)
+def test_a_stored_group_that_does_not_fit_is_sampled_again_and_its_accuracy_is_right(tmp_path: Path, tokenizer, edit):
+    outcomes = [C, I, C, I, C, C, I, I, I, I, I, C]
+    whole, *_ = make(tmp_path, tokenizer, *outcomes)
+    folder = tmp_path / "round_000000"
+    change(folder / "solutions.0.jsonl", edit)
+    # Written otherwise by now: what was said of the lost ones must not be taken for the new ones'.
+    again, _, engine, verifier, judge = make(tmp_path, tokenizer, C, C, C, I, shift=100)
+    assert engine.asked == [10]
+    assert verifier.asked == len(judge.asked) == G
+    assert [g.accuracy for g in again.groups] == [0.5, 0.75, 0.25]
+    assert outcomes_of(again) == [outcomes[:4], [C, C, C, I], outcomes[8:]]
+    assert [s.solution.sample for s in again.groups[1].solutions] == [0, 1, 2, 3]
+    assert [s.answer for s in again.groups[1].solutions] == ["110", "111", "112", "113"]
+    assert again.groups[::2] == whole.groups[::2]
+    assert again.credited_places == whole.credited_places == tuple(range(12))
+    # And then it is whole.
+    third, _, engine, *_ = make(tmp_path, tokenizer, I)
+    assert engine.asked == []
+    assert third.groups == again.groups
+
+
+def test_a_lost_or_damaged_verdict_is_given_again_and_the_others_stay(tmp_path: Path, tokenizer, caplog):
+    make(tmp_path, tokenizer, *[I] * 12)
+
+    def damage(row):
+        if (row["group"], row["sample"]) == (0, 1):
+            return True
+        if (row["group"], row["sample"]) == (2, 3):
+            row["labels"].pop()
+        return None
+
+    change(tmp_path / "round_000000" / "verdicts.0.jsonl", damage)
+    again, _, engine, verifier, _ = make(tmp_path, tokenizer, C)
+    assert engine.asked == []
+    assert verifier.asked == 2
+    assert outcomes_of(again) == [[I, C, I, I], [I] * 4, [I, I, I, C]]
+    assert "the verdict on sample 3 of problem 'p/2' has" in caplog.text
+
+
+def test_another_group_size_makes_a_round_of_its_own(tmp_path: Path, tokenizer, caplog):
+    make(tmp_path, tokenizer, I)
+    RoundStore(tmp_path).open(0, {"group_size": G})
+    file = RoundStore(tmp_path).open(0, {"group_size": 2})
+    assert file.solutions(2) == {}
+    assert "group_size changed" in caplog.text

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,10 +37,11 @@ def solution(sample: int = 0, logprobs: tuple[float, ...] = (-0.1, -math.pi, 0.0
 def test_round_trip_is_exact(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {"seed": 1})
     file.add_solutions({3: (PROBLEM, [solution(0), solution(1)])})
-    file.add_verdict(3, 1, Outcome.UNVERIFIABLE, None, VERDICT)
+    file.add_verdict(3, PROBLEM, solution(1), Outcome.UNVERIFIABLE, None, VERDICT)
     again = RoundStore(tmp_path).open(0, {"seed": 1})
-    assert again.solutions() == {3: (PROBLEM, (solution(0), solution(1)))}
-    assert again.verdicts() == {(3, 1): (Outcome.UNVERIFIABLE, None, VERDICT)}
+    groups = again.solutions(2)
+    assert groups == {3: (PROBLEM, (solution(0), solution(1)))}
+    assert again.verdicts(groups) == {(3, 1): (Outcome.UNVERIFIABLE, None, VERDICT)}
 
 
 @settings(max_examples=50)
@@ -47,7 +53,7 @@ def test_float32_logprobs_come_back_bit_for_bit(values: list[float]):
     with tempfile.TemporaryDirectory() as folder:
         file = RoundStore(Path(folder)).open(0, {})
         file.add_solutions({0: (PROBLEM, [solution(logprobs=tuple(tensor.tolist()))])})
-        (_, (read,)) = RoundStore(Path(folder)).open(0, {}).solutions()[0]
+        (_, (read,)) = RoundStore(Path(folder)).open(0, {}).solutions(1)[0]
     assert torch.equal(torch.tensor(read.logprobs, dtype=torch.float32), tensor)
 
 
@@ -58,11 +64,11 @@ def test_a_line_cut_short_is_dropped_and_the_next_one_is_whole(tmp_path: Path, c
     path = file.folder / "solutions.0.jsonl"
     path.write_bytes(path.read_bytes()[:-25])
     with caplog.at_level(logging.WARNING):
-        assert sorted(file.solutions()) == [0]
+        assert sorted(file.solutions(1)) == [0]
     assert "is incomplete and is made again" in caplog.text
     file.add_solutions({1: (PROBLEM, [solution(0)])})
     file.add_solutions({2: (PROBLEM, [solution(0)])})
-    assert sorted(file.solutions()) == [0, 1, 2]
+    assert sorted(file.solutions(1)) == [0, 1, 2]
 
 
 def test_groups_of_one_batch_are_there_together_or_not_at_all(tmp_path: Path):
@@ -71,15 +77,15 @@ def test_groups_of_one_batch_are_there_together_or_not_at_all(tmp_path: Path):
     file.add_solutions({2: (PROBLEM, [solution(0)]), 6: (PROBLEM, [solution(0)])})
     path = file.folder / "solutions.0.jsonl"
     path.write_bytes(path.read_bytes()[:-25])
-    assert sorted(file.solutions()) == [0, 4]
+    assert sorted(file.solutions(1)) == [0, 4]
 
 
 def test_processes_write_files_of_their_own_and_read_all_of_them(tmp_path: Path):
     first, second = (RoundStore(tmp_path, rank=rank).open(0, {}) for rank in (0, 1))
     first.add_solutions({0: (PROBLEM, [solution(0)])})
     second.add_solutions({1: (PROBLEM, [solution(0)])})
-    second.add_verdict(1, 0, Outcome.CORRECT, "2", VERDICT)
-    second.add_score(8, [-0.5])
+    second.add_verdict(1, PROBLEM, solution(0), Outcome.CORRECT, "2", VERDICT)
+    second.add_score(8, solution(0), [-0.5])
     assert sorted(p.name for p in first.folder.glob("*.jsonl")) == [
         "scores.1.jsonl",
         "solutions.0.jsonl",
@@ -87,13 +93,14 @@ def test_processes_write_files_of_their_own_and_read_all_of_them(tmp_path: Path)
         "verdicts.1.jsonl",
     ]
     alone = RoundStore(tmp_path).open(0, {})
-    assert sorted(alone.solutions()) == [0, 1]
-    assert sorted(alone.solutions({1, 2})) == [1]
-    assert alone.verdicts({0}) == {}
-    assert alone.verdicts({1}) == {(1, 0): (Outcome.CORRECT, "2", VERDICT)}
-    assert alone.scores({8}) == {8: (-0.5,)}
+    groups = alone.solutions(1)
+    assert sorted(groups) == [0, 1]
+    assert sorted(alone.solutions(1, {1, 2})) == [1]
+    assert alone.verdicts({0: groups[0]}) == {}
+    assert alone.verdicts({1: groups[1]}) == {(1, 0): (Outcome.CORRECT, "2", VERDICT)}
+    assert alone.scores({8: solution(0)}) == {8: (-0.5,)}
     alone.void_verdicts()
-    assert second.verdicts() == {}
+    assert second.verdicts(groups) == {}
 
 
 def test_other_settings_void_a_round(tmp_path: Path, caplog):
@@ -101,17 +108,17 @@ def test_other_settings_void_a_round(tmp_path: Path, caplog):
     file.add_solutions({0: (PROBLEM, [solution(0)])})
     with caplog.at_level(logging.WARNING):
         other = RoundStore(tmp_path).open(0, {"policy_version": 5, "seed": 1})
-    assert other.solutions() == {}
+    assert other.solutions(1) == {}
     assert "round 0 on disk is void and is made anew: policy_version changed" in caplog.text
 
 
 def test_void_verdicts_keep_solutions(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {})
     file.add_solutions({0: (PROBLEM, [solution(0)])})
-    file.add_verdict(0, 0, Outcome.CORRECT, "2", VERDICT)
+    file.add_verdict(0, PROBLEM, solution(0), Outcome.CORRECT, "2", VERDICT)
     file.void_verdicts()
-    assert file.verdicts() == {}
-    assert sorted(file.solutions()) == [0]
+    assert file.verdicts(file.solutions(1)) == {}
+    assert sorted(file.solutions(1)) == [0]
 
 
 def test_old_rounds_are_forgotten(tmp_path: Path):
@@ -119,6 +126,87 @@ def test_old_rounds_are_forgotten(tmp_path: Path):
     for index in range(5):
         store.open(index, {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["round_000003", "round_000004"]
+
+
+def rewrite(path: Path, change: Callable[[dict], object]) -> None:
+    """Change each line of a file, as an editor or another program would."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(change(row)) + "\n" for row in rows))
+
+
+def lost(row):
+    del row["groups"][0]["solutions"][1]
+    return row
+
+
+def repeated(row):
+    row["groups"][0]["solutions"][1] = row["groups"][0]["solutions"][0]
+    return row
+
+
+def too_many(row):
+    row["groups"][0]["solutions"].append(row["groups"][0]["solutions"][2] | {"sample": 3})
+    return row
+
+
+def without_a_field(row):
+    del row["groups"][0]["solutions"][1]["token_starts"]
+    return row
+
+
+def shorter_logprobs(row):
+    row["groups"][0]["solutions"][1]["logprobs"].pop()
+    return row
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lost, r"group 0 in .*round_000000 holds samples \[0, 2\], expected 0 to 2; it is sampled again"),
+        (repeated, r"holds samples \[0, 0, 2\]"),
+        (too_many, r"holds samples \[0, 1, 2, 3\]"),
+        (without_a_field, r"cannot be read \(KeyError\('token_starts'\)\); it is sampled again"),
+        (shorter_logprobs, r"sample 1 has tokens without a log-prob"),
+        (lambda row: {"groups": 3}, r"solutions.0.jsonl has a line that cannot be read \(TypeError"),
+        (lambda row: None, r"has a line that cannot be read"),
+    ],
+)
+def test_a_group_that_is_not_whole_is_left_out_with_its_reason(tmp_path: Path, caplog, damage, message):
+    file = RoundStore(tmp_path).open(0, {})
+    file.add_solutions({0: (PROBLEM, [solution(k) for k in range(3)])})
+    rewrite(file.folder / "solutions.0.jsonl", damage)
+    file.add_solutions({1: (PROBLEM, [solution(k) for k in range(3)])})
+    with caplog.at_level(logging.WARNING):
+        assert sorted(file.solutions(3)) == [1]
+    assert re.search(message, caplog.text)
+    caplog.clear()
+    file.add_solutions({0: (PROBLEM, [solution(k) for k in range(3)])})
+    assert sorted(file.solutions(3)) == [0, 1]
+    assert "it is sampled again" not in caplog.text
+
+
+def test_solutions_come_in_the_order_of_their_samples(tmp_path: Path):
+    file = RoundStore(tmp_path).open(0, {})
+    file.add_solutions({0: (PROBLEM, [solution(2), solution(0), solution(1)])})
+    assert file.solutions(3) == {0: (PROBLEM, (solution(0), solution(1), solution(2)))}
+
+
+def test_verdicts_and_scores_are_of_the_solution_that_they_were_given_on(tmp_path: Path, caplog):
+    file = RoundStore(tmp_path).open(0, {})
+    other = dataclasses.replace(solution(0), completion_ids=(0, 1, 3))
+    file.add_verdict(0, PROBLEM, solution(0), Outcome.CORRECT, "2", VERDICT)
+    file.add_verdict(1, PROBLEM, other, Outcome.INCORRECT, "3", VERDICT)  # a verdict without a solution harms nobody
+    file.add_score(0, solution(0), [-0.5])
+    assert file.verdicts({0: (PROBLEM, (solution(0),))}) == {(0, 0): (Outcome.CORRECT, "2", VERDICT)}
+    assert file.scores({0: solution(0)}) == {0: (-0.5,)}
+    # Sampled again it came out otherwise, or the gold answer was corrected.
+    assert file.verdicts({0: (PROBLEM, (other,))}) == {}
+    assert file.verdicts({0: (dataclasses.replace(PROBLEM, answer="3"), (solution(0),))}) == {}
+    assert file.scores({0: other}) == {}
+    rewrite(file.folder / "verdicts.0.jsonl", lambda row: row | {"outcome": "maybe"})
+    with caplog.at_level(logging.WARNING):
+        assert file.verdicts({0: (PROBLEM, (solution(0),))}) == {}
+    assert "it is given again" in caplog.text
 
 
 WRITER = """
@@ -142,7 +230,7 @@ def test_a_killed_writer_leaves_every_complete_line(tmp_path: Path):
     assert writer.stdout.readline().strip() == "ready"
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
-    groups = RoundFile(tmp_path / "round_000000").solutions()
+    groups = RoundFile(tmp_path / "round_000000").solutions(1)
     assert len(groups) >= 21
     assert sorted(groups) == list(range(len(groups)))
     assert all(s[0].text == "x" * 2000 and len(s[0].completion_ids) == 2000 for _, s in groups.values())
