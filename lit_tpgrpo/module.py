@@ -15,6 +15,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, four_bit, plain_tensors
@@ -29,8 +30,10 @@ from lit_tpgrpo.records import StepBatch, TrainingSequence
 from lit_tpgrpo.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
 from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatches, token_budget_slices
 from lit_tpgrpo.rollout.processes import gather
-from lit_tpgrpo.sharding import Sharding, gathered, torch_dtype, whole
+from lit_tpgrpo.sharding import Sharding, gathered, torch_dtype
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
+from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler, step_metrics
+from lit_tpgrpo.training.schedules import check_scheduler, start_schedule
 
 
 class TPGRPOModule(L.LightningModule):
@@ -101,6 +104,8 @@ class TPGRPOModule(L.LightningModule):
         self._loaded_step = 0
         self._random_states: list[dict[str, Any]] | None = None  # of a checkpoint, by rank
         self._base = ""  # fingerprint of the weights under the adapter
+        self._round_index = -1  # of the step that is being taken
+        self._gradient = GradientNorm(torch.zeros(()))  # of the last step
         self._reference: FrozenCopy | AdapterOff | None = None  # no submodule: neither trained nor saved
 
     # ---- the Policy protocol of lit_tpgrpo.engines.base ----
@@ -191,7 +196,9 @@ class TPGRPOModule(L.LightningModule):
         self._given = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self._make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer)}}
+        scheduler = check_scheduler(self._make_scheduler(optimizer), self.trainer)
+        # The interval tells LearningRateMonitor when to look; the module steps the schedule.
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Adds none. It is the first hook in which the trainer is known: before Lightning refuses these two options
@@ -207,7 +214,9 @@ class TPGRPOModule(L.LightningModule):
     def on_train_start(self) -> None:
         """A checkpoint brings back the optimizer's settings of its time along with its state: those given now count.
         With a scheduler the learning rate is the schedule's, which goes on where it stopped."""
-        if self._make_scheduler is None:
+        if self._make_scheduler is not None:
+            start_schedule(self.lr_schedulers(), self.trainer)
+        else:
             optimizer = cast(LightningOptimizer, self.optimizers())
             for group, given in zip(optimizer.param_groups, self._given, strict=True):
                 group.update(given)
@@ -235,11 +244,20 @@ class TPGRPOModule(L.LightningModule):
             pieces.append(sums if micro is not None else sums.zeros_like())
         # After the sums over ranks: what is wrong on one of them stops all.
         totals = sum_pieces(pieces).reduced(self._reduce)
-        self._check_finite(totals.loss.policy_loss + totals.loss.kl_loss, batch, "loss")
-        norm = self._clip(batch)
-        optimizer.step()
+        self._check_finite(totals.loss.policy_loss + totals.loss.kl_loss, batch.round_index, "loss")
+        self._round_index = batch.round_index
+        optimizer.step()  # clips on its way, in on_before_optimizer_step
+        self._log_step(totals, on_policy, time.perf_counter() - started)
         self._step_scheduler()
-        self._log_step(totals, norm, on_policy, time.perf_counter() - started)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip here, where gradients are unscaled in every precision."""
+        assert self.policy is not None
+        self._gradient = clip_gradients(
+            optimizer, self.policy.parameters(), self.hparams["max_grad_norm"], loss_scaler(self.trainer)
+        )
+        if not self._gradient.overflowed:
+            self._check_finite(self._gradient.value, self._round_index, "gradient norm")
 
     def _microbatches(self, batch: StepBatch) -> Iterable[MicroBatch | None]:
         """This rank's micro-batches, topped up with None so that all ranks run the same number."""
@@ -315,30 +333,23 @@ class TPGRPOModule(L.LightningModule):
     def _reduce(self, value: Tensor, op: str) -> Tensor:
         return cast(Tensor, self.trainer.strategy.reduce(value.clone(), reduce_op=op))
 
-    def _clip(self, batch: StepBatch) -> Tensor:
-        assert self.policy is not None
-        parameters = [p for p in self.policy.parameters() if p.grad is not None]
-        limit = self.hparams["max_grad_norm"]
-        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit))
-        self._check_finite(norm, batch, "gradient norm")
-        return norm
-
-    def _check_finite(self, value: Tensor, batch: StepBatch, what: str) -> None:
+    def _check_finite(self, value: Tensor, round_index: int, what: str) -> None:
         if not torch.isfinite(value).all():
             raise NonFiniteLossError(
-                f"the {what} is {float(value)} at optimizer step {self.policy_version + 1}, round {batch.round_index}; "
+                f"the {what} is {float(value)} at optimizer step {self.policy_version + 1}, round {round_index}; "
                 "the weights are those of the step before and checkpoints are untouched. Lower the learning rate, or "
                 "train in float32, then resume with --ckpt_path"
             )
 
     def _step_scheduler(self) -> None:
+        """After a step that was taken: one that the gradient scaler skipped leaves the schedule where it is, too."""
         scheduler = self.lr_schedulers()
-        if scheduler is not None and not isinstance(scheduler, list):
+        if scheduler is not None and not isinstance(scheduler, list) and not self._gradient.overflowed:
             scheduler.step()  # pyright: ignore[reportCallIssue]
 
-    def _log_step(self, totals: StepSums, norm: Tensor, on_policy: bool, seconds: float) -> None:
+    def _log_step(self, totals: StepSums, on_policy: bool, seconds: float) -> None:
         metrics: dict[str, Any] = dict(totals.metrics(on_policy))
-        metrics["train/grad_norm"] = norm
+        metrics |= step_metrics(self._gradient, loss_scaler(self.trainer))
         metrics["train/lr"] = cast(LightningOptimizer, self.optimizers()).param_groups[0]["lr"]
         metrics["train/tokens_per_s"] = float(totals.loss.tokens) / seconds
         self.log_dict(metrics, batch_size=1)

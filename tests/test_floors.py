@@ -35,6 +35,7 @@ FLOORS = {
     "lit_tpgrpo.checkpoints": 5,
     "lit_tpgrpo.random_state": 5,
     "lit_tpgrpo.sharding": 5,
+    "lit_tpgrpo.training": 5,
     "lit_tpgrpo.module": 6,
     "lit_tpgrpo.callbacks": 6,
     "lit_tpgrpo.datamodules": 6,

@@ -35,16 +35,16 @@ def make_batch(seed: int = 0, advantages: list[float] | None = None, version: in
 
 def fit(module: TPGRPOModule, batches: list[StepBatch], tmp_path: Path, **kwargs) -> L.Trainer:
     loader = DataLoader(batches, batch_size=None)  # pyright: ignore[reportArgumentType]
-    settings = {"logger": False, "enable_checkpointing": False} | kwargs
+    settings = {"logger": False, "enable_checkpointing": False, "max_epochs": 1} | kwargs
+    ckpt_path = settings.pop("ckpt_path", None)
     trainer = L.Trainer(
         accelerator="cpu",
-        max_epochs=1,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
         **settings,
     )
-    trainer.fit(module, loader)
+    trainer.fit(module, loader, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 
