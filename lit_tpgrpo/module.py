@@ -21,7 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, four_bit, plain_tensors
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.fingerprint import fingerprint
-from lit_tpgrpo.functional.losses import KLName, Normalisation, StepCounts, grpo_loss, sequence_weights
+from lit_tpgrpo.functional.kl import KLName
+from lit_tpgrpo.functional.losses import Normalisation, StepCounts, grpo_loss, sequence_weights
 from lit_tpgrpo.optimizers import check_optimizer
 from lit_tpgrpo.policy import PolicyModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, refuse_rescaled_logits
@@ -46,7 +47,8 @@ class TPGRPOModule(L.LightningModule):
         clip_low: lower epsilon of the clipped surrogate: ratios under ``1 - clip_low`` stop pushing down.
         clip_high: upper epsilon: ratios over ``1 + clip_high`` stop pushing up.
         kl_beta: weight of the KL term to the frozen initial policy; 0 keeps no reference in memory.
-        kl_estimator: ``k1``, ``k2`` or ``k3``.
+        kl_estimator: ``k1``, ``k2`` or ``k3``, or ``k2_unbiased`` or ``k3_unbiased``, which correct for off-policy tokens;
+            see ``lit_tpgrpo.functional.kl``.
         normalisation: how tokens are averaged over the step: ``token``, ``sequence`` or ``constant``.
         norm_length: the constant length of ``constant`` normalisation, usually ``max_new_tokens``.
         tokens_per_microbatch: padded tokens of one forward pass; memory grows with it, results do not change.

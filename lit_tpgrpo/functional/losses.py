@@ -1,7 +1,6 @@
 """The GRPO loss with one advantage per token, as a sum over tokens with explicit weights.
 
-Sources: GRPO, DeepSeekMath (arXiv 2402.03300, eq. 3); separate clip bounds, DAPO (2503.14476, eq. 10); the KL
-estimators, Schulman, "Approximating KL Divergence" (2020).
+Sources: GRPO, DeepSeekMath (arXiv 2402.03300, eq. 3); separate clip bounds, DAPO (2503.14476, eq. 10).
 
     loss = sum over tokens t of  w_t * ( -c_t * min(ratio_t * A_t, clip(ratio_t, 1 - low, 1 + high) * A_t) + beta * kl_t )
 
@@ -10,8 +9,7 @@ a step is the plain sum of the losses of its pieces: how a step is cut, sharded 
 averages gradients over ranks multiplies by the number of ranks. All of it is element-wise, so tensors may be padded
 (B, L) or packed (N,).
 
-Off-policy, ``ratio`` corrects the surrogate; the KL term is not corrected, as in GRPO and in TRL's default: its
-expectation is then over the sampling policy. The nearer the two policies, the smaller that bias.
+The KL term is one of ``functional.kl``, which also says what off-policy tokens do to each.
 """
 
 from __future__ import annotations
@@ -23,8 +21,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_tpgrpo.functional.kl import KL_ESTIMATORS, KLName, kl_k3
+
 Normalisation = Literal["token", "sequence", "constant"]
-KLName = Literal["k1", "k2", "k3"]
 
 
 class StepCounts(NamedTuple):
@@ -85,32 +84,6 @@ def token_weights(mask: Tensor, normalisation: Normalisation, counts: StepCounts
     if mask.ndim != 2 or mask.dtype != torch.bool:
         raise ValueError(f"expected a bool mask of shape (B, L), got {mask.dtype} {tuple(mask.shape)}")
     return sequence_weights(mask.sum(dim=1), normalisation, counts).unsqueeze(1) * mask
-
-
-def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """log p - log q. Unbiased value, high variance, may be negative; a metric rather than a loss.
-
-    As a loss its gradient is grad log p, whose expectation under p is zero: on-policy it adds noise and holds the policy
-    to nothing. (Inside a reward it would work; here it is differentiated.)
-    """
-    return logprobs - ref_logprobs
-
-
-def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """(log p - log q)^2 / 2. Biased value, but on-policy its gradient is in expectation that of KL(p || q)."""
-    return (logprobs - ref_logprobs).square() / 2
-
-
-def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """q/p - 1 - log(q/p), GRPO's. Unbiased, never negative, low variance near p = q.
-
-    On-policy its gradient, (1 - q/p) grad log p, is in expectation that of the *forward* KL(q || p).
-    """
-    log_ratio = ref_logprobs - logprobs
-    return log_ratio.expm1() - log_ratio
-
-
-KL_ESTIMATORS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +151,7 @@ def grpo_loss(
         clip_low: the ratio is clipped from below at 1 - clip_low.
         clip_high: and from above at 1 + clip_high.
         ref_logprobs: of the reference, or None for no KL term. With beta 0 the KL is only measured.
-        kl: the estimator of the KL to the reference.
+        kl: the estimator of the KL to the reference, a name in ``functional.kl.KL_ESTIMATORS``.
         beta: weight of the KL term.
         importance_weights: c_t, e.g. truncated ratios of the trainer's to the engine's old log-probs; taken as
             constants, and not applied to the KL term.
@@ -210,7 +183,7 @@ def grpo_loss(
     if importance_weights is not None:
         surrogate = surrogate * on_tokens(importance_weights.detach())
     policy_loss = -(w * surrogate).sum()
-    per_token_kl = None if ref_logprobs is None else KL_ESTIMATORS[kl](logp, on_tokens(ref_logprobs.detach()))
+    per_token_kl = None if ref_logprobs is None else KL_ESTIMATORS[kl](logp, old, on_tokens(ref_logprobs.detach()))
     kl_loss = zero if per_token_kl is None or beta == 0.0 else beta * (w * per_token_kl).sum()
 
     with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_tpgrpo.functional.corrections import importance_weights
-from lit_tpgrpo.functional.losses import kl_k3
+from lit_tpgrpo.functional.kl import kl_k3
 from lit_tpgrpo.records import CreditedSolution, Round, TrainingSequence
 from lit_tpgrpo.rollout.batching import training_sequence
 from lit_tpgrpo.rollout.store import RoundFile

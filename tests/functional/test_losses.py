@@ -5,13 +5,11 @@ import math
 import pytest
 import torch
 
+from lit_tpgrpo.functional.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k3
 from lit_tpgrpo.functional.losses import (
     NORMALISATIONS,
     StepCounts,
     grpo_loss,
-    kl_k1,
-    kl_k2,
-    kl_k3,
     sequence_weights,
     token_weights,
 )
@@ -175,7 +173,48 @@ def test_expected_gradient_on_policy_is_what_the_docstring_says(estimator, expec
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kl", "value"), [("k1", 0.6931472), ("k2", 0.2402265), ("k3", 0.1931472)])
+def off_policy():
+    """Policy, sampling policy and reference over three tokens: (theta, log p, p_old, q)."""
+    theta = torch.tensor([0.3, -0.4, 0.9], dtype=torch.float64, requires_grad=True)
+    p_old = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    q = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    return theta, theta.log_softmax(0), p_old, q
+
+
+@pytest.mark.parametrize(
+    ("name", "unbiased"), [("k1", False), ("k2", False), ("k3", False), ("k2_unbiased", True), ("k3_unbiased", True)]
+)
+def test_gradient_off_policy_is_the_kls_in_expectation_only_where_the_name_says_so(name, unbiased):
+    theta, logp, p_old, q = off_policy()
+    kl = (logp.exp() * (logp - q.log())).sum()
+    (want,) = torch.autograd.grad(kl, theta, retain_graph=True)
+    expectation = (p_old * KL_ESTIMATORS[name](logp, p_old.log(), q.log())).sum()
+    (got,) = torch.autograd.grad(expectation, theta)
+    difference = (got - want).abs().max().item()
+    assert difference < 1e-12 if unbiased else difference > 0.02
+    if name == "k3_unbiased":
+        torch.testing.assert_close(expectation, kl, rtol=0, atol=1e-12)
+
+
+def test_unbiased_kl_literals():
+    # p = 0.5, p_old = q = 0.25: the ratio is 2. d/dlog p of ratio * k3 is 2 (k3 + 1 - q/p), of sg(ratio) * k2 it is 2 log(p/q).
+    old = ref = torch.tensor([0.25]).log()
+    for name, value, slope in (
+        ("k3_unbiased", 2 * 0.1931472, 2 * 0.6931472),
+        ("k2_unbiased", 2 * 0.2402265, 2 * 0.6931472),
+    ):
+        logp = torch.tensor([0.5]).log().requires_grad_()
+        kl = KL_ESTIMATORS[name](logp, old, ref)
+        kl.sum().backward()
+        close(kl.detach(), [value])
+        assert logp.grad is not None
+        close(logp.grad, [slope])
+
+
+@pytest.mark.parametrize(
+    ("kl", "value"),
+    [("k1", 0.6931472), ("k2", 0.2402265), ("k3", 0.1931472), ("k2_unbiased", 0.2402265), ("k3_unbiased", 0.1931472)],
+)
 def test_kl_enters_with_beta(kl, value):
     logprobs, one, mask = torch.tensor([math.log(0.5)]), torch.ones(1), torch.tensor([True])
     arguments = (logprobs, logprobs, 0 * one, mask, 2 * one)
@@ -319,7 +358,7 @@ def test_refusals_name_what_came():
         grpo_loss(x, x, x, mask, x, beta=0.1)
     with pytest.raises(ValueError, match="beta must not be negative"):
         grpo_loss(x, x, x, mask, x, beta=-0.1)
-    with pytest.raises(ValueError, match=r"one of \['k1', 'k2', 'k3'\], got 'k4'"):
+    with pytest.raises(ValueError, match=r"one of \['k1', 'k2', .*'k3_unbiased'\], got 'k4'"):
         grpo_loss(x, x, x, mask, x, kl="k4")
     with pytest.raises(ValueError, match="clip_low <= 1"):
         grpo_loss(x, x, x, mask, x, clip_low=1.5)

@@ -4,6 +4,7 @@ TRL's method is called unbound on a stub that hands it the per-token log-probs. 
 optimizer step itself, so the parity is of one micro-batch that is the whole step.
 """
 
+import dataclasses
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ def step(seed=0):
     }
 
 
-def trl_loss(data, loss_type, clip_low, clip_high, beta, importance_weights=None):
+def trl_loss(data, loss_type, clip_low, clip_high, beta, importance_weights=None, unbiased_kl=True):
     metrics = defaultdict(list)
     logprobs = data["logprobs"].clone().requires_grad_()
     stub = SimpleNamespace(
@@ -48,7 +49,7 @@ def trl_loss(data, loss_type, clip_low, clip_high, beta, importance_weights=None
         epsilon_high=clip_high,
         use_vllm=importance_weights is not None,
         vllm_importance_sampling_correction=True,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        args=SimpleNamespace(use_bias_correction_kl=unbiased_kl, delta=None, steps_per_generation=1),
         model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=1,
         max_completion_length=MAX_LENGTH,
@@ -73,7 +74,7 @@ def trl_loss(data, loss_type, clip_low, clip_high, beta, importance_weights=None
     return loss.detach(), logprobs.grad, {name: values[0] for name, values in metrics.items()}
 
 
-def our_loss(data, normalisation, clip_low, clip_high, beta, importance_weights=None):
+def our_loss(data, normalisation, clip_low, clip_high, beta, importance_weights=None, kl="k3_unbiased"):
     mask = data["mask"]
     logprobs = data["logprobs"].clone().requires_grad_()
     loss, sums = grpo_loss(
@@ -85,6 +86,7 @@ def our_loss(data, normalisation, clip_low, clip_high, beta, importance_weights=
         clip_low,
         clip_high,
         ref_logprobs=data["ref_logprobs"],
+        kl=kl,
         beta=beta,
         importance_weights=importance_weights,
     )
@@ -93,12 +95,14 @@ def our_loss(data, normalisation, clip_low, clip_high, beta, importance_weights=
 
 
 @pytest.mark.parametrize(("loss_type", "normalisation"), LOSS_TYPES)
-@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize(
+    ("beta", "unbiased", "kl"), [(0.0, True, "k3"), (0.04, True, "k3_unbiased"), (0.04, False, "k3")]
+)
 @pytest.mark.parametrize("clips", [(0.2, 0.2), (0.2, 0.28)])
-def test_loss_gradient_and_metrics_equal_trls(loss_type, normalisation, beta, clips):
+def test_loss_gradient_and_metrics_equal_trls(loss_type, normalisation, beta, unbiased, kl, clips):
     data = step()
-    want, want_grad, want_metrics = trl_loss(data, loss_type, *clips, beta)
-    got, got_grad, got_metrics = our_loss(data, normalisation, *clips, beta)
+    want, want_grad, want_metrics = trl_loss(data, loss_type, *clips, beta, unbiased_kl=unbiased)
+    got, got_grad, got_metrics = our_loss(data, normalisation, *clips, beta, kl=kl)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
     torch.testing.assert_close(got_grad, want_grad, rtol=0, atol=1e-6)
     assert got_metrics["clipped_low"] == pytest.approx(want_metrics["clip_ratio/low_mean"], abs=1e-6)
@@ -106,6 +110,16 @@ def test_loss_gradient_and_metrics_equal_trls(loss_type, normalisation, beta, cl
     assert min(got_metrics["clipped_low"], got_metrics["clipped_high"]) > 0  # or the clip went untested
     if beta:
         assert got_metrics["kl_ref"] == pytest.approx(want_metrics["kl"], abs=1e-6)
+
+
+def test_what_the_texts_call_trls_defaults_are_its_defaults():
+    """``functional.kl`` and ``functional.corrections`` name them."""
+    defaults = {f.name: f.default for f in dataclasses.fields(trl.GRPOConfig)}
+    assert defaults["use_bias_correction_kl"] is True
+    assert defaults["vllm_importance_sampling_correction"] is True
+    assert defaults["vllm_importance_sampling_mode"] == "sequence_mask"
+    assert defaults["vllm_importance_sampling_clip_max"] == 3.0
+    assert defaults["vllm_importance_sampling_clip_min"] is None
 
 
 @pytest.mark.parametrize(("loss_type", "normalisation"), LOSS_TYPES)

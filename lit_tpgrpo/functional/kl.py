@@ -1,0 +1,69 @@
+"""Estimators of KL(policy || reference) from the log-probs of single tokens that the sampling policy drew.
+
+Sources: k1, k2, k3: Schulman, "Approximating KL Divergence" (2020); multiplied by the ratio: DeepSeek-V3.2 (arXiv 2512.02556).
+
+With p the policy in training, q the reference and p_old the policy that sampled. Each is a term of the loss, so what counts
+is the expectation of its *gradient*. On-policy (p_old = p), k2's is that of KL(p || q), k3's that of the forward KL(q || p),
+k1's is zero. Off-policy the expectation of ``k1``, ``k2`` and ``k3`` is over p_old, as in GRPO (DeepSeekMath, arXiv 2402.03300,
+eq. 4): the nearer the two policies, the smaller that bias. ``k2_unbiased`` and ``k3_unbiased`` are multiplied by p / p_old and
+have the gradient of KL(p || q) wherever p_old has support. TRL 1.16 takes ``k3_unbiased`` by default
+(``use_bias_correction_kl``), and ``k3`` with that switch off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from torch import Tensor
+
+KLName = Literal["k1", "k2", "k3", "k2_unbiased", "k3_unbiased"]
+
+
+def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """log p - log q. Unbiased value, high variance, may be negative; a metric rather than a loss.
+
+    As a loss its gradient is grad log p, whose expectation under p is zero: on-policy it adds noise and holds the policy
+    to nothing. (Inside a reward it would work; here it is differentiated.)
+    """
+    return logprobs - ref_logprobs
+
+
+def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """(log p - log q)^2 / 2. Biased value, but on-policy its gradient is in expectation that of KL(p || q)."""
+    return (logprobs - ref_logprobs).square() / 2
+
+
+def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """q/p - 1 - log(q/p), GRPO's. Unbiased, never negative, low variance near p = q.
+
+    On-policy its gradient, (1 - q/p) grad log p, is in expectation that of the *forward* KL(q || p).
+    """
+    log_ratio = ref_logprobs - logprobs
+    return log_ratio.expm1() - log_ratio
+
+
+def kl_k2_unbiased(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """sg(p / p_old) * k2. Biased value, but off-policy too its gradient is in expectation that of KL(p || q).
+
+    The ratio is a constant (sg: stop gradient), for k2's own gradient, (log p - log q) grad log p, is already the KL's.
+    """
+    return (logprobs - old_logprobs).exp().detach() * kl_k2(logprobs, ref_logprobs)
+
+
+def kl_k3_unbiased(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """p / p_old * k3. Off-policy too, value and gradient are in expectation those of KL(p || q).
+
+    The ratio takes part in the gradient: on-policy, where it is 1, the gradient is already another than k3's.
+    """
+    return (logprobs - old_logprobs).exp() * kl_k3(logprobs, ref_logprobs)
+
+
+KL_ESTIMATORS: Mapping[KLName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "k1": lambda logprobs, old_logprobs, ref_logprobs: kl_k1(logprobs, ref_logprobs),
+    "k2": lambda logprobs, old_logprobs, ref_logprobs: kl_k2(logprobs, ref_logprobs),
+    "k3": lambda logprobs, old_logprobs, ref_logprobs: kl_k3(logprobs, ref_logprobs),
+    "k2_unbiased": kl_k2_unbiased,
+    "k3_unbiased": kl_k3_unbiased,
+}
+"""Called with (logprobs, old_logprobs, ref_logprobs) of one shape; the gradient flows through the first alone."""
