@@ -57,6 +57,7 @@ class RolloutParts(L.LightningDataModule):
             ``lit_tpgrpo.functional.corrections``; ``auto`` is ``token_truncate`` for such an engine (vLLM) and ``off`` for
             others. Costs one more forward pass over what is trained on.
         correction_cap: the most such a weight may be.
+        correction_floor: the least; 0 sets no bound.
         steps_per_epoch: length of the training loader; by default one pass over the problems.
         store_dir: where rounds are written; by default ``rounds`` in the trainer's log folder.
         keep_rounds: newest rounds that stay on disk; 0 keeps all.
@@ -87,6 +88,7 @@ class RolloutParts(L.LightningDataModule):
         on_long_prompt: Literal["skip", "stop"] = "skip",
         correction: CorrectionName = "auto",
         correction_cap: float = 2.0,
+        correction_floor: float = 0.0,
         steps_per_epoch: int | None = None,
         store_dir: str | None = None,
         keep_rounds: int = 2,
@@ -116,6 +118,10 @@ class RolloutParts(L.LightningDataModule):
             )
         if not correction_cap >= 1:
             raise ConfigError(f"correction_cap must be at least 1, the weight of an exact sample, got {correction_cap}")
+        if not 0 <= correction_floor <= 1:
+            raise ConfigError(
+                f"correction_floor must lie between 0 (no bound) and 1, the weight of an exact sample, got {correction_floor}"
+            )
         if sampling is not None and sampling.temperature == 0:
             raise ConfigError(
                 "sampling.temperature must be positive, got 0: greedy solutions of one problem are all equal, and an "
@@ -125,7 +131,7 @@ class RolloutParts(L.LightningDataModule):
         self.engine = engine or HFEngine()
         if correction == "auto":
             correction = "token_truncate" if getattr(self.engine, "mismatched", False) else "off"
-        self.correction = None if correction == "off" else Correction(correction, correction_cap)
+        self.correction = None if correction == "off" else Correction(correction, correction_cap, correction_floor)
         self._check_cut_sampling(sampling)
         self.verifier = verifier or MathVerifier()
         self.judge = judge or RuleJudge()
@@ -152,8 +158,8 @@ class RolloutParts(L.LightningDataModule):
         self._problems: dict[str, list[Problem]] = {}
 
     def _check_cut_sampling(self, sampling: SamplingParams | None) -> None:
-        """A mismatched engine's log-probs are those of the distribution that ``top_p`` and ``top_k`` left; the trainer's
-        ratio is of whole ones. Only the correction sets them apart."""
+        """A mismatched engine's log-probs are those of the distribution that ``top_p`` and ``top_k`` left, the trainer's are of
+        the whole one. Only the correction makes up for it: the trainer's become the old ones of the loss."""
         cut = sampling is not None and (sampling.top_p < 1 or sampling.top_k > 0)
         if cut and self.correction is None and getattr(self.engine, "mismatched", False):
             raise ConfigError(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class SamplingParams:
     """How to sample. ``temperature`` 0 is greedy (log-probs are then those at temperature 1).
 
-    Log-probs are of softmax(logits / temperature) before ``top_p``, ``top_k`` and ``json_schema`` cut it. ``json_schema``
+    Log-probs are of softmax(logits / temperature) before ``top_p``, ``top_k`` and ``json_schema`` cut it; those of a
+    ``mismatched`` engine (see ``Engine``) may be of what is left. ``json_schema``
     (JSON text) leaves only tokens with which the text can still become an instance of the schema; ``stop_ids`` end a
     completion besides EOS. A judge needs both, a policy neither.
 

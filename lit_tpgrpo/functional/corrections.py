@@ -1,9 +1,17 @@
 """Importance weights for samples of an engine whose arithmetic is not the trainer's.
 
-An engine with kernels or a precision of its own samples from mu, a neighbour of the policy pi_old that the trainer computes
-with the same weights. ``c = pi_old / mu`` makes up for it, bounded so that no token dominates: truncated importance sampling
-(Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", 2025), per token or per sequence,
-truncating or masking. The weights are constants of the loss (``importance_weights`` of ``grpo_loss``).
+An engine with kernels or a precision of its own samples from mu, a neighbour of the policy pi that the trainer computes
+with the same weights. ``c_t = pi(y_t) / mu(y_t)`` makes up for it, bounded so that no token dominates. The weights are
+constants of the loss (``importance_weights`` of ``grpo_loss``), which divides by the number of all tokens, masked or not.
+
+    token_truncate     min(max(c_t, floor), cap)                  Yao et al., "Your Efficient RL Framework Secretly Brings
+    token_mask         c_t, 0 outside [floor, cap]                You Off-Policy RL Training" (2025); IcePop: mask, 0.5 to 5
+    sequence_*         the same of (prod_t c_t)^(1/T)             the ratio of GSPO (arXiv 2507.18071); verl's ``geometric``
+    product_*          the same of prod_t c_t                     TRL 1.16's ``sequence_*`` (default: mask, cap 3)
+
+The product is the exact weight of a whole sequence and useless for long ones: a gap of 0.001 in each of 8,192 log-probs makes
+it e^8.2 or e^-8.2, so ``product_mask`` drops the one and ``product_truncate`` all but drops the other. The geometric mean has
+the same size at any length, and is the one meant by "sequence" here.
 """
 
 from __future__ import annotations
@@ -14,36 +22,55 @@ import torch
 from torch import Tensor
 
 
-def token_truncate(log_ratio: Tensor, cap: float) -> Tensor:
-    """min(c_t, cap) for each token."""
-    return log_ratio.exp().clamp(max=cap)
+def token_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
+    """min(max(c_t, floor), cap) for each token."""
+    return log_ratio.exp().clamp(floor, cap)
 
 
-def token_mask(log_ratio: Tensor, cap: float) -> Tensor:
-    """c_t, and 0 for tokens over the cap."""
+def token_mask(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
+    """c_t, and 0 for tokens outside [floor, cap]."""
     ratio = log_ratio.exp()
-    return ratio.masked_fill(ratio > cap, 0.0)
+    return ratio.masked_fill((ratio < floor) | (ratio > cap), 0.0)
 
 
-def sequence_truncate(log_ratio: Tensor, cap: float) -> Tensor:
-    """min(prod_t c_t, cap), the same for all tokens of the sequence."""
-    return token_truncate(log_ratio.sum(), cap).expand_as(log_ratio)
+def sequence_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
+    """The geometric mean of all c_t within [floor, cap], the same for all tokens of the sequence."""
+    return token_truncate(log_ratio.mean(), floor, cap).expand_as(log_ratio)
 
 
-def sequence_mask(log_ratio: Tensor, cap: float) -> Tensor:
-    """prod_t c_t for all tokens, and 0 for a sequence over the cap."""
-    return token_mask(log_ratio.sum(), cap).expand_as(log_ratio)
+def sequence_mask(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
+    """The geometric mean of all c_t, and 0 for a sequence in which it lies outside [floor, cap]."""
+    return token_mask(log_ratio.mean(), floor, cap).expand_as(log_ratio)
 
 
-CORRECTIONS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
+def product_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
+    """prod_t c_t within [floor, cap], the same for all tokens of the sequence."""
+    return token_truncate(log_ratio.sum(), floor, cap).expand_as(log_ratio)
+
+
+def product_mask(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
+    """prod_t c_t, and 0 for a sequence in which it lies outside [floor, cap]."""
+    return token_mask(log_ratio.sum(), floor, cap).expand_as(log_ratio)
+
+
+CORRECTIONS: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
     "token_truncate": token_truncate,
     "token_mask": token_mask,
     "sequence_truncate": sequence_truncate,
     "sequence_mask": sequence_mask,
+    "product_truncate": product_truncate,
+    "product_mask": product_mask,
 }
 
 
-def importance_weights(trainer_logprobs: Tensor, engine_logprobs: Tensor, method: str, cap: float) -> Tensor:
+def importance_weights(
+    trainer_logprobs: Tensor,
+    engine_logprobs: Tensor,
+    method: str,
+    cap: float,
+    floor: float = 0.0,
+    kept_mass: float = 1.0,
+) -> Tensor:
     """Weights of one sampled sequence.
 
     Args:
@@ -51,16 +78,34 @@ def importance_weights(trainer_logprobs: Tensor, engine_logprobs: Tensor, method
         engine_logprobs: (T,), by the engine, at the same temperature.
         method: a name in ``CORRECTIONS``.
         cap: the most a weight may be; over it, it is cut to the cap or to 0.
+        floor: the least; under it, it is raised to the floor or cut to 0.
+        kept_mass: of ``truncation_sums``, where the engine's log-probs are those after ``top_p`` or ``top_k``.
 
     Returns:
         (T,) float32, finite, without gradient.
     """
+    log_ratio = _log_ratio(trainer_logprobs, engine_logprobs) - torch.tensor(kept_mass).log()
+    return torch.nan_to_num(CORRECTIONS[method](log_ratio, floor, cap), nan=0.0)
+
+
+def truncation_sums(trainer_logprobs: Tensor, engine_logprobs: Tensor, cap: float) -> tuple[float, int]:
+    """Sum of min(c_t, cap) over a sequence, and its tokens: over a whole round their quotient is the *kept mass*.
+
+    ``top_p`` and ``top_k`` leave a set S of tokens with the probability Z = pi(S), and an engine that gives the log-probs of
+    what it drew from says pi(y) / Z. The trainer's are of the whole vocabulary, so c_t = Z_t: every weight is below 1, and all
+    gradients shrink by the kept mass, which is no matter of arithmetic. E_mu[pi / mu] = Z, so the mean ratio estimates it.
+    Dividing by it (self-normalised importance sampling; Owen, "Monte Carlo theory, methods and examples", chapter 9) leaves
+    weights of mean 1 that still tell tokens apart. The ratios are capped: one without bound would push down all others.
+    """
+    ratio = _log_ratio(trainer_logprobs, engine_logprobs).exp().clamp(max=cap)
+    return float(torch.nan_to_num(ratio, nan=0.0).double().sum()), len(ratio)
+
+
+def _log_ratio(trainer_logprobs: Tensor, engine_logprobs: Tensor) -> Tensor:
     if trainer_logprobs.shape != engine_logprobs.shape or trainer_logprobs.ndim != 1:
         raise ValueError(
             f"expected log-probs of one sequence, (T,) each, got {tuple(trainer_logprobs.shape)} and "
             f"{tuple(engine_logprobs.shape)}"
         )
-    log_ratio = trainer_logprobs.detach().float() - engine_logprobs.detach().float()
     # exp of more than 88 is inf, and inf * 0 in a mask is NaN; the cap is far below.
-    weights = CORRECTIONS[method](log_ratio.clamp(max=80.0), cap)
-    return torch.nan_to_num(weights, nan=0.0)
+    return (trainer_logprobs.detach().float() - engine_logprobs.detach().float()).clamp(max=80.0)

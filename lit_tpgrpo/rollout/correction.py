@@ -10,15 +10,25 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from lit_tpgrpo.functional.corrections import importance_weights
+from lit_tpgrpo.functional.corrections import importance_weights, truncation_sums
 from lit_tpgrpo.functional.kl import kl_k3
 from lit_tpgrpo.records import CreditedSolution, Round, TrainingSequence
 from lit_tpgrpo.rollout.batching import training_sequence
+from lit_tpgrpo.rollout.processes import gather_sum
 from lit_tpgrpo.rollout.store import RoundFile
 
 log = logging.getLogger(__name__)
 
-CorrectionName = Literal["auto", "off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+CorrectionName = Literal[
+    "auto",
+    "off",
+    "token_truncate",
+    "token_mask",
+    "sequence_truncate",
+    "sequence_mask",
+    "product_truncate",
+    "product_mask",
+]
 
 
 @runtime_checkable
@@ -32,10 +42,11 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Correction:
-    """How a round is corrected: a method of ``functional.corrections`` and its cap."""
+    """How a round is corrected: a method of ``functional.corrections`` and its bounds."""
 
     method: str
     cap: float
+    floor: float = 0.0
 
     def apply(
         self, made: Round, file: RoundFile, scorer: Scorer, current: bool, cut: bool = False
@@ -47,8 +58,9 @@ class Correction:
         Args:
             current: whether the policy still has the weights that sampled the round. If not, what was never scored (the
                 keep rule or the judge was changed) keeps the engine's log-probs, uncorrected and counted.
-            cut: whether ``top_p`` or ``top_k`` cut what was sampled from. The engine's log-probs are then no policy's, and what
-                was never scored weighs nothing.
+            cut: whether ``top_p`` or ``top_k`` cut what was sampled from. The engine's log-probs are then of what is left: the
+                weights are divided by the kept mass of the round (see ``functional.corrections.truncation_sums``), and
+                what was never scored weighs nothing.
         """
         solutions = {at: s.judged.solution for at, s in zip(made.kept_places, made.kept, strict=True)}
         scores = file.scores(solutions)
@@ -65,16 +77,28 @@ class Correction:
                 "%d solutions of round %d were not scored before the policy moved on: they are %s",
                 *(unscored, made.index, "not trained on" if cut else "not corrected"),
             )
-        corrected = tuple(
-            self._corrected(s, scores.get(at), cut) for at, s in zip(made.kept_places, made.kept, strict=True)
+        mass = (
+            self._kept_mass([(scores[at], s.logprobs) for at, s in solutions.items() if at in scores]) if cut else None
         )
-        return replace(made, kept=corrected), tally_mismatch(corrected, unscored)
+        corrected = tuple(
+            self._corrected(s, scores.get(at), mass) for at, s in zip(made.kept_places, made.kept, strict=True)
+        )
+        return replace(made, kept=corrected), replace(tally_mismatch(corrected, unscored), kept_mass=mass)
 
-    def _corrected(self, solution: CreditedSolution, score: tuple[float, ...] | None, cut: bool) -> CreditedSolution:
+    def _kept_mass(self, scored: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+        """Mean ratio over the scored tokens of all processes; 1 without any. Collective."""
+        parts = [truncation_sums(torch.tensor(trainer), torch.tensor(engine), self.cap) for trainer, engine in scored]
+        total, tokens = gather_sum(torch.tensor(parts, dtype=torch.float64).reshape(-1, 2).sum(0)).tolist()
+        return total / tokens if total > 0 else 1.0
+
+    def _corrected(
+        self, solution: CreditedSolution, score: tuple[float, ...] | None, mass: float | None
+    ) -> CreditedSolution:
         sampled = torch.tensor(solution.judged.solution.logprobs, dtype=torch.float32)
         trainer = sampled if score is None else torch.tensor(score, dtype=torch.float32)
-        weights = importance_weights(trainer, sampled, self.method, self.cap)
-        if score is None and cut:
+        kept_mass = 1.0 if mass is None else mass
+        weights = importance_weights(trainer, sampled, self.method, self.cap, self.floor, kept_mass)
+        if score is None and mass is not None:
             weights = torch.zeros_like(weights)
         return replace(solution, trainer_logprobs=trainer, importance_weights=weights)
 
@@ -87,6 +111,8 @@ class MismatchTally:
     gap_max: float | None
     weight_min: float | None
     weight_max: float | None
+    kept_mass: float | None = None
+    """Of all processes; None where nothing was cut."""
 
     def __add__(self, other: MismatchTally) -> MismatchTally:
         def both(choose: Callable[[list[float]], float], *values: float | None) -> float | None:
@@ -98,12 +124,18 @@ class MismatchTally:
             both(max, self.gap_max, other.gap_max),
             both(min, self.weight_min, other.weight_min),
             both(max, self.weight_max, other.weight_max),
+            self.kept_mass,
         )
 
     def metrics(self) -> dict[str, float]:
-        """How far the engine's log-probs are from the trainer's, and the weights, under ``mismatch/``."""
+        """How far the engine's log-probs are from the trainer's, and the weights, under ``mismatch/``.
+
+        With ``top_p`` or ``top_k``, ``kept_mass`` is the mean probability of what they left; the distances hold that cut too.
+        """
         tokens, gap, kl, weight, unscored = self.sums
         metrics = {"mismatch/unscored": unscored}
+        if self.kept_mass is not None:
+            metrics["mismatch/kept_mass"] = self.kept_mass
         if self.gap_max is None or self.weight_min is None or self.weight_max is None:
             return metrics
         return metrics | {

@@ -104,6 +104,8 @@ def weights(of: TPGRPOModule) -> torch.Tensor:
         ({}, 2.718281828**OFFSET),
         ({"correction_cap": 1.1}, 1.1),
         ({"correction": "token_mask", "correction_cap": 1.1}, 0.0),
+        # The engine's log-probs would be those after the cut: their common offset is the kept mass, here e^0.25.
+        ({"sampling": SamplingParams(max_new_tokens=12, temperature=0.8, top_p=0.999)}, 1.0),
     ],
     ids=str,
 )
@@ -122,6 +124,8 @@ def test_a_mismatched_engines_round_has_the_trainers_logprobs_and_their_weights(
     assert made.metrics["mismatch/logprob_mean"] == pytest.approx(OFFSET, abs=1e-5)
     assert made.metrics["mismatch/weight_mean"] == pytest.approx(weight, abs=1e-4)
     assert made.metrics["mismatch/unscored"] == 0
+    mass = made.metrics.get("mismatch/kept_mass")
+    assert mass == (pytest.approx(2.718281828**OFFSET, abs=1e-4) if "sampling" in settings else None)
     assert run.callback_metrics["mismatch/logprob_mean"] == pytest.approx(OFFSET, abs=1e-5)
     if weight == 0.0:
         untouched = module(random_model)
@@ -211,6 +215,9 @@ def test_settings_that_cannot_be_corrected_are_named(random_model, tmp_path):
     assert data(tmp_path, correction="off", sampling=cut, engine=HFEngine()).correction is None
     with pytest.raises(ConfigError, match="correction_cap must be at least 1"):
         data(tmp_path, correction_cap=0.5)
+    with pytest.raises(ConfigError, match=r"correction_floor must lie between 0 .* got 1.5"):
+        data(tmp_path, correction_floor=1.5)
+    assert data(tmp_path, correction_floor=0.5).correction.floor == 0.5  # pyright: ignore
     with pytest.raises(ConfigError, match="correction must be one of auto, off, token_truncate"):
         data(tmp_path, correction="token")
 
