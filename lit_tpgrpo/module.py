@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import lightning as L
 import torch
@@ -189,6 +189,17 @@ class TPGRPOModule(L.LightningModule):
         if self.hparams["quantization"]:
             raise ConfigError("4-bit weights (quantization 'nf4') cannot be sharded; use DDP, or LoRA on whole weights")
         (sharding or self._sharding).apply(model, model.causal_lm, mesh["data_parallel"])
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert, as any module's; offloaded shards stay in host memory.
+
+        Lightning moves a sharded module to the GPU all the same, where FSDP2 refuses to go on with it.
+        """
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if device is None or not (self._sharding.cpu_offload and isinstance(self.policy, FSDPModule)):
+            return super().to(*args, **kwargs)
+        self._device = device
+        return self if dtype is None else super().to(dtype)
 
     def configure_optimizers(self) -> Any:
         assert self.policy is not None

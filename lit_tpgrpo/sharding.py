@@ -123,8 +123,10 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 
 def _is_freed_after_forward(part: FSDPModule) -> bool:
-    groups = part._get_fsdp_state()._fsdp_param_groups
-    return any(group.post_forward_mesh_info is not None for group in groups)
+    state = part._get_fsdp_state()
+    # torch 2.11 has one group, without a list of them.
+    groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+    return any(group is not None and group.post_forward_mesh_info is not None for group in groups)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -1,0 +1,165 @@
+"""Parts that time single operations: the log-prob head, and attention with and without a mask."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+from contextlib import nullcontext
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks import logprobs
+from benchmarks.gpu_check.bench import Bench
+from benchmarks.gpu_check.models import architecture, random_model
+
+# ---- the log-prob head ----
+
+
+def logprob_head(bench: Bench) -> None:
+    """Forward and backward of log softmax(hidden @ W.T)[target] and its entropy, each way, time and memory above inputs."""
+    arch = architecture(bench)
+    settings = argparse.Namespace(
+        tokens=64 if bench.tiny else 8192,
+        hidden=arch.hidden_size,
+        vocab=arch.vocab_size,
+        dtype="bfloat16" if bench.device == "cuda" else "float32",
+        device=bench.device,
+        repeats=3,
+        threads=torch.get_num_threads(),
+    )
+    for variant, module in (("ours", None), ("naive", None), ("trl", "trl"), ("liger", "liger_kernel")):
+        if module is not None and importlib.util.find_spec(module) is None:
+            bench.row(variant, note=f"not installed: {module}")
+            continue
+        if variant == "liger" and bench.device != "cuda":
+            continue  # Triton alone
+        with bench.attempt(variant):
+            measured = logprobs.measure(variant, settings)
+            bench.row(
+                variant,
+                tokens=settings.tokens,
+                vocabulary=settings.vocab,
+                **{
+                    "forward ms": round(1e3 * measured["forward"], 2),
+                    "backward ms": round(1e3 * measured["backward"], 2),
+                    "MiB": round(measured["mib"], 1),
+                },
+            )
+
+
+# ---- attention ----
+
+
+def attention(bench: Bench) -> None:
+    """The attention call alone, then forward and backward of a few decoder layers by transformers' names."""
+    _kernels(bench)
+    _implementations(bench)
+
+
+def _kernels(bench: Bench) -> None:
+    arch = architecture(bench)
+    heads, width = arch.num_attention_heads, arch.hidden_size // arch.num_attention_heads
+    rows, length = (2, 32) if bench.tiny else (4, 4096)
+    dtype = torch.bfloat16 if bench.device == "cuda" else torch.float32
+    generator = torch.Generator(bench.device).manual_seed(0)
+    shape = (rows, heads, length, width)
+    q, k, v = (
+        torch.randn(shape, device=bench.device, dtype=dtype, generator=generator).requires_grad_() for _ in range(3)
+    )
+    # Right padding: the last quarter of the odd rows.
+    ends = torch.tensor([length - (length // 4) * (i % 2) for i in range(rows)], device=bench.device)
+    index = torch.arange(length, device=bench.device)
+    causal = index[:, None] >= index[None, :]
+    mask = causal & (index < ends[:, None])[:, None, None, :]
+
+    def flex(block_mask: Any) -> Callable[[], Tensor]:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        call = torch.compile(flex_attention) if bench.device == "cuda" else flex_attention
+        return lambda: call(q, k, v, block_mask=block_mask)  # pyright: ignore[reportReturnType]
+
+    def blocks(padded: bool) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def visible(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return (i >= j) & (j < ends[b]) if padded else i >= j
+
+        return create_block_mask(visible, rows if padded else None, None, length, length, device=bench.device)
+
+    def sdpa(attn_mask: Tensor | None) -> Callable[[], Tensor]:
+        return lambda: F.scaled_dot_product_attention(q, k, v, attn_mask, is_causal=attn_mask is None)
+
+    variants: list[tuple[str, SDPBackend | None, Callable[[], Callable[[], Tensor]]]] = [
+        ("sdpa, causal, no mask (torch chooses)", None, lambda: sdpa(None)),
+        ("sdpa, padding mask (torch chooses)", None, lambda: sdpa(mask)),
+        ("flash, causal, no mask", SDPBackend.FLASH_ATTENTION, lambda: sdpa(None)),
+        ("cuDNN, causal, no mask", SDPBackend.CUDNN_ATTENTION, lambda: sdpa(None)),
+        ("efficient, padding mask", SDPBackend.EFFICIENT_ATTENTION, lambda: sdpa(mask)),
+        ("flex, causal, no mask", None, lambda: flex(blocks(False))),
+        ("flex, padding mask", None, lambda: flex(blocks(True))),
+    ]
+    # Causal: half of 2 * 2 T^2 D a head forward, and 2.5 times that backward, in which scores are computed again.
+    flops = 3.5 * 2 * rows * heads * length**2 * width
+    for label, backend, build in variants:
+        if bench.device == "cpu" and backend not in (None, SDPBackend.FLASH_ATTENTION):
+            continue
+        backward = not (bench.device == "cpu" and label.startswith("flex"))  # which CPUs have forward alone
+        gradients = torch.enable_grad() if backward else torch.no_grad()
+        with bench.attempt(label), sdpa_kernel(backend) if backend is not None else nullcontext(), gradients:
+            call = build()
+
+            def both(call: Callable[[], Tensor] = call, backward: bool = backward) -> None:
+                out = call()
+                if backward:
+                    out.backward(torch.ones_like(out))
+
+            bench.reset_peak()
+            seconds = median(bench.seconds(both))
+            bench.row(
+                label,
+                **{
+                    "forward and backward ms": round(1e3 * seconds, 3)
+                    if backward
+                    else f"{1e3 * seconds:.3f} (forward)",
+                    "TFLOP/s": round(flops / seconds / 1e12, 1) if backward else None,
+                    "peak GiB": bench.peak_gib(),
+                },
+            )
+
+
+def _implementations(bench: Bench) -> None:
+    """A few decoder layers through transformers, whose mask may keep the fast kernel from being chosen."""
+    arch = architecture(bench)
+    layers = 2 if bench.tiny else 8
+    rows, length = (2, 32) if bench.tiny else (4, 4096)
+    ids = torch.randint(8, arch.vocab_size, (rows, length), device=bench.device)
+    ends = torch.tensor([length - (length // 4) * (i % 2) for i in range(rows)], device=bench.device)
+    mask = (torch.arange(length, device=bench.device) < ends[:, None]).long()
+    names = ["sdpa"]
+    if bench.device == "cuda":
+        names += ["flex_attention", *(["flash_attention_2"] if importlib.util.find_spec("flash_attn") else [])]
+    for name in names:
+        for label, attention_mask in ((f"{name}, no mask", None), (f"{name}, padding mask", mask)):
+            with bench.attempt(f"{layers} layers, {label}"):
+                model = random_model(arch, bench.device, torch.float32, name, layers)
+                model.train()
+
+                def both(model: Any = model, attention_mask: Tensor | None = attention_mask) -> None:
+                    model.zero_grad(set_to_none=True)
+                    with torch.autocast(bench.device, torch.bfloat16, enabled=bench.device == "cuda"):
+                        hidden = model.base_model(ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+                    hidden.float().mean().backward()
+
+                bench.reset_peak()
+                seconds = median(bench.seconds(both))
+                bench.row(
+                    f"{layers} layers, {label}",
+                    **{"forward and backward ms": round(1e3 * seconds, 2), "peak GiB": bench.peak_gib()},
+                )
+                del model, both

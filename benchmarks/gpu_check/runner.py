@@ -1,0 +1,217 @@
+"""Running parts: a process each, forked from one that has imported the libraries, under a limit and a total budget.
+
+Importing torch, transformers and Lightning takes longer than most parts, so it is done once, in a fork server. CUDA must not be
+initialised there, for a forked process cannot use it then: the libraries are told to look for GPUs through NVML. Where one of
+them initialises it all the same, the part notices and runs in a fresh interpreter, which costs it the imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import multiprocessing as mp
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from benchmarks.gpu_check.bench import ERROR_LINES, ROOT, Bench, Part, Size, append, error_lines
+
+PRELOADED = "benchmarks.gpu_check.preload"
+LOG_BYTES = 1_000_000
+"""Of a part's output; the end is kept."""
+FAILED, PARTLY = 1, 3
+"""Exit codes of a part's process that raised, and of one that could not measure some of its rows."""
+ENVIRONMENT = {
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+    # A machine whose host name resolves to nothing: one process talks to itself alone.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of one run.
+
+    Args:
+        device: ``cuda`` or ``cpu``.
+        size: ``full`` or ``tiny``.
+        out: the folder that gets the results.
+        budget: seconds for everything; parts that no longer fit are skipped.
+        jobs: parts that run at once, unless they must be alone.
+    """
+
+    device: str
+    size: Size
+    out: Path
+    budget: float
+    jobs: int
+
+    @property
+    def results(self) -> Path:
+        return self.out / "results.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.out / "log.txt"
+
+
+def run_parts(run: Run, parts: Sequence[Part], after_each: Callable[[], None]) -> bool:
+    """Run parts in their order, several at once where they allow it; whether none failed, even partly.
+
+    Args:
+        after_each: called when a part has ended, never twice at once.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # The fork server looks for modules where its own start leaves it.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    deadline = time.monotonic() + run.budget
+    oks: list[bool] = []
+    ending = threading.Lock()
+    for alone, group in itertools.groupby(parts, key=lambda part: part.alone):
+        members = list(group)
+        with ThreadPoolExecutor(1 if alone else run.jobs) as pool:
+            beside = 1 if alone else min(run.jobs, len(members))
+
+            def one(part: Part, beside: int = beside) -> bool:
+                status = _run_part(run, part, deadline, context, beside)
+                with ending:
+                    after_each()
+                return status in ("ok", "skipped")
+
+            oks += pool.map(one, members)
+    return all(oks)
+
+
+def _run_part(run: Run, part: Part, deadline: float, context, beside: int) -> str:
+    """Run one part to its end or its limit, and append how it ended."""
+    reason = _skip_reason(run, part, deadline)
+    if reason:
+        append(run.results, {"part": part.name, "status": "skipped", "error": reason})
+        return "skipped"
+    limit = min(part.seconds if run.device == "cuda" else 10 * part.seconds, deadline - time.monotonic())
+    print(f"{part.name} ...", flush=True)
+    with tempfile.TemporaryDirectory(prefix=f"gpu_check_{part.name}_", ignore_cleanup_errors=True) as scratch:
+        output = Path(scratch) / "output.txt"
+        work = Path(scratch) / "work"
+        work.mkdir()
+        bench = Bench(part.name, run.device, run.size, run.results, work)
+        process = context.Process(target=work_in_process, args=(part, bench, output, _threads(beside)), daemon=False)
+        process.start()  # returns when the fork server has imported everything
+        began = time.monotonic()
+        process.join(limit)
+        status, error = _end(process, limit, output)
+        seconds = round(time.monotonic() - began, 1)
+        _keep_output(run.log, part.name, output)
+    append(run.results, {"part": part.name, "status": status, "seconds": seconds, "at_once": beside, "error": error})
+    print(f"{part.name}: {status} after {seconds} s", flush=True)
+    return status
+
+
+def _skip_reason(run: Run, part: Part, deadline: float) -> str | None:
+    missing = [name for name in part.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    if part.cuda_only and run.device != "cuda":
+        return "has no CPU form"
+    left = deadline - time.monotonic()
+    # Half a part's limit is about what it takes.
+    if run.device == "cuda" and left < part.seconds / 2:
+        return f"{left:.0f} s of the budget are left"
+    return None
+
+
+def _end(process: BaseProcess, limit: float, output: Path) -> tuple[str, str | None]:
+    """How a part ended, and the end of its output if not well; what it started ends with it."""
+    late = process.is_alive()
+    pid = process.pid
+    if pid is not None:
+        # It leads its own process group: workers that it started go with it.
+        for group_signal in (signal.SIGTERM, signal.SIGKILL) if late else (signal.SIGKILL,):
+            try:
+                os.killpg(pid, group_signal)
+            except (ProcessLookupError, PermissionError):
+                break
+            process.join(3)
+    process.join()
+    if not late and process.exitcode in (0, PARTLY):
+        return ("ok", None) if process.exitcode == 0 else ("partly", "some rows could not be measured")
+    tail = "\n".join(output.read_text(errors="replace").rstrip().splitlines()[-ERROR_LINES:]) if output.exists() else ""
+    why = f"stopped at its limit of {limit:.0f} s" if late else f"exit code {process.exitcode}"
+    return "failed", f"{why}\n{tail[-2000:]}"
+
+
+def _keep_output(log: Path, name: str, output: Path) -> None:
+    text = output.read_bytes()[-LOG_BYTES:] if output.exists() else b""
+    with open(log, "ab") as file:
+        file.write(f"\n===== {name} =====\n".encode() + text)
+
+
+def _threads(beside: int) -> int:
+    """Threads of each part, so that those that run at once share the CPU cores."""
+    return max(1, len(os.sched_getaffinity(0)) // beside)
+
+
+def work_in_process(part: Part, bench: Bench, output: Path, threads: int) -> None:
+    """A part's process: its own process group, output to a file, CUDA checked first."""
+    os.setsid()
+    if beside_others := "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of programs that it starts
+    if beside_others and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    with open(output, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(ROOT)
+    if bench.device == "cuda" and not _cuda_works():
+        print("CUDA cannot be used in a forked process here: this part runs in a fresh interpreter", flush=True)
+        fresh = "import pickle, sys; from benchmarks.gpu_check.runner import work; work(*pickle.load(sys.stdin.buffer))"
+        done = subprocess.run([sys.executable, "-c", fresh], input=pickle.dumps((part, bench)))
+        sys.exit(done.returncode)
+    work(part, bench)
+
+
+def _cuda_works() -> bool:
+    import torch
+
+    try:
+        torch.zeros(1, device="cuda")
+    except (RuntimeError, AssertionError):
+        traceback.print_exc()
+        return False
+    return True
+
+
+def work(part: Part, bench: Bench) -> None:
+    """Run a part in this process, whose output shows an error whole."""
+    module, _, name = part.run.rpartition(".")
+    try:
+        getattr(importlib.import_module(module), name)(bench, *part.arguments)
+    except BaseException as error:
+        traceback.print_exc()
+        print(error_lines(error), flush=True)
+        sys.exit(FAILED)
+    if bench.failed_rows:
+        print(f"not measured: {', '.join(bench.failed_rows)}", flush=True)
+        sys.exit(PARTLY)
+    used = [sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(f"CPU seconds: {used[0]:.1f}, of programs started: {used[1]:.1f}", flush=True)

@@ -1,0 +1,239 @@
+"""Parts that train the embedded policy with ``train.py``: does a setting run, does it learn, do engine and trainer agree?"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu_check.bench import ROOT, Bench, Value
+
+SETTINGS = "benchmarks/gpu_check/two_steps.yaml"
+PRECISIONS = ("32", "bf16-mixed", "16-mixed", "bf16-true")
+# Two groups of two solutions are the least that trains.
+_TINY = (
+    *("--data.group_size=2", "--data.problems_per_step=2", "--data.sampling.max_new_tokens=48", "--data.train.n=8"),
+    "--trainer.max_steps=1",
+)
+_QUICKSTART_TINY = (
+    *(
+        "--data.group_size=2",
+        "--data.problems_per_step=2",
+        "--data.steps_per_epoch=2",
+        "--data.sampling.max_new_tokens=64",
+    ),
+    *("--data.val.n=4", "--data.eval_samples=1", "--data.train.n=32", "--data.keep=all"),
+)
+# What is logged of a step, and the columns that show it.
+_SHOWN = {
+    "train/loss": "loss",
+    "train/grad_norm": "grad norm",
+    "train/step_skipped": "last step skipped",
+    "train/loss_scale": "loss scale",
+    "mismatch/logprob_mean": "mean log-prob gap",
+    "mismatch/logprob_max": "max log-prob gap",
+}
+# Mean |engine - trainer| of a token's log-prob above which they no longer have the same arithmetic: rounding of 32, 16 bits.
+_PARITY = {"32": 1e-3, "bf16-mixed": 0.1, "16-mixed": 0.02, "bf16-true": 0.1}
+
+
+class PartFailed(Exception):
+    """A part ran to its end, and what it measured is not right."""
+
+
+def accelerator(bench: Bench) -> str:
+    """Lightning's name of the device."""
+    return "gpu" if bench.device == "cuda" else "cpu"
+
+
+# ---- quickstart ----
+
+
+def quickstart(bench: Bench) -> None:
+    """``train.py fit`` with the quickstart's configuration as a user runs it; reads its last line."""
+    arguments = [
+        *("fit", "--config", "configs/quickstart.yaml", f"--trainer.accelerator={accelerator(bench)}"),
+        *(f"--trainer.logger.save_dir={bench.scratch}", f"--trainer.default_root_dir={bench.scratch}"),
+        *(_QUICKSTART_TINY if bench.tiny else ()),
+    ]
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    seconds = time.perf_counter() - began
+    print(done.stdout, flush=True)
+    if done.returncode != 0:
+        raise PartFailed(f"train.py ended with {done.returncode}")
+    before, after = held_out_accuracies(done.stdout)
+    bench.row("quickstart", **{"held-out before": before, "after": after, "seconds": round(seconds, 1)})
+    if not bench.tiny and after < before + 0.2:
+        raise PartFailed(f"held-out accuracy went from {before} to {after}: nothing was learnt")
+
+
+def held_out_accuracies(output: str) -> tuple[float, float]:
+    """The two numbers of the last line ``held-out accuracy B -> A``."""
+    found = re.findall(r"held-out accuracy ([\d.]+) -> ([\d.]+)", output)
+    if not found:
+        raise PartFailed(f"no held-out accuracy in the output, which ends: {output[-300:]}")
+    before, after = found[-1]
+    return float(before), float(after.rstrip("."))
+
+
+# ---- two steps ----
+
+
+def fit(bench: Bench, label: str, *arguments: str) -> list[dict[str, float]]:
+    """Run ``train.py fit`` for two steps in this process and add a row of what it logged; the metrics of each step.
+
+    Raises:
+        PartFailed: it ended with a message, the loss or the gradient is not finite, or nothing was logged.
+    """
+    import train
+
+    folder = bench.scratch / re.sub(r"\W+", "-", label)
+    bench.reset_peak()
+    began = time.perf_counter()
+    settings = [
+        *("fit", "--config", SETTINGS, f"--trainer.accelerator={accelerator(bench)}"),
+        *(f"--trainer.logger.save_dir={folder}", f"--trainer.default_root_dir={folder}"),
+        *(_TINY if bench.tiny else ()),
+        *arguments,
+    ]
+    try:
+        train.main(settings)
+    except SystemExit as error:  # its way to tell a user's mistake
+        raise PartFailed(f"train.py ended: {error}") from error
+    seconds = time.perf_counter() - began
+    steps = logged_steps(folder)
+    last = steps[-1]
+    values: dict[str, Value] = {column: _short(last[name]) for name, column in _SHOWN.items() if name in last}
+    bench.row(label, steps=len(steps), **values, **{"peak GiB": bench.peak_gib(), "seconds": round(seconds, 1)})
+    # A step that 16-mixed skips has no gradient norm.
+    bad = [n for n in ("train/loss", "train/grad_norm") if not all(math.isfinite(s[n]) for s in steps if n in s)]
+    if bad:
+        raise PartFailed(f"{label}: {', '.join(bad)} not finite")
+    bench.free()
+    return steps
+
+
+def logged_steps(folder: Path) -> list[dict[str, float]]:
+    """The metrics of each optimizer step that a run's CSV logger wrote, in order."""
+    found = sorted(folder.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise PartFailed(f"no metrics were logged in {folder}")
+    with open(found[-1], newline="") as file:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    steps = [row for row in rows if "train/loss" in row]
+    if not steps:
+        raise PartFailed(f"no optimizer step was logged in {found[-1]}")
+    return steps
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def precisions(bench: Bench) -> None:
+    """Two steps in each precision, and how far the engine's log-probs are from the trainer's in it."""
+    wrong = []
+    for precision in PRECISIONS:
+        if precision == "16-mixed" and bench.device == "cpu":
+            continue  # Lightning takes bf16-mixed instead
+        with bench.attempt(precision):
+            steps = fit(bench, precision, f"--trainer.precision={precision}")
+            gap = steps[-1]["mismatch/logprob_mean"]
+            if not gap <= _PARITY[precision]:
+                wrong.append(f"{precision}: {gap:.3g} > {_PARITY[precision]}")
+    if wrong:
+        raise PartFailed(f"engine and trainer disagree, mean |difference| of log-probs: {'; '.join(wrong)}")
+
+
+def fsdp(bench: Bench, *arguments: str) -> None:
+    """Two steps under FSDP2 with one process: over NCCL on a GPU, over gloo on a CPU.
+
+    Args:
+        arguments: of ``train.py``, besides the strategy.
+    """
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import get_backend_config
+
+    offload = any("cpu_offload" in a for a in arguments) and bench.device == "cuda"
+    fit(
+        bench,
+        " ".join(("FSDP2", *(Path(a).stem if a.endswith(".yaml") else a for a in arguments if a != "--config"))),
+        "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy",
+        "--trainer.strategy.data_parallel_size=1",
+        "--trainer.strategy.tensor_parallel_size=1",
+        *(("--trainer.strategy.process_group_backend=cpu:gloo,cuda:nccl",) if offload else ()),
+        *arguments,
+    )
+    if not dist.is_initialized():
+        raise PartFailed("no process group was used")
+    backends = get_backend_config()
+    bench.row("process group", backends=backends, ranks=dist.get_world_size())
+    if bench.device == "cuda" and "nccl" not in backends:
+        raise PartFailed(f"expected NCCL, got {backends}")
+
+
+def lora(bench: Bench) -> None:
+    """LoRA, with the policy without its adapter as the reference."""
+    fit(bench, "LoRA", "--config", "configs/memory/lora.yaml")
+    if not bench.tiny:
+        fit(bench, "LoRA, bf16-mixed", "--config", "configs/memory/lora.yaml", "--trainer.precision=bf16-mixed")
+
+
+def references(bench: Bench) -> None:
+    """The two copies of the initial policy that the KL term can refer to: the policy's equal before its first step, and
+    not after it."""
+    for name in ("frozen", "offloaded"):
+        steps = fit(bench, f"reference {name}", f"--model.reference={name}")
+        kl = [step["train/kl_ref"] for step in steps]
+        bench.row(f"KL to it, {name}", **{"step 1": _short(kl[0]), "last step": _short(kl[-1])})
+        if not abs(kl[0]) < 1e-5:
+            raise PartFailed(f"the KL to the {name} reference is {kl[0]} before the first step, which must be 0")
+        if not bench.tiny and not kl[-1] > 1e-6:
+            raise PartFailed(f"the KL to the {name} reference is {kl[-1]} after a step: it moved along with the policy")
+
+
+def resume(bench: Bench) -> None:
+    """A checkpoint written on the device goes on on the CPU, and what that writes goes on on the device."""
+    here, there = accelerator(bench), "cpu"
+    checkpoint: Path | None = None
+    for steps, place in ((1, here), (2, there), (3, here)):
+        label = f"step {steps} on {place}"
+        folder = bench.scratch / re.sub(r"\W+", "-", label)
+        fit(
+            bench,
+            label,
+            f"--trainer.accelerator={place}",
+            f"--trainer.max_steps={steps}",
+            "--trainer.enable_checkpointing=true",
+            "--trainer.callbacks+=lit_tpgrpo.callbacks.SafeCheckpoint",
+            "--trainer.callbacks.every_n_train_steps=1",
+            *(() if checkpoint is None else (f"--ckpt_path={checkpoint}",)),
+        )
+        checkpoint = newest_checkpoint(folder)
+        step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+        if step != steps:
+            raise PartFailed(f"{label}: the checkpoint holds step {step}")
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The file that a run wrote last."""
+    found = sorted(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise PartFailed(f"no checkpoint in {folder}")
+    return found[-1]
+
+
+def bitsandbytes(bench: Bench) -> None:
+    """4-bit weights under LoRA, and Adam's moments in 8 bits, paged or not."""
+    for label, config in (("nf4", "qlora"), ("8-bit AdamW", "adamw8bit"), ("paged 8-bit AdamW", "paged_adamw8bit")):
+        with bench.attempt(label):
+            fit(bench, label, "--config", f"configs/memory/{config}.yaml")
