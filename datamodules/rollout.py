@@ -19,7 +19,7 @@ from lit_tpgrpo.datamodules.stream import ProblemStream
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
-from lit_tpgrpo.rollout.correction import MismatchTally, Scorer
+from lit_tpgrpo.rollout.correction import MismatchTally, Scorer, warn_of_mismatch
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
 from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
 from lit_tpgrpo.rollout.rounds import Assignment, stored_groups
@@ -152,6 +152,8 @@ class MathRolloutDataModule(RolloutParts):
                 f"{made.metrics['rollout/undecided_share']:.1%} of the solutions of round {made.index} are undecided and left "
                 "out: verifier workers were killed or did not get to run. Free memory, or lower verifier.workers"
             )
+        if "mismatch/kept_mass" not in made.metrics:  # else the distance is also that of what top_p or top_k left
+            warn_of_mismatch(made.metrics.get("mismatch/kl", 0.0), made.index)
         if made.metrics["rollout/unclosed_think_share"] == 1.0:
             rank_zero_warn(
                 f"no solution of round {made.index} closes its think block: answers are looked for after </think> only, "

@@ -71,6 +71,8 @@ def rebuild(held: Mapping[str, Any], model: str | None) -> TPGRPOModule:
     given: dict[str, Any] = {name: held["hyper_parameters"].get(name) for name in _MODEL_SETTINGS}
     given = {name: value for name, value in given.items() if value is not None}
     adapter = held.get(ADAPTER)
+    if adapter is None and "dtype" not in given:
+        given["dtype"] = _dtype_of(held["state_dict"])
     lora = None if adapter is None else LoRA(adapter["rank"], adapter["alpha"], adapter["target_modules"])
     if model is not None:
         given["model"] = model
@@ -80,6 +82,11 @@ def rebuild(held: Mapping[str, Any], model: str | None) -> TPGRPOModule:
     module.on_load_checkpoint(state)
     module.load_state_dict(state["state_dict"], strict=module.strict_loading)
     return module
+
+
+def _dtype_of(state: Mapping[str, Any]) -> str:
+    """The weights' dtype by name: that of the first, as in transformers."""
+    return next(str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point())
 
 
 def _run_settings(checkpoint: Path) -> str:

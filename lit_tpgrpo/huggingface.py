@@ -18,6 +18,7 @@ from huggingface_hub.utils import httpx
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_tpgrpo.adapters import adapter_layers
 from lit_tpgrpo.errors import InputError, StorageError
 
 _PACKAGES = ("torch", "transformers", "lightning", "peft")
@@ -97,7 +98,7 @@ def write_folder(
         named_tensors: all weights by their Hugging Face names, see ``Policy.named_tensors``. Collective where they are
             sharded: all processes call this and one of them writes.
         card: for README.md.
-        dtype: of the written weights; None leaves them as they are.
+        dtype: of the written weights; None leaves them as they are, and gives merged ones the model's.
         overwrite: replace ``out`` if it holds something.
         write: whether this process writes.
 
@@ -106,9 +107,10 @@ def write_folder(
         StorageError: it cannot be written; what was there before still is.
     """
     weights: dict[str, Tensor] = {}
+    merged = model.dtype if adapter_layers(model) else None
     for name, tensor in named_tensors:  # to the end on every process
         if write:
-            weights[name] = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True).contiguous()
+            weights[name] = tensor.detach().to("cpu", dtype or merged or tensor.dtype, copy=True).contiguous()
     if not write:
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:

@@ -23,18 +23,21 @@ from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.kl import KLName
 from lit_tpgrpo.functional.losses import Normalisation, StepCounts, grpo_loss, sequence_weights
-from lit_tpgrpo.optimizers import check_optimizer
+from lit_tpgrpo.optimizers import check_optimizer, warn_of_coarse_weights
 from lit_tpgrpo.policy import PolicyModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, refuse_rescaled_logits
 from lit_tpgrpo.random_state import RANDOM_STATES, random_state, restore_random_state
 from lit_tpgrpo.records import StepBatch, TrainingSequence
 from lit_tpgrpo.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
 from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatches, token_budget_slices
+from lit_tpgrpo.rollout.correction import warn_of_mismatch
 from lit_tpgrpo.rollout.processes import gather
-from lit_tpgrpo.sharding import Sharding, gathered, torch_dtype
+from lit_tpgrpo.sharding import Sharding, gathered
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler, step_metrics
+from lit_tpgrpo.training.precision import compute_dtype, weights_dtype
 from lit_tpgrpo.training.schedules import check_scheduler, start_schedule
+from lit_tpgrpo.training.trainer_options import check_trainer
 
 
 class TPGRPOModule(L.LightningModule):
@@ -55,7 +58,9 @@ class TPGRPOModule(L.LightningModule):
         max_grad_norm: gradient norm limit; None clips nothing.
         gradient_checkpointing: recompute activations in the backward pass.
         random_init: take the architecture without its weights.
-        dtype: weights' dtype, e.g. ``float32`` or ``bfloat16``; None takes that of the checkpoint.
+        dtype: weights' dtype, e.g. ``bfloat16``; ``auto`` takes that of the checkpoint. By default float32, whatever the
+            checkpoint's, for bfloat16 is too coarse for most updates (``trainer.precision`` bf16-mixed computes in it); the
+            checkpoint's under an adapter, where these weights do not train.
         attention: transformers' attention implementation.
         sharding: how FSDP cuts the model, under ``ModelParallelStrategy``.
         adapter: trains low-rank adapters and leaves the model's own weights alone.
@@ -97,7 +102,7 @@ class TPGRPOModule(L.LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "sharding", "adapter"])
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
-        self._weights_dtype = torch_dtype(dtype)
+        self._weights_dtype = weights_dtype(dtype, adapter is not None)
         self._sharding = sharding or Sharding()
         self.adapter = adapter
         self._tokenizer = load_tokenizer(model)
@@ -143,6 +148,11 @@ class TPGRPOModule(L.LightningModule):
         if self.adapter is not None and not isinstance(self.policy, FSDPModule):
             check_adapter_state(self.state_dict(), checkpoint["state_dict"])
             self.strict_loading = False  # the rest is where it came from
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the policy's layers compute in: an engine with weights of its own takes the same."""
+        return compute_dtype(self.policy_model, self.trainer, self._sharding.param_dtype)
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
         return plain_tensors(self.policy_model)
@@ -206,6 +216,7 @@ class TPGRPOModule(L.LightningModule):
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         optimizer = self._make_optimizer(iter(trained))
         check_optimizer(optimizer, trained)
+        warn_of_coarse_weights(optimizer, trained)
         self._given = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self._make_scheduler is None:
             return optimizer
@@ -214,14 +225,9 @@ class TPGRPOModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Adds none. It is the first hook in which the trainer is known: before Lightning refuses these two options
-        without naming what takes their place."""
-        if self.trainer.gradient_clip_val is not None or self.trainer.accumulate_grad_batches != 1:
-            raise ConfigError(
-                "trainer.gradient_clip_val and trainer.accumulate_grad_batches have no effect on this module, which "
-                "optimises manually; use model.max_grad_norm, and data.problems_per_step with "
-                "model.tokens_per_microbatch, instead"
-            )
+        """Add none. It is the first hook in which the trainer is known: before Lightning refuses some of its options without
+        naming what takes their place, and before anything is sampled."""
+        check_trainer(self.trainer, compiled=self._compiler_ctx is not None)
         return []
 
     def on_train_start(self) -> None:
@@ -363,6 +369,8 @@ class TPGRPOModule(L.LightningModule):
     def _log_step(self, totals: StepSums, on_policy: bool, seconds: float) -> None:
         metrics: dict[str, Any] = dict(totals.metrics(on_policy))
         metrics |= step_metrics(self._gradient, loss_scaler(self.trainer))
+        if on_policy:
+            warn_of_mismatch(float(metrics["mismatch/kl"]), self._round_index)
         metrics["train/lr"] = cast(LightningOptimizer, self.optimizers()).param_groups[0]["lr"]
         metrics["train/tokens_per_s"] = float(totals.loss.tokens) / seconds
         self.log_dict(metrics, batch_size=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -12,8 +14,10 @@ from lit_tpgrpo.errors import ConfigError
 
 
 def check_optimizer(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
-    """Raises:
-    ConfigError: one of bitsandbytes with sharded parameters, which it takes for whole ones.
+    """Check that the optimizer can work on these parameters.
+
+    Raises:
+        ConfigError: one of bitsandbytes with sharded parameters, which it takes for unsharded ones.
     """
     foreign = type(optimizer).__module__.startswith("bitsandbytes")
     if foreign and any(isinstance(p, DTensor) for p in parameters):
@@ -21,3 +25,30 @@ def check_optimizer(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
             f"{type(optimizer).__name__} of bitsandbytes cannot work on parameters that FSDP shards; use "
             "torchao.optim.AdamW8bit, which can, or torch.optim.AdamW"
         )
+
+
+def unchanged_share(parameters: Sequence[Tensor], update: float) -> float:
+    """Return the share of elements w with fl(w - update) = w: an update of that size is lost in the rounding of their dtype.
+
+    Of the local shards, where parameters are sharded. A bfloat16 weight w has a spacing of at least |w| / 256.
+    """
+    local = [p.detach().to_local() if isinstance(p, DTensor) else p.detach() for p in parameters]
+    lost = sum(int(((w - update) == w).sum()) for w in local)
+    return lost / max(1, sum(w.numel() for w in local))
+
+
+def warn_of_coarse_weights(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
+    """Warn where weights of 16 bits are trained by an optimizer that adds its updates to them and rounds to nearest.
+
+    torchao's optimizers with ``bf16_stochastic_round`` are left alone.
+    """
+    coarse = [p for p in parameters if p.dtype in (torch.bfloat16, torch.float16)]
+    if not coarse or getattr(optimizer, "bf16_stochastic_round", False):
+        return
+    dtype, name = str(coarse[0].dtype).removeprefix("torch."), type(optimizer).__name__
+    rate = float(optimizer.defaults["lr"])
+    rank_zero_warn(
+        f"the weights that train are {dtype}, and {name} at a learning rate of {rate:.1e} moves a weight by about that much a "
+        f"step: {unchanged_share(coarse, rate):.1%} of them would round back to what they were. Leave model.dtype out for "
+        "float32 weights and set trainer.precision to bf16-mixed to compute in bfloat16, or train an adapter (model.adapter)"
+    )

@@ -206,8 +206,42 @@ def test_adapters_are_float32_on_coarser_weights(random_model, tmp_path, quantiz
     trainer(tmp_path, max_steps=1).fit(module, datamodule=data())
     names = dict(module.policy_model.named_parameters())
     assert {p.dtype for n, p in names.items() if ".lora_" in n} == {torch.float32}
-    assert {t.dtype for _, t in module.named_tensors()} == {torch.bfloat16}
+    merged = {n.replace(".base_layer.", ".") for n in names if n.endswith(".base_layer.weight")}
+    assert {t.dtype for n, t in module.named_tensors() if n in merged} == {torch.float32}
+    assert {t.dtype for n, t in module.named_tensors() if n not in merged} == {torch.bfloat16}
     assert not hasattr(module.policy_model.config, "quantization_config")
+
+
+def test_small_updates_survive_the_merge(random_model):
+    """1e-4 on bfloat16 weights N(0, 0.02^2): from 2^-5 on half the spacing of bfloat16 is more than that, and they round back.
+    P(|w| >= 2^-5) = 2 (1 - Phi(1.5625)) = 0.118. In float32 all move."""
+    module = adapted(random_model, dtype="bfloat16", adapter=LoRA(1, 1.0))
+    module.configure_model()
+    name = "model.layers.0.mlp.up_proj"
+    layer = module.policy_model.get_submodule(name)
+    with torch.no_grad():
+        layer.base_layer.weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(0))  # pyright: ignore
+        layer.lora_A["default"].weight.fill_(1e-4)  # pyright: ignore
+        layer.lora_B["default"].weight.fill_(1.0)  # pyright: ignore
+    base = layer.base_layer.weight.detach()  # pyright: ignore
+    merged = dict(module.named_tensors())[f"{name}.weight"]
+    torch.testing.assert_close(merged - base.float(), torch.full_like(merged, 1e-4), rtol=1e-3, atol=0)
+    assert float((merged.bfloat16() == base).float().mean()) == pytest.approx(0.118, abs=0.01)
+
+
+def test_an_export_has_one_dtype(random_model, tmp_path):
+    from safetensors.torch import load_file
+
+    from lit_tpgrpo.huggingface import RunCard, write_folder
+
+    module = adapted(random_model, dtype="bfloat16")
+    module.configure_model()
+    for given, expected in ((None, torch.bfloat16), (torch.float32, torch.float32)):
+        card = RunCard("x", 0)
+        out = write_folder(
+            tmp_path / str(expected), module.policy_model, module.tokenizer, module.named_tensors(), card, given
+        )
+        assert {t.dtype for t in load_file(out / "model.safetensors").values()} == {expected}
 
 
 def test_the_reference_has_no_dropout(random_model):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import StepBatch, TrainingSequence
+from lit_tpgrpo.rollout.batching import collate
 
 SHAPES = [(3, 9), (8, 2), (1, 14), (5, 5), (2, 11)]
 
@@ -143,6 +146,30 @@ def test_mismatch_is_logged_only_where_the_same_weights_sampled(random_model, tm
     assert float(metrics["mismatch/logprob_max"]) > float(metrics["mismatch/logprob_mean"]) > 0
     metrics = fit(TPGRPOModule(random_model), [make_batch(version=-1)], tmp_path).callback_metrics
     assert not [k for k in metrics if k.startswith("mismatch/")]
+
+
+def test_a_sampler_of_other_weights_is_warned_of_once_a_round(random_model, tmp_path):
+    """Old log-probs that are 0.5 off are 0.5 - 1 + e^-0.5 = 0.107 nats a token away; exact ones raise no alarm."""
+    module = TPGRPOModule(random_model)
+    module.configure_model()
+    batch = make_batch()
+    assert module.policy is not None
+    exact = [module.policy(collate([s], 0), batch.temperature)[0].detach() for s in batch.sequences]
+
+    def shifted(by: float, version: int) -> StepBatch:
+        moved = [replace(s, old_logprobs=e - by) for s, e in zip(batch.sequences, exact, strict=True)]
+        return replace(batch, sequences=tuple(moved), policy_version=version)
+
+    def alarms(*batches: StepBatch) -> list[str]:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            fit(TPGRPOModule(random_model, optimizer=sgd), list(batches), tmp_path)
+        return [str(w.message) for w in heard if "mismatch/kl" in str(w.message)]
+
+    assert alarms(shifted(0.0, 0)) == []
+    (alarm,) = alarms(shifted(-0.5, 0), shifted(-0.5, 0))
+    assert "round 0 was sampled from other weights" in alarm
+    assert "mismatch/kl is 0.11 nats a token" in alarm
 
 
 def test_the_scheduler_steps_once_per_optimizer_step(random_model, tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_tpgrpo.functional.corrections import importance_weights, truncation_sums
@@ -18,6 +19,10 @@ from lit_tpgrpo.rollout.processes import gather_sum
 from lit_tpgrpo.rollout.store import RoundFile
 
 log = logging.getLogger(__name__)
+
+MISMATCH_ALARM = 0.01
+"""Nats a token of ``mismatch/kl`` above which a round is warned of: a choice, far above what rounding gives (5e-7 in mean
+log-prob difference for vLLM and the tiny policy in float32) and far below other weights."""
 
 CorrectionName = Literal[
     "auto",
@@ -158,3 +163,14 @@ def tally_mismatch(kept: Sequence[CreditedSolution], unscored: int) -> MismatchT
     gap = (engine - trainer).abs()
     sums = (len(gap), gap.double().sum(), kl_k3(engine, trainer).double().sum(), weights.double().sum(), unscored)
     return MismatchTally(tuple(map(float, sums)), float(gap.max()), float(weights.min()), float(weights.max()))
+
+
+def warn_of_mismatch(kl: float, round_index: int) -> None:
+    """Warn that a round was sampled by another policy than the one in training, ``kl`` nats a token away."""
+    if kl > MISMATCH_ALARM:
+        rank_zero_warn(
+            f"round {round_index} was sampled from other weights or another arithmetic than those in training: mismatch/kl is "
+            f"{kl:.2g} nats a token, above {MISMATCH_ALARM}. Let the engine compute in the trainer's dtype (an adapter merged "
+            "into bfloat16 weights loses its small updates: set the engine's dtype to float32), and look at "
+            "sampling settings that change log-probs"
+        )

@@ -47,7 +47,8 @@ class VLLMEngine:
     Args:
         max_model_len: prompt and completion together; by default the model's positions. Less needs less KV cache.
         max_num_seqs: sequences decoded at once.
-        dtype: of vLLM's weights and arithmetic; ``auto`` takes the policy's. With mixed-precision training take the lower.
+        dtype: of vLLM's weights and arithmetic; ``auto`` takes what training computes in (bfloat16 under bf16-mixed). Merged
+            adapters need ``float32``: bfloat16 rounds their small updates away.
         gpu_memory_utilization: share of the GPU for vLLM's weights and KV cache together while it is awake.
         kv_cache_gib: KV cache in GiB; by default what the share leaves, on a CPU 1.
         prefix_caching: reuse the KV cache of equal beginnings, e.g. of the G samples of one prompt.
@@ -124,6 +125,18 @@ class VLLMEngine:
             )
         self._loaded = True
 
+    def _dtype_name(self, policy: Policy) -> str:
+        """What vLLM computes in."""
+        own = getattr(policy, "compute_dtype", policy.policy_model.dtype)
+        name = str(own).removeprefix("torch.") if self.dtype == "auto" else self.dtype
+        if name != "float32" and any(".lora_" in parameter for parameter, _ in policy.policy_model.named_parameters()):
+            log.warning(
+                "vLLM takes the adapter merged into its weights, and %s rounds small updates away (a third of those of 1e-4, "
+                "nine in ten of those of 1e-5): set data.engine.dtype to float32, or watch mismatch/kl",
+                name,
+            )
+        return name
+
     def _build(self, policy: Policy) -> Any:
         import_vllm()
         from vllm import EngineArgs
@@ -153,7 +166,7 @@ class VLLMEngine:
             arguments: dict[str, Any] = {
                 "model": folder,
                 "load_format": "dummy",
-                "dtype": str(model.dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype,
+                "dtype": self._dtype_name(policy),
                 "max_model_len": self.max_model_len,
                 "max_num_seqs": self.max_num_seqs,
                 "gpu_memory_utilization": self.gpu_memory_utilization,
