@@ -40,8 +40,8 @@ PRESETS: MappingProxyType[str, DatasetPreset] = MappingProxyType(
                 FieldMap(prompt=_STATEMENT, answer=("answer", "solution")),
                 {"answer": AnswerForm.PLAIN, "solution": AnswerForm.BOX},
             ),
-            "The Hub's copy has worked solutions only (the gold is their last box); rllm's copy has short answers, "
-            "4 of its 7,474 rows without one.",
+            "The Hub's copy has worked solutions only (the gold is their last box, or their last boxes where these are "
+            "one answer); rllm's copy has short answers, 4 of its 7,474 rows without one.",
         ),
         "math500": DatasetPreset(
             "HuggingFaceH4/MATH-500", None, "test", RowFormat(FieldMap(prompt=_STATEMENT, uid=("unique_id", "id")))

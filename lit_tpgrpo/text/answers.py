@@ -1,15 +1,9 @@
 r"""Where the final answer stands in a solution, and the bare gold in each data set's own notation.
 
 Extraction is strict, because a policy learns whatever it lets through: the answer is looked for after the last
-``</think>`` only, the box that opens last decides, and a box that never closes is no answer.
-
-What counts as a box:
-
-- ``\boxed{...}`` and ``\fbox{...}`` up to the matching brace; ``\{`` and ``\}`` are characters, not braces;
-- ``\boxed 5``, ``\boxed -2.5``: a box without braces around a decimal number, as some of MATH's authors write it. Any
-  other ``\boxed`` without braces is taken as talk about boxes and skipped;
-- of nested boxes the inner one, since it opens last: ``\boxed{\boxed{5}}`` gives ``5``;
-- ``\boxed{}`` gives the empty string (an answer was written and it is empty), no box gives None.
+``</think>`` only (one that nothing follows closes nothing and is passed over), the box that opens last decides, and a box
+that never closes is no answer. What counts as a box, and when several boxes are one answer, says
+``lit_tpgrpo.text.boxes``.
 """
 
 from __future__ import annotations
@@ -18,33 +12,41 @@ import enum
 import math
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 
 from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.text.boxes import boxed_answer, without_edges
 
 THINK_END = "</think>"
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?:(?P<brace>\{)|(?P<number>[+-]?[0-9]+(?:\.[0-9]+)?))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _THOUSANDS = re.compile(r"(?P<head>[+-]?\$?[0-9]{1,3})(?P<groups>(?:,[0-9]{3})+)(?P<tail>\.[0-9]+)?")
 _GSM8K_LINE = re.compile(r"^A:(.*)$", re.MULTILINE)
 _GSM8K_HASH = re.compile(r"^####(.*)$", re.MULTILINE)
+_ANSWER_LINE = re.compile(r"^[*# \t]{0,8}(?:final )?answer[* \t]{0,8}[:：](.*)$", re.MULTILINE | re.IGNORECASE)
+_BOX_COMMAND = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 
 
 class AnswerForm(enum.Enum):
     """How a text gives its answer. The same forms serve for solutions and for golds."""
 
     BOX = "box"
-    """In its last box: a completion, or a whole gold solution such as MATH's."""
+    """In its last box, or its last boxes: a completion, or a whole gold solution such as MATH's."""
     GSM8K_LINE = "gsm8k_line"
     """On a line ``A: n``, as GSM8K's example model solutions do."""
     GSM8K_HASH = "gsm8k_hash"
     """On a line ``#### n``, as GSM8K's gold solutions do."""
+    ANSWER_LINE = "answer_line"
+    """On a line ``Answer: ...``, as DAPO's and simple-evals' prompts ask for."""
     PLAIN = "plain"
-    """The text is the answer."""
+    """The text is the answer. As a gold it may also be a worked solution that marks its answer with ``####`` or a box."""
 
 
 def answer_block(text: str) -> str | None:
-    """What follows the last ``</think>``; None where the think block was never closed."""
+    """What follows the last ``</think>`` that anything follows; None where the think block was never closed."""
+    text = text.rstrip()
+    while text.endswith(THINK_END) and THINK_END in (earlier := text.removesuffix(THINK_END).rstrip()):
+        text = earlier
     _, end, block = text.rpartition(THINK_END)
     return block if end else None
 
@@ -60,25 +62,29 @@ def extract_answer(text: str, form: AnswerForm = AnswerForm.BOX, *, thinks: bool
 
 
 def extract_boxed(text: str, *, thinks: bool = True) -> str | None:
-    """The content of the last box after the last ``</think>`` (anywhere with ``thinks=False``), see the module."""
+    """The content of the last box or boxes after the think block (anywhere with ``thinks=False``), see the module."""
     return extract_answer(text, AnswerForm.BOX, thinks=thinks)
 
 
 def normalise_gold(form: AnswerForm, raw: object) -> str:
     """The bare gold answer of a data set's field, never empty.
 
-    Numbers are accepted as data sets store them (27.0 for 27), and a list as several answers to one question
-    (OlympiadBench). One pair of dollars around the whole is dropped. An unusable field raises InputError.
+    Numbers are accepted as data sets store them (27.0 for 27, 1e-7 for 0.0000001), and a list as several answers to one
+    question (OlympiadBench). One pair of dollars around the whole is dropped. A worked solution in a field that was said
+    to hold bare answers gives the answer that it marks (``#### 5``, ``\\boxed{5}``): no bare answer contains either. An
+    unusable field raises InputError.
     """
     if isinstance(raw, list | tuple) and raw:
         return ", ".join(normalise_gold(form, item) for item in raw)
     if isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw):
-        return str(int(raw)) if raw == int(raw) else repr(raw)
+        return str(int(raw)) if raw == int(raw) else format(Decimal(repr(raw)), "f")
     if not isinstance(raw, str):
         raise InputError(
             f"expected a gold answer as text, a finite number or a list of them, got {raw!r}; "
             "check the field map of the source or drop the row"
         )
+    if form is AnswerForm.PLAIN:
+        form = _marked_form(raw)
     gold = extract_answer(raw, form, thinks=False)
     if not gold:
         raise InputError(
@@ -96,34 +102,14 @@ def balanced(text: str) -> bool:
         depth += {"{": 1, "}": -1}.get(token[0], 0)
         if depth < 0:
             return False
-    return depth == 0 and not _escapes_what_follows(text)
+    return depth == 0 and (len(text) - len(text.rstrip("\\"))) % 2 == 0
 
 
-def _last_box(text: str) -> str | None:
-    boxes = list(_BOX.finditer(text))
-    if not boxes:
-        return None
-    last = boxes[-1]
-    if last["number"]:
-        return last["number"]
-    depth = 1
-    for token in _BRACE.finditer(text, last.end()):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0:
-            return _strip(text[last.end() : token.start()])
-    return None
-
-
-def _strip(text: str) -> str:
-    r"""Without outer white space and the control spaces ``\ `` at the end, which ``str.strip`` would cut in half."""
-    text = text.strip()
-    while _escapes_what_follows(text):
-        text = text[:-1].rstrip()
-    return text
-
-
-def _escapes_what_follows(text: str) -> bool:
-    return (len(text) - len(text.rstrip("\\"))) % 2 == 1
+def _marked_form(gold: str) -> AnswerForm:
+    """How a text that should be a bare answer gives it."""
+    if _GSM8K_HASH.search(gold):
+        return AnswerForm.GSM8K_HASH
+    return AnswerForm.BOX if _BOX_COMMAND.search(gold) else AnswerForm.PLAIN
 
 
 def _last_line(pattern: re.Pattern[str]) -> Callable[[str], str | None]:
@@ -134,6 +120,15 @@ def _last_line(pattern: re.Pattern[str]) -> Callable[[str], str | None]:
     return extract
 
 
+def _answer_line(text: str) -> str | None:
+    lines = _ANSWER_LINE.findall(text)
+    answer = lines[-1].strip().strip("*").strip() if lines else None
+    if answer is None:
+        return None
+    boxed = boxed_answer(answer) if _BOX_COMMAND.search(answer) else None
+    return answer if boxed is None else boxed
+
+
 def _without_thousands_commas(text: str) -> str:
     """GSM8K's commas always separate thousands: 1,450,000 is one number."""
     number = _THOUSANDS.fullmatch(text)
@@ -141,8 +136,9 @@ def _without_thousands_commas(text: str) -> str:
 
 
 _EXTRACTORS: Mapping[AnswerForm, Callable[[str], str | None]] = {
-    AnswerForm.BOX: _last_box,
+    AnswerForm.BOX: boxed_answer,
     AnswerForm.GSM8K_LINE: _last_line(_GSM8K_LINE),
     AnswerForm.GSM8K_HASH: _last_line(_GSM8K_HASH),
-    AnswerForm.PLAIN: _strip,
+    AnswerForm.ANSWER_LINE: _answer_line,
+    AnswerForm.PLAIN: without_edges,
 }

@@ -1,6 +1,7 @@
 r"""Gold answers against sampled ones with math-verify, in worker processes that can be killed.
 
-CORRECT and INCORRECT are math-verify's word. Where it has none, the cause decides (and is counted in ``metrics``):
+CORRECT and INCORRECT are the word of the pipeline in ``lit_tpgrpo.verify.compare``, whose last stage is math-verify.
+Where it has none, the cause decides (and is counted in ``metrics``):
 
 - UNVERIFIABLE is the answer's own doing, on any machine: gold or answer could not be read, was too long, used up its
   processor time, took two workers down with it, or made the comparison raise (out of memory, say). It is rewarded as
@@ -8,18 +9,15 @@ CORRECT and INCORRECT are math-verify's word. Where it has none, the cause decid
 - UNDECIDED is the machine's misfortune: two workers in a row were killed from outside, or got no reply out within the
   wall-clock limit with processor time left. It says nothing about the answer.
 
-Before comparing, both sides lose outer white space and one closing full stop or comma (``5.`` is otherwise unreadable
-to math-verify). What math-verify 0.9 then gets wrong is left as it is, and held by tests so that an upgrade shows:
-
-- too generous: 50 = 50%; decimals are rounded to six places, so 0.000001 = 0.0000012; a letter is a letter, so
-  (C) = C; the right-hand side of an equation counts, so 2=3 is 3; units are dropped, so 5 cm = 5 m; a group after a
-  space or ``\,`` is a factor, so 1 000 = 0;
-- too strict: 0.33 is not 1/3 (0.333333 is); 1e3 is not 1000 (e is Euler's number).
+Known to be generous, on purpose: a unit, a base, a half of the day or a ``%`` that only one side names is not compared
+(50 = 50%, 52 for 52_8, 3:30 for 3:30 PM); a letter is a letter, so (C) = C; decimals of at least six places and six digits
+stand for the number they round (0.333333 for 1/3). Known to be strict: 0.33 is not 1/3; a list with one answer twice is
+another list; equal points of an ellipse in another parameter, ranges with another variable, anagrams of four letters and
+more are not the gold.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import weakref
 from collections import Counter, OrderedDict
@@ -28,13 +26,15 @@ from concurrent.futures import Future, as_completed
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.verify.compare import compare
+from lit_tpgrpo.verify.match import Match
 from lit_tpgrpo.verify.pool import WorkerPool
 from lit_tpgrpo.verify.worker import Reply
 
 Pair = tuple[str, str]
 
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
-_CLOSING_STOP = re.compile(r"(?<![.,\\])(?<!\\right)(?<!\\left)[.,]\Z")
+MAX_LOCAL_CHARS = 2000
+"""Longer texts are read by a worker, whose time is limited."""
 _DECIDED = {Reply.CORRECT: Outcome.CORRECT, Reply.INCORRECT: Outcome.INCORRECT}
 _MISFORTUNES = {Reply.STALLED: Outcome.UNDECIDED, Reply.KILLED: Outcome.UNDECIDED}
 # The rest depends on the machine's speed or on who killed whom: never remembered.
@@ -55,8 +55,8 @@ class MathVerifier:
         max_answer_chars: a longer gold or answer is UNVERIFIABLE (MATH's longest gold has 159 characters).
         memory_mb: address space of a worker; beyond it a comparison fails instead of filling the machine.
         cache_size: how many (gold, answer) pairs are remembered between calls; 0 for none.
-        shortcuts: decide pairs of equal strings (CORRECT, also where math-verify cannot read them) and of plain
-            integers without a worker. The integers come out as from math-verify; False exists to check that.
+        shortcuts: decide without a worker what needs no math-verify: answers that look like the gold, plain numbers,
+            choices, words, lists of these. The outcomes are the same; False exists to check that.
         wall_timeout_s: wall-clock seconds for one comparison, after which it is tried once more and then UNDECIDED;
             by default ten times ``timeout_s``.
     """
@@ -148,11 +148,13 @@ class MathVerifier:
             return Reply.INCORRECT
         if not gold:
             return Reply.UNPARSED
+        if gold != answer and max(len(gold), len(answer)) > self._max_chars:
+            return Reply.TOO_LONG
         reply = _shortcut(gold, answer) if self._shortcuts else None
         if reply is not None:
             self._count("shortcuts")
             return reply
-        if max(len(gold), len(answer)) > self._max_chars:
+        if len(gold) > self._max_chars:
             return Reply.TOO_LONG
         with self._lock:
             reply = self._cache.get(pair)
@@ -210,12 +212,25 @@ def _bare(text: str) -> str:
         raise TypeError(
             f"expected a gold or answer as str, got {text!r}; lit_tpgrpo.text.answers.normalise_gold makes one"
         )
-    return _CLOSING_STOP.sub("", text.strip()).rstrip()
+    return text.strip()
+
+
+class _NeedsWorker(Exception):
+    """The pair cannot be decided without math-verify."""
+
+
+def _ask_worker(gold: str, answer: str) -> Match:
+    raise _NeedsWorker
 
 
 def _shortcut(gold: str, answer: str) -> Reply | None:
+    """The reply of a worker, where it would not need math-verify."""
     if gold == answer:
         return Reply.CORRECT
-    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
-        return Reply.CORRECT if int(gold) == int(answer) else Reply.INCORRECT
-    return None
+    if max(len(gold), len(answer)) > MAX_LOCAL_CHARS:
+        return None
+    try:
+        match = compare(gold, answer, _ask_worker)
+    except _NeedsWorker:
+        return None
+    return {Match.SAME: Reply.CORRECT, Match.DIFFERENT: Reply.INCORRECT, Match.UNREADABLE: Reply.UNPARSED}[match]

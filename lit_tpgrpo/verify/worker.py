@@ -17,13 +17,13 @@ import enum
 import json
 import logging
 import os
-import random
 import resource
 import signal
 import sys
 from collections.abc import Callable
 
-from lit_tpgrpo.text.answers import balanced
+from lit_tpgrpo.verify.compare import compare
+from lit_tpgrpo.verify.match import Match
 
 
 class Reply(enum.Enum):
@@ -35,7 +35,7 @@ class Reply(enum.Enum):
     CORRECT = "correct"
     INCORRECT = "incorrect"
     UNPARSED = "unparsed"
-    """Gold or answer is no expression that math-verify can read."""
+    """Gold or answer cannot be read, by us or by math-verify."""
     ERROR = "error"
     """The comparison itself raised."""
     TIMEOUT = "timeout"
@@ -50,42 +50,18 @@ class Reply(enum.Enum):
 
 
 def load_comparison() -> Callable[[str, str], Reply]:
-    r"""Import math-verify and return ``compare(gold, answer)``; both are wrapped in ``\boxed{}`` here.
+    """Import math-verify and return ``compare(gold, answer)``."""
+    from lit_tpgrpo.verify.algebra import equal
 
-    Only the box is read: by default math-verify goes on to look for any number in what it could not parse, so that
-    ``2007 + \frac\pi 2`` as a gold would be 2, and a matrix with a full stop after it -1. The fallback to comparing
-    normalised strings is off too, since the normalisation loses terms (``a + b + c`` becomes ``a +``).
-    """
-    import sympy.core.random
-    from math_verify import LatexExtractionConfig, parse, verify
+    replies = {Match.SAME: Reply.CORRECT, Match.DIFFERENT: Reply.INCORRECT, Match.UNREADABLE: Reply.UNPARSED}
 
-    box_only = [LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)]
-
-    def read(text: str) -> list:
-        if not balanced(text):  # would break out of the box
-            return []
-        return parse(
-            f"\\boxed{{{text}}}",
-            extraction_config=box_only,
-            extraction_mode="first_match",
-            fallback_mode="no_fallback",
-            parsing_timeout=None,  # pyright: ignore[reportArgumentType]
-        )
-
-    def compare(gold: str, answer: str) -> Reply:
-        # sympy tests for zero at random points: the same pair must always give the same verdict.
-        random.seed(0)
-        sympy.core.random.seed(0)
+    def reply(gold: str, answer: str) -> Reply:
         try:
-            gold_read, answer_read = read(gold), read(answer)
-            if not gold_read or not answer_read:
-                return Reply.UNPARSED
-            equal = verify(gold_read, answer_read, timeout_seconds=None, raise_on_error=True)
+            return replies[compare(gold, answer, equal)]
         except Exception:
             return Reply.ERROR
-        return Reply.CORRECT if equal else Reply.INCORRECT
 
-    return compare
+    return reply
 
 
 def serve(cpu_s: float, alarm_s: float, memory_mb: int) -> None:
@@ -102,12 +78,12 @@ def serve(cpu_s: float, alarm_s: float, memory_mb: int) -> None:
         replies.write(json.dumps(message) + "\n")
 
     try:
-        compare = load_comparison()
+        decide = load_comparison()
     except ImportError as error:
         send({"error": f"{type(error).__name__}: {error}"})
         return
     for pair in (("1", "2"), (r"\frac{1}{2}", "0.5"), ("x+1", "1+x"), ("(1, 2)", r"\{1,2\}")):
-        compare(*pair)  # sympy imports and compiles on first use; that must not count against the first item
+        decide(*pair)  # sympy imports and compiles on first use; that must not count against the first item
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20, memory_mb * 2**20))
     send({"ready": True})
@@ -115,7 +91,7 @@ def serve(cpu_s: float, alarm_s: float, memory_mb: int) -> None:
         gold, answer = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, alarm_s)
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
-        reply = compare(gold, answer)
+        reply = decide(gold, answer)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         send(reply.value)

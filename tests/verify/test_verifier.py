@@ -41,9 +41,9 @@ def own() -> Iterator[MathVerifier]:
     verifier.close()
 
 
-def halves(start: int, count: int) -> list[tuple[str, str | None]]:
-    """Distinct pairs that need a worker and are correct."""
-    return [(rf"\frac{{{2 * n + 1}}}{{2}}", f"{n}.5") for n in range(start, start + count)]
+def sums(start: int, count: int) -> list[tuple[str, str | None]]:
+    """Distinct pairs that need math-verify and are correct."""
+    return [(f"x+{n}", f"{n}+x") for n in range(start, start + count)]
 
 
 CASES = [
@@ -60,53 +60,38 @@ CASES = [
     ("12", "13", I),
     ("(1,2)", "(2,1)", I),
     ("x=5", "y=5", I),
-    # The gold comes first: an interval may be given for an inequality, not the other way round.
     ("x < 3", r"(-\infty,3)", C),
-    (r"(-\infty,3)", "x < 3", I),
+    (r"(-\infty,3)", "x < 3", C),
     ("5", None, I),
     ("5", "  ", I),
-    # Unreadable: the gold, the answer, an answer that would break out of its box.
-    (r"2007 + \frac\pi 2", "2", U),
-    (r"\begin{pmatrix} -1 & 0 \\ 0 & \phantom -1 \end{pmatrix}", "-1", U),
+    (r"2007 + \frac\pi 2", "2", I),
+    (r"2007 + \frac\pi 2", r" 2007 + \frac\pi 2.", C),
+    (r"\begin{pmatrix} -1 & 0 \\ 0 & \phantom -1 \end{pmatrix}", "-1", I),
+    ("a + b + c", "a + b + d", I),
+    # Unreadable: the answer, an answer that would break out of its box.
     ("7", "@#! 7", U),
     ("6", r"5} , \boxed{6", U),
     ("5", "5\\", U),
-    ("a + b + c", "a + b + d", U),
     ("", "5", U),
     ("5", "9" * 1001, U),
+    # Generous and strict on purpose.
+    ("50", r"50\%", C),
+    ("C", "(C)", C),
+    ("5 cm", "5", C),
+    ("5 cm", "5 m", I),
+    ("1/3", "0.333333", C),
+    ("1/3", "0.33", I),
 ]
 
 
 @pytest.mark.parametrize(("gold", "answer", "expected"), CASES)
-def test_outcomes(bare: MathVerifier, gold: str, answer: str | None, expected: Outcome):
-    assert bare.verify_all([(gold, answer)]) == [expected]
+def test_outcomes(bare: MathVerifier, verifier: MathVerifier, gold: str, answer: str | None, expected: Outcome):
+    assert bare.verify_all([(gold, answer)]) == verifier.verify_all([(gold, answer)]) == [expected]
 
 
-@pytest.mark.parametrize(
-    ("gold", "answer"),
-    [
-        ("50", "50%"),
-        ("50", r"50\%"),
-        ("0.000001", "0.0000012"),
-        ("C", "(C)"),
-        ("3", "2=3"),
-        ("5 cm", "5 m"),
-        ("0", "1 000"),
-    ],
-)
-def test_known_to_be_too_generous(bare: MathVerifier, gold: str, answer: str):
-    assert bare.verify_all([(gold, answer)]) == [C]
-
-
-@pytest.mark.parametrize(("gold", "answer"), [("1/3", "0.33"), ("1000", "1e3")])
-def test_known_to_be_too_strict(bare: MathVerifier, gold: str, answer: str):
-    assert bare.verify_all([(gold, answer), ("1/3", "0.333333")]) == [I, C]
-
-
-def test_equal_strings_are_correct_even_where_unreadable(verifier: MathVerifier, bare: MathVerifier):
-    pair = (r"2007 + \frac\pi 2", r" 2007 + \frac\pi 2.")
-    assert verifier.verify_all([pair]) == [C]
-    assert bare.verify_all([pair]) == [U]
+def test_what_nobody_can_read_is_correct_where_it_looks_the_same(verifier: MathVerifier, bare: MathVerifier):
+    pairs = [("x + @", "x+@"), ("x + @", "x+#")]
+    assert verifier.verify_all(pairs) == bare.verify_all(pairs) == [C, U]
 
 
 INTEGERS = st.from_regex(r"-?[0-9]{1,16}", fullmatch=True)
@@ -120,16 +105,14 @@ RELATED = INTEGERS.flatmap(
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(INTEGERS, INTEGERS) | RELATED, min_size=20, max_size=40))
-def test_integers_come_out_as_from_math_verify(
-    verifier: MathVerifier, bare: MathVerifier, pairs: list[tuple[str, str]]
-):
+def test_integers_need_no_worker(verifier: MathVerifier, pairs: list[tuple[str, str]]):
     verifier.metrics()
-    assert verifier.verify_all(pairs) == bare.verify_all(pairs)
+    assert verifier.verify_all(pairs) == [C if int(gold) == int(answer) else I for gold, answer in pairs]
     assert verifier.metrics()["shortcuts"] == len(pairs)
 
 
 def test_every_index_comes_once(verifier: MathVerifier):
-    pairs = [("5", "5"), *halves(0, 5), ("5", None), ("1/2", "0.5"), ("1/2", "0.5")]
+    pairs = [("5", "5"), *sums(0, 5), ("5", None), ("x+1", "1+x"), ("x+1", "1+x")]
     assert sorted(index for index, _ in verifier.verify(pairs)) == list(range(9))
     assert list(verifier.verify([])) == []
 
@@ -150,7 +133,7 @@ def crashing(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
 @pytest.mark.parametrize(("crashes", "expected"), [(1, C), (2, U)])
 def test_a_crash_is_tried_once_more(own: MathVerifier, monkeypatch, crashes: int, expected: Outcome):
     crashing(monkeypatch, crashes)
-    assert own.verify_all(halves(0, 2)) == [expected, C]
+    assert own.verify_all(sums(0, 2)) == [expected, C]
     counts = own.metrics()
     assert counts["respawns"] == crashes
     assert counts["crash"] == (expected is U)
@@ -158,7 +141,7 @@ def test_a_crash_is_tried_once_more(own: MathVerifier, monkeypatch, crashes: int
 
 @pytest.mark.slow
 def test_time_limits_and_crashes_are_not_remembered(own: MathVerifier, monkeypatch):
-    (pair,) = halves(0, 1)
+    (pair,) = sums(0, 1)
     ask = WorkerProcess.ask
 
     def late(self, gold, answer):
@@ -175,7 +158,7 @@ def test_time_limits_and_crashes_are_not_remembered(own: MathVerifier, monkeypat
 def test_pairs_are_remembered_up_to_the_cache_size():
     verifier = MathVerifier(workers=1, timeout_s=20.0, cache_size=2)
     try:
-        a, b, c = halves(0, 3)
+        a, b, c = sums(0, 3)
         for pair, hits in [(a, 0), (b, 0), (a, 1), (c, 0), (a, 1), (b, 0)]:  # c takes the place of b
             assert verifier.verify_all([pair]) == [C]
             assert verifier.metrics()["cache_hits"] == hits
@@ -184,8 +167,8 @@ def test_pairs_are_remembered_up_to_the_cache_size():
 
 
 def test_metrics_count_every_pair_and_start_again(own: MathVerifier):
-    half = ("1/2", "0.5")
-    own.verify_all([half, half, ("5", "5"), ("5", "6"), ("5", None), ("x^", "5"), ("1/2", "0." + "5" * 2000)])
+    half = ("x+1", "1+x")
+    own.verify_all([half, half, ("5", "5"), ("5", "6"), ("5", None), ("x+@", "5"), ("1/2", "0." + "5" * 2000)])
     own.verify_all([half])
     expected = {
         "pairs": 8,

@@ -33,9 +33,9 @@ def own() -> Iterator[MathVerifier]:
     verifier.close()
 
 
-def halves(start: int, count: int) -> list[tuple[str, str | None]]:
-    """Distinct pairs that need a worker and are correct."""
-    return [(rf"\frac{{{2 * n + 1}}}{{2}}", f"{n}.5") for n in range(start, start + count)]
+def sums(start: int, count: int) -> list[tuple[str, str | None]]:
+    """Distinct pairs that need math-verify and are correct."""
+    return [(f"x+{n}", f"{n}+x") for n in range(start, start + count)]
 
 
 def children() -> set[psutil.Process]:
@@ -56,7 +56,7 @@ def test_bombs_come_back_and_the_others_are_right():
         r"\binom{10^9}{5\cdot 10^8}",
     ]
     pairs: list[tuple[str, str | None]] = []
-    for bomb, right in zip(bombs, halves(0, len(bombs)), strict=True):
+    for bomb, right in zip(bombs, sums(0, len(bombs)), strict=True):
         pairs += [("5", bomb), right, (right[0], "7/3")]
     try:
         assert verifier.verify_all(pairs) == [U, C, I] * len(bombs)
@@ -66,7 +66,7 @@ def test_bombs_come_back_and_the_others_are_right():
         verifier.close()
     assert counts["unverifiable"] == 8
     assert counts["too_long"] == 1
-    assert counts["timeout"] >= 5
+    assert counts["timeout"] >= 3
     assert counts["respawns"] == counts["timeout"]
 
 
@@ -74,7 +74,7 @@ def test_bombs_come_back_and_the_others_are_right():
 def test_a_huge_answer_comes_back_also_without_the_length_limit():
     verifier = MathVerifier(workers=1, timeout_s=3.0, max_answer_chars=2_000_000)
     try:
-        assert verifier.verify_all([("5", "1+" * 500_000 + "1"), ("1/2", "0.5")]) == [U, C]
+        assert verifier.verify_all([("5", "1+" * 500_000 + "1"), ("x+1", "1+x")]) == [U, C]
     finally:
         verifier.close()
 
@@ -83,7 +83,7 @@ def test_memory_is_limited():
     before = children()
     verifier = MathVerifier(workers=1, timeout_s=20.0, memory_mb=256)
     try:
-        assert verifier.verify_all(halves(0, 1)) == [C]
+        assert verifier.verify_all(sums(0, 1)) == [C]
         (worker,) = children() - before
         assert worker.rlimit(psutil.RLIMIT_AS) == (256 * 2**20, 256 * 2**20)
     finally:
@@ -107,8 +107,8 @@ def test_a_worker_killed_from_outside_is_tried_again_and_then_leaves_the_answer_
     own: MathVerifier, monkeypatch: pytest.MonkeyPatch, times: int, outcome: Outcome
 ):
     monkeypatch.setattr(WorkerProcess, "ask", misfortune(psutil.Process.kill, times))
-    assert own.verify_all(halves(0, 1)) == [outcome]
-    assert own.verify_all(halves(0, 1)) == [C]  # what was undecided is not remembered
+    assert own.verify_all(sums(0, 1)) == [outcome]
+    assert own.verify_all(sums(0, 1)) == [C]  # what was undecided is not remembered
     counts = own.metrics()
     assert (counts["undecided"], counts["killed"]) == (times - 1, times - 1)
     assert counts["respawns"] == times
@@ -178,7 +178,7 @@ def test_killed_workers_are_replaced_and_no_answer_is_lost():
     verifier = MathVerifier(timeout_s=20.0)
     try:
         outcomes = {}
-        for index, outcome in verifier.verify(halves(0, 60)):
+        for index, outcome in verifier.verify(sums(0, 60)):
             if not outcomes:
                 for worker in children() - before:
                     worker.kill()
@@ -193,10 +193,10 @@ def test_killed_workers_are_replaced_and_no_answer_is_lost():
 def test_giving_up_an_iteration_cancels_what_waits():
     verifier = MathVerifier(workers=1, timeout_s=2.0)
     try:
-        outcomes = verifier.verify([("1/2", "0.5"), *(("5", f"{n}+{FREEZE}") for n in range(20))])
+        outcomes = verifier.verify([("x+1", "1+x"), *(("5", f"{n}+{FREEZE}") for n in range(20))])
         assert next(outcomes) == (0, C)
         outcomes.close()
-        assert verifier.verify_all(halves(0, 1)) == [C]
+        assert verifier.verify_all(sums(0, 1)) == [C]
         assert verifier.metrics()["respawns"] <= 2
     finally:
         verifier.close()
@@ -207,7 +207,7 @@ def test_close_leaves_no_process_and_may_be_called_twice():
     verifier = MathVerifier(timeout_s=20.0)
     verifier.close()
     for start in (0, 10):
-        assert verifier.verify_all(halves(start, 10)) == [C] * 10
+        assert verifier.verify_all(sums(start, 10)) == [C] * 10
         started = children() - before
         assert 1 <= len(started) <= 2
         verifier.close()
@@ -218,7 +218,7 @@ def test_close_leaves_no_process_and_may_be_called_twice():
 
 def test_closing_during_an_iteration_raises_in_it(own: MathVerifier):
     before = children()
-    outcomes = own.verify([("1/2", "0.5"), ("5", FREEZE), *halves(1, 5)])
+    outcomes = own.verify([("x+1", "1+x"), ("5", FREEZE), *sums(1, 5)])
     assert next(outcomes) == (0, C)
     own.close()
     assert children() == before
@@ -229,7 +229,7 @@ def test_closing_during_an_iteration_raises_in_it(own: MathVerifier):
 def test_a_forgotten_verifier_takes_its_workers_along():
     before = children()
     verifier = MathVerifier(timeout_s=20.0)
-    assert verifier.verify_all(halves(0, 1)) == [C]
+    assert verifier.verify_all(sums(0, 1)) == [C]
     (worker,) = children() - before
     del verifier
     assert not worker.is_running()
@@ -240,7 +240,7 @@ def test_several_threads_at_once():
     results: dict[int, list[Outcome]] = {}
 
     def work(start: int) -> None:
-        pairs = [pair for right in halves(start, 10) for pair in (right, (right[0], "1/7"))]
+        pairs = [pair for right in sums(start, 10) for pair in (right, (right[0], "1/7"))]
         results[start] = verifier.verify_all(pairs)
 
     threads = [threading.Thread(target=work, args=(start,)) for start in (0, 3, 6)]
@@ -254,28 +254,28 @@ def test_several_threads_at_once():
 
 def test_an_interrupt_at_the_terminal_leaves_the_workers_alone(own: MathVerifier):
     before = children()
-    assert own.verify_all(halves(0, 1)) == [C]
+    assert own.verify_all(sums(0, 1)) == [C]
     (worker,) = children() - before
     assert os.getpgid(worker.pid) != os.getpgid(0)  # not among those whom the terminal interrupts
     worker.send_signal(signal.SIGINT)
-    assert own.verify_all(halves(1, 3)) == [C] * 3
+    assert own.verify_all(sums(1, 3)) == [C] * 3
     assert own.metrics()["respawns"] == 0
 
 
 @pytest.mark.slow
 def test_a_forked_copy_starts_workers_of_its_own(own: MathVerifier):
-    assert own.verify_all(halves(0, 1)) == [C]
+    assert own.verify_all(sums(0, 1)) == [C]
     child = os.fork()
     if child == 0:
         status = 1
         try:
             own.close()  # not the parent's workers
-            status = 0 if own.verify_all(halves(1, 3)) == [C] * 3 else 2
+            status = 0 if own.verify_all(sums(1, 3)) == [C] * 3 else 2
             own.close()
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert own.verify_all(halves(4, 3)) == [C] * 3
+    assert own.verify_all(sums(4, 3)) == [C] * 3
     assert own.metrics()["respawns"] == 0
 
 
@@ -305,7 +305,7 @@ def printed_workers(run: subprocess.CompletedProcess[str]) -> list[psutil.Proces
 
 
 def test_a_script_that_never_closes_leaves_nothing_behind(tmp_path: Path):
-    run = run_script("v = MathVerifier(); print(v.verify_all([('1/2', '0.5')])); pids()", tmp_path)
+    run = run_script("v = MathVerifier(); print(v.verify_all([('x+1', '1+x')])); pids()", tmp_path)
     assert "CORRECT" in run.stdout, run.stderr
     assert run.returncode == 0
     assert printed_workers(run) == []
@@ -313,7 +313,7 @@ def test_a_script_that_never_closes_leaves_nothing_behind(tmp_path: Path):
 
 @pytest.mark.slow
 def test_an_exception_ends_the_interpreter_in_spite_of_waiting_bombs(tmp_path: Path):
-    script = "v = MathVerifier(timeout_s=3.0); i = v.verify([('1/2', '0.5'), *bombs]); next(i); pids(); 1 / 0"
+    script = "v = MathVerifier(timeout_s=3.0); i = v.verify([('x+1', '1+x'), *bombs]); next(i); pids(); 1 / 0"
     run = run_script(script, tmp_path)
     assert "ZeroDivisionError" in run.stderr
     assert printed_workers(run) == []
@@ -322,7 +322,7 @@ def test_an_exception_ends_the_interpreter_in_spite_of_waiting_bombs(tmp_path: P
 @pytest.mark.slow
 def test_workers_die_with_a_parent_that_was_killed(tmp_path: Path):
     script = (
-        "v = MathVerifier(timeout_s=1.0); i = v.verify([('1/2', '0.5'), *bombs]); next(i); pids()\n"
+        "v = MathVerifier(timeout_s=1.0); i = v.verify([('x+1', '1+x'), *bombs]); next(i); pids()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     run = run_script(script, tmp_path)
@@ -341,7 +341,7 @@ def test_the_worker_speaks_json_lines_only():
     )
     run = subprocess.run(
         [sys.executable, "-c", noisy],
-        input='["1/2", "0.5"]\n["5", "\\\\boxed{x^}"]\n',
+        input='["x+1", "1+x"]\n["5", "\\\\boxed{x^}"]\n',
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -367,7 +367,7 @@ def test_a_worker_that_cannot_start_is_an_error_with_its_remedy(own: MathVerifie
 
     monkeypatch.setattr(subprocess, "Popen", without_math_verify)
     with pytest.raises(RuntimeError, match=r"half an installation.*install math-verify"):
-        own.verify_all(halves(0, 1))
+        own.verify_all(sums(0, 1))
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: start([sys.executable, "-c", ""], **options))
     with pytest.raises(RuntimeError, match=r"3 in a row did not .* to see why"):
-        own.verify_all(halves(0, 1))
+        own.verify_all(sums(0, 1))

@@ -1,0 +1,243 @@
+r"""One spelling for everything that is written alike but for its layout: Unicode, spacing, fonts, TeX's short forms.
+
+``canonical`` reads TeX the way TeX does: tokens, groups, arguments. It never computes and never guesses: what it
+does not know stays as it is, so that two texts with one canonical form are the same answer, and two with different
+ones need not be different answers. All of it is linear in the text, with a limit on nesting.
+
+In a canonical text
+
+- ``\dfrac``, ``\tfrac``, ``\left``, ``\!``, ``\displaystyle``, ``$`` and fonts are gone; arguments have braces
+  (``\frac12`` is ``\frac{1}{2}``, ``x^2`` is ``x^{2}``); other braces are gone;
+- words are ``\text{words}`` whatever box they came in; an upright ``i`` or ``e`` is the letter;
+- a single space stands where there was space, ``\quad`` where there was a wide one;
+- full-width, superscript and mathematical characters of Unicode are their ASCII or TeX equivalents.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lit_tpgrpo.text.characters import plain_characters
+
+MAX_DEPTH = 60
+"""Deeper groups are refused; MATH's deepest gold has 5."""
+
+_TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|\s+|.", re.DOTALL)
+
+_SAME_COMMAND = {
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\le": r"\leq", r"\leqslant": r"\leq",
+    r"\ge": r"\geq", r"\geqslant": r"\geq", r"\ne": r"\neq", r"\not=": r"\neq", r"\lt": "<", r"\gt": ">",
+    r"\varnothing": r"\emptyset", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\times": r"\cdot", r"\ast": r"\cdot",
+    r"\vert": "|", r"\lvert": "|", r"\rvert": "|", r"\|": r"\Vert", r"\mid": "|", r"\colon": ":", r"\lbrack": "[",
+    r"\rbrack": "]", r"\dots": r"\ldots", r"\cdots": r"\ldots", r"\land": r"\wedge", r"\to": r"\rightarrow",
+    r"\dbinom": r"\binom", r"\tbinom": r"\binom", r"\approxeq": r"\approx", r"\thickapprox": r"\approx",
+    r"\simeq": r"\approx", r"\imath": "i", r"\R": r"\mathbb{R}", r"\reals": r"\mathbb{R}", r"\Reals": r"\mathbb{R}",
+    r"\i": "i", r"\backslash": r"\setminus", r"\iff": r"\Leftrightarrow", r"\lnot": r"\neg", r"\bmod": r"\mod",
+}  # fmt: skip
+_SPACE = {r"\ ", r"\,", r"\;", r"\:", r"\>", "~", r"\thinspace", r"\medspace", r"\thickspace", r"\enspace"}
+_WIDE = {r"\quad", r"\qquad", r"\hfill", r"\\"}
+_NOTHING = {
+    "$", r"\(", r"\)", r"\[", r"\]", r"\!", r"\left", r"\right", r"\middle", r"\displaystyle", r"\textstyle",
+    r"\limits", r"\nolimits", r"\scriptstyle", r"\rm", r"\bf", r"\it", r"\cal", r"\boldmath", r"\strut", r"\/",
+    *(rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")),
+}  # fmt: skip
+_WORDS = {rf"\{name}" for name in (
+    "text", "textrm", "textbf", "textit", "textnormal", "textsf", "texttt", "textup", "mbox", "hbox", "mathrm",
+    "mathbf", "mathit", "mathsf", "mathtt", "operatorname", "operatorname*", "emph", "boldsymbol", "bm", "mathnormal",
+)}  # fmt: skip
+_TRANSPARENT = {r"\boxed", r"\fbox", r"\mathop", r"\mathord", r"\mathbin", r"\mathrel", r"\ensuremath"}
+_INVISIBLE = {r"\phantom", r"\hphantom", r"\vphantom", r"\hspace", r"\hspace*", r"\vspace", r"\label", r"\color"}
+_ARGUMENTS = (
+    {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, r"\pmod": 1, r"\mathbb": 1, r"\mathcal": 1}
+    | dict.fromkeys((r"\overline", r"\bar", r"\vec", r"\hat", r"\widehat", r"\tilde", r"\widetilde", r"\underline"), 1)
+    | dict.fromkeys((r"\overrightarrow", r"\mathfrak", r"\mathscr", r"\begin", r"\end", r"\dot", r"\ddot"), 1)
+)
+_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "max", "min", "gcd", "lcm", "arcsin", "arccos",
+              "arctan", "sinh", "cosh", "tanh", "det", "deg", "lim", "arg", "dim", "ker", "inf", "sup"}  # fmt: skip
+
+Node = str | list["Node"]
+
+
+class Unreadable(ValueError):
+    """The text is no TeX that can be read: a brace that does not close, groups nested too deeply."""
+
+
+def canonical(text: str) -> str:
+    """The canonical form of an answer, see the module; Unreadable where braces do not match."""
+    return _tidy(_render(_grouped(plain_characters(text)), depth=0))
+
+
+def layout_key(canonical_text: str) -> str:
+    r"""What two canonical texts share exactly when they look the same: no space but between two digits, ``2\cdot x``
+    as ``2x``."""
+    text = _CDOT.sub("", canonical_text)
+    return _DIGIT_GAP.sub("\0", text).replace(" ", "").replace("\0", " ")
+
+
+_CDOT = re.compile(r"(?<=[0-9A-Za-z}]) ?\\cdot ?(?=[A-Za-z\\])|(?<=[A-Za-z}]) ?\\cdot ?(?=[0-9A-Za-z\\])")
+_DIGIT_GAP = re.compile(r"(?<=[0-9]) (?=[0-9])")
+
+
+def _grouped(text: str) -> list[Node]:
+    """Tokens with ``{...}`` as nested lists."""
+    stack: list[list[Node]] = [[]]
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if token == "{":
+            if len(stack) > MAX_DEPTH:
+                raise Unreadable("expected an answer with fewer nested groups")
+            stack.append([])
+        elif token == "}":
+            if len(stack) == 1:
+                raise Unreadable("expected braces that match, got one that closes nothing")
+            group = stack.pop()
+            stack[-1].append(group)
+        elif token.isspace():
+            stack[-1].append(" ")
+        elif token == "\\":
+            raise Unreadable("expected a command after a backslash, got the end of the text")
+        else:
+            stack[-1].append(_SAME_COMMAND.get(token, token))
+    if len(stack) > 1:
+        raise Unreadable("expected braces that match, got one that never closes")
+    return stack[0]
+
+
+class _Reader:
+    """Takes nodes one after another, arguments the way TeX does: spaces skipped, one token or one group."""
+
+    def __init__(self, nodes: list[Node], depth: int) -> None:
+        self.nodes = nodes
+        self.at = 0
+        self.depth = depth
+
+    def __bool__(self) -> bool:
+        return self.at < len(self.nodes)
+
+    def take(self) -> Node:
+        self.at += 1
+        return self.nodes[self.at - 1]
+
+    def skip_space(self) -> None:
+        while self and not isinstance(node := self.nodes[self.at], list) and (node == " " or node in _NOTHING):
+            self.at += 1
+
+    def argument(self) -> str:
+        """The rendered argument of a command; empty where the text ends."""
+        self.skip_space()
+        if not self:
+            return ""
+        node = self.take()
+        if isinstance(node, list):
+            return _render(node, self.depth + 1).strip()
+        if not node.startswith("\\"):
+            return node
+        if self.depth >= MAX_DEPTH:  # \sqrt\sqrt\sqrt...
+            raise Unreadable("expected an answer with fewer nested arguments")
+        self.depth += 1
+        rendered = _command(node, self)
+        self.depth -= 1
+        return rendered.strip()
+
+    def optional(self) -> str:
+        """``[3]`` of a root, as it is written, or nothing."""
+        self.skip_space()
+        window = self.nodes[self.at : self.at + MAX_DEPTH]
+        if not window or window[0] != "[" or "]" not in window:
+            return ""
+        end = window.index("]")
+        self.at += end + 1
+        return f"[{_render(window[1:end], self.depth + 1).strip()}]"
+
+
+def _render(nodes: list[Node], depth: int) -> str:
+    if depth > MAX_DEPTH:
+        raise Unreadable("expected an answer with fewer nested groups")
+    reader = _Reader(nodes, depth)
+    parts: list[str] = []
+    while reader:
+        node = reader.take()
+        if isinstance(node, list):
+            part = _render(node, depth + 1)
+        elif node.startswith("\\"):
+            part = _command(node, reader)
+        elif node in "^_":
+            part = _script(node, reader)
+        else:
+            part = "" if node in _NOTHING else " " if node in _SPACE else r"\cdot " if node == "*" else node
+        # A command's name must not grow by the letter that follows it.
+        if parts and part[:1].isalpha() and _ends_in_command(parts[-1]):
+            part = " " + part
+        if part:
+            parts.append(part)
+    return "".join(parts)
+
+
+def _ends_in_command(text: str) -> bool:
+    """Whether a letter put after ``text`` would become part of a command's name."""
+    name = text.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") if text[-1:].isalpha() else text
+    return name != text and name.endswith("\\")
+
+
+def _script(mark: str, reader: _Reader) -> str:
+    argument = reader.argument()
+    if argument == r"\prime":
+        return "'"
+    if mark == "^" and argument in (r"\circ", r"\degree", "o"):
+        return r"^{\circ}"
+    return f"{mark}{{{argument}}}"
+
+
+def _command(name: str, reader: _Reader) -> str:
+    if name in _NOTHING or name == r"\limits":
+        return ""
+    if name in _SPACE:
+        return " "
+    if name in _WIDE:
+        return r"\\" if name == r"\\" else r"\quad "
+    if name == r"\degree":
+        return r"^{\circ}"
+    if name in _INVISIBLE:
+        reader.argument()
+        return ""
+    if name in _TRANSPARENT:
+        return reader.argument()
+    if name in _WORDS:
+        return _words(name, reader)
+    if name in _ARGUMENTS:
+        option = reader.optional() if name == r"\sqrt" else ""
+        return name + option + "".join(f"{{{reader.argument()}}}" for _ in range(_ARGUMENTS[name]))
+    return f"{name} " if name[1:].isalpha() and reader and reader.nodes[reader.at] == " " else name
+
+
+def _words(name: str, reader: _Reader) -> str:
+    """The content of a text box: letters of formulas and numbers as such, functions as commands, words as words."""
+    reader.skip_space()
+    node = reader.take() if reader else ""
+    raw = _render(node, reader.depth + 1) if isinstance(node, list) else node
+    inner = raw.strip()
+    upright = name not in (r"\text", r"\textrm", r"\mbox", r"\hbox", r"\textnormal")
+    if inner in _FUNCTIONS and upright:
+        return f"\\{inner} "
+    if not any(letter.isalpha() for letter in inner) or (len(inner) == 1 and upright):
+        return raw
+    if "\\" in inner and not inner.startswith(r"\text"):
+        return inner  # a formula set in bold
+    before, after = (" " if raw[:1].isspace() else ""), (" " if raw[-1:].isspace() else "")
+    inner = inner.removeprefix(r"\text{").removesuffix("}") if inner.startswith(r"\text{") else inner
+    return f"{before}\\text{{{' '.join(inner.split())}}}{after}"
+
+
+_SPACES = re.compile(r" +")
+
+
+def _tidy(text: str) -> str:
+    """Single spaces, none at the ends; one closing full stop or comma is punctuation."""
+    text = _SPACES.sub(" ", text).strip()
+    while text.startswith((r"\quad", r"\\")):
+        text = text.removeprefix(r"\quad").removeprefix(r"\\").strip()
+    while text.endswith((r"\quad", r"\\")) and not text.endswith(r"\\\\"):
+        text = text.removesuffix(r"\quad").removesuffix(r"\\").rstrip()
+    if text.endswith((".", ",", ";")) and text[-2:-1] not in (".", "\\", ","):
+        text = text[:-1].rstrip()
+    return text

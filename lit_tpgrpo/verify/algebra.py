@@ -1,0 +1,149 @@
+r"""math-verify on two expressions, and the doubts that its yes must pass.
+
+math-verify 0.9 rounds and chops: every constant under 1e-15 is zero to it, decimals are rounded to six places, equations
+without a solution are all equal, letters lose their case. Each of these is a way to be right without the answer, so two
+expressions are first evaluated at a few points with 30 digits: where they differ they are different, whatever
+simplification says; where they agree math-verify still has the word.
+
+Imports sympy, and never torch.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from functools import lru_cache
+
+import sympy
+import sympy.core.random
+from latex2sympy2_extended.math_normalization import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+
+from lit_tpgrpo.text.answers import balanced
+from lit_tpgrpo.verify.match import Match
+
+DIGITS = 30
+EXACT, ROUNDED = sympy.Float("1e-15"), sympy.Float("5e-6")
+"""Relative differences that count as none: between exact expressions, and where one holds a decimal."""
+POINTS = 3
+
+_CONFIG = [
+    LatexExtractionConfig(
+        # Only the box is read, by default any number elsewhere would do. Units are off: they are ours (``6m`` is no 6),
+        # and the list takes the letters c, d, h, m, s, t for units.
+        try_extract_without_anchor=False,
+        boxed_match_priority=0,
+        normalization_config=NormalizationConfig(
+            basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+        ),
+    )
+]
+_TOKEN = re.compile(r"\\(?:text|operatorname)\{[^{}]*\}|\\[A-Za-z]+|_\{[^{}]*\}|.", re.DOTALL)
+
+
+def equal(gold: str, answer: str) -> Match:
+    """Whether two canonical expressions or relations are equal, the gold's first."""
+    # sympy tests for zero at random points: the same pair must always give the same verdict.
+    random.seed(0)
+    sympy.core.random.seed(0)
+    ours, theirs = (_read(text) for text in _distinct_case(gold, answer))
+    if ours is None or theirs is None:
+        return Match.UNREADABLE
+    doubt = _relations_differ if isinstance(ours, sympy.logic.boolalg.Boolean) else _values_differ
+    if doubt(ours, theirs):
+        return Match.DIFFERENT
+    same = verify([ours], [theirs], timeout_seconds=None, raise_on_error=True)
+    return Match.SAME if same else Match.DIFFERENT
+
+
+@lru_cache(maxsize=256)
+def _read(text: str) -> sympy.Basic | None:
+    if not balanced(text):  # would break out of the box
+        return None
+    found = parse(
+        f"\\boxed{{{text}}}",
+        extraction_config=_CONFIG,
+        extraction_mode="first_match",
+        fallback_mode="no_fallback",
+        parsing_timeout=None,  # pyright: ignore[reportArgumentType]
+    )
+    return found[0] if found else None
+
+
+def _distinct_case(gold: str, answer: str) -> tuple[str, str]:
+    r"""The texts with ``i`` set apart, which the parser takes for imaginary only then, and with an index on capitals whose
+    small letter occurs too: the parser takes both for one."""
+    tokens: list[list[str]] = [_TOKEN.findall(text) for text in (gold, answer)]
+    marked = {"i": " i "}
+    for letters in map(set, tokens):
+        marked |= {a: f"{a}_{{0}}" for a in letters if len(a) == 1 and a.isupper() and a.lower() in letters}
+    first, second = ("".join(marked.get(token, token) for token in side) for side in tokens)
+    return first, second
+
+
+def _values_differ(gold: sympy.Basic, answer: sympy.Basic) -> bool:
+    """Whether two expressions have different values at a point where both have one."""
+    if not isinstance(gold, sympy.Expr) or not isinstance(answer, sympy.Expr):
+        return _intervals_differ(gold, answer)
+    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    tolerance = ROUNDED if gold.has(sympy.Float) or answer.has(sympy.Float) else EXACT
+    for point in _points(symbols):
+        ours, theirs = _at(gold, point), _at(answer, point)
+        if ours is None or theirs is None:
+            return False
+        if sympy.Abs(ours - theirs) > tolerance * sympy.Max(sympy.Abs(ours), sympy.Abs(theirs)):
+            return True
+    return False
+
+
+def _intervals_differ(gold: sympy.Basic, answer: sympy.Basic) -> bool:
+    if isinstance(gold, sympy.Interval) and isinstance(answer, sympy.Interval):
+        return _values_differ(gold.start, answer.start) or _values_differ(gold.end, answer.end)
+    return False
+
+
+def _relations_differ(gold: sympy.Basic, answer: sympy.Basic) -> bool:
+    """Whether math-verify would compare nothing: relations without variables or without a solution."""
+    if not isinstance(answer, sympy.logic.boolalg.Boolean):
+        return False
+    if not gold.free_symbols or gold.free_symbols != answer.free_symbols:
+        return True
+    if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq):
+        return not _proportional(gold, answer) and not _solutions(gold)
+    return not _solutions(gold) or not _solutions(answer)
+
+
+def _proportional(gold: sympy.Eq, answer: sympy.Eq) -> bool:
+    """Whether one equation is a constant times the other, at a few points."""
+    ratios = []
+    for point in _points(sorted(gold.free_symbols, key=str)):
+        ours, theirs = (_at(equation.lhs - equation.rhs, point) for equation in (gold, answer))  # pyright: ignore
+        if not ours or not theirs:
+            return False
+        ratios.append(ours / theirs)
+    return all(sympy.Abs(ratio - ratios[0]) <= EXACT * sympy.Abs(ratios[0]) for ratio in ratios)
+
+
+def _solutions(relation: sympy.Basic) -> bool:
+    try:
+        solved = sympy.solve(relation, *relation.free_symbols)
+    except Exception:  # sympy raises many kinds for what it cannot solve: then math-verify cannot either
+        return False
+    return solved != [] and solved is not sympy.true and solved is not sympy.false
+
+
+def _points(symbols: list[sympy.Basic]) -> list[dict[sympy.Basic, sympy.Basic]]:
+    """Positive rational points; a single empty one where there is no symbol."""
+    if not symbols:
+        return [{}]
+    draw = random.Random(0)
+    return [{s: sympy.Rational(draw.randint(1000, 9000), 2999) for s in symbols} for _ in range(POINTS)]
+
+
+def _at(expression: sympy.Expr, point: dict[sympy.Basic, sympy.Basic]) -> sympy.Expr | None:
+    """The value at a point to 30 digits, None where it has none that is a finite number."""
+    try:
+        value = expression.subs(list(point.items())).doit().evalf(DIGITS)  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception:  # sympy raises many kinds for what it cannot evaluate
+        return None
+    return value if value.is_number and value.is_finite and not value.free_symbols else None

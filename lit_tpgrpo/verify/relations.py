@@ -1,0 +1,243 @@
+r"""Equations, inequalities and sets of numbers.
+
+A relation that asserts something of numbers alone (``f(3)=7``, ``2+3=5``, ``1<2``) has no solutions to compare, so its
+sides are compared. A chain must hold together: ``x=2=3`` and ``2=3`` claim two values and give neither. What needs
+solving goes to math-verify.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence as Items
+
+from lit_tpgrpo.text.notation import layout_key
+from lit_tpgrpo.verify.match import CompareShapes, Equal, Match, every
+from lit_tpgrpo.verify.structure import Collection, Relation, Scalar, Sequence, Shape, Union, read_shape, same_layout
+
+_NAME = re.compile(
+    r"(?:m?\\(?:angle|triangle|measuredangle))?"
+    r"(?:[A-Za-z]|[A-Z]{2,4}|\\(?!pi|frac|sqrt|log|ln|sin|cos|tan|binom|infty)[a-zA-Z]+|\\text\{[^{}]*\}|"
+    r"\\(?:overline|vec|bar|hat)\{[^{}]*\}|\|[A-Z]{2}\||\[[A-Z]{3,6}\])"
+    r"'*(?:_\{(?:[^{}]|\\text\{[^{}]*\}|\{[^{}]*\})*\})?'*"
+)
+_FUNCTION = re.compile(r"(?P<name>[A-Za-z]|\\[a-z]+)'*(?:_\{[^{}]*\})?(?:\^\{-1\})?\((?P<argument>[^()+*/]*)\)")
+_POINT = re.compile(r"\((?:[A-Za-z](?:_\{[0-9]+\})?,)+[A-Za-z](?:_\{[0-9]+\})?\)")
+_LETTER = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
+_CONSTANTS = frozenset((
+    r"\pi", r"\frac", r"\sqrt", r"\binom", r"\cdot", r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\log",
+    r"\ln", r"\exp", r"\arcsin", r"\arccos", r"\arctan", r"\circ", r"\infty", r"\div", r"e",
+))  # fmt: skip
+_TOKEN = re.compile(r"\\[A-Za-z]+|.", re.DOTALL)
+_FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq", "=": "=", r"\neq": r"\neq"}
+_ORDER = {"<": "open", r"\leq": "closed", ">": "open", r"\geq": "closed"}
+_SET_SIGNS = re.compile(r"\\(?:cup|cap|setminus|mathbb|emptyset)(?![A-Za-z])")
+
+
+def is_name(text: str) -> bool:
+    r"""Whether a side names what its other side is the value of: ``x``, ``m_{\max}``, ``f(3)``, ``\angle ABC``, ``(x,y)``."""
+    bare = text.replace(" ", "")
+    return any(pattern.fullmatch(bare) for pattern in (_NAME, _FUNCTION, _POINT))
+
+
+def is_constant(text: str) -> bool:
+    """Whether it holds no letter that could be a variable: a number, written in whatever way."""
+    return all(token in _CONSTANTS for token in _LETTER.findall(text))
+
+
+def assigned(part: Shape) -> Shape:
+    """The value of ``x=1``; any other shape as it is."""
+    if isinstance(part, Relation) and len(part.sides) == 2 and part.operators == ("=",) and is_name(part.sides[0]):
+        return read_shape(part.sides[1])
+    return part
+
+
+def different_names(parts: Items[Shape]) -> bool:
+    """Whether the parts give values to things of different names, as in ``x=1, y=2``."""
+    names = [layout_key(p.sides[0]) for p in parts if isinstance(p, Relation) and p.operators[:1] == ("=",)]
+    return len(names) == len(parts) and len(set(names)) == len(names) and all(map(is_name, names))
+
+
+def compare_relation(gold: Shape, answer: Shape, same: CompareShapes, equal: Equal) -> Match:
+    """At least one of the two is a Relation."""
+    if isinstance(answer, Relation) and (broken := _contradicts(answer, same, equal)) is not Match.SAME:
+        return broken
+    if isinstance(gold, Relation) and isinstance(answer, Relation):
+        return _two_relations(gold, answer, same, equal)
+    if isinstance(answer, Relation):
+        interval = _interval(answer)
+        if interval is not None:
+            return same(gold, interval, equal)
+        value = _value(answer, named_only=False)
+        return Match.DIFFERENT if value is None else same(gold, value, equal)
+    assert isinstance(gold, Relation)
+    interval = _interval(gold)
+    if interval is not None:
+        return same(interval, answer, equal)
+    value = _value(gold, named_only=True)
+    return Match.DIFFERENT if value is None else same(value, answer, equal)
+
+
+def _contradicts(relation: Relation, same: CompareShapes, equal: Equal) -> Match:
+    """SAME where an equation's sides agree as far as they are numbers, DIFFERENT where two of them differ."""
+    if set(relation.operators) - {"=", r"\approx"}:
+        return Match.SAME
+    numbers = [
+        read_shape(side)
+        for side, operator in zip(relation.sides, (*relation.operators, "="), strict=True)
+        if is_constant(side) and operator == "="
+    ]
+    if r"\approx" in relation.operators:
+        numbers = numbers[:-1]  # what is approximately equal is not equal
+    checks = [same(number, numbers[-1], equal) for number in numbers[:-1]]
+    if len(relation.sides) > 2 and set(relation.operators) == {"="}:
+        last = read_shape(relation.sides[-1])
+        checks += [same(read_shape(side), last, equal) for side in relation.sides[1:-1] if not is_constant(side)]
+    return every(checks)
+
+
+def _value(relation: Relation, named_only: bool) -> Shape | None:
+    r"""What an equation or ``x \in S`` says something is: its last side. Of ``x \approx`` the first value: the next
+    ones are rounded."""
+    sides, operators = relation.sides, relation.operators
+    if set(operators) - {"=", r"\approx", r"\in"}:
+        return None
+    if not (is_name(sides[0]) or is_constant(sides[0])) and (named_only or r"\in" in operators):
+        return None
+    if r"\approx" in operators:
+        first = operators.index(r"\approx")
+        return read_shape(sides[first] if first or is_constant(sides[0]) else sides[1])
+    if len(sides) == 2 and is_constant(sides[0]) and is_name(sides[1]):
+        return read_shape(sides[0])  # 5 = x
+    return read_shape(sides[-1])
+
+
+def _two_relations(gold: Relation, answer: Relation, same: CompareShapes, equal: Equal) -> Match:
+    if set(gold.operators) == set(answer.operators) and set(gold.operators) in ({"="}, {r"\in"}):
+        return _two_equations(gold, answer, same, equal)
+    flipped = tuple(_FLIPPED.get(operator, operator) for operator in reversed(answer.operators))
+    sides = tuple(map(read_shape, gold.sides))
+    tried = []
+    if gold.operators == answer.operators:
+        tried.append(every(same(g, read_shape(a), equal) for g, a in zip(sides, answer.sides, strict=True)))
+    if gold.operators == flipped and Match.SAME not in tried:
+        tried.append(every(same(g, read_shape(a), equal) for g, a in zip(sides, answer.sides[::-1], strict=True)))
+    if Match.SAME in tried:
+        return Match.SAME
+    intervals = _interval(gold), _interval(answer)
+    if intervals[0] is not None and intervals[1] is not None and _variable(gold) == _variable(answer):
+        return same(intervals[0], intervals[1], equal)
+    if not (set(gold.operators) | set(answer.operators)) <= set(_FLIPPED):
+        return Match.DIFFERENT if Match.DIFFERENT in tried else Match.UNREADABLE
+    if any(map(is_constant, (gold.text.replace("=", ""), answer.text.replace("=", "")))):
+        return Match.DIFFERENT
+    return equal(gold.text, answer.text)
+
+
+def _two_equations(gold: Relation, answer: Relation, same: CompareShapes, equal: Equal) -> Match:
+    first, last = gold.sides[0], gold.sides[-1]
+    other_first, other_last = answer.sides[0], answer.sides[-1]
+    values = read_shape(last), read_shape(other_last)
+    if layout_key(first).casefold() == layout_key(other_first).casefold():
+        match = same(*values, equal)
+        repeated = set(_LETTER.findall(first)) & (set(_LETTER.findall(last)) | set(_LETTER.findall(other_last)))
+        if match is not Match.DIFFERENT or (is_name(first) and not repeated) or is_constant(first):
+            return match
+    elif is_name(first) and is_name(other_first):
+        renamed = _renamed(first, other_first, other_last)
+        return Match.DIFFERENT if renamed is None else same(values[0], read_shape(renamed), equal)
+    if same_layout(first, other_last) and is_name(first):
+        return same(values[0], read_shape(other_first), equal)
+    if all(is_constant(side) for side in (*gold.sides, *answer.sides)):
+        return every((same(read_shape(first), read_shape(other_first), equal), same(*values, equal)))
+    if r"\in" in gold.operators or is_constant(gold.text.replace("=", "")) or is_constant(answer.text.replace("=", "")):
+        return Match.DIFFERENT
+    return equal(f"{first}={last}", f"{other_first}={other_last}")
+
+
+def _renamed(first: str, other_first: str, value: str) -> str | None:
+    """``x+1`` of ``f(x)=x+1`` in the letter of ``f(n)``; None where the functions' names or arguments differ otherwise."""
+    ours, theirs = (_FUNCTION.fullmatch(side.replace(" ", "")) for side in (first, other_first))
+    if ours is None or theirs is None or ours["name"] != theirs["name"]:
+        return None
+    new, old = ours["argument"], theirs["argument"]
+    tokens = _TOKEN.findall(value)
+    if not (len(new) == len(old) == 1 and new.isalpha() and old.isalpha()) or new in tokens:
+        return None
+    return "".join(new if token == old else token for token in tokens)
+
+
+def _variable(relation: Relation) -> str:
+    return next(layout_key(side) for side in relation.sides if is_name(side) and not is_constant(side))
+
+
+def _interval(shape: Shape) -> Shape | None:
+    r"""The interval that ``a \leq x < b``, ``x < b`` or ``a \leq x`` says the one variable lies in."""
+    if not isinstance(shape, Relation) or not set(shape.operators) <= set(_ORDER):
+        return None
+    sides, operators = shape.sides, shape.operators
+    if operators[0] in (">", r"\geq"):
+        sides, operators = sides[::-1], tuple(_FLIPPED[operator] for operator in operators[::-1])
+    if not set(operators) <= {"<", r"\leq"}:
+        return None
+    match sides:
+        case (low, name, high):
+            pass
+        case (name, high) if is_name(name) and not is_constant(name):
+            low, operators = r"-\infty", ("<", *operators)
+        case (low, name):
+            high, operators = r"\infty", (*operators, "<")
+        case _:
+            return None
+    if not is_name(name) or is_constant(name) or not (is_constant(low) and is_constant(high)):
+        return None
+    opening, closing = ("(" if operators[0] == "<" else "["), (")" if operators[1] == "<" else "]")
+    return Sequence(f"{opening}{low},{high}{closing}", (read_shape(low), read_shape(high)), opening, closing)
+
+
+def _as_union(shape: Shape) -> Shape | None:
+    r"""``x<2 \text{ or } x>3`` as a union of intervals."""
+    if not isinstance(shape, Collection) or shape.joined != "or":
+        return None
+    intervals = [_interval(part) for part in shape.parts]
+    names = {
+        _variable(part) for part, i in zip(shape.parts, intervals, strict=True) if i and isinstance(part, Relation)
+    }
+    if None in intervals or len(names) != 1:
+        return None
+    parts = tuple(interval for interval in intervals if interval is not None)
+    return Union(r"\cup ".join(part.text for part in parts), parts)
+
+
+def compare_sets(gold: Shape, answer: Shape, same: CompareShapes, equal: Equal) -> Match:
+    """Unions of intervals part by part, whatever their order; other sets of numbers as math-verify sees them."""
+    ours, theirs = _as_union(gold) or gold, _as_union(answer) or answer
+    if isinstance(ours, Union) and isinstance(theirs, Union) and len(ours.parts) == len(theirs.parts):
+        left = list(theirs.parts)
+        for part in ours.parts:
+            twin = next((other for other in left if same(part, other, equal) is Match.SAME), None)
+            if twin is None:
+                break
+            left.remove(twin)
+        else:
+            return Match.SAME
+    if (
+        _is_set(ours)
+        and _is_set(theirs)
+        and (isinstance(ours, Union) or isinstance(theirs, Union) or _named(ours, theirs))
+    ):
+        return equal(ours.text, theirs.text)
+    return Match.DIFFERENT
+
+
+def _named(*shapes: Shape) -> bool:
+    return any(_SET_SIGNS.search(shape.text) for shape in shapes)
+
+
+def _is_set(shape: Shape) -> bool:
+    if isinstance(shape, Sequence):
+        return len(shape.parts) == 2
+    return (
+        isinstance(shape, Union)
+        or (isinstance(shape, Collection) and shape.braces)
+        or (isinstance(shape, Scalar) and _named(shape))
+    )

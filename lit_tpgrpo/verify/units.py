@@ -1,0 +1,167 @@
+r"""The unit of an answer, taken off its value: ``10 \text{ cm}^{2}``, ``5 dollars``, ``€5``, ``90^{\circ}``, ``9 (apples)``.
+
+A unit that one side leaves out is not compared: problems ask for "the number of ..." and "in cm" at will, and data sets
+are no more careful. Units on both sides must agree, and so must what a word multiplies by: ``5 million`` is not 5.
+All arguments are canonical texts (``lit_tpgrpo.text.notation``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+_SAME_UNIT = {
+    name: names[0]
+    for names in (
+        ("cm", "centimeter", "centimetre"), ("mm", "millimeter", "millimetre"), ("m", "meter", "metre"),
+        ("km", "kilometer", "kilometre"), ("in", "inch", "inche"), ("ft", "foot", "feet"), ("yd", "yard"), ("mi", "mile"),
+        ("kg", "kilogram", "kilo"), ("g", "gram", "gm"), ("mg", "milligram"), ("lb", "pound"), ("oz", "ounce"),
+        ("l", "liter", "litre"), ("ml", "milliliter", "millilitre"), ("gal", "gallon"), ("s", "second", "sec"),
+        ("min", "minute"), ("h", "hour", "hr"), ("day",), ("week", "wk"), ("month",), ("year", "yr"), ("dollar", "usd", r"\$"),
+        ("cent", "¢"), ("euro", "€", "eur"), ("gbp", "£"), ("yen", "¥"), ("yuan", "元", "rmb", "cny"), ("rupee", "rs", "₹"),
+        ("degree", "deg", "°"), ("radian", "rad"), ("mph",), ("kmh", "kph", "kmph"), ("percent", "%", "pct", "percentage"),
+        ("unit",), ("hz", "hertz"), ("n", "newton"), ("j", "joule"), ("w", "watt"), ("kw", "kilowatt"), ("v", "volt"),
+        ("a", "amp", "ampere"), ("k", "kelvin"), ("pa", "pascal"), ("mol", "mole"), ("ohm",), ("acre",), ("kj",), ("nm",),
+    )
+    for name in names
+}  # fmt: skip
+_SPEEDS = {"m/s", "km/h", "km/s", "cm/s", "ft/s", "mi/h", "m/h"}
+_ATTACHED = {"cm", "mm", "km", "kg", "mg", "ml", "ft", "lb", "oz", "mph", "hr", "min", "sec", "hz", "deg", "rad", "usd"}
+_POWERS = {"square": "^2", "sq": "^2", "squared": "^2", "cubic": "^3", "cu": "^3", "cubed": "^3"}
+_NO_UNIT = frozenset((
+    "and", "or", "not", "no", "nor", "if", "when", "where", "for", "with", "mod", "times", "plus", "minus", "over",
+    "half", "thousand", "million", "billion", "trillion", "hundred", "dozen", "factorial", "pi", "root", "sqrt",
+    "sin", "cos", "tan", "log", "ln", "exp", "inf", "to", "between", "by", "is", "are", "equals", "than", "most",
+    "least", "more", "less", "about", "approximately", "either", "both", "neither", "none", "all", "any", "except",
+    "but", "wrong", "false", "true", "undefined", "infinity", "infinite", "even", "odd", "prime", "one", "two",
+    "three", "four", "five", "six", "seven", "eight", "nine", "ten", "negative", "positive",
+))  # fmt: skip
+"""Words that change a value, say something of it, or are one."""
+_PREFIX = re.compile(r"(?P<sign>-?) ?(?P<sign_of_unit>\\\$|[€£¥₹¢]|(?:USD|EUR|GBP|RMB|Rs)\b\.?) ?(?=[-0-9.\\])")
+_WORD_BOX = re.compile(r" ?\\text\{([^{}]*)\}(?:\^\{([23])\})?$")
+_CJK = re.compile(r" ?([\u3400-\u9fff]{1,6})$")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A value's canonical text and the unit's words, in one spelling each; no words where it has no unit."""
+
+    value: str
+    unit: frozenset[str] = frozenset()
+
+
+def split_unit(text: str) -> Quantity:
+    """The value and the unit of a canonical text. What is no unit for certain stays with the value."""
+    prefix = _PREFIX.match(text)
+    if prefix is not None:
+        inner = split_unit(prefix["sign"] + text[prefix.end() :])
+        return Quantity(inner.value, inner.unit | {_SAME_UNIT[prefix["sign_of_unit"].lower().rstrip(".")]})
+    if text.endswith(r"^{\circ}") and r"\circ" not in text[:-8]:
+        return Quantity(text[:-8].rstrip(), frozenset({"degree"}))
+    for mark in (r"\%", "%"):
+        if text.endswith(mark) and len(text) > len(mark):
+            return Quantity(text.removesuffix(mark).rstrip(), frozenset({"percent"}))
+    for split in (_boxed_words, _parenthesised, _plain_words, _cjk):
+        quantity = split(text)
+        if quantity is not None and quantity.value and _is_value(quantity.value):
+            inner = split_unit(quantity.value)  # $5 \text{ dollars}, 90^{\circ} \text{ C}
+            return Quantity(inner.value, inner.unit | quantity.unit)
+    return Quantity(text)
+
+
+def units_agree(gold: Quantity, answer: Quantity) -> bool:
+    """Whether one side has no unit or both have the same: measures alike, and no word of the one missing in the
+    other's words (``triangles`` for ``right triangles``)."""
+    if not gold.unit or not answer.unit or gold.unit == answer.unit:
+        return True
+    measures = [{word for word in unit if _is_measure(word)} for unit in (gold.unit, answer.unit)]
+    return measures[0] == measures[1] and (gold.unit <= answer.unit or answer.unit <= gold.unit)
+
+
+def _is_measure(word: str) -> bool:
+    return word.rstrip("^23-/") in _SAME_UNIT.values() or "/" in word or "^" in word
+
+
+def _is_value(text: str) -> bool:
+    """Whether a unit can follow: something that ends in a number, a closed group or a sign of a constant."""
+    return text[-1].isdigit() or text[-1] in ")}]!" or text.endswith((r"\pi", "π"))
+
+
+def _boxed_words(text: str) -> Quantity | None:
+    match = _WORD_BOX.search(text, max(0, text.rfind(r"\text{") - 1))
+    return None if match is None else _quantity(text[: match.start()], match[1], match[2])
+
+
+def _parenthesised(text: str) -> Quantity | None:
+    head, _, tail = text.rpartition("(")
+    words = tail[:-1].removeprefix(r"\text{").removesuffix("}") if tail.endswith(")") else ""
+    if not head.rstrip() or len(words) < 3 or not all(c.isalpha() or c == " " for c in words):
+        return None
+    return _quantity(head, words, None)
+
+
+def _plain_words(text: str) -> Quantity | None:
+    """``10 weeks``, ``15 km/h``, ``10 cm^{2}``, ``5cm``: words that no formula is written with."""
+    start = len(text)
+    while start and (text[start - 1].isalpha() or text[start - 1] in " ./^{}23") and len(text) - start < 60:
+        start -= 1
+    while start < len(text) and not text[start].isalpha():
+        start += 1
+    head, tail = text[:start], text[start:]
+    power = None
+    for number in "23":
+        if tail.endswith(f"^{{{number}}}"):
+            tail, power = tail[:-4], number
+    if not head or head[-1] == "\\" or "\\" in tail or any(c.isdigit() or c in "{}^" for c in tail):
+        return None
+    words = [word.strip(".") for part in tail.split() for word in ([part] if part in _SPEEDS else part.split("/"))]
+    attached = not head[-1].isspace()
+    if not words or not all(_is_word(word) and (not attached or word.lower() in _ATTACHED) for word in words):
+        return None
+    return _quantity(head, tail, power)
+
+
+def _is_word(word: str) -> bool:
+    """Whether letters without a text box are a word and no product: ``abc`` and ``m`` are none."""
+    if word in _SPEEDS or (len(word) > 1 and _singular(word.lower()) in _SAME_UNIT):
+        return True
+    in_a_row = all(ord(b) - ord(a) == 1 for a, b in pairwise(word))
+    return len(word) >= 3 and word.islower() and any(c in "aeiou" for c in word) and not in_a_row
+
+
+def _cjk(text: str) -> Quantity | None:
+    match = _CJK.search(text, max(0, len(text) - 7))
+    return None if match is None else _quantity(text[: match.start()], match[1], None)
+
+
+def _quantity(head: str, words: str, power: str | None) -> Quantity | None:
+    """None where the words are no unit."""
+    unit: set[str] = set()
+    raised = f"^{power}" if power else ""
+    text = words.lower().replace("per ", "/").replace(" an ", " ").replace("° ", "°")
+    if text.strip() in ("c", "f", "°c", "°f"):
+        return Quantity(head.rstrip(), frozenset({text.strip().strip("°")}))
+    for word in re.split(r"[ ]+", text.replace(" /", "/").replace("/ ", "/").strip()):
+        bare = word.strip(".,")
+        if not bare or bare in ("a", "of", "the", "in"):
+            continue
+        if bare in _POWERS:
+            raised = _POWERS[bare]
+            continue
+        if bare in _NO_UNIT or not all(c.isalpha() or c in "/°%$'-" for c in bare):
+            return None
+        unit.add("/".join(_SAME_UNIT.get(_singular(part), _singular(part)) for part in bare.split("/")))
+    if raised:
+        unit = {f"{word}{raised}" if _is_measure(word) else word for word in unit} or {raised}
+    return Quantity(head.rstrip(), frozenset(unit)) if unit else None
+
+
+def _singular(word: str) -> str:
+    if word in _SAME_UNIT or len(word) <= 2:
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith("es") and word[:-2] in _SAME_UNIT:
+        return word[:-2]
+    return word.removesuffix("s") if not word.endswith("ss") else word
