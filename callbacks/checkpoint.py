@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lit_tpgrpo.checkpoints import ASIDE, PARTIAL, bring_back, usable_checkpoint
-from lit_tpgrpo.errors import InputError, StorageError, mark_raised_on_all, raised_on_all_processes
+from lit_tpgrpo.errors import InputError, NonFiniteLossError, StorageError, mark_raised_on_all, raised_on_all_processes
 from lit_tpgrpo.rollout.processes import failing_together
 from lit_tpgrpo.rollout.stopping import STOP, stop_error
 
@@ -24,23 +25,41 @@ class SafeCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, of which a killed or failed run never leaves half a checkpoint.
 
     - A checkpoint (a file, or a folder of shards) is written beside its place, flushed to disk and renamed.
-    - ``last`` is written before the first round too, so that whatever is sampled belongs to a run that can be resumed.
+    - ``last`` is written before the first round too, so that whatever is sampled belongs to a run that can be resumed, and at
+      the end of training, after the last evaluation: whatever ended it, ``last`` has the weights it ended with.
+    - A ``monitor`` that validation measures is never saved beside other weights than those it was measured on: with
+      ``every_n_train_steps`` the best checkpoint waits for the validation after its step, and ``last`` does not wait.
+    - An epoch that was cut short (``max_steps``, ``max_time``, early stopping) goes on when the run is resumed.
     - The first SIGTERM or ctrl-C stops the run between two sampled batches, verdicts or optimizer steps, on all processes
       at the same place, and saves; a second one stops at once.
     - After an error it saves only what is consistent: nothing from the middle of an optimizer step, and of several
       processes only where all are known to have stopped at the same place.
 
     Args:
-        kwargs: of ``ModelCheckpoint``; ``save_last`` and ``save_on_exception`` are on unless set otherwise.
+        dirpath: folder of the checkpoints; by default ``checkpoints`` in the run's folder.
+        filename: as of ``ModelCheckpoint``.
+        save_last: keep ``last``.
+        save_on_exception: save when a run ends with an error or on a signal.
+        kwargs: further ones of ``ModelCheckpoint``.
 
     Raises:
         StorageError: the folder cannot be written, checked before anything is sampled; or the disk is full, in which case
             the checkpoints from before are as they were.
     """
 
-    def __init__(self, save_last: bool | None = True, save_on_exception: bool = True, **kwargs: Any) -> None:
-        super().__init__(save_last=save_last, save_on_exception=save_on_exception, **kwargs)
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        filename: str | None = None,
+        save_last: bool | Literal["link"] | None = True,
+        save_on_exception: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dirpath, filename, save_last=save_last, save_on_exception=save_on_exception, **kwargs)
         self._consistent = True
+        self._outdated = False  # validation has run since the last checkpoint
+        self._validated: set[str] = set()  # metrics that validation measures
+        self._validated_at = self._ranked_at = -1  # optimizer steps
 
     # ---- when ----
 
@@ -55,26 +74,88 @@ class SafeCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._consistent = True
         STOP.install()
-        if self.save_last and trainer.global_step == 0:
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if trainer.global_step == 0:
+            self._save_last(trainer)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         self._consistent = False
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         self._consistent = True
-        super().on_train_batch_end(trainer, *args, **kwargs)
+        if not self._is_stale(trainer):
+            super().on_train_batch_end(trainer, *args, **kwargs)
+        elif self._every_n_train_steps and trainer.global_step % self._every_n_train_steps == 0:
+            self._defer_save_until_validation = True
+            self._save_last(trainer)
         requested = torch.tensor(STOP.requested, device=trainer.strategy.root_device)
         # Not every process may have been signalled yet: they stop after the same step.
         if number := int(trainer.strategy.reduce(requested, reduce_op="max")):  # pyright: ignore[reportArgumentType]
             raise mark_raised_on_all(stop_error(number))
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self._validated_at = trainer.global_step
+        self._validated |= trainer._logger_connector.metrics["callback"].keys()
+        self._outdated = True
+        if self._defer_save_until_validation and not trainer.fast_dev_run:
+            self._defer_save_until_validation = False
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        else:
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.monitor not in self._validated or not self._is_stale(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the weights that the run ends with, and what its last validation said."""
+        if trainer.fast_dev_run:
+            return
+        unsaved = self._last_global_step_saved != trainer.global_step
+        scored = self.monitor in self._validated and self._ranked_at != trainer.global_step
+        if not self._is_stale(trainer) and (scored or (unsaved and not self.save_last)):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        if unsaved or self._outdated:
+            self._save_last(trainer)
+
+    def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        self._ranked_at = trainer.global_step
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+    def _save_what_is_new(self, trainer: L.Trainer) -> None:
+        if self._should_save_on_exception(trainer):
+            candidates = self._monitor_candidates(trainer)
+            self._save_checkpoint(trainer, self.format_checkpoint_name(candidates))
+            self._save_last_checkpoint(trainer, candidates)
+        elif self._outdated:  # these weights are saved, what validation said of them is not
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        """``last`` from the weights of this moment, also where it is otherwise a link to the newest checkpoint."""
+        if self.save_last and not trainer.fast_dev_run:
+            kind, self.save_last = self.save_last, True
+            try:
+                self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            finally:
+                self.save_last = kind
+
+    def _is_stale(self, trainer: L.Trainer) -> bool:
+        """Whether the monitored value is of other weights than the current ones."""
+        if self.monitor is None:
+            return False
+        missing = self.monitor not in self._monitor_candidates(trainer)
+        return missing or (self.monitor in self._validated and self._validated_at != trainer.global_step)
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         together = trainer.world_size == 1 or raised_on_all_processes(exception)
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total
+        # Between two steps; or the step is over, and what failed came after it; or its error came before the weights changed.
+        whole = self._consistent or batches.processed == batches.started or isinstance(exception, NonFiniteLossError)
         try:
             wanted = not isinstance(exception, StorageError) and not getattr(exception, "at_once", False)
-            if self._consistent and together and wanted:
-                super().on_exception(trainer, pl_module, exception)
+            if self.save_on_exception and whole and together and wanted and not trainer.fast_dev_run:
+                self._save_what_is_new(trainer)
         finally:
             if trainer.is_global_zero and self.last_model_path and os.path.exists(self.last_model_path):
                 print(f"resume with --ckpt_path {self.last_model_path}", flush=True)
@@ -105,6 +186,7 @@ class SafeCheckpoint(ModelCheckpoint):
         path = Path(filepath)
         partial = path.with_name(path.name + PARTIAL)
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        _reopen_epoch(trainer, checkpoint)
         with failing_together(f"saving {path.name}"):
             try:
                 trainer.strategy.save_checkpoint(checkpoint, partial)
@@ -122,6 +204,7 @@ class SafeCheckpoint(ModelCheckpoint):
                     raise self._not_saved(path, error) from error
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
+        self._outdated = False
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)
@@ -134,6 +217,19 @@ class SafeCheckpoint(ModelCheckpoint):
             f"the checkpoint {path} could not be written ({type(error).__name__}: {reason}). Free space or make the folder "
             f"writable; {resume}"
         )
+
+
+def _reopen_epoch(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Lightning counts an epoch that was cut short as done: a run saved then would be over for ``max_epochs``."""
+    if "loops" not in checkpoint:  # weights alone
+        return
+    loop = checkpoint["loops"]["fit_loop"]
+    batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]
+    cut_short = not batches["is_last_batch"] and batches["current"]["processed"] < trainer.num_training_batches
+    if cut_short and epochs["current"]["started"] > 0:
+        for counts in (epochs["total"], epochs["current"]):
+            counts["processed"] = counts["completed"] = counts["started"] - 1
+        checkpoint["epoch"] = epochs["current"]["processed"]
 
 
 def _make_ready(folder: Path) -> None:
@@ -161,7 +257,9 @@ def _take_its_place(partial: Path, path: Path) -> None:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
     aside = path.with_name(path.name + ASIDE)
-    if path.is_dir() and not path.is_symlink():
+    if path.is_symlink() and partial.is_dir():
+        path.unlink()
+    elif path.is_dir() and not path.is_symlink():
         _remove(aside)
         path.rename(aside)
     os.replace(partial, path)

@@ -1,49 +1,47 @@
-"""MathEvaluation: avg@k, pass@k and maj@k on held-out problems, before training, between rounds and at the end."""
+"""MathEvaluation: Lightning's validation on maths problems, also before the first optimizer step and after the last."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-import torch
-from torch import Tensor
-from torchmetrics import Metric, MetricCollection
-from tqdm.auto import tqdm
+from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
-from lit_tpgrpo.records import EvaluatedGroup, StopReason
-from lit_tpgrpo.rollout.hooks import RoundCallback, Split, rollout_source
-from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
-from lit_tpgrpo.rollout.stopping import STOP
+from lit_tpgrpo.rollout.evaluation import EvaluationLog, ScoresGroups
+from lit_tpgrpo.rollout.hooks import rollout_source
+from lit_tpgrpo.rollout.processes import failing_together
 
 
-class MathEvaluation(RoundCallback):
-    """Evaluates the policy with the DataModule's engine and verifier on its ``val`` problems.
+class MathEvaluation(L.Callback):
+    """Scores the ``val`` (and ``test``) problems with avg@k, pass@k and maj@k, in Lightning's validation loop.
 
-    In ``fit`` it runs before the first round, before every n-th, and after the last step, in place of Lightning's
-    validation loop (which it switches off: that one would evaluate the same policy again at the end of each epoch).
-    In ``validate`` and ``test`` it scores what the loader streams. Results go to all loggers and into
-    ``trainer.callback_metrics`` under ``eval/`` (``test/`` for the test split), e.g. ``eval/avg@4``, so that
-    ModelCheckpoint can monitor them.
+    When validation runs between the first and the last step is the Trainer's to say: ``val_check_interval`` (an optimizer step
+    is a batch), ``check_val_every_n_epoch``, ``limit_val_batches`` (a batch is a problem, on each process). Metrics are
+    logged with ``self.log`` under ``eval/`` (``test/``), e.g. ``eval/avg@4``, for ModelCheckpoint and EarlyStopping.
+
+    TPGRPOModule scores its validation batches without this callback too. It adds the evaluations at both ends of ``fit``, the
+    line that compares them, other values of k, and the same scores for a LightningModule of your own. Where the
+    validation loader gives batches of your own, these are left alone, and the problems are evaluated at the loop's end.
 
     Args:
-        every_n_rounds: 0 evaluates only before and after training.
         pass_at: values of k for pass@k besides the number of samples drawn; larger ones than that are refused.
+        both_ends: run validation before the first step and after the last one of ``fit`` as well. A resumed run
+            does not repeat the first.
     """
 
-    def __init__(self, every_n_rounds: int = 1, pass_at: Sequence[int] = (1,)) -> None:
-        if every_n_rounds < 0:
-            raise ConfigError(f"every_n_rounds must be 0 (only before and after) or positive, got {every_n_rounds}")
-        self.every_n_rounds = every_n_rounds
+    def __init__(self, pass_at: Sequence[int] = (1,), both_ends: bool = True) -> None:
         self.pass_at = tuple(pass_at)
+        self.both_ends = both_ends
         self.before: float | None = None
         self.after: float | None = None
-        self._scored_at = -1
-        self._limit_val_batches: int | float | None = None  # what the trainer had before fit
-        self._groups: list[EvaluatedGroup] = []
+        self._scored_at = -1  # optimizer step of ``after``
+        self._log = EvaluationLog(self.pass_at)
+        self._own_log = True  # the module does not score groups itself
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         samples = rollout_source(trainer, self).eval_samples
@@ -52,37 +50,57 @@ class MathEvaluation(RoundCallback):
             raise ConfigError(
                 f"pass@k needs k samples of each problem: pass_at holds {too_many}, and data.eval_samples is {samples}"
             )
-        if stage == "fit":
-            self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+        if isinstance(pl_module, ScoresGroups):
+            self._log, self._own_log = pl_module.evaluation, False
+            self._log.pass_at = self.pass_at
+        if stage == "fit" and not is_overridden("validation_step", pl_module):
+            rank_zero_warn(
+                f"nothing is evaluated: {type(pl_module).__name__} has no validation_step, without which Lightning runs no "
+                "validation; add one (it may do nothing)"
+            )
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit" and self._limit_val_batches is not None:
-            trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
+    # ---- in fit: the runs that Lightning does not know of ----
 
-    # ---- in fit ----
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.enable_validation:
+            rollout_source(trainer, self).problems("val")  # now, not after hours of training: there may be none
+        if self._interrupted(trainer):
+            run_validation(trainer)
 
-    def on_round_start(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
-        due = self.every_n_rounds and round_index % self.every_n_rounds == 0
-        if self.before is None or (due and self._scored_at != trainer.global_step):
-            self._evaluate(trainer)
+    def _interrupted(self, trainer: L.Trainer) -> bool:
+        """Whether the run that is resumed was saved at a step where validation was due, and ended before it was done. Lightning
+        would go on without it."""
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        return 0 < trainer.global_step != self._scored_at and loop.restarting and loop._should_check_val_fx(fetcher)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not in on_train_start: there is a checkpoint by now, and signals are taken.
+        if self.both_ends and self.before is None and trainer.enable_validation:
+            run_validation(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Before the hooks of ModelCheckpoint and EarlyStopping: they see the score of these weights.
+        if _run_ends(trainer):
+            self._evaluate_last_step(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.before is not None and self._scored_at != trainer.global_step:
-            self._evaluate(trainer)
+        self._evaluate_last_step(trainer)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero and self.before is not None and self.after is not None:
-            # On a line of its own: progress bars leave the cursor where they ended.
-            print(f"\nheld-out accuracy {self.before:.3f} -> {self.after:.3f}", flush=True)
+    def _evaluate_last_step(self, trainer: L.Trainer) -> None:
+        if self.both_ends and self._scored_at != trainer.global_step and trainer.enable_validation:
+            run_validation(trainer)
 
-    def _evaluate(self, trainer: L.Trainer) -> None:
-        source = rollout_source(trainer, self)
-        self._publish(trainer, source.evaluate("val"), source.eval_samples, "val")
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """The last line of a run, after what others print when it ends."""
+        if stage == "fit" and trainer.is_global_zero and self.before is not None and self.after is not None:
+            print(f"held-out accuracy {self.before:.3f} -> {self.after:.3f}", flush=True)
 
-    # ---- in validate and test: the loader streams finished groups ----
+    # ---- in every validation loop ----
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._groups = []
+        if self._own_log:
+            self._log.start()
 
     def on_validation_batch_end(
         self,
@@ -93,59 +111,41 @@ class MathEvaluation(RoundCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch is not None:  # other processes have more problems
-            self._groups.append(batch)
+        if self._own_log:
+            self._log.add(batch)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._finish(trainer, "val")
+        if trainer.sanity_checking:
+            return
+        if self._log.empty():  # the loop went over batches of the user's
+            batches = trainer.limit_val_batches
+            limit = batches if isinstance(batches, int) else None
+            with failing_together("evaluation"):
+                for group in rollout_source(trainer, self).evaluate("val", limit):
+                    self._log.add(group)
+        if self._own_log:
+            self._log.finish(pl_module, "eval")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._own_log:
+            self._log.finished(trainer)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.after = float(self._log.scores[f"avg@{rollout_source(trainer, self).eval_samples}"])
+            self.before = self.after if self.before is None else self.before
+            self._scored_at = trainer.global_step
+
+    # ---- in test ----
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._finish(trainer, "test")
+        if self._own_log:
+            self._log.finish(pl_module, "test")
 
-    def _finish(self, trainer: L.Trainer, split: Split) -> None:
-        if any(gather(bool(self._groups))):
-            self._publish(trainer, self._groups, rollout_source(trainer, self).eval_samples, split)
-
-    def _publish(
-        self, trainer: L.Trainer, groups: Iterable[EvaluatedGroup], samples: int, split: Split
-    ) -> dict[str, Tensor]:
-        results = {
-            f"{'test' if split == 'test' else 'eval'}/{k}": v for k, v in self._score(trainer, groups, samples).items()
-        }
-        step = _step(trainer)
-        for logger in trainer.loggers:
-            logger.log_metrics({k: float(v) for k, v in results.items()}, step=step)
-        trainer.callback_metrics.update(results)
-        if split == "val":
-            accuracy = float(results[f"eval/avg@{samples}"])
-            self.before = accuracy if self.before is None else self.before
-            self.after, self._scored_at = accuracy, trainer.global_step
-        if trainer.is_global_zero:
-            tqdm.write(_line(results, step, samples))
-        return results
-
-    def _score(self, trainer: L.Trainer, groups: Iterable[EvaluatedGroup], samples: int) -> dict[str, Tensor]:
-        """Over the problems of all processes, each counted once."""
-        ks = sorted({*self.pass_at, samples})
-        parts: dict[str, Metric | MetricCollection] = {"avg": AvgAtK(samples), "maj": MajAtK(samples)}
-        metrics = MetricCollection(parts | {f"pass_{k}": PassAtK(k) for k in ks})
-        counts = torch.zeros(3, dtype=torch.long)
-        with failing_together("evaluation"):
-            for group in groups:
-                STOP.check()
-                metrics.update(list(group.outcomes), list(group.answers))
-                truncated = sum(s.stop is StopReason.LENGTH for s in group.solutions)
-                tokens = sum(len(s.completion_ids) for s in group.solutions)
-                counts += torch.tensor([len(group.solutions), truncated, tokens])
-        solutions, truncated, tokens = gather_sum(counts).tolist()
-        # Where the processes talk to one another: NCCL knows no tensors on the CPU.
-        results = {name: value.cpu() for name, value in metrics.to(trainer.strategy.root_device).compute().items()}
-        results["truncated_share"] = torch.tensor(truncated / max(solutions, 1))
-        results["length_mean"] = torch.tensor(tokens / max(solutions, 1))
-        return results
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._own_log:
+            self._log.finished(trainer)
 
     # ---- state ----
 
@@ -156,17 +156,22 @@ class MathEvaluation(RoundCallback):
         self.before, self.after, self._scored_at = state_dict["before"], state_dict["after"], state_dict["scored_at"]
 
 
-def _step(trainer: L.Trainer) -> int:
-    """Optimizer steps behind the policy; Lightning itself counts none outside ``fit``."""
-    module = trainer.lightning_module
-    return module.policy_version if isinstance(module, Policy) else trainer.global_step
+def run_validation(trainer: L.Trainer) -> None:
+    """Run the validation loop of ``fit`` now, from its first batch, as Lightning does between two training batches."""
+    loop, connector = trainer.fit_loop.epoch_loop.val_loop, trainer._logger_connector
+    loop.restarting = False  # a resumed run would go on behind the last batch of the loop before
+    first_iteration = connector._first_loop_iter
+    trainer.validating = True
+    call._call_lightning_module_hook(trainer, "on_validation_model_zero_grad")
+    loop.run()
+    trainer.training = True
+    connector._first_loop_iter = first_iteration
 
 
-def _line(results: dict[str, Tensor], step: int, samples: int) -> str:
-    shown = [k for k in results if "@" in k and not k.endswith("_se")]
-    prefix = next(iter(results)).split("/")[0]
-    error = float(results[f"{prefix}/avg@{samples}_se"])
-    scores = ", ".join(
-        f"{k.split('/')[1]} {float(results[k]):.3f}" + (f" ± {error:.3f}" if "avg@" in k else "") for k in shown
+def _run_ends(trainer: L.Trainer) -> bool:
+    """Whether training ends with the epoch that has just ended."""
+    steps, epochs = trainer.max_steps, trainer.max_epochs
+    limited = trainer.global_step >= steps >= 0 or (
+        epochs is not None and trainer.fit_loop.epoch_progress.current.processed >= epochs >= 0
     )
-    return f"{prefix} | step {step} | {scores}"
+    return limited or (trainer.should_stop and trainer.fit_loop._can_stop_early)

@@ -3,11 +3,11 @@ would make rollouts one policy old; from these it takes a batch exactly when it 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
 from lit_tpgrpo.records import StepBatch
+from lit_tpgrpo.rollout.processes import failing_together
 
 T = TypeVar("T")
 
@@ -48,15 +48,47 @@ class StepLoader:
 
 
 class StreamLoader(Generic[T]):
-    """A known number of items from a generator that starts anew with each pass; None follows where it ends before."""
+    """A known number of items from a generator that starts anew with each pass; None follows where it ends before.
 
-    def __init__(self, start: Callable[[], Iterator[T]], length: int) -> None:
+    The generator is closed before the last item is handed out: Lightning asks for no more than the items it wants, and what the
+    generator holds (an awake engine, gathered weights) would stay held while training goes on.
+
+    Args:
+        start: makes the generator of one pass.
+        length: items of a whole pass.
+        limit: how many of them Lightning will take of the pass that begins; None takes all.
+        what: the work in words. An error in it on one process ends all, at the last item of those where it went well.
+    """
+
+    def __init__(
+        self, start: Callable[[], Iterator[T]], length: int, limit: Callable[[], int | None], what: str
+    ) -> None:
         self._start = start
         self._length = length
+        self._limit = limit
+        self._what = what
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Parcel[T | None]]:
-        filled = itertools.chain(self._start(), itertools.repeat(None))
-        return map(Parcel, itertools.islice(filled, self._length))
+        limit = self._limit()
+        length = self._length if limit is None else min(limit, self._length)
+        items = self._start()
+        for number in range(length):
+            if number < length - 1:
+                try:
+                    item = next(items, None)
+                except BaseException:
+                    with failing_together(self._what):
+                        raise
+            else:
+                with failing_together(self._what):
+                    item = next(items, None)
+                    _close(items)
+            yield Parcel(item)
+
+
+def _close(items: Iterator[object]) -> None:
+    if isinstance(items, Generator):
+        items.close()

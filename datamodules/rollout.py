@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
@@ -16,6 +19,7 @@ from lit_tpgrpo.datamodules.feed import RoundFeed
 from lit_tpgrpo.datamodules.loaders import Parcel, StepLoader, StreamLoader
 from lit_tpgrpo.datamodules.parts import RolloutParts
 from lit_tpgrpo.datamodules.stream import ProblemStream
+from lit_tpgrpo.endings import print_ending
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
@@ -24,6 +28,7 @@ from lit_tpgrpo.rollout.hooks import Split, call_round_hook
 from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
 from lit_tpgrpo.rollout.rounds import Assignment, stored_groups
 from lit_tpgrpo.rollout.sampling import evaluate_problems
+from lit_tpgrpo.rollout.stopping import STOP
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
 from lit_tpgrpo.rollout.summary import round_line
 from lit_tpgrpo.seeds import derived_seed
@@ -55,17 +60,23 @@ class MathRolloutDataModule(RolloutParts):
             self._feed = RoundFeed(
                 self._make_round,
                 solutions_per_step=self.problems_per_step * self.group_size,
-                problems_per_round=self.problems_per_step * self.steps_per_round,
+                problems_per_round=self._problems_per_round(),
                 max_empty_rounds=self.max_empty_rounds,
                 everywhere=lambda own: sorted(itertools.chain(*gather(list(own)))),
             )
         return self._feed
 
+    def _problems_per_round(self) -> int:
+        steps = self.steps_per_round
+        if (dev_run := self._trainer.fast_dev_run) is not False:  # pyright: ignore[reportAttributeAccessIssue]
+            steps = min(steps, int(dev_run))
+        return self.problems_per_step * steps
+
     def _make_round(self, index: int, cursor: int, version: int | None) -> Round:
         """Round ``index``: sampled now, or (``version`` given) taken up again where a checkpoint left it."""
         trainer = self._trainer
         stream = ProblemStream(self.problems("train"), self.seed)
-        count = self.problems_per_step * self.steps_per_round
+        count = self._problems_per_round()
         if version is None:
             version = self._begin_round(index)
         weights = self.capability.weights([p.uid for p in stream.problems])
@@ -162,15 +173,20 @@ class MathRolloutDataModule(RolloutParts):
 
     # ---- evaluation and prediction: finished work, streamed ----
 
-    def evaluate(self, split: Split) -> Iterator[EvaluatedGroup]:
-        """Sample ``eval_samples`` solutions of each problem of a split with the current policy, and verify them."""
+    def evaluate(self, split: Split, limit: int | None = None) -> Iterator[EvaluatedGroup]:
+        """Sample ``eval_samples`` solutions of each problem of a split with the current policy, and verify them.
+
+        Args:
+            split: whose problems.
+            limit: this process's first so many problems only.
+        """
         policy = self.policy
-        mine = self._assigned(self.problems(split), "evaluate", split)
+        mine = self._assigned(self.problems(split), "evaluate", split)[:limit]
         self.engine.load_weights(policy)
         self.engine.wake()
         try:
             with self._autocast():
-                yield from evaluate_problems(
+                for group in evaluate_problems(
                     self.engine,
                     self.verifier,
                     policy.tokenizer,
@@ -180,9 +196,9 @@ class MathRolloutDataModule(RolloutParts):
                     self.eval_sampling,
                     template=self.prompt_template,
                     policy_version=policy.policy_version,
-                    desc=f"evaluating {split}",
-                    show=self._show,
-                )
+                ):
+                    STOP.check()
+                    yield group
         finally:
             self.engine.sleep()
 
@@ -198,7 +214,8 @@ class MathRolloutDataModule(RolloutParts):
             with self._autocast():
                 store = RoundStore(self._store_root() / "predict" / f"rank_{rank}")
                 file = store.open(index, meta, self._judging_meta())
-                made, _ = maker.make(index, part, file, self.capability, policy_version=policy.policy_version)
+                with failing_together(f"prediction, part {index},"):
+                    made, _ = maker.make(index, part, file, self.capability, policy_version=policy.policy_version)
             yield made
 
     def _predict_parts(self) -> int:
@@ -220,19 +237,33 @@ class MathRolloutDataModule(RolloutParts):
         ]
 
     def val_dataloader(self) -> StreamLoader[EvaluatedGroup] | list:
-        if self.sources["val"] is None:
-            return []
-        return StreamLoader(self._validation_groups, self._largest_share("val"))
-
-    def _validation_groups(self) -> Iterator[EvaluatedGroup]:
-        """Nothing in the sanity check: it would sample before anybody asked for it."""
-        return iter(()) if self._trainer.sanity_checking else self.evaluate("val")
+        """One problem a batch, sampled and verified when it is asked for."""
+        return [] if self.sources["val"] is None else self._evaluation_loader("val", lambda t: t.num_val_batches)
 
     def test_dataloader(self) -> StreamLoader[EvaluatedGroup]:
-        return StreamLoader(lambda: self.evaluate("test"), self._largest_share("test"))
+        return self._evaluation_loader("test", lambda t: t.num_test_batches)
 
     def predict_dataloader(self) -> StreamLoader[Round]:
-        return StreamLoader(self.predict_rounds, self._predict_parts())
+        """``problems_per_step`` problems a batch, sampled, verified and judged when it is asked for."""
+        limit = partial(self._limit, lambda t: t.num_predict_batches)
+        return StreamLoader(self.predict_rounds, self._predict_parts(), limit, "prediction")
+
+    def _evaluation_loader(
+        self, split: Split, batches: Callable[[L.Trainer], list[int | float]]
+    ) -> StreamLoader[EvaluatedGroup]:
+        limit = partial(self._limit, batches)
+        # Nothing in the sanity check: it would sample before anybody asked for it.
+        return StreamLoader(
+            lambda: iter(()) if self._trainer.sanity_checking else self.evaluate(split, limit()),
+            self._largest_share(split),
+            limit,
+            "evaluation",
+        )
+
+    def _limit(self, batches: Callable[[L.Trainer], list[int | float]]) -> int | None:
+        """Batches that Lightning will take of a loader; None where it has other loaders beside ours, or all."""
+        wanted = batches(self._trainer)
+        return int(wanted[0]) if len(wanted) == 1 and math.isfinite(wanted[0]) else None
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Unpack what the loaders made; groups and rounds are text and plain numbers, of which nothing has to move."""
@@ -256,6 +287,8 @@ class MathRolloutDataModule(RolloutParts):
 
     def teardown(self, stage: str) -> None:
         self._close()
+        if stage == "fit" and self.trainer is not None:
+            print_ending(self.trainer)
 
     def _close(self) -> None:
         """Free processes and references; all parts start again when they are next used."""

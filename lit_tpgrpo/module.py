@@ -31,6 +31,7 @@ from lit_tpgrpo.records import StepBatch, TrainingSequence
 from lit_tpgrpo.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
 from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatches, token_budget_slices
 from lit_tpgrpo.rollout.correction import warn_of_mismatch
+from lit_tpgrpo.rollout.evaluation import EvaluationLog
 from lit_tpgrpo.rollout.processes import gather
 from lit_tpgrpo.sharding import Sharding, gathered
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
@@ -108,7 +109,8 @@ class TPGRPOModule(L.LightningModule):
         self._tokenizer = load_tokenizer(model)
         self.policy: PolicyModel | None = None
         self._given: list[dict[str, Any]] = []  # the optimizer's settings, without its parameters
-        self._loaded_step = 0
+        self.evaluation = EvaluationLog()
+        self._steps_taken = 0
         self._random_states: list[dict[str, Any]] | None = None  # of a checkpoint, by rank
         self._base = ""  # fingerprint of the weights under the adapter
         self._round_index = -1  # of the step that is being taken
@@ -129,10 +131,11 @@ class TPGRPOModule(L.LightningModule):
 
     @property
     def policy_version(self) -> int:
-        """Optimizer steps taken; outside ``fit``, where Lightning counts none, those of the loaded checkpoint."""
+        """Optimizer steps taken; outside ``fit``, where Lightning counts none, those of the checkpoint that was loaded or of
+        the ``fit`` before, whichever came later."""
         trainer = self._trainer
         outside = trainer is not None and trainer.state.fn != TrainerFn.FITTING
-        return self._loaded_step if outside else self.global_step
+        return self._steps_taken if outside else self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RANDOM_STATES] = gather(random_state())
@@ -142,7 +145,7 @@ class TPGRPOModule(L.LightningModule):
                 checkpoint["state_dict"] = adapter_state(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._loaded_step = checkpoint["global_step"]
+        self._steps_taken = checkpoint["global_step"]
         self._random_states = checkpoint.get(RANDOM_STATES)
         check_base(checkpoint.get(ADAPTER), self.adapter, self._base)
         if self.adapter is not None and not isinstance(self.policy, FSDPModule):
@@ -376,13 +379,37 @@ class TPGRPOModule(L.LightningModule):
         self.log_dict(metrics, batch_size=1)
         self.log("loss", metrics["train/loss"], prog_bar=True, logger=False, batch_size=1)
 
-    # ---- evaluation and prediction: the DataModule streams finished groups, callbacks score and write them ----
+    def on_train_batch_end(self, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
+        self._steps_taken = self.global_step
 
-    def validation_step(self, batch, batch_idx: int) -> None:
-        """Nothing to compute: groups arrive sampled and verified."""
+    # ---- evaluation and prediction: groups arrive sampled and verified, rounds judged as well ----
 
-    def test_step(self, batch, batch_idx: int) -> None:
-        """Nothing to compute: groups arrive sampled and verified."""
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Note a problem's solutions. Batches of other loaders are left alone."""
+        self.evaluation.add(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation.start()
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self.evaluation.finish(self, "eval")
+
+    def on_validation_end(self) -> None:
+        self.evaluation.finished(self.trainer)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """As ``validation_step``."""
+        self.evaluation.add(batch)
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluation.start()
+
+    def on_test_epoch_end(self) -> None:
+        self.evaluation.finish(self, "test")
+
+    def on_test_end(self) -> None:
+        self.evaluation.finished(self.trainer)
 
     def predict_step(self, batch, batch_idx: int) -> None:
         """Nothing to compute: groups arrive sampled, verified and judged."""

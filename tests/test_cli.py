@@ -26,7 +26,7 @@ def small(folder: Path) -> list[str]:
         *QUICKSTART,
         *("--trainer.logger", logger, "--trainer.logger.save_dir", str(folder), "--trainer.logger.name", "run"),
         *("--trainer.default_root_dir", str(folder), "--trainer.accelerator", "cpu"),
-        *("--data.problems_per_step", "2", "--data.steps_per_round", "2", "--data.steps_per_epoch", "3"),
+        *("--data.problems_per_step", "2", "--data.steps_per_round", "2", "--trainer.max_steps", "3"),
         *("--data.val.n", "4", "--data.eval_samples", "2", "--data.sampling.max_new_tokens", "160"),
     ]
 
@@ -92,7 +92,7 @@ def test_predict_writes_judged_solutions(fitted: tuple[Path, str], tmp_path: Pat
 @pytest.mark.slow
 def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path: Path, capsys):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
-    train.main(["fit", *small(tmp_path), "--ckpt_path", checkpoint, "--trainer.max_epochs", "2"])
+    train.main(["fit", *small(tmp_path), "--ckpt_path", checkpoint, "--trainer.max_steps", "5"])
     lines = capsys.readouterr().out.strip().splitlines()
     assert re.fullmatch(LAST_LINE, lines[-1].strip())
     # The accuracy before training is the first run's: the resumed run did not start there.
@@ -117,7 +117,7 @@ def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path
         (["--data.eval_sampling.top_k", "-3"], r"top_k must be 0 \(off\) or positive, got -3"),
         (["--model.model", "models/nope"], r"the folder .*/models/nope does not exist, and no hub model"),
         (["--ckpt_path", "no/such.ckpt"], r"ckpt_path 'no/such\.ckpt' does not exist \(looked at /.*/no/such\.ckpt\)"),
-        (["--trainer.enable_progress_bar", "false"], r"`enable_progress_bar=False` but found `TQDMProgressBar`"),
+        (["--trainer.num_sanity_val_steps", "-2"], r"`num_sanity_val_steps`"),
     ],
     ids=lambda v: v[-2] if isinstance(v, list) else "",
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import lightning as L
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge
-from lit_tpgrpo.records import EvaluatedGroup, JudgedGroup, Round
+from lit_tpgrpo.records import EvaluatedGroup, JudgedGroup, Problem, Round
 from lit_tpgrpo.rollout.rounds import Capability
 
 Split = Literal["val", "test", "predict"]
@@ -23,7 +23,9 @@ class RolloutSource(Protocol):
     judge: Judge
     eval_samples: int
 
-    def evaluate(self, split: Split) -> Iterator[EvaluatedGroup]: ...
+    def problems(self, split: str) -> Sequence[Problem]: ...
+
+    def evaluate(self, split: Split, limit: int | None = None) -> Iterator[EvaluatedGroup]: ...
 
     def void_verdicts(self) -> None: ...
 

@@ -96,13 +96,11 @@ def evaluate_problems(
     *,
     template: str,
     policy_version: int,
-    desc: str,
-    show: bool,
 ) -> Iterator[EvaluatedGroup]:
     """Sample n solutions of each problem and verify them; groups come as they finish."""
     sampled = sample_groups(
         engine, tokenizer, problems, seeds, n, params, template=template, policy_version=policy_version
     )
-    for i, solutions in bar(sampled, desc, len(problems), show):
+    for i, solutions in sampled:
         checked = verify_solutions(verifier, [(problems[i], s) for s in solutions])
         yield EvaluatedGroup(problems[i], solutions, tuple(o for o, _ in checked), tuple(a for _, a in checked))

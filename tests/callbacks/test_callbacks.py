@@ -17,7 +17,6 @@ from lit_tpgrpo.callbacks import (
     CapabilityEstimator,
     JudgedSolutionWriter,
     JudgeRefresh,
-    MathEvaluation,
     SolutionSamples,
 )
 from lit_tpgrpo.callbacks.samples import solution_table
@@ -157,67 +156,6 @@ def test_the_estimator_scales_credit_in_fit(random_model, tmp_path):
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("capability/mean")] == [(0, 1.0), (2, 0.75)]
     assert [e.value for e in events.Scalars("capability/problems_met")] == [4.0, 4.0]
-
-
-@pytest.mark.parametrize(("every", "expected"), [(0, [0, 6]), (1, [0, 2, 4, 6]), (2, [0, 4, 6])])
-def test_a_policy_is_evaluated_once_however_the_epochs_fall(random_model, tmp_path, capsys, every, expected):
-    trainer = run(tmp_path, MathEvaluation(every_n_rounds=every))
-    trainer.fit_loop.max_epochs = 3
-    trainer.fit(module(random_model), datamodule=data(steps_per_epoch=2))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("eval |")]
-    assert [int(line.split("|")[1].split()[1]) for line in lines] == expected
-
-
-def test_evaluation_before_between_and_after(random_model, tmp_path, capsys):
-    evaluation = MathEvaluation(pass_at=(1, 2))
-    trainer = run(tmp_path, evaluation)
-    trainer.fit(module(random_model), datamodule=data())
-    # Two samples a problem, one of them lucky: avg@2 = 1/2 and pass@2 = 1 by construction; no answers, so no votes.
-    assert float(trainer.callback_metrics["eval/avg@2"]) == 0.5
-    assert float(trainer.callback_metrics["eval/pass@2"]) == 1.0
-    assert float(trainer.callback_metrics["eval/pass@1"]) == 0.5
-    assert float(trainer.callback_metrics["eval/maj@2"]) == 0.0
-    printed = capsys.readouterr().out.strip().splitlines()
-    assert printed[-1] == "held-out accuracy 0.500 -> 0.500"
-    steps = [line.split("|")[1].strip() for line in printed if line.startswith("eval |")]
-    assert steps == ["step 0", "step 2", "step 4"]
-
-
-def test_a_round_without_a_step_is_not_followed_by_another_evaluation(random_model, tmp_path, capsys):
-    class WrongAtFirst(LuckyByTurns):
-        calls = 0
-
-        def verify_all(self, pairs):
-            self.calls += 1
-            # Call 1 is the evaluation's first problem; its six, then round 0.
-            return super().verify_all(pairs) if self.calls != 7 else [Outcome.INCORRECT for _ in pairs]
-
-    dm = data(verifier=WrongAtFirst(), keep="nonzero_advantage")
-    run(tmp_path, MathEvaluation()).fit(module(random_model), datamodule=dm)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("eval |", "round "))]
-    assert [" ".join(line.split()[:5]) for line in lines[:3]] == [
-        "eval | step 0 |",
-        "round 0 | step 0",
-        "round 1 | step 0",
-    ]
-
-
-def test_validate_and_test_score_their_splits(random_model, tmp_path):
-    dm = data(test=ArithmeticProblems("1", n=3, split="heldout", seed=9))
-    trainer = run(tmp_path, MathEvaluation())
-    trainer.validate(module(random_model), datamodule=dm, verbose=False)
-    assert float(trainer.callback_metrics["eval/avg@2"]) == 0.5
-    trainer.test(module(random_model), datamodule=dm, verbose=False)
-    assert float(trainer.callback_metrics["test/avg@2"]) == 0.5
-
-
-def test_evaluation_settings_that_cannot_work_are_named(random_model, tmp_path):
-    with pytest.raises(ConfigError, match=r"pass_at holds \[5\], and data.eval_samples is 2"):
-        run(tmp_path, MathEvaluation(pass_at=(5,))).fit(module(random_model), datamodule=data())
-    with pytest.raises(ConfigError, match="MathEvaluation works on the rollouts of a MathRolloutDataModule"):
-        run(tmp_path, MathEvaluation()).fit(module(random_model), train_dataloaders=[1])
-    with pytest.raises(ConfigError, match=r"no val problems: set data\.val"):
-        run(tmp_path, MathEvaluation()).fit(module(random_model), datamodule=data(val=None))
 
 
 def example() -> tuple[JudgedGroup, str]:
@@ -391,7 +329,6 @@ def test_a_policy_that_judges_itself_without_a_refresh_says_so_and_stays_as_it_w
     "make",
     [
         lambda: CapabilityEstimator(momentum=1.0),
-        lambda: MathEvaluation(every_n_rounds=-1),
         lambda: SolutionSamples(solutions=0),
         lambda: JudgeRefresh(every_n_rounds=0),
     ],

@@ -346,7 +346,7 @@ def test_evaluation_may_sample_otherwise_than_training(random_model, tmp_path):
         return original(prompts, n, params, seeds)
 
     dm.engine.sample = watch  # pyright: ignore
-    trainer(tmp_path, MathEvaluation(every_n_rounds=0), max_steps=2).fit(module(random_model), datamodule=dm)
+    trainer(tmp_path, MathEvaluation(), max_steps=2).fit(module(random_model), datamodule=dm)
     assert asked == [(5, 0), (12, 1.0), (5, 0)]
 
 
@@ -463,7 +463,7 @@ def test_nothing_is_sampled_in_the_sanity_check(random_model, tmp_path):
         return original(prompts, n, params, seeds)
 
     engine.sample = watch  # pyright: ignore
-    run = trainer(tmp_path, MathEvaluation(every_n_rounds=2), max_steps=4, num_sanity_val_steps=2)
+    run = trainer(tmp_path, MathEvaluation(), max_steps=4, num_sanity_val_steps=2)
     run.fit(module(random_model), datamodule=dm)
     assert [o[0] for o in order] == [False] * len(order)
     # Evaluation (4 problems) before round 0, rounds (4 problems) at 0 and 2, evaluation after the last step.

@@ -163,6 +163,7 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str) -> 
         devices=world,
         strategy="ddp" if world > 1 else "auto",
         max_epochs=1,
+        val_check_interval=2,
         logger=CSVLogger(folder, name="", version="run"),
         plugins=[SlowIO(events)],
         callbacks=[

@@ -31,14 +31,14 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
 
 def small(*options: str) -> list[str]:
     return [
-        *("--data.problems_per_step", "2", "--data.steps_per_round", "2", "--data.steps_per_epoch", "4"),
+        *("--data.problems_per_step", "2", "--data.steps_per_round", "2", "--trainer.max_steps", "4"),
         *("--data.val.n", "4", "--data.eval_samples", "2", *options),
     ]
 
 
 def test_the_vllm_quickstart_learns(tmp_path):
     """Half of its steps. Every round is sampled with the weights of its moment: the trainer finds the same log-probs."""
-    process = start(tmp_path, "--data.steps_per_epoch", "16")
+    process = start(tmp_path, "--trainer.max_steps", "16")
     out, err = process.communicate()
     assert process.returncode == 0, err[-3000:]
     found = re.fullmatch(LAST_LINE, out.strip().splitlines()[-1].strip())
@@ -92,7 +92,7 @@ def test_after_an_error_nothing_is_left(tmp_path):
 
 
 def test_after_an_interrupt_nothing_is_left_and_a_checkpoint_is(tmp_path):
-    process = start(tmp_path, *small("--data.steps_per_epoch", "400"))
+    process = start(tmp_path, *small("--trainer.max_steps", "400"))
     assert process.stdout is not None
     for line in process.stdout:
         if "round 1 |" in line:

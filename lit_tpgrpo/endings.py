@@ -1,0 +1,64 @@
+"""What the last lines of a run say: where it is, its checkpoints, its report, and which limit ended it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+
+def print_ending(trainer: L.Trainer) -> None:
+    """Print the last lines of ``fit``, once, whatever loggers and callbacks it has."""
+    if trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        # On lines of their own: progress bars leave the cursor where they ended.
+        print("\n" + "\n".join(ending_lines(trainer)), flush=True)
+
+
+def ending_lines(trainer: L.Trainer) -> list[str]:
+    """The lines, without the accuracy, which MathEvaluation knows."""
+    lines = [*_limit_line(trainer), f"run: {_shown(trainer.log_dir or trainer.default_root_dir)}"]
+    savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    found = [line for saver in savers for line in _checkpoint_lines(saver, trainer.global_step)]
+    lines += found or ["checkpoint: none was written"]
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            lines.append(f"report: tensorboard --logdir {_shown(logger.log_dir)} (curves: SCALARS, solutions: TEXT)")
+    return lines
+
+
+def _limit_line(trainer: L.Trainer) -> Iterator[str]:
+    """Where two limits were set, the one that was met first may not be the one that was meant."""
+    steps, epochs, done = trainer.max_steps, trainer.max_epochs, trainer.current_epoch
+    if steps < 0 or epochs is None or epochs < 0:
+        return
+    if done >= epochs and trainer.global_step < steps:
+        yield (
+            f"ended by trainer.max_epochs {epochs} at optimizer step {trainer.global_step} of trainer.max_steps {steps}: "
+            "raise max_epochs, or set it to -1, to go on"
+        )
+    elif trainer.global_step >= steps and done < epochs:
+        yield (
+            f"ended by trainer.max_steps {steps} in epoch {done + 1} of trainer.max_epochs {epochs}: raise max_steps, or set "
+            "it to -1, to go on"
+        )
+
+
+def _checkpoint_lines(saver: ModelCheckpoint, step: int) -> Iterator[str]:
+    newest, saved_at = saver._last_checkpoint_saved, saver._last_global_step_saved
+    if newest:
+        behind = f", which lacks the last {step - saved_at}: SafeCheckpoint saves every end" if saved_at < step else ""
+        yield f"checkpoint: {_shown(newest)} (optimizer step {saved_at}{behind})"
+    elif saver.last_model_path:  # a run that was at its end when it was resumed
+        yield f"checkpoint: {_shown(saver.last_model_path)}"
+    if saver.monitor is not None and saver.best_model_path and saver.best_model_score is not None:
+        yield f"best checkpoint: {_shown(saver.best_model_path)} ({saver.monitor} {float(saver.best_model_score):.3f})"
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """Relative to the working directory where it lies below it."""
+    whole = Path(path).absolute()
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)

@@ -1,0 +1,138 @@
+"""However a run ends, the weights it ended with are saved, and its last lines say where."""
+
+from __future__ import annotations
+
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_tpgrpo.callbacks import MathEvaluation, SafeCheckpoint
+from lit_tpgrpo.module import TPGRPOModule
+from tests.callbacks.test_evaluation import ANYWHERE, data, module, trainer
+
+
+def weights(policy: TPGRPOModule) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in policy.policy_model.parameters()])
+
+
+class StopAt(L.Callback):
+    """Ends the run after a step, in one way or another."""
+
+    def __init__(self, step: int, error: type[BaseException] | None = None) -> None:
+        self.step, self.error = step, error
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == self.step:
+            trainer.should_stop = True
+            if self.error is not None:
+                raise self.error("enough")
+
+
+@pytest.mark.parametrize(
+    ("options", "callbacks", "error", "kind"),
+    [
+        ({"max_steps": 3}, [], None, True),
+        ({"max_steps": 3}, [], None, "link"),
+        ({"max_epochs": 2, "limit_train_batches": 3}, [], None, True),
+        ({}, [StopAt(3)], None, True),
+        ({}, [StopAt(3, ValueError)], ValueError, True),
+        ({}, [StopAt(3, KeyboardInterrupt)], SystemExit, True),
+    ],
+    ids=["max_steps", "max_steps, link", "max_epochs", "should_stop", "error", "ctrl-C"],
+)
+def test_every_end_saves_the_weights_it_ended_with(random_model, tmp_path, options, callbacks, error, kind):
+    saver = SafeCheckpoint(tmp_path / "c", every_n_train_steps=3 if "max_epochs" in options else 2, save_last=kind)
+    policy = module(random_model)
+    run = trainer(tmp_path, *callbacks, saver, **({"limit_val_batches": 0} | options))
+    with pytest.raises(error) if error else nullcontext():
+        run.fit(policy, datamodule=data())
+    last = torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == run.global_step == (4 if "max_epochs" in options else 3)
+    assert all(torch.equal(v, last["state_dict"][k]) for k, v in policy.state_dict().items())
+
+
+def test_an_epoch_that_was_cut_short_goes_on_when_the_run_is_resumed(random_model, tmp_path):
+    """Six steps in one epoch: whole, and cut after three by each of two limits."""
+
+    def fit(folder: str, path: Path | None = None, *callbacks: L.Callback, **options) -> tuple[int, torch.Tensor]:
+        policy = module(random_model)
+        saver = SafeCheckpoint(tmp_path / folder, every_n_train_steps=100)
+        run = trainer(tmp_path, *callbacks, saver, **({"max_epochs": 1, "limit_val_batches": 0} | options))
+        run.fit(policy, datamodule=data(steps_per_epoch=6), ckpt_path=path, weights_only=True)
+        return run.global_step, weights(policy)
+
+    steps, whole = fit("whole")
+    assert steps == 6
+    assert fit("limited", max_steps=3)[0] == fit("stopped", None, StopAt(3))[0] == 3
+    for name in ("limited", "stopped"):
+        steps, resumed = fit(f"{name}-on", tmp_path / name / "last.ckpt")
+        assert (steps, torch.equal(resumed, whole)) == (6, True)
+    assert fit("done", tmp_path / "whole" / "last.ckpt")[0] == 6  # and no seventh
+
+
+def test_fast_dev_run_writes_nothing(random_model, tmp_path, capsys):
+    folder = tmp_path / "c"
+    run = trainer(tmp_path, MathEvaluation(), SafeCheckpoint(folder, every_n_train_steps=1), fast_dev_run=True)
+    run.fit(module(random_model), datamodule=data(problems_per_step=2, store_dir=str(tmp_path / "rounds")))
+    assert list(folder.glob("*")) == []
+    printed = capsys.readouterr().out
+    assert "checkpoint:" not in printed
+    # One step's problems are sampled, two of two samples each, though a round has two steps; one problem is evaluated.
+    assert re.search(r"round 0 \| step 0 \|.* kept 4/4 ", printed)
+    assert len(re.findall(r"eval \| step \d \|.*\| 1 problem\n", printed)) == 2
+
+
+@pytest.mark.parametrize("saves", ["all", "some", "none"])
+def test_the_last_lines_say_where_the_run_is(random_model, tmp_path, capsys, monkeypatch, saves):
+    monkeypatch.chdir(tmp_path)
+    savers = {
+        "all": [SafeCheckpoint("c", monitor="eval/avg@2", mode="max", every_n_train_steps=2)],
+        "some": [ModelCheckpoint("c", every_n_train_steps=2)],
+        "none": [],
+    }[saves]
+    logger = TensorBoardLogger(tmp_path, "tb", version=0) if saves == "all" else False
+    run = L.Trainer(
+        accelerator="cpu",
+        max_steps=3,
+        max_epochs=1 if saves == "some" else -1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=bool(savers),
+        logger=logger,
+        callbacks=[MathEvaluation(), *savers],
+        default_root_dir=tmp_path,
+    )
+    run.fit(module(random_model), datamodule=data(store_dir="rounds", steps_per_epoch=2))
+    lines = capsys.readouterr().out.strip().splitlines()
+    ended = lines[lines.index(next(line for line in lines if line.startswith(("ended", "run:")))) :]
+    expected = {
+        "all": [
+            "run: tb/version_0",
+            "checkpoint: c/last.ckpt (optimizer step 3)",
+            "best checkpoint: c/epoch=2-step=3.ckpt (eval/avg@2 0.500)",
+            "report: tensorboard --logdir tb/version_0 (curves: SCALARS, solutions: TEXT)",
+            "held-out accuracy 0.000 -> 0.500",
+        ],
+        "some": [
+            "ended by trainer.max_epochs 1 at optimizer step 2 of trainer.max_steps 3: raise max_epochs, or set it to -1, "
+            "to go on",
+            "run: .",
+            "checkpoint: c/epoch=0-step=2.ckpt (optimizer step 2)",
+            "held-out accuracy 0.000 -> 0.333",
+        ],
+        "none": ["run: .", "checkpoint: none was written", "held-out accuracy 0.000 -> 0.500"],
+    }[saves]
+    assert ended == expected
+
+
+def test_checkpoints_that_lack_the_last_steps_say_so(random_model, tmp_path, capsys):
+    saver = ModelCheckpoint(tmp_path / "c", every_n_train_steps=2)
+    trainer(tmp_path, saver, **ANYWHERE, max_steps=3).fit(module(random_model), datamodule=data())
+    printed = capsys.readouterr().out
+    assert "step=2.ckpt (optimizer step 2, which lacks the last 1: SafeCheckpoint saves every end)" in printed
