@@ -1,10 +1,12 @@
-"""Check the verifier against labelled data: ``python -m lit_tpgrpo.verify --data-dir DIR``.
+"""Check the verifier against labelled data: ``python -m lit_tpgrpo.verify --data-dir DIR [--cases FILE]``.
 
-Three checks, each with every comparison made by math-verify and again with the shortcuts that training uses:
+Each check once with workers alone and once with the shortcuts that training uses (the outcomes must be the same):
 
 - the correctness labels of GSM8K's example model solutions (4 for each of 1,319 problems), answers on a line ``A: n``;
-- MATH-500's golds against themselves;
-- MATH-500's golds against the box in their own solutions.
+- MATH-500's golds against themselves, and against the box in their own solutions;
+- the golds of every file that is there (AIME, AMC, GSM8K, MATH-500, MR-Ben, OlympiadBench, PRMBench, MATH) against themselves;
+- wrong answers made from 3,000 of them by changing one digit, sign, base, unit or order: none may be accepted;
+- with ``--cases``, a JSONL file of single cases with ``kind``, ``gold``, ``text`` and ``expected``.
 
 The exit code is 1 if any outcome disagrees.
 """
@@ -12,7 +14,6 @@ The exit code is 1 if any outcome disagrees.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -20,55 +21,13 @@ from pathlib import Path
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.text.answers import AnswerForm, extract_answer, extract_boxed, normalise_gold
+from lit_tpgrpo.verify.checks import CHECKS, GSM8K_FILE, MATH500_FILE, Labelled, cases
 from lit_tpgrpo.verify.verifier import MathVerifier
-
-GSM8K_FILE = "gsm8k_example_model_solutions.jsonl"
-MATH500_FILE = "math500_test.jsonl"
-MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
-
-Labelled = list[tuple[str, str | None, bool]]
-"""(gold, answer, whether it is correct)"""
-
-
-def read_rows(path: Path) -> list[dict]:
-    if not path.is_file():
-        raise InputError(f"expected the file {path}, it is not there; name the folder that holds it with --data-dir")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def gsm8k_labels(data_dir: Path) -> Labelled:
-    labelled: Labelled = []
-    for row in read_rows(data_dir / GSM8K_FILE):
-        gold = normalise_gold(AnswerForm.GSM8K_LINE, row["ground_truth"])
-        for solution in (row[model] for model in MODELS):
-            answer = extract_answer(solution["solution"], AnswerForm.GSM8K_LINE, thinks=False)
-            labelled.append((gold, answer, solution["is_correct"]))
-    return labelled
-
-
-def math500_golds(data_dir: Path) -> Labelled:
-    golds = [normalise_gold(AnswerForm.PLAIN, row["answer"]) for row in read_rows(data_dir / MATH500_FILE)]
-    return [(gold, gold, True) for gold in golds]
-
-
-def math500_boxes(data_dir: Path) -> Labelled:
-    return [
-        (normalise_gold(AnswerForm.PLAIN, row["answer"]), extract_boxed(row["solution"], thinks=False), True)
-        for row in read_rows(data_dir / MATH500_FILE)
-    ]
-
-
-CHECKS = {
-    "GSM8K solutions against their labels": gsm8k_labels,
-    "MATH-500 golds against themselves": math500_golds,
-    "MATH-500 golds against the box in their solution": math500_boxes,
-}
 
 
 def check(labelled: Labelled, verifier: MathVerifier) -> tuple[list[int], dict[str, float], float]:
     """The indices that disagree with their label, the verifier's counters, and the seconds it took."""
-    verifier.verify_all([("1/2", "0.5")] * 2)  # workers start outside the timing
+    verifier.verify_all([("x+1", "1+x"), ("x+2", "2+x")])  # workers start outside the timing
     verifier.metrics()
     start = time.perf_counter()
     outcomes = verifier.verify_all((gold, answer) for gold, answer, _ in labelled)
@@ -90,7 +49,7 @@ def report(data_dir: Path, workers: int, timeout_s: float) -> Iterator[tuple[str
                 verifier.close()
             yield (
                 (
-                    f"{name} ({'shortcuts on' if shortcuts else 'math-verify alone'}): "
+                    f"{name} ({'shortcuts on' if shortcuts else 'workers alone'}): "
                     f"{len(labelled) - len(wrong)}/{len(labelled)} agree, {counts['unverifiable']:.0f} unverifiable "
                     f"({counts['unparsed']:.0f} unparsed, {counts['timeout']:.0f} timeouts), "
                     f"{seconds:.2f} s, {len(labelled) / seconds:,.0f} answers/s"
@@ -100,15 +59,33 @@ def report(data_dir: Path, workers: int, timeout_s: float) -> Iterator[tuple[str
             )
 
 
+def report_cases(path: Path, workers: int, timeout_s: float) -> tuple[str, bool]:
+    """How many single cases have the outcome that the file says, and which do not."""
+    expected = cases(path)
+    verifier = MathVerifier(workers, timeout_s)
+    try:
+        outcomes = verifier.verify_all((gold, answer) for gold, answer, _ in expected)
+    finally:
+        verifier.close()
+    wrong = [(case, outcome) for case, outcome in zip(expected, outcomes, strict=True) if outcome.value != case[2]]
+    line = f"cases about answers: {len(expected) - len(wrong)}/{len(expected)} as expected"
+    return line + "".join(f"\n  (gold, answer, expected) {case}: {outcome.value}" for case, outcome in wrong), not wrong
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True, help=f"folder with {GSM8K_FILE} and {MATH500_FILE}")
+    parser.add_argument("--cases", type=Path, help="a JSONL file of single cases")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout-s", type=float, default=5.0)
     args = parser.parse_args()
     good = True
     try:
         for line, agreed in report(args.data_dir, args.workers, args.timeout_s):
+            print(line, flush=True)
+            good &= agreed
+        if args.cases:
+            line, agreed = report_cases(args.cases, args.workers, args.timeout_s)
             print(line, flush=True)
             good &= agreed
     except InputError as error:

@@ -18,7 +18,7 @@ _NAME = re.compile(
     r"(?:m?\\(?:angle|triangle|measuredangle))?"
     r"(?:[A-Za-z]|[A-Z]{2,4}|\\(?!pi|frac|sqrt|log|ln|sin|cos|tan|binom|infty)[a-zA-Z]+|\\text\{[^{}]*\}|"
     r"\\(?:overline|vec|bar|hat)\{[^{}]*\}|\|[A-Z]{2}\||\[[A-Z]{3,6}\])"
-    r"'*(?:_\{(?:[^{}]|\\text\{[^{}]*\}|\{[^{}]*\})*\})?'*"
+    r"'*(?:_\{(?:[^{}]|\{[^{}]*\})*\})?'*"
 )
 _FUNCTION = re.compile(r"(?P<name>[A-Za-z]|\\[a-z]+)'*(?:_\{[^{}]*\})?(?:\^\{-1\})?\((?P<argument>[^()+*/]*)\)")
 _POINT = re.compile(r"\((?:[A-Za-z](?:_\{[0-9]+\})?,)+[A-Za-z](?:_\{[0-9]+\})?\)")

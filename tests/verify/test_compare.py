@@ -353,6 +353,7 @@ def test_any_text_equals_itself_or_is_unreadable(text: str):
     "bomb",
     ["(" * 5000 + "1", "{" * 5000 + "1", r"\sqrt" * 5000 + "2", r"\sqrt[" * 2000, "^" * 5000, "1," * 3000, "x=" * 900 + "1",
      "-" * 4000 + "1", "9" * 5000, "1e999999999", r"10^{999999999}", r"\text{" * 3000, r"\pm" * 2000, "|" * 4000,
+     "x_{" + r"\text{a}" * 200 + "}!=1",
      "\\\\" * 3000],
 )  # fmt: skip
 def test_bombs_are_read_or_refused(bomb: str):
