@@ -84,13 +84,14 @@ def test_what_cannot_be_a_hub_name_is_never_asked_for(name: str, no_network: lis
     assert not no_network
 
 
-def test_without_a_network_the_hub_is_given_up_soon(no_network: list[str]):
-    started = time.perf_counter()
+def test_without_a_network_the_hub_is_given_up_soon(no_network: list[str], monkeypatch: pytest.MonkeyPatch):
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     with pytest.raises(
         ConfigError, match=r"models/nope does not exist.*no connection to http.*: Name or service"
     ) as stop:
         pretrained.load_tokenizer("models/nope")
-    assert time.perf_counter() - started < 20  # transformers alone: two times 23 seconds of waiting
+    assert sum(slept) < 20  # transformers alone: two times 23 seconds of waiting
     assert len(no_network) == 2
     assert "\n" not in str(stop.value)
 

@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-WAIT_S = 30.0
-"""Until a condition that does not come true fails a test."""
+WAIT_S = 300.0
+"""Until a condition that does not come true fails a test; only a test that fails waits so long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,4 +56,4 @@ def test_the_example_server_answers_and_ends_on_sigterm(judge_server: tuple[subp
     assert error.fault is Fault.REFUSED
     assert "positions of the model" in str(error)
     server.send_signal(signal.SIGTERM)
-    assert server.wait(30) == 0
+    assert server.wait(600) == 0

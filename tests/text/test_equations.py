@@ -161,6 +161,6 @@ def test_any_text_can_be_read(text):
     ],
 )
 def test_hostile_text_takes_no_time(unit):
-    start = time.perf_counter()
+    start = time.process_time()  # other programs do not count
     extract_equations(flatten(unit * 10_000))
-    assert time.perf_counter() - start < 5  # usually under 0.3 s; an exponential pattern never ends
+    assert time.process_time() - start < 5  # usually under 0.3 s; an exponential pattern never ends

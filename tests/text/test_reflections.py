@@ -197,6 +197,6 @@ def test_any_text_can_be_read(text):
     ],
 )
 def test_a_long_text_takes_no_time(unit):
-    start = time.perf_counter()
+    start = time.process_time()  # other programs do not count
     read_step("".join(unit.replace("{i}", f"_{i}") for i in range(6_000)))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -293,7 +293,7 @@ def run_script(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        [sys.executable, str(main)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150
+        [sys.executable, str(main)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200
     )
 
 
@@ -327,7 +327,7 @@ def test_workers_die_with_a_parent_that_was_killed(tmp_path: Path):
     )
     run = run_script(script, tmp_path)
     assert run.returncode == -signal.SIGKILL, run.stderr
-    _, alive = psutil.wait_procs(printed_workers(run), timeout=120)
+    _, alive = psutil.wait_procs(printed_workers(run), timeout=1200)
     assert alive == []
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import time
 from contextlib import nullcontext
 
 import pytest
@@ -18,7 +19,7 @@ from lit_tpgrpo.judges.base import Judge, RefreshableJudge
 from lit_tpgrpo.judges.generative.asking import Asking
 from lit_tpgrpo.judges.generative.baselines import DirectLabels, StepByStep
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
-from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget
+from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget, Spending
 from lit_tpgrpo.judges.generative.segmentation import RuleSegmentation
 from lit_tpgrpo.judges.generative.voting import Vote
 from lit_tpgrpo.records import Outcome, StepLabel
@@ -663,13 +664,32 @@ def test_waiting_for_long_does_not_overflow():
     assert labels(judge) == [C, C, I, I, C, C, C, C, C]
 
 
+def test_the_time_budget_runs_down():
+    budget = RoundBudget(max_seconds=1000.0)
+    spent = Spending(budget, started=time.monotonic() - 1000.0)
+    assert (spent.seconds_left, spent.exhausted) == (0.0, True)
+    fresh = Spending(budget, started=time.monotonic() + 1000.0)  # a start that has not come yet: more than all is left
+    assert fresh.seconds_left is not None
+    assert fresh.seconds_left > 1000.0
+    assert not fresh.exhausted
+    assert Spending(RoundBudget()).seconds_left is None
+
+
+@pytest.fixture
+def moments_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request has a moment, however long what came before it took."""
+    monkeypatch.setattr(Spending, "seconds_left", property(lambda spending: 0.05))
+
+
+@pytest.mark.usefixtures("moments_left")
 def test_a_rate_below_one_a_minute_is_a_rate():
-    judge = judge_of(RuleChat(), limits=RequestLimits(requests_per_minute=0.5), budget=RoundBudget(max_seconds=0.05))
+    judge = judge_of(RuleChat(), limits=RequestLimits(requests_per_minute=0.5), budget=RoundBudget(max_seconds=1.0))
     assert set(labels(judge)) == {A}
     metrics = judge.metrics()
     assert (metrics["requests"], metrics["abstained_budget"]) == (1, 1)
 
 
+@pytest.mark.usefixtures("moments_left")
 def test_the_time_budget_cancels_what_is_in_flight():
     class Hanging(RuleChat):
         cancelled = 0
@@ -680,7 +700,7 @@ def test_the_time_budget_cancels_what_is_in_flight():
             finally:
                 Hanging.cancelled += 1
 
-    judge = judge_of(Hanging(), budget=RoundBudget(max_seconds=0.05))
+    judge = judge_of(Hanging(), budget=RoundBudget(max_seconds=1.0))
     found = dict(judge.judge([make_case(problem=str(i)) for i in range(3)]))
     assert all(v.abstained and "used up" in v.note for v in found.values())
     assert Hanging.cancelled >= 3
