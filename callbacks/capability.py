@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import lightning as L
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import JudgedGroup, Round
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
@@ -23,6 +24,7 @@ def uncertainty(accuracy: float) -> float:
 CURRICULA: dict[str, Callable[[float], float] | None] = {"shuffle": None, "uncertainty": uncertainty}
 
 
+@checked_arguments()
 class CapabilityEstimator(RoundCallback):
     """Keeps a running accuracy per problem, in the checkpoint, and lends it to the DataModule.
 

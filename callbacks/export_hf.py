@@ -7,13 +7,15 @@ from typing import Any
 
 import lightning as L
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.huggingface import RunCard, push_folder, write_folder
 from lit_tpgrpo.rollout.processes import failing_together
-from lit_tpgrpo.sharding import torch_dtype
+from lit_tpgrpo.sharding import dtype_name, torch_dtype
 
 
+@checked_arguments(dtype=dtype_name)
 class ExportHF(L.Callback):
     """Writes ``hf/step_N`` into the trainer's log folder: weights, tokenizer, generation config and model card.
 
@@ -29,7 +31,7 @@ class ExportHF(L.Callback):
 
     def __init__(
         self,
-        dirpath: str | None = None,
+        dirpath: str | Path | None = None,
         every_n_steps: int = 0,
         dtype: str | None = None,
         push_to_hub: str | None = None,

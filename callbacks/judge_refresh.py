@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import lightning as L
 from transformers import PreTrainedTokenizerBase
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge, StoringJudge, tally_of
@@ -28,6 +29,7 @@ class AuditSet(Protocol):
     def cases(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[tuple[JudgeCase, tuple[StepLabel, ...]]]: ...
 
 
+@checked_arguments()
 class JudgeRefresh(RoundCallback):
     """Every n rounds, before sampling: refresh the judge where it can be, void older verdicts, audit.
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import lightning as L
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.records import CreditedSolution, Round
 
 
+@checked_arguments()
 class JudgedSolutionWriter(L.Callback):
     """Writes what ``predict`` sampled, verified and judged.
 
@@ -19,7 +21,7 @@ class JudgedSolutionWriter(L.Callback):
             several processes each writes its own, with the rank before the suffix.
     """
 
-    def __init__(self, path: str | None = None) -> None:
+    def __init__(self, path: str | Path | None = None) -> None:
         self.path = path
         self.written = 0
 

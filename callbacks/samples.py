@@ -7,6 +7,7 @@ import html
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import CreditedSolution, Round
 from lit_tpgrpo.rollout.hooks import RoundCallback
@@ -16,6 +17,7 @@ from lit_tpgrpo.rollout.summary import advantages_and_lengths
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 
 
+@checked_arguments()
 class SolutionSamples(RoundCallback):
     """Writes a table of solutions with their thoughts, labels and rewards, and two histograms, each n rounds.
 

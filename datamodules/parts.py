@@ -6,14 +6,16 @@ import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 from lightning.pytorch.plugins import MixedPrecision
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
+from lit_tpgrpo.datamodules.sources.memory import Problems, as_optional_source
 from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError, InputError
@@ -26,21 +28,31 @@ from lit_tpgrpo.rollout.correction import Correction, CorrectionName
 from lit_tpgrpo.rollout.filters import KEEP_RULES, KeepName
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
+from lit_tpgrpo.verify.base import Verifier
+from lit_tpgrpo.verify.function import GivenVerifier, as_verifier
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 log = logging.getLogger(__name__)
 
 
+@checked_arguments(
+    train=as_optional_source,
+    val=as_optional_source,
+    test=as_optional_source,
+    predict=as_optional_source,
+    verifier=as_verifier,
+)
 class RolloutParts(L.LightningDataModule):
     """The parts and settings of ``MathRolloutDataModule``, which makes rounds with them.
 
     Args:
-        train: problems to train on; needed by ``fit``.
+        train: problems to train on; needed by ``fit``. A problem source, or in Python a list of ``Problem`` or of dicts, a
+            ``datasets.Dataset``, a table (see ``MemoryProblems``); so are the next three.
         val: held-out problems, for ``validate`` and for evaluation between rounds.
         test: problems for ``test``; ``val`` where not given.
         predict: problems for ``predict``; ``val`` where not given.
         engine: samples solutions; by default transformers on the policy's own weights.
-        verifier: decides outcomes.
+        verifier: decides outcomes; in Python also a function ``(gold, answer) -> bool`` (see ``FunctionVerifier``).
         judge: labels steps; by default the rule judge.
         credit: turns labels into token advantages; by default TP-GRPO's.
         group_size: solutions per problem, at least 2.
@@ -68,12 +80,12 @@ class RolloutParts(L.LightningDataModule):
 
     def __init__(
         self,
-        train: ProblemSource | None = None,
-        val: ProblemSource | None = None,
-        test: ProblemSource | None = None,
-        predict: ProblemSource | None = None,
+        train: Problems | None = None,
+        val: Problems | None = None,
+        test: Problems | None = None,
+        predict: Problems | None = None,
         engine: Engine | None = None,
-        verifier: MathVerifier | None = None,
+        verifier: GivenVerifier | None = None,
         judge: Judge | None = None,
         credit: CreditAssignment | None = None,
         group_size: int = 8,
@@ -90,7 +102,7 @@ class RolloutParts(L.LightningDataModule):
         correction_cap: float = 2.0,
         correction_floor: float = 0.0,
         steps_per_epoch: int | None = None,
-        store_dir: str | None = None,
+        store_dir: str | Path | None = None,
         keep_rounds: int = 2,
         max_empty_rounds: int = 5,
         seed: int | None = None,
@@ -127,13 +139,14 @@ class RolloutParts(L.LightningDataModule):
                 "sampling.temperature must be positive, got 0: greedy solutions of one problem are all equal, and an "
                 "advantage compares them; eval_sampling may be greedy"
             )
-        self.sources = {"train": train, "val": val, "test": test or val, "predict": predict or val}
+        sources = {"train": train, "val": val, "test": test or val, "predict": predict or val}
+        self.sources = cast(dict[str, ProblemSource | None], sources)
         self.engine = engine or HFEngine()
         if correction == "auto":
             correction = "token_truncate" if getattr(self.engine, "mismatched", False) else "off"
         self.correction = None if correction == "off" else Correction(correction, correction_cap, correction_floor)
         self._check_cut_sampling(sampling)
-        self.verifier = verifier or MathVerifier()
+        self.verifier = cast(Verifier, verifier) or MathVerifier()
         self.judge = judge or RuleJudge()
         if isinstance(self.judge, EngineSharing):
             self.judge.share_engine(self.engine)
@@ -150,7 +163,7 @@ class RolloutParts(L.LightningDataModule):
         self.max_prompt_tokens = max_prompt_tokens
         self.on_long_prompt: Literal["skip", "stop"] = on_long_prompt
         self.steps_per_epoch = steps_per_epoch
-        self.store_dir = store_dir
+        self.store_dir = None if store_dir is None else str(store_dir)
         self.keep_rounds = keep_rounds
         self.max_empty_rounds = max_empty_rounds
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed

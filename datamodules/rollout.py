@@ -283,14 +283,23 @@ class MathRolloutDataModule(RolloutParts):
         self.feed.load_state_dict(state)
 
     def on_exception(self, exception: BaseException) -> None:
-        self._close()
+        """Close the parts; one that fails to must not hide what went wrong before."""
+        for error in self._close():
+            log.error("after %s: a part could not be closed", type(exception).__name__, exc_info=error)
 
     def teardown(self, stage: str) -> None:
-        self._close()
+        errors = self._close()
         if stage == "fit" and self.trainer is not None:
             print_ending(self.trainer)
+        for error in errors:
+            raise error
 
-    def _close(self) -> None:
-        """Free processes and references; all parts start again when they are next used."""
+    def _close(self) -> list[Exception]:
+        """Free processes and references; all parts start again when they are next used. Returns what failed."""
+        errors = []
         for part in (self.engine, self.verifier, self.judge):
-            part.close()
+            try:
+                part.close()
+            except Exception as error:  # the others are closed all the same
+                errors.append(error)
+        return errors

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.sharding import whole
@@ -22,6 +23,7 @@ _NAME = "default"
 _BASE = ".base_layer."
 
 
+@checked_arguments()
 @dataclass(frozen=True)
 class LoRA:
     """Low-rank adapters (https://arxiv.org/abs/2106.09685): W + alpha / rank * B A, of which only A and B train.

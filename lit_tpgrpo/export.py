@@ -21,7 +21,7 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.sharding import torch_dtype
 
 # What the weights' shapes and names depend on; the others say how they were trained.
-_MODEL_SETTINGS = ("model", "dtype", "attention", "quantization")
+_MODEL_SETTINGS = ("model", "tokenizer", "dtype", "attention", "quantization")
 
 
 def export_checkpoint(
@@ -76,6 +76,7 @@ def rebuild(held: Mapping[str, Any], model: str | None) -> TPGRPOModule:
     lora = None if adapter is None else LoRA(adapter["rank"], adapter["alpha"], adapter["target_modules"])
     if model is not None:
         given["model"] = model
+        given.pop("tokenizer", None)  # the folder's own
     module = TPGRPOModule(**given, adapter=lora)
     module.configure_model()
     state = dict(held) | {"state_dict": dict(held["state_dict"])}

@@ -77,7 +77,7 @@ def _is_path(value: Any) -> bool:
     """Whether it names a place on this machine: a hub name has one slash and nothing before its owner."""
     text = str(value).strip("'\" -")
     there = "/" in text and os.path.exists(text)
-    return there or text.startswith(("/", "~", ".", "embedded:")) or text.count("/") > 1
+    return there or text.startswith(("/", "~", ".", "embedded:", "in-memory:")) or text.count("/") > 1
 
 
 def write_folder(

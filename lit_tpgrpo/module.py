@@ -18,14 +18,16 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, four_bit, plain_tensors
+from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, plain_tensors
+from lit_tpgrpo.arguments import checked_arguments, shown
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.kl import KLName
 from lit_tpgrpo.functional.losses import Normalisation, StepCounts, grpo_loss, sequence_weights
+from lit_tpgrpo.model_source import as_factory, as_model, model_source, tokenizer_name
 from lit_tpgrpo.optimizers import check_optimizer, warn_of_coarse_weights
 from lit_tpgrpo.policy import PolicyModel
-from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, refuse_rescaled_logits
+from lit_tpgrpo.pretrained import refuse_rescaled_logits
 from lit_tpgrpo.random_state import RANDOM_STATES, random_state, restore_random_state
 from lit_tpgrpo.records import StepBatch, TrainingSequence
 from lit_tpgrpo.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
@@ -33,7 +35,7 @@ from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatche
 from lit_tpgrpo.rollout.correction import warn_of_mismatch
 from lit_tpgrpo.rollout.evaluation import EvaluationLog
 from lit_tpgrpo.rollout.processes import gather
-from lit_tpgrpo.sharding import Sharding, gathered
+from lit_tpgrpo.sharding import Sharding, dtype_name, gathered
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler, step_metrics
 from lit_tpgrpo.training.precision import compute_dtype, weights_dtype
@@ -41,11 +43,13 @@ from lit_tpgrpo.training.schedules import check_scheduler, start_schedule
 from lit_tpgrpo.training.trainer_options import check_trainer
 
 
+@checked_arguments(model=as_model, dtype=dtype_name, optimizer=as_factory, lr_scheduler=as_factory)
 class TPGRPOModule(L.LightningModule):
     """GRPO with per-token advantages, optimised manually: one ``StepBatch`` is one optimizer step.
 
     Args:
-        model: Hugging Face folder or hub name, or ``embedded:tiny-qwen2``, which ships with the package.
+        model: Hugging Face folder or hub name, or ``embedded:tiny-qwen2``, which ships with the package; in Python also a
+            ``PreTrainedModel``, which is trained itself, with its weights put into ``dtype``.
         optimizer: called with the trainable parameters.
         lr_scheduler: called with the optimizer and stepped once per optimizer step.
         clip_low: lower epsilon of the clipped surrogate: ratios under ``1 - clip_low`` stop pushing down.
@@ -69,11 +73,12 @@ class TPGRPOModule(L.LightningModule):
         reference: what the KL term refers to: ``frozen``, a copy of the initial policy; ``offloaded``, one that comes to
             the device for its part of a step only; ``adapter_off``, the policy without its adapter; ``auto`` is
             ``adapter_off`` with an adapter and ``frozen`` without.
+        tokenizer: folder, hub name or object; by default the model's own.
     """
 
     def __init__(
         self,
-        model: str = "embedded:tiny-qwen2",
+        model: str | PreTrainedModel = "embedded:tiny-qwen2",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         clip_low: float = 0.2,
@@ -92,6 +97,7 @@ class TPGRPOModule(L.LightningModule):
         adapter: LoRA | None = None,
         quantization: Literal["nf4"] | None = None,
         reference: ReferenceName = "auto",
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
     ) -> None:
         super().__init__()
         if quantization is not None and (adapter is None or random_init):
@@ -100,13 +106,15 @@ class TPGRPOModule(L.LightningModule):
                 "random_init"
             )
         _check_settings(clip_low, clip_high, kl_beta, normalisation, norm_length, tokens_per_microbatch)
+        self._source = model_source(
+            model, tokenizer, weights_dtype(dtype, adapter is not None), attention, random_init, quantization
+        )
+        model, tokenizer = self._source.name, tokenizer_name(tokenizer)  # checkpoints hold names, not objects
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "sharding", "adapter"])
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
-        self._weights_dtype = weights_dtype(dtype, adapter is not None)
         self._sharding = sharding or Sharding()
         self.adapter = adapter
-        self._tokenizer = load_tokenizer(model)
         self.policy: PolicyModel | None = None
         self._given: list[dict[str, Any]] = []  # the optimizer's settings, without its parameters
         self.evaluation = EvaluationLog()
@@ -127,7 +135,7 @@ class TPGRPOModule(L.LightningModule):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._tokenizer
+        return self._source.tokenizer
 
     @property
     def policy_version(self) -> int:
@@ -171,8 +179,7 @@ class TPGRPOModule(L.LightningModule):
         if self.policy is not None:
             return
         hp = self.hparams
-        quantized = four_bit() if hp["quantization"] else None
-        lm = load_causal_lm(hp["model"], hp["random_init"], self._weights_dtype, hp["attention"], quantized)
+        lm = self._source.build()
         refuse_rescaled_logits(lm, hp["model"])
         if hp["gradient_checkpointing"]:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -247,6 +254,14 @@ class TPGRPOModule(L.LightningModule):
             self._random_states = None
 
     # ---- one optimizer step ----
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Refuse batches of other loaders than those of rollouts, before anything is computed with one."""
+        if not isinstance(batch, StepBatch):
+            raise ConfigError(
+                f"TPGRPOModule trains on lit_tpgrpo.records.StepBatch, and the training loader gave {shown(batch)}; pass "
+                "datamodule=MathRolloutDataModule(...) to the trainer, or a loader that yields StepBatch"
+            )
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         started = time.perf_counter()

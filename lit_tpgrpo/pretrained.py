@@ -21,6 +21,8 @@ from transformers import (
 from lit_tpgrpo.errors import ConfigError
 
 EMBEDDED = "embedded:"
+IN_MEMORY = "in-memory:"
+"""Begins what a checkpoint calls a model that was given as an object and has no name."""
 _EMBEDDED_ROOT = Path(__file__).parent / "datamodules" / "arithmetic" / "assets"
 # Architectures that rescale logits after the head: our log-probs would silently differ from their generate().
 _RESCALING = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -50,6 +52,12 @@ def resolve_model(name: str) -> str:
     """
     if name.startswith(EMBEDDED):
         return str(embedded_folder(name))
+    if name.startswith(IN_MEMORY):
+        raise ConfigError(
+            f"the checkpoint's model, a {name.removeprefix(IN_MEMORY)}, was given as an object and has no name to load it by; "
+            "save the model and its tokenizer with save_pretrained, and name that folder (--model of lit_tpgrpo.export, model= "
+            "in Python, where the object itself will do, too)"
+        )
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
     path = Path(name).expanduser()
     if path.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,13 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from lit_tpgrpo.arguments import accepted, checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.rollout.processes import gather
 
 
+@checked_arguments()
 @dataclass(frozen=True)
 class Sharding:
     """How FSDP2 cuts the model; has an effect under ``ModelParallelStrategy`` only.
@@ -148,3 +150,9 @@ def torch_dtype(name: str | None, setting: str = "dtype") -> torch.dtype | None:
     if name is not None and not isinstance(dtype, torch.dtype):
         raise ConfigError(f"{setting} must be the name of a torch dtype such as float32 or bfloat16, got {name!r}")
     return dtype
+
+
+def dtype_name(value: Any, where: str) -> Any:
+    """Return the name of a dtype, given by name or as a ``torch.dtype``; None for None."""
+    value = str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+    return accepted(value, str | None, where)

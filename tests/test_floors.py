@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "lit_tpgrpo.functional": 0,
     "lit_tpgrpo.errors": 0,
+    "lit_tpgrpo.arguments": 1,
     "lit_tpgrpo.jsonl": 0,
     "lit_tpgrpo.seeds": 0,
     "lit_tpgrpo.fingerprint": 1,
@@ -30,6 +31,7 @@ FLOORS = {
     "lit_tpgrpo.huggingface": 5,
     "lit_tpgrpo.export": 7,
     "lit_tpgrpo.adapters": 5,
+    "lit_tpgrpo.model_source": 5,
     "lit_tpgrpo.reference": 5,
     "lit_tpgrpo.optimizers": 5,
     "lit_tpgrpo.checkpoints": 5,

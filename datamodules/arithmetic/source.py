@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Split, make_problems, most_problems
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Problem
 
 
+@checked_arguments()
 class ArithmeticProblems:
     """Problems made by code; the two splits share none.
 

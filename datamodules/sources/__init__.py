@@ -1,9 +1,10 @@
-"""Where problems come from: files, the Hub, presets for the common sets, and decontamination."""
+"""Where problems come from: files, the Hub, memory, presets for the common sets, and decontamination."""
 
 from lit_tpgrpo.datamodules.sources.base import FieldMap, MalformedRow, ProblemSource, RowFormat
 from lit_tpgrpo.datamodules.sources.decontaminate import Decontaminated, RemovedProblem
 from lit_tpgrpo.datamodules.sources.files import FileProblems
 from lit_tpgrpo.datamodules.sources.hub import HubProblems
+from lit_tpgrpo.datamodules.sources.memory import MemoryProblems
 from lit_tpgrpo.datamodules.sources.presets import PRESETS, DatasetPreset
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FileProblems",
     "HubProblems",
     "MalformedRow",
+    "MemoryProblems",
     "ProblemSource",
     "RemovedProblem",
     "RowFormat",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Problem
@@ -56,6 +56,12 @@ class FieldMap:
                 )
             if role in ("prompt", "answer") and not names:
                 raise ConfigError(f"fields: {role}: expected at least one column's name, got none")
+
+
+if TYPE_CHECKING:
+    Fields = FieldMap | Mapping[str, str | Sequence[str]]
+else:  # what the command line can give
+    Fields = FieldMap
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
+from lit_tpgrpo.datamodules.sources.memory import Problems, as_source, as_sources
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
 
@@ -52,6 +55,7 @@ class RemovedProblem:
     overlap: float
 
 
+@checked_arguments(source=as_source, against=as_sources)
 class Decontaminated:
     """A source without the problems that stand in evaluation sets.
 
@@ -64,8 +68,8 @@ class Decontaminated:
 
     def __init__(
         self,
-        source: ProblemSource,
-        against: list[ProblemSource],
+        source: Problems,
+        against: list[Problems],
         ngram: int | None = None,
         min_overlap: float = 0.6,
     ) -> None:
@@ -75,10 +79,11 @@ class Decontaminated:
             raise ConfigError(f"ngram: expected at least 2 words (null to switch the test off), got {ngram}")
         if not 0.0 < min_overlap <= 1.0:
             raise ConfigError(f"min_overlap: expected a share above 0 and at most 1, got {min_overlap}")
+        assert isinstance(source, ProblemSource)
         self.name = source.name
         self.removed: tuple[RemovedProblem, ...] = ()
         self._source = source
-        self._against = against
+        self._against = cast(list[ProblemSource], against)
         self._ngram = ngram
         self._min_overlap = min_overlap
         self._kept = 0

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_tpgrpo.datamodules.sources.base import FieldMap
+from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.datamodules.sources.base import Fields
 from lit_tpgrpo.datamodules.sources.formats import data_stem, find_reader, known_extensions
 from lit_tpgrpo.datamodules.sources.reading import OnDuplicate, OnMalformed, RowSource, resolve_format
-from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.text.answers import AnswerForm
 
 
+@checked_arguments()
 class FileProblems(RowSource):
     """Problems from one file.
 
@@ -39,7 +41,7 @@ class FileProblems(RowSource):
         self,
         path: str | Path,
         preset: str | None = None,
-        fields: FieldMap | None = None,
+        fields: Fields | None = None,
         answer_form: AnswerForm | dict[str, AnswerForm] | None = None,
         strip_suffixes: Sequence[str] | None = None,
         on_malformed: OnMalformed = "stop",
@@ -47,11 +49,6 @@ class FileProblems(RowSource):
         name: str | None = None,
         on_duplicate: OnDuplicate = "keep",
     ) -> None:
-        if not isinstance(path, str | Path):
-            raise ConfigError(
-                f"path: expected a file's path as text, got {path!r} ({type(path).__name__}); problems that are in memory go "
-                "into MemoryProblems"
-            )
         self.path = Path(path).expanduser()
         row_format = resolve_format(preset, fields, answer_form, strip_suffixes)
         super().__init__(name or preset or data_stem(self.path), row_format, on_malformed, limit, on_duplicate)

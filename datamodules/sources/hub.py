@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lit_tpgrpo.datamodules.sources.base import FieldMap
+from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.datamodules.sources.base import Fields
 from lit_tpgrpo.datamodules.sources.presets import find_preset
 from lit_tpgrpo.datamodules.sources.reading import OnDuplicate, OnMalformed, RowSource, resolve_format
 from lit_tpgrpo.errors import ConfigError, InputError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+@checked_arguments()
 class HubProblems(RowSource):
     """Problems from a data set on the Hub.
 
@@ -43,7 +45,7 @@ class HubProblems(RowSource):
         subset: str | None = None,
         split: str | None = None,
         preset: str | None = None,
-        fields: FieldMap | None = None,
+        fields: Fields | None = None,
         answer_form: AnswerForm | dict[str, AnswerForm] | None = None,
         strip_suffixes: Sequence[str] | None = None,
         on_malformed: OnMalformed = "stop",

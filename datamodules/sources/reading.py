@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_tpgrpo.datamodules.sources.base import FieldMap, MalformedRow, RowFormat
+from lit_tpgrpo.arguments import accepted
+from lit_tpgrpo.datamodules.sources.base import FieldMap, Fields, MalformedRow, RowFormat
 from lit_tpgrpo.datamodules.sources.presets import find_preset
 from lit_tpgrpo.datamodules.sources.rows import RowFault, check_format, to_problem
 from lit_tpgrpo.errors import ConfigError, InputError
@@ -23,12 +24,13 @@ _MAX_LISTED = 10
 
 def resolve_format(
     preset: str | None,
-    fields: FieldMap | None,
+    fields: Fields | None,
     answer_form: AnswerForm | dict[str, AnswerForm] | None,
     strip_suffixes: Sequence[str] | None,
 ) -> RowFormat:
     """The preset's row format (or the default one) with what the user gave in its place."""
     row_format = find_preset(preset).format if preset is not None else RowFormat()
+    fields = accepted(fields, FieldMap | None, "fields")
     suffixes = None if strip_suffixes is None else tuple(strip_suffixes)
     given = {"fields": fields, "answer_form": answer_form, "strip_suffixes": suffixes}
     if fields is not None and answer_form is None and isinstance(row_format.answer_form, dict):

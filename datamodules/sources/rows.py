@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lit_tpgrpo.datamodules.sources.base import FieldMap, RowFormat
@@ -27,6 +28,8 @@ def to_problem(row: Any, row_format: RowFormat, source: str, taken: Mapping[str,
 
 
 def _converted(row: Any, row_format: RowFormat, source: str, taken: Mapping[str, Problem]) -> Problem:
+    if isinstance(row, Problem):
+        return _whole(row, taken)
     if not isinstance(row, Mapping):
         raise RowFault(f"expected an object with named fields, got {_typed(row)}")
     fields = row_format.fields
@@ -34,6 +37,27 @@ def _converted(row: Any, row_format: RowFormat, source: str, taken: Mapping[str,
     answer = _answer(row, row_format)
     uid = _uid(row, fields, source, (prompt, answer), taken)
     return Problem(uid, prompt, answer, source, _level(row, fields))
+
+
+def _whole(problem: Problem, taken: Mapping[str, Problem]) -> Problem:
+    """A problem as it was given, but for the uid of one that comes twice."""
+    for role in ("uid", "prompt", "answer"):
+        value = getattr(problem, role)
+        if not isinstance(value, str) or not value.strip():
+            raise RowFault(f"expected a Problem whose {role} is a text, got {_typed(value)}")
+        _writable(value, role, role)
+    known = taken.get(problem.uid)
+    if known is not None and (known.prompt, known.answer) != (problem.prompt, problem.answer):
+        raise RowFault(f"expected a different uid for each Problem, but {problem.uid!r} is repeated")
+    return replace(problem, uid=_free(problem.uid, taken))
+
+
+def _free(stem: str, taken: Mapping[str, Problem]) -> str:
+    """The uid, with a number where it is taken: the same problem twice, of which the source says whether it stays."""
+    uid, copy = stem, 2
+    while uid in taken:
+        uid, copy = f"{stem}-{copy}", copy + 1
+    return uid
 
 
 def check_format(row_format: RowFormat) -> None:
@@ -121,10 +145,7 @@ def _uid(
     else:
         digest = hashlib.blake2b("\0".join(content).encode(), digest_size=6)
         stem = f"{source}/{digest.hexdigest()}"
-    uid, copy = stem, 2
-    while uid in taken:  # The same problem twice: the source says whether both are kept.
-        uid, copy = f"{stem}-{copy}", copy + 1
-    return uid
+    return _free(stem, taken)
 
 
 def _level(row: Mapping[str, Any], fields: FieldMap) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.assign import credit_nothing
 from lit_tpgrpo.credit.thoughts import check_standardisation, check_verdict, outcome_advantages
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
+@checked_arguments()
 class StandardisedCredit(ABC):
     """Standardises the outcome rewards of a group, then credits its solutions one by one.
 

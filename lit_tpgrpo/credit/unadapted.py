@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.assign import credit_thoughts
 from lit_tpgrpo.credit.standardised import StandardisedCredit
 from lit_tpgrpo.credit.thoughts import check_scale, merge_thoughts
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
+@checked_arguments()
 class UnadaptedThoughtCredit(StandardisedCredit):
     """TP-GRPO with a constant in place of r_c.
 

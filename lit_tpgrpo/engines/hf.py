@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams, Sharded
 from lit_tpgrpo.engines.checks import check_lengths, position_limit, stop_ids
 from lit_tpgrpo.engines.choice import SeededChoice, cuts
@@ -18,6 +19,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
 
 
+@checked_arguments()
 class HFEngine:
     """Batched sampling with left padding, the longest prompts first so that each batch pads little.
 

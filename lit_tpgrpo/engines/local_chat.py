@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Engine, Policy, SamplingParams
 from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
 from lit_tpgrpo.engines.hf import HFEngine
@@ -49,6 +50,7 @@ class _Waiting:
     result: asyncio.Future[Completion]
 
 
+@checked_arguments()
 class LocalChat:
     """Answers chat requests with a model in this process; requests that wait together are sampled together.
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
 from lit_tpgrpo.engines.openai_endpoint import (
     Endpoint,
@@ -37,6 +38,7 @@ Message = dict[str, str]
 Body = dict[str, Any]
 
 
+@checked_arguments()
 class OpenAIChat:
     """Asks an endpoint with the official ``openai`` client. It never retries; whoever asks does.
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase, abstain
 from lit_tpgrpo.judges.ledger import Ledger, WorkLimitError
@@ -35,6 +36,7 @@ MAX_WORK = 10_000_000
 _CONCLUDES = re.compile(r"\b(?:answer|result|solution|value|total)\b[^.\n]{0,40}?(?:\bis|=|:)\s*$", re.IGNORECASE)
 
 
+@checked_arguments()
 class RuleJudge:
     """Labels steps by quotations, denials and values; see ``wrong_steps`` and ``adopted_steps``.
 

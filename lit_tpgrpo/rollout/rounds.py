@@ -31,7 +31,7 @@ from lit_tpgrpo.rollout.stopping import STOP
 from lit_tpgrpo.rollout.store import RoundFile, Sampled
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
 from lit_tpgrpo.text.steps import segment_steps
-from lit_tpgrpo.verify.verifier import MathVerifier
+from lit_tpgrpo.verify.base import Verifier
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class RoundMaker:
     """The parts that a round is made with; ``make`` runs them in order."""
 
     engine: Engine
-    verifier: MathVerifier
+    verifier: Verifier
     judge: Judge
     credit: CreditAssignment
     keep: KeepRule

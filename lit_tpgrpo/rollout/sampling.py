@@ -14,7 +14,7 @@ from lit_tpgrpo.records import EvaluatedGroup, Outcome, Problem, Solution
 from lit_tpgrpo.rollout.prompts import prompt_ids
 from lit_tpgrpo.text.answers import extract_boxed
 from lit_tpgrpo.text.spans import decode_with_offsets
-from lit_tpgrpo.verify.verifier import MathVerifier
+from lit_tpgrpo.verify.base import Verifier
 
 T = TypeVar("T")
 
@@ -76,9 +76,7 @@ def _solution(
     )
 
 
-def verify_solutions(
-    verifier: MathVerifier, pairs: Sequence[tuple[Problem, Solution]]
-) -> list[tuple[Outcome, str | None]]:
+def verify_solutions(verifier: Verifier, pairs: Sequence[tuple[Problem, Solution]]) -> list[tuple[Outcome, str | None]]:
     """Outcome and extracted answer of each solution, in order. No closed box after ``</think>`` is INCORRECT."""
     answers = [extract_boxed(solution.text) for _, solution in pairs]
     outcomes = verifier.verify_all([(p.answer, a) for (p, _), a in zip(pairs, answers, strict=True)])
@@ -87,7 +85,7 @@ def verify_solutions(
 
 def evaluate_problems(
     engine: Engine,
-    verifier: MathVerifier,
+    verifier: Verifier,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     seeds: Sequence[int],

@@ -319,7 +319,7 @@ def test_unreadable_files_are_input_errors(tmp_path):
     ("settings", "message"),
     [
         ({"preset": "maths"}, "preset: expected one of aime24, .*got 'maths'"),
-        ({"answer_form": "box"}, "answer_form: expected one of AnswerForm.BOX, .*got 'box'"),
+        ({"answer_form": "boxed"}, "answer_form: expected one of box, .*got 'boxed'"),
         ({"answer_form": {"solution": AnswerForm.BOX}}, "one form for each answer column"),
         ({"on_malformed": "ignore"}, "expected stop or skip"),
         ({"limit": 0}, "at least 1 problem"),

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
 from lit_tpgrpo.engines.vllm import tenancy
@@ -38,6 +39,7 @@ from lit_tpgrpo.errors import ConfigError, EngineError
 log = logging.getLogger(__name__)
 
 
+@checked_arguments()
 class VLLMEngine:
     """Samples with vLLM in this process; the weights are handed over name by name at each ``load_weights``.
 

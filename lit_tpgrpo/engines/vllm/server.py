@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import torch
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
 from lit_tpgrpo.engines.vllm import tenancy
@@ -22,6 +23,7 @@ from lit_tpgrpo.errors import ConfigError, EngineError
 log = logging.getLogger(__name__)
 
 
+@checked_arguments()
 class VLLMServer:
     """Samples from vLLM servers and sends them the policy's weights through vLLM's weight-transfer API.
 

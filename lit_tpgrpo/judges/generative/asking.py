@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from aiolimiter import AsyncLimiter
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.chat import ChatEngine, ChatError, ChatReply, ChatRequest, Fault
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
 from lit_tpgrpo.judges.generative.background import together
@@ -44,6 +45,7 @@ class Unanswered(Exception):
         self.reason = reason
 
 
+@checked_arguments()
 @dataclass(frozen=True, slots=True)
 class Asking:
     """How questions are asked.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.asking import Asker
 from lit_tpgrpo.judges.generative.background import together
@@ -20,6 +21,7 @@ from lit_tpgrpo.judges.generative.verdicts import JudgementsVerdict, StepVerdict
 from lit_tpgrpo.judges.generative.views import Reader
 
 
+@checked_arguments()
 @dataclass(frozen=True)
 class DirectLabels:
     """LLM-as-judge: labels every step directly, many in one question.
@@ -66,6 +68,7 @@ class DirectLabels:
         return await decided(asker, ask)
 
 
+@checked_arguments()
 @dataclass(frozen=True)
 class StepByStep:
     """In the manner of GenPRM (2504.00891): a question for each step, which is best thought about at length."""

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Engine, Policy
 from lit_tpgrpo.engines.chat import ChatEngine, PolicyChat
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
@@ -38,6 +40,7 @@ ALARM_SHARE = 0.5
 FEWEST_TO_STOP = 8
 
 
+@checked_arguments()
 class GenerativeJudge:
     """Stage I of the paper by a generative LLM.
 
@@ -74,8 +77,8 @@ class GenerativeJudge:
         asking: Asking | None = None,
         limits: RequestLimits | None = None,
         budget: RoundBudget | None = None,
-        prompts: str | None = None,
-        store: str | None = "runs/judge_replies",
+        prompts: str | Path | None = None,
+        store: str | Path | None = "runs/judge_replies",
         on_down: Literal["abstain", "stop"] = "abstain",
         max_shown_chars: int = 100_000,
         price_in: float = 0.0,

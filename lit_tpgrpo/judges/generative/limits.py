@@ -9,12 +9,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.chat import ChatError, Fault
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
 
 log = logging.getLogger(__name__)
 
 
+@checked_arguments()
 @dataclass(frozen=True)
 class RequestLimits:
     """Requests in flight, their rate, and how they are sent again.
@@ -46,6 +48,7 @@ class RequestLimits:
                 raise ConfigError(f"judge limits: {name} must be 0 or positive, got {getattr(self, name)}")
 
 
+@checked_arguments()
 @dataclass(frozen=True)
 class RoundBudget:
     """What one round of judging may use, on each process. Solutions that it does not suffice for keep their outcome alone.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.asking import Ask, Asker, Unanswered
 from lit_tpgrpo.judges.generative.background import together
@@ -27,6 +28,7 @@ class Segmentation(Protocol):
     async def starts(self, asker: Asker, reader: Reader) -> tuple[int, ...]: ...
 
 
+@checked_arguments()
 @dataclass(frozen=True)
 class RuleSegmentation:
     """The rules of ``text.steps``: no request, no model."""
@@ -39,6 +41,7 @@ class RuleSegmentation:
         return reader.sheet.names(reader.sheet.case.steps)
 
 
+@checked_arguments()
 @dataclass(frozen=True)
 class LLMSegmentation:
     """Asks the LLM; a window without a usable answer is cut by the rules instead, and counted.

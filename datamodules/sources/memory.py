@@ -1,0 +1,117 @@
+"""Problems that are in memory already: a list of problems or dicts, or a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lit_tpgrpo.arguments import accepted, checked_arguments, shown
+from lit_tpgrpo.datamodules.sources.base import Fields, ProblemSource
+from lit_tpgrpo.datamodules.sources.reading import OnDuplicate, OnMalformed, RowSource, resolve_format
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.records import Problem
+from lit_tpgrpo.text.answers import AnswerForm
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    Rows = Sequence[Problem] | Sequence[Mapping[str, Any]] | Dataset
+    Problems = ProblemSource | Rows
+else:  # what the command line can give
+    Rows = list[dict[str, Any]]
+    Problems = ProblemSource
+
+_TABLES = {"pandas": lambda table: table.to_dict("records"), "pyarrow": lambda table: table.to_pylist()}
+
+
+@checked_arguments(rows=lambda value, where: _checked(value, where))
+class MemoryProblems(RowSource):
+    """Problems from a list of ``Problem`` or of dicts, a ``datasets.Dataset``, a pandas or pyarrow table.
+
+    Args:
+        rows: The problems, which stay as they are.
+        preset: Name of a known data set whose columns and answer form the rows have (``math500``, ``gsm8k``, ...).
+        fields: Which column holds what, in place of the preset's.
+        answer_form: How the answer is written (one form, or one for each answer column), in place of the preset's.
+        strip_suffixes: Texts to take off the end of each prompt, in place of the preset's.
+        on_malformed: ``stop`` raises with a list of the malformed rows, ``skip`` warns and leaves them out.
+        limit: Take only the first so many problems.
+        name: What the uids of dicts begin with; by default the preset's name, or ``memory``.
+        on_duplicate: What becomes of a statement that an earlier row has: ``keep`` it, with a warning that counts them;
+            ``drop`` it, with the same warning; ``stop`` with an error.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        preset: str | None = None,
+        fields: Fields | None = None,
+        answer_form: AnswerForm | dict[str, AnswerForm] | None = None,
+        strip_suffixes: Sequence[str] | None = None,
+        on_malformed: OnMalformed = "stop",
+        limit: int | None = None,
+        name: str | None = None,
+        on_duplicate: OnDuplicate = "keep",
+    ) -> None:
+        self._given: Any = rows
+        row_format = resolve_format(preset, fields, answer_form, strip_suffixes)
+        super().__init__(name or preset or "memory", row_format, on_malformed, limit, on_duplicate)
+
+    def _rows(self) -> Iterator[tuple[str, Any]]:
+        convert = _TABLES.get(_library(self._given))
+        rows = self._given if convert is None else convert(self._given)
+        return ((f"item {number}", row) for number, row in enumerate(rows, start=1))
+
+    def _described(self) -> str:
+        return f"{self.name} ({type(self._given).__name__} of {len(self._given)})"
+
+
+def as_source(value: Any, where: str) -> Any:
+    """Return a source for problems that are in memory; a source as it is.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(value, ProblemSource) and not isinstance(value, type):
+        return value
+    if isinstance(value, str) or hasattr(value, "__fspath__"):
+        raise ConfigError(
+            f"{where}: expected problems, got {shown(value)}; name a file with FileProblems({str(value)!r}), a data set of the "
+            f"Hub with HubProblems({str(value)!r})"
+        )
+    if isinstance(value, type) or hasattr(value, "load"):
+        return accepted(value, ProblemSource, where)
+    return MemoryProblems(_checked(value, where), name=where.rpartition(": ")[2].partition("[")[0])
+
+
+def as_optional_source(value: Any, where: str) -> Any:
+    """Return None for None; see ``as_source``."""
+    return None if value is None else as_source(value, where)
+
+
+def as_sources(value: Any, where: str) -> Any:
+    """Return a list of sources for one or several; see ``as_source``."""
+    several = isinstance(value, list | tuple) and not any(isinstance(item, Problem | Mapping) for item in value)
+    if not several:
+        return [as_source(value, where)]
+    return [as_source(item, f"{where}[{i}]") for i, item in enumerate(value)]
+
+
+def _checked(rows: Any, where: str) -> Any:
+    """Rows that can be read again and again, in the same order."""
+    if isinstance(rows, Mapping):
+        inside = f" with {', '.join(map(str, list(rows)[:5]))}" if rows else ""
+        raise ConfigError(
+            f"{where}: expected a list of problems, got {type(rows).__name__}{inside}; give one of its values, or a list "
+            "with one dict a problem"
+        )
+    if isinstance(rows, str | bytes) or not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
+        raise ConfigError(
+            f"{where}: expected a problem source, a list of problems or of dicts, or a datasets.Dataset, got {shown(rows)}; "
+            "make a list of what can be read only once"
+        )
+    return rows
+
+
+def _library(rows: Any) -> str:
+    return type(rows).__module__.partition(".")[0]

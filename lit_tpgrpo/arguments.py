@@ -1,0 +1,232 @@
+"""Arguments of constructors checked against their annotations: what does not fit is one line, when the object is built.
+
+The command line checks its own; this is for Python, where ``group_size="8"`` or a class in place of an object would otherwise
+end in an error far away, after the first round was sampled. What can only mean one thing is taken as that: a dict for a
+dataclass, a list for a tuple, an enum's name, 1 for a float.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import functools
+import inspect
+import numbers
+import os
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from typing_extensions import get_protocol_members
+
+from lit_tpgrpo.errors import ConfigError
+
+C = TypeVar("C", bound=type)
+Convert = Callable[..., Any]
+_EXCERPT = 80
+
+
+class _Refused(Exception):
+    """A value is not of an annotation's kind; the message is a remedy, if there is one."""
+
+
+def checked_arguments(**converters: Convert) -> Callable[[C], C]:
+    """Make a class check what its constructor is given.
+
+    Args:
+        converters: by argument, called with (value, where=how to name it) in place of the check against the annotation, for
+            arguments that take forms of which the command line knows nothing.
+
+    Raises:
+        ConfigError: when the object is built with an argument of another kind.
+    """
+
+    def decorate(cls: C) -> C:
+        init = cls.__init__
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                bound = signature.bind(self, *args, **kwargs)
+            except TypeError as error:
+                raise ConfigError(_misnamed(type(self).__name__, kwargs, signature) or str(error)) from error
+            hints = _hints(init)
+            for name, value in list(bound.arguments.items())[1:]:
+                where = f"{type(self).__name__}: {name}"
+                convert = converters.get(name, functools.partial(accepted, annotation=hints.get(name, Any)))
+                bound.arguments[name] = convert(value, where=where)
+            init(*bound.args, **bound.kwargs)
+
+        cls.__init__ = checked_init
+        return cls
+
+    return decorate
+
+
+def _misnamed(what: str, given: Mapping[str, Any], signature: inspect.Signature) -> str:
+    """What to say of the first argument that there is none of; nothing where all names are known."""
+    names = [name for name in signature.parameters if name != "self"]
+    unknown = next((name for name in given if name not in names), None)
+    if unknown is None:
+        return ""
+    near = difflib.get_close_matches(unknown, names, n=1)
+    return f"{what} has no argument {unknown!r}; " + (
+        f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+    )
+
+
+@functools.cache
+def _hints(init: Callable[..., None]) -> dict[str, Any]:
+    return typing.get_type_hints(init)
+
+
+def accepted(value: Any, annotation: Any, where: str) -> Any:
+    """Return the value as the annotation has it.
+
+    Raises:
+        ConfigError: it is of another kind; ``where`` names it.
+    """
+    options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    remedies: list[str] = []
+    for option in options:
+        try:
+            return _as(value, option, where)
+        except _Refused as refused:
+            remedies += [str(refused)] if str(refused) else []
+    kinds = [_described(option) for option in options]
+    raise ConfigError(
+        f"{where}: expected {' or '.join(kinds)}, got {shown(value)}{''.join(f'; {r}' for r in remedies)}"
+    )
+
+
+def shown(value: Any) -> str:
+    """Return a value with its type, shortened, for a message."""
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if inspect.isroutine(value):
+        return f"the function {getattr(value, '__name__', repr(value))}"
+    if not isinstance(value, str | numbers.Number | list | tuple | Mapping | os.PathLike):
+        return f"an object of {type(value).__module__}.{type(value).__qualname__}"
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= _EXCERPT else text[:_EXCERPT] + '...'} ({type(value).__name__})"
+
+
+def check_protocol(value: Any, protocol: type, where: str) -> Any:
+    """Return an object that has all that a protocol asks for.
+
+    Raises:
+        ConfigError: it is a class instead of an object, or lacks something; ``where`` names it.
+    """
+    return accepted(value, protocol, where)
+
+
+def _as(value: Any, kind: Any, where: str) -> Any:
+    """The value as one kind, without unions."""
+    if kind is Any or isinstance(kind, TypeVar):
+        return value
+    if kind is None or kind is types.NoneType:
+        return _if(value is None, value)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return _if(any(value == choice and type(value) is type(choice) for choice in args), value)
+    if origin is Callable:
+        return _if(callable(value), value)
+    if origin is not None and issubclass(origin, Mapping):
+        _if(isinstance(value, Mapping), value)
+        key, item = args or (Any, Any)
+        return {accepted(k, key, where): accepted(v, item, f"{where}[{k!r}]") for k, v in value.items()}
+    if origin is not None and issubclass(origin, Collection | typing.Iterable):
+        return _items(value, origin, args, where)
+    if not isinstance(kind, type):
+        return value
+    return _as_class(value, kind, where)
+
+
+def _as_class(value: Any, kind: type, where: str) -> Any:
+    if kind is bool:
+        return _if(isinstance(value, bool), value)
+    if kind is int:
+        return int(_if(isinstance(value, numbers.Integral) and not isinstance(value, bool), value))
+    if kind is float:
+        return float(_if(isinstance(value, numbers.Real) and not isinstance(value, bool), value))
+    if kind is Path:
+        return Path(_if(isinstance(value, str | os.PathLike), value))
+    if isinstance(value, type):
+        raise _Refused(f"give an object: {value.__name__}(...)")
+    if issubclass(kind, enum.Enum):
+        return _member(value, kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return _built(value, kind, where)
+    if getattr(kind, "_is_protocol", False):
+        # The class first: to look a property up on the object would compute it.
+        names = get_protocol_members(kind)
+        missing = sorted(name for name in names if not (hasattr(type(value), name) or hasattr(value, name)))
+        if missing:
+            raise _Refused(f"it has no {', '.join(missing)}")
+        return value
+    return _if(isinstance(value, kind), value)
+
+
+def _if(fits: bool, value: Any) -> Any:
+    if not fits:
+        raise _Refused
+    return value
+
+
+def _items(value: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise _Refused
+    kind = args[0] if args else Any
+    items = [accepted(item, kind, f"{where}[{i}]") for i, item in enumerate(value)]
+    return tuple(items) if origin is tuple else items
+
+
+def _member(value: Any, kind: type[enum.Enum]) -> enum.Enum:
+    for member in kind:
+        if value is member or value == member.value or value == member.name:
+            return member
+    raise _Refused
+
+
+def _built(given: Mapping[str, Any], kind: type, where: str) -> Any:
+    names = [field.name for field in dataclasses.fields(kind) if field.init]
+    for key in given:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(names)}"
+            raise ConfigError(f"{where}: {kind.__name__} has no {key!r}{hint}")
+    return kind(**given)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (Union, types.UnionType)
+
+
+def _described(kind: Any) -> str:
+    plain = {str: "a text", int: "an integer", float: "a number", bool: "True or False", Path: "a path", None: "None"}
+    plain[types.NoneType] = "None"
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if (isinstance(kind, type) and kind in plain) or kind is None:
+        return plain[kind]
+    if origin is Literal:
+        *first, last = map(str, args)
+        return f"{', '.join(first)} or {last}" if first else last
+    if origin is Callable:
+        return "a function"
+    if origin is not None:
+        items = f" of {_described(args[0])}" if args and not issubclass(origin, Mapping) else ""
+        return f"a {'dict' if issubclass(origin, Mapping) else 'list'}{items}"
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return "one of " + ", ".join(str(member.value) for member in kind)
+    name = getattr(kind, "__name__", str(kind))
+    return (
+        f"an object with {', '.join(sorted(get_protocol_members(kind)))} ({name})"
+        if getattr(kind, "_is_protocol", False)
+        else f"{name}"
+    )
