@@ -149,7 +149,8 @@ class TPGRPOModule(L.LightningModule):
         checkpoint[RANDOM_STATES] = gather(random_state())
         if self.adapter is not None:
             checkpoint[ADAPTER] = asdict(self.adapter) | {"base": self._base}
-            if not isinstance(self.policy, FSDPModule):  # shards are loaded by all their names
+            # Shards are loaded by all their names, and so are the weights that Lightning's WeightAveraging keeps.
+            if not isinstance(self.policy, FSDPModule) and "averaging_state" not in checkpoint:
                 checkpoint["state_dict"] = adapter_state(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

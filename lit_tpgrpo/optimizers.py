@@ -17,8 +17,15 @@ def check_optimizer(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
     """Check that the optimizer can work on these parameters.
 
     Raises:
-        ConfigError: one of bitsandbytes with sharded parameters, which it takes for unsharded ones.
+        ConfigError: one of bitsandbytes with sharded parameters, which it takes for unsharded ones; or Adam's epsilon is 0 in
+            float16, so that weights without a gradient become 0 / 0.
     """
+    half = any(p.dtype == torch.float16 for p in parameters)
+    if half and (epsilon := optimizer.defaults.get("eps")) and not torch.tensor(epsilon, dtype=torch.float16):
+        raise ConfigError(
+            f"{type(optimizer).__name__}'s eps {epsilon} is 0 in float16: weights would become nan at the first step; leave "
+            "model.dtype out and set trainer.precision to bf16-mixed or 16-mixed"
+        )
     foreign = type(optimizer).__module__.startswith("bitsandbytes")
     if foreign and any(isinstance(p, DTensor) for p in parameters):
         raise ConfigError(
@@ -32,7 +39,7 @@ def unchanged_share(parameters: Sequence[Tensor], update: float) -> float:
 
     Of the local shards, where parameters are sharded. A bfloat16 weight w has a spacing of at least |w| / 256.
     """
-    local = [p.detach().to_local() if isinstance(p, DTensor) else p.detach() for p in parameters]
+    local = [(p.to_local() if isinstance(p, DTensor) else p).detach() for p in parameters]
     lost = sum(int(((w - update) == w).sum()) for w in local)
     return lost / max(1, sum(w.numel() for w in local))
 

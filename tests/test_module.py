@@ -205,7 +205,10 @@ def test_a_gradient_that_is_not_finite_stops_too(random_model, tmp_path):
         fit(module, [batch], tmp_path)
 
 
-@pytest.mark.parametrize("setting", [{"gradient_clip_val": 1.0}, {"accumulate_grad_batches": 2}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"gradient_clip_val": 1.0}, {"gradient_clip_algorithm": "value"}, {"accumulate_grad_batches": 2}],
+)
 def test_trainer_options_without_effect_are_refused(random_model, tmp_path, setting):
     with pytest.raises(ConfigError, match=r"use model\.max_grad_norm"):
         fit(TPGRPOModule(random_model), [make_batch()], tmp_path, **setting)

@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelPruning,
     StochasticWeightAveraging,
 )
 
@@ -25,6 +26,7 @@ _REFUSED: dict[type[L.Callback], str] = {
         "a loss measured on rounds of its own weights says nothing of a learning rate, and each try samples a round; set "
         "model.optimizer's lr"
     ),
+    ModelPruning: "it looks for weights before the policy is built, and an engine would sample from the unpruned ones",
 }
 
 
@@ -38,11 +40,17 @@ def check_trainer(trainer: L.Trainer, compiled: bool) -> None:
     Raises:
         ConfigError: with what takes its place.
     """
-    if trainer.gradient_clip_val is not None or trainer.accumulate_grad_batches != 1:
+    clipping = trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None
+    if clipping or trainer.accumulate_grad_batches != 1:
         raise ConfigError(
-            "trainer.gradient_clip_val and trainer.accumulate_grad_batches have no effect on this module, which "
-            "optimises manually; use model.max_grad_norm, and data.problems_per_step with "
+            "trainer.gradient_clip_val, trainer.gradient_clip_algorithm and trainer.accumulate_grad_batches have no effect on "
+            "this module, which optimises manually; use model.max_grad_norm, and data.problems_per_step with "
             "model.tokens_per_microbatch, instead"
+        )
+    if trainer.overfit_batches:
+        raise ConfigError(
+            "trainer.overfit_batches cannot repeat a batch, for each is sampled by the policy of its moment; give a source of "
+            "few problems instead (e.g. --data.train.n 8)"
         )
     if compiled:
         raise ConfigError(

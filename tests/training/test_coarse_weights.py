@@ -10,6 +10,7 @@ import torch
 from test_module import fit, make_batch, weights
 
 from lit_tpgrpo.adapters import LoRA
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.optimizers import unchanged_share
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
@@ -58,6 +59,13 @@ def test_the_trainers_own_conversion_is_warned_of_too(random_model, tmp_path):
         module = TPGRPOModule(random_model, optimizer=adamw, adapter=adapter)
         with pytest.warns(UserWarning, match=COARSE):
             fit(module, [], tmp_path, precision="bf16-true", max_epochs=0)
+
+
+def test_an_epsilon_that_float16_cannot_hold_is_refused(random_model, tmp_path):
+    for settings in ({"precision": "16-true"}, {}):
+        module = TPGRPOModule(random_model, optimizer=adamw, dtype=None if settings else "float16")
+        with pytest.raises(ConfigError, match=r"eps 1e-08 is 0 in float16.*bf16-mixed"):
+            fit(module, [make_batch()], tmp_path, **settings)
 
 
 def test_which_dtype_weights_have(bf16_model, random_model):

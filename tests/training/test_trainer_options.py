@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_module import fit, make_batch
 
+from lit_tpgrpo.adapters import LoRA
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
 
@@ -29,12 +30,18 @@ class Unread(torch.utils.data.Dataset):
         (lambda: callbacks.GradientAccumulationScheduler({0: 2}), r"accumulates its micro-batches itself"),
         (callbacks.BatchSizeFinder, r"model\.tokens_per_microbatch"),
         (callbacks.LearningRateFinder, r"set model\.optimizer's lr"),
+        (lambda: callbacks.ModelPruning("l1_unstructured"), "before the policy is built"),
     ],
 )
 def test_callbacks_that_cannot_work_are_refused(random_model, tmp_path, callback, message):
     with pytest.raises(ConfigError, match=message) as refused:
         fit(TPGRPOModule(random_model), Unread(), tmp_path, callbacks=[callback()])  # pyright: ignore
     assert "\n" not in str(refused.value)
+
+
+def test_overfitting_batches_is_refused(random_model, tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot repeat a batch.*few problems"):
+        fit(TPGRPOModule(random_model), Unread(), tmp_path, overfit_batches=1)  # pyright: ignore
 
 
 def test_a_module_compiled_as_a_whole_is_refused(random_model, tmp_path):
@@ -60,3 +67,22 @@ def test_averaged_weights_are_those_of_the_steps(random_model, tmp_path):
     fit(module, [make_batch(0), make_batch(1)], tmp_path, callbacks=[keep, callbacks.WeightAveraging()])
     assert not torch.equal(keep.steps[0], keep.steps[1])
     torch.testing.assert_close(flat(module), (keep.steps[0] + keep.steps[1]) / 2, rtol=0, atol=1e-6)
+
+
+def test_averaging_goes_on_with_an_adapter(random_model, tmp_path):
+    """A checkpoint then holds all weights, not the adapter alone, for Lightning loads the averaged ones by all their names."""
+
+    def run(steps: int, batches: list, **settings) -> TPGRPOModule:
+        module = TPGRPOModule(random_model, optimizer=lambda p: torch.optim.SGD(p, lr=0.5), adapter=LoRA(4, 8.0))
+        saving = callbacks.ModelCheckpoint(
+            dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_top_k=-1, filename="{step}"
+        )
+        both = [callbacks.WeightAveraging(), saving]
+        fit(module, batches, tmp_path, callbacks=both, enable_checkpointing=True, max_steps=steps, **settings)
+        return module
+
+    batches = [make_batch(0), make_batch(1)]
+    whole = run(2, batches)
+    resumed = run(2, batches[::-1], ckpt_path=tmp_path / "ckpt" / "step=1.ckpt")
+    for (name, a), b in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b), name
