@@ -47,7 +47,7 @@ def check_trainer(trainer: L.Trainer, compiled: bool) -> None:
             "this module, which optimises manually; use model.max_grad_norm, and data.problems_per_step with "
             "model.tokens_per_microbatch, instead"
         )
-    if trainer.overfit_batches:
+    if trainer.overfit_batches:  # pyright: ignore[reportAttributeAccessIssue]
         raise ConfigError(
             "trainer.overfit_batches cannot repeat a batch, for each is sampled by the policy of its moment; give a source of "
             "few problems instead (e.g. --data.train.n 8)"
