@@ -106,6 +106,8 @@ def scores_of(groups: Sequence[_Scored], pass_at: Sequence[int]) -> dict[str, Te
         metrics.update(list(group.outcomes), list(group.answers))
     scores = {k: v for k, v in metrics.compute().items() if not torch.isnan(v)}
     solutions = len(groups) * samples
+    undecided = sum(outcome is Outcome.UNDECIDED for g in groups for outcome in g.outcomes)
+    scores["undecided_share"] = torch.tensor(undecided / solutions)  # counted as not correct above
     scores["truncated_share"] = torch.tensor(sum(g.truncated for g in groups) / solutions)
     scores["length_mean"] = torch.tensor(sum(g.tokens for g in groups) / solutions)
     scores["problems"] = torch.tensor(float(len(groups)))
