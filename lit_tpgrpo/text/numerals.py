@@ -17,6 +17,7 @@ SIGNIFICANT_DIGITS = 6
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(rf"(?P<integer>{_UNSIGNED}(?![0-9]))?(?:\.(?P<places>[0-9]*))?(?:[eE](?P<power>[+-]?[0-9]+))?")
 _TEN = re.compile(r"(?:(?P<factor>[0-9.,]+) ?\\cdot ?)?10\^\{(?P<power>[+-]? ?[0-9]+)\}")
+_PERIODIC = re.compile(r"(?P<integer>[0-9]*)\.(?P<places>[0-9]*)\\overline\{(?P<period>[0-9]+)\}")
 _FRACTION = re.compile(r"(?:(?P<whole>[0-9]+) ?)?\\frac\{(?P<top>[+-]?[0-9.,]+)\}\{(?P<bottom>[+-]?[0-9.,]+)\}")
 _SLASH = re.compile(r"(?:(?P<whole>[0-9]+) )?(?P<top>[0-9.,]+) ?/ ?(?P<bottom>[0-9.,]+)")
 _BASED = re.compile(r"(?P<sign>-?)(?:\\text\{)?(?P<digits>[0-9A-Z]+)\}?_\{(?:\\text\{)?(?P<base>[0-9]+|[a-z]+)\}?\}")
@@ -65,7 +66,7 @@ def read_numeral(text: str) -> Numeral | None:
             return None
     if body.startswith("(") and body.endswith(")") and "(" not in body[1:]:
         return None
-    unsigned = _decimal(body) or _ten(body) or _fraction(body)
+    unsigned = _decimal(body) or _ten(body) or _fraction(body) or _periodic(body)
     return None if unsigned is None else Numeral(sign * unsigned.value, unsigned.places)
 
 
@@ -133,6 +134,15 @@ def _ten(text: str) -> Numeral | None:
     if factor is None or abs(power) > MAX_DIGITS:
         return None
     return Numeral(factor.value * Fraction(10) ** power)
+
+
+def _periodic(text: str) -> Numeral | None:
+    match = _PERIODIC.fullmatch(text)
+    if match is None:
+        return None
+    integer, places, period = match["integer"], match["places"], match["period"]
+    start = Fraction(int(f"{integer}{places}" or "0"), 10 ** len(places))
+    return Numeral(start + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(places)))
 
 
 def _fraction(text: str) -> Numeral | None:

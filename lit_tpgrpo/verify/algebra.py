@@ -23,7 +23,7 @@ from lit_tpgrpo.text.answers import balanced
 from lit_tpgrpo.verify.match import Match
 
 DIGITS = 30
-EXACT, ROUNDED = sympy.Float("1e-15"), sympy.Float("5e-6")
+EXACT, ROUNDED = sympy.Float("1e-20"), sympy.Float("5e-6")
 """Relative differences that count as none: between exact expressions, and where one holds a decimal."""
 POINTS = 3
 

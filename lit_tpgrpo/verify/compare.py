@@ -36,8 +36,10 @@ from lit_tpgrpo.verify.structure import (
 )
 from lit_tpgrpo.verify.units import Quantity, split_unit, units_agree
 
-_TWO_NUMBERS = re.compile(r"[0-9.] [0-9]|\\frac\{[^{}]*\}\{[^{}]*\} ?[0-9]|\^\{[^{}]*\} ?[0-9]")
-"""Numbers beside one another without a sign: no product, whatever a parser makes of it."""
+_MISREAD = re.compile(
+    r"[0-9.] [0-9]|\\frac\{[^{}]*\}\{[^{}]*\} ?[0-9]|\^\{[^{}]*\} ?[0-9]|\\ldots|[0-9.]\\(?:overline|bar|dot)"
+)
+"""What a parser would make something else of: numbers beside one another without a sign (no product), dots, periods."""
 
 
 def compare(gold: str, answer: str, equal: Equal) -> Match:
@@ -188,8 +190,10 @@ def compare_values(gold: str, answer: str, equal: Equal) -> Match:
     ours, theirs = read_numeral(gold), read_numeral(answer)
     if ours is not None and theirs is not None:
         return Match.SAME if same_number(ours, theirs) else Match.DIFFERENT
-    if _TWO_NUMBERS.search(gold) or _TWO_NUMBERS.search(answer):
+    if _MISREAD.search(gold) or _MISREAD.search(answer):
         return Match.UNREADABLE
+    if gold.count("'") != answer.count("'"):
+        return Match.DIFFERENT  # math-verify drops the primes of derivatives
     return equal(gold.lstrip("+ "), answer.lstrip("+ "))
 
 

@@ -36,10 +36,14 @@ _NO_UNIT = frozenset((
     "least", "more", "less", "about", "approximately", "either", "both", "neither", "none", "all", "any", "except",
     "but", "wrong", "false", "true", "undefined", "infinity", "infinite", "even", "odd", "prime", "one", "two",
     "three", "four", "five", "six", "seven", "eight", "nine", "ten", "negative", "positive",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "twenty", "thirty", "forty", "fifty", "zero", "twice",
+    "double", "triple", "tenth", "hundredth", "thousandth", "third", "quarter", "fourth", "fifth", "sixth", "seventh", "eighth",
+    "ninth", "halve", "lakh", "crore", "mn", "bn", "tens", "score", "gross", "below", "inverse", "reciprocal",
 ))  # fmt: skip
 """Words that change a value, say something of it, or are one."""
 _PREFIX = re.compile(r"(?P<sign>-?) ?(?P<sign_of_unit>\\\$|[€£¥₹¢]|(?:USD|EUR|GBP|RMB|Rs)\b\.?) ?(?=[-0-9.\\])")
 _WORD_BOX = re.compile(r" ?\\text\{([^{}]*)\}(?:\^\{([23])\})?$")
+_CJK_NO_UNIT = frozenset("十百千万亿兆半倍分之负零一二三四五六七八九两或和不非无")
 _CJK = re.compile(r" ?([\u3400-\u9fff]{1,6})$")
 
 
@@ -149,11 +153,15 @@ def _quantity(head: str, words: str, power: str | None) -> Quantity | None:
         if bare in _POWERS:
             raised = _POWERS[bare]
             continue
-        if bare in _NO_UNIT or not all(c.isalpha() or c in "/°%$'-" for c in bare):
+        if (
+            {bare, _singular(bare)} & _NO_UNIT
+            or set(bare) & _CJK_NO_UNIT
+            or not all(c.isalpha() or c in "/°%$'-" for c in bare)
+        ):
             return None
         unit.add("/".join(_SAME_UNIT.get(_singular(part), _singular(part)) for part in bare.split("/")))
     if raised:
-        unit = {f"{word}{raised}" if _is_measure(word) else word for word in unit} or {raised}
+        unit = {f"{word}{raised}" if _is_measure(word) else word for word in unit}
     return Quantity(head.rstrip(), frozenset(unit)) if unit else None
 
 

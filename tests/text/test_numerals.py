@@ -38,6 +38,8 @@ from lit_tpgrpo.text.numerals import read_based, read_numeral, same_number
         (r"1\frac{1}{2}", Fraction(3, 2)),
         ("1½", Fraction(3, 2)),
         ("−３", -3),
+        (r"0.\overline{1}", Fraction(1, 9)),
+        (r"-2.1\overline{36}", Fraction(-47, 22)),
         ("1,45", None),
         ("12 34", None),
         ("1/0", None),

@@ -301,6 +301,22 @@ SIBLINGS = [
     (r"2021 \cdot 505 \cdot 337", "343925886", DIFFERENT),
     ("x^2 + y^2 = 4", "4", DIFFERENT),
     ("10^{100},10^{1/100}", "10^{1/100}, 10^{100}", SAME),
+    ("5", "5 squared", DIFFERENT),
+    ("5", r"5 \text{ squared}", DIFFERENT),
+    ("5", "5 dozens", DIFFERENT),
+    ("5", "5 tenths", DIFFERENT),
+    ("5", "5万", UNREADABLE),
+    ("5", r"5 \text{ millions}", DIFFERENT),
+    ("3", "3 quarters", DIFFERENT),
+    ("9", "9 (twelve)", DIFFERENT),
+    (r"0.\overline{1}", r"0.\overline{2}", DIFFERENT),
+    (r"0.\overline{1}", r"0.\overline{1}", SAME),
+    ("y'+y", "y+y", DIFFERENT),
+    (r"1+2+\ldots+10", "1+2+10", UNREADABLE),
+    ("2^{100}", "2^{100}+1", DIFFERENT),
+    ("10^{25}+x", "10^{25}+x+1", DIFFERENT),
+    ("42", "42 元", SAME),
+    (r"0.\overline{3}", r"\frac{1}{3}", SAME),
 ]  # fmt: skip
 
 
