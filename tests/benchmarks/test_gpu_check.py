@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.gpu_check.bench import Bench, Part
 from benchmarks.gpu_check.models import QWEN2_1_5B, Architecture, solution_lengths
@@ -98,7 +99,7 @@ def parts(*names: str, seconds: float = 60, **settings: Any) -> list[Part]:
     return [Part(name, "", f"{FAILING}.{name}", seconds, **settings) for name in names]
 
 
-def run_here(tmp_path: Path, chosen: list[Part], budget: float = math.inf) -> tuple[bool, list[dict[str, Any]]]:
+def run_here(tmp_path: Path, chosen: list[Part], device: str = "cpu") -> tuple[bool, list[dict[str, Any]]]:
     """The runner in an interpreter of its own, as the command starts it; without the libraries' imports."""
     program = (
         "import pickle, sys\n"
@@ -111,7 +112,7 @@ def run_here(tmp_path: Path, chosen: list[Part], budget: float = math.inf) -> tu
     script.write_text(program)
     import pickle
 
-    run = Run("cpu", "tiny", tmp_path, budget, 2)
+    run = Run(device, "tiny", tmp_path, math.inf, 2)
     done = subprocess.run(
         [sys.executable, str(script)],
         input=pickle.dumps((run, chosen)),
@@ -146,6 +147,18 @@ def test_arguments_reach_a_part(tmp_path):
     ok, records = run_here(tmp_path, parts("succeeds", arguments=("hello",)))
     assert ok
     assert rows_of(records, "succeeds")["fine"]["values"] == {"said": "hello"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="forked processes can use the GPU here")
+def test_a_part_runs_in_a_fresh_interpreter_where_a_forked_one_cannot_use_the_gpu(tmp_path):
+    ok, records = run_here(tmp_path, parts("succeeds", "fails", arguments=()), device="cuda")
+    ends = {r["part"]: r for r in records if "status" in r}
+    assert not ok
+    assert {name: end["status"] for name, end in ends.items()} == {"succeeds": "ok", "fails": "failed"}
+    assert rows_of(records, "succeeds")["fine"]["values"] == {"said": "nothing"}
+    assert "the card is on fire" in ends["fails"]["error"]
+    assert "runs in a fresh interpreter" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.slow
