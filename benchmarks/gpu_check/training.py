@@ -28,7 +28,8 @@ _QUICKSTART_TINY = (
         "--data.steps_per_epoch=2",
         "--data.sampling.max_new_tokens=64",
     ),
-    *("--data.val.n=4", "--data.eval_samples=1", "--data.train.n=32", "--data.keep=all"),
+    *("--data.val.n=4", "--data.eval_samples=1", "--data.train.n=32", "--data.keep=all", "--trainer.max_steps=2"),
+    "--trainer.val_check_interval=2",
 )
 # What is logged of a step, and the columns that show it.
 _SHOWN = {
