@@ -21,8 +21,9 @@ from lit_tpgrpo.records import Outcome, Problem
 OnMalformed = Literal["stop", "skip"]
 Rows = Iterator[tuple[str, Any]]
 _SHOWN = 3
-_STEP_LABEL = re.compile(r"\s*\W*S?tep\s*(\d+)\b", re.IGNORECASE)
-_STATEMENT = re.compile(r"\s*\W*(?:final\s+)?(?:solution|answer)\b[^.\n]{0,3}:", re.IGNORECASE)
+# Possessive: a run of blanks is gone through once.
+_STEP_LABEL = re.compile(r"\W*+S?tep\s*+(\d+)\b", re.IGNORECASE)
+_STATEMENT = re.compile(r"\W*+(?:final\s++)?(?:solution|answer)\b[^.\n]{0,3}:", re.IGNORECASE)
 # Not "Choice_A/B/C/D", which names none of them.
 _CHOICE = re.compile(r"[Cc]hoice[\W_]*([A-Z])(?![A-Za-z/])")
 

@@ -1,11 +1,11 @@
-"""Where what stands in a solution: statements looked up by key, side or mention, and steps taken apart for verification."""
+"""Index of a solution's statements by equation, side and step number, and its steps taken apart for verification."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,23 +43,28 @@ class Part:
 
 
 class Ledger:
-    """The readings of a solution, and where what stands in them.
+    """The readings of a solution, indexed.
 
     Args:
         readings: one for each think step.
         max_work: how many terms ``builds_on`` may look at, over all its calls; WorkLimitError beyond that.
+        givens: the equations of the problem. A step that repeats one states nothing of its own.
     """
 
-    def __init__(self, readings: Sequence[Reading], max_work: int) -> None:
+    def __init__(self, readings: Sequence[Reading], max_work: int, givens: Collection[frozenset[str]] = ()) -> None:
         self.readings = readings
         self.max_work = max_work
+        self.givens = givens
         self._work = 0
         self._by_key: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         self._by_lhs: defaultdict[str, list[tuple[int, Equation]]] = defaultdict(list)
         self._by_rhs: defaultdict[str, list[tuple[int, Equation]]] = defaultdict(list)
         self._renewed = [{e.key for e in reading.renewed} for reading in readings]
+        self._by_number: defaultdict[int, list[int]] = defaultdict(list)
         self._put_back: dict[tuple[str, str], int] = {}  # the last correction that asserts a statement
         for step, reading in enumerate(readings):
+            if reading.number is not None:
+                self._by_number[reading.number].append(step)
             for equation in reading.asserted:
                 self._by_lhs[equation.lhs].append((step, equation))
                 self._by_rhs[equation.rhs].append((step, equation))
@@ -74,6 +79,10 @@ class Ledger:
         if self._work > self.max_work:
             raise WorkLimitError
 
+    def is_given(self, equation: Equation) -> bool:
+        """Whether the problem states the equation."""
+        return frozenset(equation.key) in self.givens
+
     def stated(self, equation: Equation, first: int, end: int) -> list[int]:
         """The steps of ``[first, end)`` that state the equation."""
         steps = self._by_key.get(equation.key, [])
@@ -87,15 +96,18 @@ class Ledger:
         """The latest statement before a step that comes to ``rhs``."""
         return _latest(self._by_rhs.get(rhs, []), before)
 
-    def latest_mention(self, atom: str, before: int) -> int | None:
-        """The latest step before a step in which the number or name stands at all."""
-        steps = self._mentions.get(atom, [])
+    def numbered(self, number: int, before: int) -> int | None:
+        """The latest step before a step that the solver gave this number."""
+        steps = self._by_number.get(number, [])
         found = bisect_left(steps, before)
         return steps[found - 1] if found else None
 
     def stands_by(self, step: int, equation: Equation) -> bool:
-        """Whether a reflection asserts the equation, be it after denying it: "A is wrong, it should be A"."""
-        return equation.key in self._renewed[step]
+        """Whether a reflection asserts the equation even if it denied it first: "A is wrong, it should be A".
+
+        Not of statements about letters, which are repeated to say why they are wrong.
+        """
+        return is_number(equation.lhs) and equation.key in self._renewed[step]
 
     def is_reinstated(self, equation: Equation, after: int) -> bool:
         """Whether a later correction asserts again what the reflection ``after`` had denied: the last word counts."""
@@ -105,14 +117,6 @@ class Ledger:
     def parts(self) -> list[Part]:
         """The steps, taken apart for verification."""
         return [_taken_apart(reading) for reading in self.readings]
-
-    @cached_property
-    def _mentions(self) -> dict[str, list[int]]:
-        mentions: defaultdict[str, list[int]] = defaultdict(list)
-        for step, reading in enumerate(self.readings):
-            for atom in atoms(reading.flat):
-                mentions[atom].append(step)
-        return mentions
 
 
 def _taken_apart(reading: Reading) -> Part:

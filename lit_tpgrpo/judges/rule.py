@@ -1,24 +1,25 @@
 """A judge without a model: both protocols of the paper's Stage I by deterministic signals, from the text alone.
 
-It is the baseline that a generative judge has to beat, and the judge of the embedded domain. It looks at nothing but
-the solution and its outcome: not at the gold answer, not at the problem. What it cannot see, by construction: errors
-that no reflection ever names, and statements that are taken up again in other words.
+It is the baseline that a generative judge has to beat, and the judge of the embedded domain. It looks at the solution and
+its outcome, never at the gold answer, and at the problem only for the equations that it gives, which no step adopts and no
+reflection corrects. Precision goes before recall: where nothing that can be quoted is denied, nothing is labelled. What
+it cannot see, by construction: errors that no reflection ever names, and what is said of a statement in other words.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.judges.adoption import Pairs, adopted_steps, given_pairs
 from lit_tpgrpo.judges.base import JudgeCase, abstain
 from lit_tpgrpo.judges.ledger import Ledger, WorkLimitError
 from lit_tpgrpo.judges.tracing import Correction, Source, builds_on, find_corrections
 from lit_tpgrpo.records import Outcome, StepLabel, Verdict
-from lit_tpgrpo.text.answers import extract_boxed
-from lit_tpgrpo.text.equations import EXPRESSION, Equation, flatten, normalise
 from lit_tpgrpo.text.reflections import Reading, Stance, read_step
 
 COUNTERS = (
@@ -33,12 +34,23 @@ COUNTERS = (
     "reflections_untraced",
 )
 MAX_WORK = 10_000_000
-_CONCLUDES = re.compile(r"\b(?:answer|result|solution|value|total)\b[^.\n]{0,40}?(?:\bis|=|:)\s*$", re.IGNORECASE)
+HOME = "arithmetic"
+"""The source of the problems that the judge reads in full: the embedded domain's."""
+SCOPE = (
+    "RuleJudge on problems that are not the embedded domain's ({source!r}). It reads the text and does not understand it: in a "
+    "right solution it labels INCORRECT only what a later step denies by quoting it (an equation, its result, a step's "
+    "number), which is seldom and then mostly right, and misses every error that is described in words; in a wrong one "
+    "MATCHED by equations and the final value. Process rewards will be sparse. For real problems let a language model judge: "
+    "--config configs/judge/qwen3_32b.yaml (any OpenAI-compatible endpoint), or --data.judge GenerativeJudge."
+)
+"""What is said once where the judge is used away from home."""
 
 
 @checked_arguments()
 class RuleJudge:
-    """Labels steps by quotations, denials and values; see ``wrong_steps`` and ``adopted_steps``.
+    """Labels steps by quotations, denials and values; see ``_wrong_steps`` and ``adoption.adopted_steps``.
+
+    Warns once where it is used on other problems than the embedded domain's (``SCOPE``).
 
     Keeps the segmentation of the case. Abstains where there is no answer block (a truncated solution) and where a
     correct solution makes more work than ``max_work``. ``metrics`` counts reflections too: of those nominated by a
@@ -61,9 +73,13 @@ class RuleJudge:
             raise ConfigError(f"max_work must be at least 1, got {max_work}")
         self.max_work = max_work
         self._counts: Counter[str] = Counter()
+        self._warned = False
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         for index, case in enumerate(cases):
+            if case.problem.source != HOME and not self._warned:
+                self._warned = True
+                rank_zero_warn(SCOPE.format(source=case.problem.source), stacklevel=2)
             yield index, self._verdict(case)
 
     def metrics(self) -> dict[str, float]:
@@ -82,14 +98,14 @@ class RuleJudge:
         readings = [read_step(think) for think in thinks]
         if case.outcome is Outcome.CORRECT:
             try:
-                wrong = self._wrong_steps(readings)
+                wrong = self._wrong_steps(readings, given_pairs(case.problem.prompt))
             except WorkLimitError:
                 self._counts["abstained"] += 1
                 return abstain(case, f"tracing its corrections takes more than max_work {self.max_work}")
             labels = [StepLabel.INCORRECT if i in wrong else StepLabel.CORRECT for i in range(len(thinks))]
             labels.append(StepLabel.CORRECT)
         else:
-            adopted = adopted_steps(thinks, readings, answer)
+            adopted = adopted_steps(thinks, readings, answer, case.problem.prompt)
             labels = [StepLabel.MATCHED if i in adopted else StepLabel.UNMATCHED for i in range(len(thinks))]
             labels.append(StepLabel.MATCHED)
         self._counts["steps"] += len(labels)
@@ -97,14 +113,14 @@ class RuleJudge:
         self._counts["steps_matched"] += labels.count(StepLabel.MATCHED)
         return Verdict(case.steps, tuple(labels))
 
-    def _wrong_steps(self, readings: Sequence[Reading]) -> set[int]:
+    def _wrong_steps(self, readings: Sequence[Reading], givens: Pairs = frozenset()) -> set[int]:
         """Protocol for correct solutions: position reflections, trace their sources, verify the interval between.
 
         Outside the intervals everything is correct. A reflection is judged like any other step: it is wrong if a later
         one corrects it, if it lies inside an interval and uses a wrong value, or if it denies a statement and then
         asserts that very statement. What a reflection denied is right after all if a later correction puts it back.
         """
-        ledger = Ledger(readings, self.max_work)
+        ledger = Ledger(readings, self.max_work, givens)
         corrections, untraced = find_corrections(ledger)
         wrong: set[int] = set()
         for correction in corrections:
@@ -121,29 +137,6 @@ class RuleJudge:
         return wrong
 
 
-def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: str) -> set[int]:
-    """Protocol for incorrect solutions: the think steps that the answer block takes over.
-
-    Those that assert an equation the answer asserts, and those that announce its final value. The value alone is weak
-    evidence (small numbers recur): it counts for the last step that comes to it, and for every such step only where
-    the answer repeats no equation at all.
-    """
-    taken = _statements(read_step(answer).asserted)
-    adopted = {i for i, reading in enumerate(readings) if taken & _statements(reading.asserted)}
-    value = final_value(answer)
-    if value is None:
-        return adopted
-    arrives = [i for i, reading in enumerate(readings) if any(e.rhs == value for e in reading.asserted)]
-    announced = {i for i, reading in enumerate(readings) if _announces(reading.flat, thinks[i], value)}
-    return announced | (adopted | set(arrives[-1:]) if adopted else set(arrives))
-
-
-def final_value(text: str) -> str | None:
-    """The normalised content of the last box, without a leading ``x =``; None where there is none."""
-    boxed = extract_boxed(text, thinks=False)
-    return normalise(flatten(boxed).rpartition("=")[2]) or None if boxed else None
-
-
 def _first_sources(correction: Correction) -> Iterator[Source]:
     """Of the sources that state the same equation the first: its interval holds the others and all that they spoil."""
     seen: set[tuple[str, str]] = set()
@@ -152,25 +145,3 @@ def _first_sources(correction: Correction) -> Iterator[Source]:
             yield source
         if source.equation is not None:
             seen.add(source.equation.key)
-
-
-def _announces(flat: str, raw: str, value: str) -> bool:
-    """Whether a step presents the value as its result: boxes it, or says that the answer is this."""
-    if final_value(raw) == value:
-        return True
-    return any(
-        normalise(match[0]) == value and _CONCLUDES.search(flat, max(0, match.start() - 60), match.start())
-        for match in EXPRESSION.finditer(flat)
-    )
-
-
-def _statements(equations: Sequence[Equation]) -> set[frozenset[str]]:
-    """The equations as unordered pairs; a chain ``a = b = c`` also states ``a = c``."""
-    pairs: set[frozenset[str]] = set()
-    head, end = "", -1
-    for equation in equations:
-        if equation.start >= end:
-            head = equation.lhs
-        end = equation.end
-        pairs |= {frozenset(equation.key), frozenset((head, equation.rhs))}
-    return {pair for pair in pairs if len(pair) == 2}

@@ -7,17 +7,23 @@ is charged for what it looks at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from lit_tpgrpo.judges.ledger import Ledger
-from lit_tpgrpo.text.equations import Equation, is_number, literal_value
-from lit_tpgrpo.text.reflections import Denial, Reading, Stance
+from lit_tpgrpo.text.equations import Equation, atoms, is_number, literal_value
+from lit_tpgrpo.text.reflections import Denial, Stance
 
 POINTING_REACH = 3
-"""'That is wrong' refers to one of the last steps."""
+"""'It should be 6, not 4' is about one of the last steps: another 4 is another thing."""
+SMALL_REACH = 5
+"""A number of one or two digits that is not taken up within so many steps is another one when it comes again."""
 REDO_REACH = 3
 """'I made a mistake' is explained by one of the next steps, which does a statement over with another result."""
+ROUNDING = Fraction(1, 100)
+"""Decimal numbers that are this near to each other may be the same one, rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ def find_corrections(ledger: Ledger) -> tuple[tuple[Correction, ...], tuple[int,
     for step, reading in enumerate(ledger.readings):
         if reading.stance is Stance.CORRECTS:
             sources = _trace_denial(ledger, step, corrected)
-        elif reading.stance is Stance.OPEN:
+        elif reading.stance is not Stance.NONE:
             sources = _trace_replacement(ledger, step)
         else:
             continue
@@ -68,111 +74,117 @@ def builds_on(ledger: Ledger, source: Source, end: int) -> set[int]:
     wrong_steps = {source.step}
     if source.equation is None:
         return wrong_steps
-    wrong: set[str] = set()
+    wrong: dict[str, int] = {}  # what has a wrong value, and the step that last gave it or took it up
     wrong_terms: set[str] = set()
     for step, part in enumerate(ledger.parts[source.step : end], start=source.step):
         ledger.charge(part.terms)
         for use in part.uses:
-            bad = use.key == source.equation.key or not wrong.isdisjoint(use.used)
+            taken = [term for term in use.used if term in wrong and step - wrong[term] <= _reach(term)]
+            bad = use.key == source.equation.key or bool(taken)
             if not bad and wrong_terms:
                 ledger.charge(len(wrong_terms))
                 bad = any(term in use.key[0] for term in wrong_terms)
             if bad:
-                wrong |= use.defined
+                wrong |= dict.fromkeys((*use.defined, *taken), step)
                 wrong_terms |= use.composed
                 wrong_steps.add(step)
             else:
-                wrong -= use.defined
+                for term in use.defined:
+                    wrong.pop(term, None)
                 wrong_terms -= use.composed
-        if not wrong.isdisjoint(part.drawn):
+        if any(term in wrong and step - wrong[term] <= _reach(term) for term in part.drawn):
             wrong_steps.add(step)
     return wrong_steps
 
 
+def _reach(term: str) -> int:
+    """For how many steps a term is taken for the one that was wrong: small numbers recur by chance."""
+    return SMALL_REACH if len(term) <= 2 and term.isdigit() else sys.maxsize
+
+
 def _trace_denial(ledger: Ledger, step: int, corrected: Mapping[tuple[str, str], int]) -> tuple[Source, ...]:
-    """What a step that says "wrong" means, the most explicit sign first."""
+    """What a step that says "wrong" means, the most explicit sign first.
+
+    Only what can be quoted is traced: a step by its number, a statement, a result, a statement that is done over. "That is
+    wrong" by itself blames nobody, for in real chains it more often than not turns out to be right after all.
+    """
     reading = ledger.readings[step]
+    named = [Source(s, None) for number in reading.blamed if (s := ledger.numbered(number, step)) is not None]
+    if named:
+        return tuple(named)
     denied = {e.key: e for e in reading.denied}.values()
     quoted = [s for e in denied for s in _statements(ledger, e, corrected.get(e.key, 0), step)]
     if quoted or reading.withdrew:
         return tuple(quoted)
-    valued = [s for value in reading.denied_values if (s := _with_value(ledger, value, step))]
+    valued = [s for value in reading.denied_values if (s := _with_result(ledger, value, step))]
     if valued:
         return tuple(valued)
     replaced = _trace_replacement(ledger, step)
-    if replaced:
+    if replaced or reading.denial is Denial.QUOTED:
         return replaced
-    results = [s for e in denied if (s := _with_value(ledger, e.rhs, step, POINTING_REACH))]
-    if results or reading.denial is Denial.QUOTED:
-        return tuple(results)
-    if reading.denial is Denial.POINTING:
-        # "That can't be right … 8 * 2 = 6" which stands there already: the doubt ended where it began.
-        found = None if _restates(ledger, step) else _recent(ledger.readings, step)
-    else:
-        found = _redone(ledger, step)
+    found = _redone(ledger, step)
     return (found,) if found else ()
 
 
 def _statements(ledger: Ledger, equation: Equation, first: int, before: int) -> list[Source]:
     """The steps that state the equation, the earliest first, back to its previous correction (``first``).
 
-    Between numbers an equation is wrong wherever it stands; with names only its latest statement is meant.
+    Between numbers an equation is wrong wherever it stands; with names only its latest statement is meant. A bare number
+    on the left (``2 = 1440``) is no statement, but what is left of one that was not understood; what the problem gives is no
+    error of a step.
     """
+    if literal_value(equation.lhs) is not None or ledger.is_given(equation):
+        return []
     found = [Source(step, equation) for step in ledger.stated(equation, first, before)]
     return found if is_number(equation.lhs) else found[-1:]
 
 
-def _with_value(ledger: Ledger, value: str, before: int, reach: int | None = None) -> Source | None:
-    """The latest step that comes to this value, or else the latest that mentions it."""
-    first = 0 if reach is None else before - reach
+def _with_result(ledger: Ledger, value: str, before: int) -> Source | None:
+    """The latest step that comes to this value by an equation; a single digit, which recurs, only a short way back."""
     stated = ledger.latest_result(value, before)
-    if stated is not None and stated[0] >= first:
-        return Source(*stated)
-    mentioned = ledger.latest_mention(value, before)
-    return Source(mentioned, None) if mentioned is not None and mentioned >= first else None
+    near = stated is not None and stated[0] >= before - POINTING_REACH
+    return Source(*stated) if stated is not None and (near or len(value) > 1) else None
 
 
 def _trace_replacement(ledger: Ledger, step: int) -> tuple[Source, ...]:
     """The latest earlier statements that the step's new equations contradict: same left side, another number.
 
-    A step that does not say "wrong" contradicts only statements about numbers: a letter may have been given another
-    meaning or be tried with another value.
+    A step that does not say "wrong" contradicts only statements about numbers, and no step contradicts one about a mere
+    letter, which may have been given another meaning or be tried with another value.
     """
     reading = ledger.readings[step]
     sources: list[Source] = []
     for equation in reading.renewed:
-        if reading.stance is Stance.CORRECTS or is_number(equation.lhs):
+        if is_number(equation.lhs) or (reading.stance is Stance.CORRECTS and _compound(equation.lhs)):
             found = ledger.latest_about(equation.lhs, step)
-            if found and _contradict(found[1], equation):
+            if found and not ledger.is_given(found[1]) and _contradict(found[1], equation):
                 sources.append(Source(*found))
     return tuple(sources)
 
 
 def _contradict(one: Equation, other: Equation) -> bool:
-    """Whether the right sides are different bare numbers; ``1/2`` and ``0.5`` are not, nor is anything unevaluated."""
-    values = literal_value(one.rhs), literal_value(other.rhs)
-    return None not in values and values[0] != values[1]
+    """Whether two statements about the same left side cannot both be right: their right sides are different bare numbers.
 
-
-def _restates(ledger: Ledger, step: int) -> bool:
-    """Whether the new equations of a step all stand in earlier steps as they are."""
-    renewed = ledger.readings[step].renewed
-    return bool(renewed) and all(ledger.stated(e, 0, step) for e in renewed)
-
-
-def _recent(readings: Sequence[Reading], before: int) -> Source | None:
-    """What "that" points at: the last equation of the last few steps, or else the last step."""
-    for step in range(before - 1, max(-1, before - 1 - POINTING_REACH), -1):
-        if readings[step].asserted:
-            return Source(step, readings[step].asserted[-1])
-    return Source(before - 1, None) if before else None
+    Not so for ``1/2`` and ``0.5``, for ``0.33`` and ``0.333`` (rounded), for anything unevaluated, for congruences (another
+    modulus gives another number) and for a bare number on the left, which is left over from something not understood.
+    """
+    a, b = literal_value(one.rhs), literal_value(other.rhs)
+    if a is None or b is None or literal_value(one.lhs) is not None or one.congruence or other.congruence:
+        return False
+    rounded = "." in one.rhs + other.rhs and abs(a - b) <= ROUNDING * max(abs(a), abs(b))
+    return a != b and not rounded
 
 
 def _redone(ledger: Ledger, step: int) -> Source | None:
     """The earliest statement that the steps after an unexplained admission do over with another result."""
     for reading in ledger.readings[step + 1 : step + 1 + REDO_REACH]:
         for equation in reading.asserted:
-            found = ledger.latest_about(equation.lhs, step)
-            if found and _contradict(found[1], equation):
+            found = ledger.latest_about(equation.lhs, step) if _compound(equation.lhs) else None
+            if found and not ledger.is_given(found[1]) and _contradict(found[1], equation):
                 return Source(*found)
     return None
+
+
+def _compound(lhs: str) -> bool:
+    """Whether an expression is more than a name, which may be given another meaning or be tried with another value."""
+    return is_number(lhs) or atoms(lhs) != {lhs}

@@ -1,5 +1,7 @@
 """Equations in running text, plain or LaTeX, in a form in which equal statements compare equal (paper, Stage I).
 
+An equation is read whole or not at all: of ``1 + 2 + ... + 10 = 55`` nothing is, for ``10 = 55`` is not what it says.
+
 This reads, it does not calculate: ``8 * 2 = 4`` is an equation like any other. Expressions are compared as normalised
 strings, so ``\\frac{1}{5}`` equals ``1/5`` and ``4 \\cdot r`` equals ``4r``, but ``2 + 3`` does not equal ``3 + 2``: a
 solver who refers to a statement repeats it.
@@ -8,6 +10,7 @@ solver who refers to a statement repeats it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,6 +19,9 @@ _GREEK = dict(zip(_GREEK_NAMES.split(), "αβγδεθλμπρσφωΔΩ", strict
 # In this order: escaped symbols before the signs they are made of.
 _SYMBOLS = (
     (re.compile(r"\\[$%]"), lambda m: "%" if m[0] == r"\%" else ""),
+    (re.compile(r"\\([*_])"), r"\1"),  # Markdown's escapes
+    (re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?)]|$)"), " "),  # bold print
+    (re.compile(r"\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-zA-Z]))"), "°"),
     (re.compile(r"[‘’]"), "'"),
     (re.compile(r"[−–]"), "-"),
     (re.compile(r"\{,\}|(?<=\d),(?=\d{3}(?!\d))"), ""),
@@ -24,7 +30,8 @@ _SYMBOLS = (
     (re.compile(r"\\(?:[()\[\],;:! ]|q?quad\b)|[$&~]"), " "),
     (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])|[×·∙]|\*\*?"), lambda m: "^" if m[0] == "**" else "*"),
     (re.compile(r"\\div(?![a-zA-Z])|÷"), "/"),
-    (re.compile(r"\\(?:equiv|approx)(?![a-zA-Z])|[≡≈]"), "="),
+    (re.compile(r"\\equiv(?![a-zA-Z])"), "≡"),
+    (re.compile(r"\\approx(?![a-zA-Z])|≈"), "="),
     (re.compile(r"\\(?:neq?|not\s*=)(?![a-zA-Z])|!=(?=\s)"), "≠"),
     (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "),
     (re.compile(r"\\(" + "|".join(_GREEK) + r")(?![a-zA-Z])\s?"), lambda m: _GREEK[m[1]]),
@@ -44,26 +51,52 @@ _MAX_NESTING = 8
 _WORDS = "is|so|we|an|as|at|be|by|do|go|he|if|in|it|me|my|no|of|oh|ok|on|or|to|up|us|am|hm|vs|th|st|nd|rd|cm|km|kg"
 # Quantifiers are possessive: without that, a run of digits can be cut in exponentially many ways.
 _NAME = rf"(?<![A-Za-z])(?!(?:{_WORDS})(?![A-Za-z]))(?:[A-Za-z]{{1,2}}+|[α-ωΔΩ])(?![A-Za-z])(?:_\w++)?+'*+"
-_NUMBER = r"\d++(?:\.\d++)?+%?+"
+_NUMBER = r"\d++(?:\.\d++)?+[%°]?+"
 _INSIDE = r"(?:[-+*/^.,!'\s\d_]|(?<![A-Za-z])[A-Za-z]{1,3}(?![A-Za-z])|sqrt|[α-ωΔΩ])"
 _PARENS = rf"\({_INSIDE}*+(?:\((?:{_INSIDE}*+(?:\({_INSIDE}*+\){_INSIDE}*+)*+)\){_INSIDE}*+)*+\)"
 _CALL = rf"(?:sqrt|sin|cos|tan|log|ln|exp|gcd|lcm|max|min)\s?{_PARENS}"
 _FACTOR = rf"(?>(?:{_CALL}|{_PARENS}|{_NUMBER}|{_NAME})!?+(?:\^-?(?:{_PARENS}|{_NUMBER}|{_NAME}))?+)"
 _TERM = rf"[-+]?+{_FACTOR}++"
-EXPRESSION = re.compile(rf"(?<![\w.^])(?>{_TERM}(?:\s*[-+*/^]\s*{_TERM})*+)(?![A-Za-z])")
-_EQUALS = re.compile(r"\s*=\s*")
+_EXPRESSION = re.compile(rf"(?<![\w.^])(?>{_TERM}(?:\s*[-+*/^]\s*{_TERM})*+)")
+_EQUALS = re.compile(r"\s*([=≡])\s*")
 _ATOM = re.compile(rf"(?P<power>\^-?(?:{_NUMBER}|{_NAME}))|{_NUMBER}|{_NAME}")
-_LITERAL = re.compile(r"(?P<over>-?\d{1,40}(?:\.\d{1,40})?)(?:/(?P<under>\d{1,40}))?(?P<percent>%)?", re.ASCII)
+_LITERAL = re.compile(r"(?P<over>-?\d{1,40}(?:\.\d{1,40})?)(?:/(?P<under>\d{1,40}))?(?:(?P<percent>%)|°)?", re.ASCII)
+
+
+# An expression with one of these before or after it is a piece of a longer one. Blanks are told from no blanks: "a) x = 5"
+# begins a list item, "(1)x" a product.
+_OPERATIONS = (
+    "times|plus|minus|over|choose|divided by|multiplied by|sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|gcd|lcm|det|dim|max"
+    "|min|lim|sum|prod|int|deg|arg|rank|ker|binom|frac|[lc]?dots|factorial"
+)
+_CUT_BEFORE = re.compile(
+    r"[-+*/^_|\\{…][ \t]*$|\.\.[ \t]*$|[,)\]}!%'\"]$|[A-Za-z]\($"
+    rf"|(?<![A-Za-z])(?:mod|{_OPERATIONS})[ \t]*$"
+)
+_ITEM_MARK = re.compile(r"(?:^|\n)[ \t]*[-+*][ \t]*$")
+_CUT_BEFORE_NAME = re.compile(r"(?:[\w)\]][)\]]|(?<![A-Za-z])\d+|(?<![A-Za-z])[B-HJ-Zb-z]) $")
+_CALLED = re.compile(rf"\d *$|\w$|{_NAME} ?$")
+_CUT_AFTER = re.compile(
+    r"[ \t]*(?:[+*/^_|\\{…]|\.\.)|[ \t]*-(?! [A-Za-z]{3})|[(\[]|,\w|\.\d"
+    rf"|[ \t]*(?:- )?(?:{_OPERATIONS})(?![A-Za-z])| (?!(?:[aA]|I) [A-Za-z]{{2}}|mod(?![A-Za-z]))(?:\d|{_NAME}|\\)"
+)
+_NAME_ALONE = re.compile(rf"^{_NAME}$")
+_MODULO = re.compile(r"[ \t]*\(?[ \t]*mod(?![A-Za-z])")
+_LOOK_BACK = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """A statement ``lhs = rhs`` in normalised form; ``start`` and ``end`` index the flattened text."""
+    """A statement ``lhs = rhs`` in normalised form; ``start`` and ``end`` index the flattened text.
+
+    ``congruence``: it is one modulo something, so that the sides may have other values and still be said right.
+    """
 
     lhs: str
     rhs: str
     start: int = 0
     end: int = 0
+    congruence: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -91,7 +124,7 @@ def normalise(expression: str) -> str:
     text = re.sub(r"\s+", "", expression).rstrip(".,;:")
     for _ in range(_MAX_NESTING):
         before = text
-        text = re.sub(r"(?<![\w)])\((-?(?:\d+(?:\.\d+)?%?|[A-Za-zα-ωΔΩ]))\)(?![\w(^])", r"\1", text)
+        text = re.sub(r"(?<![\w)])\((-?(?:\d+(?:\.\d+)?[%°]?|[A-Za-zα-ωΔΩ]))\)(?![\w(^])", r"\1", text)
         text = re.sub(r"\(\(([^()]*)\)\)", r"(\1)", text)
         if text.startswith("(") and text.endswith(")") and _closes_at_end(text):
             text = text[1:-1]
@@ -100,17 +133,43 @@ def normalise(expression: str) -> str:
     return re.sub(r"(?<=[\w)])\*(?=[A-Za-zα-ωΔΩ(])", "", text)
 
 
+def find_expressions(flat: str, start: int = 0, end: int | None = None) -> Iterator[re.Match[str]]:
+    """The longest expressions of ``flat[start:end]``, pieces of unreadable ones among them. Linear in the text."""
+    for match in _EXPRESSION.finditer(flat, start, len(flat) if end is None else end):
+        # A unit or word is glued to "10cm". The pattern itself must not look at what follows: it would go back and try
+        # again from every place inside.
+        if not flat[match.end() : match.end() + 1].isalpha():
+            yield match
+
+
 def extract_equations(flat: str) -> tuple[Equation, ...]:
     """The equations of a flattened text in order; ``a = b = c`` gives ``a = b`` and ``b = c``. Linear in the text."""
     found: list[Equation] = []
     previous: re.Match[str] | None = None
-    for match in EXPRESSION.finditer(flat):
-        if previous is not None and _EQUALS.fullmatch(flat, previous.end(), match.start()):
+    for match in find_expressions(flat):
+        equals = previous and _EQUALS.fullmatch(flat, previous.end(), match.start())
+        if previous is not None and equals and begins_whole(flat, previous) and ends_whole(flat, match.end()):
             lhs, rhs = normalise(previous[0]), normalise(match[0])
             if lhs and rhs:  # "0=()" has nothing on its right
-                found.append(Equation(lhs, rhs, previous.start(), match.end()))
+                congruence = equals[1] == "≡" or _MODULO.match(flat, match.end()) is not None
+                found.append(Equation(lhs, rhs, previous.start(), match.end(), congruence))
         previous = match
     return tuple(found)
+
+
+def begins_whole(flat: str, match: re.Match[str]) -> bool:
+    """Whether nothing before an expression belongs to it: not so for the 10 of ``... + 10`` and the 7 of ``2,3,6,7``."""
+    before = flat[max(0, match.start() - _LOOK_BACK) : match.start()]
+    if match[0][0] == "(" and _CALLED.search(before):
+        return False
+    if _NAME_ALONE.match(match[0]) and _CUT_BEFORE_NAME.search(before):
+        return False
+    return _CUT_BEFORE.search(before) is None or _ITEM_MARK.search(before) is not None
+
+
+def ends_whole(flat: str, end: int) -> bool:
+    """Whether nothing after an expression that ends here belongs to it: not so for the 4 of ``4 \\sqrt{2}`` and ``4 + ...``."""
+    return _CUT_AFTER.match(flat, end) is None
 
 
 def atoms(expression: str) -> frozenset[str]:

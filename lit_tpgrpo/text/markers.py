@@ -23,7 +23,7 @@ NOMINATES = _any(
     r"\bto (?:check|verify)\b",
     r"\b(?:mistake|miscalculat|miscount|misread|mis-?stat|messed up|incorrect|wrong|erroneous)",
     r"\b(?<!standard )errors?\b(?! (?:term|bar|bound))",
-    r"\b(?:not|n't|never) (?:quite |actually )?(?:right|correct|true)\b",
+    r"(?:\bnot|n't|\bnever|\bcannot) (?:be |quite |actually )?(?:right|correct|true)\b",
     r"\b(?:overlooked|forgot)\b",
     r"\bshould (?:have been|be|actually be)\b",
     r"\binstead of\b|\brather than\b|, not (?=[-\d(])",
@@ -42,16 +42,38 @@ CALLS_WRONG = _any(
 )
 """A verdict about what stands before it ("predicate"), or an admission about what may stand after it."""
 
+BLAMES_STEP = _any(
+    r"\b(?:error|mistake|flaw|miscalculation|(?:incorrect|wrong) \w+)(?: [\w']+){0,8} in step (?P<a>\d+)\b",
+    r"\b(?:assumption|calculation|computation|claim|conclusion|result|statement|reasoning) (?:in|from|of|at) step (?P<b>\d+) "
+    r"(?:is|was)(?: \w+)? (?:wrong|incorrect|mistaken|erroneous|not right|not correct)\b",
+    r"\bstep (?P<c>\d+) (?:is|was|has|had|contains|contained)(?: \w+)? (?:wrong|incorrect|mistaken|erroneous|error|mistake)\b",
+    r"\bin step (?P<d>\d+), (?:I|we) (?:made|forgot|miscalculated|miscounted|misread|overlooked|(?:\w+ ){1,12}?instead of)\b",
+)
+"""Steps are blamed by the numbers that the solver gave them: "we made an error in step 4"."""
+STEP_NUMBER = re.compile(r"\W*+step\s*+(\d+)\b", re.IGNORECASE)
+"""The number that the solver gave a step, at its beginning."""
+
 ADMITTED_OBJECT = re.compile(
-    r"\s+(?:(?:in|when|with|at|on|computing|calculating|writing|saying|that|I)\s+)*", re.IGNORECASE
+    r"\s+(?:(?:in|when|with|at|on|computing|calculating|writing|saying|that|I|the"
+    r"|equation|expression|formula|line)\s+)*",
+    re.IGNORECASE,
 )
 """Between "I made a mistake" and the statement meant: "when calculating …"."""
+
+OF_THE_PROBLEM = re.compile(
+    r"\s*(?:in|with|of)\s+(?:(?:the|this|these|given|original|provided|or|answer) )*"
+    r"(?:problem|question|statement|choices?|options?|text|prompt|information|data)\b",
+    re.IGNORECASE,
+)
+"""What stands after "there is an error" where the solver finds it in the problem and not in its work."""
 
 NOT_WRONG = _any(
     r"\b(?:nothing|not|n't|no|never|anything|without|any)(?: \w+){0,3}? (?:wrong|incorrect|mistakes?|errors?|false)\b"
 )
+GUESSES = re.compile(r"\bmust have\b|\bmust be\b|\bprobably\b|\blikely\b|\bthink\b", re.IGNORECASE)
+"""A step is not blamed on a guess: "I must have made a mistake in step 10"."""
 HEDGES = _any(
-    r"\b(?:if|whether|unless|might|may|maybe|perhaps|possibly|could|would|suppose|in case|avoid)\b",
+    r"\b(?:if|whether|unless|might|may|maybe|perhaps|possibly|could|would|suppose|assume|assuming|imagine|in case|avoid)\b",
 )
 """What stands after these is considered, not said."""
 
@@ -67,12 +89,18 @@ CALLS_RIGHT = _any(
 YES = _any(r"^\W*(?:yes|yeah|yep|indeed)\b")
 NO = _any(r"^\W*(?:but )?(?:no|nope)(?=[,.!;:]|$| (?:it|that|this|wait)\b)")
 POINTS_BACK = _any(r"\b(?:that|this|it|these|those|the (?:last|previous|above))\b")
+JUDGES = _any(r"\b(?:right|correct|true|wrong|incorrect|mistaken|mistake|error|hold|holds|ok|okay|fine|valid)\b")
+"""A question with one of these asks about a statement; without, it is a thought of its own ("Could x = 3?")."""
 
 # The following stand directly before an expression.
 SUPPOSES = _any(
     r"\b(?:if|suppose|supposing|assume|assuming|let|when|where|for|try|say|set|case|consider|iff)\W+(?:\w+ )?$",
 )
-SETS_ASIDE = _any(r"(?:\bnot|\binstead of|\brather than)\s+(?:just |merely )?$")
+SETS_ASIDE = _any(
+    # Not "310/2 = 155, which is not 150": that tells two numbers apart.
+    r"(?:[,;:(]\s*|[\d)]\s+)not\s+(?:just |merely )?$",
+    r"\b(?:instead of|rather than)\s+(?:just |merely )?$",
+)
 PUTS_INSTEAD = _any(
     r"\b(?:should (?:have been|actually be|be)|must be|(?:it|that)(?:'s| is)(?: actually)?|actually,?)\s+"
 )

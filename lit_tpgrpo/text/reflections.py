@@ -14,8 +14,10 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from lit_tpgrpo.text import markers
-from lit_tpgrpo.text.equations import EXPRESSION, Equation, extract_equations, flatten, normalise
+from lit_tpgrpo.text.equations import Equation, extract_equations, find_expressions, flatten, is_number, normalise
 from lit_tpgrpo.text.markers import stands_before
+from lit_tpgrpo.text.statements import Statements
+from lit_tpgrpo.text.subjects import Subject, find_subject
 
 
 class Stance(enum.Enum):
@@ -41,7 +43,8 @@ class Reading:
 
     ``asserted`` are the equations the step stands for at its end, ``renewed`` those among them that were written after
     the first marker word and without "if" or "maybe", ``denied`` the equations and ``denied_values`` the bare values
-    it calls wrong; ``withdrew``: one of the denied was asserted in the step itself.
+    it calls wrong, ``blamed`` the numbers of the steps it finds an error in; ``withdrew``: one of the denied was asserted in
+    the step itself. ``number``: the one that the solver gave the step ("Step 4: ...").
     """
 
     stance: Stance
@@ -52,6 +55,8 @@ class Reading:
     denial: Denial | None = None
     withdrew: bool = False
     flat: str = ""
+    blamed: tuple[int, ...] = ()
+    number: int | None = None
 
 
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+|\n+")
@@ -60,39 +65,15 @@ _MAX_TOPIC = 8
 """A "no" or "that" is about so many equations at most, the last of its question. It keeps long texts linear."""
 
 
-class _Statements:
-    """Equations in the order in which they were stated. Withdrawing one does not look at the others."""
-
-    def __init__(self) -> None:
-        self._by_key: dict[tuple[str, str], list[tuple[int, Equation]]] = {}
-        self._stated = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._by_key)
-
-    def state(self, equations: tuple[Equation, ...]) -> None:
-        for equation in equations:
-            self._by_key.setdefault(equation.key, []).append((self._stated, equation))
-            self._stated += 1
-
-    def withdraw(self, equations: tuple[Equation, ...]) -> bool:
-        """Take out all that equal one of these; whether there were any."""
-        found = [self._by_key.pop(equation.key, None) for equation in equations]
-        return any(found)
-
-    def in_order(self) -> tuple[Equation, ...]:
-        placed = sorted((p for same in self._by_key.values() for p in same), key=lambda p: p[0])
-        return tuple(equation for _, equation in placed)
-
-
 @dataclass(slots=True)
 class _Reader:
     """Reads a step sentence by sentence; ``topic`` is what a following "yes", "no" or "that" is about."""
 
-    asserted: _Statements = field(default_factory=_Statements)
-    renewed: _Statements = field(default_factory=_Statements)
+    asserted: Statements = field(default_factory=Statements)
+    renewed: Statements = field(default_factory=Statements)
     denied: list[Equation] = field(default_factory=list)
     denied_values: list[str] = field(default_factory=list)
+    blamed: list[int] = field(default_factory=list)
     denial: Denial | None = None
     withdrew: bool = False
     confirmed: bool = False
@@ -100,79 +81,115 @@ class _Reader:
     topic: tuple[Equation, ...] = ()
     asked: bool = False
     asked_if_wrong: bool = False
+    asked_back: bool = False
+    """The open question is about a statement: it quotes one, or it points back ("is that right?")."""
 
     def read(self, sentence: str) -> None:
         equations = tuple(
             e for e in extract_equations(sentence) if not stands_before(markers.SUPPOSES, sentence, e.start)
         )
         self.nominated = self.nominated or markers.NOMINATES.search(sentence) is not None
-        wrong = self._says_wrong(sentence)
+        if sentence.endswith("?"):
+            return self._ask(sentence, equations)
         if not self.nominated:
-            self._assert(equations)
-        elif sentence.endswith("?"):
-            self.asked, self.topic = True, equations[-_MAX_TOPIC:] or self.topic
-            self.asked_if_wrong = markers.CALLS_WRONG.search(sentence) is not None
-        elif wrong is not None:
-            self._call_wrong(sentence, wrong, equations)
-        elif self.asked and (markers.YES if self.asked_if_wrong else markers.NO).match(sentence):
+            return self._assert(equations)
+        if self.asked and (markers.YES if self.asked_if_wrong else markers.NO).match(sentence):
             self.asked = False
-            self._deny(self.topic, Denial.POINTING)
-            self._assert(self._replacement(sentence, self._contrast(sentence, equations)))
-        else:
-            kept = self._replacement(sentence, self._contrast(sentence, equations))
-            self._assert(kept, considered=markers.HEDGES.search(sentence) is not None)
-            right = markers.CALLS_RIGHT.search(sentence) or markers.NOT_WRONG.search(sentence)
-            if right or (self.asked and markers.NO.match(sentence)):
-                self._confirm()
+            if self.asked_back:
+                self._deny(self.topic, Denial.POINTING)
+            return self._assert(self._replacement(sentence, self._contrast(sentence, equations)))
+        self._blame(sentence)
+        wrong = self._says_wrong(sentence)
+        subject = wrong and (Subject() if wrong["admission"] else find_subject(sentence, wrong, equations))
+        if wrong and subject and not (self.asked and not self.asked_back and subject == Subject()):
+            return self._call_wrong(sentence, wrong, subject, equations)
+        kept = self._replacement(sentence, self._contrast(sentence, equations))
+        self._assert(kept, considered=markers.HEDGES.search(sentence) is not None)
+        right = markers.CALLS_RIGHT.search(sentence) or markers.NOT_WRONG.search(sentence)
+        if right or (self.asked and markers.NO.match(sentence)):
+            self._confirm()
+        return None
+
+    def _ask(self, sentence: str, equations: tuple[Equation, ...]) -> None:
+        """A question about a statement is one that a "no" denies: "is 8 * 2 = 4 right?", not "could x = 3?"."""
+        judges = markers.JUDGES.search(sentence) is not None
+        quoted = tuple(e for e in equations if judges or is_number(e.lhs))
+        points = judges and not equations and markers.POINTS_BACK.search(sentence) is not None
+        self.asked, self.asked_back = True, bool(quoted or points)
+        self.topic = quoted[-_MAX_TOPIC:] or (self.topic if points else ())
+        self.asked_if_wrong = markers.CALLS_WRONG.search(sentence) is not None
 
     def _says_wrong(self, sentence: str) -> re.Match[str] | None:
         """The verdict of the sentence; "A is wrong" says more than the "I made a mistake" in front of it."""
-        verdicts = list(markers.CALLS_WRONG.finditer(sentence))
+        verdicts = [
+            v
+            for v in markers.CALLS_WRONG.finditer(sentence)
+            if not (v["admission"] and markers.OF_THE_PROBLEM.match(sentence, v.end()))
+        ]
         wrong = next((v for v in verdicts if v["predicate"]), verdicts[0] if verdicts else None)
         if wrong is None or markers.NOT_WRONG.search(sentence) or markers.HEDGES.search(sentence, 0, wrong.end()):
             return None
         return wrong
 
-    def _call_wrong(self, sentence: str, wrong: re.Match[str], equations: tuple[Equation, ...]) -> None:
-        """ "A = b is wrong, because A = c": what stands before the verdict is denied, what follows is asserted.
+    def _blame(self, sentence: str) -> None:
+        found = markers.BLAMES_STEP.search(sentence)
+        doubts = (markers.NOT_WRONG, markers.HEDGES, markers.GUESSES)
+        if found and not any(doubt.search(sentence, 0, found.end()) for doubt in doubts):
+            self.blamed.append(int(found[found.lastgroup or 0][:9]))
+            self.denial = self.denial or Denial.ADMITTED
+
+    def _call_wrong(
+        self, sentence: str, wrong: re.Match[str], subject: Subject, equations: tuple[Equation, ...]
+    ) -> None:
+        """ "A = b is wrong, because A = c": the subject is denied, what else is said is asserted.
 
         "I made a mistake in A = b": the object of the admission is denied.
         """
-        before = tuple(e for e in equations if e.end <= wrong.start())
-        after = self._contrast(sentence, tuple(e for e in equations if e.end > wrong.start()))
-        if wrong["admission"] and not before:
+        self.asked = False
+        denied = subject.equations
+        first = denied[0].start if denied else wrong.start()  # the denied ones are the last before the verdict
+        before = tuple(e for e in equations if e.end <= wrong.start() and e.start < first)
+        after = tuple(e for e in equations if e.end > wrong.start())
+        if wrong["admission"]:
+            # "I wrote A = b instead of A = c" sets aside the other way round: nothing is read from it.
+            after = tuple(e for e in after if not stands_before(markers.SETS_ASIDE, sentence, e.start))
             after = after or tuple(e for e in extract_equations(sentence) if e.start > wrong.end())
             gap = markers.ADMITTED_OBJECT.match(sentence, wrong.end())
             if after and gap and gap.end() == after[0].start:
-                before, after = after[:1], after[1:]
-        values = list(EXPRESSION.finditer(sentence, 0, wrong.start()))
-        if before:
-            self._deny(before, Denial.QUOTED)
-        elif not wrong["admission"] and values and not sentence[values[-1].end() : wrong.start()].strip(" ,'\"."):
-            self.denied_values.append(normalise(values[-1][0]))
+                denied, after = after[:1], after[1:]
+        else:
+            after = self._contrast(sentence, after)
+        self._assert(before)
+        if denied:
+            self._deny(denied, Denial.QUOTED)
+        elif subject.value is not None:
+            self.denied_values.append(subject.value)
             self.denial = Denial.QUOTED
         elif not self.denied_values or self.denial is not Denial.QUOTED:
             past = re.search(r"\b(?:was|were)\b", wrong[0]) is not None
-            pointing = not wrong["admission"] and markers.POINTS_BACK.search(sentence, 0, wrong.end()) is not None
             # "Let me recompute: … So that was wrong" is about earlier work, not about the new result.
-            about = () if past and self.renewed else self.topic
-            self._deny(about if pointing else (), Denial.POINTING if pointing else Denial.ADMITTED)
+            about = () if wrong["admission"] or before or (past and self.renewed) else self.topic
+            self._deny(about, Denial.ADMITTED if wrong["admission"] else Denial.POINTING)
         self._assert(self._replacement(sentence[wrong.end() :], after))
 
     def _replacement(self, sentence: str, equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
         """ "It should be 6" after "8 * 2 = 4 is wrong" asserts 8 * 2 = 6."""
         found = None if equations or not self.denied else markers.PUTS_INSTEAD.search(sentence)
-        value = EXPRESSION.match(sentence, found.end()) if found else None
-        return (Equation(self.denied[-1].lhs, normalise(value[0])),) if value else equations
+        value = next(find_expressions(sentence, found.end()), None) if found else None
+        if found is None or value is None or value.start() != found.end():
+            return equations
+        return (Equation(self.denied[-1].lhs, normalise(value[0])),)
 
     def _contrast(self, sentence: str, equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
-        """Take out what is set aside: "A = c, not b", "c instead of b", "A = c instead of A = b"."""
+        """Take out what is set aside: "A = c, not b", "A = c instead of A = b". Not where it is only considered."""
+        if markers.HEDGES.search(sentence):
+            return equations
         aside = [stands_before(markers.SETS_ASIDE, sentence, e.start) for e in equations]
         kept = [e for e, out in zip(equations, aside, strict=True) if not out]
         denied = [e for e, out in zip(equations, aside, strict=True) if out]
         starts, kept_ends = [e.start for e in equations], [e.end for e in kept]
         replaces = _REPLACES.search(sentence) is not None
-        for value in EXPRESSION.finditer(sentence):
+        for value in find_expressions(sentence):
             if not any(c.isdigit() for c in value[0]):
                 continue  # "x is not a root" sets nothing aside: only what holds a number is taken for a value
             within = bisect_right(starts, value.start()) - 1
@@ -183,7 +200,7 @@ class _Reader:
             before = bisect_right(kept_ends, value.start()) - 1
             if before >= 0:
                 denied.append(Equation(kept[before].lhs, normalise(value[0])))
-            elif replaces:
+            elif replaces and sentence[max(0, value.start() - 8) : value.start()].rstrip().endswith("not"):
                 self.denied_values.append(normalise(value[0]))
                 self.denial = Denial.QUOTED
         if denied:
@@ -203,9 +220,9 @@ class _Reader:
         self.renewed.withdraw(equations)
 
     def _confirm(self) -> None:
-        """ "Yes, that is right" after a doubt takes the doubt back; after a replacement it is about that."""
+        """ "Yes, that is right" after a doubt takes the doubt back. What replaces an earlier value shows by itself."""
         self.confirmed = True
-        if self.denial is not Denial.QUOTED and not self.renewed:
+        if self.denial is not Denial.QUOTED and not self.blamed:
             self.denial = None
         if self.asked and not self.denied:
             self.asserted.state(self.topic)
@@ -226,6 +243,7 @@ def read_step(text: str) -> Reading:
         stance = Stance.CORRECTS
     else:
         stance = Stance.CONFIRMS if reader.confirmed else Stance.OPEN
+    number = markers.STEP_NUMBER.match(flat)
     return Reading(
         stance,
         reader.asserted.in_order(),
@@ -235,4 +253,6 @@ def read_step(text: str) -> Reading:
         reader.denial,
         reader.withdrew,
         flat,
+        tuple(reader.blamed),
+        int(number[1]) if number and len(number[1]) < 10 else None,
     )

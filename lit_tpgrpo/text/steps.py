@@ -3,7 +3,7 @@
 Steps are paragraphs, joined where a paragraph cannot stand alone:
 
 * a paragraph that is nothing but display maths or code joins the one before it;
-* a paragraph that ends in a colon takes the one after it;
+* a paragraph that ends in a colon or a comma ("Thus,") takes the one after it, which finishes its sentence;
 * a bare interjection ("Hmm.", "Wait...", the opening ``<think>``) joins the paragraph after it, which says what it is
   about.
 
@@ -19,6 +19,8 @@ from lit_tpgrpo.records import Step
 from lit_tpgrpo.text.paragraphs import Span, answer_start, block_spans, paragraph_spans
 from lit_tpgrpo.text.spans import token_spans
 
+# The full-width forms are those of Chinese text.
+UNFINISHED = (":", ",", "\uff1a", "\uff0c")
 BARE_OPENING = re.compile(
     r"(?:\s|<think>|[.,!?…:-]|\b(?:wait|hm+|oh|ah|huh|ok|okay|no|so|but|actually|alright|right|now|well)\b"
     r"|\b(?:let me see|hold on|a (?:minute|second|moment))\b)*",
@@ -80,5 +82,5 @@ def _step_starts(text: str, paragraphs: list[Span], blocks: list[Span]) -> list[
         is_block = at > start and not (outside + text[at:end]).strip(" \t\r\n.,;")
         if not starts or not (join_next or is_block):
             starts.append(start)
-        join_next = own.rstrip().endswith(":") or BARE_OPENING.fullmatch(own) is not None
+        join_next = own.rstrip().endswith(UNFINISHED) or BARE_OPENING.fullmatch(own) is not None
     return starts

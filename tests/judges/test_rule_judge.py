@@ -2,17 +2,21 @@
 
 import json
 import random
+import warnings
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.rule_judge import labelled, read_truth
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, premise_holds
 from lit_tpgrpo.datamodules.arithmetic.problems import Task, make_problems
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge, JudgeCase
-from lit_tpgrpo.judges.rule import RuleJudge, final_value
+from lit_tpgrpo.judges.labelled import make_record
+from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.scoring import count_labels
 from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason
 from lit_tpgrpo.text.steps import segment_steps
@@ -22,11 +26,13 @@ M, U = StepLabel.MATCHED, StepLabel.UNMATCHED
 ANSWER = ("</think>\n\nThe answer is \\boxed{6}.", C)
 
 
-def case_of(text, outcome):
+def case_of(text, outcome, prompt="?"):
     starts = tuple(range(len(text)))
     solution = Solution("p", 0, (), starts, (0.0,) * len(text), StopReason.EOS, 0, text, starts)
-    # The judge must not look at the problem: it gets one that fits nothing.
-    return JudgeCase(Problem("p", "?", "?"), solution, outcome, segment_steps(text, starts, len(starts)))
+    # The judge must not look at the gold: it gets one that fits nothing.
+    return JudgeCase(
+        Problem("p", prompt, "?", "arithmetic"), solution, outcome, segment_steps(text, starts, len(starts))
+    )
 
 
 def judge_one(text, outcome, judge=None):
@@ -60,7 +66,9 @@ def test_no_reflection_means_all_correct():
         "Hmm, it should be 6, not 4.",
         "Actually, 8 * 2 = 6.",
         "Wait, that's not right. It should be 8 * 2 = 6.",
-        "Wait, that's not right.",
+        "I had 8 * 2 = 4, but that is wrong.",
+        "Earlier I got 4, but that was wrong.",
+        "My result 4 is wrong.",
         "Wait, 4 is wrong.",
         r"Wait, \(8 \times 2 = 4\) is incorrect; it should be \(8 \times 2 = 6\).",
     ],
@@ -196,6 +204,93 @@ def test_the_same_error_again_is_traced_to_its_second_statement_only():
     )
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        # Nothing that can be quoted is denied.
+        ["Next, 8 * 2 = 6.", "Wait, that's not right."],
+        ["Next, 8 * 2 = 6.", "Wait, that can't be right. Let me see."],
+        # The solver's own question, answered with no.
+        [
+            "Each block holds the numbers 1-9.",
+            "Perhaps each block is a Latin square of order 3? No, that doesn't make sense.",
+        ],
+        ["There are 4 * 3 = 12 pairs.", "Could the order matter here? No, that's not correct."],
+        ["So x = 3.", "Could x = 3 here? No."],
+        # Pieces of what cannot be read.
+        ["1 + 2 + ... + 10 = 55.", "Wait, actually 1 + 3 + ... + 10 = 30."],
+        ["2,3,6,7=18.", "Wait, 1,3,5,7=16."],
+        ["One way: 4+9=13 coins.", "Wait, for the other: total2+4+9=15 coins."],
+        # Another value that is named beside it, another statement with the same value.
+        ["So there are 117 of them.", "In the first approach I thought it was 49, but that was wrong."],
+        ["Together there are 12 + 5 = 17 ways.", "Before, I thought it was 20, but that was incorrect."],
+        ["gcd(24,10)=2.", "Wait, my assumption that each cycle contributes a factor of 2 is incorrect."],
+        ["We have M=150.", "Wait, 310/2=155, which is not 150."],
+        ["So 6 - 4 = 2.", "It should be 1 instead of 2 in the question."],
+        # A doubt that ends in a confirmation.
+        ["So a + b = 10.", "Hmm, that can't be right since 3*10 = 30, which is correct after all. OK, consistent."],
+        ["So u + v = 24.", "Wait, this can't be right: 2*24 = 48, and that is correct. It is consistent."],
+        ["12 * 167 = 2004.", "Wait, that can't be right.", "Let me check: 12 * 167 = 2004."],
+        # Something else is called wrong.
+        ["Hence 6 * 3 / 2 = 9.", "Choice A: the number is not 6, so this choice is incorrect."],
+        ["Hence 12 + 160 = 172.", "No choice matches 172: there is an error in the question."],
+        ["Hence n = 32.", "For choice B, n = 64 and this is not the answer, so Choice B is not correct."],
+        ["Hence 9x - 8y = -3.", "Inserting, 9(0) - 8(6) = -3, which is not correct."],
+        # Both are right.
+        ["So 1/3 = 0.33.", "Actually, 1/3 = 0.333."],
+        ["So 3 * 4 = 2 mod 10.", "Actually, 3 * 4 = 5 mod 7."],
+        # A guess.
+        ["Step 1: 3 + 5 = 8.", "Step 2: I must have made a mistake in step 1."],
+        ["Step 1: 3 + 5 = 8.", "Step 2: Perhaps there is a mistake in step 1."],
+    ],
+)
+def test_where_nothing_quotable_is_denied_nothing_is_labelled(steps):
+    check_correct(*[(step, C) for step in steps], ("So the count is 5.", C))
+
+
+def test_a_value_that_the_solver_held_is_traced_to_the_step_that_came_to_it():
+    check_correct(
+        ("First approach: 7 * 7 = 49 pairs.", I),
+        ("Second approach: 51 + 67 - 1 = 117.", C),
+        ("Earlier I thought 49, but that was wrong because y need not be even.", C),
+    )
+
+
+@pytest.mark.parametrize(
+    "reflection",
+    [
+        "We made an error in our calculation of the area in Step 2.",
+        "However, there is a mistake in step 2.",
+        "The flaw in Step 2 was that we forgot a factor.",
+        "Our assumption in step 2 was also incorrect.",
+        "It seems we made an incorrect assumption in step 2.",
+        "Step 2 is wrong.",
+        "Looking back, in step 2, we added the probability instead of the number.",
+    ],
+)
+def test_a_step_that_is_blamed_by_its_number_is_the_source(reflection):
+    check_correct(("Step 1: Let a be it.", C), ("**Step 2:** So it is more.", I), ("Step 3: So.", C), (reflection, C))
+
+
+def test_a_number_that_is_given_twice_is_the_latest_step_s():
+    check_correct(("Step 1: a.", C), ("Step 1: b.", I), ("There is a mistake in step 1.", C), ("Step 1: c.", C))
+
+
+def test_what_the_problem_gives_is_no_error_of_a_step():
+    text = "Expand $(x+y)^2 = 4$.\n\nThere is a mistake in the equation (x+y)^2 = 4, it should be (x+y)^2 = 64."
+    text += "\n</think>\n\n\\boxed{6}"
+    for prompt, first in (("If $(x+y)^2 = 4$, what is x?", C), ("What is x?", I)):
+        ((_, verdict),) = RuleJudge().judge([case_of(text, Outcome.CORRECT, prompt)])
+        assert verdict.labels == (first, C, C)
+
+
+def test_a_small_number_is_taken_up_within_five_steps_only():
+    talk = [("Let me go on.", C)] * 5
+    check_correct(("3 + 4 = 9.", I), *talk[:4], ("9 + 1 = 10.", I), ("Wait, 3 + 4 = 9 is wrong.", C))
+    check_correct(("3 + 4 = 9.", I), *talk, ("9 + 1 = 10.", C), ("Wait, 3 + 4 = 9 is wrong.", C))
+    check_correct(("3 * 41 = 122.", I), *talk, ("122 + 1 = 123.", I), ("Wait, 3 * 41 = 122 is wrong.", C))
+
+
 def test_of_equal_statements_about_a_letter_only_the_latest_is_meant():
     check_correct(
         ("Case one: x = 5.", C),
@@ -257,61 +352,6 @@ def test_other_forms_of_a_value_contradict_nothing():
     check_correct((r"So 2/4 + 0 = \frac{1}{2}.", C), ("Wait, actually 2/4 + 0 = 0.5 and 2/4 + 0 = 50%.", C))
 
 
-def test_answer_matching_by_equation():
-    check(
-        Outcome.INCORRECT,
-        ("Okay, I start with 3.", U),
-        ("First, 3 + 5 = 9.", M),
-        ("Next, 9 * 2 = 4.", U),
-        ("Wait, 9 * 2 = 4 is wrong. It should be 9 * 2 = 8.", M),
-        ("Let me double-check 9 * 2 = 8. Yes, that is right.", M),
-        ("Then 8 + 1 = 9.", M),
-        ("</think>\n\nSo 3 + 5 = 9, 9 * 2 = 8, 8 + 1 = 9, and the answer is \\boxed{9}.", M),
-    )
-
-
-def test_the_answer_adopts_the_wrong_version():
-    check(
-        Outcome.INCORRECT,
-        ("First, 3 + 5 = 8.", M),
-        ("Next, 8 * 2 = 4.", M),
-        ("Wait, 8 * 2 = 4 is wrong. It should be 8 * 2 = 6.", U),
-        ("</think>\n\nSo 3 + 5 = 8, 8 * 2 = 4, and the answer is \\boxed{4}.", M),
-    )
-
-
-def test_an_equal_value_alone_matches_only_the_last_step_that_comes_to_it():
-    check(
-        Outcome.INCORRECT,
-        ("First, 3 + 4 = 7.", U),
-        ("Next, 7 - 2 = 5.", M),
-        ("Then 5 + 2 = 7.", M),
-        ("Well, that is all.", U),
-        ("</think>\n\nFrom 7 - 2 = 5 we come to \\boxed{7}.", M),
-    )
-
-
-def test_an_answer_without_equations_matches_by_its_value():
-    check(
-        Outcome.INCORRECT,
-        (r"Adding up, \(3x = 12\).", U),
-        (r"Dividing by three, \(x = 4\).", M),
-        ("Therefore the answer is 4.", M),
-        ("All 4 cases are done.", U),
-        ("</think>\n\nThe answer is $\\boxed{x = 4}$.", M),
-    )
-
-
-def test_equations_match_in_either_direction_and_through_a_chain():
-    check(
-        Outcome.UNVERIFIABLE,
-        (r"We have \(12 = 3 \cdot 4\).", M),
-        (r"So \(n = 12\).", M),
-        (r"And \(m = 5\).", U),
-        ("</think>\n\n\\(n = 3 \\times 4 = 12\\), the rest is obvious.", M),
-    )
-
-
 @pytest.mark.parametrize("outcome", Outcome)
 def test_a_truncated_solution_is_left_alone(outcome):
     verdict = judge_one("First, 3 + 5 = 9.\n\nWait, 3 + 5 = 9 is wr", outcome)
@@ -326,12 +366,6 @@ def test_a_truncated_solution_is_left_alone(outcome):
 )
 def test_no_think_steps_leave_the_answers_label(outcome, label):
     assert judge_one("</think>\n\nThe answer is \\boxed{6}.", outcome).labels == (label,)
-
-
-def test_final_value():
-    assert final_value(r"\boxed{3} and \boxed{x = \frac{1}{2}}") == "1/2"
-    assert final_value("no box") is None
-    assert final_value(r"\boxed{}") is None
 
 
 def denied_one_by_one(n):
@@ -441,3 +475,28 @@ def test_real_chains_are_labelled_without_complaint(shared_data):
         text = "\n\n".join(parts[:-1]) + "\n</think>\n\n" + parts[-1]
         for outcome in Outcome:
             assert not judge_one(text, outcome).abstained
+
+
+def test_it_says_once_what_it_can_see_where_problems_are_not_the_embedded_domains():
+    judge, home = RuleJudge(), case_of("So 3 + 5 = 8.\n</think>\n\n\\boxed{8}", Outcome.CORRECT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(judge.judge([home]))
+    away = replace(home, problem=replace(home.problem, source="math500"))
+    with pytest.warns(UserWarning, match="not the embedded domain's .'math500'.*language model judge") as caught:
+        list(judge.judge([home, away, away, home, away]))
+    assert len(caught) == 1
+
+
+def test_real_corrections_are_labelled_precisely():
+    """The steps and reflections that we read of MR-Ben and PRMBench, each chain shortened to them."""
+    given_right = given = true = 0
+    for uid, row in read_truth().items():
+        numbers = [int(n) for n in row["steps"]]
+        problem = Problem(uid, row["problem"], "?", "arithmetic")
+        record = make_record(problem, list(row["steps"].values()), "\\boxed{1}", Outcome.CORRECT, None)
+        labelled_steps = [numbers[n - 1] for n in labelled(record.case, I)]
+        given += len(labelled_steps)
+        given_right += len(set(labelled_steps) & set(row["incorrect"]))
+        true += len(row["incorrect"])
+    assert (given, given_right, true) == (14, 14, 32)

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,6 +112,53 @@ def test_a_past_verdict_is_not_about_the_new_result():
     assert not reading.denied
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Choice A is incorrect.",
+        "So this choice is wrong.",
+        "The question is wrong.",
+        "There is an error in the problem statement.",
+        "My assumption that each cycle contributes a factor of 2 is incorrect.",
+        "Could x = 3? No, that is wrong.",
+        "Perhaps it is a Latin square? No, that doesn't make sense.",
+        "Wait, 310/2 = 155, which is not 150.",
+        "Let's assume that it should be y = 1 instead of y = 2.",
+        "I must have made a mistake if this is so.",
+    ],
+)
+def test_a_verdict_on_something_else_denies_nothing(text):
+    reading = read_step(text)
+    assert (reading.denied, reading.denied_values, reading.blamed) == ((), (), ())
+    assert reading.denial is not Denial.QUOTED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I had 8 * 2 = 4, but that is wrong.",
+        "I thought that 8 * 2 = 4, but that was incorrect.",
+        "8 * 2 = 4, which I got before, is wrong.",
+        "3 + 5 = 8, but 8 * 2 = 4 is wrong.",
+    ],
+)
+def test_a_pronoun_is_about_the_statement_in_front_of_it(text):
+    assert keys(read_step(text).denied) == [WRONG]
+
+
+def test_a_pronoun_is_not_about_its_reason():
+    reading = read_step("Since 3 * 4 = 12, that can't be right.")
+    assert (reading.denied, reading.denial) == ((), Denial.POINTING)
+    assert keys(reading.asserted) == [("3*4", "12")]
+
+
+def test_steps_are_blamed_and_numbered():
+    reading = read_step("Step 12: We made an error in step 4, where we wrote a = 3 instead of a = 5.")
+    assert (reading.number, reading.blamed, reading.denied) == (12, (4,), ())
+    assert read_step("There is no error in step 4.").blamed == ()
+    assert read_step("This is not correct, as given by Step 3.").blamed == ()
+
+
 def test_bare_values_are_denied():
     assert read_step("Wait, 12 is wrong.").denied_values == ("12",)
     assert read_step("It should be 6, not 4.").denied_values == ("4",)
@@ -194,9 +239,11 @@ def test_any_text_can_be_read(text):
         "a = ",
         "Wait, 3 not 4, ",
         "Wait, a{i} = 1, not 2. ",
+        "= 1 is wrong ",
+        "error in step 3 of ",
+        "I thought ",
+        "which ",
     ],
 )
-def test_a_long_text_takes_no_time(unit):
-    start = time.process_time()  # other programs do not count
-    read_step("".join(unit.replace("{i}", f"_{i}") for i in range(6_000)))
-    assert time.process_time() - start < 5
+def test_a_long_text_takes_time_in_proportion(unit, check_growth):
+    check_growth(read_step, lambda n: "".join(unit.replace("{i}", f"_{i}") for i in range(n)))

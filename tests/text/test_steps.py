@@ -7,7 +7,23 @@ from lit_tpgrpo.text.steps import segment_steps
 
 PIECES = st.lists(
     st.sampled_from(
-        ["a", "Wait.", "so:", " ", "\n", "\n\n", "\r\n\r\n", "$$x$$", "\\[", "\\]", "```", "<think>", "</think>", "…"]
+        [
+            "a",
+            "Wait.",
+            "so:",
+            "so,",
+            " ",
+            "\n",
+            "\n\n",
+            "\r\n\r\n",
+            "$$x$$",
+            "\\[",
+            "\\]",
+            "```",
+            "<think>",
+            "</think>",
+            "…",
+        ]
     ),
     max_size=30,
 ).map("".join)
@@ -59,6 +75,17 @@ def test_a_display_with_words_stands_alone():
 
 def test_a_colon_takes_the_next_paragraph():
     assert texts("We list:\n\n- a\n\n- b\n\nDone") == ["We list:\n\n- a\n\n", "- b\n\n", "Done"]
+
+
+@pytest.mark.parametrize("mark", [",", ":", "\uff0c", "\uff1a"])
+def test_a_paragraph_that_ends_within_its_sentence_takes_the_next(mark):
+    assert texts(f"First.\n\nSince q is 42{mark} \n\nthe height is 6.\n\nNow.\n</think>\n\n5") == [
+        "First.\n\n",
+        f"Since q is 42{mark} \n\nthe height is 6.\n\n",
+        "Now.\n",
+        "</think>\n\n5",
+    ]
+    assert texts(f"Thus{mark}\n</think>\n\n5") == [f"Thus{mark}\n", "</think>\n\n5"]
 
 
 def test_a_bare_interjection_joins_what_it_is_about():

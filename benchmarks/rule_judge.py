@@ -1,0 +1,147 @@
+"""How the rule judge does on real chains: python -m benchmarks.rule_judge corrections | adoption --data-dir DIR
+
+corrections: INCORRECT labels on all chains of MR-Ben's maths (mrben_math.json) and PRMBench's QwQ solutions
+    (prmbench_qwq_solutions.jsonl), each judged as if its answer were right, against tests/data/rule_judge_chains.jsonl: the
+    steps that we read and judged to be really put right by a later step. Chains that nobody read and on which the judge
+    labels something are named and counted: those labels have no truth.
+adoption: MATCHED labels where the answer repeats a value. For each gold of MATH-500 (math500_test.jsonl) a chain that announces
+    it in five wordings and puts it into the box; and each gold solution with its box taken off, before an answer block
+    with the box.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lit_tpgrpo.judges.audit_sets import read_mrben, read_prmbench
+from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason
+from lit_tpgrpo.text.steps import segment_steps
+
+READ = Path(__file__).parent.parent / "tests" / "data" / "rule_judge_chains.jsonl"
+WORDINGS = (
+    "Therefore, the answer is ${}$.",
+    "So the answer is {}.",
+    "The answer must be ${}$.",
+    "Thus we get ${}$.",
+    "Hence $x = {}$.",
+)
+
+
+def read_truth() -> dict[str, dict[str, Any]]:
+    """What we read, by chain."""
+    rows = (json.loads(line) for line in READ.read_text(encoding="utf-8").splitlines())
+    return {row["uid"]: row for row in rows}
+
+
+def make_case(problem: Problem, text: str, outcome: Outcome) -> JudgeCase:
+    """A case from a text; one token a character serves as well as any tokenizer."""
+    starts = tuple(range(len(text)))
+    solution = Solution(problem.uid, 0, (), starts, (0.0,) * len(starts), StopReason.EOS, 0, text, starts)
+    return JudgeCase(problem, solution, outcome, segment_steps(text, starts, len(starts)))
+
+
+def labelled(case: JudgeCase, label: StepLabel) -> list[int]:
+    """The numbers, from 1, of the think steps that the judge gives a label."""
+    ((_, verdict),) = RuleJudge().judge([case])
+    return [n for n, given in enumerate(verdict.labels[:-1], start=1) if given is label]
+
+
+def real_chains(folder: Path) -> Iterator[tuple[JudgeCase, bool]]:
+    """All chains as if they were right, and whether they are."""
+    for report in (read_prmbench(folder / "prmbench_qwq_solutions.jsonl"), read_mrben(folder / "mrben_math.json")):
+        for case in report.cases:
+            yield replace(case, outcome=Outcome.CORRECT), case.outcome is Outcome.CORRECT
+
+
+def corrections(folder: Path) -> None:
+    truth = read_truth()
+    chains: Counter[bool] = Counter()
+    counts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    unread: list[str] = []
+    for case, right in real_chains(folder):
+        chains[right] += 1
+        uid = case.problem.uid
+        given = labelled(case, StepLabel.INCORRECT)
+        row = truth.get(uid)
+        if row is None:
+            counts[right]["unread"] += len(given)
+            unread += [f"{uid} {given}"] if given else []
+            continue
+        counts[right]["true"] += len(row["incorrect"])
+        for step in given:
+            kind = "hit" if step in row["incorrect"] else "arguable" if step in row["arguable"] else "false"
+            counts[right][kind] += 1
+    rows = (
+        ("answer right", chains[True], counts[True]),
+        ("answer wrong", chains[False], counts[False]),
+        ("all", chains.total(), counts[True] + counts[False]),
+    )
+    print(f"{'':<13} chains  labelled  right  arguable  wrong  unread  precision  recall")
+    for name, n, c in rows:
+        given = c["hit"] + c["arguable"] + c["false"]
+        precision = f"{c['hit'] / given:9.3f}" if given else f"{'-':>9}"
+        recall = f"{c['hit'] / c['true']:.3f} of {c['true']}" if c["true"] else "-"
+        print(
+            f"{name:<13} {n:6}  {given + c['unread']:8}  {c['hit']:5}  {c['arguable']:8}  {c['false']:5}  {c['unread']:6}  "
+            f"{precision}  {recall}"
+        )
+    for line in unread:
+        print(f"not read: {line}")
+
+
+def unboxed(text: str) -> str:
+    r"""The text with ``\boxed{x}`` replaced by x."""
+    while box := re.search(r"\\boxed\s*\{", text):
+        depth, end = 1, box.end()
+        while depth:
+            depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
+            end += 1
+        text = text[: box.start()] + text[box.end() : end - 1] + text[end:]
+    return re.sub(r"\\boxed\s*", "", text)
+
+
+def adoption(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "math500_test.jsonl").read_text(encoding="utf-8").splitlines()]
+    missed: Counter[str] = Counter()
+    nothing = last = taken = 0
+    for number, row in enumerate(rows):
+        problem = Problem(f"math500/{number}", row["problem"], row["answer"], "math500")
+        gold, other = row["answer"], rows[(number + 7) % len(rows)]["answer"]
+        for wording in WORDINGS:
+            think = f"Let me think.\n\n{wording.replace('{}', gold)}\n\nNow I write it up."
+            case = make_case(problem, f"{think}\n</think>\n\n\\boxed{{{gold}}}", Outcome.INCORRECT)
+            missed[wording] += labelled(case, StepLabel.MATCHED) != [2]
+        if other != gold:
+            think = f"Let me think.\n\n{WORDINGS[0].replace('{}', gold)}"
+            case = make_case(problem, f"{think}\n</think>\n\n\\boxed{{{other}}}", Outcome.INCORRECT)
+            taken += labelled(case, StepLabel.MATCHED) != []
+        text = f"{unboxed(row['solution']).strip()}\n</think>\n\nThe final answer is $\\boxed{{{gold}}}$."
+        case = make_case(problem, text, Outcome.INCORRECT)
+        matched = labelled(case, StepLabel.MATCHED)
+        nothing += not matched
+        last += len(case.steps) - 1 not in matched
+    for wording in WORDINGS:
+        print(f"golds announced as {wording!r:<36} and not matched: {missed[wording]:4} of {len(rows)}")
+    print(f"golds matched to the box of another answer: {taken}")
+    print(f"gold solutions: {nothing} of {len(rows)} without a matched step, {last} whose last step is not matched")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("corrections", "adoption"))
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the named files")
+    args = parser.parse_args()
+    (corrections if args.what == "corrections" else adoption)(args.data_dir)
+
+
+if __name__ == "__main__":
+    main()

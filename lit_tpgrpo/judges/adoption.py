@@ -1,0 +1,175 @@
+"""Protocol for incorrect solutions (paper, Stage I): the think steps that the answer block takes over.
+
+Evidence, from the text alone: an equation that both assert, the final value announced in a step, and, where the answer block
+has no box, a sentence of it that stands in a step word for word. What the problem itself gives is no evidence: both
+repeat it from there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from lit_tpgrpo.text.answers import extract_boxed
+from lit_tpgrpo.text.equations import Equation, ends_whole, extract_equations, flatten, normalise
+from lit_tpgrpo.text.reflections import Reading, read_step
+
+Pairs = frozenset[frozenset[str]]
+Letters = tuple[tuple[str, bool], ...]
+
+_BE = (
+    r"(?:is|are|=|:|equals?|(?:must|should|will|would|has to|ought to) (?:be|equal)|comes (?:out )?to|turns out to be)"
+)
+_ANNOUNCES = re.compile(
+    rf"\b(?:answer|result|solution|value|total)\b[^.\n]{{0,40}}?(?:\b{_BE}(?!\w)|[=:])"
+    r"|\b(?:we|I)(?: \w+)? (?:get|obtain|find|conclude|arrive at|end up with|are left with)\b(?: that)?"
+    r"|\b(?:thus|so|hence|therefore)\b,? (?:we|I) have\b",
+    re.IGNORECASE,
+)
+"""What directly stands before a value that is presented as the result."""
+_COMES_TO = re.compile(
+    r"=|≡|\b(?:is|are|be|gives?|yields?|equals?|leaves|makes|so|thus|hence|therefore|in|of)\b,?", re.IGNORECASE
+)
+"""What directly stands before a value that ends a sentence."""
+_LEAD = re.compile(
+    r"(?:[\s$*:,\"']|\b(?:approximately|about|exactly|just|only|simply|equal to|then|thus|therefore|indeed|actually|option"
+    r"|choice)\b)*(?:[A-Za-z]\w{0,2}\s*(?:=|\bin\b)\s*)?",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"\s*[A-Za-z]\w{0,2}\s+in\b")
+_SKIPPED = frozenset(" \t\n(){}*$")
+_SENTENCE = re.compile(r"(?<=[.?!])\s+|\n+")
+# A unit or a few words on what there are so many of may follow.
+_ENDS = re.compile(r"[)}*$ ]*(?:\(?\bmod \w+\)?|(?: [A-Za-z°]+){0,6})[)}*$ ]*(?:[.!]?\s*$|[.!]\s|\n)")
+_MIN_WORDS = 3
+
+
+def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: str, prompt: str = "") -> set[int]:
+    """The think steps that assert an equation the answer block asserts, and those that announce its final value.
+
+    The value alone is weak evidence (small numbers recur): it counts for the last step with an equation that comes to it,
+    for every such step only where the answer repeats no equation at all, and for a sentence that ends in it only where
+    there is nothing better.
+
+    Args:
+        thinks: the think steps.
+        readings: one for each of them.
+        answer: the answer block.
+        prompt: the problem, for what it gives.
+    """
+    givens = given_pairs(prompt)
+    taken = statement_pairs(read_step(answer).asserted) - givens
+    adopted = {i for i, reading in enumerate(readings) if taken & statement_pairs(reading.asserted)}
+    written = _boxed(answer)
+    if written is None:
+        adopted |= _repeats(thinks, answer, prompt)
+        written = _stated_value(flatten(answer))
+    value = normalise(written or "")
+    if not written or not value:
+        return adopted
+    letters = _letters(written)
+    arrives = [i for i, reading in enumerate(readings) if _arrives(reading.asserted, value, givens)]
+    announced = {
+        i for i, think in enumerate(thinks) if final_value(think) == value or _announces(readings[i].flat, letters)
+    }
+    if not announced and not arrives:
+        arrives = [i for i, reading in enumerate(readings) if _comes_to(reading.flat, letters)][-1:]
+    return announced | (adopted | set(arrives[-1:]) if adopted else set(arrives))
+
+
+def given_pairs(prompt: str) -> Pairs:
+    """The equations of a problem, also those that it only supposes."""
+    return statement_pairs(extract_equations(flatten(prompt)))
+
+
+def statement_pairs(equations: Sequence[Equation]) -> Pairs:
+    """The equations as unordered pairs; a chain ``a = b = c`` also states ``a = c``."""
+    pairs: set[frozenset[str]] = set()
+    head, end = "", -1
+    for equation in equations:
+        if equation.start >= end:
+            head = equation.lhs
+        end = equation.end
+        pairs |= {frozenset(equation.key), frozenset((head, equation.rhs))}
+    return frozenset(pair for pair in pairs if len(pair) == 2)
+
+
+def final_value(text: str) -> str | None:
+    """The normalised content of the last box, without a leading ``x =`` or ``x in``; None where there is none."""
+    return normalise(_boxed(text) or "") or None
+
+
+def _boxed(text: str) -> str | None:
+    """The flattened content of the last box."""
+    boxed = extract_boxed(text, thinks=False)
+    return _bare(flatten(boxed)) if boxed else None
+
+
+def _bare(flat: str) -> str:
+    return _NAMED.sub("", flat.rpartition("=")[2]).lstrip(" \t\n$*\"':").rstrip(" \t\n$*\"':.,;")
+
+
+def _stated_value(flat: str) -> str | None:
+    """What an answer block without a box announces last, up to the end of its sentence."""
+    said = list(_ANNOUNCES.finditer(flat))
+    return _bare(_SENTENCE.split(flat[said[-1].end() :].strip(), maxsplit=1)[0]) if said else None
+
+
+def _announces(flat: str, letters: Letters) -> bool:
+    """Whether a step presents the value as its result: it says that the answer is this."""
+    ends = (_value_end(flat, said.end(), letters) for said in _ANNOUNCES.finditer(flat))
+    return any(end is not None and ends_whole(flat, end) for end in ends)
+
+
+def _comes_to(flat: str, letters: Letters) -> bool:
+    """Whether a sentence of a step ends in the value."""
+    ends = (_value_end(flat, said.end(), letters) for said in _COMES_TO.finditer(flat))
+    return any(end is not None and _ENDS.match(flat, end) for end in ends)
+
+
+def _arrives(asserted: Sequence[Equation], value: str, givens: Collection[frozenset[str]]) -> bool:
+    return any(e.rhs == value and frozenset(e.key) not in givens for e in asserted)
+
+
+def _letters(flat: str) -> Letters:
+    """The letters of a value, and whether brackets or blanks part each from a digit before it."""
+    letters: list[tuple[str, bool]] = []
+    parted = False
+    for letter in flat:
+        if letter not in _SKIPPED:
+            letters.append((letter, parted and letters[-1][0].isdigit()))
+        parted = bool(letters) and letter in _SKIPPED
+    return tuple(letters)
+
+
+def _value_end(flat: str, start: int, letters: Letters) -> int | None:
+    """Where the value ends that stands at a place of a text, brackets and blanks aside; None where another one stands there.
+
+    Between digits they count: ``4 2`` is not 42.
+    """
+    lead = _LEAD.match(flat, start)
+    position = lead.end() if lead else start
+    for number, (letter, parted) in enumerate(letters):
+        begin = position
+        while position < len(flat) and flat[position] in _SKIPPED:
+            position += 1
+        if position == len(flat) or flat[position] != letter:
+            return None
+        if number and letter.isdigit() and flat[begin - 1].isdigit() and (position > begin) != parted:
+            return None
+        position += 1
+    while position < len(flat) and flat[position] in ")}":
+        position += 1
+    glued = flat[position : position + 1]
+    return None if not letters or glued.isalnum() or glued == "_" else position
+
+
+def _repeats(thinks: Sequence[str], answer: str, prompt: str) -> set[int]:
+    """The steps in which a sentence of the answer block stands word for word that does not stand in the problem."""
+    wanted = _sentences(answer.rpartition("</think>")[2]) - _sentences(prompt)
+    return {i for i, think in enumerate(thinks) if wanted & _sentences(think)}
+
+
+def _sentences(text: str) -> set[str]:
+    found = (" ".join(sentence.split()) for sentence in _SENTENCE.split(text))
+    return {sentence for sentence in found if sentence.count(" ") >= _MIN_WORDS - 1}
