@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import nn
@@ -22,8 +22,11 @@ from lit_tpgrpo.pretrained import IN_MEMORY, check_tokenizer, load_causal_lm, lo
 class ModelSource(Protocol):
     """Gives a model when it is needed. ``name`` is what a checkpoint says of it: a folder or hub name, if it has one."""
 
-    name: str
-    tokenizer: PreTrainedTokenizerBase
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
     def build(self) -> PreTrainedModel: ...
 
@@ -95,7 +98,7 @@ def model_source(
             "taken; give tokenizer="
         )
     found = load_tokenizer(name) if tokenizer is None else _tokenizer(tokenizer)
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
     if len(found) > rows:
         raise ConfigError(
             f"tokenizer: it has {len(found)} tokens, and {type(model).__name__} has embeddings for {rows}; give the model's "

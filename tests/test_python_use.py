@@ -128,9 +128,8 @@ def test_problems_in_memory_in_any_form(make):
 
 
 def test_rows_in_memory_are_checked_like_those_of_files():
-    source = MemoryProblems(
-        [*PROBLEMS, PROBLEMS[0], Problem("p1", "Other?", "1"), Problem("p9", " ", "1"), 7], on_malformed="skip"
-    )
+    rows: list[Any] = [*PROBLEMS, PROBLEMS[0], Problem("p1", "Other?", "1"), Problem("p9", " ", "1"), 7]
+    source = MemoryProblems(rows, on_malformed="skip")
     with pytest.warns(
         UserWarning, match=r"item 6: expected a different uid .*\n.*item 7: .*prompt is a text.*\n.*item 8: "
     ):
@@ -139,10 +138,10 @@ def test_rows_in_memory_are_checked_like_those_of_files():
     with pytest.raises(
         ConfigError, match="rows: expected a list of problems, got DatasetDict with train; give one of its"
     ):
-        MemoryProblems(datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)))  # pyright: ignore[reportArgumentType]
+        MemoryProblems(datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)))  # pyright: ignore
     with pytest.raises(InputError, match="expected at least one row, got none"):
         MemoryProblems([]).load()
-    kept = Decontaminated(ROWS, against=[ROWS[:1], [PROBLEMS[1]]]).load()
+    kept = Decontaminated(ROWS, against=[ROWS[:1], PROBLEMS[1:2]]).load()
     assert [p.prompt for p in kept] == [row["problem"] for row in ROWS[2:]]
 
 
