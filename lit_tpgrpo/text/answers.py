@@ -43,12 +43,20 @@ class AnswerForm(enum.Enum):
 
 
 def answer_block(text: str) -> str | None:
-    """What follows the last ``</think>`` that anything follows; None where the think block was never closed."""
-    text = text.rstrip()
-    while text.endswith(THINK_END) and THINK_END in (earlier := text.removesuffix(THINK_END).rstrip()):
-        text = earlier
-    _, end, block = text.rpartition(THINK_END)
-    return block if end else None
+    """What follows the last ``</think>`` that anything follows, without white space at its end; None where the think block
+    was never closed."""
+    end = _without_space(text, len(text))
+    while text.endswith(THINK_END, 0, end) and text.rfind(THINK_END, 0, end - len(THINK_END)) >= 0:
+        end = _without_space(text, end - len(THINK_END))
+    closed = text.rfind(THINK_END, 0, end)
+    return text[closed + len(THINK_END) : end] if closed >= 0 else None
+
+
+def _without_space(text: str, end: int) -> int:
+    """Where ``text[:end]`` ends without the white space at its end."""
+    while end and text[end - 1].isspace():
+        end -= 1
+    return end
 
 
 def extract_answer(text: str, form: AnswerForm = AnswerForm.BOX, *, thinks: bool = True) -> str | None:

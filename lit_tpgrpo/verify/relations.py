@@ -65,14 +65,14 @@ def compare_relation(gold: Shape, answer: Shape, same: CompareShapes, equal: Equ
         return _two_relations(gold, answer, same, equal)
     if isinstance(answer, Relation):
         interval = _interval(answer)
-        if interval is not None:
-            return same(gold, interval, equal)
+        if interval is not None:  # 2,3 are two numbers
+            return Match.DIFFERENT if isinstance(gold, Collection) else same(gold, interval, equal)
         value = _value(answer, named_only=False)
         return Match.DIFFERENT if value is None else same(gold, value, equal)
     assert isinstance(gold, Relation)
     interval = _interval(gold)
     if interval is not None:
-        return same(interval, answer, equal)
+        return Match.DIFFERENT if isinstance(answer, Collection) else same(interval, answer, equal)
     value = _value(gold, named_only=True)
     return Match.DIFFERENT if value is None else same(value, answer, equal)
 
