@@ -11,6 +11,7 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.huggingface import RunCard, push_folder, write_folder
+from lit_tpgrpo.rollout.evaluation import ScoresGroups
 from lit_tpgrpo.rollout.processes import failing_together
 from lit_tpgrpo.sharding import dtype_name, torch_dtype
 
@@ -49,10 +50,12 @@ class ExportHF(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not _rehearsal(trainer):
             self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _rehearsal(trainer):
+            return
         folder = self._write(trainer, pl_module)
         if self.push_to_hub is not None:
             with failing_together("uploading"):
@@ -69,7 +72,9 @@ class ExportHF(L.Callback):
         if self._written_at == trainer.global_step:
             return folder
         self._written_at = trainer.global_step
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("eval/")}
+        # The scores of these weights, not of those that were evaluated last.
+        scored = isinstance(policy, ScoresGroups) and policy.evaluation.version == trainer.global_step
+        metrics = {f"eval/{k}": float(v) for k, v in policy.evaluation.scores.items()} if scored else {}
         card = RunCard(str(policy.hparams.get("model", "/")), trainer.global_step, policy.hparams, metrics=metrics)
         with failing_together("exporting the policy"):
             write_folder(
@@ -83,3 +88,8 @@ class ExportHF(L.Callback):
                 write=trainer.is_global_zero,
             )
         return folder
+
+
+def _rehearsal(trainer: L.Trainer) -> bool:
+    """``fast_dev_run`` leaves nothing behind."""
+    return bool(trainer.fast_dev_run)  # pyright: ignore[reportAttributeAccessIssue]

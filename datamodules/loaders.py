@@ -26,9 +26,9 @@ class Parcel(Generic[T]):
 
 
 class StepLoader:
-    """``length`` batches an epoch, each fetched when asked for."""
+    """``length`` batches an epoch, each fetched when asked for; the epoch ends early where there is none."""
 
-    def __init__(self, next_batch: Callable[[], StepBatch], length: int) -> None:
+    def __init__(self, next_batch: Callable[[], StepBatch | None], length: int) -> None:
         self._next_batch = next_batch
         self._length = length
 
@@ -37,7 +37,10 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[Parcel[StepBatch]]:
         for _ in range(self._length):
-            yield Parcel(self._next_batch())
+            batch = self._next_batch()
+            if batch is None:
+                return
+            yield Parcel(batch)
 
     def state_dict(self) -> dict[str, int]:
         """Nothing of its own: the DataModule keeps the position. Lightning warns of a loader without this."""

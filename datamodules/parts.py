@@ -75,7 +75,7 @@ class RolloutParts(L.LightningDataModule):
         keep_rounds: newest rounds that stay on disk; 0 keeps all.
         max_empty_rounds: rounds in a row with nothing to train on after which training stops with an error.
         seed: of problem order and sampling; by default that of ``seed_everything``.
-        progress: show progress bars.
+        progress: show bars of sampling and judging, unless the Trainer's ``enable_progress_bar`` is off.
     """
 
     def __init__(
@@ -202,7 +202,8 @@ class RolloutParts(L.LightningDataModule):
 
     @property
     def _show(self) -> bool:
-        return self.progress and self._trainer.is_global_zero
+        trainer = self._trainer
+        return self.progress and trainer.is_global_zero and trainer.progress_bar_callback is not None
 
     def problems(self, split: str) -> list[Problem]:
         """The problems of a split whose prompts fit, loaded once.

@@ -12,7 +12,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
 
 from lit_tpgrpo.datamodules.feed import RoundFeed
@@ -28,7 +29,7 @@ from lit_tpgrpo.rollout.hooks import Split, call_round_hook
 from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
 from lit_tpgrpo.rollout.rounds import Assignment, stored_groups
 from lit_tpgrpo.rollout.sampling import evaluate_problems
-from lit_tpgrpo.rollout.stopping import STOP
+from lit_tpgrpo.rollout.stopping import STOP, OutOfTimeError, unless_out_of_time
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
 from lit_tpgrpo.rollout.summary import round_line
 from lit_tpgrpo.seeds import derived_seed
@@ -51,7 +52,7 @@ class MathRolloutDataModule(RolloutParts):
 
     def train_dataloader(self) -> StepLoader:
         epoch = self.steps_per_epoch or -(-len(self.problems("train")) // self.problems_per_step)
-        return StepLoader(self.feed.next_batch, epoch)
+        return StepLoader(self._next_batch, epoch)
 
     @property
     def feed(self) -> RoundFeed:
@@ -94,15 +95,21 @@ class MathRolloutDataModule(RolloutParts):
         maker = self.maker()
         self.engine.load_weights(self.policy)  # after the hooks: an audit may have judged with the same engine
         with self._autocast():
-            with failing_together(f"round {index}"):
-                made, tally = maker.make(
-                    index,
-                    mine,
-                    file,
-                    self.capability,
-                    policy_version=version,
-                    on_group=lambda group: call_round_hook(trainer, "on_group_judged", group),
+            with failing_together(f"round {index}"), STOP.until(self._out_of_time):
+                result = unless_out_of_time(
+                    lambda: maker.make(
+                        index,
+                        mine,
+                        file,
+                        self.capability,
+                        policy_version=version,
+                        on_group=lambda group: call_round_hook(trainer, "on_group_judged", group),
+                    )
                 )
+            if any(gather(result is None)) or result is None:  # all processes are asked, then the type checker
+                self.engine.sleep()
+                raise OutOfTimeError
+            made, tally = result
             made, mismatch = self._corrected(made, file, version == self.policy.policy_version)
         made = replace(
             made, metrics=gather_sum(tally).metrics() | ({} if mismatch is None else gather_sum(mismatch).metrics())
@@ -110,6 +117,22 @@ class MathRolloutDataModule(RolloutParts):
         self._report(made)
         call_round_hook(trainer, "on_round_end", made)
         return made
+
+    def _out_of_time(self) -> bool:
+        """Whether ``max_time`` (a Timer) is over and training may end: it would see so at the next optimizer step only."""
+        left = [c.time_remaining() for c in self._trainer.callbacks if isinstance(c, Timer)]  # pyright: ignore[reportAttributeAccessIssue]
+        return any(t is not None and t <= 0 for t in left) and self._trainer.fit_loop._can_stop_early
+
+    def _next_batch(self) -> StepBatch | None:
+        """None ends the training loop, as ``max_time`` does at an optimizer step."""
+        try:
+            return self.feed.next_batch()
+        except OutOfTimeError:
+            self._trainer.should_stop = True
+            rank_zero_info(
+                "The time limit (max_time) was reached while a round was made: what it has so far is stored."
+            )
+            return None
 
     def _lacks(self, file: RoundFile, mine: list[Assignment], version: int) -> bool:
         """Whether groups of this process are not on disk as they were sampled."""

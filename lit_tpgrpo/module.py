@@ -28,13 +28,15 @@ from lit_tpgrpo.model_source import as_factory, as_model, model_source, tokenize
 from lit_tpgrpo.optimizers import check_optimizer, warn_of_coarse_weights
 from lit_tpgrpo.policy import PolicyModel
 from lit_tpgrpo.pretrained import refuse_rescaled_logits
+from lit_tpgrpo.progress import use_step_bar
 from lit_tpgrpo.random_state import RANDOM_STATES, random_state, restore_random_state
-from lit_tpgrpo.records import StepBatch, TrainingSequence
+from lit_tpgrpo.records import Round, StepBatch, TrainingSequence
 from lit_tpgrpo.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
 from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatches, token_budget_slices
 from lit_tpgrpo.rollout.correction import warn_of_mismatch
 from lit_tpgrpo.rollout.evaluation import EvaluationLog
 from lit_tpgrpo.rollout.processes import gather
+from lit_tpgrpo.rollout.rows import judged_rows
 from lit_tpgrpo.sharding import Sharding, dtype_name, gathered
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler, step_metrics
@@ -236,9 +238,11 @@ class TPGRPOModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Add none. It is the first hook in which the trainer is known: before Lightning refuses some of its options without
-        naming what takes their place, and before anything is sampled."""
+        """Add none, and put a bar over all optimizer steps in the place of Lightning's default bar. It is the first hook in
+        which the trainer is known: before Lightning refuses some of its options without naming what takes their place, and
+        before anything is sampled."""
         check_trainer(self.trainer, compiled=self._compiler_ctx is not None)
+        use_step_bar(self.trainer)
         return []
 
     def on_train_start(self) -> None:
@@ -427,8 +431,10 @@ class TPGRPOModule(L.LightningModule):
     def on_test_end(self) -> None:
         self.evaluation.finished(self.trainer)
 
-    def predict_step(self, batch, batch_idx: int) -> None:
-        """Nothing to compute: groups arrive sampled, verified and judged."""
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """A round's solutions with their verdicts and rewards, one dictionary of plain values each (``rollout.rows``);
+        batches of other loaders as they are. ``trainer.predict(..., return_predictions=False)`` keeps none in memory."""
+        return judged_rows(batch) if isinstance(batch, Round) else batch
 
 
 def _check_settings(

@@ -36,6 +36,7 @@ FLOORS = {
     "lit_tpgrpo.optimizers": 5,
     "lit_tpgrpo.checkpoints": 5,
     "lit_tpgrpo.endings": 5,
+    "lit_tpgrpo.progress": 5,
     "lit_tpgrpo.random_state": 5,
     "lit_tpgrpo.sharding": 5,
     "lit_tpgrpo.training": 5,

@@ -5,12 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+T = TypeVar("T")
 _TERMINATED = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
+
+
+class OutOfTimeError(Exception):
+    """The run's time is up. Not a failure: what was sampled and judged is stored, and training ends as at its last step."""
 
 
 class StopSignals:
@@ -22,6 +29,16 @@ class StopSignals:
     def __init__(self) -> None:
         self.requested: int = 0
         self._before: dict[int, Any] = {}
+        self._out_of_time: Callable[[], bool] | None = None
+
+    @contextmanager
+    def until(self, out_of_time: Callable[[], bool]) -> Iterator[None]:
+        """Meanwhile ``check`` ends the work, too, as soon as ``out_of_time`` says so."""
+        self._out_of_time = out_of_time
+        try:
+            yield
+        finally:
+            self._out_of_time = None
 
     def install(self) -> None:
         """Nothing happens off the main thread, where Python allows no handlers."""
@@ -42,9 +59,12 @@ class StopSignals:
         """Raises:
         KeyboardInterrupt: ctrl-C was pressed.
         SIGTERMException: the process is to end.
+        OutOfTimeError: within ``until``, the time is up.
         """
         if self.requested:
             raise stop_error(self.requested)
+        if self._out_of_time is not None and self._out_of_time():
+            raise OutOfTimeError
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested:  # patience is over
@@ -59,6 +79,14 @@ class StopSignals:
             file=sys.stderr,
             flush=True,
         )
+
+
+def unless_out_of_time(work: Callable[[], T]) -> T | None:
+    """The work's result; None where ``STOP.check`` found the time to be up."""
+    try:
+        return work()
+    except OutOfTimeError:
+        return None
 
 
 def stop_error(number: int) -> BaseException:

@@ -209,9 +209,12 @@ def test_samples_come_every_n_rounds(random_model, tmp_path):
 def test_predict_writes_every_judged_solution(random_model, tmp_path, capsys):
     path = tmp_path / "out" / "judged.jsonl"
     trainer = run(tmp_path, JudgedSolutionWriter(str(path)))
-    trainer.predict(module(random_model), datamodule=data(predict=ArithmeticProblems("1", n=5)))
+    returned = trainer.predict(module(random_model), datamodule=data(predict=ArithmeticProblems("1", n=5)))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 5 * 4
+    assert returned is not None
+    assert [len(part) for part in returned] == [2 * 4, 2 * 4, 1 * 4]  # problems_per_step problems a batch
+    assert [row for part in returned for row in part] == rows
     assert capsys.readouterr().out.strip().endswith(f"20 judged solutions in {path}")
     problems = ArithmeticProblems("1", n=5).load()
     assert [r["problem"] for r in rows[::4]] == [p.uid for p in problems]

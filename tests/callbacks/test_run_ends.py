@@ -9,10 +9,11 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_tpgrpo.callbacks import MathEvaluation, SafeCheckpoint
+from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.module import TPGRPOModule
 from tests.callbacks.test_evaluation import ANYWHERE, data, module, trainer
 
@@ -136,3 +137,39 @@ def test_checkpoints_that_lack_the_last_steps_say_so(random_model, tmp_path, cap
     trainer(tmp_path, saver, **ANYWHERE, max_steps=3).fit(module(random_model), datamodule=data())
     printed = capsys.readouterr().out
     assert "step=2.ckpt (optimizer step 2, which lacks the last 1: SafeCheckpoint saves every end)" in printed
+
+
+class Clock(HFEngine):
+    """The time is up when so many prompts were sampled in training."""
+
+    def __init__(self, prompts: int) -> None:
+        super().__init__(batch_size=2)  # one prompt of two samples at a time
+        self.left = self.prompts = prompts
+        self.asked = 0
+
+    def sample(self, prompts, n, params, seeds):
+        self.asked += len(prompts)
+        for item in super().sample(prompts, n, params, seeds):
+            self.left -= 1
+            yield item
+
+
+@pytest.mark.parametrize(("prompts", "step"), [(5, 4), (1, 0)])
+def test_max_time_ends_a_round_in_the_making_and_keeps_what_it_has(random_model, tmp_path, monkeypatch, prompts, step):
+    """Rounds of two problems, a step each. The time is over in the middle of round 2, or of the first one."""
+    engine = Clock(prompts)
+    monkeypatch.setattr(Timer, "time_remaining", lambda self: engine.left)
+
+    def fit(folder: str, engine: HFEngine, path: Path | None = None, **options) -> tuple[int, torch.Tensor]:
+        policy, saver = module(random_model), SafeCheckpoint(tmp_path / folder, every_n_train_steps=100)
+        run = trainer(tmp_path, MathEvaluation(), saver, max_steps=6, **ANYWHERE, **options)
+        dm = data(engine=engine, steps_per_epoch=8, store_dir=str(tmp_path / f"rounds of {folder}"))
+        run.fit(policy, datamodule=dm, ckpt_path=path, weights_only=True)
+        return run.global_step, weights(policy)
+
+    assert fit("cut", engine, max_time={"hours": 9})[0] == step
+    assert (engine.prompts - engine.left, torch.load(tmp_path / "cut" / "last.ckpt")["global_step"]) == (prompts, step)
+    again = Clock(99)
+    steps, resumed = fit("cut", again, tmp_path / "cut" / "last.ckpt")
+    assert (steps, again.asked) == (6, 6 - prompts)  # what was stored is not sampled again
+    assert torch.equal(resumed, fit("whole", HFEngine(batch_size=2))[1])

@@ -1,0 +1,60 @@
+"""The progress bar counts optimizer steps, leaves nothing behind, and gives way to the user's."""
+
+from __future__ import annotations
+
+import re
+
+import lightning as L
+import pytest
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+
+from lit_tpgrpo.progress import StepProgressBar
+from tests.callbacks.test_evaluation import data, module
+
+
+class Bar(ProgressBar):
+    """A user's."""
+
+
+def run(policy, datamodule, *callbacks: L.Callback, **options) -> L.Trainer:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        **options,
+    )
+    trainer.fit(policy, datamodule=datamodule)
+    return trainer
+
+
+def test_one_bar_counts_the_steps_of_the_run(random_model, tmp_path, capsys):
+    dm = data(progress=True, store_dir=str(tmp_path))
+    trainer = run(module(random_model), dm, max_steps=4)  # two epochs of two steps, a validation after each
+    assert type(trainer.progress_bar_callback) is StepProgressBar
+    printed = capsys.readouterr()
+    assert set(re.findall(r"training: +\d+%\|[^|]*\| (\d+/\d+) ", printed.out)) == {f"{n}/4" for n in range(5)}
+    assert "/?" not in printed.out
+    assert "Epoch" not in printed.out
+    assert "evaluating DataLoader 0: 100%" in printed.out
+    assert "sampling" in printed.err
+
+
+@pytest.mark.parametrize(
+    "bar", [Bar(), TQDMProgressBar(refresh_rate=0), RichProgressBar(leave=True)], ids=lambda b: type(b).__name__
+)
+def test_a_users_bar_stays(random_model, tmp_path, bar):
+    assert (
+        run(module(random_model), data(store_dir=str(tmp_path), val=None), bar, max_steps=1).progress_bar_callback
+        is bar
+    )
+
+
+def test_without_a_bar_no_bar_is_drawn(random_model, tmp_path, capsys):
+    dm = data(progress=True, store_dir=str(tmp_path), val=None)
+    trainer = run(module(random_model), dm, max_steps=1, enable_progress_bar=False)
+    assert trainer.progress_bar_callback is None
+    printed = capsys.readouterr()
+    assert "%|" not in printed.out + re.sub(r"Loading weights:[^\r\n]*", "", printed.err)
