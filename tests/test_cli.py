@@ -117,7 +117,6 @@ def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path
         (["--data.eval_sampling.top_k", "-3"], r"top_k must be 0 \(off\) or positive, got -3"),
         (["--model.model", "models/nope"], r"the folder .*/models/nope does not exist, and no hub model"),
         (["--ckpt_path", "no/such.ckpt"], r"ckpt_path 'no/such\.ckpt' does not exist \(looked at /.*/no/such\.ckpt\)"),
-        (["--trainer.num_sanity_val_steps", "-2"], r"`num_sanity_val_steps`"),
     ],
     ids=lambda v: v[-2] if isinstance(v, list) else "",
 )

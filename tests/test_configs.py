@@ -131,6 +131,15 @@ def test_an_experiment_changes_what_it_names_and_nothing_else(experiment: str, c
     assert {k: a[k] for k in plain} == {k: b[k] for k in plain}
 
 
+def test_bars_and_callbacks_of_the_users_go_with_the_configs():
+    assert build("--config", QUICKSTART, "--trainer.enable_progress_bar", "false").trainer.progress_bar_callback is None
+    stop = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "eval/avg@4"]
+    bar = ["--trainer.callbacks+", "RichProgressBar"]
+    cli = build("--config", QUICKSTART, *stop, "--trainer.callbacks.mode", "max", *bar)
+    assert type(cli.trainer.progress_bar_callback).__name__ == "RichProgressBar"
+    assert [c.monitor for c in cli.trainer.early_stopping_callbacks] == ["eval/avg@4"]
+
+
 def test_configs_for_memory_and_strategy_say_what_is_built():
     def built(name: str) -> TPGRPOModule:
         args = ["--config", QUICKSTART, "--config", str(ROOT / "configs" / name), "--trainer.devices", "1"]
