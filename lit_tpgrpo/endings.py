@@ -12,10 +12,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 
 def print_ending(trainer: L.Trainer) -> None:
-    """Print the last lines of ``fit``, once, whatever loggers and callbacks it has."""
-    if trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+    """Print the last lines of ``fit``, once, whatever loggers and callbacks it has. Collective."""
+    if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    lines = ending_lines(trainer)  # on all processes: trainer.log_dir is a broadcast
+    if trainer.is_global_zero:
         # On lines of their own: progress bars leave the cursor where they ended.
-        print("\n" + "\n".join(ending_lines(trainer)), flush=True)
+        print("\n" + "\n".join(lines), flush=True)
 
 
 def ending_lines(trainer: L.Trainer) -> list[str]:
