@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-import requests
 
 from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.engines.chat import ChatRequest
@@ -49,6 +48,8 @@ def server(random_model, tmp_path_factory):
 
 
 def healthy(url: str) -> bool:
+    import requests  # comes with vLLM
+
     try:
         return requests.get(f"{url}/health", timeout=5).ok
     except requests.ConnectionError:
