@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from lit_tpgrpo.checkpoints import ASIDE, PARTIAL, bring_back, usable_checkpoint
 from lit_tpgrpo.errors import InputError, NonFiniteLossError, StorageError, mark_raised_on_all, raised_on_all_processes
 from lit_tpgrpo.rollout.processes import failing_together
+from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.rollout.stopping import STOP, stop_error
 
 
@@ -64,6 +65,8 @@ class SafeCheckpoint(ModelCheckpoint):
     # ---- when ----
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.dirpath is None and not trainer.loggers:
+            self.dirpath = str(run_folder(trainer) / "checkpoints")  # Lightning's own is the same for all runs
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and self.dirpath is not None and _is_local_file_protocol(self.dirpath):
             with failing_together("the checkpoint folder"):

@@ -13,12 +13,13 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.huggingface import RunCard, push_folder, write_folder
 from lit_tpgrpo.rollout.evaluation import ScoresGroups
 from lit_tpgrpo.rollout.processes import failing_together
+from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.sharding import dtype_name, torch_dtype
 
 
 @checked_arguments(dtype=dtype_name)
 class ExportHF(L.Callback):
-    """Writes ``hf/step_N`` into the trainer's log folder: weights, tokenizer, generation config and model card.
+    """Writes ``hf/step_N`` into the run's folder: weights, tokenizer, generation config and model card.
 
     Adapters are merged. All processes gather the weights of a sharded policy, one writes.
 
@@ -67,7 +68,7 @@ class ExportHF(L.Callback):
             raise ConfigError(
                 f"ExportHF writes a policy, and {type(policy).__name__} lacks part of engines.base.Policy"
             )
-        root = Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "hf")
+        root = Path(self.dirpath or run_folder(trainer) / "hf")
         folder = root / f"step_{trainer.global_step}"
         if self._written_at == trainer.global_step:
             return folder

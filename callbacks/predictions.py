@@ -11,6 +11,7 @@ import lightning as L
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.records import Round
 from lit_tpgrpo.rollout.rows import judged_rows
+from lit_tpgrpo.rollout.run_folder import run_folder
 
 
 @checked_arguments()
@@ -18,7 +19,7 @@ class JudgedSolutionWriter(L.Callback):
     """Writes what ``predict`` sampled, verified and judged.
 
     Args:
-        path: the file, made anew by each run; by default ``judged_solutions.jsonl`` in the trainer's log folder. With
+        path: the file, made anew by each run; by default ``judged_solutions.jsonl`` in the run's folder. With
             several processes each writes its own, with the rank before the suffix.
     """
 
@@ -52,6 +53,5 @@ class JudgedSolutionWriter(L.Callback):
         print(f"{self.written} judged solutions in {self._file}")
 
     def _target(self, trainer: L.Trainer) -> Path:
-        folder = trainer.log_dir or trainer.default_root_dir
-        path = Path(self.path) if self.path is not None else Path(folder) / "judged_solutions.jsonl"
+        path = Path(self.path) if self.path is not None else run_folder(trainer) / "judged_solutions.jsonl"
         return path if trainer.world_size == 1 else path.with_suffix(f".{trainer.global_rank}{path.suffix}")

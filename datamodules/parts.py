@@ -28,6 +28,7 @@ from lit_tpgrpo.rollout.correction import Correction, CorrectionName
 from lit_tpgrpo.rollout.filters import KEEP_RULES, KeepName
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
+from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.verify.base import Verifier
 from lit_tpgrpo.verify.function import GivenVerifier, as_verifier
 from lit_tpgrpo.verify.verifier import MathVerifier
@@ -71,7 +72,8 @@ class RolloutParts(L.LightningDataModule):
         correction_cap: the most such a weight may be.
         correction_floor: the least; 0 sets no bound.
         steps_per_epoch: length of the training loader; by default one pass over the problems.
-        store_dir: where rounds are written; by default ``rounds`` in the trainer's log folder.
+        store_dir: where rounds are written; by default ``rounds`` in the run's folder (``rollout.run_folder``). A resumed run
+            writes there too, and copies what it goes on with from the run that it was resumed from.
         keep_rounds: newest rounds that stay on disk; 0 keeps all.
         max_empty_rounds: rounds in a row with nothing to train on after which training stops with an error.
         seed: of problem order and sampling; by default that of ``seed_everything``.
@@ -254,10 +256,8 @@ class RolloutParts(L.LightningDataModule):
         )
 
     def _store_root(self) -> Path:
-        trainer = self._trainer
-        if self.store_dir is None:
-            self.store_dir = str(Path(trainer.log_dir or trainer.default_root_dir) / "rounds")
-        return Path(self.store_dir)
+        """Collective before ``setup``."""
+        return run_folder(self._trainer) / "rounds" if self.store_dir is None else Path(self.store_dir)
 
     def _store_meta(self, problems: list[Problem], version: int, weights: str) -> dict[str, Any]:
         """What a stored round's solutions must have been made with to be used again."""

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -28,6 +29,7 @@ from lit_tpgrpo.rollout.correction import MismatchTally, Scorer, warn_of_mismatc
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
 from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
 from lit_tpgrpo.rollout.rounds import Assignment, stored_groups
+from lit_tpgrpo.rollout.run_folder import FolderLock, run_folder
 from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.stopping import STOP, OutOfTimeError, unless_out_of_time
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
@@ -47,6 +49,18 @@ class MathRolloutDataModule(RolloutParts):
     _feed: RoundFeed | None = None
     _verdicts_void = False
     _sampled_by = ""  # fingerprint of the weights that sampled the round in hand
+    _inherited: tuple[Path, ...] = ()  # rounds of the runs that this one was resumed from, the nearest first
+    _locks: tuple[FolderLock, ...] = ()
+
+    def setup(self, stage: str) -> None:
+        """Lock the folders of rounds and run, before anything is sampled."""
+        if stage not in ("fit", "predict"):
+            return
+        folders = {run_folder(self._trainer).absolute(), self._store_root().absolute()}
+        remedy = "stop that one, or give this one another folder: data.store_dir, or the logger's name or version"
+        with failing_together("locking the run's folder"):
+            if self._trainer.is_global_zero:
+                self._locks = tuple(FolderLock(folder, remedy) for folder in sorted(folders))
 
     # ---- training: one batch is one optimizer step ----
 
@@ -160,7 +174,7 @@ class MathRolloutDataModule(RolloutParts):
     def _open(self, index: int, problems: list[Problem], version: int) -> RoundFile:
         """The round's place on disk. One process of the run, then one of each machine, makes it ready for the others."""
         trainer = self._trainer
-        store = RoundStore(self._store_root(), self.keep_rounds, trainer.global_rank)
+        store = RoundStore(self._store_root(), self.keep_rounds, trainer.global_rank, self._inherited)
         meta, judging = self._store_meta(problems, version, self._sampled_by), self._judging_meta()
         for first in (trainer.is_global_zero, trainer.local_rank == 0):
             with failing_together(f"opening round {index}"):
@@ -297,13 +311,24 @@ class MathRolloutDataModule(RolloutParts):
 
     def state_dict(self) -> dict[str, Any]:
         feed = self.feed.state_dict(self.policy.policy_version)
-        return feed | {"store_dir": str(self._store_root()), "sampled_by": self._sampled_by}
+        return feed | {
+            "store_dir": str(self._store_root().absolute()),
+            "inherited": [str(folder) for folder in self._inherited],
+            "sampled_by": self._sampled_by,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Where rounds are written is not the checkpoint's to say: two runs may go on from it side by side."""
         state = dict(state_dict)
-        self.store_dir = state.pop("store_dir") or self.store_dir
+        told = [Path(folder) for folder in (state.pop("store_dir"), *state.pop("inherited", ()))]
+        self._inherited = tuple(dict.fromkeys(p for p in (*self._beside_checkpoint(), *told) if p.is_dir()))
         self._sampled_by = state.pop("sampled_by")
         self.feed.load_state_dict(state)
+
+    def _beside_checkpoint(self) -> list[Path]:
+        """Where the rounds of a run's folder are that was moved or copied with its checkpoints."""
+        path = self._trainer.ckpt_path
+        return [] if path is None else [(folder / "rounds").absolute() for folder in list(Path(path).parents)[:2]]
 
     def on_exception(self, exception: BaseException) -> None:
         """Close the parts; one that fails to must not hide what went wrong before."""
@@ -325,4 +350,6 @@ class MathRolloutDataModule(RolloutParts):
                 part.close()
             except Exception as error:  # the others are closed all the same
                 errors.append(error)
+        for lock in self._locks:
+            lock.release()
         return errors

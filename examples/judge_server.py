@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import socket
+import sys
 import time
 import uuid
 from dataclasses import dataclass, replace
@@ -180,8 +181,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--think", action="store_true", help="think before replying unless a request says otherwise")
     args = parser.parse_args()
-    server = Server(args.model, args.think)
-    with socket.create_server(("127.0.0.1", args.port)) as listener:
+    try:  # before the model is loaded
+        listener = socket.create_server(("127.0.0.1", args.port))
+    except OSError as error:
+        sys.exit(
+            f"error: no server can be started on port {args.port} ({error.strerror or error}); give another --port"
+        )
+    with listener:
+        server = Server(args.model, args.think)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         # Ends on SIGINT and SIGTERM.
         web.run_app(server.app(address), sock=listener, print=None, shutdown_timeout=1.0)

@@ -33,7 +33,7 @@ def usable_checkpoint(path: Path) -> Path:
     if not path.exists() and not path.is_symlink():
         raise InputError(
             f"ckpt_path {str(path)!r} does not exist (looked at {path.absolute()}); give a checkpoint, such as "
-            "checkpoints/last.ckpt in the run's version folder, that folder itself, or one of best, last and hpc"
+            "checkpoints/last.ckpt in the run's version folder, that folder itself, last or hpc"
         )
     named = not path.is_dir() or _is_sharded(path)
     found = _checkpoints(path.parent if named else path)
@@ -45,7 +45,7 @@ def usable_checkpoint(path: Path) -> Path:
         fault = fault_of(candidate)
         if fault is None:
             if candidate != path:
-                log.warning("resuming from %s", candidate)
+                log.warning("the checkpoint is %s", candidate)
             return candidate
         log.warning("the checkpoint %s is not whole (%s): it is not loaded", candidate, fault)
     raise InputError(

@@ -10,12 +10,14 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_tpgrpo.rollout.run_folder import run_folder
+
 
 def print_ending(trainer: L.Trainer) -> None:
     """Print the last lines of ``fit``, once, whatever loggers and callbacks it has. Collective."""
     if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
         return
-    lines = ending_lines(trainer)  # on all processes: trainer.log_dir is a broadcast
+    lines = ending_lines(trainer)  # on all processes: they decide the run's folder together
     if trainer.is_global_zero:
         # On lines of their own: progress bars leave the cursor where they ended.
         print("\n" + "\n".join(lines), flush=True)
@@ -23,7 +25,7 @@ def print_ending(trainer: L.Trainer) -> None:
 
 def ending_lines(trainer: L.Trainer) -> list[str]:
     """The lines, without the accuracy, which MathEvaluation knows."""
-    lines = [*_limit_line(trainer), f"run: {_shown(trainer.log_dir or trainer.default_root_dir)}"]
+    lines = [*_limit_line(trainer), f"run: {_shown(run_folder(trainer))}"]
     savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     found = [line for saver in savers for line in _checkpoint_lines(saver, trainer.global_step)]
     lines += found or ["checkpoint: none was written"]

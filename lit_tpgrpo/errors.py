@@ -1,5 +1,9 @@
 """Typed errors. Each message says what was expected, what came and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
 
 class InputError(ValueError):
     """The user's data cannot be used as it is (missing file, malformed row, prompt too long, ...)."""
@@ -60,11 +64,18 @@ def mark_raised_on_all(error: BaseException) -> BaseException:
     return error
 
 
+def all_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, then what it was raised from or while handling, each once: such chains may run in a circle."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def first_among(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:
     """The first of an error and its causes that is of one of the kinds: the parser wraps what a class raises when built.
 
     None where there is none: a programming error, which keeps its traceback.
     """
-    while error is not None and not isinstance(error, kinds):
-        error = error.__cause__ or error.__context__
-    return error
+    return next((cause for cause in all_causes(error) if isinstance(cause, kinds)), None)

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_tpgrpo import notices  # noqa: F401  first: it hides what the others' libraries say when imported
 from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, plain_tensors
 from lit_tpgrpo.arguments import checked_arguments, shown
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
@@ -37,6 +38,7 @@ from lit_tpgrpo.rollout.correction import warn_of_mismatch
 from lit_tpgrpo.rollout.evaluation import EvaluationLog
 from lit_tpgrpo.rollout.processes import gather
 from lit_tpgrpo.rollout.rows import judged_rows
+from lit_tpgrpo.rollout.run_settings import log_run_settings
 from lit_tpgrpo.sharding import Sharding, dtype_name, gathered
 from lit_tpgrpo.step_sums import StepSums, sum_pieces
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler, step_metrics
@@ -112,7 +114,7 @@ class TPGRPOModule(L.LightningModule):
             model, tokenizer, weights_dtype(dtype, adapter is not None), attention, random_init, quantization
         )
         model, tokenizer = self._source.name, tokenizer_name(tokenizer)  # checkpoints hold names, not objects
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "sharding", "adapter"])
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "sharding", "adapter"], logger=False)
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._sharding = sharding or Sharding()
@@ -244,6 +246,9 @@ class TPGRPOModule(L.LightningModule):
         check_trainer(self.trainer, compiled=self._compiler_ctx is not None)
         use_step_bar(self.trainer)
         return []
+
+    def on_fit_start(self) -> None:
+        log_run_settings(self.trainer)
 
     def on_train_start(self) -> None:
         """A checkpoint brings back the optimizer's settings of its time along with its state: those given now count.

@@ -35,7 +35,7 @@ def test_a_checkpoint_cut_short_is_never_loaded(tmp_path: Path, caplog, share: f
         with caplog.at_level(logging.WARNING):
             assert usable_checkpoint(path) == second
         assert f"the checkpoint {last} is not whole" in caplog.text
-        assert f"resuming from {second}" in caplog.text
+        assert f"the checkpoint is {second}" in caplog.text
     second.write_bytes(b"")
     assert usable_checkpoint(last) == first
     first.unlink()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -10,9 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
+from lit_tpgrpo import cli
+from lit_tpgrpo.cli.mistakes import users_mistake
+from lit_tpgrpo.errors import ConfigError, first_among
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ["--config", str(ROOT / "configs" / "quickstart.yaml")]
@@ -40,8 +46,12 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("fitted")
     done = run("fit", *small(folder), cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    for notice in ("LeafSpec", "seamless cloud", "manual optimization", "Traceback"):
-        assert notice not in done.stderr
+    # Whatever else comes is a line that somebody has to read: bars, and what they leave of lines, apart.
+    lines = [
+        line for line in re.split(r"[\r\n]", done.stderr) if line.strip() and not re.search(r"/s[],]|s/it|\x1b", line)
+    ]
+    hardware = r"GPU available: \w+.*"
+    assert [n for n in lines if not re.fullmatch(rf"Seed set to 0|{hardware}|`Trainer\.fit` stopped: .*", n)] == []
     return folder / "run" / "version_0", done.stdout
 
 
@@ -61,13 +71,29 @@ def test_fit_leaves_checkpoints_events_settings_and_rounds(fitted: tuple[Path, s
     assert list(folder.glob("events.out.tfevents*"))
     assert (folder / "config.yaml").is_file()
     assert list((folder / "rounds").glob("round_*/solutions.0.jsonl"))
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["logger"]["init_args"]["version"] is None
+
+
+@pytest.mark.slow
+def test_runs_are_told_apart_in_tensorboard(fitted: tuple[Path, str]):
+    shown = yaml.safe_load((fitted[0] / "hparams.yaml").read_text())
+    expected = {"optimizer.lr": 1e-3, "data.credit": "ThoughtCredit", "data.credit.alpha": 1.0, "data.group_size": 8}
+    expected |= {"data.train": "ArithmeticProblems", "data.train.level": "1", "model.model": "embedded:tiny-qwen2"}
+    assert expected.items() <= shown.items()
+    assert [key for key in shown if "_instantiator" in key or not isinstance(shown[key], (bool, int, float, str))] == []
+    events = EventAccumulator(str(fitted[0]))
+    events.Reload()
+    assert "hp_metric" not in events.Tags()["scalars"]
+    start = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"data.credit.alpha" in start
+    assert b"eval/avg@2" in events.summary_metadata["_hparams_/experiment"].plugin_data.content
 
 
 @pytest.mark.slow
 def test_validate_and_test_take_the_checkpoint(fitted: tuple[Path, str], tmp_path: Path, capsys):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     for command, prefix in (("validate", "eval"), ("test", "test")):
-        train.main([command, *small(tmp_path), "--ckpt_path", checkpoint])
+        cli.main([command, *small(tmp_path), "--ckpt_path", checkpoint])
         assert re.search(rf"{prefix} \| step \d+ \| avg@2 \d\.\d+ ± \d\.\d+, maj@2", capsys.readouterr().out)
 
 
@@ -75,7 +101,7 @@ def test_validate_and_test_take_the_checkpoint(fitted: tuple[Path, str], tmp_pat
 def test_predict_writes_judged_solutions(fitted: tuple[Path, str], tmp_path: Path):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     out = tmp_path / "judged.jsonl"
-    train.main(["predict", *small(tmp_path), "--ckpt_path", checkpoint, "--writer.path", str(out)])
+    cli.main(["predict", *small(tmp_path), "--ckpt_path", checkpoint, "--writer.path", str(out)])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 4 * 8
     assert {"correct", "incorrect"} >= {r["outcome"] for r in rows}
@@ -92,7 +118,7 @@ def test_predict_writes_judged_solutions(fitted: tuple[Path, str], tmp_path: Pat
 @pytest.mark.slow
 def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path: Path, capsys):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
-    train.main(["fit", *small(tmp_path), "--ckpt_path", checkpoint, "--trainer.max_steps", "5"])
+    cli.main(["fit", *small(tmp_path), "--ckpt_path", checkpoint, "--trainer.max_steps", "5"])
     lines = capsys.readouterr().out.strip().splitlines()
     assert re.fullmatch(LAST_LINE, lines[-1].strip())
     # The accuracy before training is the first run's: the resumed run did not start there.
@@ -117,14 +143,20 @@ def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path
         (["--data.eval_sampling.top_k", "-3"], r"top_k must be 0 \(off\) or positive, got -3"),
         (["--model.model", "models/nope"], r"the folder .*/models/nope does not exist, and no hub model"),
         (["--ckpt_path", "no/such.ckpt"], r"ckpt_path 'no/such\.ckpt' does not exist \(looked at /.*/no/such\.ckpt\)"),
+        (["--trainer.accelerator", "gpuu"], r"the settings are refused: .*invalid accelerator name.*gpuu"),
+        (["--trainer.devices", "0"], r"`Trainer\(devices='0'\)` value is not a valid input"),
+        (["--ckpt_path", "best"], r"--ckpt_path best: only the process that trained knows which one that is"),
+        (["--trainer.logger.save_dir", "/proc/none"], r"no folder for the run can be created in /proc/none/run"),
     ],
     ids=lambda v: v[-2] if isinstance(v, list) else "",
 )
 def test_bad_input_ends_in_one_clear_line(tmp_path: Path, args: list[str], message: str):
     with pytest.raises(SystemExit, match=message) as stop:
-        train.main(["fit", *small(tmp_path), *args])
+        cli.main(["fit", *small(tmp_path), *args])
     assert str(stop.value).startswith("error: ")
     assert "\n" not in str(stop.value)
+    if args[0] == "--data.group_size":  # the run did not come about
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -134,13 +166,186 @@ def test_bad_input_leaves_one_line_on_the_terminal(tmp_path: Path):
     assert re.fullmatch(r"(Seed set to 0\n)?error: sampling: temperature must be 0 .*, got -1\.0\n", done.stderr)
 
 
+# What is mistyped, and all that is said of it.
+MISTYPED = {
+    "--data.group_sise 4": "unknown option data.group_sise: MathRolloutDataModule has no 'group_sise'; did you mean "
+    "group_size?",
+    "--data.group_size x": "data.group_size: expected a whole number, got x",
+    "--data.credit.alfa 1": "unknown option data.credit.alfa: ThoughtCredit has no 'alfa'; did you mean alpha?",
+    "--data.alpha 1": "unknown option data.alpha: MathRolloutDataModule has no 'alpha'; did you mean data.credit.alpha?",
+    "--model.lr 1": "unknown option model.lr: TPGRPOModule has no 'lr'; did you mean model.optimizer.lr?",
+    "--model.optimizer.lrr 1": "unknown option model.optimizer.lrr: AdamW has no 'lrr'; did you mean lr?",
+    "--model.optimizer Adamm": "model.optimizer: there is no class or file Adamm; give its whole path, such as "
+    "package.module.Class",
+    "--data.judge lit_tpgrpo.judges.rule.RuleJudg": "data.judge: there is no class or file lit_tpgrpo.judges.rule.RuleJudg; "
+    "did you mean lit_tpgrpo.judges.rule.RuleJudge?",
+    "--data.predict.n 2": "data.predict.n: no class is given for data.predict; give --data.predict and the path of a "
+    "class first",
+    "--data.keep foo": "data.keep: expected one of all, nonzero_advantage, nonzero_process_reward, got foo",
+    "--trainer.max_step 3": "unknown option --trainer.max_step; did you mean --trainer.max_steps?",
+    "--trainer.max_steps x": "trainer.max_steps: expected a whole number, got x",
+    "--seed_everything x": "seed_everything: expected bool or a whole number, got x",
+    "extra": "unexpected argument 'extra': settings are given as --key value, e.g. --data.group_size 16",
+    "--config {missing}": "config: File does not exist: '{missing}'",
+    "--config {typo}": "unknown option data.sampling.max_new_token: SamplingParams has no 'max_new_token'; did you mean "
+    "max_new_tokens?",
+    "--config {trainer}": "unknown key trainer.max_step in a config; did you mean trainer.max_steps?",
+    "--config {broken}": "the config cannot be read: {broken}:3: expected ',' or ']', but got '<stream end>'",
+    "--config {twice}": "the config cannot be read: {twice}:3: 'data' is given twice, first in line 1",
+    "--config {text}": "the config cannot be read: {text} holds a str; expected keys and values, such as trainer: ...",
+}
+FILES = {
+    "typo": "data: {class_path: lit_tpgrpo.datamodules.MathRolloutDataModule, init_args: {sampling: {max_new_token: 3}}}",
+    "trainer": "trainer: {max_step: 4}",
+    "broken": "trainer:\n  max_steps: [4\n",
+    "twice": "data: null\ntrainer: null\ndata: null\n",
+    "text": "hello",
+}
+
+
+@pytest.mark.parametrize("typed", MISTYPED)
+def test_what_is_mistyped_is_told_in_one_line(typed: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """It took 58 lines and more."""
+    paths = {name: str(tmp_path / f"{name}.yaml") for name in ("missing", *FILES)}
+    for name, content in FILES.items():
+        Path(paths[name]).write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", *QUICKSTART, *typed.format(**paths).split()])
+    said = str(stop.value) if isinstance(stop.value.code, str) else capsys.readouterr().err.strip()
+    assert said == "error: " + MISTYPED[typed].format(**paths)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "give a command: fit, validate, test or predict, and a config, e.g. fit --config configs/quickstart.yaml"),
+        (["fti"], "unknown command 'fti'; did you mean fit?; it is one of fit, validate, test, predict"),
+        (["fit"], "no model and data are given: give a config, e.g. --config configs/quickstart.yaml"),
+        (
+            ["fit", "--data.group_size", "4"],
+            "data.group_size: no class is given for data; give a config first, e.g. --config configs/quickstart.yaml, or "
+            "--data and the path of a class",
+        ),
+    ],
+    ids=" ".join,
+)
+def test_what_is_missing_is_told_in_one_line(args: list[str], said: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(args)
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_help_shows_our_settings_and_how_to_see_the_others(capsys: pytest.CaptureFixture):
+    """It was 494 lines of Lightning's."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["fit", "--help"])
+    page = capsys.readouterr().out
+    assert len(page.splitlines()) < 100
+    for line in (
+        r"  --data\.group_size 8 +solutions per problem, at least 2\.",
+        r"  --model\.kl_beta 0\.0 +weight of the KL term",
+        r"  --data\.engine null +samples solutions",
+    ):
+        assert re.search(line, page), page
+    rule = "lit_tpgrpo.judges.rule.RuleJudge"
+    for args, shown in (
+        (["--data.help", "MathRolloutDataModule"], "--data.group_size GROUP_SIZE"),
+        ([*QUICKSTART, "--data.help"], "--data.group_size GROUP_SIZE"),
+        (["--model.help"], "--model.kl_beta KL_BETA"),
+        (["--data.help", "MathRolloutDataModule", "--data.judge.help", rule], "max_work"),
+        (["--trainer.help"], "--trainer.max_steps MAX_STEPS"),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(["fit", *args])
+        assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--data.val.preset null --data.val.path a", (None, "a")),
+        ("--data.val.preset math --data.val.path 007", ("math", "007")),
+        ("--data.val.preset ~ --data.val.path 0x1f", (None, "0x1f")),
+        ("--data.val.preset=null --data.val.path=null.jsonl", (None, "null.jsonl")),
+    ],
+)
+def test_text_reaches_a_nested_setting_as_typed(options: str, expected: tuple, capsys: pytest.CaptureFixture):
+    """null came as the text 'None', and 007 as 7: each class on the way reads the value."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["fit", "--config", str(ROOT / "configs" / "files.yaml"), *options.split(), "--print_config"])
+    val = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["val"]["init_args"]
+    assert (val["preset"], val["path"]) == expected
+
+
+def test_settings_in_the_environment_are_said_to_be_ignored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setenv("PL_FIT__DATA__GROUP_SIZE", "4")
+    monkeypatch.setenv("PL_GLOBAL_SEED", "4")
+    with pytest.raises(SystemExit):
+        cli.main(["fit", *QUICKSTART, "--data.keep", "foo"])
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first == "PL_FIT__DATA__GROUP_SIZE: settings are not read from the environment; use --config and options"
+
+
+def other_keys(error: str) -> RuntimeError:
+    return RuntimeError("Error(s) in loading state_dict for TPGRPOModule:\n" + error)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'wandb'", name="wandb"), "the package wandb is not installed"),
+        (ModuleNotFoundError("DistributionNotFound: 'mlflow>=1' Try: pip install mlflow"), "the package mlflow is not"),
+        (OSError(errno.ENOSPC, "No space left on device", "/runs/events"), "No space left on device: /runs/events cannot be"),
+        (PermissionError(errno.EACCES, "Permission denied", "/runs"), "Permission denied: /runs cannot be written"),
+        (other_keys('\tMissing key(s) in state_dict: "a.w", "a.b". '), r"another model \(2 tensors missing, e\.g\. a\.w\)"),
+        (
+            other_keys("\tsize mismatch for a.w: copying a param with shape torch.Size([2, 3]) from checkpoint, the shape in "
+                       "current model is torch.Size([4, 3])."),
+            r"another model \(1 of another shape, e\.g\. a\.w \[2, 3\], not \[4, 3\]\)",
+        ),
+        (pickle.UnpicklingError("Weights only load failed. In PyTorch 2.6 we changed ..."), "which could run code when loaded"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0"), r"CUDA out of memory\. Lower model\."),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)  # fmt: skip
+def test_errors_of_libraries_that_a_user_can_mend_take_one_line(error: Exception, said: str):
+    try:
+        try:
+            raise error
+        except Exception as caught:
+            raise RuntimeError("while a class was built") from caught
+    except RuntimeError as wrapped:
+        told = users_mistake(wrapped)
+    assert told is not None
+    assert re.search(said, told)
+    assert "\n" not in told
+
+
+def test_a_circle_of_causes_is_walked_once():
+    """TensorBoard raises an error that it stored while another is handled: this was followed for ever."""
+    first, second = OSError(errno.ENOSPC, "No space left on device"), RuntimeError("logging")
+    first.__context__, second.__context__ = second, first
+    assert first_among(second, (ConfigError,)) is None
+    assert users_mistake(second) == users_mistake(first)
+    assert str(users_mistake(second)).startswith("No space left on device: a file cannot be written")
+
+
+def test_the_whole_traceback_is_to_be_had(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setenv("LIT_TPGRPO_DEBUG", "1")
+    with pytest.raises(SystemExit, match="group_size must be at least 2"):
+        cli.main(["fit", *QUICKSTART, "--data.group_size", "1"])
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_lightnings_own_message_is_put_on_one_line(monkeypatch: pytest.MonkeyPatch):
     def refuse(*args: object, **kwargs: object) -> None:
         raise MisconfigurationException("this setting\n  excludes that one\n")
 
-    monkeypatch.setattr(train, "TPGRPOCLI", refuse)
+    monkeypatch.setattr(cli, "TPGRPOCLI", refuse)
     with pytest.raises(SystemExit, match=r"^error: this setting excludes that one$"):
-        train.main(["fit"])
+        cli.main(["fit"])
 
 
 @pytest.mark.parametrize(
@@ -150,15 +355,14 @@ def test_a_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr(train, "TPGRPOCLI", fail)
+    monkeypatch.setattr(cli, "TPGRPOCLI", fail)
     with pytest.raises(type(error), match=str(error)):
-        train.main(["fit"])
+        cli.main(["fit"])
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "best",
         "last",
         "hpc",
         "registry",
@@ -172,13 +376,13 @@ def test_checkpoints_that_lightning_finds_are_left_to_it(name: str, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     torch.save({}, tmp_path / "a.ckpt")
-    assert train.found_checkpoint(name) == (str(tmp_path / "a.ckpt") if name.startswith("~") else name)
+    assert cli.found_checkpoint(name) == (str(tmp_path / "a.ckpt") if name.startswith("~") else name)
 
 
 @pytest.mark.slow
 def test_the_last_checkpoint_goes_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     """Lightning's "last" is also said before there is one: it then starts anew."""
-    train.main(["validate", *small(tmp_path), "--ckpt_path", "last"])
+    cli.main(["validate", *small(tmp_path), "--ckpt_path", "last"])
     assert re.search(r"eval \| step 0 \|", capsys.readouterr().out)
 
 

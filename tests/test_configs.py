@@ -9,8 +9,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
-import train
 from lit_tpgrpo.adapters import LoRA
+from lit_tpgrpo.cli import SETTINGS, TPGRPOCLI, main
 from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
@@ -35,10 +35,10 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
 
 
-def build(*args: str) -> train.TPGRPOCLI:
+def build(*args: str) -> TPGRPOCLI:
     """Everything that the command line builds, without running it."""
-    settings = train.SETTINGS | {"parser_kwargs": {"allow_abbrev": False}}
-    return train.TPGRPOCLI(TPGRPOModule, LightningDataModule, run=False, args=list(args), **settings)
+    settings = SETTINGS | {"parser_kwargs": {"allow_abbrev": False}}
+    return TPGRPOCLI(TPGRPOModule, LightningDataModule, run=False, args=list(args), **settings)
 
 
 def arguments(config: Path) -> list[str]:
@@ -193,7 +193,7 @@ def test_a_misspelt_key_or_a_bad_value_is_named(args: list[str], named: str, cap
 def test_a_users_mistake_ends_in_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(SystemExit, match="error: group_size must be at least 2, got 1: an advantage is a reward"):
-        train.main(["fit", "--config", QUICKSTART, "--data.group_size", "1"])
+        main(["fit", "--config", QUICKSTART, "--data.group_size", "1"])
 
 
 @pytest.mark.slow

@@ -45,7 +45,9 @@ FLOORS = {
     "lit_tpgrpo.datamodules": 6,
     "lit_tpgrpo.audit": 7,
     "lit_tpgrpo.serve": 7,
-    "train": 7,
+    "lit_tpgrpo.notices": 1,
+    "lit_tpgrpo.cli": 8,
+    "train": 8,
 }
 # These never import one another, though they stand on the same floor.
 PARTIES = ("lit_tpgrpo.module", "lit_tpgrpo.callbacks", "lit_tpgrpo.datamodules")

@@ -10,10 +10,12 @@ Nothing is used that does not fit together: groups are whole, and verdicts and s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 Sampled = tuple[Problem, tuple[Solution, ...]]
 """A problem and its solutions, in the order of their samples."""
 K = TypeVar("K")
+_ROUND = re.compile(r"round_\d{6}")
+_OURS = re.compile(r"(meta|judging)\.(json|partial)|(solutions|verdicts|scores)\.\d+\.jsonl")
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 """What a line raises that is JSON, but not of the form that is written here."""
 
@@ -40,12 +44,15 @@ class RoundStore:
         root: folder that holds one subfolder a round.
         keep: newest rounds kept on disk; older ones are removed when a new one is opened. 0 keeps all.
         rank: of this process, which writes files of its own.
+        inherited: folders of the runs that this one was resumed from, the nearest first: a round that is not in ``root`` is
+            copied from them.
     """
 
-    def __init__(self, root: Path, keep: int = 0, rank: int = 0) -> None:
+    def __init__(self, root: Path, keep: int = 0, rank: int = 0, inherited: Sequence[Path] = ()) -> None:
         self.root = Path(root)
         self.keep = keep
         self.rank = rank
+        self.inherited = tuple(inherited)
 
     def open(self, index: int, meta: Mapping[str, Any], judging: Mapping[str, Any] | None = None) -> RoundFile:
         """The round's file, with what an interrupted run left of it where ``meta`` and ``judging`` are the same.
@@ -55,7 +62,7 @@ class RoundStore:
         that share a disk one opens the round first; the others then find it as it should be.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: it cannot be written, or holds files that are not of a round.
         """
         try:
             return self._opened(index, meta, judging)
@@ -74,8 +81,13 @@ class RoundStore:
             changed = sorted(k for k in written.keys() | found.keys() if written.get(k) != found.get(k))
             log.warning("round %d on disk is void and is made anew: %s changed", index, ", ".join(changed))
         if found != written:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            if others := _remove_round(folder):
+                raise StorageError(
+                    f"{folder} would be a stored round and holds {others[0]}, which is not of one; move it away, or set "
+                    "data.store_dir"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            self._copy_inherited(folder, written)
             _write_whole(folder / "meta.json", json.dumps(written, indent=1))
         file = RoundFile(folder, self.rank)
         if _read_meta(folder / "judging.json") != means:
@@ -88,11 +100,24 @@ class RoundStore:
         self._forget_old(index)
         return file
 
+    def _copy_inherited(self, folder: Path, meta: Mapping[str, Any]) -> None:
+        """Copy the round from the run that this one was resumed from, where it was made with the same."""
+        for place in self.inherited:
+            source = place / folder.name
+            if source.resolve() != folder.resolve() and _read_meta(source / "meta.json") == meta:
+                for path in sorted(source.iterdir()):
+                    if (
+                        _OURS.fullmatch(path.name) and path.name != "meta.json"
+                    ):  # written last: the round is then complete
+                        shutil.copyfile(path, folder / path.name)
+                return
+
     def _forget_old(self, newest: int) -> None:
         if self.keep:
             for folder in self.root.glob("round_*"):
-                if int(folder.name.removeprefix("round_")) <= newest - self.keep:
-                    shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
+                ours = _ROUND.fullmatch(folder.name) and (folder / "meta.json").is_file()
+                if ours and int(folder.name.removeprefix("round_")) <= newest - self.keep:
+                    _remove_round(folder)
 
 
 class RoundFile:
@@ -219,6 +244,20 @@ def solution_digest(solution: Solution, gold: str = "") -> str:
     """Which solution a verdict or a score is of: its prompt and completion, and the answer that it was compared with."""
     what = json.dumps([gold, solution.prompt_ids, solution.completion_ids])
     return hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
+
+
+def _remove_round(folder: Path) -> list[str]:
+    """Remove our files, and the folder if nothing else is in it; the names of what else is."""
+    others = []
+    with contextlib.suppress(FileNotFoundError):  # it does not exist, or another process removes it too
+        for path in sorted(folder.iterdir()):
+            if _OURS.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+            else:
+                others.append(path.name)
+        if not others:
+            folder.rmdir()
+    return others
 
 
 def _group(row: dict[str, Any]) -> Sampled:

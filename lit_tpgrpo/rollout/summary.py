@@ -159,9 +159,10 @@ def advantages_and_lengths(made: Round) -> tuple[Tensor, Tensor]:
 
 def round_line(index: int, policy_version: int, metrics: Mapping[str, float]) -> str:
     """What a person reads once a round."""
+    speed = metrics["rollout/tokens_per_s"]
     return (
         f"round {index} | step {policy_version} | accuracy {metrics['rollout/accuracy']:.3f} | "
         f"reward {metrics['rollout/reward']:+z.3f} | wrong thoughts {metrics['judge/wrong_thought_share']:.1%} | "
         f"kept {metrics['credit/kept_solutions']:.0f}/{metrics['rollout/solutions']:.0f} | "
-        f"length {metrics['rollout/length_mean']:.0f} | {metrics['rollout/tokens_per_s']:,.0f} tokens/s"
+        f"length {metrics['rollout/length_mean']:.0f} | " + (f"{speed:,.0f} tokens/s" if speed else "taken from disk")
     )

@@ -237,6 +237,49 @@ def test_after_a_nan_the_batch_is_trained_on_again_with_the_settings_given_then(
         assert float(run.callback_metrics["train/lr"]) == pytest.approx(lr)
 
 
+def test_runs_that_go_on_from_one_checkpoint_have_rounds_of_their_own(random_model, tmp_path):
+    """Once the checkpoint decided where rounds are: two runs wrote over each other's, and the setting was ignored."""
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "parent" / "checkpoints", every_n_train_steps=1, save_top_k=-1)
+    first, whole = data(), module(random_model)
+    trainer(tmp_path, checkpoint, enable_checkpointing=True, logger=False).fit(whole, datamodule=first)
+    saved = tmp_path / "parent" / "checkpoints" / "epoch=0-step=4.ckpt"
+    parent = tmp_path / "version_0" / "rounds"
+    before = {p: p.read_bytes() for p in parent.rglob("*.json*")}
+    places = [tmp_path / "version_1" / "rounds", tmp_path / "given", tmp_path / "version_3" / "rounds"]
+    for number, place in enumerate(places):
+        again, m = data(store_dir=str(place) if place.name == "given" else None), module(random_model)
+        keeper = ModelCheckpoint(dirpath=tmp_path / "kept" / str(number), every_n_train_steps=1, save_top_k=-1)
+        run = trainer(tmp_path, keeper, enable_checkpointing=True, logger=False)
+        run.fit(m, datamodule=again, ckpt_path=saved, weights_only=True)
+        assert again.engine.sampled == 0  # pyright: ignore
+        assert torch.equal(weights(m), weights(whole))
+        assert [p.name for p in place.glob("round_*")] == ["round_000002"]
+        saved = tmp_path / "kept" / "0" / "epoch=0-step=5.ckpt"  # the others go on from this one's
+        state = torch.load(tmp_path / "kept" / str(number) / "epoch=0-step=6.ckpt", weights_only=True)[
+            "MathRolloutDataModule"
+        ]
+        assert state["store_dir"] == str(place)
+        assert state["inherited"][-1] == str(parent)
+    assert {p: p.read_bytes() for p in parent.rglob("*.json*")} == before
+
+
+def test_a_runs_folder_is_its_own_while_it_lasts(random_model, tmp_path):
+    class Second(RoundCallback):
+        said = ""
+
+        def on_round_end(self, trainer_, pl_module, made):
+            with pytest.raises(ConfigError) as refused:
+                trainer(tmp_path, logger=False).fit(module(random_model), datamodule=data(store_dir=str(store)))
+            self.said = str(refused.value)
+
+    store, second = tmp_path / "store", Second()
+    trainer(tmp_path, second, logger=False, max_steps=1).fit(
+        module(random_model), datamodule=data(store_dir=str(store))
+    )
+    assert second.said.startswith(f"{store} is in use by another run (process ")
+    trainer(tmp_path, logger=False, max_steps=1).fit(module(random_model), datamodule=data(store_dir=str(store)))
+
+
 def test_rollouts_of_another_run_are_not_taken_for_this_ones(random_model, tmp_path, caplog):
     """Same folder, same settings, same step numbers: the weights tell."""
     sampled = []
@@ -256,13 +299,13 @@ def test_predict_samples_anew_for_other_weights(random_model, tmp_path):
     early, late = sorted((tmp_path / "ckpt").glob("*.ckpt"))[::2]
     texts, sampled, versions = [], [], []
     for path in (early, late, late):
-        dm = data(predict=ArithmeticProblems("1", n=2))
+        dm = data(predict=ArithmeticProblems("1", n=2), store_dir=str(tmp_path / "store"))
         m = module(random_model)
         trainer(tmp_path / "predict").predict(m, datamodule=dm, ckpt_path=path, weights_only=True)
         sampled.append(dm.engine.sampled)  # pyright: ignore
         versions.append(m.policy_version)
         texts.append(
-            [p.read_text() for p in sorted((tmp_path / "fit").rglob("predict/rank_0/round_*/solutions.*.jsonl"))]
+            [p.read_text() for p in sorted((tmp_path / "store").rglob("predict/rank_0/round_*/solutions.*.jsonl"))]
         )
     assert sampled == [8, 8, 0]
     assert texts[0] != texts[1] == texts[2]

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_tpgrpo.errors import StorageError
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, StopReason, Verdict
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
 
@@ -207,6 +208,46 @@ def test_verdicts_and_scores_are_of_the_solution_that_they_were_given_on(tmp_pat
     with caplog.at_level(logging.WARNING):
         assert file.verdicts({0: (PROBLEM, (solution(0),))}) == {}
     assert "it is given again" in caplog.text
+
+
+def test_what_the_store_did_not_write_stays(tmp_path: Path):
+    """Such a folder was once taken for an old round, and another ended the run with a ValueError."""
+    for name in ("round_1", "round_000000", "round_000001", "round_000002.bak"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "raw.csv").write_text("mine")
+    store = RoundStore(tmp_path, keep=1)
+    for index in (2, 3, 4):
+        store.open(index, {})
+    with pytest.raises(StorageError, match=r"round_000001 would be a stored round and holds raw\.csv"):
+        store.open(1, {})
+    store.open(5, {})
+    (tmp_path / "round_000005" / "notes.txt").write_text("mine")
+    store.open(6, {})
+    names = ["round_000000", "round_000001", "round_000002.bak", "round_000005", "round_000006", "round_1"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert [p.name for p in (tmp_path / "round_000005").iterdir()] == ["notes.txt"]
+
+
+def test_a_round_is_copied_from_the_run_that_this_one_goes_on_from(tmp_path: Path, caplog):
+    parent = RoundStore(tmp_path / "parent")
+    for index, seed in ((3, 1), (4, 2)):
+        file = parent.open(index, {"seed": seed})
+        file.add_solutions({0: (PROBLEM, [solution(0)])})
+        file.add_verdict(0, PROBLEM, solution(0), Outcome.CORRECT, "2", VERDICT)
+        (file.folder / "notes.txt").write_text("mine")
+    before = {p: p.read_bytes() for p in (tmp_path / "parent").rglob("*") if p.is_file()}
+    child = RoundStore(tmp_path / "child", inherited=[tmp_path / "gone", tmp_path / "parent", tmp_path / "child"])
+    taken, other = (child.open(index, {"seed": 1}) for index in (3, 4))
+    groups = taken.solutions(1)
+    assert (sorted(groups), sorted(taken.verdicts(groups))) == ([0], [(0, 0)])
+    assert other.solutions(1) == {}
+    written = ["judging.json", "meta.json", "solutions.0.jsonl", "verdicts.0.jsonl"]
+    assert sorted(p.name for p in taken.folder.iterdir()) == written
+    taken.add_solutions({1: (PROBLEM, [solution(0)])})
+    taken.void_verdicts()
+    assert {p: p.read_bytes() for p in before} == before
+    assert sorted(child.open(3, {"seed": 1}).solutions(1)) == [0, 1]  # its own by now
+    assert caplog.text == ""
 
 
 WRITER = """

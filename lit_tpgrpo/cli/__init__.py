@@ -1,0 +1,201 @@
+"""The command line: ``python train.py fit|validate|test|predict --config FILE [--data.group_size 16 ...]``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_tpgrpo import notices  # first: it hides what the others' libraries say when imported
+from lit_tpgrpo.callbacks import JudgedSolutionWriter
+from lit_tpgrpo.checkpoints import usable_checkpoint
+from lit_tpgrpo.cli.mistakes import in_our_code, one_line_errors, users_mistake
+from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text
+from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version
+from lit_tpgrpo.errors import ConfigError, InputError, StorageError
+from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.rollout.run_folder import run_folder, set_run_folder
+
+_ENVIRONMENT = re.compile(r"PL_((FIT|VALIDATE|TEST|PREDICT)(__.*)?|CONFIG|(TRAINER|MODEL|DATA)__.*)")
+
+
+class SavedConfig(SaveConfigCallback):
+    """Writes the run's settings into its folder as ``config.yaml``."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, given: Any, **kwargs: Any) -> None:
+        super().__init__(parser, given, overwrite=True, **kwargs)  # not what the folder was decided by
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        folder = run_folder(trainer)
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
+        except OSError as error:
+            raise StorageError(
+                f"the settings cannot be written to {folder} ({error.strerror or error}); make it writable, or set the "
+                "logger's save_dir or trainer.default_root_dir to another folder"
+            ) from error
+        self.already_saved = True
+
+
+class TPGRPOCLI(LightningCLI):
+    """Lightning's CLI with the prediction writer always at hand.
+
+    Settings come from the configs and the command line, never from the hyperparameters that a checkpoint holds. What the
+    checkpoint brings back is the run's state: weights, the optimizer's moments, the learning rate schedule, counters,
+    callbacks.
+    """
+
+    reserved: Path | None = None
+    folder: Path | None = None  # of validate, test and predict without a logger
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(JudgedSolutionWriter, "writer")
+        parser.add_argument("--trainer.help", action=ShowAll, help="Print all options of Lightning's Trainer and exit.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.given = list(sys.argv[1:] if args is None else args)
+        OneLineParser.keys = tuple(key for path in config_files(self.given) for key in config_keys(path))
+        # Not super(): it warns of arguments that are given although the process has some, which are these.
+        self.config = parser.parse_args(spelt_out(self.given))
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave settings alone: Lightning would put the checkpoint's over those given on the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        """Look for the checkpoint first: Lightning does so after data and model are ready, and ends in a traceback."""
+        settings, command = self.config, self.subcommand
+        self.save_config_kwargs = {"given": settings}
+        if command is None:  # built, not run
+            return
+        settings = settings[command]
+        if (path := settings.get("ckpt_path")) is not None:
+            settings["ckpt_path"] = path = found_checkpoint(str(path))
+        if "weights_only" in settings and settings["weights_only"] is None:
+            settings["weights_only"] = True  # ours hold nothing else, and others' may run code
+        name_run(settings, config_files(self.given), self.given)
+        self.save_config_kwargs = {"given": settings.clone()}
+        if command == "fit":
+            self.reserved = reserve_version(settings)
+        else:
+            local = None if path is None or not Path(path).exists() else path
+            self.folder = follow_run(settings, command, local)
+            if path is None and rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
+                model = settings.model.get("init_args", {}).get("model", "the model")
+                print(
+                    f"{command}: no --ckpt_path is given: these are the weights of {model}, untrained", file=sys.stderr
+                )
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            self.give_back()
+            kinds = (ValueError, TypeError, ImportError, AttributeError)
+            if users_mistake(error) is None and isinstance(error, kinds) and not in_our_code(error):
+                raise ConfigError(f"the settings are refused: {' '.join(str(error).split())}") from error
+            raise
+
+    def after_instantiate_classes(self) -> None:
+        if self.folder is not None and not self.trainer.loggers:
+            set_run_folder(self.trainer, self.folder)
+
+    def give_back(self) -> None:
+        """Remove the version folder of a run that did not come about."""
+        if self.reserved is not None:
+            with contextlib.suppress(OSError):  # it is not empty
+                self.reserved.rmdir()
+                self.reserved.parent.rmdir()
+
+
+# A misspelt option must be named, not taken for the abbreviation of another.
+_WHOLE_NAMES = {"allow_abbrev": False}
+SETTINGS = {
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "auto_configure_optimizers": False,
+    "seed_everything_default": 0,
+    "save_config_callback": SavedConfig,
+    "parser_class": OneLineParser,
+    "parser_kwargs": _WHOLE_NAMES | dict.fromkeys(("fit", "validate", "test", "predict"), _WHOLE_NAMES),
+}
+
+
+def spelt_out(args: Sequence[str]) -> list[str]:
+    """The arguments with our classes where ``--data.help`` or ``--model.help`` names none."""
+    spelt = []
+    for at, arg in enumerate(args):
+        spelt.append(arg)
+        owner = SHOWN.get(arg.removeprefix("--").removesuffix(".help")) if arg.endswith(".help") else None
+        if owner is not None and (at + 1 == len(args) or args[at + 1].startswith("-")):
+            spelt.append(f"{owner.__module__}.{owner.__name__}")
+    return spelt
+
+
+def config_files(args: Sequence[str]) -> list[Path]:
+    """The config files that are given, in order."""
+    files = []
+    for at, arg in enumerate(args):
+        name, _, value = arg.partition("=")
+        if name in ("--config", "-c"):
+            files += [value] if value else list(args[at + 1 : at + 2])
+    return [Path(file) for file in files]
+
+
+def check_configs(args: Sequence[str]) -> None:
+    """Refuse a config file that cannot be read as YAML, by file and line.
+
+    Raises:
+        InputError: there is one.
+    """
+    for path in config_files(args):
+        if (fault := config_fault(path)) is not None:
+            raise InputError(f"the config cannot be read: {fault}")
+
+
+def found_checkpoint(path: str) -> str:
+    """A whole local checkpoint, see ``usable_checkpoint``; Lightning's own names and URLs are Lightning's to resolve.
+
+    Raises:
+        InputError: there is none at the path.
+    """
+    if path == "best":
+        raise InputError(
+            "--ckpt_path best: only the process that trained knows which one that is; give the checkpoint itself, or the run's "
+            "folder for its newest one"
+        )
+    special = path in ("last", "hpc") or path.lower() == "registry" or path.lower().startswith("registry:")
+    if special or "://" in path or "::" in path:  # the last two: a URL, a chain of file systems
+        return path
+    return str(usable_checkpoint(Path(path).expanduser()))
+
+
+def ignored_environment() -> list[str]:
+    """Variables that name settings, which Lightning's CLI reads only where it is told to."""
+    return sorted(name for name in os.environ if _ENVIRONMENT.fullmatch(name))
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one subcommand. A user's mistake ends in one line, not in a traceback."""
+    notices.hide_notices()
+    keep_text()
+    given = list(sys.argv[1:] if args is None else args)
+    if ignored := ignored_environment():
+        print(
+            f"{', '.join(ignored)}: settings are not read from the environment; use --config and options",
+            file=sys.stderr,
+        )
+    with one_line_errors():
+        check_configs(given)
+        TPGRPOCLI(TPGRPOModule, LightningDataModule, args=args, **SETTINGS)

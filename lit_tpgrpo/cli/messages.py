@@ -1,0 +1,156 @@
+"""What the parser has to say in one line: the decisive part of its report, and the nearest name to a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+_UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
+_EXPECTED = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
+_NO_ATTRIBUTE = re.compile(r"(?:module '[^']+' has no attribute|No module named) '")
+_NO_IMPORT = re.compile(r"Expected a dot import path string: (.*)")
+_UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)(.*)", re.DOTALL)
+_NOT_IN_CONFIG = re.compile(r"Subcommand '[^']+' does not accept option '([^']+)'")
+_NOT_SUBCOMMAND = re.compile(r"argument subcommand: invalid choice: '([^']+)'")
+_EMPTY_BASES = ("lightning.LightningDataModule", "lightning.Callback", "lightning.LightningModule")
+
+
+@dataclass
+class _Report:
+    """What jsonargparse's nested report says, by the places in it."""
+
+    path: list[str] = field(default_factory=list)
+    unknown: tuple[str, str, str] | None = None  # key it belongs to, option, class
+    missing_class: tuple[str, str] | None = None  # key, class path
+    expected: tuple[str, str, str] | None = None  # key, type, value
+    types: list[str] = field(default_factory=list)
+    given: str = ""
+
+
+def one_line(message: str, options: Collection[str] = (), keys: Collection[str] = ()) -> str:
+    """The decisive line of a report of jsonargparse.
+
+    Args:
+        message: as its parser's ``error`` gets it.
+        options: that the command line has, with their dashes, for suggestions.
+        keys: that the configs set, e.g. ``data.credit.alpha``, for suggestions too.
+    """
+    if found := _UNRECOGNIZED.match(message):
+        return _unrecognized(found[1], options)
+    if found := _NOT_IN_CONFIG.search(message):
+        keys = [option.removeprefix("--") for option in options]
+        return f"unknown key {found[1]} in a config{_suggestion(found[1], keys)}"
+    if found := _NOT_SUBCOMMAND.search(message):
+        choices = ("fit", "validate", "test", "predict")
+        return f"unknown command {found[1]!r}{_suggestion(found[1], choices)}; it is one of {', '.join(choices)}"
+    if 'expected "subcommand"' in message:
+        return "give a command: fit, validate, test or predict, and a config, e.g. fit --config configs/quickstart.yaml"
+    if "are required" in message and "data" in message:
+        return "no model and data are given: give a config, e.g. --config configs/quickstart.yaml"
+    return _nested(message, keys)
+
+
+def _unrecognized(given: str, options: Collection[str]) -> str:
+    if not given.startswith("-"):
+        return f"unexpected argument {given!r}: settings are given as --key value, e.g. --data.group_size 16"
+    name = given.split("=")[0]
+    return f"unknown option {name}{_suggestion(name, options)}"
+
+
+def _nested(message: str, keys: Collection[str]) -> str:
+    report = _read(message)
+    if report.unknown is not None:
+        key, option, owner = report.unknown
+        if owner in _EMPTY_BASES:
+            return (
+                f"{key}.{option}: no class is given for {key}; give a config first, e.g. --config configs/quickstart.yaml, or "
+                f"--{key} and the path of a class"
+            )
+        names = _parameters(owner)
+        deeper = [k for k in keys if k.startswith(f"{key}.") and k.endswith(f".{option}")]
+        near = _suggestion(option, names) or (f"; did you mean {deeper[0]}?" if deeper else "")
+        near = near or (f"; it has {', '.join(names)}" if names else "")
+        return f"unknown option {key}.{option}: {owner.split('.')[-1]} has no {option!r}{near}"
+    if report.missing_class is not None:
+        key, path = report.missing_class
+        module, _, name = path.rpartition(".")
+        near = _suggestion(name, _classes(module), module + ".") if module else ""
+        shown = near or ("" if module else "; give its whole path, such as package.module.Class")
+        return f"{key}: there is no class or file {path}{shown}"
+    if report.expected is not None:
+        key, kind, value = report.expected
+        return f"{key}: expected {_type_name(kind)}, got {value}"
+    if found := re.fullmatch(r"\w+\(key='(.*?)', val=.*\)", report.given):
+        key = ".".join(report.path)
+        return f"{key}.{found[1]}: no class is given for {key}; give --{key} and the path of a class first"
+    if report.types:
+        kinds = " or ".join(dict.fromkeys(_type_name(kind) for kind in report.types))
+        return f"{'.'.join(report.path)}: expected {kinds}, got {report.given}"
+    return " ".join(message.replace('Parser key "config":', "config:").split())
+
+
+def _read(message: str) -> _Report:
+    """Walk down the report; the first finding of each kind counts, for the later ones are of other members of a union."""
+    report = _Report()
+    keys: list[tuple[int, str]] = []  # indentation and key
+    owners: list[tuple[int, str]] = []
+    for line in message.splitlines():
+        depth = len(line) - len(line.lstrip())
+        if found := re.search(r'Parser key "([^"]+)":', line):
+            keys = [*((d, k) for d, k in keys if d < depth), (depth, found[1])]
+            report.path = [k for _, k in keys]
+        key = ".".join(k for d, k in keys if d <= depth)
+        if found := re.search(r"Problem with given class_path '([^']+)'", line):
+            owners = [*((d, o) for d, o in owners if d < depth), (depth, found[1])]
+        owner = owners[-1][1] if owners else ""
+        if found := _UNKNOWN.search(line):
+            held = re.search(r"class_path='([^']+)'", line)  # an optimizer's is told in the same line
+            report.unknown = report.unknown or (key, found[1], held[1] if held else owner)
+        elif _NO_ATTRIBUTE.search(line):
+            report.missing_class = report.missing_class or (key, owner)
+        elif found := _NO_IMPORT.search(line):
+            option = re.match(r"\s*(--\S+):", line)  # of a --KEY.help
+            report.missing_class = report.missing_class or (option[1] if option else key, found[1])
+        elif found := _EXPECTED.search(line):
+            report.expected = report.expected or (key, found[1], found[2])
+        elif found := re.search(r"Expected an? (<class '[^']+'>)$", line):
+            report.types.append(found[1])
+        elif found := re.match(r"\s*Given value: (.*)", line):
+            report.given = report.given or found[1]
+    return report
+
+
+def _type_name(kind: str) -> str:
+    if found := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
+        return "one of " + found[1].replace("'", "")
+    if found := re.fullmatch(r"<class '([^']+)'>", kind):
+        return {"NoneType": "null", "int": "a whole number", "float": "a number"}.get(found[1], found[1])
+    return kind
+
+
+def _suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _parameters(path: str) -> list[str]:
+    """The arguments of a class, none where it cannot be imported."""
+    module, _, name = path.rpartition(".")
+    try:
+        signature = inspect.signature(getattr(importlib.import_module(module), name))
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return []
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [p.name for p in signature.parameters.values() if p.kind not in kinds]
+
+
+def _classes(module: str) -> list[str]:
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return []
+    return [name for name, value in vars(found).items() if inspect.isclass(value)]

@@ -1,0 +1,111 @@
+"""How commands end: a user's mistake in one line, a programming error in its traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+import lit_tpgrpo
+from lit_tpgrpo.errors import USERS_MISTAKES, all_causes, first_among
+
+DEBUG = "LIT_TPGRPO_DEBUG"
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_HERE = str(Path(lit_tpgrpo.__file__).parent)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with ``error: ...`` where a user's mistake comes out of the block; ``LIT_TPGRPO_DEBUG=1`` shows where
+    it was raised."""
+    try:
+        yield
+    except Exception as error:
+        mistake = users_mistake(error)
+        if mistake is None:
+            raise
+        if os.environ.get(DEBUG, "0") not in ("", "0"):
+            traceback.print_exc()
+        sys.exit(f"error: {mistake}")
+
+
+def users_mistake(error: BaseException | None) -> str | None:
+    """The message of a user's mistake among an error and its causes: the parser wraps what a class raises when built.
+
+    Ours come first. Of other libraries' errors those count that say what the user can change: settings that exclude one
+    another, packages that are not installed, disks that are full or read-only, checkpoints of another model, memory of the GPU.
+    """
+    if (ours := first_among(error, USERS_MISTAKES)) is not None:
+        return str(ours)
+    told = (_of_others(cause) for cause in all_causes(error))
+    return next((message for message in told if message is not None), None)
+
+
+def in_our_code(error: BaseException) -> bool:
+    """Whether it was raised in a file of this package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and str(Path(frames[-1].filename).resolve()).startswith(str(Path(_HERE).parent.resolve()))
+
+
+def _of_others(error: BaseException) -> str | None:
+    text = " ".join(str(error).split())
+    if isinstance(error, MisconfigurationException):
+        return text
+    if isinstance(error, ModuleNotFoundError):
+        return None if (error.name or "").startswith("lit_tpgrpo") else _missing_package(error, text)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        place = f" {error.filename}" if error.filename else ""
+        return (
+            f"{error.strerror}:{place or ' a file'} cannot be written or read; free space, or make it accessible. What was "
+            "stored before is kept: resume with --ckpt_path and the run's folder"
+        )
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"{text.split('. ')[0]}. Lower model.tokens_per_microbatch (training) or data.engine.batch_size (sampling), or set "
+            "model.gradient_checkpointing"
+        )
+    if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
+        return _other_weights(str(error))
+    if isinstance(error, pickle.UnpicklingError) and "weights_only" in text.lower().replace(" ", "_"):
+        return (
+            "the checkpoint holds more than tensors and plain values, which could run code when loaded; it is not loaded. "
+            "Checkpoints of this package hold nothing else. If you trust where it comes from, give --weights_only false"
+        )
+    return None
+
+
+def _missing_package(error: ModuleNotFoundError, text: str) -> str:
+    name = error.name
+    if name is None and (found := re.search(r"`?pip install(?:ing)?`? ([\w-]+)|named '([\w.]+)'|`([\w-]+)`", text)):
+        name = next(part for part in found.groups() if part)
+    return (
+        text if name is None else f"the package {name.split('.')[0]} is not installed: pip install {name.split('.')[0]}"
+    )
+
+
+def _other_weights(text: str) -> str:
+    """Of a state dict that does not fit: how it differs, with one example."""
+    counts = []
+    for label, pattern in (
+        ("missing", r"Missing key\(s\) in state_dict: (.*)"),
+        ("not in the model", r"Unexpected key\(s\) in state_dict: (.*)"),
+    ):
+        if found := re.search(pattern, text):
+            names = re.findall(r'"([^"]+)"', found[1])
+            counts.append(f"{len(names)} tensors {label}, e.g. {names[0]}")
+    if shapes := re.findall(r"size mismatch for (\S+): .*?torch\.Size\((\[.*?\])\).*?torch\.Size\((\[.*?\])\)", text):
+        name, held, wanted = shapes[0]
+        counts.append(f"{len(shapes)} of another shape, e.g. {name} {held}, not {wanted}")
+    return (
+        f"the checkpoint holds the weights of another model ({'; '.join(counts)}); set model.model, model.adapter and "
+        "model.quantization as in the run's config.yaml, or give another checkpoint"
+    )

@@ -1,0 +1,107 @@
+"""What a run is called and where it writes: names from the configs, a version folder a run, one folder for what follows it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_tpgrpo.rollout.run_folder import new_version
+
+_VERSIONED = ("TensorBoardLogger", "CSVLogger")
+_NAME_OF = dict.fromkeys((*_VERSIONED, "WandbLogger", "CometLogger"), "name") | {"MLFlowLogger": "run_name"}
+_UNNAMED = (None, "lightning_logs", "lightning-logs")
+_NAMED_BY_OPTION = re.compile(r"--trainer\.logger(\.init_args)?\.(name|run_name)\b")
+
+
+def loggers(settings: Namespace) -> Iterator[tuple[str, Namespace]]:
+    """Class name and arguments of each logger that the settings spell out."""
+    given = settings.trainer.get("logger")
+    for logger in given if isinstance(given, list) else [given]:
+        if isinstance(logger, Namespace) and "class_path" in logger:
+            logger.setdefault("init_args", Namespace()) if hasattr(logger, "setdefault") else None
+            yield logger.class_path.rsplit(".", 1)[-1], logger.init_args
+
+
+def name_run(settings: Namespace, configs: Sequence[Path], args: Sequence[str]) -> None:
+    """Name the run by its configs, unless an option names it.
+
+    To the name that a config gives its logger the stems of the configs after it are appended (``quickstart-outcome_only``);
+    where none gives a name it is all stems.
+    """
+    if any(_NAMED_BY_OPTION.match(arg) for arg in args):
+        return
+    naming = [at for at, path in enumerate(configs) if _names_logger(path)]
+    for kind, init_args in loggers(settings):
+        if (key := _NAME_OF.get(kind)) is None or not configs:
+            continue
+        given = init_args.get(key)
+        unnamed = given in _UNNAMED
+        stems = [path.stem for path in (configs if unnamed or not naming else configs[naming[-1] + 1 :])]
+        init_args[key] = "-".join(stems if unnamed else [str(given), *stems])
+
+
+def _names_logger(path: Path) -> bool:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError):
+        return False
+    given = (content.get("trainer") or {}).get("logger")
+    args = [g.get("init_args") or {} for g in (given if isinstance(given, list) else [given]) if isinstance(g, dict)]
+    return any(a.get(key) not in _UNNAMED for a in args for key in ("name", "run_name"))
+
+
+def reserve_version(settings: Namespace) -> Path | None:
+    """Create the version folder of a run that is to be trained, so that no other one gets it; None where the logger has none.
+
+    Raises:
+        StorageError: it cannot be created.
+    """
+    for kind, init_args in loggers(settings):
+        if kind not in _VERSIONED:
+            return None  # the first logger decides
+        rank: int = rank_zero_only.rank  # pyright: ignore[reportFunctionMemberAccess]
+        if init_args.get("version") is not None or settings.trainer.get("fast_dev_run") or rank:
+            return None
+        place = os.path.expandvars(os.path.expanduser(str(init_args.save_dir)))
+        if not _is_local_file_protocol(place):
+            return None
+        folder = new_version(Path(place, init_args.get("name") or ""))
+        init_args["version"] = int(folder.name.removeprefix("version_"))
+        return folder
+    return None
+
+
+def run_of(checkpoint: str | None) -> Path | None:
+    """The folder of the run that a checkpoint is from, if it lies in one that can be written."""
+    if checkpoint is None:
+        return None
+    for folder in list(Path(checkpoint).absolute().parents)[:2]:
+        if (folder / "config.yaml").is_file() and os.access(folder, os.W_OK):
+            return folder
+    return None
+
+
+def follow_run(settings: Namespace, command: str, checkpoint: str | None) -> Path:
+    """Let ``validate``, ``test`` and ``predict`` log into a folder of their name: in that of the checkpoint's run, or else
+    beside the versions of their own name. No version of a training run is taken up by them.
+
+    Returns:
+        The folder, for a run without logger.
+    """
+    run = run_of(checkpoint)
+    for kind, init_args in loggers(settings):
+        if kind in _VERSIONED and init_args.get("version") is None:
+            if run is not None:
+                init_args["save_dir"], init_args["name"] = str(run), ""
+            if kind == "TensorBoardLogger":
+                init_args["version"] = command
+            else:  # CSVLogger deletes what is in its folder
+                init_args["name"] = str(Path(init_args.get("name") or "", command))
+    return (run or Path(settings.trainer.get("default_root_dir") or ".")) / command

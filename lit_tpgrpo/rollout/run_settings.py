@@ -1,0 +1,76 @@
+"""The settings by which runs are told apart, as loggers show them: from the objects of the run, with a config or without."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_tpgrpo.fingerprint import settings_of
+
+_PARTS = ("engine", "verifier", "judge", "credit", "correction", "sampling", "eval_sampling", "adapter")
+_LEFT_OUT = ("store_dir", "name", "prepare_data_per_node", "allow_zero_length_dataloader_with_multiple_devices")
+
+
+def run_settings(trainer: L.Trainer) -> dict[str, bool | int | float | str]:
+    """Plain values under ``model.``, ``optimizer.``, ``data.`` and ``trainer.``; settings that are None are left out."""
+    module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
+    found = _plain("model", {k: v for k, v in module.hparams.items() if not k.startswith("_")})
+    found |= _part("model.adapter", getattr(module, "adapter", None))
+    for optimizer in trainer.optimizers[:1]:
+        found |= {"optimizer": type(optimizer).__name__} | _plain("optimizer", optimizer.defaults)
+    if data is not None:
+        found |= _plain("data", {k: v for k, v in vars(data).items() if not k.startswith("_") and k not in _PARTS})
+        for name in _PARTS:
+            found |= _part(f"data.{name}", getattr(data, name, None))
+        for split, source in getattr(data, "sources", {}).items():
+            found |= _part(f"data.{split}", source)
+    return found | _plain(
+        "trainer", {k: getattr(trainer, k) for k in ("precision", "world_size", "max_steps", "max_epochs")}
+    )
+
+
+@rank_zero_only
+def log_run_settings(trainer: L.Trainer) -> None:
+    """Hand the settings to all loggers. TensorBoard's HPARAMS page shows them beside the held-out accuracy."""
+    settings = run_settings(trainer)
+    samples = getattr(getattr(trainer, "datamodule", None), "eval_samples", None)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            _to_tensorboard(logger, settings, [] if samples is None else [f"eval/avg@{samples}"])
+        else:
+            logger.log_hyperparams(settings)
+
+
+def _to_tensorboard(logger: TensorBoardLogger, settings: dict[str, Any], metrics: list[str]) -> None:
+    """Lightning's own would log a metric of its own making, ``hp_metric`` -1."""
+    from torch.utils.tensorboard.summary import hparams
+
+    logger.hparams.update(settings)  # for hparams.yaml
+    for summary in hparams(settings, dict.fromkeys(metrics, 0.0)):  # the values are those logged under these names
+        logger.experiment._get_file_writer().add_summary(summary)
+
+
+def _part(key: str, part: Any) -> dict[str, Any]:
+    if part is None:
+        return {}
+    given = (
+        dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else settings_of(part)
+    )
+    return {key: type(part).__name__} | _plain(key, {k: v for k, v in given.items() if k not in ("class", *_LEFT_OUT)})
+
+
+def _plain(key: str, values: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    found: dict[str, bool | int | float | str] = {}
+    for name, value in values.items():
+        if name in _LEFT_OUT:
+            continue
+        if isinstance(value, (bool, int, float, str)):
+            found[f"{key}.{name}"] = value
+        elif callable(value) and hasattr(value, "__name__"):
+            found[f"{key}.{name}"] = value.__name__
+    return found

@@ -1,0 +1,99 @@
+"""What a run is called and where it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jsonargparse import Namespace
+
+from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version, run_of
+
+
+def settings(*loggers: Namespace, **trainer: object) -> Namespace:
+    return Namespace(trainer=Namespace(logger=list(loggers) if len(loggers) > 1 else loggers[0], **trainer))
+
+
+def logger(kind: str, **init_args: object) -> Namespace:
+    return Namespace(class_path=f"lightning.pytorch.loggers.{kind}", init_args=Namespace(**init_args))
+
+
+def configs(folder: Path, *names: str, naming: tuple[str, ...] = ()) -> list[Path]:
+    paths = [folder / f"{name}.yaml" for name in names]
+    for path in paths:
+        if path.stem in naming:
+            path.write_text("trainer: {logger: {class_path: TensorBoardLogger, init_args: {name: " + path.stem + "}}}")
+        else:
+            path.write_text("data: {class_path: X}")
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("given", "files", "naming", "args", "expected"),
+    [
+        ("quickstart", ("quickstart",), ("quickstart",), [], "quickstart"),
+        ("quickstart", ("quickstart", "outcome_only"), ("quickstart",), [], "quickstart-outcome_only"),
+        ("quickstart", ("quickstart", "outcome_only", "hard"), ("quickstart",), [], "quickstart-outcome_only-hard"),
+        ("b", ("a", "b", "c"), ("a", "b"), [], "b-c"),
+        ("mine", ("quickstart", "hard"), ("quickstart",), ["--trainer.logger.name", "mine"], "mine"),
+        ("mine", ("quickstart", "hard"), ("quickstart",), ["--trainer.logger.init_args.name=mine"], "mine"),
+        ("lightning_logs", ("own", "hard"), (), [], "own-hard"),
+        (None, ("own",), (), [], "own"),
+        ("x", (), (), [], "x"),
+    ],
+)
+def test_a_run_is_named_by_its_configs(tmp_path: Path, given, files, naming, args, expected):
+    made = settings(logger("TensorBoardLogger", save_dir="runs", name=given), logger("WandbLogger", name=given))
+    name_run(made, configs(tmp_path, *files, naming=naming), args)
+    assert [one.init_args.name for one in made.trainer.logger] == [expected, expected]
+
+
+def test_loggers_without_a_name_and_runs_without_a_logger_are_left_alone(tmp_path: Path):
+    for made in (Namespace(trainer=Namespace(logger=given)) for given in (None, True, False)):
+        name_run(made, configs(tmp_path, "a"), [])
+        assert reserve_version(made) is None
+    other = settings(logger("NeptuneLogger", project="p"))
+    name_run(other, configs(tmp_path, "a"), [])
+    assert other.trainer.logger.init_args == Namespace(project="p")
+    tracked = settings(logger("MLFlowLogger", experiment_name="e", run_name=None))
+    name_run(tracked, configs(tmp_path, "a"), [])
+    assert tracked.trainer.logger.init_args == Namespace(experiment_name="e", run_name="a")
+
+
+def test_each_training_run_gets_a_version(tmp_path: Path):
+    for expected in (0, 1):
+        made = settings(logger("TensorBoardLogger", save_dir=str(tmp_path), name="q", version=None))
+        assert reserve_version(made) == tmp_path / "q" / f"version_{expected}"
+        assert made.trainer.logger.init_args.version == expected
+        assert (tmp_path / "q" / f"version_{expected}").is_dir()
+    for left in (
+        settings(logger("TensorBoardLogger", save_dir=str(tmp_path), name="q", version="chosen")),
+        settings(logger("TensorBoardLogger", save_dir=str(tmp_path), name="q"), fast_dev_run=True),
+        settings(logger("TensorBoardLogger", save_dir="s3://bucket", name="q")),
+        settings(logger("WandbLogger", name="q"), logger("TensorBoardLogger", save_dir=str(tmp_path), name="q")),
+    ):
+        assert reserve_version(left) is None
+    assert sorted(p.name for p in (tmp_path / "q").iterdir()) == ["version_0", "version_1"]
+
+
+def test_what_follows_a_run_logs_into_its_folder(tmp_path: Path):
+    run = tmp_path / "q" / "version_0"
+    (run / "checkpoints").mkdir(parents=True)
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    assert run_of(checkpoint) is None  # any folder may hold a checkpoint
+    (run / "config.yaml").write_text("")
+    assert run_of(checkpoint) == run
+    board = settings(logger("TensorBoardLogger", save_dir="runs", name="q", version=None))
+    table = settings(logger("CSVLogger", save_dir="runs", name="q", version=None))
+    for made, expected in (
+        (board, Namespace(save_dir=str(run), name="", version="validate")),
+        (table, Namespace(save_dir=str(run), name="validate", version=None)),
+    ):
+        assert follow_run(made, "validate", checkpoint) == run / "validate"
+        assert made.trainer.logger.init_args == expected
+    alone = settings(logger("TensorBoardLogger", save_dir="runs", name="q", version=None), default_root_dir="root")
+    assert follow_run(alone, "test", None) == Path("root/test")
+    assert alone.trainer.logger.init_args == Namespace(save_dir="runs", name="q", version="test")
+    chosen = settings(logger("TensorBoardLogger", save_dir="runs", name="q", version=3))
+    follow_run(chosen, "test", checkpoint)
+    assert chosen.trainer.logger.init_args == Namespace(save_dir="runs", name="q", version=3)
