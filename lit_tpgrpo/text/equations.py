@@ -70,14 +70,14 @@ _OPERATIONS = (
     "|min|lim|sum|prod|int|deg|arg|rank|ker|binom|frac|[lc]?dots|factorial"
 )
 _CUT_BEFORE = re.compile(
-    r"[-+*/^_|\\{…][ \t]*$|\.\.[ \t]*$|[,)\]}!%'\"]$|[A-Za-z]\($"
+    r"[-+*/^_\\{…][ \t]*$|\.\.[ \t]*$|[,)\]}!%'\"|]$|[A-Za-z]\($"
     rf"|(?<![A-Za-z])(?:mod|{_OPERATIONS})[ \t]*$"
 )
 _ITEM_MARK = re.compile(r"(?:^|\n)[ \t]*[-+*][ \t]*$")
 _CUT_BEFORE_NAME = re.compile(r"(?:[\w)\]][)\]]|(?<![A-Za-z])\d+|(?<![A-Za-z])[B-HJ-Zb-z]) $")
 _CALLED = re.compile(rf"\d *$|\w$|{_NAME} ?$")
 _CUT_AFTER = re.compile(
-    r"[ \t]*(?:[+*/^_|\\{…]|\.\.)|[ \t]*-(?! [A-Za-z]{3})|[(\[]|,\w|\.\d"
+    r"[ \t]*(?:[+*/^_\\{…]|\.\.)|[ \t]*-(?! [A-Za-z]{3})|[(\[|]|,\w|\.\d"
     rf"|[ \t]*(?:- )?(?:{_OPERATIONS})(?![A-Za-z])| (?!(?:[aA]|I) [A-Za-z]{{2}}|mod(?![A-Za-z]))(?:\d|{_NAME}|\\)"
 )
 _NAME_ALONE = re.compile(rf"^{_NAME}$")

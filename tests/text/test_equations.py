@@ -82,6 +82,7 @@ def test_a_piece_of_something_longer_is_no_equation(text):
         (r"$x = 60^\circ$, $y = 5^{\circ}$", [("x", "60°"), ("y", "5°")]),
         ("[3+4 = 7] <<48/2=24>>", [("3+4", "7"), ("48/2", "24")]),
         ("the equation (2x + 3y)^2 = 4", [("(2x+3y)^2", "4")]),
+        ("| sum | 3 + 5 = 8 |", [("3+5", "8")]),
     ],
 )
 def test_what_stands_beside_a_whole_equation(text, expected):
