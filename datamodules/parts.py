@@ -256,12 +256,8 @@ class RolloutParts(L.LightningDataModule):
         )
 
     def _store_root(self) -> Path:
-        """Collective before ``setup``. With ``fast_dev_run`` in the run's folder, which is then temporary: no run reuses its
-        rounds."""
-        rehearsal = self._trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
-        if self.store_dir is None or rehearsal:
-            return run_folder(self._trainer) / "rounds"
-        return Path(self.store_dir)
+        """Collective before ``setup``."""
+        return run_folder(self._trainer) / "rounds" if self.store_dir is None else Path(self.store_dir)
 
     def _store_meta(self, problems: list[Problem], version: int, weights: str) -> dict[str, Any]:
         """What a stored round's solutions must have been made with to be used again."""

@@ -14,10 +14,10 @@ from lit_tpgrpo.rollout.run_folder import run_folder
 
 
 def print_ending(trainer: L.Trainer) -> None:
-    """Print the last lines of ``fit``, once, whatever loggers and callbacks it has. Collective: the run's folder may be."""
+    """Print the last lines of ``fit``, once, whatever loggers and callbacks it has. Collective."""
     if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
         return
-    lines = ending_lines(trainer)
+    lines = ending_lines(trainer)  # on all processes: they decide the run's folder together
     if trainer.is_global_zero:
         # On lines of their own: progress bars leave the cursor where they ended.
         print("\n" + "\n".join(lines), flush=True)

@@ -84,8 +84,6 @@ class TPGRPOCLI(LightningCLI):
             settings["ckpt_path"] = path = found_checkpoint(str(path))
         if "weights_only" in settings and settings["weights_only"] is None:
             settings["weights_only"] = True  # ours hold nothing else, and others' may run code
-        if "return_predictions" in settings and settings["return_predictions"] is None:
-            settings["return_predictions"] = False  # the writer has them, and nobody takes them here
         name_run(settings, config_files(self.given), self.given)
         self.save_config_kwargs = {"given": settings.clone()}
         if command == "fit":
