@@ -98,10 +98,13 @@ class ScoresGroups(Protocol):
 def scores_of(groups: Sequence[_Scored], pass_at: Sequence[int]) -> dict[str, Tensor]:
     """avg@k, maj@k and pass@k of problems with k samples each, with standard errors where there are two problems or more."""
     samples = len(groups[0].outcomes)
-    parts: dict[str, Metric | MetricCollection] = {"avg": AvgAtK(samples), "maj": MajAtK(samples)}
-    metrics = MetricCollection(parts | {f"pass_{k}": PassAtK(k) for k in sorted({*pass_at, samples})})
-    for metric in metrics.values():
-        metric.sync_on_compute = False  # the groups are of all processes already
+    parts: dict[str, Metric | MetricCollection] = {
+        "avg": AvgAtK(samples, sync_on_compute=False),  # the groups are of all processes already
+        "maj": MajAtK(samples, sync_on_compute=False),
+    }
+    metrics = MetricCollection(
+        parts | {f"pass_{k}": PassAtK(k, sync_on_compute=False) for k in sorted({*pass_at, samples})}
+    )
     for group in groups:
         metrics.update(list(group.outcomes), list(group.answers))
     scores = {k: v for k, v in metrics.compute().items() if not torch.isnan(v)}
