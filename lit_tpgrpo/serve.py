@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -44,9 +45,28 @@ def arguments(argv: Sequence[str], cpu: bool) -> list[str]:
     return ["--model", str(resolve_model(own.model)), *flags, *rest]
 
 
+def check_address(argv: Sequence[str]) -> None:
+    """Exit with one line where no server can listen: vLLM would be imported first and end in a traceback.
+
+    Args:
+        argv: as given; without ``--host`` and ``--port`` it is 127.0.0.1 and vLLM's port, 8000.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    given = parser.parse_known_args(argv)[0]
+    try:
+        family = socket.AF_INET6 if ":" in given.host else socket.AF_INET
+        socket.create_server((given.host, given.port), family=family).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        sys.exit(f"error: no server can be started on {given.host}:{given.port} ({reason}); give another --host or --port")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until stopped."""
     argv = sys.argv[1:] if argv is None else argv
+    check_address(argv)
     os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from lit_tpgrpo.engines.vllm.environment import EXTENSION
 from lit_tpgrpo.errors import ConfigError, EngineError, InputError
 from lit_tpgrpo.judges.generative import verdicts
 from lit_tpgrpo.serve import arguments
+from lit_tpgrpo.serve import main as serve
 from tests.engines.vllm_engines.conftest import PROMPTS, build_policy, gaps, perturb, session_members, spread
 
 ROOT = Path(__file__).parents[3]
@@ -178,6 +180,18 @@ def test_it_judges_as_an_openai_endpoint(server, random_model, monkeypatch):
 def test_without_vllm_an_address_is_needed():
     with pytest.raises(ConfigError, match="needs an address"):
         VLLMServer([])
+
+
+def test_a_port_in_use_is_one_line_without_vllm():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as ending:
+            serve(["some/model", "--port", str(port)])
+    message = str(ending.value)
+    assert message.startswith(f"error: no server can be started on 127.0.0.1:{port} (")
+    assert message.endswith("); give another --host or --port")
+    with pytest.raises(SystemExit, match="no server can be started on 127.0.0.1:70000"):
+        serve(["some/model", "--port=70000"])
 
 
 def test_the_arguments_without_vllm():
