@@ -60,7 +60,9 @@ def check_address(argv: Sequence[str]) -> None:
         socket.create_server((given.host, given.port), family=family).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        sys.exit(f"error: no server can be started on {given.host}:{given.port} ({reason}); give another --host or --port")
+        sys.exit(
+            f"error: no server can be started on {given.host}:{given.port} ({reason}); give another --host or --port"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

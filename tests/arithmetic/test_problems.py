@@ -69,7 +69,6 @@ def test_more_problems_begin_with_the_fewer_ones():
     ("arguments", "message"),
     [
         (("9", 1, 0, "train"), "level must be one of 1, 2, 3, 4, 5, got '9'"),
-        (("2", 1, 0, "test"), "split must be 'train' or 'heldout', got 'test'"),
         (("2", 0, 0, "train"), "n must be at least 1, got 0"),
         # 10 starts, 9 + 9 + 3 operations, 4 steps: 10 * 21^4 = 1,944,810 tasks, 243,101 of them held out.
         (("1", 121_551, 0, "heldout"), "n must be at most 121550 for level '1' and split 'heldout', got 121551"),
@@ -82,6 +81,13 @@ def test_wrong_arguments_are_named(arguments, message):
         make_problems(*arguments)
     with pytest.raises(ConfigError, match=message):
         ArithmeticProblems(level, n, seed, split)
+
+
+def test_an_unknown_split_is_named():
+    with pytest.raises(ValueError, match="split must be 'train' or 'heldout', got 'test'"):
+        make_problems("2", 1, 0, "test")
+    with pytest.raises(ConfigError, match="split: expected train or heldout, got 'test'"):
+        ArithmeticProblems("2", 1, 0, "test")
 
 
 def test_tasks_of_a_level_are_counted():

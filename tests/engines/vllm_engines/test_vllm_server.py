@@ -190,7 +190,7 @@ def test_a_port_in_use_is_one_line_without_vllm():
     message = str(ending.value)
     assert message.startswith(f"error: no server can be started on 127.0.0.1:{port} (")
     assert message.endswith("); give another --host or --port")
-    with pytest.raises(SystemExit, match="no server can be started on 127.0.0.1:70000"):
+    with pytest.raises(SystemExit, match=r"no server can be started on 127\.0\.0\.1:70000"):
         serve(["some/model", "--port=70000"])
 
 
