@@ -20,7 +20,6 @@ from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.fingerprint import settings_of
-from lit_tpgrpo.functional.corrections import CORRECTIONS
 from lit_tpgrpo.judges.base import EngineSharing, Judge, RefreshableJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import Problem
@@ -126,10 +125,6 @@ class RolloutParts(L.LightningDataModule):
         )
         if keep_rounds < 0:
             raise ConfigError(f"keep_rounds must be 0 (keep all) or positive, got {keep_rounds}")
-        if correction not in ("auto", "off", *CORRECTIONS):
-            raise ConfigError(
-                f"correction must be one of {', '.join(('auto', 'off', *CORRECTIONS))}, got {correction!r}"
-            )
         if not correction_cap >= 1:
             raise ConfigError(f"correction_cap must be at least 1, the weight of an exact sample, got {correction_cap}")
         if not 0 <= correction_floor <= 1:

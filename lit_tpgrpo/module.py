@@ -265,15 +265,8 @@ class TPGRPOModule(L.LightningModule):
 
     # ---- one optimizer step ----
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Refuse batches of other loaders than those of rollouts, before anything is computed with one."""
-        if not isinstance(batch, StepBatch):
-            raise ConfigError(
-                f"TPGRPOModule trains on lit_tpgrpo.records.StepBatch, and the training loader gave {shown(batch)}; pass "
-                "datamodule=MathRolloutDataModule(...) to the trainer, or a loader that yields StepBatch"
-            )
-
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        _check_batch(batch)
         started = time.perf_counter()
         optimizer = cast(LightningOptimizer, self.optimizers())
         # A corrected step's old log-probs are the trainer's: how far the engine's are was measured once for the round.
@@ -440,6 +433,15 @@ class TPGRPOModule(L.LightningModule):
         """A round's solutions with their verdicts and rewards, one dictionary of plain values each (``rollout.rows``);
         batches of other loaders as they are. ``trainer.predict(..., return_predictions=False)`` keeps none in memory."""
         return judged_rows(batch) if isinstance(batch, Round) else batch
+
+
+def _check_batch(batch: object) -> None:
+    """Refuse batches of other loaders than those of rollouts, before anything is computed with one."""
+    if not isinstance(batch, StepBatch):
+        raise ConfigError(
+            f"TPGRPOModule trains on lit_tpgrpo.records.StepBatch, and the training loader gave {shown(batch)}; pass "
+            "datamodule=MathRolloutDataModule(...) to the trainer, or a loader that yields StepBatch"
+        )
 
 
 def _check_settings(

@@ -187,7 +187,7 @@ def test_the_command_line_takes_functions_rows_and_field_maps(tmp_path):
     from lightning.pytorch import LightningDataModule
     from lightning.pytorch.cli import LightningCLI
 
-    import train
+    from lit_tpgrpo.cli import SETTINGS
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"q": "1 + 1?", "answer": "2"}) + "\n")
@@ -200,7 +200,7 @@ def test_the_command_line_takes_functions_rows_and_field_maps(tmp_path):
     args += ["--data.val=lit_tpgrpo.datamodules.sources.MemoryProblems", f"--data.val.rows={json.dumps(ROWS)}"]
     args += ["--data.verifier=lit_tpgrpo.verify.function.FunctionVerifier", "--data.verifier.compare=operator.eq"]
     args += ["--data.sampling.max_new_tokens=8", "--model=TPGRPOModule", "--model.model=embedded:tiny-qwen2"]
-    settings: dict[str, Any] = train.SETTINGS | {"parser_kwargs": {}}
+    settings: dict[str, Any] = SETTINGS | {"parser_kwargs": {}}
     cli = LightningCLI(TPGRPOModule, LightningDataModule, args=args, run=False, **settings)
     data = cli.datamodule
     assert [p.prompt for p in data.sources["train"].load()] == ["1 + 1?"]

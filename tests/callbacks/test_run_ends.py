@@ -123,11 +123,11 @@ def test_the_last_lines_say_where_the_run_is(random_model, tmp_path, capsys, mon
         "some": [
             "ended by trainer.max_epochs 1 at optimizer step 2 of trainer.max_steps 3: raise max_epochs, or set it to -1, "
             "to go on",
-            "run: .",
+            "run: version_0",
             "checkpoint: c/epoch=0-step=2.ckpt (optimizer step 2)",
             "held-out accuracy 0.000 -> 0.333",
         ],
-        "none": ["run: .", "checkpoint: none was written", "held-out accuracy 0.000 -> 0.500"],
+        "none": ["run: version_0", "checkpoint: none was written", "held-out accuracy 0.000 -> 0.500"],
     }[saves]
     assert ended == expected
 

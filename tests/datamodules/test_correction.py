@@ -218,7 +218,7 @@ def test_settings_that_cannot_be_corrected_are_named(random_model, tmp_path):
     with pytest.raises(ConfigError, match=r"correction_floor must lie between 0 .* got 1.5"):
         data(tmp_path, correction_floor=1.5)
     assert data(tmp_path, correction_floor=0.5).correction.floor == 0.5  # pyright: ignore
-    with pytest.raises(ConfigError, match="correction must be one of auto, off, token_truncate"):
+    with pytest.raises(ConfigError, match="correction: expected auto, off, token_truncate"):
         data(tmp_path, correction="token")
 
 
