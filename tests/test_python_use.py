@@ -185,9 +185,8 @@ def test_a_part_that_cannot_be_closed_does_not_hide_what_went_wrong(caplog):
 def test_the_command_line_takes_functions_rows_and_field_maps(tmp_path):
     """The wider forms of Python leave the command line's own as they were."""
     from lightning.pytorch import LightningDataModule
-    from lightning.pytorch.cli import LightningCLI
 
-    from lit_tpgrpo.cli import SETTINGS
+    from lit_tpgrpo.cli import SETTINGS, TPGRPOCLI
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"q": "1 + 1?", "answer": "2"}) + "\n")
@@ -201,7 +200,7 @@ def test_the_command_line_takes_functions_rows_and_field_maps(tmp_path):
     args += ["--data.verifier=lit_tpgrpo.verify.function.FunctionVerifier", "--data.verifier.compare=operator.eq"]
     args += ["--data.sampling.max_new_tokens=8", "--model=TPGRPOModule", "--model.model=embedded:tiny-qwen2"]
     settings: dict[str, Any] = SETTINGS | {"parser_kwargs": {}}
-    cli = LightningCLI(TPGRPOModule, LightningDataModule, args=args, run=False, **settings)
+    cli = TPGRPOCLI(TPGRPOModule, LightningDataModule, args=args, run=False, **settings)
     data = cli.datamodule
     assert [p.prompt for p in data.sources["train"].load()] == ["1 + 1?"]
     assert len(data.sources["val"].load()) == 4
@@ -214,7 +213,7 @@ def test_the_command_line_takes_functions_rows_and_field_maps(tmp_path):
         "--data.train=Nope",
     ):
         with pytest.raises(SystemExit):
-            LightningCLI(
+            TPGRPOCLI(
                 TPGRPOModule,
                 LightningDataModule,
                 args=[*args, wrong],
