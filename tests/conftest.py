@@ -23,6 +23,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Stop where pytest-xdist's groups have no effect, as with pytest 9.2.0: their fixtures would train once a worker."""
+    if not getattr(config.option, "loadgroup", False):
+        return
+    scattered = [item.nodeid for item in items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+    if scattered:
+        raise pytest.UsageError(
+            f"pytest {pytest.__version__} ignores the xdist group of {scattered[0]}; install requirements-dev.txt"
+        )
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a random-weight policy of the embedded architecture with its tokenizer, whose outputs are near uniform."""
