@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
@@ -17,7 +17,6 @@ from lit_tpgrpo.engines.openai_endpoint import (
     LimitName,
     ResponseFormat,
     Thinking,
-    check_choice,
     checked_extra,
     checked_url,
     redactor,
@@ -89,9 +88,6 @@ class OpenAIChat:
                 raise ConfigError(f"OpenAIChat: {name} must be a positive number of seconds, got {seconds}; try 600")
         if max_connections < 1:
             raise ConfigError(f"OpenAIChat: max_connections must be at least 1, got {max_connections}; try 256")
-        check_choice("response_format", response_format, get_args(ResponseFormat))
-        check_choice("thinking", thinking, get_args(Thinking))
-        check_choice("limit_name", limit_name, get_args(LimitName))
         self.model = model
         self.base_url, self._address = checked_url(base_url)
         self.api_key_env = api_key_env

@@ -51,11 +51,6 @@ def redactor(key: str) -> Callable[[str], str]:
     return clean
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"OpenAIChat: {name} must be one of {', '.join(choices)}, got {value!r}")
-
-
 def checked_url(base_url: str | None) -> tuple[str, str]:
     """The URL, and the part of it that identifies the endpoint. Messages quote no part that can hold a password."""
     source = "base_url" if base_url is not None else "OPENAI_BASE_URL"
