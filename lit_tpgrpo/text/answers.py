@@ -42,14 +42,30 @@ class AnswerForm(enum.Enum):
     """The text is the answer. As a gold it may also be a worked solution that marks its answer with ``####`` or a box."""
 
 
+def answer_start(text: str) -> int | None:
+    """Where the answer block begins: at the last ``</think>`` that anything follows, the tag included; None where the think
+    block was never closed.
+
+    Judge and verifier have to mean the same block. Chat templates often put ``<think>`` into the prompt, so nothing is asked
+    of the opening tag.
+    """
+    start = text.rfind(THINK_END, 0, _answer_end(text))
+    return start if start >= 0 else None
+
+
 def answer_block(text: str) -> str | None:
-    """What follows the last ``</think>`` that anything follows, without white space at its end; None where the think block
-    was never closed."""
+    """What follows the tag at ``answer_start``, without white space and further closing tags at its end; None where there is
+    none."""
+    start = answer_start(text)
+    return None if start is None else text[start + len(THINK_END) : _answer_end(text)]
+
+
+def _answer_end(text: str) -> int:
+    """Where the answer block ends: before white space and closing tags at the end, of which an earlier tag is not one."""
     end = _without_space(text, len(text))
     while text.endswith(THINK_END, 0, end) and text.rfind(THINK_END, 0, end - len(THINK_END)) >= 0:
         end = _without_space(text, end - len(THINK_END))
-    closed = text.rfind(THINK_END, 0, end)
-    return text[closed + len(THINK_END) : end] if closed >= 0 else None
+    return end
 
 
 def _without_space(text: str, end: int) -> int:

@@ -1,12 +1,10 @@
-"""Paragraphs and the think/answer split of a chain of thought (paper, Stage I: what the steps are made of)."""
+"""Paragraphs of a chain of thought (paper, Stage I: what the steps are made of)."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
 from itertools import pairwise
-
-from lit_tpgrpo.text.answers import THINK_END
 
 Span = tuple[int, int]
 
@@ -17,16 +15,6 @@ BLOCK_MARKS = re.compile(r"```|\$\$|(?<!\\)\\\[|(?<!\\)\\\]")
 CLOSING_MARK = {"```": "```", "$$": "$$", r"\[": r"\]"}
 # Longer "blocks" are unbalanced marks ("it costs $$5"), which must not swallow half of the chain.
 MAX_BLOCK_CHARS = 4000
-
-
-def answer_start(text: str) -> int | None:
-    """Where the answer block begins: at the last ``</think>``, the tag included; None for a truncated completion.
-
-    The last one, as in ``answers.answer_block``: judge and verifier have to mean the same block. Chat templates often
-    put ``<think>`` into the prompt, so nothing is asked of the opening tag.
-    """
-    found = text.rfind(THINK_END)
-    return None if found < 0 else found
 
 
 def block_spans(text: str) -> list[Span]:

@@ -16,7 +16,8 @@ import re
 from collections.abc import Sequence
 
 from lit_tpgrpo.records import Step
-from lit_tpgrpo.text.paragraphs import Span, answer_start, block_spans, paragraph_spans
+from lit_tpgrpo.text.answers import answer_start
+from lit_tpgrpo.text.paragraphs import Span, block_spans, paragraph_spans
 from lit_tpgrpo.text.spans import token_spans
 
 # The full-width forms are those of Chinese text.

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_tpgrpo.text.answers import answer_block
-from lit_tpgrpo.text.paragraphs import MAX_BLOCK_CHARS, answer_start, block_spans, paragraph_spans
+from lit_tpgrpo.text.answers import answer_block, answer_start
+from lit_tpgrpo.text.paragraphs import MAX_BLOCK_CHARS, block_spans, paragraph_spans
 
 # Everything that the splitter looks at, in any order.
 PIECES = st.lists(
@@ -96,6 +96,7 @@ def test_blocks_do_not_nest():
         ("<think>a</think>b", 8),
         ("a</think>b", 1),
         ("a</think>b</think>c", 10),
+        ("a</think>b</think>\n", 1),
         ("a</thin", None),
     ],
 )
@@ -108,4 +109,7 @@ def test_answer_start(text, start):
 def test_the_answer_block_is_the_verifiers(text):
     start, block = answer_start(text), answer_block(text)
     assert (start is None) == (block is None)
-    assert start is None or text[start:] == f"</think>{block}"
+    if start is not None:
+        assert text.startswith(f"</think>{block}", start)
+        # What follows the block is white space and closing tags.
+        assert text[start:].removeprefix(f"</think>{block}").replace("</think>", "").strip() == ""

@@ -15,8 +15,8 @@ from functools import cached_property
 
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.records import Outcome, Step
-from lit_tpgrpo.text.answers import THINK_END
-from lit_tpgrpo.text.paragraphs import Span, answer_start, paragraph_spans
+from lit_tpgrpo.text.answers import THINK_END, answer_start
+from lit_tpgrpo.text.paragraphs import Span, paragraph_spans
 
 # Marks that a chat template, a tokenizer or a reader of replies could take for its own.
 _CONTROL = re.compile(
