@@ -267,6 +267,8 @@ def test_help_shows_our_settings_and_how_to_see_the_others(capsys: pytest.Captur
         ("--data.val.preset math --data.val.path 007", ("math", "007")),
         ("--data.val.preset ~ --data.val.path 0x1f", (None, "0x1f")),
         ("--data.val.preset=null --data.val.path=null.jsonl", (None, "null.jsonl")),
+        ('--data.val.init_args={"preset":null,"path":"007"}', (None, "007")),
+        ('--data.val.path=b --data.val.preset=null --data.val.fields={"prompt":"q"}', (None, "b")),
     ],
 )
 def test_text_reaches_a_nested_setting_as_typed(options: str, expected: tuple, capsys: pytest.CaptureFixture):

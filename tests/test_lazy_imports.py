@@ -60,6 +60,8 @@ def imported_without(*missing: str) -> tuple[dict[str, str], list[str]]:
 def test_the_package_and_the_command_line_need_no_optional_package():
     failed, imported = imported_without(*OPTIONAL)
     assert imported == []
+    # math-verify is imported by the verifier's workers alone, when they start.
+    assert failed.pop("lit_tpgrpo.verify.algebra") in ("math_verify", "latex2sympy2_extended")
     # The generative judge, and what measures or trains one.
     assert set(failed.values()) <= GENERATIVE
     assert {name for name in failed if "judge" not in name} == set()

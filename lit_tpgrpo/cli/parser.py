@@ -144,8 +144,8 @@ def keep_text() -> None:
         return parsed, path
 
     def subclass_spec_as_namespace(val: Any, prev_val: Any = None) -> Any:
-        if isinstance(val, _Typed):
-            val = NestedArg(val.key, val.text)
+        if isinstance(val, _Typed):  # the arguments of this very class are a mapping, not the text of one
+            val = NestedArg(val.key, val.val if val.key == "init_args" else val.text)
         return hand_on(val, prev_val)
 
     parse_value_or_config.keeps_text = True  # pyright: ignore[reportFunctionMemberAccess]
