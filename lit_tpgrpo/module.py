@@ -167,7 +167,10 @@ class TPGRPOModule(L.LightningModule):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """What the policy's layers compute in: an engine with weights of its own takes the same."""
+        """What the policy's layers compute in, without a trainer their own dtype: an engine with weights of its own takes the
+        same."""
+        if self._trainer is None:
+            return self.policy_model.dtype
         return compute_dtype(self.policy_model, self.trainer, self._sharding.param_dtype)
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:

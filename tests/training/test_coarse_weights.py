@@ -98,3 +98,9 @@ def test_the_share_by_hand():
     weights = torch.tensor([1.0, 0.25, 2.0, 0.0], dtype=torch.bfloat16)
     assert unchanged_share([weights], 2.0**-10) == 0.5
     assert unchanged_share([weights.float()], 2.0**-10) == 0.0
+
+
+def test_without_a_trainer_the_policy_computes_in_its_own_dtype(random_model):
+    module = TPGRPOModule(random_model, dtype="bfloat16")
+    module.configure_model()
+    assert module.compute_dtype == torch.bfloat16
