@@ -68,7 +68,8 @@ class SafeCheckpoint(ModelCheckpoint):
         if self.dirpath is None and not trainer.loggers:
             self.dirpath = str(run_folder(trainer) / "checkpoints")  # Lightning's own is the same for all runs
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and self.dirpath is not None and _is_local_file_protocol(self.dirpath):
+        writes = stage == "fit" and not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        if writes and self.dirpath is not None and _is_local_file_protocol(self.dirpath):
             with failing_together("the checkpoint folder"):
                 if trainer.is_global_zero:
                     _make_ready(Path(self.dirpath))
@@ -161,7 +162,8 @@ class SafeCheckpoint(ModelCheckpoint):
                 self._save_what_is_new(trainer)
         finally:
             if trainer.is_global_zero and self.last_model_path and os.path.exists(self.last_model_path):
-                print(f"resume with --ckpt_path {self.last_model_path}", flush=True)
+                # On a line of its own: progress bars leave the cursor where they ended.
+                print(f"\nresume with --ckpt_path {self.last_model_path}", flush=True)
             STOP.restore()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.errors import ConfigError, mark_raised_on_all
 from lit_tpgrpo.rollout.evaluation import EvaluationLog, ScoresGroups
 from lit_tpgrpo.rollout.hooks import rollout_source
 from lit_tpgrpo.rollout.processes import failing_together
@@ -77,7 +78,11 @@ class MathEvaluation(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not in on_train_start: there is a checkpoint by now, and signals are taken.
         if self.both_ends and self.before is None and trainer.enable_validation:
-            run_validation(trainer)
+            try:
+                run_validation(trainer)
+            except RuntimeError:  # EarlyStopping, whose hook may come before ours
+                _check_monitors(trainer)
+                raise
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Before the hooks of ModelCheckpoint and EarlyStopping: they see the score of these weights.
@@ -133,6 +138,7 @@ class MathEvaluation(L.Callback):
             self.after = float(self._log.scores[f"avg@{rollout_source(trainer, self).eval_samples}"])
             self.before = self.after if self.before is None else self.before
             self._scored_at = trainer.global_step
+            _check_monitors(trainer)
 
     # ---- in test ----
 
@@ -166,6 +172,31 @@ def run_validation(trainer: L.Trainer) -> None:
     loop.run()
     trainer.training = True
     connector._first_loop_iter = first_iteration
+
+
+def _check_monitors(trainer: L.Trainer) -> None:
+    """Raises:
+    ConfigError: a callback monitors a score under ``eval/`` that validation, which has just run, does not measure.
+    """
+    measured = sorted(name for name in trainer.callback_metrics if name.startswith("eval/"))
+    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    for callback in callbacks:
+        if not isinstance(callback, (ModelCheckpoint, EarlyStopping)):
+            continue
+        monitor = callback.monitor
+        optional = isinstance(callback, EarlyStopping) and not callback.strict
+        if (
+            measured
+            and monitor is not None
+            and monitor.startswith("eval/")
+            and monitor not in measured
+            and not optional
+        ):
+            error = ConfigError(
+                f"{type(callback).__name__} monitors {monitor}, which validation does not measure; set its monitor to one of "
+                f"{', '.join(measured)}, or change data.eval_samples or pass_at"
+            )
+            raise mark_raised_on_all(error)
 
 
 def _run_ends(trainer: L.Trainer) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import lightning as L
@@ -16,8 +17,9 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge, StoringJudge, tally_of
 from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
 from lit_tpgrpo.records import StepLabel
-from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
+from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source, shows_bars
 from lit_tpgrpo.rollout.processes import failing_together, gather_sum
+from lit_tpgrpo.rollout.sampling import bar
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +65,16 @@ class JudgeRefresh(RoundCallback):
         if self.audit is not None and isinstance(pl_module, Policy):
             with failing_together("the audit of the judge"):
                 mine = self.audit.cases(pl_module.tokenizer)[trainer.global_rank :: trainer.world_size]
+                watched = partial(
+                    bar,
+                    desc=f"round {round_index}: audit of the judge",
+                    total=len(mine),
+                    show=shows_bars(trainer, source.progress),
+                    unit="solution",
+                )
                 # A stored reply says nothing of the judge of today.
                 with source.judge.asking_anew() if isinstance(source.judge, StoringJudge) else nullcontext():
-                    counts = count_labels(source.judge, mine)
+                    counts = count_labels(source.judge, mine, watched)
             # Taken here, or they would be added to the round's.
             own = gather_sum(tally_of(source.judge))
             self._publish(trainer, gather_sum(counts), own.metrics())

@@ -50,7 +50,8 @@ class JudgedSolutionWriter(L.Callback):
             self.written += len(batch.credited)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        print(f"{self.written} judged solutions in {self._file}")
+        # On a line of its own: the progress bar leaves the cursor where it ended.
+        print(f"\n{self.written} judged solutions in {self._file}", flush=True)
 
     def _target(self, trainer: L.Trainer) -> Path:
         path = Path(self.path) if self.path is not None else run_folder(trainer) / "judged_solutions.jsonl"

@@ -25,6 +25,7 @@ from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.rollout.correction import Correction, CorrectionName
 from lit_tpgrpo.rollout.filters import KEEP_RULES, KeepName
+from lit_tpgrpo.rollout.hooks import shows_bars
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
 from lit_tpgrpo.rollout.run_folder import run_folder
@@ -197,11 +198,6 @@ class RolloutParts(L.LightningDataModule):
             raise RuntimeError("the DataModule is not attached to a Trainer yet")
         return self.trainer
 
-    @property
-    def _show(self) -> bool:
-        trainer = self._trainer
-        return self.progress and trainer.is_global_zero and trainer.progress_bar_callback is not None
-
     def problems(self, split: str) -> list[Problem]:
         """The problems of a split whose prompts fit, loaded once.
 
@@ -247,7 +243,7 @@ class RolloutParts(L.LightningDataModule):
             sampling=self.sampling,
             group_size=self.group_size,
             template=self.prompt_template,
-            show_progress=self._show,
+            show_progress=shows_bars(self._trainer, self.progress),
         )
 
     def _store_root(self) -> Path:

@@ -65,8 +65,8 @@ class MathRolloutDataModule(RolloutParts):
     # ---- training: one batch is one optimizer step ----
 
     def train_dataloader(self) -> StepLoader:
-        epoch = self.steps_per_epoch or -(-len(self.problems("train")) // self.problems_per_step)
-        return StepLoader(self._next_batch, epoch)
+        problems = self.problems("train")  # also where their number is not asked for: before anything is sampled
+        return StepLoader(self._next_batch, self.steps_per_epoch or -(-len(problems) // self.problems_per_step))
 
     @property
     def feed(self) -> RoundFeed:

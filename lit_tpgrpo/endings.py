@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_tpgrpo.rollout.run_folder import run_folder
@@ -25,14 +26,36 @@ def print_ending(trainer: L.Trainer) -> None:
 
 def ending_lines(trainer: L.Trainer) -> list[str]:
     """The lines, without the accuracy, which MathEvaluation knows."""
-    lines = [*_limit_line(trainer), f"run: {_shown(run_folder(trainer))}"]
-    savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-    found = [line for saver in savers for line in _checkpoint_lines(saver, trainer.global_step)]
-    lines += found or ["checkpoint: none was written"]
+    run = f"run: {_shown(run_folder(trainer))}"
+    # Lightning skips the loop of a run that was at its end when it was resumed, and goes on resuming.
+    if trainer.ckpt_path is not None and trainer.fit_loop.is_resuming:
+        given = _shown(trainer.ckpt_path)
+        lines = [_nothing_done(trainer, given), run, f"checkpoint: {given} (optimizer step {trainer.global_step})"]
+    else:
+        savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        found = [line for saver in savers for line in _checkpoint_lines(saver, trainer.global_step)]
+        lines = [*_limit_line(trainer), run, *(found or ["checkpoint: none was written"])]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             lines.append(f"report: tensorboard --logdir {_shown(logger.log_dir)} (curves: SCALARS, solutions: TEXT)")
     return lines
+
+
+def _nothing_done(trainer: L.Trainer, given: str) -> str:
+    """Which limit the run had reached before."""
+    step, steps, done, epochs = trainer.global_step, trainer.max_steps, trainer.current_epoch, trainer.max_epochs
+    if step >= steps >= 0:
+        return f"nothing was done: {given} is at optimizer step {step} of trainer.max_steps {steps}; raise it to go on"
+    if epochs is not None and done >= epochs >= 0:
+        return (
+            f"nothing was done: {given} is at the end of epoch {done} of trainer.max_epochs {epochs}; raise it to go on"
+        )
+    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    for timer in (c for c in callbacks if isinstance(c, Timer)):
+        if timer._duration is not None and timer.time_elapsed() >= timer._duration:
+            limit = timedelta(seconds=timer._duration)
+            return f"nothing was done: the run's time of {limit} is used up; raise trainer.max_time to go on"
+    return f"nothing was done: {given} is at optimizer step {step}"
 
 
 def _limit_line(trainer: L.Trainer) -> Iterator[str]:
@@ -57,7 +80,7 @@ def _checkpoint_lines(saver: ModelCheckpoint, step: int) -> Iterator[str]:
     if newest:
         behind = f", which lacks the last {step - saved_at}: SafeCheckpoint saves every end" if saved_at < step else ""
         yield f"checkpoint: {_shown(newest)} (optimizer step {saved_at}{behind})"
-    elif saver.last_model_path:  # a run that was at its end when it was resumed
+    elif saver.last_model_path:  # of the run that was resumed
         yield f"checkpoint: {_shown(saver.last_model_path)}"
     if saver.monitor is not None and saver.best_model_path and saver.best_model_score is not None:
         yield f"best checkpoint: {_shown(saver.best_model_path)} ({saver.monitor} {float(saver.best_model_score):.3f})"

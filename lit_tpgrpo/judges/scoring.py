@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lit_tpgrpo.judges.base import Judge, JudgeCase
@@ -71,10 +71,14 @@ class LabelCounts:
         return "\n".join(lines)
 
 
-def count_labels(judge: Judge, labelled: Sequence[tuple[JudgeCase, tuple[StepLabel, ...]]]) -> LabelCounts:
-    """Judge all cases and count."""
+def count_labels(
+    judge: Judge,
+    labelled: Sequence[tuple[JudgeCase, tuple[StepLabel, ...]]],
+    watched: Callable[[Iterable[tuple[int, Verdict]]], Iterable[tuple[int, Verdict]]] = iter,
+) -> LabelCounts:
+    """Judge all cases and count. The verdicts pass through ``watched`` as they come, a progress bar say."""
     counts = LabelCounts()
-    for i, verdict in judge.judge([case for case, _ in labelled]):
+    for i, verdict in watched(judge.judge([case for case, _ in labelled])):
         counts.add(*labelled[i], verdict)
     return counts
 

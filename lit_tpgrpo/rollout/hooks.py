@@ -22,6 +22,7 @@ class RolloutSource(Protocol):
     capability: Capability
     judge: Judge
     eval_samples: int
+    progress: bool
 
     def problems(self, split: str) -> Sequence[Problem]: ...
 
@@ -43,6 +44,11 @@ def rollout_source(trainer: L.Trainer, asker: object) -> RolloutSource:
             f"{type(source).__name__ if source is not None else 'no DataModule'}; pass one to trainer.fit(datamodule=...)"
         )
     return source
+
+
+def shows_bars(trainer: L.Trainer, progress: bool) -> bool:
+    """Whether this process shows bars of sampling and judging: where they are wanted and the trainer has one too."""
+    return progress and trainer.is_global_zero and trainer.progress_bar_callback is not None
 
 
 class RoundCallback(L.Callback):

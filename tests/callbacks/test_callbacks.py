@@ -69,11 +69,11 @@ def data(**kwargs) -> MathRolloutDataModule:
     return MathRolloutDataModule(**(settings | kwargs))
 
 
-def run(tmp_path: Path, *callbacks: L.Callback) -> L.Trainer:
+def run(tmp_path: Path, *callbacks: L.Callback, show_bar: bool = False) -> L.Trainer:
     return L.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        enable_progress_bar=False,
+        enable_progress_bar=show_bar,
         enable_model_summary=False,
         enable_checkpointing=False,
         num_sanity_val_steps=0,
@@ -208,14 +208,14 @@ def test_samples_come_every_n_rounds(random_model, tmp_path):
 
 def test_predict_writes_every_judged_solution(random_model, tmp_path, capsys):
     path = tmp_path / "out" / "judged.jsonl"
-    trainer = run(tmp_path, JudgedSolutionWriter(str(path)))
+    trainer = run(tmp_path, JudgedSolutionWriter(str(path)), show_bar=True)
     returned = trainer.predict(module(random_model), datamodule=data(predict=ArithmeticProblems("1", n=5)))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 5 * 4
     assert returned is not None
     assert [len(part) for part in returned] == [2 * 4, 2 * 4, 1 * 4]  # problems_per_step problems a batch
     assert [row for part in returned for row in part] == rows
-    assert capsys.readouterr().out.strip().endswith(f"20 judged solutions in {path}")
+    assert f"20 judged solutions in {path}" in capsys.readouterr().out.split("\n")  # not behind the bar
     problems = ArithmeticProblems("1", n=5).load()
     assert [r["problem"] for r in rows[::4]] == [p.uid for p in problems]
     for row in rows:
@@ -247,6 +247,16 @@ def test_the_audit_logs_f1_and_raises_the_alarm(random_model, tmp_path, caplog, 
     scores = events.Scalars("judge_audit/f1_incorrect")
     assert [e.step for e in scores] == [0]
     assert scores[0].value == (0.0 if alarm else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("show_bar", "progress", "shown"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_the_audit_has_a_bar_where_judging_has_one(random_model, tmp_path, capsys, show_bar, progress, shown):
+    trainer = run(tmp_path, JudgeRefresh(audit=OneCase((I, C, C))), show_bar=show_bar)
+    trainer.fit(module(random_model), datamodule=data(progress=progress, steps_per_epoch=1))
+    printed = capsys.readouterr().err
+    assert ("round 0: audit of the judge" in printed) == ("round 0: judging" in printed) == shown
 
 
 class RefreshingJudge(RuleJudge):

@@ -18,7 +18,7 @@ from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import EvaluatedGroup, Outcome, Solution, StopReason
 from lit_tpgrpo.verify.verifier import MathVerifier
@@ -62,11 +62,11 @@ def data(kind: type[MathRolloutDataModule] = ScoredByStep, **kwargs) -> MathRoll
 def trainer(tmp_path: Path, *callbacks: L.Callback, **kwargs) -> L.Trainer:
     settings = {
         "max_epochs": 3,
+        "enable_progress_bar": False,
         "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
     } | kwargs
     return L.Trainer(
         accelerator="cpu",
-        enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
         logger=CSVLogger(tmp_path, name="", version="run"),
@@ -314,6 +314,42 @@ def test_what_keeps_evaluation_from_its_work_is_said(random_model, tmp_path):
         trainer(tmp_path, MathEvaluation()).fit(module(random_model), train_dataloaders=[1])
     with pytest.raises(ConfigError, match=r"no val problems: set data\.val"):
         trainer(tmp_path, MathEvaluation()).fit(module(random_model), datamodule=data(val=None))
+
+
+def test_training_problems_are_read_before_anything_is_sampled(random_model, tmp_path):
+    class Unreadable(ArithmeticProblems):
+        def load(self):
+            raise InputError("nothing there")
+
+    engine = CountingEngine()
+    run = trainer(tmp_path, MathEvaluation(), max_steps=1)
+    with pytest.raises(InputError, match="nothing there"):
+        run.fit(module(random_model), datamodule=data(MathRolloutDataModule, engine=engine, train=Unreadable("1")))
+    assert engine.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "stops_at"),
+    [
+        (lambda path: [MathEvaluation(), SafeCheckpoint(path, monitor="eval/avg@4")], 0),
+        (lambda path: [MathEvaluation(), EarlyStopping("eval/avg@4")], 0),
+        (lambda path: [EarlyStopping("eval/avg@4"), MathEvaluation()], 0),
+        (lambda path: [MathEvaluation(both_ends=False), ModelCheckpoint(path, monitor="eval/avg@4")], 2),
+        (lambda path: [MathEvaluation(), EarlyStopping("eval/avg@4", strict=False)], None),
+        (lambda path: [MathEvaluation(), SafeCheckpoint(path, monitor="train/loss")], None),
+    ],
+    ids=["saver", "early stopping", "early stopping first", "not at both ends", "not strict", "of training"],
+)
+def test_a_monitor_that_nothing_measures_ends_the_run_after_the_first_evaluation(
+    random_model, tmp_path, make, stops_at
+):
+    run = trainer(tmp_path, *make(tmp_path / "c"), max_epochs=1)
+    if stops_at is None:
+        run.fit(module(random_model), datamodule=data())
+        return
+    with pytest.raises(ConfigError, match=r"monitors eval/avg@4, which .* set its monitor to one of eval/avg@2, "):
+        run.fit(module(random_model), datamodule=data())
+    assert run.global_step == stops_at
 
 
 def test_a_resumed_run_repeats_no_evaluation_and_makes_up_for_one_that_was_due(random_model, tmp_path, capsys):

@@ -81,7 +81,7 @@ def test_fast_dev_run_writes_nothing(random_model, tmp_path, capsys):
     folder = tmp_path / "c"
     run = trainer(tmp_path, MathEvaluation(), SafeCheckpoint(folder, every_n_train_steps=1), fast_dev_run=True)
     run.fit(module(random_model), datamodule=data(problems_per_step=2, store_dir=str(tmp_path / "rounds")))
-    assert list(folder.glob("*")) == []
+    assert not folder.exists()
     printed = capsys.readouterr().out
     assert "checkpoint:" not in printed
     # One step's problems are sampled, two of two samples each, though a round has two steps; one problem is evaluated.
@@ -137,6 +137,45 @@ def test_checkpoints_that_lack_the_last_steps_say_so(random_model, tmp_path, cap
     trainer(tmp_path, saver, **ANYWHERE, max_steps=3).fit(module(random_model), datamodule=data())
     printed = capsys.readouterr().out
     assert "step=2.ckpt (optimizer step 2, which lacks the last 1: SafeCheckpoint saves every end)" in printed
+
+
+@pytest.mark.parametrize("limit", ["max_steps", "max_epochs", "max_time"])
+def test_a_run_that_is_resumed_at_its_end_says_that_nothing_was_done_and_why(
+    random_model, tmp_path, capsys, monkeypatch, limit
+):
+    monkeypatch.chdir(tmp_path)
+    options = {"max_epochs": -1, "max_steps": 2} if limit != "max_epochs" else {"max_epochs": 1}
+    options |= {"limit_val_batches": 0}
+
+    def fit(folder: str, path: str | None = None, **more) -> None:
+        run = trainer(tmp_path, SafeCheckpoint(tmp_path / folder), **(options | more))
+        run.fit(module(random_model), datamodule=data(), ckpt_path=path, weights_only=True)
+
+    fit("a", max_time={"hours": 9})
+    assert "nothing was done" not in capsys.readouterr().out
+    if limit == "max_time":  # the limit of nine hours, all of which were used
+        checkpoint = torch.load("a/last.ckpt", weights_only=True)
+        checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"] = 9 * 3600.0
+        torch.save(checkpoint, "a/last.ckpt")
+    fit("b", "a/last.ckpt", **({"max_steps": 4, "max_time": {"hours": 9}} if limit == "max_time" else {}))
+    expected = {
+        "max_steps": "a/last.ckpt is at optimizer step 2 of trainer.max_steps 2; raise it to go on",
+        "max_epochs": "a/last.ckpt is at the end of epoch 1 of trainer.max_epochs 1; raise it to go on",
+        "max_time": "the run's time of 9:00:00 is used up; raise trainer.max_time to go on",
+    }[limit]
+    assert capsys.readouterr().out.strip().splitlines()[-3:] == [
+        f"nothing was done: {expected}",
+        "run: run",
+        "checkpoint: a/last.ckpt (optimizer step 2)",
+    ]
+
+
+def test_how_to_resume_is_said_on_a_line_of_its_own(random_model, tmp_path, capsys):
+    saver = SafeCheckpoint(tmp_path / "c")
+    run = trainer(tmp_path, StopAt(1, ValueError), saver, enable_progress_bar=True, limit_val_batches=0)
+    with pytest.raises(ValueError, match="enough"):
+        run.fit(module(random_model), datamodule=data())
+    assert f"resume with --ckpt_path {tmp_path / 'c' / 'last.ckpt'}" in capsys.readouterr().out.split("\n")
 
 
 class Clock(HFEngine):
