@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import pickle
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +32,17 @@ def usable_checkpoint(path: Path) -> Path:
     Raises:
         InputError: there is nothing at the path, or nothing whole.
     """
-    bring_back(path.parent)
+    _rename(path.with_name(path.name + ASIDE))
     bring_back(path)
     if not path.exists() and not path.is_symlink():
         raise InputError(
             f"ckpt_path {str(path)!r} does not exist (looked at {path.absolute()}); give a checkpoint, such as "
-            "checkpoints/last.ckpt in the run's version folder, that folder itself, last or hpc"
+            "checkpoints/last.ckpt in the run's version folder, or that folder itself"
         )
     named = not path.is_dir() or _is_sharded(path)
-    found = _checkpoints(path.parent if named else path)
+    if named and fault_of(path) is None:
+        return path
+    found = _newest_first(path.parent.glob("*.ckpt") if named else _below(path, ".ckpt"))
     if named:
         # The last one's elders are all others, whatever the clock says of their copies.
         older = found if path.name.startswith("last") else [p for p in found if _age(p) <= _age(path)]
@@ -56,13 +62,45 @@ def usable_checkpoint(path: Path) -> Path:
 
 def bring_back(folder: Path) -> None:
     """Give folders of shards their names back that a run was killed over, between moving the old aside and the new in."""
-    for aside in folder.rglob(f"*{ASIDE}") if folder.is_dir() else ():
-        place = aside.with_name(aside.name.removesuffix(ASIDE))
-        if not place.exists():
-            try:
-                aside.rename(place)
-            except FileNotFoundError:  # another process was faster
-                continue
+    for aside in list(_below(folder, ASIDE)):
+        _rename(aside)
+
+
+def _rename(aside: Path) -> None:
+    place = aside.with_name(aside.name.removesuffix(ASIDE))
+    if aside.exists() and not place.exists():
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            aside.rename(place)
+
+
+def _below(folder: Path, ending: str) -> Iterator[Path]:
+    """Files and folders of that ending; those that go while it looks are left out."""
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files) if name.endswith(ending))
+
+
+def check_contents(path: Path) -> None:
+    """Check that a whole checkpoint is one of a Trainer, without reading its tensors.
+
+    One that holds more than tensors and plain values is left to what loads it, which says so.
+
+    Raises:
+        InputError: it is of another program, or of other contents, such as a state dict alone.
+    """
+    sharded = path.is_dir()
+    wanted = {"global_step", "pytorch-lightning_version"} | (set() if sharded else {"state_dict"})
+    try:
+        content: Any = torch.load(path / REST if sharded else path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        return
+    except RuntimeError as error:  # an archive of another program
+        raise InputError(f"ckpt_path {str(path)!r} is no checkpoint: {str(error).splitlines()[0]}") from error
+    missing = sorted(wanted - set(content)) if isinstance(content, dict) else sorted(wanted)
+    if missing:
+        raise InputError(
+            f"ckpt_path {str(path)!r} is no checkpoint of a Lightning Trainer: it has no {', '.join(missing)}. Give one that a "
+            "run saved; weights alone go into model.model, as a folder in Hugging Face's format"
+        )
 
 
 def fault_of(path: Path) -> str | None:
@@ -94,9 +132,9 @@ def _zip_fault(path: Path) -> str | None:
         return str(error)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of a run, the newest first; ``last`` before one of the same moment."""
-    found = [p for p in folder.rglob("*.ckpt") if p.is_file() or p.is_dir()]
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Checkpoints, the newest first; ``last`` before one of the same moment."""
+    found = [p for p in paths if p.is_file() or p.is_dir()]
     return sorted(found, key=lambda p: (-_step(p), -_age(p), not p.name.startswith("last")))
 
 
@@ -115,7 +153,10 @@ def _step(path: Path) -> int:
 def _age(path: Path) -> int:
     """When it was written, in nanoseconds since the epoch."""
     rest = path / REST
-    return (rest if rest.exists() else path).lstat().st_mtime_ns
+    try:
+        return (rest if rest.exists() else path).lstat().st_mtime_ns
+    except FileNotFoundError:  # it went in the meantime
+        return 0
 
 
 def _is_sharded(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,42 @@ def test_a_named_checkpoint_is_the_one_that_is_loaded(tmp_path: Path):
     os.utime(old, ns=(1, 1))
     with pytest.raises(InputError, match="no whole checkpoint"):
         usable_checkpoint(old)  # a newer one is not what was asked for
+
+
+def test_only_what_is_named_is_looked_at(tmp_path: Path):
+    """A mistyped name in a folder of other things searched all of it, and gave their leftovers back."""
+    foreign = tmp_path / "foreign" / "a.ckpt.old.partial"
+    beside = tmp_path / "b.ckpt.old.partial"
+    own = saved(tmp_path / "c.ckpt.old.partial" / "meta.pt", 1).parent
+    for folder in (foreign, beside):
+        folder.mkdir(parents=True)
+    newer = saved(tmp_path / "foreign" / "newer.ckpt", 0)
+    with pytest.raises(InputError, match="does not exist") as told:
+        usable_checkpoint(tmp_path / "typo.ckpt")
+    assert not re.search(r"\b(last|best|hpc)\b(?!\.ckpt)", str(told.value))
+    with pytest.raises(
+        InputError, match=r"no whole checkpoint .* \(1 looked at\)"
+    ):  # brought back, and without its table
+        usable_checkpoint(tmp_path / "c.ckpt")
+    assert foreign.exists()
+    assert beside.exists()
+    assert newer.exists()
+    assert not own.exists()
+    assert (tmp_path / "c.ckpt").exists()
+
+
+def test_folders_that_go_while_it_looks_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    kept = saved(tmp_path / "run" / "step=1.ckpt", 1)
+    (tmp_path / "run" / "gone").mkdir()
+    scandir = os.scandir
+
+    def racing(path: str | Path):
+        if Path(path).name == "gone" and Path(path).exists():
+            Path(path).rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", racing)
+    assert usable_checkpoint(tmp_path / "run") == kept
 
 
 def test_shards_without_their_table_are_not_whole(tmp_path: Path):

@@ -8,17 +8,21 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import comet, mlflow, wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_tpgrpo import cli
+from lit_tpgrpo.checkpoints import check_contents
 from lit_tpgrpo.cli.mistakes import users_mistake
-from lit_tpgrpo.errors import ConfigError, first_among
+from lit_tpgrpo.errors import ConfigError, InputError, first_among
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ["--config", str(ROOT / "configs" / "quickstart.yaml")]
@@ -146,6 +150,11 @@ def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path
         (["--trainer.accelerator", "gpuu"], r"the settings are refused: .*invalid accelerator name.*gpuu"),
         (["--trainer.devices", "0"], r"`Trainer\(devices='0'\)` value is not a valid input"),
         (["--ckpt_path", "best"], r"--ckpt_path best: only the process that trained knows which one that is"),
+        (["--ckpt_path", "last"], r"--ckpt_path last: each run has a new folder.* give .* the run's folder"),
+        (
+            ["--trainer.enable_checkpointing", "false"],
+            r"found `ModelCheckpoint`.* or drop .* with --trainer\.callbacks null",
+        ),
         (["--trainer.logger.save_dir", "/proc/none"], r"no folder for the run can be created in /proc/none/run"),
     ],
     ids=lambda v: v[-2] if isinstance(v, list) else "",
@@ -175,6 +184,11 @@ MISTYPED = {
     "--data.alpha 1": "unknown option data.alpha: MathRolloutDataModule has no 'alpha'; did you mean data.credit.alpha?",
     "--model.lr 1": "unknown option model.lr: TPGRPOModule has no 'lr'; did you mean model.optimizer.lr?",
     "--model.optimizer.lrr 1": "unknown option model.optimizer.lrr: AdamW has no 'lrr'; did you mean lr?",
+    "--model.optimizer.lr abc": "model.optimizer.lr: expected a number, got abc",
+    "--model.optimizer.fused abc": "model.optimizer.fused: expected bool or null, got abc",
+    "--model.optimizer.betas abc": "model.optimizer.betas: expected tuple, got abc",
+    "--trainer.precision fp7": "trainer.precision: expected one of 64, 32, 16, transformer-engine, transformer-engine-float16, "
+    "16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16 or null, got fp7",
     "--model.optimizer Adamm": "model.optimizer: there is no class or file Adamm; give its whole path, such as "
     "package.module.Class",
     "--data.judge lit_tpgrpo.judges.rule.RuleJudg": "data.judge: there is no class or file lit_tpgrpo.judges.rule.RuleJudg; "
@@ -298,7 +312,21 @@ def other_keys(error: str) -> RuntimeError:
     ("error", "said"),
     [
         (ModuleNotFoundError("No module named 'wandb'", name="wandb"), "the package wandb is not installed"),
-        (ModuleNotFoundError("DistributionNotFound: 'mlflow>=1' Try: pip install mlflow"), "the package mlflow is not"),
+        *(
+            (ModuleNotFoundError(f"Requirement '{name}' not met. HINT: Try running `pip install -U '{name}'`"), said)
+            for name, said in (
+                ("wandb>=0.12.10", r"^the package wandb>=0\.12\.10 is not installed: pip install -U 'wandb>=0\.12\.10'$"),
+                ("psutil", "^the package psutil is not installed: pip install psutil$"),
+            )
+        ),
+        (
+            ModuleNotFoundError("`RichProgressBar` requires `rich` >= 10.2.2. Install it by running `pip install -U rich`."),
+            "^the package rich is not installed: pip install rich$",
+        ),
+        (
+            ModuleNotFoundError("`synchronous` requires mlflow>=2.8.0"),
+            r"^the package mlflow>=2\.8\.0 is not installed: pip install -U 'mlflow>=2\.8\.0'$",
+        ),
         (OSError(errno.ENOSPC, "No space left on device", "/runs/events"), "No space left on device: /runs/events cannot be"),
         (PermissionError(errno.EACCES, "Permission denied", "/runs"), "Permission denied: /runs cannot be written"),
         (other_keys('\tMissing key(s) in state_dict: "a.w", "a.b". '), r"another model \(2 tensors missing, e\.g\. a\.w\)"),
@@ -323,6 +351,17 @@ def test_errors_of_libraries_that_a_user_can_mend_take_one_line(error: Exception
     assert told is not None
     assert re.search(said, told)
     assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("logger", "package"), [(wandb, "wandb"), (mlflow, "mlflow"), (comet, "comet-ml")], ids=["wandb", "mlflow", "comet"]
+)
+def test_lightnings_own_text_of_a_missing_logger_names_its_package(logger: ModuleType, package: str):
+    (available,) = (v for k, v in vars(logger).items() if k == f"_{package.split('-')[0].upper()}_AVAILABLE")
+    if available:
+        pytest.skip(f"{package} is installed")
+    told = str(users_mistake(ModuleNotFoundError(str(available))))
+    assert re.fullmatch(rf"the package {package}>=[\d.]+ is not installed: pip install -U '{package}>=[\d.]+'", told)
 
 
 def test_a_circle_of_causes_is_walked_once():
@@ -365,7 +404,6 @@ def test_a_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "name",
     [
-        "last",
         "hpc",
         "registry",
         "registry:team/model",
@@ -377,15 +415,44 @@ def test_a_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
 def test_checkpoints_that_lightning_finds_are_left_to_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    torch.save({}, tmp_path / "a.ckpt")
+    torch.save({"state_dict": {}, "global_step": 1, "pytorch-lightning_version": "2.6.6"}, tmp_path / "a.ckpt")
     assert cli.found_checkpoint(name) == (str(tmp_path / "a.ckpt") if name.startswith("~") else name)
 
 
-@pytest.mark.slow
-def test_the_last_checkpoint_goes_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture):
-    """Lightning's "last" is also said before there is one: it then starts anew."""
-    cli.main(["validate", *small(tmp_path), "--ckpt_path", "last"])
-    assert re.search(r"eval \| step 0 \|", capsys.readouterr().out)
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        ({"a": 1}, "global_step, pytorch-lightning_version, state_dict"),
+        ({"state_dict": {}, "global_step": 1}, "pytorch-lightning_version"),
+        (torch.zeros(2), "global_step, pytorch-lightning_version, state_dict"),
+    ],
+    ids=["dict", "no version", "tensor"],
+)
+def test_a_checkpoint_of_other_contents_is_refused_before_there_is_a_run(tmp_path: Path, content: object, missing: str):
+    """It ended in a KeyError, in a new version folder."""
+    path = tmp_path / "other.ckpt"
+    torch.save(content, path)
+    with pytest.raises(
+        SystemExit, match=rf"^error: ckpt_path '.*' is no checkpoint .*: it has no {missing}\. Give .*$"
+    ):
+        cli.main(["fit", *small(tmp_path / "runs"), "--ckpt_path", str(path)])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_archive_of_another_program_is_no_checkpoint(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", "a")
+    with pytest.raises(InputError, match=r"a\.zip' is no checkpoint: "):
+        cli.found_checkpoint(str(tmp_path / "a.zip"))
+
+
+def test_shards_are_checked_without_their_weights(tmp_path: Path):
+    """Their weights lie beside meta.pt."""
+    torch.save({"global_step": 1, "pytorch-lightning_version": "2.6.6"}, tmp_path / "meta.pt")
+    check_contents(tmp_path)
+    torch.save({"global_step": 1}, tmp_path / "meta.pt")
+    with pytest.raises(InputError, match=r"it has no pytorch-lightning_version\."):
+        check_contents(tmp_path)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_tpgrpo import notices  # first: it hides what the others' libraries say when imported
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
-from lit_tpgrpo.checkpoints import usable_checkpoint
+from lit_tpgrpo.checkpoints import check_contents, usable_checkpoint
 from lit_tpgrpo.cli.mistakes import in_our_code, one_line_errors, users_mistake
 from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text
 from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version
@@ -165,20 +165,27 @@ def check_configs(args: Sequence[str]) -> None:
 
 
 def found_checkpoint(path: str) -> str:
-    """A whole local checkpoint, see ``usable_checkpoint``; Lightning's own names and URLs are Lightning's to resolve.
+    """A whole local checkpoint of a Trainer, see ``usable_checkpoint``; Lightning's own names and URLs are Lightning's to
+    resolve.
 
     Raises:
-        InputError: there is none at the path.
+        InputError: there is none at the path; or it is ``best`` or ``last``, which Lightning looks for in the folder of the
+            process's own run, a new one each time: for ``last`` it would start from the first weights and say nothing.
     """
-    if path == "best":
+    if path in ("best", "last"):
+        why = {
+            "best": "only the process that trained knows which one that is",
+            "last": "each run has a new folder, which has none yet",
+        }
         raise InputError(
-            "--ckpt_path best: only the process that trained knows which one that is; give the checkpoint itself, or the run's "
-            "folder for its newest one"
+            f"--ckpt_path {path}: {why[path]}; give the checkpoint itself, or the run's folder for its newest one"
         )
-    special = path in ("last", "hpc") or path.lower() == "registry" or path.lower().startswith("registry:")
+    special = path == "hpc" or path.lower() == "registry" or path.lower().startswith("registry:")
     if special or "://" in path or "::" in path:  # the last two: a URL, a chain of file systems
         return path
-    return str(usable_checkpoint(Path(path).expanduser()))
+    found = usable_checkpoint(Path(path).expanduser())
+    check_contents(found)
+    return str(found)
 
 
 def ignored_environment() -> list[str]:

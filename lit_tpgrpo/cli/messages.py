@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
 _EXPECTED = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
+_LITERAL = re.compile(r"typing\.Literal\[[^\]]*\]")
 _NO_ATTRIBUTE = re.compile(r"(?:module '[^']+' has no attribute|No module named) '")
 _NO_IMPORT = re.compile(r"Expected a dot import path string: (.*)")
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)(.*)", re.DOTALL)
@@ -27,7 +28,7 @@ class _Report:
     unknown: tuple[str, str, str] | None = None  # key it belongs to, option, class
     missing_class: tuple[str, str] | None = None  # key, class path
     expected: tuple[str, str, str] | None = None  # key, type, value
-    types: list[str] = field(default_factory=list)
+    types: list[tuple[str, str]] = field(default_factory=list)  # key, type: the members of a union
     given: str = ""
 
 
@@ -75,6 +76,8 @@ def _nested(message: str, keys: Collection[str]) -> str:
         near = _suggestion(option, names) or (f"; did you mean {deeper[0]}?" if deeper else "")
         near = near or (f"; it has {', '.join(names)}" if names else "")
         return f"unknown option {key}.{option}: {owner.split('.')[-1]} has no {option!r}{near}"
+    if report.missing_class is not None and (kind := _number_of(report, report.missing_class[0])):
+        return f"{report.missing_class[0]}: expected {kind}, got {report.given}"  # a float or a Tensor, say
     if report.missing_class is not None:
         key, path = report.missing_class
         module, _, name = path.rpartition(".")
@@ -88,8 +91,8 @@ def _nested(message: str, keys: Collection[str]) -> str:
         key = ".".join(report.path)
         return f"{key}.{found[1]}: no class is given for {key}; give --{key} and the path of a class first"
     if report.types:
-        kinds = " or ".join(dict.fromkeys(_type_name(kind) for kind in report.types))
-        return f"{'.'.join(report.path)}: expected {kinds}, got {report.given}"
+        key = max((key for key, _ in report.types), key=len)  # an outer one's members say nothing of the value
+        return f"{key}: expected {_type_names(report, key)}, got {report.given}"
     return " ".join(message.replace('Parser key "config":', "config:").split())
 
 
@@ -98,6 +101,7 @@ def _read(message: str) -> _Report:
     report = _Report()
     keys: list[tuple[int, str]] = []  # indentation and key
     owners: list[tuple[int, str]] = []
+    members = ""  # of the union that is being told
     for line in message.splitlines():
         depth = len(line) - len(line.lstrip())
         if found := re.search(r'Parser key "([^"]+)":', line):
@@ -116,12 +120,36 @@ def _read(message: str) -> _Report:
             option = re.match(r"\s*(--\S+):", line)  # of a --KEY.help
             report.missing_class = report.missing_class or (option[1] if option else key, found[1])
         elif found := _EXPECTED.search(line):
-            report.expected = report.expected or (key, found[1], found[2])
-        elif found := re.search(r"Expected an? (<class '[^']+'>)$", line):
-            report.types.append(found[1])
+            report.expected = report.expected or (key, found[1], _value(found[2]))
+        elif found := re.match(r"\s*Subtypes: \[(.*)\]$", line):
+            members = found[1]
+        elif found := re.search(r"Expected an? (<class '[^']+'>|typing\.Literal\[.*\])$", line):
+            if found[1].startswith("<class") and found[1] not in members and "typing.Literal[" in members:
+                report.types += [(key, kind) for kind in _LITERAL.findall(members)]  # told by the type of its members
+            else:
+                report.types.append((key, found[1]))
         elif found := re.match(r"\s*Given value: (.*)", line):
-            report.given = report.given or found[1]
+            report.given = report.given or _value(found[1])
     return report
+
+
+def _value(text: str) -> str:
+    """The value alone: an optimizer's is told again with all of its arguments."""
+    return text.split(". Got value: Namespace(")[0]
+
+
+def _number_of(report: _Report, key: str) -> str:
+    """The kinds of number among the members of a setting's union, '' where there are none."""
+    kinds = [kind for at, kind in report.types if at == key and kind in ("<class 'int'>", "<class 'float'>")]
+    return " or ".join(dict.fromkeys(_type_name(kind) for kind in kinds))
+
+
+def _type_names(report: _Report, key: str) -> str:
+    """The members of a setting's union; all values of its Literals as one list."""
+    kinds = [kind for at, kind in report.types if at == key]
+    values = [v for kind in kinds if _LITERAL.fullmatch(kind) for v in kind[len("typing.Literal[") : -1].split(", ")]
+    names = [] if not values else ["one of " + ", ".join(dict.fromkeys(v.strip("'") for v in values))]
+    return " or ".join(dict.fromkeys([*names, *(_type_name(k) for k in kinds if not _LITERAL.fullmatch(k))]))
 
 
 def _type_name(kind: str) -> str:

@@ -20,6 +20,18 @@ from lit_tpgrpo.errors import USERS_MISTAKES, all_causes, first_among
 
 DEBUG = "LIT_TPGRPO_DEBUG"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+# How libraries say which package is to be installed, the surest first; that named by pip has its own flags and quotes.
+_REQUIREMENTS = (
+    r"Requirement '([^']+)' not met",
+    r"pip install(?: -\S+)* ['\"]?([\w.-]+(?:[<>=!~]=?[\w.,<>=!~]+)?)",
+    r"named '([\w.]+)'",
+    r"`([\w.-]+)` (?:package )?is not installed",
+    r"requires `?([\w.-]+[<>=!~]=?[\d.]+)",
+)
+_CHECKPOINTING = (
+    " Leave the checkpoint callback (SafeCheckpoint in our configs) out of the config's trainer.callbacks, or drop all "
+    "callbacks, the evaluation's too, with --trainer.callbacks null"
+)
 _HERE = str(Path(lit_tpgrpo.__file__).parent)
 
 
@@ -59,7 +71,7 @@ def in_our_code(error: BaseException) -> bool:
 def _of_others(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, MisconfigurationException):
-        return text
+        return text + _CHECKPOINTING if "`enable_checkpointing=False`" in text else text
     if isinstance(error, ModuleNotFoundError):
         return None if (error.name or "").startswith("lit_tpgrpo") else _missing_package(error, text)
     if isinstance(error, OSError) and error.errno in _DISK:
@@ -84,12 +96,16 @@ def _of_others(error: BaseException) -> str | None:
 
 
 def _missing_package(error: ModuleNotFoundError, text: str) -> str:
-    name = error.name
-    if name is None and (found := re.search(r"`?pip install(?:ing)?`? ([\w-]+)|named '([\w.]+)'|`([\w-]+)`", text)):
-        name = next(part for part in found.groups() if part)
-    return (
-        text if name is None else f"the package {name.split('.')[0]} is not installed: pip install {name.split('.')[0]}"
-    )
+    """Of a package that is not there, or too old for the requirement, which is then told with its version."""
+    if error.name is not None:
+        name = error.name.split(".")[0]
+        return f"the package {name} is not installed: pip install {name}"
+    found = next((f for f in (re.search(pattern, text) for pattern in _REQUIREMENTS) if f), None)
+    if found is None:
+        return text
+    name = found[1].rstrip(".")
+    shown = f"-U '{name}'" if re.search(r"[<>=!~]", name) else name
+    return f"the package {name} is not installed: pip install {shown}"
 
 
 def _other_weights(text: str) -> str:

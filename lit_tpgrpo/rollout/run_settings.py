@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,16 +14,23 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_tpgrpo.fingerprint import settings_of
 
 _PARTS = ("engine", "verifier", "judge", "credit", "correction", "sampling", "eval_sampling", "adapter")
+_PLAIN = (bool, int, float, str)
+_LISTED = 16  # items at most: longer lists are data
 _LEFT_OUT = ("store_dir", "name", "prepare_data_per_node", "allow_zero_length_dataloader_with_multiple_devices")
 
 
 def run_settings(trainer: L.Trainer) -> dict[str, bool | int | float | str]:
-    """Plain values under ``model.``, ``optimizer.``, ``data.`` and ``trainer.``; settings that are None are left out."""
+    """Plain values under ``model.``, ``optimizer.``, ``lr_scheduler.``, ``data.`` and ``trainer.``; lists of them as text.
+
+    Settings that are None are left out.
+    """
     module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
     found = _plain("model", {k: v for k, v in module.hparams.items() if not k.startswith("_")})
     found |= _part("model.adapter", getattr(module, "adapter", None))
     for optimizer in trainer.optimizers[:1]:
         found |= {"optimizer": type(optimizer).__name__} | _plain("optimizer", optimizer.defaults)
+    for config in trainer.lr_scheduler_configs[:1]:
+        found |= _schedule("lr_scheduler", config.scheduler, getattr(module, "_make_scheduler", None))
     if data is not None:
         found |= _plain("data", {k: v for k, v in vars(data).items() if not k.startswith("_") and k not in _PARTS})
         for name in _PARTS:
@@ -55,6 +63,23 @@ def _to_tensorboard(logger: TensorBoardLogger, settings: dict[str, Any], metrics
         logger.experiment._get_file_writer().add_summary(summary)
 
 
+def _schedule(key: str, scheduler: Any, factory: Any) -> dict[str, Any]:
+    """Class and arguments, and those of the schedules in a sequence. The factory is the parser's ``functools.partial``; of
+    another one's arguments those are known that the schedule keeps under their names."""
+    names = inspect.signature(type(scheduler)).parameters
+    given = dict(getattr(factory, "keywords", None) or {n: v for n, v in vars(scheduler).items() if n in names})
+    given = {k: v for k, v in given.items() if k not in ("optimizer", "last_epoch")}
+    found = {key: type(scheduler).__name__} | _plain(key, given)
+    found |= {f"{key}.name": given["name"]} if "name" in given else {}  # of a data source or logger it says nothing
+    for name, value in given.items():
+        found |= _plain(f"{key}.{name}", value) if isinstance(value, Mapping) else {}
+    inner = getattr(scheduler, "_schedulers", [])
+    factories = given.get("schedulers") or [None] * len(inner)
+    for at, (part, built_by) in enumerate(zip(inner, factories, strict=True)):
+        found |= _schedule(f"{key}.{at}", part, built_by)
+    return found
+
+
 def _part(key: str, part: Any) -> dict[str, Any]:
     if part is None:
         return {}
@@ -69,8 +94,10 @@ def _plain(key: str, values: Mapping[str, Any]) -> dict[str, bool | int | float 
     for name, value in values.items():
         if name in _LEFT_OUT:
             continue
-        if isinstance(value, (bool, int, float, str)):
+        if isinstance(value, _PLAIN):
             found[f"{key}.{name}"] = value
+        elif isinstance(value, (tuple, list)) and len(value) <= _LISTED and all(isinstance(v, _PLAIN) for v in value):
+            found[f"{key}.{name}"] = str(list(value))  # betas; loggers take no lists
         elif callable(value) and hasattr(value, "__name__"):
             found[f"{key}.{name}"] = value.__name__
     return found

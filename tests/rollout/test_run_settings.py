@@ -1,0 +1,64 @@
+"""Runs are told apart by all that was set: also lists, and the schedule with its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
+
+from lit_tpgrpo.rollout.run_settings import run_settings
+from lit_tpgrpo.training.schedules import SequenceLR, TransformersLR
+
+
+def settings(make: Callable[..., Any]) -> dict[str, Any]:
+    """Those of a run with this schedule."""
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.5, betas=(0.8, 0.9))
+    module = LightningModule()
+    module._make_scheduler = make
+    trainer = SimpleNamespace(
+        lightning_module=module, optimizers=[optimizer], precision="32-true", world_size=1, max_steps=3, max_epochs=None,
+        lr_scheduler_configs=[SimpleNamespace(scheduler=make(optimizer))],
+    )  # fmt: skip
+    return run_settings(cast(Trainer, trainer))
+
+
+def built(kind: type, **arguments: Any) -> Callable[..., Any]:
+    """As the parser does: positional are its own class and ours."""
+    return partial(lambda kind, optimizer, **given: kind(optimizer, **given), kind, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (
+            built(MultiStepLR, milestones=[3, 5], gamma=0.5, last_epoch=-1),
+            {"": "MultiStepLR", ".milestones": "[3, 5]", ".gamma": 0.5},
+        ),
+        (
+            built(TransformersLR, name="cosine_with_min_lr", total_steps=9, warmup_steps=2, options={"min_lr_rate": 0.1}),
+            {"": "TransformersLR", ".name": "cosine_with_min_lr", ".total_steps": 9, ".warmup_steps": 2,
+             ".options.min_lr_rate": 0.1},
+        ),
+        (
+            lambda optimizer: CosineAnnealingLR(optimizer, T_max=7),  # of a script: what the schedule itself keeps
+            {"": "CosineAnnealingLR", ".T_max": 7, ".eta_min": 0.0},
+        ),
+        (
+            built(SequenceLR, schedulers=[built(MultiStepLR, milestones=[1]), built(CosineAnnealingLR, T_max=2)],
+                  milestones=[4]),
+            {"": "SequenceLR", ".milestones": "[4]", ".0": "MultiStepLR", ".0.milestones": "[1]", ".1": "CosineAnnealingLR",
+             ".1.T_max": 2},
+        ),
+    ],
+    ids=["parser", "options", "script", "sequence"],
+)  # fmt: skip
+def test_the_schedule_and_lists_are_among_the_settings(make: Callable[..., Any], expected: dict[str, Any]):
+    found = settings(make)
+    assert found["optimizer.betas"] == "[0.8, 0.9]"
+    assert {k.removeprefix("lr_scheduler"): v for k, v in found.items() if k.startswith("lr_scheduler")} == expected
