@@ -10,7 +10,7 @@ from benchmarks import gpu_check
 from benchmarks.gpu_check.bench import append
 from benchmarks.gpu_check.parts import PARTS
 from benchmarks.gpu_check.runner import Run, run_parts
-from benchmarks.gpu_check.table import environment, read_records, render
+from benchmarks.gpu_check.table import environment, other_kind, read_records, render
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [
         part for part in PARTS if (args.parts is None or part.name in args.parts) and part.name not in args.without
     ]
-    append(run.results, {"environment": environment(args.device, args.size)})
+    found = environment(args.device, args.size)
+    other = other_kind(read_records(run.results), found) if run.results.exists() else None
+    if other is not None:
+        sys.exit(f"{args.out} holds results of {other}: give another folder with --out, or remove {run.results}")
+    append(run.results, {"environment": found | {"parts": [part.name for part in chosen]}})
     ok = run_parts(run, chosen, lambda: write_table(run))
     print(write_table(run))
     return 0 if ok else 1

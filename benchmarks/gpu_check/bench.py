@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import time
@@ -144,3 +145,13 @@ def error_lines(error: BaseException, lines: int = ERROR_LINES) -> str:
     """The end of an error as Python would print it."""
     text = "".join(traceback.format_exception(error)).rstrip().splitlines()
     return "\n".join(text[-lines:])[-2000:]
+
+
+def preload(modules: tuple[str, ...]) -> None:
+    """Import modules; print the error of each that fails, or that exits."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit):
+            traceback.print_exc()
+            print(f"not preloaded: {name}", flush=True)

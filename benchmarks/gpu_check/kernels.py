@@ -72,6 +72,7 @@ def _kernels(bench: Bench) -> None:
     q, k, v = (
         torch.randn(shape, device=bench.device, dtype=dtype, generator=generator).requires_grad_() for _ in range(3)
     )
+    upstream = torch.randn(shape, device=bench.device, dtype=dtype, generator=generator)
     # Right padding: the last quarter of the odd rows.
     ends = torch.tensor([length - (length // 4) * (i % 2) for i in range(rows)], device=bench.device)
     index = torch.arange(length, device=bench.device)
@@ -115,10 +116,11 @@ def _kernels(bench: Bench) -> None:
         with bench.attempt(label), sdpa_kernel(backend) if backend is not None else nullcontext():
             call = build()
 
+            # Gradients are returned: adding them to those in .grad would be timed too.
             def both(call: Callable[[], Tensor] = call, backward: bool = backward) -> None:
                 out = call()
                 if backward:
-                    out.backward(torch.ones_like(out))
+                    torch.autograd.grad(out, (q, k, v), upstream)
 
             bench.reset_peak()
             seconds = median(bench.seconds(both))

@@ -70,7 +70,7 @@ PARTS = (
         "trainer_step",
         "an optimizer step on 40 solutions of 1k to 8k tokens, 1.5B, against TRL's on the same batch",
         f"{_STEP}.trainer_step",
-        200,
+        300,
         alone=True,
     ),
     Part(

@@ -1,11 +1,18 @@
-"""Imported once by the fork server: what nearly every part needs, and nothing that would initialise CUDA."""
+"""Imported once by the fork server: what nearly every part needs, and nothing that would initialise CUDA.
 
-import lightning.pytorch.strategies
-import transformers.models.qwen2.modeling_qwen2
+What cannot be imported costs the parts that import it themselves; the fork server goes on, and its output shows the error.
+"""
 
-import lit_tpgrpo.callbacks
-import lit_tpgrpo.datamodules
-import lit_tpgrpo.module
-import train
+from benchmarks.gpu_check.bench import preload
 
-__all__ = ["lightning", "lit_tpgrpo", "train", "transformers"]
+MODULES = (
+    "lightning.pytorch.strategies",
+    "transformers.models.qwen2.modeling_qwen2",
+    "lit_tpgrpo.callbacks",
+    "lit_tpgrpo.datamodules",
+    "lit_tpgrpo.module",
+    "train",
+)
+
+
+preload(MODULES)

@@ -21,15 +21,20 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from benchmarks.gpu_check.bench import ERROR_LINES, ROOT, Bench, Part, Size, append, error_lines
+from benchmarks.gpu_check.stopping import StopSignals, end_with_main_process
 
 PRELOADED = "benchmarks.gpu_check.preload"
+_terminal = threading.Lock()
+"""Held by who prints, and while the output goes elsewhere."""
 LOG_BYTES = 1_000_000
 """Of a part's output; the end is kept."""
 FAILED, PARTLY = 1, 3
@@ -77,6 +82,9 @@ def run_parts(run: Run, parts: Sequence[Part], after_each: Callable[[], None]) -
 
     Args:
         after_each: called when a part has ended, never twice at once.
+
+    Raises:
+        SystemExit: after SIGTERM, SIGINT or SIGHUP, when the parts that ran are killed and their ends written.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -87,29 +95,64 @@ def run_parts(run: Run, parts: Sequence[Part], after_each: Callable[[], None]) -
     deadline = time.monotonic() + run.budget
     oks: list[bool] = []
     ending = threading.Lock()
-    for alone, group in itertools.groupby(parts, key=lambda part: part.alone):
-        members = list(group)
-        with ThreadPoolExecutor(1 if alone else run.jobs) as pool:
+    stop = StopSignals()
+
+    def one(part: Part, beside: int) -> bool:
+        if stop.received is not None:
+            return False
+        try:
+            status = _run_part(run, part, deadline, context, beside, stop)
+        except Exception as error:  # of the runner itself: the fork server died, the disk is full
+            traceback.print_exc()
+            append(run.results, {"part": part.name, "status": "failed", "error": error_lines(error)})
+            status = "failed"
+        with ending:
+            after_each()
+        return status in ("ok", "skipped")
+
+    with stop.handled():
+        for alone, group in itertools.groupby(parts, key=lambda part: part.alone):
+            members = list(group)
             beside = 1 if alone else min(run.jobs, len(members))
-
-            def one(part: Part, beside: int = beside) -> bool:
-                status = _run_part(run, part, deadline, context, beside)
-                with ending:
-                    after_each()
-                return status in ("ok", "skipped")
-
-            oks += pool.map(one, members)
+            with ThreadPoolExecutor(beside) as pool:
+                oks += pool.map(one, members, itertools.repeat(beside))
+    if stop.received is not None:
+        print(f"stopped by {stop.received.name}", flush=True)
+        raise SystemExit(128 + stop.received)
     return all(oks)
 
 
-def _run_part(run: Run, part: Part, deadline: float, context, beside: int) -> str:
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Let this process's output, and that of programs started inside, go to a file."""
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        with open(log, "ab", buffering=0) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        for fd, original in zip((1, 2), kept, strict=True):
+            os.dup2(original, fd)
+            os.close(original)
+
+
+def _say(text: str) -> None:
+    with _terminal:
+        print(text, flush=True)
+
+
+def _run_part(run: Run, part: Part, deadline: float, context, beside: int, stop: StopSignals) -> str:
     """Run one part to its end or its limit, and append how it ended."""
     reason = _skip_reason(run, part, deadline)
     if reason:
         append(run.results, {"part": part.name, "status": "skipped", "error": reason})
         return "skipped"
     limit = min(part.seconds if run.device == "cuda" else 10 * part.seconds, deadline - time.monotonic())
-    print(f"{part.name} ...", flush=True)
+    append(run.results, {"part": part.name, "started": round(time.time())})
+    with _terminal, _output_to(run.log):  # whoever waits for the end of our output must not wait for the fork server's
+        forkserver.ensure_running()
+    _say(f"{part.name} ...")
     with tempfile.TemporaryDirectory(prefix=f"gpu_check_{part.name}_", ignore_cleanup_errors=True) as scratch:
         output = Path(scratch) / "output.txt"
         work = Path(scratch) / "work"
@@ -118,12 +161,15 @@ def _run_part(run: Run, part: Part, deadline: float, context, beside: int) -> st
         process = context.Process(target=work_in_process, args=(part, bench, output, _threads(beside)), daemon=False)
         process.start()  # returns when the fork server has imported everything
         began = time.monotonic()
-        process.join(limit)
-        status, error = _end(process, limit, output)
+        with stop.killed_by_them(process):
+            process.join(limit)
+            status, error = _end(process, limit, output)
+        if status == "failed" and stop.received is not None:
+            error = f"stopped by {stop.received.name}\n{error}"
         seconds = round(time.monotonic() - began, 1)
         _keep_output(run.log, part.name, output)
     append(run.results, {"part": part.name, "status": status, "seconds": seconds, "at_once": beside, "error": error})
-    print(f"{part.name}: {status} after {seconds} s", flush=True)
+    _say(f"{part.name}: {status} after {seconds} s")
     return status
 
 
@@ -152,6 +198,8 @@ def _end(process: BaseProcess, limit: float, output: Path) -> tuple[str, str | N
             except (ProcessLookupError, PermissionError):
                 break
             process.join(3)
+    if late:
+        process.kill()  # if it does not lead its group yet
     process.join()
     if not late and process.exitcode in (0, PARTLY):
         return ("ok", None) if process.exitcode == 0 else ("partly", "some rows could not be measured")
@@ -172,8 +220,9 @@ def _threads(beside: int) -> int:
 
 
 def work_in_process(part: Part, bench: Bench, output: Path, threads: int) -> None:
-    """A part's process: its own process group, output to a file, CUDA checked first."""
+    """A part's process: its own process group, which ends with the main process; output to a file, CUDA checked first."""
     os.setsid()
+    end_with_main_process()
     if beside_others := "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # of programs that it starts
     if beside_others and "torch" in sys.modules:

@@ -86,7 +86,7 @@ def _add_trl(report: _Report, bench: Bench, arch: Architecture, batch: StepBatch
 
 
 class _Report:
-    """Rows of one comparison, and the ratio of the best of each side."""
+    """Rows of one comparison, and the ratio of each row of ours to TRL's."""
 
     def __init__(self, bench: Bench, arch: Architecture, batch: StepBatch, gemm: float) -> None:
         self.bench, self.gemm = bench, gemm
@@ -113,16 +113,18 @@ class _Report:
         self.bench.row(label, **values, **settings)
 
     def ratio(self) -> None:
-        """Ours over TRL's, if both ran: tokens/s of the faster row of ours, and its memory."""
-        ours = [result for label, result in self.results.items() if label.startswith("ours")]
-        trl = [result for label, result in self.results.items() if label.startswith("TRL")]
-        if not ours or not trl:
+        """Each row of ours over TRL's, if it ran: tokens/s, and the memory of the same configuration."""
+        trl = next((result for label, result in self.results.items() if label.startswith("TRL")), None)
+        if trl is None:
             return
-        best = max(ours)
-        memory = None if best[1] is None or trl[0][1] is None else round(min(o[1] for o in ours if o[1]) / trl[0][1], 2)
-        self.bench.row(
-            "ratio to TRL", **{"completion tokens/s": round(best[0] / trl[0][0], 2), "least peak GiB": memory}
-        )
+        trl_rate, trl_peak = trl
+        for label, (rate, peak) in self.results.items():
+            if label.startswith("ours"):
+                memory = None if peak is None or trl_peak is None else round(peak / trl_peak, 2)
+                self.bench.row(
+                    f"ratio of {label} to TRL",
+                    **{"ratio of tokens/s": round(rate / trl_rate, 2), "ratio of peak GiB": memory},
+                )
 
 
 # ---- ours ----
@@ -201,6 +203,8 @@ def trl_steps(bench: Bench, arch: Architecture, batch: StepBatch, size: int) -> 
             return dict(recorded)
 
     class Times(TrainerCallback):
+        """Wall times, each written at once: the part may meet its limit before the last step."""
+
         def __init__(self) -> None:
             self.times: list[float] = []
             self._began = 0.0
@@ -214,6 +218,8 @@ def trl_steps(bench: Bench, arch: Architecture, batch: StepBatch, size: int) -> 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             bench.sync()
             self.times.append(time.perf_counter() - self._began)
+            label = f"step {len(self.times)} of TRL, batches of {size}"
+            bench.row(label, **{"s a step": round(self.times[-1], 3)})
 
     model = random_model(arch, bench.device, torch.float32)
     times = Times()

@@ -62,7 +62,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def render(records: Sequence[Mapping[str, Any]], parts: Sequence[Part]) -> str:
-    """The whole table: what it ran on, how each part ended, and its rows. Of a part run twice the last run counts."""
+    """The whole table: what it ran on, how each part ended, and its rows.
+
+    Of a part run twice the last run counts, unless that was skipped: for want of time, say. Parts that were asked for and
+    never begun are "not reached".
+    """
     runs = [r["environment"] for r in records if "environment" in r]
     lines = ["# GPU check", ""]
     for found in runs[-1:]:
@@ -72,17 +76,21 @@ def render(records: Sequence[Mapping[str, Any]], parts: Sequence[Part]) -> str:
             f"- Python {found['python']}, {versions}",
             "",
         ]
-    known = [p for p in parts if any(r.get("part") == p.name for r in records)]
+    planned = {name for found in runs for name in found.get("parts", ())}
+    of = {p.name: _last_run([r for r in records if r.get("part") == p.name]) for p in parts}
+    known = [p for p in parts if of[p.name] or p.name in planned]
     lines += ["| part | settles | result | seconds | at once | again with |", "|---|---|---|---|---|---|"]
     for part in known:
-        end = next((r for r in reversed(records) if r.get("part") == part.name and "status" in r), {})
+        end = next((r for r in of[part.name] if "status" in r), {})
+        without_end = "not finished" if of[part.name] else "not reached"
         cells = (
-            *(part.name, part.settles, end.get("status", "not finished")),
+            *(part.name, part.settles, end.get("status", without_end)),
             *(_cell(end.get("seconds")), _cell(end.get("at_once")), f"`{command(part, runs[-1] if runs else {})}`"),
         )
         lines.append("| " + " | ".join(cells) + " |")
     for part in known:
-        lines += _section(part, _last_run([r for r in records if r.get("part") == part.name]))
+        if of[part.name]:
+            lines += _section(part, of[part.name])
     return "\n".join(lines) + "\n"
 
 
@@ -97,11 +105,23 @@ def command(part: Part, found: Mapping[str, Any]) -> str:
 
 
 def _last_run(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records from behind the last but one end of the part."""
-    ends = [i for i, r in enumerate(records) if "status" in r]
-    complete = bool(ends) and ends[-1] == len(records) - 1
-    before = ends[:-1] if complete else ends
-    return list(records[before[-1] + 1 :] if before else records)
+    """A part's records since it last began; how it was skipped, if it never did."""
+    ran = [r for r in records if r.get("status") != "skipped"]
+    if not ran:
+        return list(records[-1:])
+    ends = [i for i, r in enumerate(ran[:-1]) if "status" in r]
+    begins = [i for i, r in enumerate(ran) if "started" in r]
+    return ran[max([0, *begins, *(i + 1 for i in ends)]) :]
+
+
+def other_kind(records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str | None:
+    """What earlier results were measured on, if that is another device or size than now; one table cannot hold both."""
+    for earlier in (r["environment"] for r in records if "environment" in r):
+        for name in ("device", "size", "gpu"):
+            before, now = (str(e.get(name) or "unknown").split(",")[0] for e in (earlier, found))
+            if before != now and not (name == "gpu" and any(v.startswith("unknown") for v in (before, now))):
+                return f"{name} {before}, not {now}"
+    return None
 
 
 def _section(part: Part, records: Sequence[Mapping[str, Any]]) -> list[str]:

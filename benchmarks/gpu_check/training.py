@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +17,8 @@ from benchmarks.gpu_check.bench import ROOT, Bench, Value
 
 SETTINGS = "benchmarks/gpu_check/two_steps.yaml"
 PRECISIONS = ("32", "bf16-mixed", "16-mixed", "bf16-true")
-# Two groups of two solutions are the least that trains.
-_TINY = (
-    *("--data.group_size=2", "--data.problems_per_step=2", "--data.sampling.max_new_tokens=48", "--data.train.n=8"),
-    "--trainer.max_steps=1",
-)
+# Two groups in which the policy gets some solutions right and some wrong: with fewer or shorter ones there is no gradient.
+_TINY = ("--data.problems_per_step=2", "--data.train.n=16", "--trainer.max_steps=1")
 _QUICKSTART_TINY = (
     *(
         "--data.group_size=2",
@@ -40,8 +38,9 @@ _SHOWN = {
     "mismatch/logprob_mean": "mean log-prob gap",
     "mismatch/logprob_max": "max log-prob gap",
 }
-# Mean |engine - trainer| of a token's log-prob above which they no longer have the same arithmetic: rounding of 32, 16 bits.
-_PARITY = {"32": 1e-3, "bf16-mixed": 0.1, "16-mixed": 0.02, "bf16-true": 0.1}
+# Mean |engine - trainer| of a token's log-prob above which they no longer have the same arithmetic. Measured on a CPU at full
+# size: 4.7e-7 in 32, 3.6e-4 in bf16-mixed, 4.4e-4 in bf16-true; 16-mixed rounds less than bf16.
+_PARITY = {"32": 1e-4, "bf16-mixed": 5e-3, "16-mixed": 5e-3, "bf16-true": 5e-3}
 
 
 class PartFailed(Exception):
@@ -64,17 +63,31 @@ def quickstart(bench: Bench) -> None:
         *(_QUICKSTART_TINY if bench.tiny else ()),
     ]
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "train.py", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    status, output = run_echoed([sys.executable, "train.py", *arguments])
     seconds = time.perf_counter() - began
-    print(done.stdout, flush=True)
-    if done.returncode != 0:
-        raise PartFailed(f"train.py ended with {done.returncode}")
-    before, after = held_out_accuracies(done.stdout)
+    if status != 0:
+        raise PartFailed(f"train.py ended with {status}")
+    before, after = held_out_accuracies(output)
     bench.row("quickstart", **{"held-out before": before, "after": after, "seconds": round(seconds, 1)})
     if not bench.tiny and after < before + 0.2:
         raise PartFailed(f"held-out accuracy went from {before} to {after}: nothing was learnt")
+
+
+def run_echoed(command: Sequence[str]) -> tuple[int, str]:
+    """Run a program in the repository's root and print its lines as they come: what it said before it was killed is kept.
+
+    Returns:
+        Its exit status, and its output with its errors.
+    """
+    lines = []
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    return program.returncode, "".join(lines)
 
 
 def held_out_accuracies(output: str) -> tuple[float, float]:
@@ -93,7 +106,8 @@ def fit(bench: Bench, label: str, *arguments: str) -> list[dict[str, float]]:
     """Run ``train.py fit`` for two steps in this process and add a row of what it logged; the metrics of each step.
 
     Raises:
-        PartFailed: it ended with a message, the loss or the gradient is not finite, or nothing was logged.
+        PartFailed: it ended with a message, the loss or the gradient is not finite, no step had a gradient, or nothing was
+            logged.
     """
     import train
 
@@ -119,6 +133,7 @@ def fit(bench: Bench, label: str, *arguments: str) -> list[dict[str, float]]:
     bad = [n for n in ("train/loss", "train/grad_norm") if not all(math.isfinite(s[n]) for s in steps if n in s)]
     if bad:
         raise PartFailed(f"{label}: {', '.join(bad)} not finite")
+    check_that_it_trained(label, steps)
     bench.free()
     return steps
 
@@ -136,18 +151,30 @@ def logged_steps(folder: Path) -> list[dict[str, float]]:
     return steps
 
 
+def check_that_it_trained(label: str, steps: Sequence[Mapping[str, float]]) -> None:
+    """Raise unless a step moved the weights: neither skipped for overflow (16-mixed) nor with a gradient of 0."""
+    if all(s.get("train/step_skipped", 0.0) for s in steps):
+        raise PartFailed(f"{label}: all {len(steps)} steps were skipped, their gradients overflowed")
+    if not any(s.get("train/grad_norm", 0.0) > 0 and not s.get("train/step_skipped", 0.0) for s in steps):
+        raise PartFailed(f"{label}: the gradient's norm is 0 in all {len(steps)} steps, nothing was trained")
+
+
 def _short(value: float) -> float:
     return float(f"{value:.3g}")
 
 
 def precisions(bench: Bench) -> None:
-    """Two steps in each precision, and how far the engine's log-probs are from the trainer's in it."""
+    """Two steps in each precision, and how far the engine's log-probs are from the trainer's in it.
+
+    16-mixed gets four: its loss scale may be too large for the first ones, which are skipped.
+    """
     wrong = []
     for precision in PRECISIONS:
         if precision == "16-mixed" and bench.device == "cpu":
             continue  # Lightning takes bf16-mixed instead
         with bench.attempt(precision):
-            steps = fit(bench, precision, f"--trainer.precision={precision}")
+            more = ("--trainer.max_steps=4",) if precision == "16-mixed" else ()
+            steps = fit(bench, precision, f"--trainer.precision={precision}", *more)
             gap = steps[-1]["mismatch/logprob_mean"]
             if not gap <= _PARITY[precision]:
                 wrong.append(f"{precision}: {gap:.3g} > {_PARITY[precision]}")

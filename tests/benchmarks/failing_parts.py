@@ -34,6 +34,16 @@ def waits_for_ever(bench: Bench) -> None:
     threading.Event().wait()
 
 
+def waits_where_it_says(bench: Bench, fifo: str) -> None:
+    """Writes its process and its program's into a pipe, and never ends."""
+    import os
+
+    child = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
+    with open(fifo, "w") as pipe:
+        pipe.write(f"{os.getpid()} {child.pid}")
+    threading.Event().wait()
+
+
 def dies(bench: Bench) -> None:
     """The process is gone, as after a crash in a library."""
     import os

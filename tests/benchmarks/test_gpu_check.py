@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
+import pickle
 import re
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +19,14 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.bench import Bench, Part
 from benchmarks.gpu_check.models import QWEN2_1_5B, Architecture, solution_lengths
 from benchmarks.gpu_check.parts import PARTS
 from benchmarks.gpu_check.runner import Run, run_parts
-from benchmarks.gpu_check.table import read_records, render
-from benchmarks.gpu_check.training import PartFailed, held_out_accuracies
+from benchmarks.gpu_check.step import _Report
+from benchmarks.gpu_check.table import other_kind, read_records, render
+from benchmarks.gpu_check.training import PartFailed, check_that_it_trained, held_out_accuracies, run_echoed
 
 ROOT = Path(__file__).parent.parent.parent
 CUDA_ONLY = [part.name for part in PARTS if part.cuda_only]
@@ -92,33 +99,106 @@ def test_engine_and_trainer_agree_in_single_precision(rehearsal):
     assert rows_of(rehearsal, "precision")["32"]["values"]["max log-prob gap"] < 1e-3
 
 
+TRAINED = ("precision", "fsdp", "fsdp_offload", "fsdp_lora", "resume", "lora", "references", "bitsandbytes")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("gpu_check")
+@pytest.mark.parametrize("part", TRAINED)
+def test_the_steps_of_the_rehearsal_have_gradients(rehearsal, part):
+    norms = [row["values"].get("grad norm") for row in rows_of(rehearsal, part).values() if "steps" in row["values"]]
+    assert norms
+    assert all(norm > 1e-3 for norm in norms)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("gpu_check")
+def test_each_step_of_trl_and_the_ratio_to_each_row_of_ours_are_rows(rehearsal):
+    labels = list(rows_of(rehearsal, "trainer_step"))
+    assert labels[3:] == [
+        "step 1 of TRL, batches of 8",
+        "step 2 of TRL, batches of 8",
+        "step 3 of TRL, batches of 8",
+        "TRL, batches of 8",
+        "ratio of ours, gradient checkpointing to TRL",
+        "ratio of ours to TRL",
+    ]
+
+
+def test_a_ratio_is_of_one_configuration(tmp_path):
+    """The slow, small one and the fast, large one are told apart."""
+    report = object.__new__(_Report)
+    report.bench = Bench("trainer_step", "cpu", "tiny", tmp_path / "results.jsonl", tmp_path)
+    report.results = {"ours, a": (100.0, 20.0), "ours": (300.0, 60.0), "TRL, batches of 4": (200.0, 40.0)}
+    report.ratio()
+    assert {r["row"]: r["values"] for r in read_records(report.bench.results)} == {
+        "ratio of ours, a to TRL": {"ratio of tokens/s": 0.5, "ratio of peak GiB": 0.5},
+        "ratio of ours to TRL": {"ratio of tokens/s": 1.5, "ratio of peak GiB": 1.5},
+    }
+
+
 # ---- what goes wrong ----
+
+
+def test_a_run_that_moved_no_weight_has_not_trained():
+    norm, skipped = "train/grad_norm", "train/step_skipped"
+    check_that_it_trained("32", [{norm: 0.0}, {norm: 0.1}])
+    check_that_it_trained("16-mixed", [{skipped: 1.0}, {norm: 0.1, skipped: 0.0}])
+    with pytest.raises(PartFailed, match="32: the gradient's norm is 0 in all 2 steps"):
+        check_that_it_trained("32", [{norm: 0.0}, {norm: 0.0}])
+    with pytest.raises(PartFailed, match="16-mixed: all 2 steps were skipped"):
+        check_that_it_trained("16-mixed", [{skipped: 1.0}, {skipped: 1.0}])
+    with pytest.raises(PartFailed, match="the gradient's norm is 0"):
+        check_that_it_trained("16-mixed", [{skipped: 1.0}, {norm: 0.0, skipped: 0.0}])
+
+
+def test_what_a_program_says_is_shown_while_it_runs(tmp_path, monkeypatch):
+    """It goes on only when its first line has been seen; the alarm ends it where that never happens."""
+    fifo = tmp_path / "seen"
+    os.mkfifo(fifo)
+
+    class Screen(io.StringIO):
+        def write(self, text: str) -> int:
+            if "epoch 1" in text:
+                fifo.write_text("go on")
+            return super().write(text)
+
+    program = "import signal; signal.alarm(60); "
+    program += f"print('epoch 1', flush=True); open({str(fifo)!r}).read(); print('two'); exit(4)"
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert run_echoed([sys.executable, "-c", program]) == (4, "epoch 1\ntwo\n")
+    assert screen.getvalue() == "epoch 1\ntwo\n"
 
 
 def parts(*names: str, seconds: float = 60, **settings: Any) -> list[Part]:
     return [Part(name, "", f"{FAILING}.{name}", seconds, **settings) for name in names]
 
 
-def run_here(tmp_path: Path, chosen: list[Part], device: str = "cpu") -> tuple[bool, list[dict[str, Any]]]:
-    """The runner in an interpreter of its own, as the command starts it; without the libraries' imports."""
-    program = (
+def program_for(tmp_path: Path, preloaded: str = "json") -> Path:
+    """A program that runs the run and the parts that it is given on its standard input."""
+    script = tmp_path / "program.py"
+    script.write_text(
         "import pickle, sys\n"
         "from benchmarks.gpu_check import runner\n"
-        "runner.PRELOADED = 'json'\n"
+        f"runner.PRELOADED = {preloaded!r}\n"
         "if __name__ == '__main__':\n"
         "    print(runner.run_parts(*pickle.load(sys.stdin.buffer), lambda: None))\n"
     )
-    script = tmp_path / "program.py"
-    script.write_text(program)
-    import pickle
+    return script
 
+
+def run_here(
+    tmp_path: Path, chosen: list[Part], device: str = "cpu", preloaded: str = "json"
+) -> tuple[bool, list[dict[str, Any]]]:
+    """The runner in an interpreter of its own, as the command starts it; without the libraries' imports."""
     run = Run(device, "tiny", tmp_path, math.inf, 2)
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, str(program_for(tmp_path, preloaded))],
         input=pickle.dumps((run, chosen)),
         capture_output=True,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
         check=True,
     )
     return done.stdout.decode().rstrip().endswith("True"), read_records(run.results)
@@ -141,6 +221,60 @@ def test_a_part_that_fails_or_dies_says_why_and_the_next_one_runs(tmp_path):
     assert "no such kernel" in rows_of(records, "fails_in_a_row")["first"]["error"]
     assert rows_of(records, "fails_in_a_row")["second"]["values"] == {"n": 2}
     assert "the card is on fire" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"])
+def test_no_part_outlives_the_main_process(tmp_path, signal_name):
+    """Nor does anything hold its output, and with a signal that can be handled the end is in the results."""
+    fifo = tmp_path / "pids"
+    os.mkfifo(fifo)
+    run = Run("cpu", "tiny", tmp_path, math.inf, 1)
+    chosen = [*parts("waits_where_it_says", arguments=(str(fifo),)), *parts("succeeds")]
+    with subprocess.Popen(
+        [sys.executable, str(program_for(tmp_path))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as main:
+        assert main.stdin is not None
+        main.stdin.write(pickle.dumps((run, chosen)))
+        main.stdin.close()
+        main.stdin = None
+        pids = [int(pid) for pid in fifo.read_text().split()]
+        ends = [os.pidfd_open(pid) for pid in pids]
+        try:
+            main.send_signal(signal.Signals[signal_name])
+            output, _ = main.communicate(timeout=120)  # to the end of its output, whoever holds it
+            assert [select.select([end], [], [], 120)[0] for end in ends] == [[end] for end in ends]
+        finally:
+            for end in ends:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(end, signal.SIGKILL)
+                os.close(end)
+    records = read_records(run.results)
+    assert not [r for r in records if r["part"] == "succeeds"]
+    if signal_name != "SIGKILL":
+        assert main.returncode == 128 + signal.Signals[signal_name]
+        assert f"stopped by {signal_name}" in output.decode()
+        assert records[-1]["error"].startswith(f"stopped by {signal_name}")
+
+
+def test_what_cannot_be_preloaded_costs_the_imports_alone(tmp_path):
+    (tmp_path / "preloads_badly.py").write_text(
+        "from benchmarks.gpu_check.bench import preload\npreload(('tests.benchmarks.raises_on_import', 'json'))\n"
+    )
+    ok, _ = run_here(tmp_path, parts("succeeds"), preloaded="preloads_badly")
+    assert ok
+    assert "the driver is too old" in (tmp_path / "log.txt").read_text()
+
+
+def test_without_a_fork_server_parts_fail_one_by_one(tmp_path):
+    (tmp_path / "dies_at_once.py").write_text("import os\nos._exit(9)\n")
+    ok, records = run_here(tmp_path, parts("succeeds", "fails"), preloaded="dies_at_once")
+    assert not ok
+    assert {r["part"]: r["status"] for r in records if "status" in r} == {"succeeds": "failed", "fails": "failed"}
 
 
 def test_arguments_reach_a_part(tmp_path):
@@ -271,6 +405,50 @@ def test_the_table_of_what_is_there(tmp_path):
         "| 64 sequences | 2500 |  |\n"
         "| 256 \\| sequences |  | OutOfMemoryError: no memory |\n"
     )
+
+
+def results_of(table: str) -> dict[str, str]:
+    """part -> its result in the first table."""
+    rows = (line.split(" | ") for line in table.splitlines() if line.startswith("| ") and "`python" in line)
+    return {row[0].lstrip("| "): row[2] for row in rows}
+
+
+def test_the_table_names_parts_that_were_not_reached_and_keeps_rows_of_those_skipped_later():
+    found = {"device": "cpu", "size": "tiny", "machine": "x", "python": "3.12.3", "versions": {}}
+    records = [
+        {"environment": found | {"parts": ["judge", "engine", "lora"]}},
+        {"part": "judge", "started": 1},
+        {"part": "judge", "row": "r", "values": {"n": 7}},
+        {"part": "judge", "status": "ok", "seconds": 1.0, "at_once": 1, "error": None},
+        {"part": "lora", "started": 2},
+        {"part": "lora", "status": "ok", "seconds": 2.0, "at_once": 1, "error": None},
+        {"environment": found | {"parts": ["judge", "lora"]}},
+        {"part": "judge", "status": "skipped", "error": "3 s of the budget are left"},
+        {"part": "lora", "started": 3},
+    ]
+    table = render(records, PARTS)
+    assert results_of(table) == {"lora": "not finished", "judge": "ok", "engine": "not reached"}
+    assert "| r | 7 |" in table
+    assert "budget" not in table
+    assert "## engine" not in table
+
+
+def test_results_of_another_device_or_size_are_refused_before_anything_runs(tmp_path):
+    gpu = {"device": "cuda", "size": "full", "gpu": "H100, 81559 MiB, 590.1"}
+    earlier = [{"environment": gpu}]
+    assert other_kind([], gpu) is None
+    assert other_kind(earlier, gpu | {"gpu": "H100, 81559 MiB, 595.2"}) is None
+    assert other_kind(earlier, gpu | {"gpu": "unknown (nvidia-smi: gone)"}) is None
+    assert other_kind(earlier, gpu | {"gpu": "H200, 1 MiB, 590.1"}) == "gpu H100, not H200"
+    assert other_kind(earlier, gpu | {"size": "tiny"}) == "size full, not tiny"
+    results = tmp_path / "results.jsonl"
+    results.write_text(json.dumps(earlier[0]) + "\n")
+    with pytest.raises(
+        SystemExit, match=re.escape(f"{tmp_path} holds results of device cuda, not cpu: give another folder")
+    ):
+        main(["--device", "cpu", "--out", str(tmp_path), "--parts", "judge"])
+    assert read_records(results) == earlier
+    assert list(tmp_path.iterdir()) == [results]
 
 
 def test_the_last_line_of_the_quickstart_is_read():
