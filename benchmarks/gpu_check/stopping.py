@@ -25,7 +25,7 @@ class StopSignals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle them inside; a second one has its usual effect, and one that is ignored (``nohup``) stays so."""
+        """Handle them inside, repeated or not (``timeout`` sends two); one that is ignored (``nohup``) stays so."""
         before = {s: handler for s in SIGNALS if (handler := signal.getsignal(s)) not in (signal.SIG_IGN, None)}
         for number in before:
             signal.signal(number, self._handle)
@@ -37,7 +37,6 @@ class StopSignals:
 
     def _handle(self, number: int, _: object) -> None:
         self.received = signal.Signals(number)
-        signal.signal(number, signal.SIG_DFL)
         for leader in list(self._leaders):
             kill_group(leader)
 
