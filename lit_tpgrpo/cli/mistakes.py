@@ -32,7 +32,9 @@ _CHECKPOINTING = (
     " Leave the checkpoint callback (SafeCheckpoint in our configs) out of the config's trainer.callbacks, or drop all "
     "callbacks, the evaluation's too, with --trainer.callbacks null"
 )
-_HERE = str(Path(lit_tpgrpo.__file__).parent)
+_HERE = Path(lit_tpgrpo.__file__).parent
+# The last two are links in a checkout. Not the folder above: a checkout holds the virtual environment too.
+_OURS = tuple(folder.resolve() for folder in (_HERE, _HERE / "callbacks", _HERE / "datamodules"))
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def users_mistake(error: BaseException | None) -> str | None:
 def in_our_code(error: BaseException) -> bool:
     """Whether it was raised in a file of this package."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and str(Path(frames[-1].filename).resolve()).startswith(str(Path(_HERE).parent.resolve()))
+    return bool(frames) and any(folder in Path(frames[-1].filename).resolve().parents for folder in _OURS)
 
 
 def _of_others(error: BaseException) -> str | None:
