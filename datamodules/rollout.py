@@ -29,7 +29,7 @@ from lit_tpgrpo.rollout.correction import MismatchTally, Scorer, warn_of_mismatc
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
 from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
 from lit_tpgrpo.rollout.rounds import Assignment, stored_groups
-from lit_tpgrpo.rollout.run_folder import FolderLock, run_folder
+from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.stopping import STOP, OutOfTimeError, unless_out_of_time
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
@@ -50,17 +50,18 @@ class MathRolloutDataModule(RolloutParts):
     _verdicts_void = False
     _sampled_by = ""  # fingerprint of the weights that sampled the round in hand
     _inherited: tuple[Path, ...] = ()  # rounds of the runs that this one was resumed from, the nearest first
-    _locks: tuple[FolderLock, ...] = ()
+    _lock: RunLock | None = None
+
+    def prepare_data(self) -> None:
+        """Lock the run's folders, before the loggers are opened."""
+        if self.trainer is not None and self.trainer.is_global_zero:
+            self._lock = self._lock or RunLock()
+            self._lock.take(self.trainer, self.store_dir)
 
     def setup(self, stage: str) -> None:
-        """Lock the folders of rounds and run, before anything is sampled."""
-        if stage not in ("fit", "predict"):
-            return
-        folders = {run_folder(self._trainer).absolute(), self._store_root().absolute()}
-        remedy = "stop that one, or give this one another folder: data.store_dir, or the logger's name or version"
-        with failing_together("locking the run's folder"):
-            if self._trainer.is_global_zero:
-                self._locks = tuple(FolderLock(folder, remedy) for folder in sorted(folders))
+        """Raise where another run holds one of them, before anything is sampled."""
+        self._lock = self._lock or RunLock()
+        self._lock.confirm(self._trainer, self.store_dir)
 
     # ---- training: one batch is one optimizer step ----
 
@@ -350,6 +351,6 @@ class MathRolloutDataModule(RolloutParts):
                 part.close()
             except Exception as error:  # the others are closed all the same
                 errors.append(error)
-        for lock in self._locks:
-            lock.release()
+        if self._lock is not None:
+            self._lock.release()
         return errors

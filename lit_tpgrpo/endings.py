@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_tpgrpo.rollout.run_folder import run_folder
 
@@ -28,8 +28,9 @@ def ending_lines(trainer: L.Trainer) -> list[str]:
     """The lines, without the accuracy, which MathEvaluation knows."""
     run = f"run: {_shown(run_folder(trainer))}"
     # Lightning skips the loop of a run that was at its end when it was resumed, and goes on resuming.
-    if trainer.ckpt_path is not None and trainer.fit_loop.is_resuming:
-        given = _shown(trainer.ckpt_path)
+    done = trainer.ckpt_path is None or not trainer.fit_loop.is_resuming
+    if not done:
+        given = _shown(trainer.ckpt_path or "")
         lines = [_nothing_done(trainer, given), run, f"checkpoint: {given} (optimizer step {trainer.global_step})"]
     else:
         savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
@@ -38,6 +39,8 @@ def ending_lines(trainer: L.Trainer) -> list[str]:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             lines.append(f"report: tensorboard --logdir {_shown(logger.log_dir)} (curves: SCALARS, solutions: TEXT)")
+        elif isinstance(logger, CSVLogger) and done:
+            lines.append(f"metrics: {_shown(Path(logger.log_dir, 'metrics.csv'))}")
     return lines
 
 

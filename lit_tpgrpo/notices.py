@@ -14,6 +14,8 @@ WARNINGS = (
     "Using ModelCheckpoint with manual optimization",
     # A resumed run keeps its own best checkpoints, in its own folder.
     "The dirpath has changed from",
+    # A resumed run's is its own; nothing in it is overwritten, and another run's is refused.
+    "Checkpoint directory .* exists and is not empty",
     # There are no validation batches outside of evaluation; what predict_step returns is ours to say.
     r"Total length of `list` across ranks is zero",
     "predict returned None if it was on purpose",

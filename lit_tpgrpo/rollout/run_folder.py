@@ -1,32 +1,25 @@
-"""The folder of a run: rounds, checkpoints, settings, exports and samples lie in it. A lock keeps other runs out."""
+"""The folder of a run: rounds, checkpoints, settings, exports and samples lie in it."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import json
-import logging
 import os
 import shutil
-import socket
 import tempfile
 import weakref
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import TypeGuard
 
 import lightning as L
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from lit_tpgrpo.errors import ConfigError, StorageError
+from lit_tpgrpo.errors import StorageError
 from lit_tpgrpo.rollout.processes import failing_together, gather
 
-log = logging.getLogger(__name__)
-
-LOCK = ".lock"
 _FOLDERS: weakref.WeakKeyDictionary[L.Trainer, Path] = weakref.WeakKeyDictionary()
+_CHOSEN: weakref.WeakKeyDictionary[L.Trainer, Path] = weakref.WeakKeyDictionary()  # not yet known to all processes
 
 
 def run_folder(trainer: L.Trainer) -> Path:
@@ -42,7 +35,7 @@ def run_folder(trainer: L.Trainer) -> Path:
     """
     if trainer not in _FOLDERS:
         with failing_together("choosing the run's folder"):
-            chosen = _chosen(trainer) if trainer.is_global_zero else Path()
+            chosen = (_CHOSEN.get(trainer) or _chosen(trainer)) if trainer.is_global_zero else Path()
         _FOLDERS[trainer] = gather(chosen)[0]
     return _FOLDERS[trainer]
 
@@ -50,6 +43,51 @@ def run_folder(trainer: L.Trainer) -> Path:
 def set_run_folder(trainer: L.Trainer, folder: Path) -> None:
     """Decide the run's folder, on all processes."""
     _FOLDERS[trainer] = folder
+
+
+def early_folder(trainer: L.Trainer) -> Path | None:
+    """Decide the folder before the loggers are opened, on the global zero process, for ``run_folder`` to tell all.
+
+    Returns:
+        None where the first logger gets its version only when it is opened (a new run of W&B): nothing lies there yet.
+
+    Raises:
+        StorageError: a new version folder cannot be created.
+    """
+    if (folder := _FOLDERS.get(trainer) or _CHOSEN.get(trainer)) is not None:
+        return folder
+    logger = trainer.loggers[0] if trainer.loggers else None
+    local = logger is not None and _is_local_file_protocol(str(logger.save_dir or trainer.default_root_dir))
+    if logger is not None and local and logger.version is None and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        return None
+    _CHOSEN[trainer] = _chosen(trainer)
+    return _CHOSEN[trainer]
+
+
+def share_versions(loggers: Sequence[Logger]) -> None:
+    """Give each logger without a version that of an earlier one that counts in the same folder, else a new one.
+
+    Lightning gives each the next number that is free when it is asked: two loggers of one run had two folders.
+
+    Raises:
+        StorageError: a new version folder cannot be created.
+    """
+    shared: dict[Path, int | str] = {}
+    for logger in filter(writes_versions, loggers):
+        root = logger.root_dir
+        if isinstance(logger, TensorBoardLogger):
+            root = os.path.expanduser(os.path.expandvars(root))
+        root = Path(root).absolute()
+        if logger._version is None:
+            logger._version = shared.get(root)
+        if logger._version is None:
+            logger._version = int(new_version(root).name.removeprefix("version_"))
+        shared.setdefault(root, logger._version)
+
+
+def writes_versions(logger: Logger) -> TypeGuard[TensorBoardLogger | CSVLogger]:
+    """Whether the logger counts its runs in a folder on a disk."""
+    return isinstance(logger, (TensorBoardLogger, CSVLogger)) and _is_local_file_protocol(str(logger.save_dir))
 
 
 def _chosen(trainer: L.Trainer) -> Path:
@@ -67,7 +105,7 @@ def _named_by(logger: Logger, root: str) -> Path | None:
     place = logger.save_dir or root
     if not _is_local_file_protocol(str(place)):
         return None
-    if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+    if writes_versions(logger):
         return Path(logger.log_dir)
     if logger.version is None:
         return None
@@ -95,61 +133,3 @@ def new_version(root: Path) -> Path:
             f"no folder for the run can be created in {root} ({error.strerror or error}); make it writable, or set the "
             "logger's save_dir and trainer.default_root_dir to another folder"
         ) from error
-
-
-class FolderLock:
-    """Keeps a second run out of a folder for as long as this object holds it.
-
-    The lock is the operating system's, on an open file: it goes with the process that holds it, however that ends. The file
-    says who holds it.
-
-    Raises:
-        ConfigError: another run holds it; the message says which.
-        StorageError: the folder cannot be written.
-    """
-
-    def __init__(self, folder: Path, remedy: str) -> None:
-        self.path = folder / LOCK
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] | None = self.path.open("a+")
-            self._acquire(self._file, remedy)
-        except OSError as error:
-            raise StorageError(
-                f"rounds cannot be stored in {folder} ({error.strerror or error}); free space, make it writable, or set "
-                "data.store_dir"
-            ) from error
-
-    def _acquire(self, file: IO[str], remedy: str) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                log.warning(
-                    "%s is on a file system without locks: see to it that no other run uses it", self.path.parent
-                )
-                return
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            holder = _holder(file)
-            file.close()
-            raise ConfigError(f"{self.path.parent} is in use by another run ({holder}); {remedy}") from error
-        file.truncate(0)
-        told = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(" ", "seconds")}
-        file.write(json.dumps(told))
-        file.flush()
-
-    def release(self) -> None:
-        """Let another run in. The file stays: one that is deleted while another process opens it would lock nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _holder(file: IO[str]) -> str:
-    file.seek(0)
-    try:
-        told: dict[str, Any] = json.loads(file.read())
-        return f"process {told['pid']} on {told['host']}, since {told['since']}"
-    except (ValueError, KeyError):  # it is just being written
-        return "which has only just started"

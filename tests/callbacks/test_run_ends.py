@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_tpgrpo.callbacks import MathEvaluation, SafeCheckpoint
 from lit_tpgrpo.engines.hf import HFEngine
@@ -97,7 +97,7 @@ def test_the_last_lines_say_where_the_run_is(random_model, tmp_path, capsys, mon
         "some": [ModelCheckpoint("c", every_n_train_steps=2)],
         "none": [],
     }[saves]
-    logger = TensorBoardLogger(tmp_path, "tb", version=0) if saves == "all" else False
+    loggers = [TensorBoardLogger(tmp_path, "tb"), CSVLogger(tmp_path, "tb"), CSVLogger(tmp_path, "other")]
     run = L.Trainer(
         accelerator="cpu",
         max_steps=3,
@@ -105,7 +105,7 @@ def test_the_last_lines_say_where_the_run_is(random_model, tmp_path, capsys, mon
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=bool(savers),
-        logger=logger,
+        logger=loggers if saves == "all" else False,
         callbacks=[MathEvaluation(), *savers],
         default_root_dir=tmp_path,
     )
@@ -118,6 +118,8 @@ def test_the_last_lines_say_where_the_run_is(random_model, tmp_path, capsys, mon
             "checkpoint: c/last.ckpt (optimizer step 3)",
             "best checkpoint: c/epoch=2-step=3.ckpt (eval/avg@2 0.500)",
             "report: tensorboard --logdir tb/version_0 (curves: SCALARS, solutions: TEXT)",
+            "metrics: tb/version_0/metrics.csv",
+            "metrics: other/version_0/metrics.csv",
             "held-out accuracy 0.000 -> 0.500",
         ],
         "some": [
@@ -130,6 +132,12 @@ def test_the_last_lines_say_where_the_run_is(random_model, tmp_path, capsys, mon
         "none": ["run: version_0", "checkpoint: none was written", "held-out accuracy 0.000 -> 0.500"],
     }[saves]
     assert ended == expected
+    if (
+        saves == "all"
+    ):  # loggers that count in the same folder share their number, and the run is where the first one is
+        assert {p.name for p in tmp_path.iterdir()} == {"c", "rounds", "tb", "other"}
+        assert [p.name for p in (tmp_path / "tb").iterdir()] == ["version_0"]
+        assert (tmp_path / "tb" / "version_0" / "metrics.csv").is_file()
 
 
 def test_checkpoints_that_lack_the_last_steps_say_so(random_model, tmp_path, capsys):

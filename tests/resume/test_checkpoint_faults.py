@@ -80,7 +80,7 @@ def test_a_kill_while_a_folder_of_shards_is_replaced_loses_none(tmp_path: Path, 
             usable_checkpoint(tmp_path)
     with pytest.warns(UserWarning, match="was not written to its end"):
         saving._make_ready(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == ["last.ckpt"]
     assert torch.load(last / "meta.pt", weights_only=True)["global_step"] == 1
 
 
@@ -117,7 +117,7 @@ def test_a_checkpoint_has_its_name_only_when_it_is_whole(random_model, tmp_path,
     )
     assert watch.seen > 0
     assert written == [f"{n}.ckpt.partial" for n in ("last", "epoch=0-step=1", "last", "epoch=0-step=2", "last")]
-    assert sorted(p.name for p in folder.iterdir()) == ["epoch=0-step=2.ckpt", "last.ckpt"]
+    assert sorted(p.name for p in folder.glob("[!.]*")) == ["epoch=0-step=2.ckpt", "last.ckpt"]
 
 
 def test_lightnings_last_is_never_one_that_was_cut_short(random_model, tmp_path):
@@ -142,7 +142,7 @@ def test_a_state_that_cannot_be_saved_is_no_full_disk(random_model, tmp_path):
     saver = SafeCheckpoint(dirpath=tmp_path / "c", every_n_train_steps=1)
     with pytest.raises(AttributeError, match="pickle"):
         trainer(tmp_path, Unsaveable(), saver, enable_checkpointing=True).fit(module(random_model), datamodule=data())
-    assert list((tmp_path / "c").iterdir()) == []
+    assert list((tmp_path / "c").glob("[!.]*")) == []
 
 
 def test_a_second_ctrl_c_waits_for_no_checkpoint(random_model, tmp_path):
@@ -166,7 +166,7 @@ def test_a_second_ctrl_c_waits_for_no_checkpoint(random_model, tmp_path):
     finally:
         signal.signal(signal.SIGINT, handler)
     assert run.global_step == 2
-    assert [p.name for p in (tmp_path / "c").iterdir()] == ["last.ckpt"]
+    assert [p.name for p in (tmp_path / "c").glob("[!.]*")] == ["last.ckpt"]
     assert torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)["global_step"] == 0
 
 
@@ -209,5 +209,5 @@ def test_a_full_disk_under_fsdp_is_told_and_leaves_the_checkpoint_before(random_
         in ended.stderr
     )
     assert f"the last whole one is {folder / 'last.ckpt'}: resume with --ckpt_path" in ended.stderr
-    assert sorted(p.name for p in folder.iterdir()) == ["epoch=0-step=1.ckpt", "last.ckpt"]
+    assert sorted(p.name for p in folder.glob("[!.]*")) == ["epoch=0-step=1.ckpt", "last.ckpt"]
     assert fault_of(usable_checkpoint(tmp_path / "run")) is None

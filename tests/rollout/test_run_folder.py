@@ -1,14 +1,8 @@
-"""Each run has a folder of its own whatever its logger, and two runs never share one."""
+"""Each run has a folder of its own whatever its loggers."""
 
 from __future__ import annotations
 
 import gc
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +11,8 @@ import lightning as L
 import pytest
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from lit_tpgrpo.errors import ConfigError, StorageError
-from lit_tpgrpo.rollout.run_folder import FolderLock, new_version, run_folder
+from lit_tpgrpo.errors import StorageError
+from lit_tpgrpo.rollout.run_folder import new_version, run_folder, share_versions
 
 
 class IdLogger(Logger):
@@ -105,36 +99,15 @@ def test_fast_dev_run_leaves_nothing(tmp_path: Path):
     assert not folder.exists()
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from lit_tpgrpo.rollout.run_folder import FolderLock
-lock = FolderLock(Path(sys.argv[1]), "")
-print("held", flush=True)
-time.sleep(600)
-"""
-
-
-def test_a_lock_names_the_other_run_and_goes_with_it(tmp_path: Path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline().strip() == "held"
-    said = (
-        rf"{tmp_path}/run is in use by another run \(process {holder.pid} on {re.escape(socket.gethostname())}, since "
-    )
-    with pytest.raises(ConfigError, match=said + r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\); take another"):
-        FolderLock(tmp_path / "run", "take another")
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
-    lock = FolderLock(tmp_path / "run", "")
-    with pytest.raises(ConfigError, match=f"process {os.getpid()} on "):
-        FolderLock(tmp_path / "run", "")
-    lock.release()
-    lock.release()
-    FolderLock(tmp_path / "run", "").release()
-
-
-def test_a_lock_that_cannot_be_written_is_named(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"rounds cannot be stored in .*file/in \(Not a directory\)"):
-        FolderLock(tmp_path / "file" / "in", "")
+def test_loggers_of_one_run_share_its_version(tmp_path: Path):
+    (tmp_path / "a" / "version_3").mkdir(parents=True)
+    board, table = TensorBoardLogger(tmp_path, name="a"), CSVLogger(tmp_path, name="a")
+    other, chosen = CSVLogger(tmp_path, name="b"), CSVLogger(tmp_path, name="a", version="mine")
+    share_versions([IdLogger(str(tmp_path), "a", None), board, table, other, chosen])
+    assert (board.version, table.version, other.version, chosen.version) == (4, 4, 0, "mine")
+    assert Path(board.log_dir) == Path(table.log_dir) == tmp_path / "a" / "version_4"
+    assert (tmp_path / "a" / "version_4").is_dir()  # no other run gets it
+    assert (tmp_path / "b" / "version_0").is_dir()
+    first, second = CSVLogger(tmp_path, name="a", version="x"), TensorBoardLogger(tmp_path, name="a")
+    share_versions([first, second])
+    assert second.log_dir == first.log_dir == str(tmp_path / "a" / "x")
