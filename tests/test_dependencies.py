@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-WITH_VLLM = {"vllm", "requests"}  # vLLM brings the second; imported in lit_tpgrpo/engines/vllm alone, when it is used
+WITH_VLLM = {"vllm"}  # imported in lit_tpgrpo/engines/vllm alone, when it is used
 ONLY_BENCHMARKED = {
     "aiohttp",
     "flash_attn",

@@ -16,7 +16,9 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
 from lit_tpgrpo.engines.vllm import tenancy
+from lit_tpgrpo.engines.vllm.client import LoopThread, ServerClient, checked_address, key_from
 from lit_tpgrpo.engines.vllm.environment import EXTENSION, import_vllm
+from lit_tpgrpo.engines.vllm.guard import KEY_ENV
 from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, completion, repeated, request_settings
 from lit_tpgrpo.errors import ConfigError, EngineError
 
@@ -27,14 +29,16 @@ log = logging.getLogger(__name__)
 class VLLMServer:
     """Samples from vLLM servers and sends them the policy's weights through vLLM's weight-transfer API.
 
-    Start each with ``python -m lit_tpgrpo.serve MODEL``. Prompts are dealt out over the servers, the n samples of a prompt
-    to one of them. Every sample says which weights made it; one of other weights than were sent is an error.
+    Start each with ``python -m lit_tpgrpo.serve MODEL`` and the same key in its environment. Prompts are dealt out over the
+    servers, the n samples of a prompt to one of them. Every sample says which weights made it; one of other weights than were
+    sent is an error.
 
     Args:
         urls: one address or several, e.g. ``http://127.0.0.1:8000``.
         transfer: how weights travel: ``nccl`` between GPUs, ``ipc`` between processes on one GPU, ``gloo`` between CPUs;
             ``auto`` is nccl where the policy is on a GPU, else gloo. The servers must have been started with the same.
         trainer_address: of this machine (of rank 0), as the servers reach it.
+        api_key_env: name of the environment variable with the servers' key.
         concurrency: prompts of this rank in flight at once, over all servers.
         timeout_s: of one prompt's n samples, and of an update's requests.
         transfer_timeout_s: how long an update waits for a server's next step (gloo only).
@@ -48,22 +52,25 @@ class VLLMServer:
         urls: str | list[str],
         transfer: Literal["auto", "nccl", "ipc", "gloo"] = "auto",
         trainer_address: str = "127.0.0.1",
+        api_key_env: str = KEY_ENV,
         concurrency: int = 256,
         timeout_s: float = 3600.0,
         transfer_timeout_s: float = 600.0,
     ) -> None:
-        self.urls = [urls] if isinstance(urls, str) else list(urls)
+        self.urls = [checked_address(url) for url in ([urls] if isinstance(urls, str) else urls)]
         if not self.urls or concurrency < 1:
             raise ConfigError(
                 f"VLLMServer needs an address and a concurrency of at least 1, got {urls!r}, {concurrency}"
             )
         self.transfer: Literal["auto", "nccl", "ipc", "gloo"] = transfer
         self.trainer_address = trainer_address
+        self.api_key_env = api_key_env
         self.concurrency = concurrency
         self.timeout_s = timeout_s
         self.transfer_timeout_s = transfer_timeout_s
         self._policy: Policy | None = None
-        self._clients: list[Any] = []
+        self._clients: list[ServerClient] = []
+        self._loop: LoopThread | None = None
         self._transfers: list[Any] = []
         self._limit: int | None = None
         self._version = ""
@@ -112,7 +119,7 @@ class VLLMServer:
 
     def _send(self, version: str) -> None:
         for client, transfer in zip(self._clients, self._transfers, strict=True):
-            client.version = version
+            transfer.client.version = version
             transfer.source.expect()
             try:
                 transfer.send_weights()
@@ -131,12 +138,14 @@ class VLLMServer:
     def _connect(self, policy: Policy) -> None:
         if self._transfers:
             return
+        key = key_from(self.api_key_env)
         import_vllm()
-        from lit_tpgrpo.engines.vllm.transfer import Control, PolicySource, open_transfer
+        from lit_tpgrpo.engines.vllm.transfer import PolicySource, open_transfer
 
         backend = self._backend(policy)
         source = PolicySource(self._current)
-        self._clients = [Control(url, self.timeout_s) for url in self.urls]
+        self._loop = loop = LoopThread()
+        self._clients = [ServerClient(url, key, self.api_key_env, loop, self.timeout_s) for url in self.urls]
         for client in self._clients:
             if tenancy.rank() == 0:
                 _check_server(client, backend)
@@ -195,7 +204,15 @@ class VLLMServer:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for _, client, request_id in (jobs[job] for job in jobs if not job.done()):
-                client.abort(request_id)
+                self._abort(client, request_id)
+
+    def _abort(self, client: ServerClient, request_id: str) -> None:
+        """A server that does not hear it is not worth another error."""
+        try:
+            assert self._loop is not None
+            self._loop.run(client.abort([request_id]))
+        except EngineError as error:
+            log.warning("%s", error)
 
     def _request(self, client: Any, request: dict[str, Any]) -> list[Completion]:
         answer = client.ask("POST", "inference/v1/generate", json=request)
@@ -224,9 +241,9 @@ class VLLMServer:
 
     def close(self) -> None:
         """Leave the servers: they go on, and another run may use them."""
-        for client in self._clients if self._transfers and tenancy.rank() == 0 else ():
+        for transfer in self._transfers if tenancy.rank() == 0 else ():
             try:
-                client.shutdown_weight_transfer_engine()
+                transfer.client.shutdown_weight_transfer_engine()
             except EngineError as error:
                 log.warning("%s", error)
         self._disconnect()
@@ -234,11 +251,17 @@ class VLLMServer:
     def _disconnect(self) -> None:
         for transfer in self._transfers:
             transfer.shutdown()
+        for client in self._clients:
+            client.close()
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
         self._clients, self._transfers, self._version = [], [], ""
 
 
-def _check_server(client: Any, backend: str) -> None:
-    """Refuse a server whose log-probs mean something else, or that takes weights on another way."""
+def _check_server(client: ServerClient, backend: str) -> None:
+    """Refuse a server that is open to everybody, whose log-probs mean something else, or that takes weights on another way."""
+    client.check_guarded()
     config = client.ask("GET", "server_info", params={"config_format": "json"})["vllm_config"]
     mode = config["model_config"]["logprobs_mode"]
     if mode != LOGPROBS_MODE:

@@ -3,22 +3,18 @@
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-import requests
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.engines.vllm.client import ServerClient
 from lit_tpgrpo.engines.vllm.gloo import GlooTrainerInitInfo
 from lit_tpgrpo.engines.vllm.tenancy import free_port
-from lit_tpgrpo.errors import EngineError
-
-log = logging.getLogger(__name__)
 
 Backend = Literal["nccl", "ipc", "gloo"]
 
@@ -50,68 +46,25 @@ class PolicySource(WeightSource):
             pass
 
 
-class Control(HTTPVLLMWeightSyncClient):
-    """A server's control routes, with the server's own words when something fails.
-
-    Every method raises ``EngineError`` where the server cannot be reached or refuses.
-    """
+class WeightControl(HTTPVLLMWeightSyncClient):
+    """vLLM's client of the weight-transfer routes, over ours: with the key, and with the server's own words when it fails."""
 
     version = ""
     """What the next finished update is to be called."""
 
-    def ask(self, method: str, path: str, **arguments: Any) -> Any:
-        """One request; the JSON of the answer."""
-        try:
-            answer = requests.request(method, f"{self.base_url}/{path}", timeout=self.timeout, **arguments)
-        except requests.RequestException as error:
-            raise EngineError(f"the vLLM server {self.base_url} did not answer {path}: {error}") from error
-        if answer.status_code == 404:
-            raise EngineError(
-                f"the vLLM server {self.base_url} has no route /{path}: start it with "
-                "`python -m lit_tpgrpo.serve MODEL`, which opens the routes that training needs"
-            )
-        if not answer.ok:
-            raise EngineError(
-                f"the vLLM server {self.base_url} refused {path} ({answer.status_code}): {answer.text[:500]}"
-            )
-        return answer.json()
+    def __init__(self, client: ServerClient) -> None:
+        super().__init__(client.base_url)
+        self._client = client
 
     def _post(self, path: str, json: dict[str, Any] | None = None) -> None:
-        self.ask("POST", path, json=json)
+        self._client.ask("POST", path, json=json)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         super().finish_weight_update(weight_version or self.version)
 
-    @property
-    def n_workers(self) -> int:
-        return int(self.ask("GET", "get_world_size")["world_size"])
-
-    @property
-    def weight_version(self) -> str:
-        return str(self.ask("GET", "weight_info")["weight_version"])
-
-    def abort(self, request_id: str) -> None:
-        """End a request that nobody waits for any more. A server that does not hear it is not worth another error."""
-        try:
-            requests.post(
-                f"{self.base_url}/inference/v1/abort_requests",
-                json={"request_ids": [f"generate-tokens-{request_id}"]},
-                timeout=10,
-            )
-        except requests.RequestException as error:
-            log.warning("the vLLM server %s did not take the end of a request: %s", self.base_url, error)
-
-    def empty_prefix_cache(self) -> None:
-        """Drop what was computed with the weights of before."""
-        if not self.ask("POST", "reset_prefix_cache")["success"]:
-            raise EngineError(
-                f"the vLLM server {self.base_url} could not empty its prefix cache, for requests are still running on it: is "
-                "another program using it?"
-            )
-
 
 def open_transfer(
-    backend: Backend, client: Control, source: PolicySource, rank: int, address: str, timeout_s: float
+    backend: Backend, client: ServerClient, source: PolicySource, rank: int, address: str, timeout_s: float
 ) -> Any:
     """A ready transfer to one server; called on every rank of the trainer, of which rank 0 sends.
 
@@ -130,4 +83,4 @@ def open_transfer(
         info = IPCTrainerInitInfo(packed=True, rank=rank)
     else:
         info = GlooTrainerInitInfo(address, port, 1 + workers, timeout_s, rank=rank)
-    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+    return WeightTransferTrainerFactory.trainer_init(info, client=WeightControl(client), source=source)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -28,6 +32,13 @@ ROOT = Path(__file__).parents[3]
 LENGTH = 40
 EXACT = 1e-4
 LIMIT_S = 180
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # what vLLM calls its sockets
+KEY = "a-key-of-the-tests-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +49,10 @@ def server(random_model, tmp_path_factory):
     port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     command = [sys.executable, "-m", "lit_tpgrpo.serve", random_model, "--port", str(port), "--dtype", "float32"]
+    environment = {**os.environ, "VLLM_API_KEY": KEY}
+    before = set(os.listdir(tempfile.gettempdir()))
     with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True, env=environment)
     url, waited = f"http://127.0.0.1:{port}", time.monotonic()
     while not healthy(url):
         assert process.poll() is None, log.read_text()[-3000:]
@@ -48,6 +61,9 @@ def server(random_model, tmp_path_factory):
     process.send_signal(signal.SIGINT)
     process.wait(LIMIT_S)
     assert session_members(process.pid) == []
+    left = set(os.listdir(tempfile.gettempdir())) - before
+    assert [name for name in left if UUID.fullmatch(name) or name.startswith(("vllm", "lit-tpgrpo-serve"))] == []
+    assert KEY not in log.read_text()
 
 
 def healthy(url: str) -> bool:
@@ -89,6 +105,32 @@ def test_weights_reach_the_server_and_stale_ones_differ(engine, random_model):
     assert sample(engine, SamplingParams(LENGTH)) == done
     greedy = sample(engine, SamplingParams(LENGTH, 0.0))
     assert all(len({c.token_ids for c in completions}) == 1 for completions in greedy.values())
+
+
+def test_strangers_and_web_pages_are_refused(server):
+    """What once let a web page put the server to sleep, and write its weights to a path."""
+    simple, json, key = (
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/json"},
+        {"Authorization": f"Bearer {KEY}"},
+    )
+    for route in ("sleep", "pause", "collective_rpc", "update_weights", "v1/chat/completions", "inference/v1/generate"):
+        assert status(f"{server}/{route}", simple) == 401
+        assert status(f"{server}/{route}", json) == 401
+    for route in ("sleep", "pause", "collective_rpc"):
+        assert status(f"{server}/{route}", json | key) == 403
+    assert status(f"{server}/reset_prefix_cache", simple | key) == 415
+    assert status(f"{server}/reset_prefix_cache", json | key | {"Host": "evil.example"}) == 403
+    assert status(f"{server}/reset_prefix_cache", json | key | {"Origin": "https://evil.example"}) == 403
+
+
+def status(url: str, headers: dict[str, str]) -> int:
+    """Of a POST with an empty object."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, b"{}", headers), timeout=LIMIT_S) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_a_second_run_takes_over_and_the_first_one_notices(server, random_model):
@@ -157,9 +199,8 @@ def test_a_server_that_takes_weights_otherwise_is_refused(server, random_model):
         VLLMServer(server, transfer="ipc").load_weights(build_policy(random_model))
 
 
-def test_it_judges_as_an_openai_endpoint(server, random_model, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    chat = OpenAIChat(model=random_model, base_url=f"{server}/v1")
+def test_it_judges_as_an_openai_endpoint(server, random_model):
+    chat = OpenAIChat(model=random_model, base_url=f"{server}/v1", api_key_env="VLLM_API_KEY")
     schema = verdicts.MatchingVerdict.model_json_schema()
 
     async def ask():

@@ -1,0 +1,233 @@
+"""HTTP to one rollout server: each request carries the key, takes a limited time, and fails in words."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from lit_tpgrpo.engines.vllm.guard import checked_key
+from lit_tpgrpo.errors import ConfigError, EngineError
+
+T = TypeVar("T")
+
+FRESH = "default"
+"""The version that vLLM gives to weights that nobody sent: those of a server that has just started."""
+_CONNECT_S = 10.0
+# Shorter than the five seconds of uvicorn: a connection that the server is about to close is not used again.
+_KEEPALIVE_S = 3.0
+_EXCERPT = 500
+
+
+class ServerLostError(EngineError):
+    """A server does not answer: it ended, is frozen, or cannot be reached."""
+
+
+class ServerRefusedError(EngineError):
+    """A server answered with an error.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class LoopThread:
+    """An event loop in a thread of its own: the caller may be in a loop already (a notebook), and what is cancelled in this
+    one holds up no exit, as a thread in a blocking read would."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rollout-servers", daemon=True)
+        self._thread.start()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Let it run; its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Its result, waited for. Cancelled where the wait is broken off, e.g. by ctrl-C."""
+        future = self.start(work)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        """Cancel what still runs, and end the thread. Safe to call again."""
+        if self._loop.is_closed():
+            return
+        self.run(self._cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @staticmethod
+    async def _cancel_others() -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+class ServerClient:
+    """Asks one server, directly (no proxies of the environment) and nowhere else (redirects are not followed).
+
+    Every method raises ``ServerLostError`` where the server does not answer and ``ServerRefusedError`` where it answers
+    with an error.
+
+    Args:
+        url: such as ``http://127.0.0.1:8000``.
+        key: sent with each request.
+        key_env: the variable that it is from, for messages.
+        loop: where requests run.
+        timeout_s: of a request that names none.
+    """
+
+    def __init__(self, url: str, key: str, key_env: str, loop: LoopThread, timeout_s: float) -> None:
+        import httpx2
+
+        self.base_url = url.rstrip("/")
+        self.timeout_s = timeout_s
+        self._key_env = key_env
+        self._loop = loop
+        self._http = httpx2.AsyncClient(
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx2.Timeout(None, connect=_CONNECT_S),  # the rest is limited as a whole, below
+            limits=httpx2.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE_S),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"ServerClient({self.base_url!r})"
+
+    def ask(self, method: str, path: str, timeout_s: float | None = None, **arguments: Any) -> Any:
+        """One request; the JSON of the answer, None for an empty one."""
+        return self._loop.run(self.asked(method, path, timeout_s, **arguments))
+
+    async def asked(self, method: str, path: str, timeout_s: float | None = None, **arguments: Any) -> Any:
+        """``ask``, in the loop."""
+        import httpx2
+
+        limit = self.timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                answer = await self._http.request(method, f"{self.base_url}/{path}", **arguments)
+        except TimeoutError:
+            raise ServerLostError(f"the vLLM server {self.base_url} did not answer {path} in {limit:g} s") from None
+        except httpx2.HTTPError as error:
+            words = str(error) or type(error).__name__
+            failure = ServerLostError(f"the vLLM server {self.base_url} did not answer {path}: {words}")
+        else:
+            return self._read(answer, path)
+        # Out of the except block: as a context, the client's error would carry the request with the key in its headers.
+        raise failure
+
+    def _read(self, answer: Any, path: str) -> Any:
+        status = answer.status_code
+        if answer.is_success:
+            with suppress(ValueError, RecursionError):
+                return answer.json() if answer.content else None
+            raise ServerRefusedError(f"the vLLM server {self.base_url} answered {path} with something not JSON", status)
+        if status == 404:
+            raise ServerRefusedError(
+                f"the vLLM server {self.base_url} has no route /{path}: start it with "
+                "`python -m lit_tpgrpo.serve MODEL`, which opens the routes that training needs",
+                status,
+            )
+        words = " ".join(answer.text[: 4 * _EXCERPT].split())[:_EXCERPT]
+        remedy = f"; it was started with another key than {self._key_env} holds here" if status == 401 else ""
+        raise ServerRefusedError(
+            f"the vLLM server {self.base_url} refused {path} ({status}): {words}{remedy}",
+            status,
+        )
+
+    async def anonymous_status(self, path: str) -> int:
+        """What a request without the key is answered with."""
+        import httpx2
+
+        try:
+            async with asyncio.timeout(_CONNECT_S), httpx2.AsyncClient(trust_env=False, timeout=None) as stranger:
+                return (await stranger.get(f"{self.base_url}/{path}")).status_code
+        except (TimeoutError, httpx2.HTTPError) as error:
+            raise ServerLostError(
+                f"the vLLM server {self.base_url} did not answer: {error or type(error).__name__}"
+            ) from None
+
+    def check_guarded(self) -> None:
+        """Refuse a server whose weights anyone who reaches it could replace.
+
+        Raises:
+            EngineError: it answers without a key.
+        """
+        if self._loop.run(self.anonymous_status("weight_info")) != 401:
+            raise EngineError(
+                f"the vLLM server {self.base_url} answers without a key, so that whoever reaches it could replace its weights; "
+                "start it with `python -m lit_tpgrpo.serve`"
+            )
+
+    @property
+    def weight_version(self) -> str:
+        return self._loop.run(self.asked_version())
+
+    async def asked_version(self, timeout_s: float | None = None) -> str:
+        """Of the weights it has. Its engine answers this between two steps, so one that is stuck does not."""
+        return str((await self.asked("GET", "weight_info", timeout_s))["weight_version"])
+
+    @property
+    def n_workers(self) -> int:
+        return int(self.ask("GET", "get_world_size")["world_size"])
+
+    def empty_prefix_cache(self) -> None:
+        """Drop what was computed with the weights of before."""
+        if not self.ask("POST", "reset_prefix_cache")["success"]:
+            raise EngineError(
+                f"the vLLM server {self.base_url} could not empty its prefix cache, for requests are still running on it: is "
+                "another program using it?"
+            )
+
+    async def abort(self, request_ids: list[str]) -> None:
+        """End requests that nobody waits for any more."""
+        ids = [f"generate-tokens-{name}" for name in request_ids]
+        await self.asked("POST", "inference/v1/abort_requests", _CONNECT_S, json={"request_ids": ids})
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._loop.run(self._http.aclose())
+
+
+def key_from(variable: str) -> str:
+    """The key that an environment variable holds.
+
+    Raises:
+        ConfigError: it holds none that can be used.
+    """
+    return checked_key(os.environ.get(variable, ""), variable)
+
+
+def checked_address(url: str) -> str:
+    """A server's address, without a slash at its end. Messages quote no part that can hold a password.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        parts = urlsplit(url.strip().rstrip("/"))
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable, parts = False, None
+    if parts is None or not usable or parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError(
+            "VLLMServer: each of urls must look like http://127.0.0.1:8000, without user, password or query; "
+            f"got {'one that holds them' if '@' in url else repr(url)}"
+        )
+    return parts.geturl()
