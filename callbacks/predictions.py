@@ -10,6 +10,7 @@ import lightning as L
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.records import Round
+from lit_tpgrpo.redaction import redacted
 from lit_tpgrpo.rollout.rows import judged_rows
 from lit_tpgrpo.rollout.run_folder import run_folder
 
@@ -46,7 +47,7 @@ class JudgedSolutionWriter(L.Callback):
             # Half a surrogate pair (in an error that a judge quotes) is written as JSON's escape, which reads back the same.
             with self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 for row in judged_rows(batch):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    file.write(redacted(json.dumps(row, ensure_ascii=False)) + "\n")
             self.written += len(batch.credited)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import CreditedSolution, Round
+from lit_tpgrpo.redaction import redacted
 from lit_tpgrpo.rollout.hooks import RoundCallback
 from lit_tpgrpo.rollout.summary import advantages_and_lengths
 
@@ -91,8 +92,9 @@ def visible(text: str) -> str:
     """Escape a text for HTML so that a browser shows what it says, line breaks included.
 
     Half a surrogate pair, which no file holds, becomes its escape (``\\udc80``); a control character its picture (``␀``).
+    Keys of endpoints are left out.
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = redacted(text).replace("\r\n", "\n").replace("\r", "\n")
     text = text.encode("utf-8", "backslashreplace").decode()
     return html.escape(text.translate(_CONTROL_PICTURES)).replace("\n", "<br>")
 

@@ -24,6 +24,7 @@ from lit_tpgrpo.datamodules.stream import ProblemStream
 from lit_tpgrpo.endings import print_ending
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
+from lit_tpgrpo.judges.base import WritingJudge
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
 from lit_tpgrpo.rollout.correction import MismatchTally, Scorer, warn_of_mismatch
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
@@ -59,9 +60,12 @@ class MathRolloutDataModule(RolloutParts):
             self._lock.take(self.trainer, self.store_dir)
 
     def setup(self, stage: str) -> None:
-        """Raise where another run holds one of them, before anything is sampled."""
+        """Raise where another run holds one of them, or the judge cannot write, before anything is sampled."""
         self._lock = self._lock or RunLock()
         self._lock.confirm(self._trainer, self.store_dir)
+        if stage in ("fit", "predict") and isinstance(self.judge, WritingJudge):
+            with failing_together("checking the judge's folder"):
+                self.judge.check_writable()
 
     # ---- training: one batch is one optimizer step ----
 

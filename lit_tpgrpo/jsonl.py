@@ -5,23 +5,48 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lit_tpgrpo.errors import StorageError
+from lit_tpgrpo.redaction import redacted
 
 log = logging.getLogger(__name__)
 
 
+def make_writable(folder: Path, what: str, setting: str) -> None:
+    """Create a folder and write into it, to find out before there is something to lose.
+
+    Args:
+        folder: the folder.
+        what: is to be written there, in the plural, for the message.
+        setting: names another folder.
+
+    Raises:
+        StorageError: it cannot be created or written.
+    """
+    probe = folder / f".writable.{socket.gethostname()}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{what} cannot be written to {folder} ({error.strerror or error}); make it writable, or set {setting} to another "
+            "folder"
+        ) from error
+
+
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """One line in one write, with the operating system before we go on: it outlives this process however that ends. A
-    torn line of an earlier crash is ended first.
+    torn line of an earlier crash is ended first. Keys of endpoints are not written.
 
     Raises:
         StorageError: it cannot be written.
     """
-    data = (json.dumps(row) + "\n").encode()
+    data = (redacted(json.dumps(row)) + "\n").encode()
     try:
         with path.open("a+b") as file:
             if file.tell() and not _ends_line(file):

@@ -13,8 +13,10 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "lit_tpgrpo.functional": 0,
     "lit_tpgrpo.errors": 0,
+    "lit_tpgrpo.redaction": 0,
+    "lit_tpgrpo.api_keys": 1,
     "lit_tpgrpo.arguments": 1,
-    "lit_tpgrpo.jsonl": 0,
+    "lit_tpgrpo.jsonl": 1,
     "lit_tpgrpo.seeds": 0,
     "lit_tpgrpo.fingerprint": 1,
     "lit_tpgrpo.records": 1,

@@ -23,13 +23,14 @@ from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, c
 from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version
 from lit_tpgrpo.errors import ConfigError, InputError, StorageError
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.redaction import redacted
 from lit_tpgrpo.rollout.run_folder import run_folder, set_run_folder
 
 _ENVIRONMENT = re.compile(r"PL_((FIT|VALIDATE|TEST|PREDICT)(__.*)?|CONFIG|(TRAINER|MODEL|DATA)__.*)")
 
 
 class SavedConfig(SaveConfigCallback):
-    """Writes the run's settings into its folder as ``config.yaml``."""
+    """Writes the run's settings into its folder as ``config.yaml``, without keys of endpoints."""
 
     def __init__(self, parser: LightningArgumentParser, config: Any, given: Any, **kwargs: Any) -> None:
         super().__init__(parser, given, overwrite=True, **kwargs)  # not what the folder was decided by
@@ -40,7 +41,11 @@ class SavedConfig(SaveConfigCallback):
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
+            file = folder / self.config_filename
+            self.parser.save(self.config, file, skip_none=False, overwrite=True)
+            written = file.read_text(encoding="utf-8")
+            if (clean := redacted(written)) != written:
+                file.write_text(clean, encoding="utf-8")
         except OSError as error:
             raise StorageError(
                 f"the settings cannot be written to {folder} ({error.strerror or error}); make it writable, or set the "

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import lit_tpgrpo
 from lit_tpgrpo.errors import USERS_MISTAKES, all_causes, first_among
+from lit_tpgrpo.redaction import redacted
 
 DEBUG = "LIT_TPGRPO_DEBUG"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -49,7 +50,7 @@ def one_line_errors() -> Iterator[None]:
             raise
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             traceback.print_exc()
-        sys.exit(f"error: {mistake}")
+        sys.exit(redacted(f"error: {mistake}"))
 
 
 def users_mistake(error: BaseException | None) -> str | None:

@@ -42,7 +42,8 @@ class ChatRequest:
 @dataclass(frozen=True, slots=True)
 class ChatReply:
     """``text`` without the thinking. Token counts are the engine's own; ``cached_tokens`` of the prompt came from a prefix
-    cache, ``thinking_tokens`` are part of ``completion_tokens``. ``cut``: the token limit ended it."""
+    cache, ``thinking_tokens`` are part of ``completion_tokens``. ``cut``: the token limit ended it. ``oversized``: there was an
+    answer, too large to be read or kept; this is in its place."""
 
     text: str
     thinking: str = ""
@@ -51,10 +52,11 @@ class ChatReply:
     cached_tokens: int = 0
     thinking_tokens: int = 0
     cut: bool = False
+    oversized: bool = False
 
 
 class Fault(enum.Enum):
-    """What went wrong with a request. All but the last two may pass if it is sent again."""
+    """What went wrong with a request. All but the last three may pass if it is sent again."""
 
     CONNECTION = "connection"
     TIMEOUT = "timeout"
@@ -62,6 +64,8 @@ class Fault(enum.Enum):
     SERVER = "server"
     MALFORMED = "malformed"
     """An answer that is no chat completion: cut off, not JSON, without choices."""
+    OVERSIZED = "oversized"
+    """The answer is larger than it may be, and was given up."""
     REFUSED = "refused"
     """This request is at fault (too long, a schema the endpoint cannot take): sending it again is in vain."""
     SETUP = "setup"
@@ -82,7 +86,7 @@ class ChatError(Exception):
     @property
     def passing(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.fault not in (Fault.REFUSED, Fault.SETUP)
+        return self.fault not in (Fault.OVERSIZED, Fault.REFUSED, Fault.SETUP)
 
 
 @runtime_checkable

@@ -66,6 +66,8 @@ class LocalChat:
         device: ``auto`` is this process's GPU where there is one.
     """
 
+    in_process = True
+
     def __init__(
         self,
         model: str,

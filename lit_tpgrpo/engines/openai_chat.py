@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lit_tpgrpo.api_keys import check_key_env, read_key
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
 from lit_tpgrpo.engines.openai_endpoint import (
@@ -19,7 +19,6 @@ from lit_tpgrpo.engines.openai_endpoint import (
     Thinking,
     checked_extra,
     checked_url,
-    redactor,
 )
 from lit_tpgrpo.engines.openai_wire import fault_of, read_reply
 from lit_tpgrpo.errors import ConfigError
@@ -41,17 +40,20 @@ Body = dict[str, Any]
 class OpenAIChat:
     """Asks an endpoint with the official ``openai`` client. It never retries; whoever asks does.
 
-    Prompts go to ``base_url`` and nowhere else: there is no default address, and redirects are not followed. The key is
-    read from the environment when a session begins and kept by the client alone.
+    Prompts and key go to ``base_url`` and nowhere else: there is no default address, and redirects are not followed. The
+    key is read from the environment when a session begins, kept by the client alone, and removed from whatever the endpoint
+    says. An answer that is larger than ``max_answer_bytes`` is given up as it comes.
 
     Args:
         model: the name under which the endpoint serves the model.
         base_url: address up to and with ``/v1``, without user, password or query; None: taken from OPENAI_BASE_URL.
-        api_key_env: name of the environment variable with the key. If it is not set, a placeholder is sent, which
-            local servers accept.
+        api_key_env: name of the environment variable with the key: OPENAI_API_KEY, VLLM_API_KEY, or one that the person who
+            runs this allows in LIT_TPGRPO_API_KEY_ENVS (see ``lit_tpgrpo.api_keys``). If it is not set, a placeholder is
+            sent, which local servers accept.
         timeout_s: seconds for a request, all of its turns together.
         connect_timeout_s: seconds until a connection stands.
         max_connections: as many requests are under way at once; further ones wait, and their time runs.
+        max_answer_bytes: of one answer, on the wire and decompressed; thoughts of 100,000 tokens are below 1 MB.
         response_format: how a schema is asked for: ``json_schema`` (strict, the reply is constrained to it),
             ``json_object`` (any JSON), ``none`` (by the prompt alone, for endpoints without structured output).
         thinking: what a request with ``thinking_tokens`` does. ``off``: ignores them. ``native``: the model thinks by
@@ -74,6 +76,7 @@ class OpenAIChat:
         timeout_s: float = 600.0,
         connect_timeout_s: float = 10.0,
         max_connections: int = 256,
+        max_answer_bytes: int = 4 * 2**20,
         response_format: ResponseFormat = "json_schema",
         thinking: Thinking = "off",
         thinking_switch: bool = False,
@@ -88,11 +91,17 @@ class OpenAIChat:
                 raise ConfigError(f"OpenAIChat: {name} must be a positive number of seconds, got {seconds}; try 600")
         if max_connections < 1:
             raise ConfigError(f"OpenAIChat: max_connections must be at least 1, got {max_connections}; try 256")
+        if max_answer_bytes < 1024:
+            raise ConfigError(
+                f"OpenAIChat: max_answer_bytes must be at least 1024, got {max_answer_bytes}; try 4194304"
+            )
         self.model = model
-        self.base_url, self._address = checked_url(base_url)
-        self.api_key_env = api_key_env
+        self.base_url, host, self._address = checked_url(base_url)
+        self.api_key_env = api_key_env.strip()
+        check_key_env(self.api_key_env, host, "OpenAIChat")
+        read_key(self.api_key_env)  # from now on it is removed from what is written
         self.timeout_s, self.connect_timeout_s = timeout_s, connect_timeout_s
-        self.max_connections = max_connections
+        self.max_connections, self.max_answer_bytes = max_connections, max_answer_bytes
         self.response_format: ResponseFormat = response_format
         self.thinking: Thinking = thinking
         self.thinking_switch = thinking_switch
@@ -217,22 +226,19 @@ class OpenAIChat:
         try:
             import httpx2
             from openai import AsyncOpenAI
+
+            from lit_tpgrpo.engines.bounded_http import BoundedClient
         except ImportError as error:
             raise ConfigError(
                 f'OpenAIChat needs the openai package ({error}); install it with pip install "openai>=3.54,<4"'
             ) from error
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise ConfigError(
-                f"the key in {self.api_key_env} has characters that no header can carry; set it again, without line breaks"
-            )
+        key = read_key(self.api_key_env)
         timeout = httpx2.Timeout(self.timeout_s, connect=self.connect_timeout_s)
         n = self.max_connections
         limits = httpx2.Limits(max_connections=n, max_keepalive_connections=n, keepalive_expiry=_KEEPALIVE_S)
-        http = httpx2.AsyncClient(limits=limits, timeout=timeout, follow_redirects=False)
-        sent = key or _NO_KEY
-        endpoint = Endpoint(self._address, self.model, self.api_key_env, bool(key), redactor(sent))
-        return AsyncOpenAI(api_key=sent, base_url=self.base_url, max_retries=0, http_client=http), endpoint
+        http = BoundedClient(self.max_answer_bytes, limits=limits, timeout=timeout, follow_redirects=False)
+        endpoint = Endpoint(self._address, self.model, self.api_key_env, bool(key))
+        return AsyncOpenAI(api_key=key or _NO_KEY, base_url=self.base_url, max_retries=0, http_client=http), endpoint
 
 
 async def _send(client: AsyncOpenAI, endpoint: Endpoint, body: Body) -> bytes:

@@ -1,58 +1,45 @@
-"""What an OpenAI-compatible endpoint is: its address and options, checked, and its name in messages, without the key."""
+"""What an OpenAI-compatible endpoint is: address, key and options, checked, and its name in messages, without the key."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.redaction import redacted, redacted_message
 
 ResponseFormat = Literal["json_schema", "json_object", "none"]
 Thinking = Literal["off", "native", "two_turns"]
 LimitName = Literal["max_tokens", "max_completion_tokens"]
 
 _OURS = ("model", "messages", "temperature", "top_p", "seed", "response_format", "stream", "n", *get_args(LimitName))
-_BEARER = re.compile(r"(Bearer\s+)[^\s\"'\\,}]+", re.IGNORECASE)
 _EXCERPT = 300
 """Characters of an endpoint's own words that go into a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where requests go, for messages. ``clean`` removes the key from any text: the key itself is in none of these."""
+    """Where requests go, for messages; the key itself is in none of these."""
 
     address: str
     model: str
     key_env: str
     has_key: bool
-    clean: Callable[[str], str]
 
     def __str__(self) -> str:
         return f"{self.address} (model {self.model!r})"
 
     def quote(self, text: str) -> str:
         """An endpoint's own words, short and without the key. Cleaned first: a cut could leave half of a key."""
-        words = " ".join(self.clean(text).split())
+        words = " ".join(redacted_message(text).split())
         return words[:_EXCERPT] + "..." if len(words) > _EXCERPT else words
 
 
-def redactor(key: str) -> Callable[[str], str]:
-    """What replaces ``key``, as it is and as JSON spells it, and anything that follows ``Bearer`` in a text."""
-    spelled = json.dumps(key)[1:-1]
-
-    def clean(text: str) -> str:
-        return _BEARER.sub(r"\1[key]", text.replace(key, "[key]").replace(spelled, "[key]"))
-
-    return clean
-
-
-def checked_url(base_url: str | None) -> tuple[str, str]:
-    """The URL, and the part of it that identifies the endpoint. Messages quote no part that can hold a password."""
+def checked_url(base_url: str | None) -> tuple[str, str, str]:
+    """The URL, its host, and the part of it that identifies the endpoint. Messages quote no part that can hold a password."""
     source = "base_url" if base_url is not None else "OPENAI_BASE_URL"
     url = (base_url if base_url is not None else os.environ.get("OPENAI_BASE_URL", "")).strip().rstrip("/")
     if not url:
@@ -74,7 +61,7 @@ def checked_url(base_url: str | None) -> tuple[str, str]:
         raise ConfigError(
             f"OpenAIChat: {source} must look like http://127.0.0.1:8000/v1 or https://host/v1, got {url!r}"
         )
-    return url, f"{host}{f':{port}' if port else ''}{parts.path}"
+    return url, host, f"{host}{f':{port}' if port else ''}{parts.path}"
 
 
 def checked_extra(extra: dict[str, Any] | None) -> dict[str, Any]:
@@ -85,8 +72,13 @@ def checked_extra(extra: dict[str, Any] | None) -> dict[str, Any]:
     if not isinstance(template, dict | None):
         raise ConfigError(f"OpenAIChat: extra_body.chat_template_kwargs must be a mapping, got {template!r}")
     try:
-        return json.loads(json.dumps(extra, allow_nan=False))
+        written = json.dumps(extra, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"OpenAIChat: extra_body must be plain JSON ({error}); use numbers, texts, lists, mappings"
         ) from None
+    if redacted(written) != written:
+        raise ConfigError(
+            "OpenAIChat: extra_body holds the key; it is stored with the replies, so leave the key out of it"
+        )
+    return json.loads(written)

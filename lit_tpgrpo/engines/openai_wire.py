@@ -1,4 +1,4 @@
-"""What comes back from an OpenAI-compatible endpoint: replies are read, failures named, the key kept out of both."""
+"""What comes back from an OpenAI-compatible endpoint: replies are read, failures named, keys kept out of both."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from lit_tpgrpo.engines.chat import ChatError, ChatReply, Fault
 from lit_tpgrpo.engines.openai_endpoint import Endpoint
+from lit_tpgrpo.errors import first_among
+from lit_tpgrpo.redaction import redacted
 
 if TYPE_CHECKING:
     from openai import APIStatusError
 
 _THINK, _THINK_END = "<think>", "</think>"
+_MOST_TOKENS = 2**31 - 1
 _BY_STATUS = {
     400: Fault.REFUSED,
     408: Fault.TIMEOUT,
@@ -35,6 +38,10 @@ def fault_of(error: Exception, endpoint: Endpoint) -> ChatError:
     """
     import openai
 
+    from lit_tpgrpo.engines.bounded_http import OversizedAnswerError
+
+    if (oversized := first_among(error, (OversizedAnswerError,))) is not None:
+        return ChatError(Fault.OVERSIZED, f"{endpoint}: {oversized}; the rest of it was not read")
     if isinstance(error, openai.APITimeoutError):  # a subclass of APIConnectionError
         return ChatError(Fault.TIMEOUT, f"{endpoint} did not answer in time ({_cause(error, endpoint)})")
     if isinstance(error, openai.APIConnectionError):
@@ -102,7 +109,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def read_reply(data: bytes, endpoint: Endpoint, *, thinks: bool, constrained: bool) -> ChatReply:
-    """The reply in the body of an answer with status 200.
+    """The reply in the body of an answer with status 200, without the keys that this process sends.
 
     Args:
         data: the body.
@@ -129,8 +136,8 @@ def read_reply(data: bytes, endpoint: Endpoint, *, thinks: bool, constrained: bo
     if not thinking:
         thinking, content = _split(content, thinks, cut and constrained)
     return ChatReply(
-        text=content,
-        thinking=thinking,
+        text=redacted(content),
+        thinking=redacted(thinking),
         prompt_tokens=_count(usage, "prompt_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
         cached_tokens=_count(usage, "prompt_tokens_details", "cached_tokens"),
@@ -171,6 +178,7 @@ def _split(text: str, thinks: bool, cut_json: bool) -> tuple[str, str]:
 
 
 def _count(usage: object, *path: str) -> int:
+    """A count of tokens; 0 where the endpoint tells none, or one that no request can have."""
     for key in path:
         usage = usage.get(key) if isinstance(usage, Mapping) else None
-    return usage if isinstance(usage, int) and not isinstance(usage, bool) and usage > 0 else 0
+    return usage if isinstance(usage, int) and not isinstance(usage, bool) and 0 < usage <= _MOST_TOKENS else 0

@@ -109,6 +109,19 @@ class StoringJudge(Protocol):
         ...
 
 
+@runtime_checkable
+class WritingJudge(Protocol):
+    """A judge that writes what it learns."""
+
+    def check_writable(self) -> None:
+        """Find out whether it can, before anything is sampled or asked.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        ...
+
+
 def abstain(case: JudgeCase, note: str) -> Verdict:
     """The verdict that leaves a solution with its outcome reward alone."""
     return Verdict(case.steps, (StepLabel.ABSTAINED,) * len(case.steps), note)

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_tpgrpo.fingerprint import settings_of
+from lit_tpgrpo.redaction import redacted
 
 _PARTS = ("engine", "verifier", "judge", "credit", "correction", "sampling", "eval_sampling", "adapter")
 _PLAIN = (bool, int, float, str)
@@ -95,9 +96,9 @@ def _plain(key: str, values: Mapping[str, Any]) -> dict[str, bool | int | float 
         if name in _LEFT_OUT:
             continue
         if isinstance(value, _PLAIN):
-            found[f"{key}.{name}"] = value
+            found[f"{key}.{name}"] = redacted(value) if isinstance(value, str) else value
         elif isinstance(value, (tuple, list)) and len(value) <= _LISTED and all(isinstance(v, _PLAIN) for v in value):
-            found[f"{key}.{name}"] = str(list(value))  # betas; loggers take no lists
+            found[f"{key}.{name}"] = redacted(str(list(value)))  # betas; loggers take no lists
         elif callable(value) and hasattr(value, "__name__"):
             found[f"{key}.{name}"] = value.__name__
     return found

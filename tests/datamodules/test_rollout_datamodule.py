@@ -18,8 +18,9 @@ from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.engines.local_chat import LocalChat
+from lit_tpgrpo.engines.openai_chat import OpenAIChat
 from lit_tpgrpo.engines.vllm import VLLMServer
-from lit_tpgrpo.errors import ConfigError, EmptyRoundError, InputError, NonFiniteLossError
+from lit_tpgrpo.errors import ConfigError, EmptyRoundError, InputError, NonFiniteLossError, StorageError
 from lit_tpgrpo.judges.generative import GenerativeJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, Problem, Round
@@ -120,6 +121,17 @@ def test_rounds_are_made_when_needed_by_the_policy_of_that_moment(random_model, 
     assert len(set(uids)) == 12
     # Right solutions outweigh wrong ones here by the group's own statistics, so advantages are +-, never all zero.
     assert all(bool(s.advantages.any()) for s in recorder.rounds[0].credited)
+
+
+def test_replies_that_cannot_be_stored_end_the_run_before_anything_is_sampled(random_model, tmp_path):
+    (tmp_path / "file").write_text("")
+    judge = GenerativeJudge(OpenAIChat("judge", "http://127.0.0.1:1/v1"), store=tmp_path / "file" / "replies")
+    part = data(judge=judge)
+    with pytest.raises(
+        StorageError, match=r"the judge's replies cannot be written to .*file/replies \(Not a directory\)"
+    ):
+        trainer(tmp_path).fit(module(random_model), datamodule=part)
+    assert part.engine.sampled == 0
 
 
 def test_sampler_and_trainer_agree_in_every_round(random_model, tmp_path):

@@ -24,14 +24,16 @@ WAIT_S = 300.0
 @dataclass(frozen=True, slots=True)
 class Behaviour:
     """An answer and how it is sent: ``answer`` as it should be, ``refuse`` (the connection closes without one), ``hang``
-    (none until the other side or the server closes), ``trickle`` (bytes for ever), ``cut`` (closed in the middle of the
-    body). In the body, ``{authorization}`` becomes what that header of the request said, ``{key}`` the key in it."""
+    (none until the other side or the server closes), ``trickle`` (bytes for ever), ``flood`` (``payload`` for ever, as fast
+    as it is taken), ``cut`` (closed in the middle of the body). ``payload``, where given, is sent in place of the body. In
+    the body, ``{authorization}`` becomes what that header of the request said, ``{key}`` the key in it."""
 
     manner: str = "answer"
     status: int = 200
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
+    payload: bytes = b""
 
 
 Behave = Callable[[dict[str, Any], int], Behaviour]
@@ -84,6 +86,7 @@ def server_error(status: int = 500, seconds: float | None = None) -> Behaviour:
 REFUSE = Behaviour("refuse")
 HANG = Behaviour("hang")
 TRICKLE = Behaviour("trickle")
+FLOOD = Behaviour("flood", payload=b" " * 65536)
 CUT = Behaviour("cut", body=json.dumps(completion("never whole")))
 BAD_GATEWAY = Behaviour(status=502, body="<html><h1>502 Bad Gateway</h1></html>", content_type="text/html")
 HTML_200 = Behaviour(body="<html>Please log in</html>", content_type="text/html")
@@ -133,13 +136,14 @@ class MisbehavingServer:
         paths: their paths.
         connections: how many are open now.
         most_connections: how many were open at a time.
+        flooded: bytes of floods that were sent.
     """
 
     def __init__(self, behave: Behave) -> None:
         self._behave = behave
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
-        self.connections = self.most_connections = 0
+        self.connections = self.most_connections = self.flooded = 0
         self.base_url = ""
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="misbehaving-server")
@@ -212,12 +216,19 @@ class MisbehavingServer:
         if behaviour.content_type == "application/json":
             said = json.dumps(said)[1:-1]
         echoed = behaviour.body.replace("{authorization}", said).replace("{key}", said.removeprefix("Bearer "))
-        payload = echoed.encode()
+        payload = behaviour.payload or echoed.encode()
         fields = {"Content-Type": behaviour.content_type, "Content-Length": str(len(payload)), **behaviour.headers}
         if behaviour.manner == "trickle":
             fields["Content-Length"] = "1000000000"
         lines = [f"HTTP/1.1 {behaviour.status} Status", *(f"{k}: {v}" for k, v in fields.items()), "", ""]
+        if behaviour.manner == "flood":  # chunked, so that it has no length
+            lines = [line for line in lines if not line.startswith("Content-Length")]
+            lines.insert(1, "Transfer-Encoding: chunked")
         writer.write("\r\n".join(lines).encode())
+        while behaviour.manner == "flood":
+            writer.write(b"%x\r\n%b\r\n" % (len(payload), payload))
+            self.flooded += len(payload)
+            await writer.drain()
         if behaviour.manner == "trickle":
             while not writer.is_closing():
                 writer.write(b" ")

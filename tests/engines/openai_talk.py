@@ -37,13 +37,18 @@ def talk(
     """The reply to one request, and the bodies that were sent for it."""
     turns = behaviours if isinstance(behaviours, list) else [behaviours]
     with MisbehavingServer(lambda _, number: turns[number]) as server:
-        engine = OpenAIChat("judge", server.base_url, **options)
+        return ask(server, request, **options), server.bodies
 
-        async def main() -> ChatReply:
-            async with engine.session():
-                return await engine.complete(request)
 
-        return asyncio.run(main()), server.bodies
+def ask(server: MisbehavingServer, request: ChatRequest = ASK, **options) -> ChatReply:
+    """The reply of a server to one request."""
+    engine = OpenAIChat("judge", server.base_url, **options)
+
+    async def main() -> ChatReply:
+        async with engine.session():
+            return await engine.complete(request)
+
+    return asyncio.run(main())
 
 
 def fails(behaviour: Behaviour, request: ChatRequest = ASK, **options) -> ChatError:

@@ -192,6 +192,7 @@ def test_addresses_that_cannot_be_used(url: str):
         ({"max_connections": 0}, "max_connections must be at least 1"),
         ({"response_format": "guided"}, "response_format: expected json_schema, json_object or none, got 'guided'"),
         ({"thinking": "on"}, "thinking: expected off, native or two_turns"),
+        ({"max_answer_bytes": 10}, "max_answer_bytes must be at least 1024, got 10"),
         ({"limit_name": "n"}, "limit_name: expected max_tokens or max_completion_tokens"),
         ({"extra_body": {"seed": 1, "model": "x"}}, "extra_body may not hold model, seed"),
         ({"extra_body": {"x": object()}}, "extra_body must be plain JSON"),
@@ -211,7 +212,8 @@ def test_identity_changes_with_what_shapes_replies_and_with_nothing_else():
         {"timeout_s": 1},
         {"connect_timeout_s": 1},
         {"max_connections": 1},
-        {"api_key_env": "OTHER"},
+        {"api_key_env": "VLLM_API_KEY"},
+        {"max_answer_bytes": 2000},
         {"base_url": "http://another:2/v1"},
     ):
         assert identity(**same) == identity()

@@ -76,7 +76,7 @@ def test_messages_say_what_the_endpoint_said_and_what_to_do():
     assert "overloaded" in str(fails(raw({"error": {"message": "overloaded"}})))
     assert "base_url" in str(fails(bad.NOT_FOUND))
     assert "OPENAI_API_KEY; check" in str(fails(bad.UNAUTHORIZED))
-    assert "NO_SUCH_KEY is not set" in str(fails(bad.UNAUTHORIZED, api_key_env="NO_SUCH_KEY"))
+    assert "VLLM_API_KEY is not set" in str(fails(bad.UNAUTHORIZED, api_key_env="VLLM_API_KEY"))
     assert "redirects are not followed" in str(fails(FAULTS["redirect"][0]))
     assert len(str(fails(Behaviour(body="<p>" * 5000)))) < 500
 

@@ -32,6 +32,7 @@ COUNTS = (
     "probes",
     *(f"faults_{fault.value}" for fault in Fault),
     "replies_invalid",
+    "replies_oversized",
     "replies_cut",
     "replies_repaired",
     "tokens_prompt",

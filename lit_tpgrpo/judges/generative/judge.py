@@ -67,6 +67,7 @@ class GenerativeJudge:
     Raises:
         ConfigError: a setting or prompt file is unusable. From ``judge``: no request can succeed (key, model, address).
         JudgeDownError: from ``judge``, see ``on_down``.
+        StorageError: from ``judge``, before anything is asked, or where a disk is full: replies cannot be stored.
     """
 
     def __init__(
@@ -143,6 +144,10 @@ class GenerativeJudge:
         finally:
             self._read_store = True
 
+    def check_writable(self) -> None:
+        """See ``WritingJudge``."""
+        self.store.check_writable()
+
     def share_engine(self, engine: Engine) -> None:
         """See ``EngineSharing``."""
         if isinstance(self.chat, PolicyChat):
@@ -162,6 +167,7 @@ class GenerativeJudge:
 
     async def _run(self, cases: Sequence[JudgeCase], emit: Emit[tuple[int, Verdict]]) -> None:
         """Judge all cases, as many at once as there may be requests: the first ones are done early."""
+        self.check_writable()
         queue = iter(enumerate(cases))
         async with self.chat.session():
             asker = Asker(
@@ -183,12 +189,12 @@ class GenerativeJudge:
                     emit((index, verdict))
 
             try:
-                async with asyncio.TaskGroup() as group:
+                async with asker.sender.health.watched(), asyncio.TaskGroup() as group:
                     for _ in range(min(len(cases), self.limits.concurrency)):
                         group.create_task(work())
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
-            self._ever_answered = asker.endpoint.ever_answered
+            self._ever_answered = asker.sender.health.ever_answered
         self._sound_alarm(len(cases), notes)
 
     def _sound_alarm(self, cases: int, notes: Counter[str]) -> None:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.engines.chat import ChatError, Fault
-from lit_tpgrpo.errors import ConfigError, JudgeDownError
-
-log = logging.getLogger(__name__)
+from lit_tpgrpo.errors import ConfigError
 
 
 @checked_arguments()
@@ -26,9 +19,11 @@ class RequestLimits:
         requests_per_minute: of this process, evenly spaced; 0 sets no rate.
         attempts: how often a request is sent before its question goes unanswered, while others are answered.
         backoff_s: mean wait before the second attempt; it doubles each time, with full jitter. A longer ``Retry-After``
-            is obeyed.
+            is obeyed, up to ``patience_s``.
         max_backoff_s: longest such wait.
-        patience_s: how long nothing at all may be answered before the judge counts as down.
+        patience_s: how long nothing at all may be answered while questions wait before the judge counts as down, over all
+            questions of a round; requests under way are cancelled then, so it should not be shorter than the chat's
+            ``timeout_s``. 0: until a request has failed all its attempts and a probe fails too.
     """
 
     concurrency: int = 64
@@ -36,7 +31,7 @@ class RequestLimits:
     attempts: int = 6
     backoff_s: float = 1.0
     max_backoff_s: float = 30.0
-    patience_s: float = 300.0
+    patience_s: float = 600.0
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.attempts < 1:
@@ -87,65 +82,3 @@ class Spending:
     @property
     def exhausted(self) -> bool:
         return bool(self.budget.max_tokens and self.tokens >= self.budget.max_tokens) or self.seconds_left == 0.0
-
-
-class Endpoint:
-    """Whether the judge answers at all: one request that fails again and again must not pass for a judge that is down.
-
-    ``probe`` asks for anything. It is used when a request has run out of attempts and nothing else was answered
-    meanwhile, by one request at a time.
-    """
-
-    def __init__(
-        self, limits: RequestLimits, probe: Callable[[], Awaitable[object]], ever_answered: bool = False
-    ) -> None:
-        self.limits = limits
-        self.answered = time.monotonic()  # when something was answered last; the session's start at first
-        self.ever_answered = ever_answered
-        self.refused = 0
-        self._recovered = -math.inf  # when the last silence was seen to end
-        self.down: str | None = None
-        self._probe = probe
-        self._lock = asyncio.Lock()
-
-    def answers(self) -> None:
-        """Note that something was answered."""
-        self.answered = time.monotonic()
-        self.ever_answered = True
-
-    async def recover(self, since: float, reason: str) -> bool:
-        """Wait until the judge answers, if nothing was answered after ``since``, a request's first failure.
-
-        Returns whether there was such a silence: then the request failed with all others, and deserves a fresh start.
-
-        Raises:
-            JudgeDownError: nothing was answered for ``patience_s``.
-        """
-        waits = 0
-        async with self._lock:
-            silence = self.answered <= since
-            while self.down is None and self.answered <= since:
-                try:
-                    await self._probe()
-                    self.answers()
-                except ChatError as error:
-                    if error.fault is Fault.REFUSED:  # an answer, if no kind one
-                        self.answers()
-                        break
-                    reason = str(error)
-                    silent = time.monotonic() - self.answered
-                    if silent >= self.limits.patience_s:
-                        self.down = f"the judge has answered nothing for {silent:.0f} s: {reason}"
-                        break
-                    if not waits:
-                        log.warning(
-                            "the judge answers nothing (%s); waiting up to %g s for it", reason, self.limits.patience_s
-                        )
-                    waits += 1
-                    await asyncio.sleep(min(self.limits.max_backoff_s, self.limits.backoff_s * 2.0 ** min(waits, 30)))
-            if self.down is not None:
-                raise JudgeDownError(self.down)
-            if silence:
-                self._recovered = time.monotonic()
-            # Those who waited for the lock meanwhile failed in the same silence.
-            return since <= self._recovered

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_tpgrpo.engines.chat import ChatReply, ChatRequest
-from lit_tpgrpo.jsonl import append_line, read_lines
+from lit_tpgrpo.jsonl import append_line, make_writable, read_lines
 
 
 def reply_key(identity: Mapping[str, Any], request: ChatRequest) -> str:
@@ -28,7 +28,7 @@ class ReplyStore:
     Without their thinking. Invalid replies are kept as well: that attempt is used up.
 
     Args:
-        folder: made when the first reply is stored; None stores nothing.
+        folder: created by ``check_writable`` or with the first reply; None stores nothing.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
@@ -47,13 +47,25 @@ class ReplyStore:
             }
         return self._replies.get(key)
 
+    def check_writable(self) -> None:
+        """Create the folder, before there is a reply to lose.
+
+        Raises:
+            StorageError: replies cannot be written there.
+        """
+        if self.folder is not None:
+            make_writable(self.folder, "the judge's replies", "judge.store")
+
     def add(self, key: str, reply: ChatReply) -> None:
-        """Store a reply; on disk when this returns."""
+        """Store a reply; on disk when this returns.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         if self.folder is None:
             return
         self.get(key)
         kept = replace(reply, thinking="")
-        self.folder.mkdir(parents=True, exist_ok=True)
         append_line(self.folder / f"replies.{platform.node()}.{os.getpid()}.jsonl", {"key": key, "reply": asdict(kept)})
         assert self._replies is not None
         self._replies[key] = kept

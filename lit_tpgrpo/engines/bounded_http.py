@@ -1,0 +1,88 @@
+"""An HTTP client that reads no more of an answer than it may, whatever its status and however it is compressed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+# What described the body as it was sent; the response that is handed on holds it decompressed and whole.
+_OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
+
+
+class OversizedAnswerError(Exception):
+    """An answer had more bytes than it may have; the rest of it was not read."""
+
+
+class _CountedStream(httpx2.AsyncByteStream):
+    """A body as it comes over the wire, ended at the first byte too many."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, limit: ByteLimit) -> None:
+        self._stream, self._limit = stream, limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        total = 0
+        async for piece in self._stream:
+            total += len(piece)
+            self._limit.check(total)
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class ByteLimit:
+    """The most bytes of a body."""
+
+    max_bytes: int
+
+    def check(self, total: int) -> None:
+        """Raise OversizedAnswerError where there are more."""
+        if total > self.max_bytes:
+            raise OversizedAnswerError(f"its answer has more than {self.max_bytes:,} bytes")
+
+
+class BoundedClient(httpx2.AsyncClient):
+    """Reads answers as they come, and closes the connection at the first byte too many.
+
+    Bytes are counted on the wire and after decompression, which httpx2 does in pieces of at most 1 MiB: a body that
+    decompresses to a thousand times its size is given up in time, and so is one that decompresses to nothing and never ends.
+
+    Args:
+        max_bytes: of a body.
+        options: of ``httpx2.AsyncClient``.
+    """
+
+    def __init__(self, max_bytes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._limit = ByteLimit(max_bytes)
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        """Send a request and read its whole answer.
+
+        Raises:
+            OversizedAnswerError: the answer has more bytes than it may have.
+        """
+        response = await super().send(request, stream=True, **options)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _CountedStream(response.stream, self._limit)
+        content = bytearray()
+        try:
+            async with aclosing(response.aiter_bytes()) as pieces:
+                async for piece in pieces:
+                    content += piece
+                    self._limit.check(len(content))
+        finally:
+            await response.aclose()
+        headers = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_THE_BODY]
+        return httpx2.Response(
+            response.status_code,
+            headers=headers,
+            content=bytes(content),
+            request=response.request,
+            extensions=response.extensions,
+        )
