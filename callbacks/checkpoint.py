@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +18,9 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lit_tpgrpo.checkpoints import ASIDE, PARTIAL, bring_back, usable_checkpoint
+from lit_tpgrpo.checkpoints.checksums import Sum, own_checksums, write_checksums
 from lit_tpgrpo.errors import InputError, NonFiniteLossError, StorageError, mark_raised_on_all, raised_on_all_processes
-from lit_tpgrpo.rollout.processes import failing_together
+from lit_tpgrpo.rollout.processes import failing_together, gather
 from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.rollout.stopping import STOP, stop_error
 
@@ -25,7 +28,8 @@ from lit_tpgrpo.rollout.stopping import STOP, stop_error
 class SafeCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, of which a killed or failed run never leaves half a checkpoint.
 
-    - A checkpoint (a file, or a folder of shards) is written beside its place, flushed to disk and renamed.
+    - A checkpoint (a file, or a folder of shards) is written beside its place, flushed to disk and renamed. All of it has
+      checksums: torch's archives have their own, shards get a file ``checksums.json``, each process reading its own once more.
     - ``last`` is written before the first round too, so that whatever is sampled belongs to a run that can be resumed, and at
       the end of training, after the last evaluation: whatever ended it, ``last`` has the weights it ended with.
     - A ``monitor`` that validation measures is never saved beside other weights than those it was measured on: with
@@ -177,7 +181,7 @@ class SafeCheckpoint(ModelCheckpoint):
         if not local:
             return found
         try:
-            return {str(usable_checkpoint(max(local, key=lambda p: p.lstat().st_mtime_ns)))}
+            return {str(usable_checkpoint(max(local, key=lambda p: p.lstat().st_mtime_ns), exact=False))}
         except InputError as error:
             rank_zero_warn(str(error))
             return set()
@@ -193,17 +197,24 @@ class SafeCheckpoint(ModelCheckpoint):
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
         _reopen_epoch(trainer, checkpoint)
         with failing_together(f"saving {path.name}"):
+            sums: dict[str, Sum] = {}
             try:
-                trainer.strategy.save_checkpoint(checkpoint, partial)
+                with _with_checksums():
+                    trainer.strategy.save_checkpoint(checkpoint, partial)
+                if partial.is_dir():
+                    sums = own_checksums(partial, trainer.global_rank)
             except (Exception, CheckpointException) as error:  # the second, of shards, is no Exception
                 _remove(partial)
                 failure = _storage_failure(error)
                 if failure is None:  # a callback whose state cannot be saved, say: no full disk
                     raise
                 raise self._not_saved(path, failure) from error
+        known = gather(sums)
         with failing_together(f"saving {path.name}"):
             if trainer.is_global_zero:
                 try:
+                    if partial.is_dir():
+                        write_checksums(partial, known)
                     _take_its_place(partial, path)
                 except OSError as error:
                     raise self._not_saved(path, error) from error
@@ -235,6 +246,17 @@ def _reopen_epoch(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
         for counts in (epochs["total"], epochs["current"]):
             counts["processed"] = counts["completed"] = counts["started"] - 1
         checkpoint["epoch"] = epochs["current"]["processed"]
+
+
+@contextmanager
+def _with_checksums() -> Iterator[None]:
+    """Let ``torch.save`` compute its archives' checksums, which a program can switch off."""
+    wanted = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(wanted)
 
 
 def _make_ready(folder: Path) -> None:

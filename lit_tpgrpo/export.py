@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser
-from lightning.fabric.utilities.load import _load_distributed_checkpoint
 
 from lit_tpgrpo.adapters import ADAPTER, LoRA
-from lit_tpgrpo.checkpoints import usable_checkpoint
+from lit_tpgrpo.checkpoints import load_checkpoint, usable_checkpoint
 from lit_tpgrpo.errors import USERS_MISTAKES, InputError
 from lit_tpgrpo.huggingface import RunCard, push_folder, write_folder
 from lit_tpgrpo.module import TPGRPOModule
@@ -30,7 +28,7 @@ def export_checkpoint(
     """Write the policy of a checkpoint (a file, a sharded folder, or a run's folder) as a Hugging Face folder.
 
     Args:
-        checkpoint: see ``usable_checkpoint``.
+        checkpoint: see ``usable_checkpoint``; one that is named and damaged is refused, ``last`` too.
         out: the folder to write; it appears when it is whole.
         dtype: of the written weights; by default as they were trained.
         model: the model that was trained, where it is no longer where the checkpoint says.
@@ -40,8 +38,8 @@ def export_checkpoint(
         InputError: no whole checkpoint is there, it is not one of ours, or ``out`` is not empty.
         ConfigError: its model cannot be loaded.
     """
-    found = usable_checkpoint(checkpoint)
-    held = load_whole(found)
+    found = usable_checkpoint(checkpoint, exact=True)
+    held = load_checkpoint(found)
     settings = held.get("hyper_parameters")
     if not isinstance(settings, Mapping) or "model" not in settings or "state_dict" not in held:
         raise InputError(
@@ -57,13 +55,6 @@ def export_checkpoint(
     return write_folder(
         out, module.policy_model, module.tokenizer, module.named_tensors(), card, torch_dtype(dtype), overwrite
     )
-
-
-def load_whole(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU, put together if it lies in shards; holds tensors and plain values only."""
-    if path.is_file():
-        return torch.load(path, map_location="cpu", weights_only=True)
-    return _load_distributed_checkpoint(path)
 
 
 def rebuild(held: Mapping[str, Any], model: str | None) -> TPGRPOModule:
@@ -94,7 +85,7 @@ def _run_settings(checkpoint: Path) -> str:
     """The run's config.yaml, which Lightning's CLI leaves two folders up; empty where there is none."""
     for folder in list(checkpoint.absolute().parents)[:2]:
         if (folder / "config.yaml").is_file():
-            return (folder / "config.yaml").read_text()
+            return (folder / "config.yaml").read_text(errors="replace")
     return ""
 
 

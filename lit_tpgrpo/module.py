@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_tpgrpo import notices  # noqa: F401  first: it hides what the others' libraries say when imported
 from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, plain_tensors
 from lit_tpgrpo.arguments import checked_arguments, shown
+from lit_tpgrpo.checkpoints import check_before_loading, checked_path
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.kl import KLName
@@ -157,6 +158,20 @@ class TPGRPOModule(L.LightningModule):
             if not isinstance(self.policy, FSDPModule) and "averaging_state" not in checkpoint:
                 checkpoint["state_dict"] = adapter_state(checkpoint["state_dict"])
 
+    @classmethod
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, checkpoint_path: Any, *args: Any, weights_only: bool | None = None, **kwargs: Any
+    ) -> Self:
+        """Build the module of a checkpoint file, as Lightning's does, after it has been checked.
+
+        Raises:
+            InputError: the file is damaged, or is none that a Trainer saved.
+            UnsafeCheckpointError: it could run code; with ``weights_only=False`` it is loaded.
+        """
+        weights_only = weights_only is not False
+        checked_path(checkpoint_path, weights_only)
+        return super().load_from_checkpoint(checkpoint_path, *args, weights_only=weights_only, **kwargs)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._steps_taken = checkpoint["global_step"]
         self._random_states = checkpoint.get(RANDOM_STATES)
@@ -247,6 +262,7 @@ class TPGRPOModule(L.LightningModule):
         which the trainer is known: before Lightning refuses some of its options without naming what takes their place, and
         before anything is sampled."""
         check_trainer(self.trainer, compiled=self._compiler_ctx is not None)
+        check_before_loading(self.trainer)
         use_step_bar(self.trainer)
         return []
 

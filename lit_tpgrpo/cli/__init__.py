@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_tpgrpo import notices  # first: it hides what the others' libraries say when imported
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
-from lit_tpgrpo.checkpoints import check_contents, usable_checkpoint
+from lit_tpgrpo.checkpoints import check_checkpoint, check_contents, usable_checkpoint
 from lit_tpgrpo.cli.mistakes import in_our_code, one_line_errors, users_mistake
 from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text
 from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version
@@ -86,7 +86,10 @@ class TPGRPOCLI(LightningCLI):
             return
         settings = settings[command]
         if (path := settings.get("ckpt_path")) is not None:
-            settings["ckpt_path"] = path = found_checkpoint(str(path))
+            trusted = settings.get("weights_only") is False
+            settings["ckpt_path"] = path = found_checkpoint(
+                str(path), exact=None if command == "fit" else True, trusted=trusted
+            )
         if "weights_only" in settings and settings["weights_only"] is None:
             settings["weights_only"] = True  # ours hold nothing else, and others' may run code
         name_run(settings, config_files(self.given), self.given)
@@ -169,13 +172,19 @@ def check_configs(args: Sequence[str]) -> None:
             raise InputError(f"the config cannot be read: {fault}")
 
 
-def found_checkpoint(path: str) -> str:
+def found_checkpoint(path: str, exact: bool | None = None, trusted: bool = False) -> str:
     """A whole local checkpoint of a Trainer, see ``usable_checkpoint``; Lightning's own names and URLs are Lightning's to
     resolve.
 
+    Args:
+        path: as given.
+        exact: see ``usable_checkpoint``.
+        trusted: whether it may hold more than tensors and plain values.
+
     Raises:
-        InputError: there is none at the path; or it is ``best`` or ``last``, which Lightning looks for in the folder of the
-            process's own run, a new one each time: for ``last`` it would start from the first weights and say nothing.
+        InputError: there is none at the path; it is damaged; it could run code; or it is ``best`` or ``last``, which Lightning
+            looks for in the folder of the process's own run, a new one each time: for ``last`` it would start from the first
+            weights and say nothing.
     """
     if path in ("best", "last"):
         why = {
@@ -188,7 +197,8 @@ def found_checkpoint(path: str) -> str:
     special = path == "hpc" or path.lower() == "registry" or path.lower().startswith("registry:")
     if special or "://" in path or "::" in path:  # the last two: a URL, a chain of file systems
         return path
-    found = usable_checkpoint(Path(path).expanduser())
+    found = usable_checkpoint(Path(path).expanduser(), exact)
+    check_checkpoint(found, weights_only=not trusted)
     check_contents(found)
     return str(found)
 

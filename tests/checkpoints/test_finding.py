@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_tpgrpo.callbacks import SafeCheckpoint
-from lit_tpgrpo.checkpoints import fault_of, usable_checkpoint
+from lit_tpgrpo.checkpoints import CheckpointError, fault_of, usable_checkpoint
 from lit_tpgrpo.errors import InputError, StorageError
 from tests.datamodules.test_rollout_datamodule import data, module, trainer
 
@@ -35,7 +35,7 @@ def test_a_checkpoint_cut_short_is_never_loaded(tmp_path: Path, caplog, share: f
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             assert usable_checkpoint(path) == second
-        assert f"the checkpoint {last} is not whole" in caplog.text
+        assert f"the checkpoint {last} is damaged" in caplog.text
         assert f"the checkpoint is {second}" in caplog.text
     second.write_bytes(b"")
     assert usable_checkpoint(last) == first
@@ -50,8 +50,24 @@ def test_a_named_checkpoint_is_the_one_that_is_loaded(tmp_path: Path):
     assert usable_checkpoint(tmp_path) == new
     old.write_bytes(b"PK")
     os.utime(old, ns=(1, 1))
-    with pytest.raises(InputError, match="no whole checkpoint"):
+    with pytest.raises(
+        CheckpointError, match=r"step=1\.ckpt is damaged \(it is cut short\): .* no older one beside it is whole"
+    ):
         usable_checkpoint(old)  # a newer one is not what was asked for
+
+
+def test_a_certain_checkpoint_is_loaded_or_refused_and_last_may_be_an_older_one(tmp_path: Path):
+    first, second = (saved(tmp_path / f"step={n}.ckpt", n) for n in (1, 2))
+    last = saved(tmp_path / "last.ckpt", 3)
+    for path, moment in ((second, 2), (last, 3)):
+        path.write_bytes(b"PK")
+        os.utime(path, ns=(moment, moment))
+    with pytest.raises(CheckpointError, match=rf"{second} is damaged .* the newest whole one before it is {first}$"):
+        usable_checkpoint(second)
+    assert usable_checkpoint(last) == usable_checkpoint(tmp_path) == first
+    with pytest.raises(CheckpointError, match=rf"{last} is damaged .* the newest whole one before it is {first}$"):
+        usable_checkpoint(last, exact=True)
+    assert usable_checkpoint(second, exact=False) == first
 
 
 def test_only_what_is_named_is_looked_at(tmp_path: Path):
@@ -66,8 +82,8 @@ def test_only_what_is_named_is_looked_at(tmp_path: Path):
         usable_checkpoint(tmp_path / "typo.ckpt")
     assert not re.search(r"\b(last|best|hpc)\b(?!\.ckpt)", str(told.value))
     with pytest.raises(
-        InputError, match=r"no whole checkpoint .* \(1 looked at\)"
-    ):  # brought back, and without its table
+        InputError, match=r"c\.ckpt is damaged \(\.metadata is missing\)"
+    ):  # brought back, without its table
         usable_checkpoint(tmp_path / "c.ckpt")
     assert foreign.exists()
     assert beside.exists()

@@ -1,36 +1,38 @@
-"""Finding a checkpoint to go on from: the newest whole one of a run's folder; one that was cut short is never loaded."""
+"""Finding a checkpoint to go on from: the newest whole one of a run's folder; a damaged one is never loaded."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import pickle
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+from lit_tpgrpo.checkpoints.check import CheckpointError, fault_of
+from lit_tpgrpo.checkpoints.shards import REST, TABLE
 from lit_tpgrpo.errors import InputError
 
 log = logging.getLogger(__name__)
 
-SHARDS = ".metadata"
-REST = "meta.pt"  # Lightning's name for what is not sharded
 PARTIAL = ".partial"
 ASIDE = ".old" + PARTIAL  # a folder of shards that makes room for the next one of its name
 
 
-def usable_checkpoint(path: Path) -> Path:
-    """The checkpoint at ``path``, or in the run's folder ``path`` the newest whole one, by optimizer step.
+def usable_checkpoint(path: Path, exact: bool | None = None) -> Path:
+    """Return the checkpoint at ``path``, or in the run's folder ``path`` the newest whole one, by optimizer step.
 
-    One that is damaged is passed over, with a warning, for the newest whole one beside it that is older.
+    Args:
+        path: a checkpoint file, a folder of shards, or a folder with checkpoints below it.
+        exact: refuse a checkpoint that is damaged, rather than pass over it, with a warning, for the newest whole one beside it
+            that is older. By default all but ``last``, which names none of a certain moment.
 
     Raises:
-        InputError: there is nothing at the path, or nothing whole.
+        CheckpointError: the checkpoint is damaged, or nothing in the folder is whole.
+        InputError: there is nothing at the path.
+        UnsafeCheckpointError: one that comes into question could run code.
     """
     _rename(path.with_name(path.name + ASIDE))
     bring_back(path)
@@ -45,19 +47,29 @@ def usable_checkpoint(path: Path) -> Path:
     found = _newest_first(path.parent.glob("*.ckpt") if named else _below(path, ".ckpt"))
     if named:
         # The last one's elders are all others, whatever the clock says of their copies.
-        older = found if path.name.startswith("last") else [p for p in found if _age(p) <= _age(path)]
-        found = [path, *(p for p in older if p.resolve() != path.resolve())]
+        last = path.name.startswith("last")
+        older = found if last else [p for p in found if _age(p) <= _age(path)]
+        older = [p for p in older if p.resolve() != path.resolve()]
+        if exact or (exact is None and not last):
+            raise _named_is_damaged(path, older)
+        found = [path, *older]
     for candidate in found:
         fault = fault_of(candidate)
         if fault is None:
             if candidate != path:
                 log.warning("the checkpoint is %s", candidate)
             return candidate
-        log.warning("the checkpoint %s is not whole (%s): it is not loaded", candidate, fault)
-    raise InputError(
+        log.warning("the checkpoint %s is damaged (%s): it is not loaded", candidate, fault)
+    raise CheckpointError(
         f"no whole checkpoint at ckpt_path {str(path)!r} ({len(found)} looked at); give another checkpoint or run folder, or "
         "start anew without --ckpt_path"
     )
+
+
+def _named_is_damaged(path: Path, older: list[Path]) -> CheckpointError:
+    whole = next((p for p in older if fault_of(p) is None), None)
+    remedy = "no older one beside it is whole" if whole is None else f"the newest whole one before it is {whole}"
+    return CheckpointError(f"the checkpoint {path} is damaged ({fault_of(path)}): it is not loaded; {remedy}")
 
 
 def bring_back(folder: Path) -> None:
@@ -77,59 +89,6 @@ def _below(folder: Path, ending: str) -> Iterator[Path]:
     """Files and folders of that ending; those that go while it looks are left out."""
     for place, folders, files in os.walk(folder):
         yield from (Path(place, name) for name in (*folders, *files) if name.endswith(ending))
-
-
-def check_contents(path: Path) -> None:
-    """Check that a whole checkpoint is one of a Trainer, without reading its tensors.
-
-    One that holds more than tensors and plain values is left to what loads it, which says so.
-
-    Raises:
-        InputError: it is of another program, or of other contents, such as a state dict alone.
-    """
-    sharded = path.is_dir()
-    wanted = {"global_step", "pytorch-lightning_version"} | (set() if sharded else {"state_dict"})
-    try:
-        content: Any = torch.load(path / REST if sharded else path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        return
-    except RuntimeError as error:  # an archive of another program
-        raise InputError(f"ckpt_path {str(path)!r} is no checkpoint: {str(error).splitlines()[0]}") from error
-    missing = sorted(wanted - set(content)) if isinstance(content, dict) else sorted(wanted)
-    if missing:
-        raise InputError(
-            f"ckpt_path {str(path)!r} is no checkpoint of a Lightning Trainer: it has no {', '.join(missing)}. Give one that a "
-            "run saved; weights alone go into model.model, as a folder in Hugging Face's format"
-        )
-
-
-def fault_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint (a file, or a folder of shards), None where it is whole."""
-    if path.is_file():
-        return _zip_fault(path)
-    rest = path / REST
-    if not rest.is_file() or not (path / SHARDS).is_file():
-        return f"{REST if not rest.is_file() else SHARDS} is missing"
-    if fault := _zip_fault(rest):
-        return fault
-    try:
-        parts = FileSystemReader(path).read_metadata().storage_data.values()
-    except Exception as error:  # a torn pickle raises anything
-        return f"{SHARDS} cannot be read: {type(error).__name__}"
-    for part in parts:
-        file = path / part.relative_path
-        if not file.is_file() or file.stat().st_size < part.offset + part.length:
-            return f"{part.relative_path} is missing or cut short"
-    return None
-
-
-def _zip_fault(path: Path) -> str | None:
-    """torch.save writes a zip archive, whose table of contents comes last."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return None if archive.namelist() else "it is empty"
-    except (zipfile.BadZipFile, OSError) as error:
-        return str(error)
 
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
@@ -161,4 +120,4 @@ def _age(path: Path) -> int:
 
 def _is_sharded(path: Path) -> bool:
     """Also of a damaged one, which may have lost either of these, or both."""
-    return (path / REST).exists() or (path / SHARDS).exists() or any(path.glob("*.distcp"))
+    return (path / REST).exists() or (path / TABLE).exists() or any(path.glob("*.distcp"))

@@ -1,0 +1,52 @@
+"""The file of checksums beside the shards of a checkpoint: torch's archives have their own, a folder of them has none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lit_tpgrpo.checkpoints.archives import crc32_of
+
+CHECKSUMS = "checksums.json"
+Sum = tuple[int, int]
+"""Size in bytes, CRC-32."""
+_WRITER = re.compile(r"__(\d+)_")
+
+
+def own_checksums(folder: Path, rank: int) -> dict[str, Sum]:
+    """Return the checksums of the shards that this process has written into a folder, by name."""
+    own = (path for path in folder.iterdir() if (match := _WRITER.match(path.name)) and int(match[1]) == rank)
+    return {path.name: _sum(path) for path in own}
+
+
+def write_checksums(folder: Path, known: Iterable[Mapping[str, Sum]]) -> None:
+    """Write the checksums of all files of a folder; those that are ``known`` are not read again."""
+    sums = {name: tuple(value) for part in known for name, value in part.items()}
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in sums:
+            sums[path.name] = _sum(path)
+    (folder / CHECKSUMS).write_text(json.dumps(dict(sorted(sums.items())), indent=0))
+
+
+def checksum_fault(folder: Path, files: Iterable[str]) -> str | None:
+    """Return which of the listed files is not as it was written, or which of ``files`` is not listed."""
+    try:
+        read = json.loads((folder / CHECKSUMS).read_text())
+        sums = {str(name): (int(size), int(crc)) for name, (size, crc) in read.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        return f"{CHECKSUMS} cannot be read ({type(error).__name__})"
+    if missing := sorted(set(files) - sums.keys()):
+        return f"{missing[0]} is not in {CHECKSUMS}"
+    for name, expected in sums.items():
+        path = folder / name
+        if path.parent != folder or not path.is_file() or path.stat().st_size != expected[0]:
+            return f"{name} is missing or of another size"
+        if crc32_of(path) != expected[1]:
+            return f"{name}: its checksum differs"
+    return None
+
+
+def _sum(path: Path) -> Sum:
+    return path.stat().st_size, crc32_of(path)
