@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_tpgrpo import cli
 from lit_tpgrpo.checkpoints import check_contents
+from lit_tpgrpo.cli.catalogue import nearest_path
 from lit_tpgrpo.cli.mistakes import users_mistake
 from lit_tpgrpo.errors import ConfigError, InputError, first_among
 
@@ -189,8 +190,23 @@ MISTYPED = {
     "--model.optimizer.betas abc": "model.optimizer.betas: expected tuple, got abc",
     "--trainer.precision fp7": "trainer.precision: expected one of 64, 32, 16, transformer-engine, transformer-engine-float16, "
     "16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16 or null, got fp7",
-    "--model.optimizer Adamm": "model.optimizer: there is no class or file Adamm; give its whole path, such as "
-    "package.module.Class",
+    "--model.optimizer Adamm": "model.optimizer: there is no class or file Adamm; did you mean torch.optim.Adam?",
+    "--model.optimizer torch.optim.AdamWW": "model.optimizer: there is no class or file torch.optim.AdamWW; did you mean "
+    "torch.optim.AdamW?",
+    "--model.lr_scheduler torch.optim.lr_schedule.StepLR": "model.lr_scheduler: there is no class or file "
+    "torch.optim.lr_schedule.StepLR; did you mean torch.optim.lr_scheduler.StepLR?",
+    "--model.lr_scheduler.T_max 3": "model.lr_scheduler.T_max: no class is given for model.lr_scheduler; give "
+    "--model.lr_scheduler and the path of one first, e.g. torch.optim.lr_scheduler.CosineAnnealingLR",
+    "--trainer.logger TensorBordLogger": "trainer.logger: there is no class or file TensorBordLogger; did you mean "
+    "lightning.pytorch.loggers.TensorBoardLogger?",
+    "--trainer.callbacks+ MathEvaluatio": "trainer.callbacks: there is no class or file MathEvaluatio; did you mean "
+    "lit_tpgrpo.callbacks.MathEvaluation?",
+    "--trainer.callbacks+ SafeCheckpoint --trainer.callbacks.monitr x": "unknown option trainer.callbacks.monitr: "
+    "SafeCheckpoint has no 'monitr'; did you mean monitor?",
+    "--trainer.callbacks+ SafeCheckpoint --trainer.callbacks.save_top_k x": "trainer.callbacks.save_top_k: expected a whole "
+    "number, got x",
+    "--data.judge RuleJudge": "data.judge: there is no class or file RuleJudge; did you mean lit_tpgrpo.judges.rule.RuleJudge?",
+    "--data.verifier Foo": "data.verifier: there is no class or file Foo; give its whole path, such as package.module.Class",
     "--data.judge lit_tpgrpo.judges.rule.RuleJudg": "data.judge: there is no class or file lit_tpgrpo.judges.rule.RuleJudg; "
     "did you mean lit_tpgrpo.judges.rule.RuleJudge?",
     "--data.predict.n 2": "data.predict.n: no class is given for data.predict; give --data.predict and the path of a "
@@ -215,6 +231,15 @@ FILES = {
     "twice": "data: null\ntrainer: null\ndata: null\n",
     "text": "hello",
 }
+
+
+def test_suggested_paths_are_those_that_configs_use():
+    """Each class is named by the highest place that publishes it, as in our configs, not by one that merely uses it."""
+    texts = [path.read_text() for path in (ROOT / "configs").rglob("*.yaml")]
+    used = {path for text in texts for path in re.findall(r"class_path: ([\w.]+)", text)}
+    assert len(used) > 20
+    assert {path: nearest_path(path.rpartition(".")[2]) for path in used} == {path: path for path in used}
+    assert nearest_path("Foo") is None
 
 
 @pytest.mark.parametrize("typed", MISTYPED)

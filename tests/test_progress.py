@@ -16,6 +16,11 @@ class Bar(ProgressBar):
     """A user's."""
 
 
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a run without logger has its folder where it is started
+
+
 def run(policy, datamodule, *callbacks: L.Callback, **options) -> L.Trainer:
     trainer = L.Trainer(
         accelerator="cpu",

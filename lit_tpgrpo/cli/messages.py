@@ -9,6 +9,10 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from jsonargparse._parameter_resolvers import get_signature_parameters
+
+from lit_tpgrpo.cli.catalogue import nearest_path
+
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
 _EXPECTED = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
 _LITERAL = re.compile(r"typing\.Literal\[[^\]]*\]")
@@ -17,6 +21,7 @@ _NO_IMPORT = re.compile(r"Expected a dot import path string: (.*)")
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)(.*)", re.DOTALL)
 _NOT_IN_CONFIG = re.compile(r"Subcommand '[^']+' does not accept option '([^']+)'")
 _NOT_SUBCOMMAND = re.compile(r"argument subcommand: invalid choice: '([^']+)'")
+_EXAMPLES = {"lr_scheduler": "torch.optim.lr_scheduler.CosineAnnealingLR", "optimizer": "torch.optim.AdamW"}
 _EMPTY_BASES = ("lightning.LightningDataModule", "lightning.Callback", "lightning.LightningModule")
 
 
@@ -64,12 +69,18 @@ def _unrecognized(given: str, options: Collection[str]) -> str:
 
 def _nested(message: str, keys: Collection[str]) -> str:
     report = _read(message)
-    if report.unknown is not None:
+    # A union's base class knows nothing of what the class beside it was given.
+    if report.unknown is not None and not (report.expected is not None and report.unknown[2] in _EMPTY_BASES):
         key, option, owner = report.unknown
         if owner in _EMPTY_BASES:
             return (
                 f"{key}.{option}: no class is given for {key}; give a config first, e.g. --config configs/quickstart.yaml, or "
                 f"--{key} and the path of a class"
+            )
+        if owner.startswith("typing."):  # of the annotation, in place of a class
+            example = _EXAMPLES.get(key.rpartition(".")[2])
+            return f"{key}.{option}: no class is given for {key}; give --{key} and the path of one first" + (
+                f", e.g. {example}" if example else ""
             )
         names = _parameters(owner)
         deeper = [k for k in keys if k.startswith(f"{key}.") and k.endswith(f".{option}")]
@@ -80,10 +91,8 @@ def _nested(message: str, keys: Collection[str]) -> str:
         return f"{report.missing_class[0]}: expected {kind}, got {report.given}"  # a float or a Tensor, say
     if report.missing_class is not None:
         key, path = report.missing_class
-        module, _, name = path.rpartition(".")
-        near = _suggestion(name, _classes(module), module + ".") if module else ""
-        shown = near or ("" if module else "; give its whole path, such as package.module.Class")
-        return f"{key}: there is no class or file {path}{shown}"
+        path = report.given if report.given.startswith(f"{path}.") else path
+        return f"{key}: there is no class or file {path}{_class_suggestion(path)}"
     if report.expected is not None:
         key, kind, value = report.expected
         return f"{key}: expected {_type_name(kind)}, got {value}"
@@ -110,12 +119,13 @@ def _read(message: str) -> _Report:
         key = ".".join(k for d, k in keys if d <= depth)
         if found := re.search(r"Problem with given class_path '([^']+)'", line):
             owners = [*((d, o) for d, o in owners if d < depth), (depth, found[1])]
+            keys = [(d, k) for d, k in keys if d <= depth]  # those of the member of the union before are over
         owner = owners[-1][1] if owners else ""
         if found := _UNKNOWN.search(line):
             held = re.search(r"class_path='([^']+)'", line)  # an optimizer's is told in the same line
             report.unknown = report.unknown or (key, found[1], held[1] if held else owner)
         elif _NO_ATTRIBUTE.search(line):
-            report.missing_class = report.missing_class or (key, owner)
+            report.missing_class = report.missing_class or (key, _missing_path(line, owner))
         elif found := _NO_IMPORT.search(line):
             option = re.match(r"\s*(--\S+):", line)  # of a --KEY.help
             report.missing_class = report.missing_class or (option[1] if option else key, found[1])
@@ -131,6 +141,18 @@ def _read(message: str) -> _Report:
         elif found := re.match(r"\s*Given value: (.*)", line):
             report.given = report.given or _value(found[1])
     return report
+
+
+def _missing_path(line: str, owner: str) -> str:
+    """What a line on a failed import asked for: an optimizer's or schedule's class is told in it, others before."""
+    if "expects a function" not in line:
+        return owner
+    if found := re.search(r"Got value: (\S+)$", line):
+        return found[1]
+    if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", line):
+        return f"{found[1]}.{found[2]}"
+    found = re.search(r"No module named '([^']+)'", line)
+    return found[1] if found else owner
 
 
 def _value(text: str) -> str:
@@ -165,15 +187,23 @@ def _suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
+def _class_suggestion(path: str) -> str:
+    """The nearest class of its own module, else of all that settings may name."""
+    module, _, name = path.rpartition(".")
+    if near := _suggestion(name, _classes(module), module + ".") if module else "":
+        return near
+    if (known := nearest_path(path)) is not None:
+        return f"; did you mean {known}?"
+    return "" if module else "; give its whole path, such as package.module.Class"
+
+
 def _parameters(path: str) -> list[str]:
-    """The arguments of a class, none where it cannot be imported."""
+    """The arguments of a class, those that it hands on to its bases too; none where it cannot be imported."""
     module, _, name = path.rpartition(".")
     try:
-        signature = inspect.signature(getattr(importlib.import_module(module), name))
+        return [p.name for p in get_signature_parameters(getattr(importlib.import_module(module), name))]
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
-    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return [p.name for p in signature.parameters.values() if p.kind not in kinds]
 
 
 def _classes(module: str) -> list[str]:
