@@ -51,6 +51,7 @@ class MathEvaluation(L.Callback):
             raise ConfigError(
                 f"pass@k needs k samples of each problem: pass_at holds {too_many}, and data.eval_samples is {samples}"
             )
+        _put_first(trainer, self)
         if isinstance(pl_module, ScoresGroups):
             self._log, self._own_log = pl_module.evaluation, False
             self._log.pass_at = self.pass_at
@@ -78,11 +79,7 @@ class MathEvaluation(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not in on_train_start: there is a checkpoint by now, and signals are taken.
         if self.both_ends and self.before is None and trainer.enable_validation:
-            try:
-                run_validation(trainer)
-            except RuntimeError:  # EarlyStopping, whose hook may come before ours
-                _check_monitors(trainer)
-                raise
+            run_validation(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Before the hooks of ModelCheckpoint and EarlyStopping: they see the score of these weights.
@@ -172,6 +169,16 @@ def run_validation(trainer: L.Trainer) -> None:
     loop.run()
     trainer.training = True
     connector._first_loop_iter = first_iteration
+
+
+def _put_first(trainer: L.Trainer, evaluation: MathEvaluation) -> None:
+    """Let its hooks come before those of EarlyStopping, which would look for the last score before it is measured, and end
+    in an error where ours says which scores there are."""
+    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    before = callbacks[: callbacks.index(evaluation)]
+    if any(isinstance(callback, EarlyStopping) for callback in before):
+        # A new list: the Trainer goes through this one.
+        trainer.callbacks = [evaluation, *(c for c in callbacks if c is not evaluation)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _check_monitors(trainer: L.Trainer) -> None:

@@ -16,6 +16,10 @@ WARNINGS = (
     "The dirpath has changed from",
     # A resumed run's is its own; nothing in it is overwritten, and another run's is refused.
     "Checkpoint directory .* exists and is not empty",
+    # Time limits are the process's, given each time.
+    r"Be aware that when using `ckpt_path`, callbacks used to create .* callbacks: \['Timer'\]",
+    # Of callbacks with a device among their defaults, when the parser writes the settings down.
+    r"\s*Unable to serialize instance cpu",
     # There are no validation batches outside of evaluation; what predict_step returns is ours to say.
     r"Total length of `list` across ranks is zero",
     "predict returned None if it was on purpose",

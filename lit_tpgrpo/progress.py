@@ -27,6 +27,12 @@ class StepProgressBar(TQDMProgressBar):
             self.validation_description, sum(self.trainer.num_val_batches), int(below), unit="problem", leave=not below
         )
 
+    def init_test_tqdm(self) -> Tqdm:
+        return self._bar(self.test_description, sum(self.trainer.num_test_batches), 0, unit="problem", leave=True)
+
+    def init_predict_tqdm(self) -> Tqdm:
+        return self._bar(self.predict_description, sum(self.trainer.num_predict_batches), 0, unit="problem", leave=True)
+
     def _bar(self, desc: str, total: float, line: int, **options: Any) -> Tqdm:
         return Tqdm(
             desc=desc,
@@ -43,6 +49,14 @@ class StepProgressBar(TQDMProgressBar):
     @property
     def validation_description(self) -> str:
         return "evaluating"
+
+    @property
+    def test_description(self) -> str:
+        return "testing"
+
+    @property
+    def predict_description(self) -> str:
+        return "predicting"
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """The bar goes on: an epoch has no meaning of its own here."""

@@ -352,6 +352,11 @@ def other_keys(error: str) -> RuntimeError:
             ModuleNotFoundError("`synchronous` requires mlflow>=2.8.0"),
             r"^the package mlflow>=2\.8\.0 is not installed: pip install -U 'mlflow>=2\.8\.0'$",
         ),
+        (
+            RuntimeError("Early stopping conditioned on metric `a` which is not available. Pass in or modify your "
+                         "`EarlyStopping` callback to use any of the following: `b`"),
+            "^Early stopping conditioned on metric `a` which is not available; set EarlyStopping's monitor to one of `b`$",
+        ),
         (OSError(errno.ENOSPC, "No space left on device", "/runs/events"), "No space left on device: /runs/events cannot be"),
         (PermissionError(errno.EACCES, "Permission denied", "/runs"), "Permission denied: /runs cannot be written"),
         (other_keys('\tMissing key(s) in state_dict: "a.w", "a.b". '), r"another model \(2 tensors missing, e\.g\. a\.w\)"),

@@ -88,6 +88,11 @@ def _of_others(error: BaseException) -> str | None:
             f"{text.split('. ')[0]}. Lower model.tokens_per_microbatch (training) or data.engine.batch_size (sampling), or set "
             "model.gradient_checkpointing"
         )
+    if isinstance(error, RuntimeError) and text.startswith("Early stopping conditioned on metric"):
+        missing, names = text.split(
+            ". Pass in or modify your `EarlyStopping` callback to use any of the following: ", 1
+        )
+        return f"{missing}; set EarlyStopping's monitor to one of {names}"
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
         return _other_weights(str(error))
     if isinstance(error, pickle.UnpicklingError) and "weights_only" in text.lower().replace(" ", "_"):

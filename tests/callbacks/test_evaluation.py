@@ -335,10 +335,21 @@ def test_training_problems_are_read_before_anything_is_sampled(random_model, tmp
         (lambda path: [MathEvaluation(), EarlyStopping("eval/avg@4")], 0),
         (lambda path: [EarlyStopping("eval/avg@4"), MathEvaluation()], 0),
         (lambda path: [MathEvaluation(both_ends=False), ModelCheckpoint(path, monitor="eval/avg@4")], 2),
+        (lambda path: [EarlyStopping("eval/avg@4"), MathEvaluation(both_ends=False)], 2),
+        (lambda path: [ModelCheckpoint(path, monitor="eval/avg@4"), MathEvaluation(both_ends=False)], 2),
         (lambda path: [MathEvaluation(), EarlyStopping("eval/avg@4", strict=False)], None),
         (lambda path: [MathEvaluation(), SafeCheckpoint(path, monitor="train/loss")], None),
     ],
-    ids=["saver", "early stopping", "early stopping first", "not at both ends", "not strict", "of training"],
+    ids=[
+        "saver",
+        "early stopping",
+        "early stopping first",
+        "not at both ends",
+        "stopping, not both ends",
+        "saver, not both ends",
+        "not strict",
+        "of training",
+    ],
 )
 def test_a_monitor_that_nothing_measures_ends_the_run_after_the_first_evaluation(
     random_model, tmp_path, make, stops_at
@@ -350,6 +361,18 @@ def test_a_monitor_that_nothing_measures_ends_the_run_after_the_first_evaluation
     with pytest.raises(ConfigError, match=r"monitors eval/avg@4, which .* set its monitor to one of eval/avg@2, "):
         run.fit(module(random_model), datamodule=data())
     assert run.global_step == stops_at
+
+
+def test_early_stopping_that_is_listed_first_sees_the_last_score(random_model, tmp_path):
+    class Last(EarlyStopping):
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.seen = float(trainer.callback_metrics["eval/avg@2"])
+
+    stop = Last("eval/avg@2")
+    trainer(tmp_path, stop, MathEvaluation(), max_steps=3, **ANYWHERE | {"val_check_interval": 2}).fit(
+        module(random_model), datamodule=data(steps_per_epoch=3)
+    )
+    assert stop.seen == 0.5  # of step 3, not of step 2
 
 
 def test_a_resumed_run_repeats_no_evaluation_and_makes_up_for_one_that_was_due(random_model, tmp_path, capsys):
