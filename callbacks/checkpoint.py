@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.checkpoints import ASIDE, PARTIAL, bring_back, usable_checkpoint
 from lit_tpgrpo.checkpoints.checksums import Sum, own_checksums, write_checksums
 from lit_tpgrpo.errors import InputError, NonFiniteLossError, StorageError, mark_raised_on_all, raised_on_all_processes
@@ -25,6 +26,7 @@ from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.rollout.stopping import STOP, stop_error
 
 
+@checked_arguments()
 class SafeCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, of which a killed or failed run never leaves half a checkpoint.
 

@@ -12,12 +12,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError, mark_raised_on_all
 from lit_tpgrpo.rollout.evaluation import EvaluationLog, ScoresGroups
 from lit_tpgrpo.rollout.hooks import rollout_source
 from lit_tpgrpo.rollout.processes import failing_together
 
 
+@checked_arguments()
 class MathEvaluation(L.Callback):
     """Scores the ``val`` (and ``test``) problems with avg@k, pass@k and maj@k, in Lightning's validation loop.
 
@@ -120,10 +122,9 @@ class MathEvaluation(L.Callback):
         if trainer.sanity_checking:
             return
         if self._log.empty():  # the loop went over batches of the user's
-            batches = trainer.limit_val_batches
-            limit = batches if isinstance(batches, int) else None
+            source = rollout_source(trainer, self)
             with failing_together("evaluation"):
-                for group in rollout_source(trainer, self).evaluate("val", limit):
+                for group in source.evaluate("val", _problem_limit(trainer, len(source.problems("val")))):
                     self._log.add(group)
         if self._own_log:
             self._log.finish(pl_module, "eval")
@@ -169,6 +170,14 @@ def run_validation(trainer: L.Trainer) -> None:
     loop.run()
     trainer.training = True
     connector._first_loop_iter = first_iteration
+
+
+def _problem_limit(trainer: L.Trainer, problems: int) -> int | None:
+    """Each process's problems under ``limit_val_batches``, as if one were a batch: a number, or a share (at least one)."""
+    limit = trainer.limit_val_batches
+    if limit is None or isinstance(limit, int):
+        return limit
+    return None if limit >= 1 else max(1, int(limit * (problems // trainer.world_size)))
 
 
 def _put_first(trainer: L.Trainer, evaluation: MathEvaluation) -> None:

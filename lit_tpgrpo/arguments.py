@@ -36,6 +36,8 @@ class _Refused(Exception):
 def checked_arguments(**converters: Convert) -> Callable[[C], C]:
     """Make a class check what its constructor is given.
 
+    What it hands on to its base as ``**kwargs`` is checked against the base's constructor.
+
     Args:
         converters: by argument, called with (value, where=how to name it) in place of the check against the annotation, for
             arguments that take forms of which the command line knows nothing.
@@ -47,19 +49,31 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
     def decorate(cls: C) -> C:
         init = cls.__init__
         signature = inspect.signature(init)
+        rest = next((n for n, p in signature.parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD), None)
+        base = _next_init(cls) if rest is not None else None
 
         @functools.wraps(init)
         def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+            what = type(self).__name__
+            names = [*signature.parameters, *(inspect.signature(base).parameters if base is not None else ())]
             try:
                 bound = signature.bind(self, *args, **kwargs)
             except TypeError as error:
-                raise ConfigError(_misnamed(type(self).__name__, kwargs, signature) or str(error)) from error
-            hints = _hints(init)
-            for name, value in list(bound.arguments.items())[1:]:
-                where = f"{type(self).__name__}: {name}"
-                convert = converters.get(name, functools.partial(accepted, annotation=hints.get(name, Any)))
-                bound.arguments[name] = convert(value, where=where)
-            init(*bound.args, **bound.kwargs)
+                raise ConfigError(_misnamed(what, kwargs, names) or str(error)) from error
+
+            def checked(given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+                found = {}
+                for name, value in given.items():
+                    convert = converters.get(name, functools.partial(accepted, annotation=hints.get(name, Any)))
+                    found[name] = convert(value, where=f"{what}: {name}")
+                return found
+
+            handed_on = bound.arguments.pop(rest, {}) if rest is not None else {}
+            if base is not None and (fault := _misnamed(what, handed_on, names)):
+                raise ConfigError(fault)
+            own = {name: value for name, value in bound.arguments.items() if name != "self"}
+            bound.arguments.update(checked(own, _hints(init)))
+            init(*bound.args, **bound.kwargs, **checked(handed_on, {} if base is None else _hints(base)))
 
         cls.__init__ = checked_init
         return cls
@@ -67,9 +81,14 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
     return decorate
 
 
-def _misnamed(what: str, given: Mapping[str, Any], signature: inspect.Signature) -> str:
+def _next_init(cls: type) -> Callable[..., None]:
+    """The constructor that ``super().__init__`` calls."""
+    return next(vars(base)["__init__"] for base in cls.__mro__[1:] if "__init__" in vars(base))
+
+
+def _misnamed(what: str, given: Mapping[str, Any], parameters: Collection[str]) -> str:
     """What to say of the first argument that there is none of; nothing where all names are known."""
-    names = [name for name in signature.parameters if name != "self"]
+    names = [name for name in dict.fromkeys(parameters) if name not in ("self", "kwargs")]
     unknown = next((name for name in given if name not in names), None)
     if unknown is None:
         return ""

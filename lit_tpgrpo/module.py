@@ -411,7 +411,8 @@ class TPGRPOModule(L.LightningModule):
         metrics |= step_metrics(self._gradient, loss_scaler(self.trainer))
         if on_policy:
             warn_of_mismatch(float(metrics["mismatch/kl"]), self._round_index)
-        metrics["train/lr"] = cast(LightningOptimizer, self.optimizers()).param_groups[0]["lr"]
+        rate = cast(LightningOptimizer, self.optimizers()).param_groups[0].get("lr")
+        metrics |= {} if rate is None else {"train/lr": rate}  # None where the optimizer sets its own
         metrics["train/tokens_per_s"] = float(totals.loss.tokens) / seconds
         self.log_dict(metrics, batch_size=1)
         self.log("loss", metrics["train/loss"], prog_bar=True, logger=False, batch_size=1)

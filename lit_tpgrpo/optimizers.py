@@ -53,9 +53,15 @@ def warn_of_coarse_weights(optimizer: Optimizer, parameters: Sequence[Tensor]) -
     if not coarse or getattr(optimizer, "bf16_stochastic_round", False):
         return
     dtype, name = str(coarse[0].dtype).removeprefix("torch."), type(optimizer).__name__
-    rate = float(optimizer.defaults["lr"])
+    rate = optimizer.defaults.get("lr")  # None where the optimizer sets its own, as transformers' Adafactor does
+    if rate is None:
+        lost = f"the weights that train are {dtype}, and {name} loses updates that are smaller than their rounding"
+    else:
+        lost = (
+            f"the weights that train are {dtype}, and {name} at a learning rate of {float(rate):.1e} moves a weight by about "
+            f"that much a step: {unchanged_share(coarse, float(rate)):.1%} of them would round back to what they were"
+        )
     rank_zero_warn(
-        f"the weights that train are {dtype}, and {name} at a learning rate of {rate:.1e} moves a weight by about that much a "
-        f"step: {unchanged_share(coarse, rate):.1%} of them would round back to what they were. Leave model.dtype out for "
-        "float32 weights and set trainer.precision to bf16-mixed to compute in bfloat16, or train an adapter (model.adapter)"
+        f"{lost}. Leave model.dtype out for float32 weights and set trainer.precision to bf16-mixed to compute in bfloat16, or "
+        "train an adapter (model.adapter)"
     )

@@ -31,7 +31,7 @@ class StepProgressBar(TQDMProgressBar):
         return self._bar(self.test_description, sum(self.trainer.num_test_batches), 0, unit="problem", leave=True)
 
     def init_predict_tqdm(self) -> Tqdm:
-        return self._bar(self.predict_description, sum(self.trainer.num_predict_batches), 0, unit="problem", leave=True)
+        return self._bar(self.predict_description, sum(self.trainer.num_predict_batches), 0, unit="batch", leave=True)
 
     def _bar(self, desc: str, total: float, line: int, **options: Any) -> Tqdm:
         return Tqdm(

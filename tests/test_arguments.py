@@ -9,19 +9,30 @@ import numpy as np
 import pytest
 import torch
 
-from lit_tpgrpo.callbacks import CapabilityEstimator, ExportHF, JudgedSolutionWriter, JudgeRefresh, SolutionSamples
+from lit_tpgrpo.callbacks import (
+    CapabilityEstimator,
+    ExportHF,
+    JudgedSolutionWriter,
+    JudgeRefresh,
+    MathEvaluation,
+    SafeCheckpoint,
+    SolutionSamples,
+)
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.sources import Decontaminated, FileProblems, HubProblems, MemoryProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.engines.local_chat import LocalChat
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative import Asking, GenerativeJudge
+from lit_tpgrpo.judges.generative import Asking, GenerativeJudge, IntrinsicSignals
+from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.text.answers import AnswerForm
+from lit_tpgrpo.training.schedules import TransformersLR
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 ROWS = [{"problem": "What is 1 + 1?", "answer": 2}]
@@ -77,6 +88,18 @@ REFUSED = [
     (SolutionSamples, {"solutions": "4"}, "SolutionSamples: solutions: expected an integer"),
     (CapabilityEstimator, {"curriculum": "easy"}, "curriculum: expected shuffle or uncertainty, got 'easy' (str)"),
     (JudgeRefresh, {"audit": JudgeRefresh}, "audit: expected an object with cases (AuditSet) or None, got the class JudgeRefresh"),
+    (MathEvaluation, {"pass_at": 4}, "MathEvaluation: pass_at: expected a list of an integer, got 4 (int)"),
+    (MathEvaluation, {"both_end": False}, "MathEvaluation has no argument 'both_end'; did you mean both_ends?"),
+    (SafeCheckpoint, {"dirpath": 3}, "SafeCheckpoint: dirpath: expected a text or a path or None, got 3 (int)"),
+    (SafeCheckpoint, {"monitr": "eval/avg@4"}, "SafeCheckpoint has no argument 'monitr'; did you mean monitor?"),
+    (SafeCheckpoint, {"save_top_k": "3"}, "SafeCheckpoint: save_top_k: expected an integer, got '3' (str)"),
+    (SafeCheckpoint, {"save_last": "yes"}, "save_last: expected True or False or link or None, got 'yes' (str)"),
+    (MathVerifier, {"timeout_s": "5"}, "MathVerifier: timeout_s: expected a number, got '5' (str)"),
+    (MathVerifier, {"timeout": 5}, "MathVerifier has no argument 'timeout'; did you mean timeout_s?"),
+    (PromptSet, {"folder": 3}, "PromptSet: folder: expected a text or a path or None, got 3 (int)"),
+    (IntrinsicSignals, {"steps_per_question": "40"}, "IntrinsicSignals: steps_per_question: expected an integer, got '40' (str)"),
+    (ArithmeticAudit, {"n": "200"}, "ArithmeticAudit: n: expected an integer, got '200' (str)"),
+    (TransformersLR, {"optimizer": None}, "TransformersLR: optimizer: expected Optimizer, got None"),
     (ExportHF, {"private": 1}, "private: expected True or False, got 1 (int)"),
     (JudgedSolutionWriter, {"path": 1}, "path: expected a text or a path or None, got 1 (int)"),
 ]  # fmt: skip

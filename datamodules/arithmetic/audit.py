@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, written
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS
 from lit_tpgrpo.errors import ConfigError
@@ -13,6 +14,7 @@ from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.records import StepLabel
 
 
+@checked_arguments()
 class ArithmeticAudit:
     """Solutions of the noisy writer with their exact step labels.
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 from transformers import get_scheduler
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 
 ScheduleName = Literal[
@@ -29,6 +30,7 @@ ScheduleName = Literal[
 ]
 
 
+@checked_arguments()
 class TransformersLR(LambdaLR):
     """One of transformers' schedules (``transformers.get_scheduler``): lr(t) = lr * f(t), t the optimizer steps taken.
 
@@ -88,6 +90,7 @@ class TransformersLR(LambdaLR):
         return {k: v for k, v in super().state_dict().items() if k not in ("_settings", "follows_run")}
 
 
+@checked_arguments()
 class SequenceLR(SequentialLR):
     """One schedule after another: torch's ``SequentialLR``, from schedules that are yet to be built.
 

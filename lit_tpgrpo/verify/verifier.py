@@ -24,6 +24,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, as_completed
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.verify.compare import compare
@@ -41,6 +42,7 @@ _MISFORTUNES = {Reply.STALLED: Outcome.UNDECIDED, Reply.KILLED: Outcome.UNDECIDE
 _LASTING = frozenset({Reply.CORRECT, Reply.INCORRECT, Reply.UNPARSED})
 
 
+@checked_arguments()
 class MathVerifier:
     """Compares answers on ``workers`` processes with a limit on the processor time of each comparison.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import lightning as L
@@ -290,6 +291,14 @@ def test_a_foreign_module_with_loaders_of_its_own_keeps_its_validation_and_is_ev
     assert float(run.callback_metrics["val_loss"]) == 1.0  # the mean of batches 0, 1, 2
     assert printed_steps(capsys.readouterr().out) == [0, 2, 4]
     assert logged(tmp_path, "eval/avg@2") == [(step, pytest.approx(step / 6)) for step in (0, 2, 4)]
+
+
+@pytest.mark.parametrize(("limit", "problems"), [(1, 1), (2, 2), (1.0, 6), (0.67, 4)])
+def test_limit_val_batches_holds_beside_a_loader_of_the_users(random_model, tmp_path, capsys, limit, problems):
+    """A share of the batches was taken for no limit: 2 of the 3 batches, 6 of the 6 problems."""
+    run = trainer(tmp_path, MathEvaluation(), limit_val_batches=limit)
+    run.validate(foreign(random_model), datamodule=data(OwnLoaders))
+    assert re.search(r"\| (\d+) problems?\n", capsys.readouterr().out).group(1) == str(problems)  # pyright: ignore
 
 
 def test_a_foreign_module_that_validates_on_our_problems_is_scored(random_model, tmp_path):

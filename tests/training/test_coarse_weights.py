@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_module import fit, make_batch, weights
+from transformers import Adafactor
 
 from lit_tpgrpo.adapters import LoRA
 from lit_tpgrpo.errors import ConfigError
@@ -51,6 +52,17 @@ def test_float32_weights_move_and_bfloat16_ones_hardly(bf16_model, tmp_path):
         UserWarning, match=rf"are bfloat16, and AdamW at a learning rate of 1\.0e-06 .* 9\d\.\d% {COARSE}"
     ):
         assert changed_share(bf16_model, tmp_path, dtype="auto") < 0.05
+
+
+def test_an_optimizer_that_sets_its_own_rate_trains_and_is_warned_of(bf16_model, tmp_path):
+    """transformers' Adafactor has an lr of None: float(None) ended the run."""
+    module = TPGRPOModule(bf16_model, optimizer=Adafactor, dtype="auto")
+    with pytest.warns(
+        UserWarning, match=r"are bfloat16, and Adafactor loses updates that are smaller than their rounding"
+    ):
+        run = fit(module, [make_batch()], tmp_path)
+    assert "train/loss" in run.callback_metrics
+    assert "train/lr" not in run.callback_metrics
 
 
 def test_the_trainers_own_conversion_is_warned_of_too(random_model, tmp_path):

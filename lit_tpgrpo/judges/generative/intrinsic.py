@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.asking import Asker
 from lit_tpgrpo.judges.generative.correct import wrong_steps
@@ -13,6 +14,7 @@ from lit_tpgrpo.judges.generative.incorrect import matched_steps
 from lit_tpgrpo.judges.generative.views import Reader
 
 
+@checked_arguments()
 @dataclass(frozen=True)
 class IntrinsicSignals:
     """Reflections of a correct solution, the answer of an incorrect one.

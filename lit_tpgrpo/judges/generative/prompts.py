@@ -16,6 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateSyntaxError, meta
 
+from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.sheet import Sheet, shown
 from lit_tpgrpo.pretrained import EMBEDDED, embedded_folder
@@ -51,6 +52,7 @@ OFFERED: Mapping[str, frozenset[str]] = {
 }
 
 
+@checked_arguments()
 class PromptSet:
     """The prompt files of a folder, read and checked once.
 
