@@ -60,17 +60,26 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines; nothing where there is no file."""
+    """Yield the rows of the complete lines; nothing where there is no file. Other lines are passed over with a warning."""
+    for _, row in numbered_lines(path):
+        yield row
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line numbers, from 1, beside what ``read_lines`` yields."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-            except ValueError:  # cut short by a crash: what it held is simply made again
+            except (ValueError, RecursionError):  # cut short by a crash: what it held is simply made again
                 log.warning("%s:%d is incomplete and is made again", path, number)
                 continue
-            yield row
+            if not isinstance(row, dict):
+                log.warning("%s:%d has a line that cannot be read (no JSON object) and is made again", path, number)
+                continue
+            yield number, row
 
 
 def _ends_line(file: Any) -> bool:

@@ -22,9 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from lit_tpgrpo.errors import StorageError
 from lit_tpgrpo.jsonl import append_line, read_lines
-from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, StopReason, Verdict
+from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ K = TypeVar("K")
 _ROUND = re.compile(r"round_\d{6}")
 _OURS = re.compile(r"(meta|judging)\.(json|partial)|(solutions|verdicts|scores)\.\d+\.jsonl")
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
-"""What a line raises that is JSON, but not of the form that is written here."""
+"""What a line raises that is JSON, but not of the form that is written here: pydantic's are ValueErrors."""
+_SOLUTION, _STEPS, _FLOATS = TypeAdapter(Solution), TypeAdapter(tuple[Step, ...]), TypeAdapter(tuple[float, ...])
 
 
 class RoundStore:
@@ -135,13 +138,15 @@ class RoundFile:
         """
         found: dict[int, Sampled] = {}
         damaged: dict[int, str] = {}
-        for place, row in self._rows("solutions", lambda line: [(group["group"], group) for group in line["groups"]]):
+        for place, row in self._rows(
+            "solutions", lambda line: [(_int(group["group"]), group) for group in line["groups"]]
+        ):
             if wanted is not None and place not in wanted:
                 continue
             try:
                 group = _group(row)
             except _UNREADABLE as error:
-                damaged[place] = f"cannot be read ({error!r})"
+                damaged[place] = f"cannot be read ({_reason(error)})"
                 continue
             samples = [s.sample for s in group[1]]
             if samples == list(range(group_size)):
@@ -173,13 +178,17 @@ class RoundFile:
             for s in solutions
         }
         found: dict[tuple[int, int], tuple[Outcome, str | None, Verdict]] = {}
-        for key, line in self._rows("verdicts", lambda line: [((line["group"], line["sample"]), line)]):
+        for key, line in self._rows("verdicts", lambda line: [((_int(line["group"]), _int(line["sample"])), line)]):
             if key in digests and digests[key] == line.get("of"):
                 try:
-                    found[key] = (Outcome(line["outcome"]), line["answer"], _verdict(line))
+                    answer = None if line["answer"] is None else _text(line["answer"])
+                    found[key] = (Outcome(line["outcome"]), answer, _verdict(line))
                 except _UNREADABLE as error:
                     log.warning(
-                        "the verdict on %s in %s cannot be read (%r); it is given again", key, self.folder, error
+                        "the verdict on %s in %s cannot be read (%s); it is given again",
+                        key,
+                        self.folder,
+                        _reason(error),
                     )
         return found
 
@@ -203,11 +212,17 @@ class RoundFile:
     def scores(self, solutions: Mapping[int, Solution]) -> dict[int, tuple[float, ...]]:
         """The trainer's log-probs of these solutions and no others, by their place in the round (group x G + sample)."""
         digests = {place: solution_digest(s) for place, s in solutions.items()}
-        return {
-            place: tuple(line["logprobs"])
-            for place, line in self._rows("scores", lambda line: [(line["place"], line)])
-            if place in digests and digests[place] == line.get("of")
-        }
+        found: dict[int, tuple[float, ...]] = {}
+        for place, line in self._rows("scores", lambda line: [(_int(line["place"]), line)]):
+            if place in digests and digests[place] == line.get("of"):
+                try:
+                    logprobs = _FLOATS.validate_python(line["logprobs"])
+                except _UNREADABLE as error:
+                    log.warning("a score in %s cannot be read (%s); it is computed again", self.folder, _reason(error))
+                    continue
+                if len(logprobs) == len(solutions[place].completion_ids):
+                    found[place] = logprobs
+        return found
 
     def add_score(self, place: int, solution: Solution, logprobs: Sequence[float]) -> None:
         row = {"place": place, "of": solution_digest(solution), "logprobs": list(logprobs)}
@@ -235,7 +250,9 @@ class RoundFile:
                 try:
                     rows = rows_of(line)
                 except _UNREADABLE as error:
-                    log.warning("%s has a line that cannot be read (%r); what it held is made again", path, error)
+                    log.warning(
+                        "%s has a line that cannot be read (%s); what it held is made again", path, _reason(error)
+                    )
                     continue
                 yield from rows
 
@@ -262,21 +279,44 @@ def _remove_round(folder: Path) -> list[str]:
 
 def _group(row: dict[str, Any]) -> Sampled:
     solutions = sorted((_solution(s) for s in row["solutions"]), key=lambda s: s.sample)
-    return Problem(**row["problem"]), tuple(solutions)
+    problem = Problem(**row["problem"])
+    for name, value in asdict(problem).items():
+        if not (name == "level" and value is None):
+            _text(value)
+    return problem, tuple(solutions)
 
 
 def _solution(row: dict[str, Any]) -> Solution:
-    tuples = ("prompt_ids", "completion_ids", "logprobs", "token_starts")
-    fields: Any = row | {key: tuple(row[key]) for key in tuples} | {"stop": StopReason(row["stop"])}
-    solution = Solution(**fields)
+    solution = _SOLUTION.validate_python(row)
     if not len(solution.completion_ids) == len(solution.logprobs) == len(solution.token_starts):
         raise ValueError(f"sample {solution.sample} has tokens without a log-prob or a place in the text")
     return solution
 
 
 def _verdict(line: dict[str, Any]) -> Verdict:
-    steps = tuple(Step(**step) for step in line["steps"])
-    return Verdict(steps, tuple(StepLabel(label) for label in line["labels"]), line["note"])
+    steps = _STEPS.validate_python(line["steps"])
+    return Verdict(steps, tuple(StepLabel(label) for label in line["labels"]), _text(line["note"]))
+
+
+def _int(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"expected a whole number, got {type(value).__name__}")
+    return value
+
+
+def _text(value: Any) -> str:
+    """Not pydantic's, which refuses half a surrogate pair: data have them."""
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, got {type(value).__name__}")
+    return value
+
+
+def _reason(error: Exception) -> str:
+    """In one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:

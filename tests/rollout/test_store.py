@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,7 +86,7 @@ def test_processes_write_files_of_their_own_and_read_all_of_them(tmp_path: Path)
     first.add_solutions({0: (PROBLEM, [solution(0)])})
     second.add_solutions({1: (PROBLEM, [solution(0)])})
     second.add_verdict(1, PROBLEM, solution(0), Outcome.CORRECT, "2", VERDICT)
-    second.add_score(8, solution(0), [-0.5])
+    second.add_score(8, solution(0), [-0.5] * 3)
     assert sorted(p.name for p in first.folder.glob("*.jsonl")) == [
         "scores.1.jsonl",
         "solutions.0.jsonl",
@@ -99,7 +99,7 @@ def test_processes_write_files_of_their_own_and_read_all_of_them(tmp_path: Path)
     assert sorted(alone.solutions(1, {1, 2})) == [1]
     assert alone.verdicts({0: groups[0]}) == {}
     assert alone.verdicts({1: groups[1]}) == {(1, 0): (Outcome.CORRECT, "2", VERDICT)}
-    assert alone.scores({8: solution(0)}) == {8: (-0.5,)}
+    assert alone.scores({8: solution(0)}) == {8: (-0.5,) * 3}
     alone.void_verdicts()
     assert second.verdicts(groups) == {}
 
@@ -166,7 +166,7 @@ def shorter_logprobs(row):
         (lost, r"group 0 in .*round_000000 holds samples \[0, 2\], expected 0 to 2; it is sampled again"),
         (repeated, r"holds samples \[0, 0, 2\]"),
         (too_many, r"holds samples \[0, 1, 2, 3\]"),
-        (without_a_field, r"cannot be read \(KeyError\('token_starts'\)\); it is sampled again"),
+        (without_a_field, r"cannot be read \(token_starts: Field required\); it is sampled again"),
         (shorter_logprobs, r"sample 1 has tokens without a log-prob"),
         (lambda row: {"groups": 3}, r"solutions.0.jsonl has a line that cannot be read \(TypeError"),
         (lambda row: None, r"has a line that cannot be read"),
@@ -186,6 +186,62 @@ def test_a_group_that_is_not_whole_is_left_out_with_its_reason(tmp_path: Path, c
     assert "it is sampled again" not in caplog.text
 
 
+STRANGE = (None, True, -1, 1.5, 10**400, "x", "7", [], [None], ["x"], [[]], {}, {"x": 1})
+
+
+def with_each_replaced(value: object, by: object) -> Iterator[object]:
+    """Copies of a JSON value in which one part of it, at any depth, is another value."""
+    yield by
+    parts: Iterable = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in list(parts):
+        for changed in with_each_replaced(part, by):
+            copy = dict(value) if isinstance(value, dict) else list(value)  # pyright: ignore
+            copy[key] = changed  # pyright: ignore
+            yield copy
+
+
+def alike(value: object, written: object) -> bool:
+    """Whether it is built of the same types. A level and an answer may be missing, a tuple may be empty."""
+    if dataclasses.is_dataclass(written):
+        names = [f.name for f in dataclasses.fields(written)]
+        return type(value) is type(written) and all(alike(getattr(value, n), getattr(written, n)) for n in names)
+    if isinstance(written, tuple):
+        if len({type(part) for part in written}) > 1:
+            return isinstance(value, tuple) and all(map(alike, value, written))
+        return isinstance(value, tuple) and all(alike(part, written[0]) for part in value)
+    return type(value) is type(written) or (value is None and isinstance(written, str))
+
+
+@pytest.mark.parametrize("kind", ["solutions", "verdicts", "scores"])
+def test_a_line_that_was_edited_in_any_place_stops_no_run(tmp_path: Path, kind: str):
+    """What is read is of the types that were written, or left out; other lines are read."""
+    file = RoundStore(tmp_path).open(0, {})
+    problem = dataclasses.replace(PROBLEM, level="2")
+    group = (problem, (solution(0),))
+    file.add_solutions({0: group})
+    file.add_verdict(0, problem, solution(0), Outcome.CORRECT, "2", VERDICT)
+    file.add_score(0, solution(0), [-0.5] * 3)
+
+    def read() -> tuple[dict, ...]:
+        return file.solutions(1), file.verdicts({0: group}), file.scores({0: solution(0)})
+
+    whole = read()
+    path = file.folder / f"{kind}.0.jsonl"
+    (row,) = (json.loads(line) for line in path.read_text().splitlines())
+    tried = 0
+    for strange in STRANGE:
+        for changed in with_each_replaced(row, strange):
+            tried += 1
+            path.write_text(json.dumps(changed) + "\n")
+            for part, expected in zip(read(), whole, strict=True):
+                for value in part.values():
+                    assert alike(value, next(iter(expected.values()))), changed
+    assert tried > 60
+    with path.open("w") as lines:
+        lines.write(f"7\n[]\nnull\n{'[' * 100_000}\n{json.dumps(row)}\n")
+    assert read() == whole
+
+
 def test_solutions_come_in_the_order_of_their_samples(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {})
     file.add_solutions({0: (PROBLEM, [solution(2), solution(0), solution(1)])})
@@ -197,9 +253,9 @@ def test_verdicts_and_scores_are_of_the_solution_that_they_were_given_on(tmp_pat
     other = dataclasses.replace(solution(0), completion_ids=(0, 1, 3))
     file.add_verdict(0, PROBLEM, solution(0), Outcome.CORRECT, "2", VERDICT)
     file.add_verdict(1, PROBLEM, other, Outcome.INCORRECT, "3", VERDICT)  # a verdict without a solution harms nobody
-    file.add_score(0, solution(0), [-0.5])
+    file.add_score(0, solution(0), [-0.5] * 3)
     assert file.verdicts({0: (PROBLEM, (solution(0),))}) == {(0, 0): (Outcome.CORRECT, "2", VERDICT)}
-    assert file.scores({0: solution(0)}) == {0: (-0.5,)}
+    assert file.scores({0: solution(0)}) == {0: (-0.5,) * 3}
     # Sampled again it came out otherwise, or the gold answer was corrected.
     assert file.verdicts({0: (PROBLEM, (other,))}) == {}
     assert file.verdicts({0: (dataclasses.replace(PROBLEM, answer="3"), (solution(0),))}) == {}

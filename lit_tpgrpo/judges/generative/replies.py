@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 from collections.abc import Mapping
@@ -12,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_tpgrpo.engines.chat import ChatReply, ChatRequest
-from lit_tpgrpo.jsonl import append_line, make_writable, read_lines
+from lit_tpgrpo.jsonl import append_line, make_writable, numbered_lines
+
+log = logging.getLogger(__name__)
+_BLANK = ChatReply("")
+"""Says of which type each field is."""
 
 
 def reply_key(identity: Mapping[str, Any], request: ChatRequest) -> str:
@@ -40,11 +45,9 @@ class ReplyStore:
         if self.folder is None:
             return None
         if self._replies is None:
-            self._replies = {
-                line["key"]: ChatReply(**line["reply"])
-                for path in sorted(self.folder.glob("replies*.jsonl"))
-                for line in read_lines(path)
-            }
+            self._replies = {}
+            for path in sorted(self.folder.glob("replies*.jsonl")):
+                self._replies |= _replies_in(path)
         return self._replies.get(key)
 
     def check_writable(self) -> None:
@@ -69,3 +72,39 @@ class ReplyStore:
         append_line(self.folder / f"replies.{platform.node()}.{os.getpid()}.jsonl", {"key": key, "reply": asdict(kept)})
         assert self._replies is not None
         self._replies[key] = kept
+
+
+def _replies_in(path: Path) -> dict[str, ChatReply]:
+    """Return the replies of a file. Lines that hold none, edited or of another program, are named, counted and left out: runs
+    share these files."""
+    replies, others = {}, []
+    for number, line in numbered_lines(path):
+        try:
+            replies[_key(line["key"])] = _reply(line["reply"])
+        except (KeyError, TypeError, ValueError) as error:
+            others.append(f"line {number}: {type(error).__name__}: {error}")
+    if others:
+        log.warning(
+            "%d lines of %s hold no reply and are left out (%s%s); what they answered is asked again",
+            len(others),
+            path,
+            "; ".join(others[:3])[:300],
+            "; ..." if len(others) > 3 else "",
+        )
+    return replies
+
+
+def _key(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text as key, got {type(value).__name__}")
+    return value
+
+
+def _reply(row: Any) -> ChatReply:
+    if not isinstance(row, dict):
+        raise TypeError(f"expected a reply, got {type(row).__name__}")
+    for name, value in row.items():
+        expected = type(getattr(_BLANK, name, None))
+        if type(value) is not expected:
+            raise TypeError(f"expected {expected.__name__} as {name}, got {type(value).__name__}")
+    return ChatReply(**row)
