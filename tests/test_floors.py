@@ -15,6 +15,7 @@ FLOORS = {
     "lit_tpgrpo.errors": 0,
     "lit_tpgrpo.redaction": 0,
     "lit_tpgrpo.api_keys": 1,
+    "lit_tpgrpo.chat_template": 1,
     "lit_tpgrpo.arguments": 1,
     "lit_tpgrpo.jsonl": 1,
     "lit_tpgrpo.seeds": 0,

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.chat_template import user_turn
 from lit_tpgrpo.engines.base import Completion, Engine, Policy, SamplingParams
 from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
 from lit_tpgrpo.engines.hf import HFEngine
@@ -66,7 +67,7 @@ class LocalChat:
         device: ``auto`` is this process's GPU where there is one.
     """
 
-    in_process = True
+    in_process = True  # a round's patience ends no request: nobody else could be down
 
     def __init__(
         self,
@@ -203,10 +204,7 @@ class LocalChat:
         if tokenizer.chat_template is None:
             text = request.content + "\n"
         else:
-            turn = [{"role": "user", "content": request.content}]
-            text = str(
-                tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False, enable_thinking=thinks)
-            )
+            text = str(user_turn(tokenizer, request.content, tokenize=False, enable_thinking=thinks))
         opened = text.rstrip().endswith(_OPEN)
         if thinks and not opened:
             return text + f"{_OPEN}\n"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from string import Formatter
 from typing import Literal, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from lit_tpgrpo.chat_template import user_turn
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
 
@@ -23,15 +25,29 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem, template: s
     Raises:
         ConfigError: the template has no ``{problem}``, or other braces that are not doubled.
     """
-    try:
-        text = template.format(problem=problem.prompt)
-    except (KeyError, IndexError, ValueError) as error:
-        raise ConfigError(f"prompt_template must hold {{problem}} and double all other braces: {error!r}") from error
+    text = filled(template, problem.prompt)
     if tokenizer.chat_template is None:
         return tuple(tokenizer(text)["input_ids"])
-    turn = [{"role": "user", "content": text}]
-    ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return tuple(cast(list[int], ids))
+    return tuple(cast(list[int], user_turn(tokenizer, text, tokenize=True)))
+
+
+def filled(template: str, problem: str) -> str:
+    """Put the problem in place of ``{problem}``.
+
+    Nothing else of ``str.format`` is let in: ``{problem:999999999}`` would make as many characters of it.
+
+    Raises:
+        ConfigError: there are other braces that are not doubled.
+    """
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(f"prompt_template must hold {{problem}} and double all other braces: {error}") from error
+    for _, name, form, conversion in parts:
+        if name is not None and (name != "problem" or form or conversion):
+            shown = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+            raise ConfigError(f"prompt_template must hold {{problem}} and double all other braces, got {{{shown:.80}}}")
+    return "".join(text + (problem if name is not None else "") for text, name, _, _ in parts)
 
 
 def admit(

@@ -44,10 +44,42 @@ def test_long_prompts_are_skipped_with_a_count_or_refused(tokenizer, caplog):
         admit([LONG], tokenizer, INSTRUCTION, 100, "skip")
 
 
-@pytest.mark.parametrize("template", ["no place for it", "{problem} in \\boxed{}", "{question}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "no place for it",
+        "{problem} in \\boxed{}",
+        "{question}",
+        "{problem} {problem:>999999999}",
+        "{problem} {problem.__class__}",
+        "{problem} {problem[0]!r}",
+        "{problem} {problem:{problem}}",
+        "{problem} {",
+    ],
+)
 def test_a_template_that_cannot_be_filled_is_named(tokenizer, template):
     with pytest.raises(ConfigError, match=r"prompt_template must hold \{problem\}"):
         admit([SHORT], tokenizer, template, 100, "skip")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ cycler.__init__.__globals__.os.popen('touch pwned').read() }}",
+        "{{ messages.append(messages) }}",
+        "{% for i in range(10**9) %}x{% endfor %}",
+        "{{ raise_exception('no') }}",
+        "{{ messages[0].content",
+    ],
+)
+def test_a_chat_template_runs_in_a_sandbox(random_model, tmp_path, monkeypatch, template: str):
+    """transformers' own; what it forbids ends in one line."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=r"the chat template of the tokenizer .* cannot be filled in"):
+        prompt_ids(tokenizer, SHORT)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_braces_in_a_problem_are_left_alone(tokenizer):

@@ -1,7 +1,7 @@
 """Prompts are text files, one a question, in the folder of a prompt set; each declares its variables in its first line.
 
 A set is ``shared.txt``, which all questions about a solution begin with, and one file for each ``Question``. The files
-are Jinja templates. What stands in a solution is data to them, never a template.
+are templates in a part of Jinja's language, see ``templates``. What a solution says is data to them, never a template.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template, TemplateSyntaxError, meta
-
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.sheet import Sheet, shown
+from lit_tpgrpo.judges.generative.templates import MAX_FILE_CHARS, PromptTemplate
 from lit_tpgrpo.pretrained import EMBEDDED, embedded_folder
 
 DEFAULT_PROMPTS = Path(__file__).parent / "prompts"
 _DECLARED = re.compile(r"\A\{# variables:([\w\s,]*)#\}[ \t]*\n")
-_ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False)
 
 
 class Question(enum.Enum):
@@ -71,26 +69,29 @@ class PromptSet:
             raise ConfigError(
                 f"prompt folder {str(self.folder)!r} does not exist; expected {', '.join(sorted(OFFERED))} (.txt) in it"
             )
-        self._templates: dict[str, Template] = {}
+        self._templates: dict[str, PromptTemplate] = {}
         self._sources: dict[str, str] = {}
         for name, offered in OFFERED.items():
             self._templates[name] = self._read(name, offered)
 
-    def _read(self, name: str, offered: frozenset[str]) -> Template:
+    def _read(self, name: str, offered: frozenset[str]) -> PromptTemplate:
         path = self.folder / f"{name}.txt"
         try:
-            source = path.read_text(encoding="utf-8")
+            with path.open(encoding="utf-8") as file:
+                source = file.read(MAX_FILE_CHARS + 1)
         except OSError as error:
             raise ConfigError(f"prompt file {str(path)!r} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"prompt file {str(path)!r} is no text in UTF-8: {error.reason} at byte {error.start}"
+            ) from error
         declaration = _DECLARED.match(source)
         if declaration is None:
             raise ConfigError(f"{path}: the first line must declare the variables, as in {{# variables: id, steps #}}")
         declared = {v.strip() for v in declaration[1].split(",") if v.strip()}
         body = source[declaration.end() :]
-        try:
-            used = meta.find_undeclared_variables(_ENVIRONMENT.parse(body))
-        except TemplateSyntaxError as error:
-            raise ConfigError(f"{path}:{(error.lineno or 0) + 1}: {error.message}") from error
+        template = PromptTemplate(body, path, first_line=2)
+        used = template.variables
         if declared != used:
             raise ConfigError(f"{path}: declares {sorted(declared)}, but uses {sorted(used)}")
         if not used <= offered:
@@ -98,7 +99,7 @@ class PromptSet:
         if name != SHARED and "id" not in used:
             raise ConfigError(f"{path}: must show the variable id, which every verdict repeats")
         self._sources[name] = body
-        return _ENVIRONMENT.from_string(body)
+        return template
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,0 +1,208 @@
+"""Prompt files as templates that can neither run code nor use up time or memory, whoever wrote them.
+
+Jinja's sandbox keeps templates from Python's insides; it does not bound their work (``{{ "a" * 10**9 }}``). So only part of
+the language is let in, in which work and output grow with what is shown: variables, ``if``, ``for``, comparisons, sums of
+numbers, and filters of ours. Loops and filters spend from one budget a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta, nodes, pass_context
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from lit_tpgrpo.errors import ConfigError
+
+MAX_FILE_CHARS = 1_000_000
+MAX_PROMPT_CHARS = 10_000_000
+MAX_STEPS = 2_000_000
+"""Of a prompt: what is in the body of a loop, each time, and items or characters that go through filters."""
+MAX_DEPTH = 50
+"""Of expressions and blocks in one another: far below what Python's compiler takes."""
+
+_BUDGET = "_budget"
+_COUNTED = "_counted"
+_NODES: tuple[type[nodes.Node], ...] = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Tuple, nodes.List),
+    *(nodes.If, nodes.For, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not),
+    *(nodes.Add, nodes.Sub, nodes.Neg, nodes.Pos, nodes.Getattr, nodes.Getitem, nodes.Filter, nodes.Test),
+)
+_COMPARISONS = ("eq", "ne", "lt", "lteq", "gt", "gteq")
+_TESTS = ("defined", "undefined", "none", "odd", "even")
+_LOOP = ("index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem")
+_TOO_MUCH = "it uses more than {limit:,} steps"
+
+
+class _Budget:
+    """What is left of a prompt's steps."""
+
+    def __init__(self) -> None:
+        self.left = MAX_STEPS
+
+    def spend(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise TemplateError(_TOO_MUCH.format(limit=MAX_STEPS))
+
+
+def _join(value: Iterable[Any], separator: str = "") -> str:
+    texts = [str(item) for item in value]
+    if sum(map(len, texts)) + len(texts) * len(str(separator)) > MAX_PROMPT_CHARS:
+        raise TemplateError(f"join makes more than {MAX_PROMPT_CHARS:,} characters")
+    return str(separator).join(texts)
+
+
+def _first(value: Any) -> Any:
+    return next(iter(value), "")
+
+
+def _last(value: Any) -> Any:
+    return next(reversed(list(value)), "")
+
+
+_OF_ITEMS: dict[str, Callable[..., Any]] = {"first": _first, "last": _last, "upper": str.upper, "lower": str.lower}
+
+
+def _map(value: Iterable[Any], name: str) -> list[Any]:
+    if name not in _OF_ITEMS:
+        raise TemplateError(f"map takes one of {', '.join(map(repr, _OF_ITEMS))}, got {name!r}")
+    return [_OF_ITEMS[name](item) for item in value]
+
+
+FILTERS: dict[str, Callable[..., Any]] = _OF_ITEMS | {
+    "count": len,
+    "join": _join,
+    "length": len,
+    "list": list,
+    "map": _map,
+    "sort": sorted,
+    "trim": str.strip,
+}
+
+
+def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
+    @pass_context
+    def filtered(context: Context, value: Any, *args: Any) -> Any:
+        context[_BUDGET].spend(1 + _size(value))
+        return function(value, *args)
+
+    return filtered
+
+
+def _size(value: Any) -> int:
+    """Characters and items, those inside of items too: ``map("upper")`` reads them all."""
+    if isinstance(value, str):
+        return len(value)
+    return sum(1 + _size(item) for item in value) if isinstance(value, (list, tuple)) else 1
+
+
+@pass_context
+def _counted(context: Context, value: Iterable[Any], steps: int) -> Iterator[Any]:
+    """What a ``for`` runs over; its body has so many steps."""
+    for item in value:
+        context[_BUDGET].spend(steps)
+        yield item
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"+", "-"})
+
+    def __init__(self) -> None:
+        super().__init__(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        self.filters = {name: _metered(function) for name, function in FILTERS.items()} | {_COUNTED: _counted}
+        self.globals = {}
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Add and subtract numbers; texts and lists would grow."""
+        if not (isinstance(left, (int, float)) and isinstance(right, (int, float))):
+            raise TemplateError(f"{operator} takes numbers, got {type(left).__name__} and {type(right).__name__}")
+        return super().call_binop(context, operator, left, right)
+
+
+_ENVIRONMENT = _Environment()
+
+
+class PromptTemplate:
+    """One prompt file.
+
+    Attributes:
+        variables: the names that it uses.
+
+    Args:
+        source: its text.
+        path: for messages.
+        first_line: of the text in the file.
+
+    Raises:
+        ConfigError: it is no template, or holds what prompts may not hold.
+    """
+
+    def __init__(self, source: str, path: Path, first_line: int = 1) -> None:
+        self._path, self._first_line = path, first_line
+        if len(source) > MAX_FILE_CHARS:
+            raise ConfigError(f"{path}: has {len(source):,} characters, expected {MAX_FILE_CHARS:,} at most")
+        try:
+            tree = _ENVIRONMENT.parse(source)
+            self._check(tree, 0)
+            self.variables = frozenset(meta.find_undeclared_variables(tree))
+            for loop in tree.find_all(nodes.For):
+                steps = 1 + sum(1 for statement in loop.body for _ in statement.find_all(nodes.Node))
+                args: list[nodes.Expr] = [nodes.Const(steps)]
+                loop.iter = nodes.Filter(loop.iter, _COUNTED, args, [], None, None, lineno=loop.lineno)
+            self._template: Template = _ENVIRONMENT.from_string(tree)
+        except TemplateSyntaxError as error:
+            raise ConfigError(f"{self._at(error.lineno)}: {error.message}") from error
+        except (RecursionError, MemoryError, SyntaxError) as error:  # of Jinja's parser, and of Python's compiler
+            raise ConfigError(f"{path}: its expressions are nested too deeply") from error
+
+    def render(self, **variables: Any) -> str:
+        """Fill in the variables.
+
+        Raises:
+            ConfigError: they cannot be used as the template uses them, or it does too much.
+        """
+        pieces, length = [], 0
+        try:
+            for piece in self._template.generate(variables | {_BUDGET: _Budget()}):
+                length += len(piece)
+                if length > MAX_PROMPT_CHARS:
+                    raise TemplateError(f"it makes more than {MAX_PROMPT_CHARS:,} characters")
+                pieces.append(piece)
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
+            raise ConfigError(f"{self._path}: cannot be filled in: {error}") from error
+        return "".join(pieces)
+
+    def _at(self, line: int | None) -> str:
+        return f"{self._path}:{(line or 1) + self._first_line - 1}"
+
+    def _check(self, node: nodes.Node, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{self._at(node.lineno)}: is nested more than {MAX_DEPTH} deep")
+        if (what := _forbidden(node)) is not None:
+            raise ConfigError(
+                f"{self._at(node.lineno)}: {what} is not possible in a prompt; possible are variables, if, for, comparisons, + "
+                f"and - of numbers, loop.index and its like, and the filters {', '.join(sorted(FILTERS))}"
+            )
+        for child in node.iter_child_nodes():
+            self._check(child, depth + 1)
+
+
+def _forbidden(node: nodes.Node) -> str | None:
+    """What a node has that prompts may not have."""
+    if not isinstance(node, _NODES) or (isinstance(node, nodes.For) and node.recursive):
+        return type(node).__name__
+    if isinstance(node, nodes.Filter) and (node.name not in FILTERS or node.kwargs or node.dyn_args or node.dyn_kwargs):
+        return f"the filter {node.name}" + ("" if node.name not in FILTERS else " with such arguments")
+    if isinstance(node, nodes.Test) and node.name not in _TESTS:
+        return f"the test {node.name}"
+    if isinstance(node, nodes.Operand) and node.op not in _COMPARISONS:
+        return f"the comparison {node.op}"
+    if isinstance(node, nodes.Getattr) and not (
+        isinstance(node.node, nodes.Name) and node.node.name == "loop" and node.attr in _LOOP
+    ):
+        return f"the attribute {node.attr}"
+    return None
