@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
 
-from lit_tpgrpo.verify.worker import Reply
+from lit_tpgrpo.verify.worker import Reply, environment
 
 START_LIMIT_S = 120.0
 """To import sympy (about a second; a cold network disk takes far longer). Never counted against a comparison."""
@@ -59,14 +59,12 @@ class WorkerProcess:
         self._wall_timeout_s = wall_timeout_s
         self._received = b""
         package_root = str(Path(__file__).resolve().parents[2])
-        search_path = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         alarms = [f"--cpu-s={timeout_s}", f"--alarm-s={wall_timeout_s + ALARM_SLACK_S}"]
         arguments = [*alarms, f"--memory-mb={memory_mb}"]
         self._process = subprocess.Popen(
             # -P: a file sympy.py in the working directory is not sympy.
             [sys.executable, "-P", "-m", "lit_tpgrpo.verify.worker", *arguments],
-            # Sets of symbols are ordered by hash: one seed, so that a pair gets one verdict in every worker and run.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path), "PYTHONHASHSEED": "0"},
+            env=environment(package_root),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -140,7 +138,7 @@ _ENDS: dict[type[Exception], Reply] = {
 
 def _cause_of_death(code: int) -> Exception:
     """What the exit code of a worker means that ended during a comparison."""
-    if code == -signal.SIGPROF:
+    if -code in (signal.SIGPROF, signal.SIGXCPU):
         return WorkerTimeout("the comparison used up its processor time")
     if code == -signal.SIGALRM:
         return WorkerStalled("the worker's own alarm ended it")

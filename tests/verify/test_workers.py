@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.verify.pool import PoolClosed, WorkerPool, WorkerProcess, WorkerTimeout
+from lit_tpgrpo.verify.pool import PoolClosed, WorkerPool, WorkerProcess, WorkerTimeout, _cause_of_death
 from lit_tpgrpo.verify.verifier import MathVerifier
-from lit_tpgrpo.verify.worker import Reply
+from lit_tpgrpo.verify.worker import PASSED_ON, Reply
 
 C, I, U = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNVERIFIABLE  # noqa: E741
 UNDECIDED = Outcome.UNDECIDED
@@ -88,6 +88,64 @@ def test_memory_is_limited():
         assert worker.rlimit(psutil.RLIMIT_AS) == (256 * 2**20, 256 * 2**20)
     finally:
         verifier.close()
+
+
+def test_a_worker_has_the_variables_that_it_needs_and_no_secret(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CLOUD_SECRET", "not for workers")
+    monkeypatch.setenv("HF_TOKEN", "not for workers")
+    monkeypatch.setenv("TZ", "UTC")
+    verifier, before = MathVerifier(workers=1, timeout_s=20.0), children()
+    try:
+        assert verifier.verify_all(sums(0, 1)) == [C]
+        (worker,) = children() - before
+        variables = worker.environ()
+    finally:
+        verifier.close()
+    own = {"PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    assert own <= variables.keys() <= {*PASSED_ON, *own, "LC_CTYPE"}  # the last: Python's own, in the C locale
+    assert variables["TZ"] == "UTC"
+    assert "not for workers" not in variables.values()
+
+
+def test_a_worker_may_write_nothing_and_start_nothing_and_has_so_much_processor_time():
+    verifier, before = MathVerifier(workers=1, timeout_s=20.0), children()
+    try:
+        assert verifier.verify_all(sums(0, 1)) == [C]
+        (worker,) = children() - before
+        for limit in (psutil.RLIMIT_FSIZE, psutil.RLIMIT_NPROC, psutil.RLIMIT_CORE):
+            assert worker.rlimit(limit) == (0, 0)
+        used, (soft, _) = sum(worker.cpu_times()[:2]), worker.rlimit(psutil.RLIMIT_CPU)
+        assert 20 < soft <= used + 20 + 2
+        assert verifier.verify_all(sums(1, 3)) == [C] * 3
+    finally:
+        verifier.close()
+
+
+@pytest.mark.parametrize(
+    ("act", "ends"),
+    [
+        ("open('x', 'w').write('x' * 100000)", "File too large"),
+        ("signal.setitimer(signal.ITIMER_PROF, 0)\nwhile True: pass", -signal.SIGXCPU),
+        ("os.fork()", "Resource temporarily unavailable"),
+    ],
+)
+def test_the_kernel_holds_the_limits(act: str, ends: str | int, tmp_path: Path):
+    """What a formula might do that runs code in its worker; root may fork all the same."""
+    if "fork" in act and os.getuid() == 0:
+        act = f"os.setuid(65534)\n{act}"
+    code = f"import os, signal\nfrom lit_tpgrpo.verify.worker import *\nlimit_resources(1024)\nallow_cpu(0.0)\n{act}"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    if isinstance(ends, int):
+        assert run.returncode == ends
+        assert isinstance(_cause_of_death(run.returncode), WorkerTimeout)
+    else:
+        assert ends in run.stderr
 
 
 def misfortune(act: Callable[[psutil.Process], object], times: int) -> Callable[[WorkerProcess, str, str], Reply]:
