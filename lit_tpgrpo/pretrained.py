@@ -126,7 +126,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     resolved = resolve_model(name)
     try:
         _reach_hub(resolved)
-        tokenizer = AutoTokenizer.from_pretrained(resolved)
+        tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise _not_loaded("tokenizer", name, resolved, error) from error
     return check_tokenizer(tokenizer, name)
@@ -157,19 +157,23 @@ def load_causal_lm(
 ) -> PreTrainedModel:
     """The causal language model, with its weights or (``random_init``) its architecture alone.
 
+    Code that comes with a model is not run: transformers would ask whether to, and run it for a "y".
+
     Raises:
         ConfigError: it cannot be loaded, or ``attention`` cannot be used here.
     """
     resolved = resolve_model(name)
     try:
         _reach_hub(resolved)
-        config = AutoConfig.from_pretrained(resolved)
+        config = AutoConfig.from_pretrained(resolved, trust_remote_code=False)
         if random_init:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
         else:
             # On the CPU first, wherever the trainer will put it: transformers would take a GPU that is not to be used.
             extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": "cpu"}}
-            model = AutoModelForCausalLM.from_pretrained(resolved, dtype=dtype, attn_implementation=attention, **extra)
+            model = AutoModelForCausalLM.from_pretrained(
+                resolved, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **extra
+            )
     except (OSError, ValueError) as error:
         raise _not_loaded("causal language model", name, resolved, error) from error
     except ImportError as error:

@@ -19,6 +19,7 @@ from lit_tpgrpo.api_keys import check_key_env, read_key
 from lit_tpgrpo.callbacks.samples import visible
 from lit_tpgrpo.cli.mistakes import one_line_errors
 from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.engines.vllm import VLLMServer
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.jsonl import append_line
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
@@ -61,6 +62,13 @@ def test_a_config_cannot_name_any_variable_as_the_key():
         "the environment of the run"
     )
     assert SECRET not in str(caught.value)
+
+
+def test_rollout_servers_take_the_same_names(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ConfigError, match=r"VLLMServer: api_key_env is CLOUD_SECRET.* sent to 127\.0\.0\.1; "):
+        VLLMServer(["http://127.0.0.1:8000", "http://10.0.0.7:8000"], api_key_env="CLOUD_SECRET")
+    monkeypatch.setenv("LIT_TPGRPO_API_KEY_ENVS", "CLOUD_SECRET@127.0.0.1,CLOUD_SECRET@10.0.0.7")
+    VLLMServer(["http://127.0.0.1:8000", "http://10.0.0.7:8000"], api_key_env="CLOUD_SECRET")
 
 
 @pytest.mark.parametrize(

@@ -130,3 +130,10 @@ def test_what_workers_import_is_light(module: str):
     code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_processes_are_started_in_one_place():
+    """Where their environment and their limits are chosen."""
+    starters = ("subprocess", "multiprocessing", "concurrent.futures.process", "pty")
+    found = [m for m, path in project_files() if any(n.startswith(starters) for n in imports(path))]
+    assert found == ["lit_tpgrpo.verify.pool"]

@@ -44,6 +44,25 @@ def copy_without(folder: Path, token: str) -> str:
     return str(folder)
 
 
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not even for whoever would say yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder, ran = Path(shutil.copytree(SHIPPED, tmp_path / "model")), tmp_path / "ran"
+    names = {
+        "AutoConfig": "code.Config",
+        "AutoModelForCausalLM": "code.Model",
+        "AutoTokenizer": ["code.Tokenizer", None],
+    }
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((folder / name).read_text()) | {"auto_map": names, "model_type": "other"}
+        (folder / name).write_text(json.dumps(settings | {"tokenizer_class": "Tokenizer"}))
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    for load in (pretrained.load_tokenizer, lambda name: pretrained.load_causal_lm(name, False, None, "sdpa")):
+        with pytest.raises(ConfigError, match="could be loaded from the folder"):
+            load(str(folder))
+    assert not ran.exists()
+
+
 def test_a_tokenizer_without_pad_pads_with_eos_and_says_so_once(tmp_path: Path):
     folder = copy_without(tmp_path / "model", "pad_token")
     with warnings.catch_warnings(record=True) as caught:

@@ -125,7 +125,9 @@ def test_a_worker_may_write_nothing_and_start_nothing_and_has_so_much_processor_
     ("act", "ends"),
     [
         ("open('x', 'w').write('x' * 100000)", "File too large"),
-        ("signal.setitimer(signal.ITIMER_PROF, 0)\nwhile True: pass", -signal.SIGXCPU),
+        pytest.param(
+            "signal.setitimer(signal.ITIMER_PROF, 0)\nwhile True: pass", -signal.SIGXCPU, marks=pytest.mark.slow
+        ),
         ("os.fork()", "Resource temporarily unavailable"),
     ],
 )

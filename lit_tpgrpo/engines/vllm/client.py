@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from lit_tpgrpo.engines.vllm.guard import checked_key
 from lit_tpgrpo.errors import ConfigError, EngineError
+from lit_tpgrpo.redaction import register_secret
 
 T = TypeVar("T")
 
@@ -206,12 +207,14 @@ class ServerClient:
 
 
 def key_from(variable: str) -> str:
-    """The key that an environment variable holds.
+    """The key that an environment variable holds; from now on it is removed from what is written.
 
     Raises:
         ConfigError: it holds none that can be used.
     """
-    return checked_key(os.environ.get(variable, ""), variable)
+    key = checked_key(os.environ.get(variable, ""), variable)
+    register_secret(key)
+    return key
 
 
 def checked_address(url: str) -> str:

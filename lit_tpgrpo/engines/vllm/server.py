@@ -9,9 +9,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 import torch
 
+from lit_tpgrpo.api_keys import check_key_env
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
@@ -38,7 +40,8 @@ class VLLMServer:
         transfer: how weights travel: ``nccl`` between GPUs, ``ipc`` between processes on one GPU, ``gloo`` between CPUs;
             ``auto`` is nccl where the policy is on a GPU, else gloo. The servers must have been started with the same.
         trainer_address: of this machine (of rank 0), as the servers reach it.
-        api_key_env: name of the environment variable with the servers' key.
+        api_key_env: name of the environment variable with the servers' key: VLLM_API_KEY, OPENAI_API_KEY, or one that the
+            person who runs this allows (see ``lit_tpgrpo.api_keys``).
         concurrency: prompts of this rank in flight at once, over all servers.
         timeout_s: of one prompt's n samples, and of an update's requests.
         transfer_timeout_s: how long an update waits for a server's next step (gloo only).
@@ -62,6 +65,8 @@ class VLLMServer:
             raise ConfigError(
                 f"VLLMServer needs an address and a concurrency of at least 1, got {urls!r}, {concurrency}"
             )
+        for url in self.urls:
+            check_key_env(api_key_env, urlsplit(url).hostname or "", "VLLMServer")
         self.transfer: Literal["auto", "nccl", "ipc", "gloo"] = transfer
         self.trainer_address = trainer_address
         self.api_key_env = api_key_env
