@@ -33,7 +33,7 @@ class ReplyStore:
     Without their thinking. Invalid replies are kept as well: that attempt is used up.
 
     Args:
-        folder: created by ``check_writable`` or with the first reply; None stores nothing.
+        folder: created by ``check_writable``, which comes before ``add``; None stores nothing.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
