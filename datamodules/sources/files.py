@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.datamodules.sources.base import Fields
 from lit_tpgrpo.datamodules.sources.formats import data_stem, find_reader, known_extensions
-from lit_tpgrpo.datamodules.sources.reading import OnDuplicate, OnMalformed, RowSource, resolve_format
+from lit_tpgrpo.datamodules.sources.reading import RowSource
 from lit_tpgrpo.errors import InputError
-from lit_tpgrpo.text.answers import AnswerForm
 
 
 @checked_arguments()
@@ -25,33 +23,16 @@ class FileProblems(RowSource):
 
     Args:
         path: The file; a relative path starts at the working directory.
-        preset: Name of a known data set whose columns and answer form the file has (``math500``, ``gsm8k``, ...).
-        fields: Which column holds what, in place of the preset's: a FieldMap, or a dict of its arguments.
-        answer_form: How the answer is written (one form, or one for each answer column), in place of the preset's.
-        strip_suffixes: Texts to take off the end of each prompt, in place of the preset's: instructions that the file
-            repeats but that are no part of the problem.
-        on_malformed: ``stop`` raises with a list of the malformed rows, ``skip`` warns and leaves them out.
-        limit: Take only the first so many problems.
-        name: What uids begin with and ``Problem.source`` says; the preset's name or the file's stem by default.
-        on_duplicate: what becomes of a statement that an earlier row has: ``keep`` it, with a warning that counts them;
-            ``drop`` it, with the same warning; ``stop`` with an error.
+        kwargs: Further ones of ``RowSource``: ``preset``, ``fields``, ``answer_form``, ...; uids begin with the file's stem
+            where neither ``name`` nor ``preset`` is given.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        preset: str | None = None,
-        fields: Fields | None = None,
-        answer_form: AnswerForm | dict[str, AnswerForm] | None = None,
-        strip_suffixes: Sequence[str] | None = None,
-        on_malformed: OnMalformed = "stop",
-        limit: int | None = None,
-        name: str | None = None,
-        on_duplicate: OnDuplicate = "keep",
-    ) -> None:
+    def __init__(self, path: str | Path, **kwargs: Any) -> None:
         self.path = Path(path).expanduser()
-        row_format = resolve_format(preset, fields, answer_form, strip_suffixes)
-        super().__init__(name or preset or data_stem(self.path), row_format, on_malformed, limit, on_duplicate)
+        super().__init__(**kwargs)
+
+    def _default_name(self) -> str:
+        return data_stem(self.path)
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
         reader = find_reader(self.path)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.datamodules.sources.base import Fields
 from lit_tpgrpo.datamodules.sources.presets import find_preset
-from lit_tpgrpo.datamodules.sources.reading import OnDuplicate, OnMalformed, RowSource, resolve_format
+from lit_tpgrpo.datamodules.sources.reading import RowSource
 from lit_tpgrpo.errors import ConfigError, InputError
-from lit_tpgrpo.text.answers import AnswerForm
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,15 +26,9 @@ class HubProblems(RowSource):
             read: a copy elsewhere may name its subsets otherwise.
         split: By default the preset's, or ``train``.
         preset: Name of a known data set (``math500``, ``gsm8k``, ...).
-        fields: Which column holds what, in place of the preset's.
-        answer_form: How the answer is written (one form, or one for each answer column), in place of the preset's.
-        strip_suffixes: Texts to take off the end of each prompt, in place of the preset's.
-        on_malformed: ``stop`` raises with a list of the malformed rows, ``skip`` warns and leaves them out.
-        limit: Take only the first so many problems (the whole split is downloaded all the same).
         revision: Branch, tag or commit of the data set; name a commit for a run that others can repeat.
-        name: What uids begin with and ``Problem.source`` says; the preset's or the data set's name by default.
-        on_duplicate: what becomes of a statement that an earlier row has: ``keep`` it, with a warning that counts them;
-            ``drop`` it, with the same warning; ``stop`` with an error.
+        kwargs: Further ones of ``RowSource``: ``fields``, ``answer_form``, ``limit`` (the whole split is downloaded all the
+            same), ...; uids begin with the data set's name where neither ``name`` nor ``preset`` is given.
     """
 
     def __init__(
@@ -45,14 +37,8 @@ class HubProblems(RowSource):
         subset: str | None = None,
         split: str | None = None,
         preset: str | None = None,
-        fields: Fields | None = None,
-        answer_form: AnswerForm | dict[str, AnswerForm] | None = None,
-        strip_suffixes: Sequence[str] | None = None,
-        on_malformed: OnMalformed = "stop",
-        limit: int | None = None,
         revision: str | None = None,
-        name: str | None = None,
-        on_duplicate: OnDuplicate = "keep",
+        **kwargs: Any,
     ) -> None:
         known = find_preset(preset) if preset is not None else None
         if dataset is None and known is not None:
@@ -63,9 +49,10 @@ class HubProblems(RowSource):
         self.subset = subset
         self.split = split or (known.split if known is not None else "train")
         self.revision = revision
-        row_format = resolve_format(preset, fields, answer_form, strip_suffixes)
-        stem = name or preset or dataset.rstrip("/").rpartition("/")[2]
-        super().__init__(stem, row_format, on_malformed, limit, on_duplicate)
+        super().__init__(preset=preset, **kwargs)
+
+    def _default_name(self) -> str:
+        return self.dataset.rstrip("/").rpartition("/")[2]
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
         return ((f"row {number}", row) for number, row in enumerate(self._download(), start=1))

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lit_tpgrpo.arguments import accepted, checked_arguments, shown
-from lit_tpgrpo.datamodules.sources.base import Fields, ProblemSource
-from lit_tpgrpo.datamodules.sources.reading import OnDuplicate, OnMalformed, RowSource, resolve_format
+from lit_tpgrpo.datamodules.sources.base import ProblemSource
+from lit_tpgrpo.datamodules.sources.reading import RowSource
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Problem
-from lit_tpgrpo.text.answers import AnswerForm
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,32 +29,16 @@ class MemoryProblems(RowSource):
 
     Args:
         rows: The problems, which stay as they are.
-        preset: Name of a known data set whose columns and answer form the rows have (``math500``, ``gsm8k``, ...).
-        fields: Which column holds what, in place of the preset's.
-        answer_form: How the answer is written (one form, or one for each answer column), in place of the preset's.
-        strip_suffixes: Texts to take off the end of each prompt, in place of the preset's.
-        on_malformed: ``stop`` raises with a list of the malformed rows, ``skip`` warns and leaves them out.
-        limit: Take only the first so many problems.
-        name: What the uids of dicts begin with; by default the preset's name, or ``memory``.
-        on_duplicate: What becomes of a statement that an earlier row has: ``keep`` it, with a warning that counts them;
-            ``drop`` it, with the same warning; ``stop`` with an error.
+        kwargs: Further ones of ``RowSource``: ``preset``, ``fields``, ``answer_form``, ...; the uids of dicts begin with
+            ``memory`` where neither ``name`` nor ``preset`` is given.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        preset: str | None = None,
-        fields: Fields | None = None,
-        answer_form: AnswerForm | dict[str, AnswerForm] | None = None,
-        strip_suffixes: Sequence[str] | None = None,
-        on_malformed: OnMalformed = "stop",
-        limit: int | None = None,
-        name: str | None = None,
-        on_duplicate: OnDuplicate = "keep",
-    ) -> None:
+    def __init__(self, rows: Rows, **kwargs: Any) -> None:
         self._given: Any = rows
-        row_format = resolve_format(preset, fields, answer_form, strip_suffixes)
-        super().__init__(name or preset or "memory", row_format, on_malformed, limit, on_duplicate)
+        super().__init__(**kwargs)
+
+    def _default_name(self) -> str:
+        return "memory"
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
         convert = _TABLES.get(_library(self._given))

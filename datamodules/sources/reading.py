@@ -44,25 +44,43 @@ def resolve_format(
 
 class RowSource(ABC):
     """Reads rows into problems. A subclass gives the rows as ``(where, row)``, a row that could not even be decoded
-    as a ``RowFault``, and the words in which messages speak of its data."""
+    as a ``RowFault``, and the words in which messages speak of its data.
+
+    Args:
+        preset: Name of a known data set whose columns and answer form the rows have (``math500``, ``gsm8k``, ...).
+        fields: Which column holds what, in place of the preset's: a FieldMap, or a dict of its arguments.
+        answer_form: How the answer is written (one form, or one for each answer column), in place of the preset's.
+        strip_suffixes: Texts to take off the end of each prompt, in place of the preset's: instructions that the data
+            repeats but that are no part of the problem.
+        on_malformed: ``stop`` raises with a list of the malformed rows, ``skip`` warns and leaves them out.
+        limit: Take only the first so many problems.
+        name: What uids begin with and ``Problem.source`` says; the preset's name, or one of the data's, by default.
+        on_duplicate: What becomes of a statement that an earlier row has: ``keep`` it, with a warning that counts them;
+            ``drop`` it, with the same warning; ``stop`` with an error.
+    """
 
     def __init__(
         self,
-        name: str,
-        row_format: RowFormat,
-        on_malformed: OnMalformed,
-        limit: int | None,
+        *,
+        preset: str | None = None,
+        fields: Fields | None = None,
+        answer_form: AnswerForm | dict[str, AnswerForm] | None = None,
+        strip_suffixes: Sequence[str] | None = None,
+        on_malformed: OnMalformed = "stop",
+        limit: int | None = None,
+        name: str | None = None,
         on_duplicate: OnDuplicate = "keep",
     ) -> None:
+        row_format = resolve_format(preset, fields, answer_form, strip_suffixes)
         if on_malformed not in ("stop", "skip"):
             raise ConfigError(f"on_malformed: expected stop or skip, got {on_malformed!r}")
         if on_duplicate not in ("keep", "drop", "stop"):
             raise ConfigError(f"on_duplicate: expected keep, drop or stop, got {on_duplicate!r}")
         if limit is not None and limit < 1:
             raise ConfigError(f"limit: expected at least 1 problem (null for all of them), got {limit}")
-        if not name:
+        self.name = name or preset or self._default_name()
+        if not self.name:
             raise ConfigError("name: expected a name, which the uids of this source begin with, got an empty text")
-        self.name = name
         self.malformed: tuple[MalformedRow, ...] = ()
         self._format = row_format
         self._on_malformed = on_malformed
@@ -109,6 +127,10 @@ class RowSource(ABC):
             "malformed": float(len(self.malformed)),
             "duplicates": float(self._duplicates),
         }
+
+    @abstractmethod
+    def _default_name(self) -> str:
+        """What uids begin with where neither a name nor a preset is given."""
 
     @abstractmethod
     def _rows(self) -> Iterator[tuple[str, Any]]: ...
