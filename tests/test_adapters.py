@@ -117,6 +117,7 @@ def test_a_frozen_copy_gives_the_same_training_as_the_adapter_off(random_model, 
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_adapter_alone_and_goes_on_bit_for_bit(random_model, tmp_path, quantization):
     whole = adapted(random_model, quantization=quantization)
     trainer(tmp_path / "whole").fit(whole, datamodule=data())
@@ -134,6 +135,7 @@ def test_a_checkpoint_holds_the_adapter_alone_and_goes_on_bit_for_bit(random_mod
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_adapter_or_model_is_refused(random_model, tmp_path):
     checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1)
     trainer(tmp_path / "a", checkpoint, enable_checkpointing=True, max_steps=1).fit(
@@ -283,6 +285,7 @@ def test_layers_that_cannot_be_adapted(random_model):
 
 
 @pytest.mark.parametrize("name", ["AdamW8bit", "PagedAdamW8bit", "PagedAdamW"])
+@pytest.mark.slow
 def test_bitsandbytes_optimizers_train_and_go_on_bit_for_bit(random_model, tmp_path, name):
     import bitsandbytes as bnb
 

@@ -160,6 +160,7 @@ def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path
     ],
     ids=lambda v: v[-2] if isinstance(v, list) else "",
 )
+@pytest.mark.slow
 def test_bad_input_ends_in_one_clear_line(tmp_path: Path, args: list[str], message: str):
     with pytest.raises(SystemExit, match=message) as stop:
         cli.main(["fit", *small(tmp_path), *args])

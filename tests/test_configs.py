@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +50,15 @@ def arguments(config: Path) -> list[str]:
     return ["--config", GENERATIVE, *own] if "judge" in config.parts else own
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+def slow_but_the_quickstart(configs: Iterable[Path]) -> list[Any]:
+    """Parameters: seconds each, so the quick tests take one of them."""
+    return [
+        pytest.param(c, id=str(c.relative_to(ROOT)), marks=[] if str(c) == QUICKSTART else pytest.mark.slow)
+        for c in configs
+    ]
+
+
+@pytest.mark.parametrize("config", slow_but_the_quickstart(CONFIGS))
 def test_every_config_instantiates(config: Path, random_model: str, monkeypatch: pytest.MonkeyPatch):
     args = arguments(config)
     if "deepseek" in config.name:  # no network, no GPU: the weights and the device stay here
@@ -102,8 +112,9 @@ def test_overrides_reach_their_parts():
 
 @pytest.mark.parametrize(
     "config",
-    [c for c in CONFIGS if c.parent.name not in ("experiment", "judge", "engine", "memory", "strategy")],
-    ids=lambda p: str(p.relative_to(ROOT)),
+    slow_but_the_quickstart(
+        c for c in CONFIGS if c.parent.name not in ("experiment", "judge", "engine", "memory", "strategy")
+    ),
 )
 def test_every_base_config_names_the_parts_that_the_readme_overrides(config: Path):
     """An option below a part that no config names ends in a parser error."""
@@ -121,6 +132,7 @@ def test_every_base_config_names_the_parts_that_the_readme_overrides(config: Pat
 @pytest.mark.parametrize(
     ("experiment", "credit"), [("outcome_only", OutcomeCredit), ("step_rewards", StepCredit)], ids=str
 )
+@pytest.mark.slow
 def test_an_experiment_changes_what_it_names_and_nothing_else(experiment: str, credit: type):
     base = build("--config", QUICKSTART)
     cli = build("--config", QUICKSTART, "--config", str(ROOT / "configs" / "experiment" / f"{experiment}.yaml"))
@@ -140,6 +152,7 @@ def test_bars_and_callbacks_of_the_users_go_with_the_configs():
     assert [c.monitor for c in cli.trainer.early_stopping_callbacks] == ["eval/avg@4"]
 
 
+@pytest.mark.slow
 def test_configs_for_memory_and_strategy_say_what_is_built():
     def built(name: str) -> TPGRPOModule:
         args = ["--config", QUICKSTART, "--config", str(ROOT / "configs" / name), "--trainer.devices", "1"]
@@ -156,6 +169,7 @@ def test_configs_for_memory_and_strategy_say_what_is_built():
         assert optimizer.param_groups[0]["lr"] == 1e-3
 
 
+@pytest.mark.slow
 def test_the_papers_numbers():
     config = str(ROOT / "configs" / "paper" / "deepseek_r1_distill_qwen_1.5b.yaml")
     cli = build("--config", config, "--model.model", "embedded:tiny-qwen2", "--trainer.accelerator", "cpu")
@@ -219,6 +233,7 @@ def test_judge_configs_say_what_is_built():
     assert remote.on_down == "stop"
 
 
+@pytest.mark.slow
 def test_judge_settings_can_be_given_on_the_command_line():
     args = ["--data.judge.asking.votes", "3", "--data.judge.asking.temperature", "0.8", "--data.judge.on_down", "stop"]
     judge = build("--config", GENERATIVE, *args, "--data.judge.chat.model", "policy").datamodule.judge
@@ -227,6 +242,7 @@ def test_judge_settings_can_be_given_on_the_command_line():
 
 
 @pytest.mark.parametrize("name", ["quickstart_generative.yaml", "paper/deepseek_r1_distill_qwen_1.5b.yaml"])
+@pytest.mark.slow
 def test_the_rule_judge_can_take_the_place_of_a_generative_one(name: str):
     own = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--model.model", "embedded:tiny-qwen2"]
     judge = build("--config", str(ROOT / "configs" / name), *own, "--data.judge", "lit_tpgrpo.judges.rule.RuleJudge")

@@ -92,6 +92,7 @@ def strangers(files: list[Path], brought: set[str], allowed: set[str]) -> dict[s
         (["benchmarks"], "requirements.txt", ONLY_BENCHMARKED),
     ],
 )
+@pytest.mark.slow
 def test_imports_come_with_the_requirements(folders: list[str], requirements: str, allowed: set[str]):
     files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     assert len(files) >= 3

@@ -83,6 +83,7 @@ def test_an_export_changes_nothing_of_the_training(random_model, tmp_path):
 @pytest.mark.parametrize(
     "settings", [{}, {"adapter": LoRA(4, 8.0)}, {"adapter": LoRA(4), "quantization": "nf4"}], ids=str
 )
+@pytest.mark.slow
 def test_a_checkpoint_is_exported_with_its_adapter_merged(random_model, tmp_path, settings):
     module = train(random_model, tmp_path, SafeCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1), **settings)
     out = export_checkpoint(tmp_path / "ckpt", tmp_path / "out")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 OPTIONAL = (
     *("openai", "llguidance", "bitsandbytes", "datasets", "math_verify", "latex2sympy2_extended", "peft", "accelerate"),
@@ -57,6 +59,7 @@ def imported_without(*missing: str) -> tuple[dict[str, str], list[str]]:
     return failed, imported
 
 
+@pytest.mark.slow
 def test_the_package_and_the_command_line_need_no_optional_package():
     failed, imported = imported_without(*OPTIONAL)
     assert imported == []

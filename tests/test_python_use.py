@@ -182,6 +182,7 @@ def test_a_part_that_cannot_be_closed_does_not_hide_what_went_wrong(caplog):
         data.teardown("fit")
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_functions_rows_and_field_maps(tmp_path):
     """The wider forms of Python leave the command line's own as they were."""
     from lightning.pytorch import LightningDataModule

@@ -229,6 +229,7 @@ def test_other_texts_are_unparsable_and_say_why(solution, reason, found):
 
 
 @given(st.text(max_size=200))
+@pytest.mark.slow
 def test_no_text_raises(solution):
     solution_truth(PROBLEM, solution)
 

@@ -141,6 +141,7 @@ def test_what_a_killed_run_left_half_written_is_taken_away(random_model, tmp_pat
     assert sorted(p.name for p in folder.glob("[!.]*")) == ["epoch=0-step=1.ckpt", "last.ckpt"]
 
 
+@pytest.mark.slow
 def test_everything_comes_back_and_tensorboard_goes_on_at_its_step(random_model, tmp_path):
     def run(folder: str, steps: int, path: Path | None = None):
         checkpoint = SafeCheckpoint(dirpath=tmp_path / folder, every_n_train_steps=1)

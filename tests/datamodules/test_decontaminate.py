@@ -144,6 +144,7 @@ def test_wrong_settings_are_config_errors(settings, message):
 
 @needs_data
 @pytest.mark.filterwarnings("ignore:.*4 of 7474 rows")
+@pytest.mark.slow
 def test_copies_in_the_real_data():
     evaluation = [
         FileProblems(DATA / f"{file}.jsonl", preset=preset)

@@ -32,6 +32,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_a_lock_names_the_other_run_and_goes_with_it(tmp_path: Path):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

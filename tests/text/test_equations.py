@@ -212,6 +212,7 @@ def test_any_text_can_be_read(text):
         "1 * ",
     ],
 )
+@pytest.mark.slow
 def test_hostile_text_takes_time_in_proportion(unit, check_growth):
     check_growth(lambda text: extract_equations(flatten(text)), lambda n: unit * n)
 

@@ -245,5 +245,6 @@ def test_any_text_can_be_read(text):
         "which ",
     ],
 )
+@pytest.mark.slow
 def test_a_long_text_takes_time_in_proportion(unit, check_growth):
     check_growth(read_step, lambda n: "".join(unit.replace("{i}", f"_{i}") for i in range(n)))

@@ -55,6 +55,7 @@ def test_gradients_are_clipped_as_they_are_and_not_as_they_were_scaled(random_mo
 
 
 @pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.slow
 def test_a_step_that_overflows_is_skipped_and_the_scale_halved(random_model, tmp_path, fused):
     """2^20 is too much for this gradient in float16 on the first steps; after some halvings it is taken."""
     record = Record()

@@ -55,6 +55,7 @@ def of_yaml(*args: str):
     return build("--config", QUICKSTART, *args).model._make_scheduler(optimizer())
 
 
+@pytest.mark.slow
 def test_torchs_own_schedules_from_the_command_line():
     linear = of_yaml(SCHEDULE, TORCH + "LinearLR", *_init(start_factor=1.0, end_factor=0.0, total_iters=4))
     assert rates(linear, 5) == pytest.approx([0.5, 0.375, 0.25, 0.125, 0.0])
@@ -128,6 +129,7 @@ def decaying(model: str, **settings) -> TPGRPOModule:
 
 
 @pytest.mark.parametrize("kind", ["follows", "fixed", "sequence"])
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_its_schedule_was(random_model, tmp_path, kind):
     def module() -> TPGRPOModule:
         if kind != "sequence":

@@ -76,6 +76,7 @@ def quiet():
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_no_changed_gold_is_accepted(seed: int):
     wrong = wrong_answers(GOLDS, seed)
     assert {kind for kind, _, _ in wrong} == {"digit", "sign", "base", "unit", "order"}

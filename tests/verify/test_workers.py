@@ -163,6 +163,7 @@ def misfortune(act: Callable[[psutil.Process], object], times: int) -> Callable[
 
 
 @pytest.mark.parametrize(("times", "outcome"), [(1, C), (2, UNDECIDED)])
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_is_tried_again_and_then_leaves_the_answer_undecided(
     own: MathVerifier, monkeypatch: pytest.MonkeyPatch, times: int, outcome: Outcome
 ):
@@ -175,6 +176,7 @@ def test_a_worker_killed_from_outside_is_tried_again_and_then_leaves_the_answer_
     assert counts["unverifiable"] == 0
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_get_to_run_leave_the_answer_undecided(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(WorkerProcess, "ask", misfortune(psutil.Process.suspend, 2))
     before = children()
@@ -219,6 +221,7 @@ def test_what_ended_the_workers_decides_whose_fault_it_was(monkeypatch: pytest.M
         pool.close()
 
 
+@pytest.mark.slow
 def test_processor_time_is_what_counts_not_the_wall_clock():
     """A worker that is kept from running for longer than its limit still replies; one that computes as long is ended."""
     worker = WorkerProcess(1.0, 120.0, 1024)
