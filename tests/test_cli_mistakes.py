@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_tpgrpo.cli.messages import refusal
 from lit_tpgrpo.cli.mistakes import in_our_code
 
 ROOT = Path(__file__).parent.parent
@@ -30,3 +31,19 @@ def raised_in(path: Path) -> Exception:
 def test_libraries_in_the_checkout_are_not_ours(path: str, ours: bool):
     """``make`` puts the virtual environment into the checkout."""
     assert in_our_code(raised_in(ROOT / path)) is ours
+
+
+def test_what_a_class_says_when_it_is_built_is_told_without_the_union_around_it():
+    """As MLflow refuses a store of files; jsonargparse tells all members of the union and all arguments around it."""
+    report = """Does not validate against any of the Union subtypes
+      Subtypes: [<class 'lightning.pytorch.loggers.logger.Logger'>, <class 'bool'>, <class 'NoneType'>]
+      Errors:
+        - The filesystem tracking backend is in maintenance mode.
+          Set `MLFLOW_ALLOW_FILE_STORE=true` - or migrate.
+        - Expected a <class 'bool'>
+        - Expected a <class 'NoneType'>
+      Given value type: <class 'jsonargparse._namespace.Namespace'>
+      Given value: Namespace(class_path='lightning.pytorch.loggers.MLFlowLogger', init_args=Namespace())"""
+    said = "The filesystem tracking backend is in maintenance mode. Set `MLFLOW_ALLOW_FILE_STORE=true` - or migrate."
+    assert refusal(report) == said
+    assert refusal("lr must be\n positive") == "lr must be positive"

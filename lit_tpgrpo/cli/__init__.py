@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_tpgrpo import notices  # first: it hides what the others' libraries say when imported
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
 from lit_tpgrpo.checkpoints import check_checkpoint, check_contents, usable_checkpoint
+from lit_tpgrpo.cli.messages import refusal
 from lit_tpgrpo.cli.mistakes import in_our_code, one_line_errors, users_mistake
 from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text
 from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version
@@ -112,7 +113,7 @@ class TPGRPOCLI(LightningCLI):
             self.give_back()
             kinds = (ValueError, TypeError, ImportError, AttributeError)
             if users_mistake(error) is None and isinstance(error, kinds) and not in_our_code(error):
-                raise ConfigError(f"the settings are refused: {' '.join(str(error).split())}") from error
+                raise ConfigError(f"the settings are refused: {refusal(str(error))}") from error
             raise
 
     def after_instantiate_classes(self) -> None:

@@ -143,6 +143,13 @@ def _read(message: str) -> _Report:
     return report
 
 
+def refusal(report: str) -> str:
+    """What a class said when it was built, without what the parser says of the other members of a union."""
+    text = " ".join(report.split())
+    _, _, errors = text.rpartition("Errors: - ")
+    return re.split(r" - Expected an? | - Not a valid | Given value type: ", errors)[0] or text
+
+
 def _missing_path(line: str, owner: str) -> str:
     """What a line on a failed import asked for: an optimizer's or schedule's class is told in it, others before."""
     if "expects a function" not in line:
