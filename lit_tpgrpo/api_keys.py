@@ -9,12 +9,14 @@ host alone, and that holds for documented names too.
 from __future__ import annotations
 
 import os
+import re
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.redaction import register_secret
 
 ALLOWANCE = "LIT_TPGRPO_API_KEY_ENVS"
 DOCUMENTED = ("OPENAI_API_KEY", "VLLM_API_KEY")
+_SECRET_HEADER = re.compile("auth|key|token|secret|cookie", re.IGNORECASE)
 
 
 def check_key_env(name: str, host: str, who: str) -> None:
@@ -41,6 +43,14 @@ def check_key_env(name: str, host: str, who: str) -> None:
         f"{who}: api_key_env is {name}, and the value of that variable would be sent to {host}; expected "
         f"{' or '.join(DOCUMENTED)}, or a name that you allow: {ALLOWANCE}={name}@{host} in the environment of the run"
     )
+
+
+def register_custom_headers() -> None:
+    """Have the secrets in OPENAI_CUSTOM_HEADERS, which the ``openai`` client sends, removed from all that is written."""
+    for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines():
+        name, _, value = line.partition(":")
+        if _SECRET_HEADER.search(name):
+            register_secret(value.split()[-1] if value.split() else None)  # without the scheme, such as Bearer
 
 
 def read_key(name: str) -> str:

@@ -18,6 +18,7 @@ from lit_tpgrpo import redaction
 from lit_tpgrpo.api_keys import check_key_env, read_key
 from lit_tpgrpo.callbacks.samples import visible
 from lit_tpgrpo.cli.mistakes import one_line_errors
+from lit_tpgrpo.engines.chat import ChatReply
 from lit_tpgrpo.engines.openai_chat import OpenAIChat
 from lit_tpgrpo.engines.vllm import VLLMServer
 from lit_tpgrpo.errors import ConfigError
@@ -29,6 +30,7 @@ from lit_tpgrpo.redaction import redacted, redacted_message, redacted_value, reg
 from lit_tpgrpo.rollout.run_settings import run_settings
 from tests.engines import misbehaving_server as bad
 from tests.engines.misbehaving_server import MisbehavingServer
+from tests.engines.openai_talk import ask
 
 SECRET = "AKIA-a-secret-of-another-service"
 KEY = "sk-of-this-endpoint-0815"
@@ -136,6 +138,21 @@ def test_a_key_that_a_reply_repeats_is_not_stored(tmp_path: Path, echo: str, cap
     assert "[key]" in texts
     assert KEY not in texts
     assert KEY not in caplog.text
+
+
+def test_a_key_that_a_reply_repeats_is_not_in_it():
+    echo = bad.ok("text {key}", reasoning_content="thought {authorization}")
+    with MisbehavingServer(lambda *_: echo) as server:
+        assert ask(server) == ChatReply("text [key]", "thought Bearer [key]", 10, 5)
+
+
+def test_secrets_in_headers_of_the_clients_own_variable_are_keys_too(monkeypatch: pytest.MonkeyPatch):
+    headers = (
+        "X-Team: mathematics\nX-Gateway-Token: gateway-secret-1\nAuthorization: Bearer bearer-secret-2\nX-Api-Key:"
+    )
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", headers)
+    with MisbehavingServer(lambda *_: bad.ok("mathematics gateway-secret-1 {key}")) as server:
+        assert ask(server).text == "mathematics [key] [key]"
 
 
 def test_a_key_that_is_spelled_with_escapes_is_not_written(tmp_path: Path):

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lit_tpgrpo.api_keys import check_key_env, read_key
+from lit_tpgrpo.api_keys import check_key_env, read_key, register_custom_headers
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
 from lit_tpgrpo.engines.openai_endpoint import (
@@ -233,6 +233,7 @@ class OpenAIChat:
                 f'OpenAIChat needs the openai package ({error}); install it with pip install "openai>=3.54,<4"'
             ) from error
         key = read_key(self.api_key_env)
+        register_custom_headers()
         timeout = httpx2.Timeout(self.timeout_s, connect=self.connect_timeout_s)
         n = self.max_connections
         limits = httpx2.Limits(max_connections=n, max_keepalive_connections=n, keepalive_expiry=_KEEPALIVE_S)

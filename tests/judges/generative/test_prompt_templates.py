@@ -123,6 +123,10 @@ def test_the_budget_is_of_one_prompt(monkeypatch: pytest.MonkeyPatch):
     once = template("{% for a in t %}{{ a }}{% endfor %}")
     for _ in range(5):
         assert once.render(t="a" * 200) == "a" * 200
+    with pytest.raises(ConfigError, match="it uses more than 1,000 steps"):
+        once.render(t="a" * 1001)
+    with pytest.raises(ConfigError, match="it uses more than 1,000 steps"):
+        template("{{ t | length }}").render(t="a" * 1001)
 
 
 @given(st.text("{}%#()[]|'\"+*-._ \nabijlmopinfrdset0123456789", max_size=60))
