@@ -59,16 +59,22 @@ class Sampler:
             for one in waiting:
                 batches.setdefault(one.params, []).append(one)
             for params, batch in batches.items():
-                try:
-                    made = await asyncio.to_thread(self._generate, batch, params)
-                except Exception as error:
-                    for one in batch:
-                        if not one.result.done():
-                            one.result.set_exception(error)
-                else:
-                    for one, completion in zip(batch, made, strict=True):
-                        if not one.result.done():
-                            one.result.set_result(completion)
+                await self._finish(batch, params)
+
+    async def _finish(self, batch: list[Waiting], params: SamplingParams) -> None:
+        """Sample a batch; if that fails, each by itself, so that a bad request fails alone."""
+        try:
+            made = await asyncio.to_thread(self._generate, batch, params)
+        except Exception as error:
+            if len(batch) > 1:
+                for one in batch:
+                    await self._finish([one], params)
+            elif not batch[0].result.done():
+                batch[0].result.set_exception(error)
+            return
+        for one, completion in zip(batch, made, strict=True):
+            if not one.result.done():
+                one.result.set_result(completion)
 
     def _generate(self, batch: list[Waiting], params: SamplingParams) -> list[Completion]:
         made = dict(self.engine.sample([one.ids for one in batch], 1, params, [one.seed for one in batch]))
@@ -104,8 +110,9 @@ class Server:
     async def complete(self, request: web.Request) -> web.Response:
         try:
             return web.json_response(await self.answer(await request.json()))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # settings and inputs that cannot be used
-            said = {"message": f"{type(error).__name__}: {error}", "type": "invalid_request_error", "code": None}
+        # Settings and inputs that cannot be used: of the wrong kind, beyond all numbers, nested without end.
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            said = {"message": f"{type(error).__name__}: {error}"[:500], "type": "invalid_request_error", "code": None}
             return web.json_response({"error": said}, status=400)
 
     async def answer(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +125,8 @@ class Server:
             top_p=float(body.get("top_p", 1.0)),
         )
         seed, thought, limit = int(body.get("seed") or 0), [], params.max_new_tokens
+        if not 0 <= seed < 2**63:
+            raise ValueError("seed must be at least 0 and less than 2**63")
         if think:
             close = self.tokenizer.convert_tokens_to_ids(CLOSE)
             made = await self.sampler.sample(prompt, replace(params, stop_ids=(close,)), seed)

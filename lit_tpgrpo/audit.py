@@ -34,6 +34,7 @@ from lit_tpgrpo.judges.audit_sets import OnMalformed, read_mrben, read_prmbench
 from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge
 from lit_tpgrpo.judges.scoring import label_at
 from lit_tpgrpo.records import Verdict
+from lit_tpgrpo.yaml_files import bound_parsers, read_yaml
 
 RULE = {"class_path": "lit_tpgrpo.judges.rule.RuleJudge"}
 READERS = {"mrben": read_mrben, "prmbench": read_prmbench}
@@ -94,7 +95,7 @@ def judge_of_training(path: str) -> dict[str, Any]:
         InputError: the file is no training configuration.
     """
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        config = read_yaml(Path(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--train_config {path}: expected a YAML file that can be read, got: {error}") from error
     data = config.get("data") if isinstance(config, dict) else None
@@ -230,6 +231,7 @@ def _run(args: Sequence[str] | None) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """The command line. A user's mistake ends in one line, not in a traceback; Ctrl-C leaves what was judged."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    bound_parsers()
     try:
         _run(args)
     except KeyboardInterrupt:

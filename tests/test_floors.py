@@ -19,6 +19,7 @@ FLOORS = {
     "lit_tpgrpo.arguments": 1,
     "lit_tpgrpo.jsonl": 1,
     "lit_tpgrpo.seeds": 0,
+    "lit_tpgrpo.yaml_files": 0,
     "lit_tpgrpo.fingerprint": 1,
     "lit_tpgrpo.records": 1,
     "lit_tpgrpo.pretrained": 1,

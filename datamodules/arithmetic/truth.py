@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections import defaultdict
 from dataclasses import dataclass
 
 from lit_tpgrpo.datamodules.arithmetic import phrases
@@ -35,15 +36,16 @@ from lit_tpgrpo.datamodules.arithmetic.phrases import Kind
 from lit_tpgrpo.datamodules.arithmetic.problems import Equation, Operation, Task
 from lit_tpgrpo.records import Problem, StepLabel
 
-_PARTS = re.compile(r"(\d+)([-+*])(\d+)=(\d+)")
-_EQUATION = r"\d+[-+*]\d+=\d+"
+_INTEGER = r"\d{1,18}"  # what a sampled text writes may have any length; the domain's numbers have two digits
+_PARTS = re.compile(rf"({_INTEGER})([-+*])({_INTEGER})=({_INTEGER})")
+_EQUATION = rf"{_INTEGER}[-+*]{_INTEGER}={_INTEGER}"
 _FIELDS = {
     "claim": f"(?P<claim>{_EQUATION})",
     "denied": f"(?P<denied>{_EQUATION})",
     "claims": f"(?P<claims>{_EQUATION}(?:, {_EQUATION})*)",
-    "start": r"(?P<start>\d+)",
-    "modulus": r"(?P<modulus>\d+)",
-    "answer": r"(?P<answer>\d+)",
+    "start": rf"(?P<start>{_INTEGER})",
+    "modulus": rf"(?P<modulus>{_INTEGER})",
+    "answer": rf"(?P<answer>{_INTEGER})",
 }
 
 
@@ -183,6 +185,7 @@ class _Reader:
         self.taken_back: set[int] = set()
         self.denied: dict[int, int] = {}
         self._asserted_by: list[list[int]] = []  # beside in_force: the paragraphs that assert an equation there
+        self._places: defaultdict[Equation, list[int]] = defaultdict(list)  # of each equation in force, ascending
         self._count = 0
 
     def paragraph(self, text: str) -> tuple[Kind, Equation | None, bool]:
@@ -217,6 +220,9 @@ class _Reader:
         """Put an equation in force at a place; what was in force there and after it is taken back."""
         for paragraphs in self._asserted_by[place:]:
             self.taken_back.update(paragraphs)
+        for removed in reversed(self.in_force[place:]):
+            self._places[removed].pop()
+        self._places[claim].append(place)
         self.in_force[place:] = [claim]
         self._asserted_by[place:] = [[self._count]]
 
@@ -225,7 +231,6 @@ class _Reader:
 
     def _place(self, quoted: Equation) -> int:
         """Where the quoted equation is in force; the latest place if there are several."""
-        for place in range(len(self.in_force) - 1, -1, -1):
-            if self.in_force[place] == quoted:
-                return place
+        if places := self._places.get(quoted):
+            return places[-1]
         raise _NotOfTheDomain("a reflection quotes an equation that is not in force", str(quoted))

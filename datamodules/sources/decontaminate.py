@@ -27,7 +27,7 @@ from lit_tpgrpo.datamodules.sources.memory import Problems, as_source, as_source
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
 
-_FIGURE = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
+_FIGURE_BEGINS, _FIGURE_ENDS = "[asy]", "[/asy]"
 # Commands that change how a formula looks and not what it says. The lookahead keeps \left apart from \leftarrow.
 _LAYOUT = re.compile(
     r"\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|displaystyle|textstyle|quad|qquad|text|textbf|textit|mathrm|mathbf|"
@@ -43,6 +43,8 @@ _SYNONYMS = (
 # Between digits the first three are part of a number or a tuple; elsewhere they are punctuation. The factorial's ! and
 # the derivative's ' mean something and stay.
 _PUNCTUATION = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|[;?\"{}]")
+_MAX_MARKS = 30
+"""Combining marks in a row, as in Unicode's Stream-Safe Text Format (UAX #15)."""
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 
@@ -138,7 +140,7 @@ def statement_key(prompt: str) -> str:
 
     ``statement_key(r"Find $\\left(x+\\dfrac12\\right)^2$.") == statement_key(r"find (x + \\frac{1}{2})^{2}")``
     """
-    text = re.sub(r"\s*,\s*", ",", _plain(prompt))
+    text = ",".join(part.strip() for part in _plain(prompt).split(","))
     return re.sub(r"\s+", "", _PUNCTUATION.sub("", text)).casefold()
 
 
@@ -148,10 +150,31 @@ def words(prompt: str) -> list[str]:
 
 
 def _plain(prompt: str) -> str:
-    text = _LAYOUT.sub(" ", _FIGURE.sub(" ", unicodedata.normalize("NFKC", prompt)))
+    text = _LAYOUT.sub(" ", _without_figures(_composed(prompt)))
     for pattern, replacement in _SYNONYMS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _composed(prompt: str) -> str:
+    """The text in NFKC. Of marks without end on one character the first few count: sorting them takes quadratic time."""
+    if prompt.isascii():
+        return prompt
+    kept, run = [], 0
+    for letter in prompt:
+        run = run + 1 if unicodedata.combining(letter) else 0
+        if run <= _MAX_MARKS:
+            kept.append(letter)
+    return unicodedata.normalize("NFKC", "".join(kept))
+
+
+def _without_figures(text: str) -> str:
+    """A blank in place of each figure's code."""
+    kept, at = [], 0
+    while (begin := text.find(_FIGURE_BEGINS, at)) >= 0 and (end := text.find(_FIGURE_ENDS, begin)) >= 0:
+        kept += text[at:begin], " "
+        at = end + len(_FIGURE_ENDS)
+    return "".join((*kept, text[at:]))
 
 
 class _NgramIndex:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -159,7 +160,7 @@ def _separated_rows(path: Path, delimiter: str) -> Rows:
 
 def _header(cells: list[str], path: Path) -> list[str]:
     names = [cell.strip() for cell in cells]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise InputError(f"{path}: expected a first row with a different name for each column, got {repeated} twice")
     return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -54,10 +55,14 @@ def _whole(problem: Problem, taken: Mapping[str, Problem]) -> Problem:
 
 def _free(stem: str, taken: Mapping[str, Problem]) -> str:
     """The uid, with a number where it is taken: the same problem twice, of which the source says whether it stays."""
-    uid, copy = stem, 2
-    while uid in taken:
-        uid, copy = f"{stem}-{copy}", copy + 1
-    return uid
+    if stem not in taken:
+        return stem
+    last = 1  # copies are numbered in a row: looked for as in a sorted list, not one after another
+    while f"{stem}-{2 * last}" in taken:
+        last *= 2
+    numbers = range(last + 1, 2 * last + 1)
+    free = bisect_left(numbers, True, key=lambda number: f"{stem}-{number}" not in taken)
+    return f"{stem}-{numbers[free]}"
 
 
 def check_format(row_format: RowFormat) -> None:

@@ -26,6 +26,7 @@ from lit_tpgrpo.errors import ConfigError, InputError, StorageError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.redaction import redacted
 from lit_tpgrpo.rollout.run_folder import run_folder, set_run_folder
+from lit_tpgrpo.yaml_files import bound_parsers
 
 _ENVIRONMENT = re.compile(r"PL_((FIT|VALIDATE|TEST|PREDICT)(__.*)?|CONFIG|(TRAINER|MODEL|DATA)__.*)")
 
@@ -213,6 +214,7 @@ def main(args: list[str] | None = None) -> None:
     """Run one subcommand. A user's mistake ends in one line, not in a traceback."""
     notices.hide_notices()
     keep_text()
+    bound_parsers()
     given = list(sys.argv[1:] if args is None else args)
     if ignored := ignored_environment():
         print(

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_tpgrpo.cli.messages import one_line
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.yaml_files import read_yaml, yaml_fault
 
 SHOWN = {"model": TPGRPOModule, "data": MathRolloutDataModule}
 _WIDTH = 34
@@ -156,27 +157,10 @@ def keep_text() -> None:
 # ---- config files ----
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would drop the first in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"{key.value!r} is given twice, first in line {seen[key.value]}",
-                        problem_mark=key.start_mark,
-                    )
-                seen[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
 def config_keys(path: Path) -> list[str]:
     """The settings of a config file as options name them: ``data.credit.alpha``."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path)
     except (OSError, ValueError, yaml.YAMLError):
         return []
     return list(_keys(content, ""))
@@ -193,13 +177,12 @@ def _keys(content: Any, prefix: str) -> Iterator[str]:
 def config_fault(path: Path) -> str | None:
     """What is wrong with a config file as YAML, None where nothing is or it is not there."""
     try:
-        content = yaml.load(path.read_text(), _StrictLoader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else "?"
-        return f"{path}:{line}: {error.problem or error.context}"
+        content = read_yaml(path)
+    except yaml.YAMLError as error:
+        return yaml_fault(path, error)
     except UnicodeDecodeError:
         return f"{path} is not a text file"
-    except (OSError, yaml.YAMLError, RecursionError):
+    except OSError:
         return None  # the parser says it
     if content is not None and not isinstance(content, dict):
         return f"{path} holds a {type(content).__name__}; expected keys and values, such as trainer: ..."

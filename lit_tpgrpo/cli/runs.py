@@ -13,6 +13,7 @@ from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_tpgrpo.rollout.run_folder import new_version
+from lit_tpgrpo.yaml_files import read_yaml
 
 _VERSIONED = ("TensorBoardLogger", "CSVLogger")
 _NAME_OF = dict.fromkeys((*_VERSIONED, "WandbLogger", "CometLogger"), "name") | {"MLFlowLogger": "run_name"}
@@ -49,8 +50,8 @@ def name_run(settings: Namespace, configs: Sequence[Path], args: Sequence[str]) 
 
 def _names_logger(path: Path) -> bool:
     try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError):
+        content = read_yaml(path) or {}
+    except (OSError, ValueError, yaml.YAMLError):
         return False
     given = (content.get("trainer") or {}).get("logger")
     args = [g.get("init_args") or {} for g in (given if isinstance(given, list) else [given]) if isinstance(g, dict)]

@@ -36,11 +36,15 @@ _LEAD = re.compile(
     r"|choice)\b)*(?:[A-Za-z]\w{0,2}\s*(?:=|\bin\b)\s*)?",
     re.IGNORECASE,
 )
-_NAMED = re.compile(r"\s*[A-Za-z]\w{0,2}\s+in\b")
+_NAMED = re.compile(r"(?<!\s)\s*+[A-Za-z]\w{0,2}\s++in\b")
 _SKIPPED = frozenset(" \t\n(){}*$")
 _SENTENCE = re.compile(r"(?<=[.?!])\s+|\n+")
-# A unit or a few words on what there are so many of may follow.
-_ENDS = re.compile(r"[)}*$ ]*(?:\(?\bmod \w+\)?|(?: [A-Za-z°]+){0,6})[)}*$ ]*(?:[.!]?\s*$|[.!]\s|\n)")
+# A unit or a few words on what there are so many of may follow. Runs of blanks and words are gone through once.
+_ENDS = re.compile(
+    r"[)}*$ ]*+(?:\(?\bmod \w++|(?<= )[A-Za-z°]++(?: [A-Za-z°]++){0,5}+|)[)}*$ ]*+(?:[.!]?\s*+$|[.!]\s|\n)"
+)
+_MAX_LEAD, _MAX_VALUE = 200, 400
+"""Characters of words before a value, and of a value, that are looked at wherever one may stand: they keep it linear."""
 _MIN_WORDS = 3
 
 
@@ -65,7 +69,7 @@ def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: st
         adopted |= _repeats(thinks, answer, prompt)
         written = _stated_value(flatten(answer))
     value = normalise(written or "")
-    if not written or not value:
+    if not written or not value or len(value) > _MAX_VALUE:
         return adopted
     letters = _letters(written)
     arrives = [i for i, reading in enumerate(readings) if _arrives(reading.asserted, value, givens)]
@@ -147,7 +151,7 @@ def _value_end(flat: str, start: int, letters: Letters) -> int | None:
 
     Between digits they count: ``4 2`` is not 42.
     """
-    lead = _LEAD.match(flat, start)
+    lead = _LEAD.match(flat, start, start + _MAX_LEAD)
     position = lead.end() if lead else start
     for number, (letter, parted) in enumerate(letters):
         begin = position

@@ -21,8 +21,10 @@ from lit_tpgrpo.records import Outcome, Problem
 OnMalformed = Literal["stop", "skip"]
 Rows = Iterator[tuple[str, Any]]
 _SHOWN = 3
+_MAX_TRUTH = 500
+_MAX_DIGITS = 9
 # Possessive: a run of blanks is gone through once.
-_STEP_LABEL = re.compile(r"\W*+S?tep\s*+(\d+)\b", re.IGNORECASE)
+_STEP_LABEL = re.compile(r"\W*+S?tep\s*+(\d{1,9}+)\b", re.IGNORECASE)
 _STATEMENT = re.compile(r"\W*+(?:final\s++)?(?:solution|answer)\b[^.\n]{0,3}:", re.IGNORECASE)
 # Not "Choice_A/B/C/D", which names none of them.
 _CHOICE = re.compile(r"[Cc]hoice[\W_]*([A-Z])(?![A-Za-z/])")
@@ -124,10 +126,11 @@ def _mrben_record(row: Mapping[str, Any]) -> WrongSteps:
     if verdict not in ("correct", "incorrect"):
         raise InputError(f"expected correct or incorrect in 'Model_Solution_Correctness', got {verdict!r}")
     said = str(row.get("Model_Solution_First_Error_Step")).strip()
-    if (said == "N/A") != (verdict == "correct") or not (said == "N/A" or said.isdecimal()):
+    numbered = said.isdecimal() and len(said) <= _MAX_DIGITS
+    if (said == "N/A") != (verdict == "correct") or not (said == "N/A" or numbered):
         raise InputError(
             "expected in 'Model_Solution_First_Error_Step' the number of a step of an incorrect solution, or N/A of a "
-            f"correct one, got {said!r} of a solution that is {verdict}"
+            f"correct one, got {said[:80]!r} of a solution that is {verdict}"
         )
     steps, labels = _grouped(lines)
     if said != "N/A" and labels.count(int(said)) != 1:
@@ -149,17 +152,17 @@ def _grouped(lines: Sequence[str]) -> tuple[list[str], list[int | None]]:
     found = [_STEP_LABEL.match(line) for line in lines]
     if not any(found):
         return list(lines), list(range(1, len(lines) + 1))
-    steps: list[str] = []
+    steps: list[list[str]] = []
     labels: list[int | None] = []
     for place, (line, match) in enumerate(zip(lines, found, strict=True)):
         label = int(match[1]) if match else None
         states = label is None and place == len(lines) - 1 and _STATEMENT.match(line) is not None
         if not steps or states or (label is not None and label != labels[-1]):
-            steps.append(line)
+            steps.append([line])
             labels.append(label)
         else:
-            steps[-1] += f"\n{line}"
-    return steps, labels
+            steps[-1].append(line)
+    return ["\n".join(step) for step in steps], labels
 
 
 def _prmbench_record(row: Mapping[str, Any]) -> WrongSteps:
@@ -167,7 +170,7 @@ def _prmbench_record(row: Mapping[str, Any]) -> WrongSteps:
     wrong = row.get("error_steps")
     if not isinstance(wrong, list) or not all(type(n) is int and n >= 1 for n in wrong):
         raise InputError(f"expected a list of step numbers from 1 in 'error_steps', got {_typed(wrong)}")
-    closes = re.search(rf"(?<![\w.]){re.escape(truth)}(?!\w|\.\d)", steps[-1]) is not None
+    closes = _stands_in(truth, steps[-1])
     column = "modified_question" if row.get("modified_question") else "question"
     return make_record(
         Problem(f"prmbench/{_text(row, 'idx')}", _text(row, column), truth, "prmbench"),
@@ -177,6 +180,13 @@ def _prmbench_record(row: Mapping[str, Any]) -> WrongSteps:
         min(wrong, default=None),
         frozenset(wrong),
     )
+
+
+def _stands_in(truth: str, step: str) -> bool:
+    """Whether a step gives an answer, not as part of a longer number or word."""
+    if len(truth) > _MAX_TRUTH:  # compared at every place of a text that repeats itself it would take quadratic time
+        return truth in step
+    return re.search(rf"(?<![\w.]){re.escape(truth)}(?!\w|\.\d)", step) is not None
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

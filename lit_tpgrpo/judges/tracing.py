@@ -22,6 +22,8 @@ SMALL_REACH = 5
 """A number of one or two digits that is not taken up within so many steps is another one when it comes again."""
 REDO_REACH = 3
 """'I made a mistake' is explained by one of the next steps, which does a statement over with another result."""
+_CHARS_A_TERM = 64
+"""Characters of a left side in which looking for an expression is charged like looking at one term."""
 ROUNDING = Fraction(1, 100)
 """Decimal numbers that are this near to each other may be the same one, rounded."""
 
@@ -82,7 +84,7 @@ def builds_on(ledger: Ledger, source: Source, end: int) -> set[int]:
             taken = [term for term in use.used if term in wrong and step - wrong[term] <= _reach(term)]
             bad = use.key == source.equation.key or bool(taken)
             if not bad and wrong_terms:
-                ledger.charge(len(wrong_terms))
+                ledger.charge(len(wrong_terms) * (1 + len(use.key[0]) // _CHARS_A_TERM))
                 bad = any(term in use.key[0] for term in wrong_terms)
             if bad:
                 wrong |= dict.fromkeys((*use.defined, *taken), step)

@@ -20,10 +20,11 @@ linear in the text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from lit_tpgrpo.text.notation import Unreadable, canonical
-from lit_tpgrpo.text.numerals import read_numeral
+from lit_tpgrpo.text.numerals import Numeral, read_numeral
 
 MAX_GAP = 60
 """Characters between two boxes that can be one answer."""
@@ -55,34 +56,46 @@ _JOINS = re.compile(r",|;|&|\b(?:and|or)\b|\\q?quad|\\\\")
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """``text[start:end]`` is the whole box; ``content`` is None where it never closes."""
+    """``text[start:end]`` is the whole box, ``inner`` the span of its content, None where it never closes.
 
+    Contents are cut out when they are asked for: together those of nested boxes are quadratic in the text.
+    """
+
+    text: str = field(repr=False)
     start: int
     end: int
-    content: str | None
+    inner: tuple[int, int] | None
+
+    @property
+    def content(self) -> str | None:
+        """What stands in the box, None where it never closes."""
+        return None if self.inner is None else without_edges(self.text[slice(*self.inner)])
 
 
 def boxed_answer(text: str) -> str | None:
     """The answer in the last box or boxes, see the module."""
     boxes = find_boxes(text)
-    if not boxes or boxes[-1].content is None:
+    if not boxes or (last := boxes[-1].content) is None:
         return None
-    answers = [boxes[-1].content]
+    # From the last to the first; an answer is a chain of sides, "a = b", in the same order.
+    answers: list[list[str]] = [[last]]
     for box, following in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
-        if box.content is None or box.end > following.start:
+        if box.end > following.start or (content := box.content) is None:
             break
         link = _link(text[box.end : following.start])
         if link == "":
             break
         if link == "gloss":
-            if any(c.isdigit() for c in answers[0]):
+            if any(c.isdigit() for side in answers[-1] for c in side):
                 break
-            answers[0] = box.content
+            answers[-1] = [content]
         elif link == "=":
-            answers[0] = f"{box.content} = {answers[0]}"
-        elif not _same(box.content, answers[0]):
-            answers.insert(0, box.content)
-    return ", ".join(answers)
+            answers[-1].append(content)
+        else:
+            answers[-1] = [" = ".join(reversed(answers[-1]))]
+            if not _same(content, answers[-1][0]):
+                answers.append([content])
+    return ", ".join(" = ".join(reversed(sides)) for sides in reversed(answers))
 
 
 def find_boxes(text: str) -> list[Box]:
@@ -95,14 +108,14 @@ def find_boxes(text: str) -> list[Box]:
         if token[0] == "{":
             if after_box is not None and token.start() == expected_at:
                 stack.append((len(boxes), after_box, token.end()))
-                boxes.append(Box(after_box, len(text), None))
+                boxes.append(Box(text, after_box, len(text), None))
             else:
                 stack.append(None)
         elif token[0] == "}":
             opened = stack.pop() if stack else None
             if opened is not None:
                 place, start, content = opened
-                boxes[place] = Box(start, token.end(), without_edges(text[content : token.start()]))
+                boxes[place] = Box(text, start, token.end(), (content, token.start()))
         after_box = None
         if _BOX.fullmatch(token[0]):
             expected_at = token.end()
@@ -113,7 +126,7 @@ def find_boxes(text: str) -> list[Box]:
             else:
                 end = _unbraced(text, expected_at)
                 if end is not None:
-                    boxes.append(Box(token.start(), end, text[expected_at:end].strip()))
+                    boxes.append(Box(text, token.start(), end, (expected_at, end)))
     return boxes
 
 
@@ -187,11 +200,20 @@ def _same(first: str, second: str) -> bool:
     """Whether two boxes have one content, or the same plain number in them."""
     if first == second:
         return True
-    try:
-        ours, theirs = canonical(first), canonical(second)
-    except Unreadable:
+    ours, theirs = _reading(first), _reading(second)
+    if ours is None or theirs is None:
         return False
-    numbers = read_numeral(ours), read_numeral(theirs)
-    return ours == theirs or (
+    numbers = ours[1], theirs[1]
+    return ours[0] == theirs[0] or (
         numbers[0] is not None and numbers[1] is not None and numbers[0].value == numbers[1].value
     )
+
+
+@lru_cache(maxsize=8)  # one long box may be compared with thousands of short ones
+def _reading(content: str) -> tuple[str, Numeral | None] | None:
+    """The canonical form of a box's content and the number that it is; None where it cannot be read."""
+    try:
+        form = canonical(content)
+    except Unreadable:
+        return None
+    return form, read_numeral(form)

@@ -81,7 +81,7 @@ _CUT_AFTER = re.compile(
     rf"|[ \t]*(?:- )?(?:{_OPERATIONS})(?![A-Za-z])| (?!(?:[aA]|I) [A-Za-z]{{2}}|mod(?![A-Za-z]))(?:\d|{_NAME}|\\)"
 )
 _NAME_ALONE = re.compile(rf"^{_NAME}$")
-_MODULO = re.compile(r"[ \t]*\(?[ \t]*mod(?![A-Za-z])")
+_MODULO = re.compile(r"[ \t]*+(?:\([ \t]*+)?mod(?![A-Za-z])")
 _LOOK_BACK = 24
 
 

@@ -229,15 +229,21 @@ def _words(name: str, reader: _Reader) -> str:
 
 
 _SPACES = re.compile(r" +")
+_BREAKS = (r"\quad", r"\\")
+_WIDE_SPACES = re.compile(r"(?:(?:\\quad|\\\\)\s*+)*+")
 
 
 def _tidy(text: str) -> str:
     """Single spaces, none at the ends; one closing full stop or comma is punctuation."""
     text = _SPACES.sub(" ", text).strip()
-    while text.startswith((r"\quad", r"\\")):
-        text = text.removeprefix(r"\quad").removeprefix(r"\\").strip()
-    while text.endswith((r"\quad", r"\\")) and not text.endswith(r"\\\\"):
-        text = text.removesuffix(r"\quad").removesuffix(r"\\").rstrip()
+    text = text[_WIDE_SPACES.match(text).end() :]  # pyright: ignore[reportOptionalMemberAccess]
+    end = len(text)
+    while text.endswith(_BREAKS, 0, end) and not text.endswith(r"\\\\", 0, end):
+        for mark in _BREAKS:
+            end -= len(mark) if text.endswith(mark, 0, end) else 0
+        while end and text[end - 1].isspace():
+            end -= 1
+    text = text[:end]
     if text.endswith((".", ",", ";")) and text[-2:-1] not in (".", "\\", ","):
         text = text[:-1].rstrip()
     return text

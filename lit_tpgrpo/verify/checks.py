@@ -36,8 +36,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file, or of a JSON list; an object of lists (MR-Ben) gives the first of each."""
     if not path.is_file():
         raise InputError(f"expected the file {path}, it is not there; name the folder that holds it with --data-dir")
-    text = path.read_text(encoding="utf-8")
-    rows = json.loads(text) if path.suffix == ".json" and text.lstrip()[:1] == "[" else _lines(text)
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = json.loads(text) if path.suffix == ".json" and text.lstrip()[:1] == "[" else _lines(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON lines or one JSON list in UTF-8, got: {error}") from error
     return [row for item in rows for row in ([item] if not _lists(item) else [value[0] for value in item.values()])]
 
 

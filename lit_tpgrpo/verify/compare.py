@@ -15,13 +15,14 @@ chosen. Nothing is evaluated before stage 5, so that the process that trains can
 from __future__ import annotations
 
 import re
+from collections import defaultdict, deque
 from collections.abc import Sequence as Items
 from functools import lru_cache
 
-from lit_tpgrpo.text.notation import Unreadable, canonical
+from lit_tpgrpo.text.notation import Unreadable, canonical, layout_key
 from lit_tpgrpo.text.numerals import read_based, read_numeral, same_number
 from lit_tpgrpo.verify import atoms, relations
-from lit_tpgrpo.verify.match import Equal, Match, every
+from lit_tpgrpo.verify.match import MAX_OPEN_PARTS, Equal, Match, every
 from lit_tpgrpo.verify.structure import (
     Collection,
     Matrix,
@@ -115,14 +116,9 @@ def _collections(gold: Collection, answer: Collection, equal: Equal) -> Match:
         return _in_order(ours, theirs, equal)
     if relations.different_names(ours) != relations.different_names(theirs):
         return _in_order(ours, theirs, equal)
-    left = list(theirs)
-    open_parts = []
-    for part in ours:  # what looks alike needs no mathematics
-        twin = next((other for other in left if same_layout(part.text, other.text)), None)
-        if twin is None:
-            open_parts.append(part)
-        else:
-            left.remove(twin)
+    open_parts, left = _without_twins(ours, theirs)
+    if len(open_parts) > MAX_OPEN_PARTS:
+        raise Unreadable(f"expected at most {MAX_OPEN_PARTS} answers that are not written like the gold's")
     unreadable = False
     for part in open_parts:
         for other in left:
@@ -134,6 +130,21 @@ def _collections(gold: Collection, answer: Collection, equal: Equal) -> Match:
         else:
             return Match.UNREADABLE if unreadable else relations.compare_sets(gold, answer, compare_shapes, equal)
     return Match.SAME
+
+
+def _without_twins(ours: Items[Shape], theirs: Items[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """The parts that do not look like a part of the other side, which needs no mathematics; each twin goes once."""
+    places: defaultdict[str, deque[int]] = defaultdict(deque)
+    for place, other in enumerate(theirs):
+        places[layout_key(other.text)].append(place)
+    left = dict(enumerate(theirs))
+    open_parts = []
+    for part in ours:
+        if twins := places.get(layout_key(part.text)):
+            del left[twins.popleft()]
+        else:
+            open_parts.append(part)
+    return open_parts, list(left.values())
 
 
 def _tuple_without_brackets(gold: Sequence | Collection, answer: Sequence | Collection, equal: Equal) -> Match:

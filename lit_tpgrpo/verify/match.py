@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 
 from lit_tpgrpo.verify.structure import Shape
 
+MAX_OPEN_PARTS = 50
+"""Parts of a list without order that are compared each with each, which takes quadratic time."""
+
 
 class Match(enum.Enum):
     """What a comparison says."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 
 _DIGIT = re.compile(r"[0-9]")
-_NUMBER = re.compile(r"(?<![0-9.,_^\\A-Za-z])(?<!_\{)(?<!\^\{)[0-9]*[1-9][0-9]*(?![0-9]*[:!%_])")
+_NUMBER = re.compile(r"(?<![0-9.,_^\\A-Za-z])(?<!_\{)(?<!\^\{)(?=0*+[1-9])[0-9]++(?![:!%_])")
 _NEUTRAL = re.compile(
     r"1\)?\s*\^|\)\s*\^|\^\s*\{?-?0|\\pm|\\mp|\||(?<![0-9.])0\s*(?:[a-z\\/]|\})|\{\s*0|\\cdot\s*0|mod"
 )

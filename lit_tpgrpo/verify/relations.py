@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence as Items
 
 from lit_tpgrpo.text.notation import layout_key
-from lit_tpgrpo.verify.match import CompareShapes, Equal, Match, every
+from lit_tpgrpo.verify.match import MAX_OPEN_PARTS, CompareShapes, Equal, Match, every
 from lit_tpgrpo.verify.structure import Collection, Relation, Scalar, Sequence, Shape, Union, read_shape, same_layout
 
 _NAME = re.compile(
@@ -211,7 +211,7 @@ def _as_union(shape: Shape) -> Shape | None:
 def compare_sets(gold: Shape, answer: Shape, same: CompareShapes, equal: Equal) -> Match:
     """Unions of intervals part by part, whatever their order; other sets of numbers as math-verify sees them."""
     ours, theirs = _as_union(gold) or gold, _as_union(answer) or answer
-    if isinstance(ours, Union) and isinstance(theirs, Union) and len(ours.parts) == len(theirs.parts):
+    if isinstance(ours, Union) and isinstance(theirs, Union) and len(ours.parts) == len(theirs.parts) <= MAX_OPEN_PARTS:
         left = list(theirs.parts)
         for part in ours.parts:
             twin = next((other for other in left if same(part, other, equal) is Match.SAME), None)

@@ -126,7 +126,7 @@ def read_shape(text: str, depth: int = 0) -> Shape:
     if read_numeral(text) is not None:
         return Scalar(text)
     if (content := _only_words(text)) is not None and re.search(r",| and | or ", content):
-        parts = re.split(r"\s*(?:,\s*and\b|,\s*or\b|,|\band\b|\bor\b)\s*", content)
+        parts = [part.strip() for part in re.split(r",\s*+and\b|,\s*+or\b|,|\band\b|\bor\b", content)]
         return Collection(text, tuple(Scalar(f"\\text{{{part}}}") for part in parts if part))
     parts, joined = _split_list(text)
     if len(parts) > 1:

@@ -43,6 +43,8 @@ _NO_UNIT = frozenset((
 """Words that change a value, say something of it, or are one."""
 _PREFIX = re.compile(r"(?P<sign>-?) ?(?P<sign_of_unit>\\\$|[€£¥₹¢]|(?:USD|EUR|GBP|RMB|Rs)\b\.?) ?(?=[-0-9.\\])")
 _WORD_BOX = re.compile(r" ?\\text\{([^{}]*)\}(?:\^\{([23])\})?$")
+_MAX_UNITS = 8
+"""Units of one answer; what has more is left as it is."""
 _CJK_NO_UNIT = frozenset("十百千万亿兆半倍分之负零一二三四五六七八九两或和不非无")
 _CJK = re.compile(r" ?([\u3400-\u9fff]{1,6})$")
 
@@ -57,21 +59,29 @@ class Quantity:
 
 def split_unit(text: str) -> Quantity:
     """The value and the unit of a canonical text. What is no unit for certain stays with the value."""
-    prefix = _PREFIX.match(text)
-    if prefix is not None:
-        inner = split_unit(prefix["sign"] + text[prefix.end() :])
-        return Quantity(inner.value, inner.unit | {_SAME_UNIT[prefix["sign_of_unit"].lower().rstrip(".")]})
-    if text.endswith(r"^{\circ}") and r"\circ" not in text[:-8]:
-        return Quantity(text[:-8].rstrip(), frozenset({"degree"}))
-    for mark in (r"\%", "%"):
-        if text.endswith(mark) and len(text) > len(mark):
-            return Quantity(text.removesuffix(mark).rstrip(), frozenset({"percent"}))
-    for split in (_boxed_words, _parenthesised, _plain_words, _cjk):
-        quantity = split(text)
-        if quantity is not None and quantity.value and _is_value(quantity.value):
-            inner = split_unit(quantity.value)  # $5 \text{ dollars}, 90^{\circ} \text{ C}
-            return Quantity(inner.value, inner.unit | quantity.unit)
-    return Quantity(text)
+    unit: frozenset[str] = frozenset()
+    for _ in range(_MAX_UNITS):  # $5 \text{ dollars}, 90^{\circ} \text{ C}
+        prefix = _PREFIX.match(text)
+        if prefix is not None:
+            text = prefix["sign"] + text[prefix.end() :]
+            unit |= {_SAME_UNIT[prefix["sign_of_unit"].lower().rstrip(".")]}
+            continue
+        if text.endswith(r"^{\circ}") and r"\circ" not in text[:-8]:
+            return Quantity(text[:-8].rstrip(), unit | {"degree"})
+        for mark in (r"\%", "%"):
+            if text.endswith(mark) and len(text) > len(mark):
+                return Quantity(text.removesuffix(mark).rstrip(), unit | {"percent"})
+        inner = _without_words(text)
+        if inner is None:
+            break
+        text, unit = inner.value, unit | inner.unit
+    return Quantity(text, unit)
+
+
+def _without_words(text: str) -> Quantity | None:
+    """The value and the words behind it, where a unit can follow that value."""
+    found = (split(text) for split in (_boxed_words, _parenthesised, _plain_words, _cjk))
+    return next((q for q in found if q is not None and q.value and _is_value(q.value)), None)
 
 
 def units_agree(gold: Quantity, answer: Quantity) -> bool:

@@ -233,6 +233,6 @@ def _shortcut(gold: str, answer: str) -> Reply | None:
         return None
     try:
         match = compare(gold, answer, _ask_worker)
-    except _NeedsWorker:
+    except (_NeedsWorker, RecursionError):  # how deep our own stack is must not decide
         return None
     return {Match.SAME: Reply.CORRECT, Match.DIFFERENT: Reply.INCORRECT, Match.UNREADABLE: Reply.UNPARSED}[match]

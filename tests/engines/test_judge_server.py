@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
@@ -33,6 +34,35 @@ def judge_server() -> Iterator[tuple[subprocess.Popen, str]]:
             server.kill()
 
 
+BAD = (
+    '"seed": 1e999',
+    f'"seed": {2**70}',
+    '"seed": -1',
+    '"max_completion_tokens": Infinity',
+    f'"max_completion_tokens": {10**400}',
+    f'"temperature": {10**400}',
+    '"temperature": NaN',
+    '"x": ' + "[" * 20_000 + "]" * 20_000,
+    f'"x": 1{"0" * 5000}',
+    '"chat_template_kwargs": [1]',
+    '"response_format": {"type": "json_schema"}',
+)
+
+
+async def check_bad_requests(address: str) -> None:
+    """A request that cannot be answered is refused alone, whatever is wrong with it and whoever came with it."""
+    good = '"messages": [{"role": "user", "content": "What is 2 + 3?"}], "chat_template_kwargs": {"enable_thinking": false}'
+    bodies = [f'{{{good}, "max_completion_tokens": 4, {more}}}' for more in ['"n": 1'] * 8 + list(BAD)]
+    async with aiohttp.ClientSession() as session:
+
+        async def status(body: str) -> int:
+            headers = {"Content-Type": "application/json"}
+            async with session.post(f"{address}/chat/completions", data=body, headers=headers) as response:
+                return response.status
+
+        assert await asyncio.gather(*map(status, bodies)) == [200] * 8 + [400] * len(BAD)
+
+
 @pytest.mark.slow
 def test_the_example_server_answers_and_ends_on_sigterm(judge_server: tuple[subprocess.Popen, str]):
     server, address = judge_server
@@ -46,7 +76,8 @@ def test_the_example_server_answers_and_ends_on_sigterm(judge_server: tuple[subp
             schema = await engine.complete(ChatRequest("", "Which id?", SCHEMA, max_tokens=40))
             with pytest.raises(ChatError) as caught:
                 await engine.complete(ChatRequest("", "What is 2 + 3?", max_tokens=100_000))
-            return plain, thinking, schema, caught.value
+        await check_bad_requests(address)
+        return plain, thinking, schema, caught.value
 
     plain, thinking, schema, error = asyncio.run(main())
     assert len({reply.text for reply in plain}) == 1

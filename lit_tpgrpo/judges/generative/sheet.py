@@ -8,35 +8,50 @@ from __future__ import annotations
 
 import hashlib
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.records import Outcome, Step
 from lit_tpgrpo.text.answers import THINK_END, answer_start
 from lit_tpgrpo.text.paragraphs import Span, paragraph_spans
 
-# Marks that a chat template, a tokenizer or a reader of replies could take for its own.
-_CONTROL = re.compile(
-    r"<(/?[A-Za-z_]{1,24}|/?[|｜][^<>\n]{1,60}[|｜])>|\[(/?(?:INST|SYS|SYSTEM|USER|ASSISTANT)[A-Z_]*)\]"
+# Marks that a chat template, a tokenizer or a reader of replies could take for its own, by the forms that they have.
+_CONTROL_FORMS = (
+    r"<(/?[A-Za-z_]{1,24})>",  # </think>, <s>, <start_of_turn>, <tool_call>
+    r"<(/?[A-Za-z_][A-Za-z_0-9]{0,40}[_:][A-Za-z_0-9:]{1,40}|unused\d{1,5})>",  # <seed:think>, <extra_id_0>, <reserved_106>
+    r"<(/?[|｜][^<>\n]{1,60}[|｜])>",  # <|im_end|>, <｜User｜>
+    r"<([|｜][A-Za-z_]{2,40}|[A-Za-z_]{2,40}[|｜])>",  # <|turn>, <turn|>
+    r"\[([|｜][^\[\]\n]{1,60}[|｜])\]",  # [|endofturn|]
+    r"\[(/?(?:INST|SYS|SYSTEM|USER|ASSISTANT)[A-Z_]*)\]",
+    r"\[(/[A-Z][A-Z_]{2,40}|[A-Z]{2,20}_[A-Z_0-9]{1,40})\]",  # [/THINK], [TOOL_CALLS], [UNUSED_TOKEN_145]
+    r"\[(THINK|ARGS|TOOLS?|IMG|AUDIO|PREFIX|MIDDLE|SUFFIX|TRANSCRIBE|CLS|SEP|MASK|[gs]MASK|UNK|BOS|EOS|unused\d{1,5})\]",
+    r"[\[\]]([!a-z]{0,10}~[!a-z]{0,12})[\[\]]",  # ]~!b[, ]~b], [e~[
+    r"\](<\][^<>\[\]\n]{1,40}\[>)\[",  # ]<]image[>[
+    r">>([A-Z]{2,24})<<",
 )
+_CONTROL = re.compile("|".join(_CONTROL_FORMS))
+_NUMBERS_SHARE = 5
+"""Of the characters that may be shown, this part may be paragraphs' numbers: thousands of one-letter paragraphs would make
+a prompt of little else."""
 
 
 def defused(text: str) -> str:
     """The text with control marks (``</think>``, ``<|im_end|>``, ``[INST]``) in brackets that mean nothing to a machine."""
-    return _CONTROL.sub(lambda m: f"‹{m[1] or m[2]}›", text)
+    return _CONTROL.sub(lambda m: f"‹{m[m.lastindex or 0]}›", text)
 
 
 def shown(text: str, max_chars: int) -> str:
-    """The text as it is shown: without control marks, its middle left out if it is too long, and with its later lines
-    indented, so that none of them can pass for the beginning of a numbered paragraph."""
-    text = defused(text.strip())
+    """The text as it is shown: without control marks, with its later lines indented, so that none of them can pass for the
+    beginning of a numbered paragraph, and its middle left out if that is too long."""
+    text = "\n    ".join(defused(text.strip()).splitlines())
     if len(text) > max_chars:
         half = max_chars // 2
         text = f"{text[:half]} [… {len(text) - 2 * half} characters left out …] {text[-half:]}"
-    return "\n    ".join(text.splitlines())
+    return text
 
 
 @dataclass(frozen=True)
@@ -47,13 +62,20 @@ class Sheet:
     paragraphs: tuple[Span, ...]
     answer: str
     max_chars: int = 100_000
-    """Of the think block in one prompt; a single paragraph may fill half of it."""
+    """Of the think block in one prompt; a single paragraph may fill half of it. Numbers may take a fifth more."""
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """The paragraphs as they are shown."""
         text = self.case.solution.text
         return tuple(shown(text[a:b], self.max_chars // 2) for a, b in self.paragraphs)
+
+    @cached_property
+    def _ends(self) -> tuple[list[int], list[int]]:
+        """At k, the characters of the first k paragraphs, and of the numbers that they are shown with."""
+        texts = (len(text) for text in self.texts)
+        numbers = (len(f"[{n}] \n") for n in range(1, len(self.texts) + 1))
+        return list(accumulate(texts, initial=0)), list(accumulate(numbers, initial=0))
 
     @cached_property
     def fence(self) -> str:
@@ -80,20 +102,15 @@ class Sheet:
         return self.paragraphs[number - 1][0]
 
     def fitting(self, first: int, max_chars: int) -> int:
-        """The last paragraph such that ``first`` to it are at most ``max_chars`` characters; ``first`` at least."""
-        last, used = first, len(self.texts[first - 1])
-        while last < len(self.texts) and used + len(self.texts[last]) <= max_chars:
-            used += len(self.texts[last])
-            last += 1
-        return last
+        """The last paragraph such that ``first`` to it fit: at most ``max_chars`` characters, and a fifth of numbers; ``first``
+        at least."""
+        limits = zip(self._ends, (max_chars, max_chars // _NUMBERS_SHARE), strict=True)
+        return max(first, min(bisect_right(ends, ends[first - 1] + limit) for ends, limit in limits) - 1)
 
     def fitting_before(self, last: int, max_chars: int) -> int:
-        """The first paragraph such that it to ``last`` are at most ``max_chars`` characters; ``last`` at most."""
-        first, used = last, len(self.texts[last - 1])
-        while first > 1 and used + len(self.texts[first - 2]) <= max_chars:
-            used += len(self.texts[first - 2])
-            first -= 1
-        return first
+        """The first paragraph such that it to ``last`` fit in the same way; ``last`` at most."""
+        limits = zip(self._ends, (max_chars, max_chars // _NUMBERS_SHARE), strict=True)
+        return min(last, max(bisect_left(ends, ends[last] - limit) for ends, limit in limits) + 1)
 
 
 def make_sheet(case: JudgeCase, max_chars: int = 100_000) -> Sheet | None:

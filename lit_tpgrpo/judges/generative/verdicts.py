@@ -20,7 +20,7 @@ MAX_REPLY_CHARS = 200_000
 _THINK_END = "</think>"
 _MENTIONS, _BRACES = 20, 8
 """How many mentions of its id are looked at for a verdict, and how many braces before each."""
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL | re.IGNORECASE)
+_FENCE = "```"
 
 Number = Annotated[int, Field(ge=0, le=1_000_000)]
 Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
@@ -110,8 +110,7 @@ def read_verdict(text: str, model: type[V], request_id: str) -> V:
     if len(text) > MAX_REPLY_CHARS:
         raise VerdictError(f"a reply of {len(text)} characters, over {MAX_REPLY_CHARS}")
     text = text.rpartition(_THINK_END)[2]
-    fenced = _FENCE.match(text)
-    whole = (fenced[1] if fenced else text).strip()
+    whole = _unfenced(text.strip())
     try:
         return _checked(whole, model, request_id)
     except VerdictError as error:
@@ -121,6 +120,14 @@ def read_verdict(text: str, model: type[V], request_id: str) -> V:
         if not found:
             raise
         return next(iter(found.values()))
+
+
+def _unfenced(text: str) -> str:
+    """The content of a text that is one code fence, with or without ``json`` behind its first marks; any other as it is."""
+    opening, _, rest = text.partition("\n")
+    content, line_break, closing = rest.rpartition("\n")
+    marked = opening.startswith(_FENCE) and opening[len(_FENCE) :].rstrip().lower() in ("", "json")
+    return content.strip() if marked and line_break and closing.strip() == _FENCE else text
 
 
 def _checked(text: str, model: type[V], request_id: str) -> V:
