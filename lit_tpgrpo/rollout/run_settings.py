@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.redaction import redacted
@@ -51,8 +51,20 @@ def log_run_settings(trainer: L.Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             _to_tensorboard(logger, settings, [] if samples is None else [f"eval/avg@{samples}"])
+        elif isinstance(logger, MLFlowLogger):
+            logger.log_hyperparams(_new_to_mlflow(logger, settings))
         else:
             logger.log_hyperparams(settings)
+
+
+def _new_to_mlflow(logger: MLFlowLogger, settings: dict[str, Any]) -> dict[str, Any]:
+    """MLflow refuses another value of a parameter that a run has: one that goes on with ``run_id`` keeps its first ones."""
+    held = logger.experiment.get_run(logger.run_id).data.params
+    changed = {name: value for name, value in settings.items() if name in held and held[name] != str(value)}
+    if changed:
+        shown = ", ".join(f"{name} {held[name]} (now {value})" for name, value in sorted(changed.items()))
+        rank_zero_warn(f"MLflow keeps the first value of each setting of its run: {shown}")
+    return {name: value for name, value in settings.items() if name not in held}
 
 
 def _to_tensorboard(logger: TensorBoardLogger, settings: dict[str, Any], metrics: list[str]) -> None:

@@ -10,9 +10,10 @@ from typing import Any, cast
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import MLFlowLogger
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from lit_tpgrpo.rollout.run_settings import run_settings
+from lit_tpgrpo.rollout.run_settings import log_run_settings, run_settings
 from lit_tpgrpo.training.schedules import SequenceLR, TransformersLR
 
 
@@ -62,3 +63,35 @@ def test_the_schedule_and_lists_are_among_the_settings(make: Callable[..., Any],
     found = settings(make)
     assert found["optimizer.betas"] == "[0.8, 0.9]"
     assert {k.removeprefix("lr_scheduler"): v for k, v in found.items() if k.startswith("lr_scheduler")} == expected
+
+
+class Mlflow(MLFlowLogger):
+    """As the logger of a run that goes on: with what its store holds, which takes no other value."""
+
+    def __init__(self, held: dict[str, str]) -> None:
+        self.held = held
+
+    run_id = "r"  # pyright: ignore[reportAssignmentType]
+
+    @property
+    def experiment(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return SimpleNamespace(get_run=lambda run_id: SimpleNamespace(data=SimpleNamespace(params=dict(self.held))))
+
+    def log_hyperparams(self, params):  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert not params.keys() & self.held.keys()
+        self.held |= {name: str(value) for name, value in params.items()}
+
+
+def test_an_mlflow_run_that_goes_on_keeps_its_settings_and_says_which_are_others():
+    """MLflow ended the resumed run: "Changing param values is not allowed"."""
+    trainer = SimpleNamespace(
+        lightning_module=LightningModule(), optimizers=[], lr_scheduler_configs=[], precision="32-true", world_size=1,
+        max_steps=3, max_epochs=None, loggers=[Mlflow({"trainer.max_steps": "2", "trainer.precision": "32-true"})],
+    )  # fmt: skip
+    with pytest.warns(
+        UserWarning, match=r"^MLflow keeps the first value .* of its run: trainer\.max_steps 2 \(now 3\)$"
+    ):
+        log_run_settings(cast(Trainer, trainer))
+    assert trainer.loggers[0].held == {
+        "trainer.max_steps": "2", "trainer.precision": "32-true", "trainer.world_size": "1"
+    }  # fmt: skip
