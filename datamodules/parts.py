@@ -16,7 +16,7 @@ from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.datamodules.sources.memory import Problems, as_optional_source
-from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams
+from lit_tpgrpo.engines.base import Engine, Interruptible, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.fingerprint import settings_of
@@ -29,6 +29,7 @@ from lit_tpgrpo.rollout.hooks import shows_bars
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
 from lit_tpgrpo.rollout.run_folder import run_folder
+from lit_tpgrpo.rollout.stopping import STOP
 from lit_tpgrpo.verify.base import Verifier
 from lit_tpgrpo.verify.function import GivenVerifier, as_verifier
 from lit_tpgrpo.verify.verifier import MathVerifier
@@ -140,6 +141,8 @@ class RolloutParts(L.LightningDataModule):
         sources = {"train": train, "val": val, "test": test or val, "predict": predict or val}
         self.sources = cast(dict[str, ProblemSource | None], sources)
         self.engine = engine or HFEngine()
+        if isinstance(self.engine, Interruptible):
+            self.engine.while_waiting = STOP.check
         if correction == "auto":
             correction = "token_truncate" if getattr(self.engine, "mismatched", False) else "off"
         self.correction = None if correction == "off" else Correction(correction, correction_cap, correction_floor)

@@ -12,19 +12,24 @@ those that nobody needs are closed: see ``lit_tpgrpo.engines.vllm.guard``. Train
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
+import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from lit_tpgrpo.engines.vllm.environment import EXTENSION, on_cpu
 from lit_tpgrpo.engines.vllm.guard import HOSTS_ENV, KEY_ENV, MIDDLEWARE, checked_key
 from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, STRUCTURED_OUTPUTS
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.pretrained import resolve_model
+
+_SCRATCH = "lit-tpgrpo-serve-"
 
 
 def arguments(argv: Sequence[str], cpu: bool) -> list[str]:
@@ -84,12 +89,31 @@ def guarded_environment(argv: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def private_scratch() -> Iterator[None]:
-    """Meanwhile vLLM puts its sockets and files into a folder of this process, which goes with it: vLLM leaves them."""
-    with tempfile.TemporaryDirectory(prefix="lit-tpgrpo-serve-", ignore_cleanup_errors=True) as folder:
+def private_scratch() -> Iterator[Path]:
+    """Meanwhile vLLM puts its sockets and files into a folder of this process, which goes with it: vLLM leaves some behind.
+
+    Those of servers that were killed are removed, too: nobody holds their lock any more.
+    """
+    # A socket's path has 107 characters at most, of which vLLM takes 37.
+    where = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
+    for left in Path(where).glob(f"{_SCRATCH}*"):
+        _remove_unless_locked(left)
+    with (
+        tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=where, ignore_cleanup_errors=True) as folder,
+        open(os.path.join(folder, "lock"), "w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
         os.environ |= {"TMPDIR": folder, "VLLM_RPC_BASE_PATH": folder}
         tempfile.tempdir = folder
-        yield
+        yield Path(folder)
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    with suppress(OSError):  # it is in use, another user's, or just being made
+        if folder.lstat().st_uid == os.getuid():
+            with open(folder / "lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
 
 
 def check_address(argv: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -94,6 +94,14 @@ class Batching(Protocol):
     def prompts_at_once(self, n: int) -> int:
         """Prompts of n samples each in a batch. Batches are made in the order of prompts, longest first, and yielded so."""
         ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """An engine that may wait long for others, and asks meanwhile whether it should."""
+
+    while_waiting: Callable[[], None]
+    """Called about twice a second; what it raises ends the wait."""
 
 
 @runtime_checkable

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import socket
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +17,7 @@ from hypothesis import strategies as st
 
 from lit_tpgrpo.engines.vllm.guard import HOSTS_ENV, KEY_ENV, OPEN_ROUTES, Guard
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.serve import arguments, guarded_environment
+from lit_tpgrpo.serve import arguments, guarded_environment, private_scratch
 from lit_tpgrpo.serve import main as serve
 
 KEY = "0123456789-0123456789-key"
@@ -177,3 +183,36 @@ def test_the_variable_and_the_names_of_a_server_can_be_chosen(monkeypatch):
     words = arguments(given, cpu=False)
     assert words[words.index("--middleware") + 1] == "lit_tpgrpo.engines.vllm.guard.Guard"
     assert words[-2:] == ["--host", "node7"]
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """pytest's own are too long for the paths of sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_server_has_a_folder_for_its_sockets_and_removes_those_of_killed_ones(short_folder, monkeypatch):
+    tmp_path = short_folder
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("TMPDIR", "VLLM_RPC_BASE_PATH"):
+        monkeypatch.setenv(name, "as before")
+    for name in ("killed", "alive"):
+        (tmp_path / f"lit-tpgrpo-serve-{name}").mkdir()
+        (tmp_path / f"lit-tpgrpo-serve-{name}" / "lock").touch()
+    (tmp_path / "lit-tpgrpo-serve-begun").mkdir()
+    with (tmp_path / "lit-tpgrpo-serve-alive" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with private_scratch() as folder:
+            assert folder.parent == tmp_path
+            assert os.environ["TMPDIR"] == os.environ["VLLM_RPC_BASE_PATH"] == tempfile.gettempdir() == str(folder)
+            (folder / "socket").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lit-tpgrpo-serve-alive", "lit-tpgrpo-serve-begun"]
+
+
+def test_where_paths_are_too_long_for_sockets_the_folder_is_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 20)))
+    for name in ("TMPDIR", "VLLM_RPC_BASE_PATH"):
+        monkeypatch.setenv(name, "as before")
+    with private_scratch() as folder:
+        assert len(str(folder / str(uuid.uuid4()))) <= 107

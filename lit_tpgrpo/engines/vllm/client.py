@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -11,9 +10,10 @@ from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from lit_tpgrpo.api_keys import check_key_env, read_key
 from lit_tpgrpo.engines.vllm.guard import checked_key
 from lit_tpgrpo.errors import ConfigError, EngineError
-from lit_tpgrpo.redaction import register_secret
+from lit_tpgrpo.redaction import redacted_message
 
 T = TypeVar("T")
 
@@ -91,13 +91,14 @@ class ServerClient:
         key_env: the variable that it is from, for messages.
         loop: where requests run.
         timeout_s: of a request that names none.
+        silence_s: of the questions that each server that is there answers soon.
     """
 
-    def __init__(self, url: str, key: str, key_env: str, loop: LoopThread, timeout_s: float) -> None:
+    def __init__(self, url: str, key: str, key_env: str, loop: LoopThread, timeout_s: float, silence_s: float) -> None:
         import httpx2
 
         self.base_url = url.rstrip("/")
-        self.timeout_s = timeout_s
+        self.timeout_s, self.silence_s = timeout_s, silence_s
         self._key_env = key_env
         self._loop = loop
         self._http = httpx2.AsyncClient(
@@ -145,7 +146,9 @@ class ServerClient:
                 "`python -m lit_tpgrpo.serve MODEL`, which opens the routes that training needs",
                 status,
             )
-        words = " ".join(answer.text[: 4 * _EXCERPT].split())[:_EXCERPT]
+        words = " ".join(redacted_message(answer.text).split())[
+            :_EXCERPT
+        ]  # cleaned first: a cut could leave half of a key
         remedy = f"; it was started with another key than {self._key_env} holds here" if status == 401 else ""
         raise ServerRefusedError(
             f"the vLLM server {self.base_url} refused {path} ({status}): {words}{remedy}",
@@ -157,7 +160,7 @@ class ServerClient:
         import httpx2
 
         try:
-            async with asyncio.timeout(_CONNECT_S), httpx2.AsyncClient(trust_env=False, timeout=None) as stranger:
+            async with asyncio.timeout(self.silence_s), httpx2.AsyncClient(trust_env=False, timeout=None) as stranger:
                 return (await stranger.get(f"{self.base_url}/{path}")).status_code
         except (TimeoutError, httpx2.HTTPError) as error:
             raise ServerLostError(
@@ -180,9 +183,9 @@ class ServerClient:
     def weight_version(self) -> str:
         return self._loop.run(self.asked_version())
 
-    async def asked_version(self, timeout_s: float | None = None) -> str:
+    async def asked_version(self) -> str:
         """Of the weights it has. Its engine answers this between two steps, so one that is stuck does not."""
-        return str((await self.asked("GET", "weight_info", timeout_s))["weight_version"])
+        return str((await self.asked("GET", "weight_info", self.silence_s))["weight_version"])
 
     @property
     def n_workers(self) -> int:
@@ -199,7 +202,7 @@ class ServerClient:
     async def abort(self, request_ids: list[str]) -> None:
         """End requests that nobody waits for any more."""
         ids = [f"generate-tokens-{name}" for name in request_ids]
-        await self.asked("POST", "inference/v1/abort_requests", _CONNECT_S, json={"request_ids": ids})
+        await self.asked("POST", "inference/v1/abort_requests", self.silence_s, json={"request_ids": ids})
 
     def close(self) -> None:
         """Close its connections."""
@@ -207,21 +210,19 @@ class ServerClient:
 
 
 def key_from(variable: str) -> str:
-    """The key that an environment variable holds; from now on it is removed from what is written.
+    """The key that an environment variable holds.
 
     Raises:
         ConfigError: it holds none that can be used.
     """
-    key = checked_key(os.environ.get(variable, ""), variable)
-    register_secret(key)
-    return key
+    return checked_key(read_key(variable), variable)
 
 
-def checked_address(url: str) -> str:
+def checked_address(url: str, key_env: str) -> str:
     """A server's address, without a slash at its end. Messages quote no part that can hold a password.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is none, or the key in ``key_env`` must not go there, see ``lit_tpgrpo.api_keys``.
     """
     try:
         parts = urlsplit(url.strip().rstrip("/"))
@@ -233,4 +234,5 @@ def checked_address(url: str) -> str:
             "VLLMServer: each of urls must look like http://127.0.0.1:8000, without user, password or query; "
             f"got {'one that holds them' if '@' in url else repr(url)}"
         )
+    check_key_env(key_env, parts.hostname or "", "VLLMServer")
     return parts.geturl()

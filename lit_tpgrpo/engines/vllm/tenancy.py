@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+from lit_tpgrpo.errors import EngineError, mark_raised_on_all
+
+T = TypeVar("T")
 
 _living: list[Any] = []
 _made_default_group = False
@@ -57,6 +61,38 @@ def rank() -> int:
 def world_size() -> int:
     """Processes that train together."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def from_all(value: T) -> list[T]:
+    """Every process's value (picklable, small), by rank. Collective."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def together(action: Callable[[], None]) -> None:
+    """Do it on all ranks; raise on all where it fails on one, so that none waits in a collective for one that is gone."""
+    failure = None
+    try:
+        action()
+    except BaseException as error:  # also a signal that ends the run
+        failure = error
+    raise_together(failure)
+
+
+def raise_together(failure: BaseException | None) -> None:
+    """Raise on every rank what went wrong on any. Collective.
+
+    Raises:
+        EngineError: it went well here and failed elsewhere.
+    """
+    told = from_all(None if failure is None else str(failure) or type(failure).__name__)
+    if failure is not None:
+        raise mark_raised_on_all(failure)
+    if (first := next((words for words in told if words is not None), None)) is not None:
+        raise mark_raised_on_all(EngineError(first))
 
 
 def free_port() -> int:

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -26,14 +18,11 @@ from lit_tpgrpo.errors import ConfigError, EngineError, InputError
 from lit_tpgrpo.judges.generative import verdicts
 from lit_tpgrpo.serve import arguments
 from lit_tpgrpo.serve import main as serve
-from tests.engines.vllm_engines.conftest import PROMPTS, build_policy, gaps, perturb, session_members, spread
+from tests.engines.vllm_engines.conftest import PROMPTS, build_policy, gaps, perturb, spread
+from tests.engines.vllm_engines.real_server import KEY, LIMIT_S, RealServer
 
-ROOT = Path(__file__).parents[3]
 LENGTH = 40
 EXACT = 1e-4
-LIMIT_S = 180
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # what vLLM calls its sockets
-KEY = "a-key-of-the-tests-0123456789"
 
 
 @pytest.fixture(autouse=True)
@@ -43,36 +32,13 @@ def key(monkeypatch):
 
 @pytest.fixture(scope="module")
 def server(random_model, tmp_path_factory):
-    """``python -m lit_tpgrpo.serve`` in a session of its own; at the end SIGINT, after which none of it may be left."""
-    from lit_tpgrpo.engines.vllm.tenancy import free_port
-
-    port = free_port()
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "lit_tpgrpo.serve", random_model, "--port", str(port), "--dtype", "float32"]
-    environment = {**os.environ, "VLLM_API_KEY": KEY}
-    before = set(os.listdir(tempfile.gettempdir()))
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True, env=environment)
-    url, waited = f"http://127.0.0.1:{port}", time.monotonic()
-    while not healthy(url):
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() - waited < LIMIT_S, log.read_text()[-3000:]
-    yield url
-    process.send_signal(signal.SIGINT)
-    process.wait(LIMIT_S)
-    assert session_members(process.pid) == []
-    left = set(os.listdir(tempfile.gettempdir())) - before
-    assert [name for name in left if UUID.fullmatch(name) or name.startswith(("vllm", "lit-tpgrpo-serve"))] == []
-    assert KEY not in log.read_text()
-
-
-def healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return answer.status == 200
-    except OSError:  # nobody listens yet, or a status that is an error
-        time.sleep(0.2)  # between two looks at a program that starts, not a wait that a result depends on
-        return False
+    """At the end SIGINT, after which none of it may be left."""
+    started = RealServer(random_model, tmp_path_factory.mktemp("server"))
+    started.launch()
+    started.await_ready()
+    yield started.url
+    started.end()
+    assert KEY not in started.log
 
 
 def sample(engine, params, n=3, seed=0):
@@ -139,7 +105,7 @@ def test_a_second_run_takes_over_and_the_first_one_notices(server, random_model)
     first.load_weights(policy)
     second.load_weights(build_policy(random_model, version=9))
     with pytest.raises(
-        EngineError, match=r"sampled with weights of \['step 9, update 1'\], and 'step 0, update 1' was sent"
+        EngineError, match=r"weights of \S*'step 9, update 1 of run \w+'\S*, and 'step 0, update 1 of run \w+' was sent"
     ):
         sample(first, SamplingParams(LENGTH))
     second.close()
