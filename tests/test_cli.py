@@ -206,6 +206,10 @@ MISTYPED = {
     "SafeCheckpoint has no 'monitr'; did you mean monitor?",
     "--trainer.callbacks+ SafeCheckpoint --trainer.callbacks.save_top_k x": "trainer.callbacks.save_top_k: expected a whole "
     "number, got x",
+    "--trainer.callbacks+ SafeCheckpoint --trainer.callbacks.train_time_interval x": "trainer.callbacks.train_time_interval: "
+    'expected a string with form "h:m:s" or "d days, h:m:s" or null, got x',
+    "--data.train lit_tpgrpo.datamodules.sources.HubProblems --data.train.preset gsm8k --data.train.answer_form boxx": "data."
+    "train.answer_form: expected one of BOX, GSM8K_LINE, GSM8K_HASH, ANSWER_LINE, PLAIN or dict or null, got boxx",
     "--data.judge RuleJudge": "data.judge: there is no class or file RuleJudge; did you mean lit_tpgrpo.judges.rule.RuleJudge?",
     "--data.verifier Foo": "data.verifier: there is no class or file Foo; give its whole path, such as package.module.Class",
     "--data.judge lit_tpgrpo.judges.rule.RuleJudg": "data.judge: there is no class or file lit_tpgrpo.judges.rule.RuleJudg; "

@@ -16,6 +16,8 @@ from lit_tpgrpo.cli.catalogue import nearest_path
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
 _EXPECTED = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
 _LITERAL = re.compile(r"typing\.Literal\[[^\]]*\]")
+_MEMBER = re.compile(r"Expected a member of <enum '\w+'>: \{(.*)\}")
+_OF_TYPE = re.compile(r"Not of type \w+: Expected (.*) but got ")
 _NO_ATTRIBUTE = re.compile(r"(?:module '[^']+' has no attribute|No module named) '")
 _NO_IMPORT = re.compile(r"Expected a dot import path string: (.*)")
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)(.*)", re.DOTALL)
@@ -69,8 +71,7 @@ def _unrecognized(given: str, options: Collection[str]) -> str:
 
 def _nested(message: str, keys: Collection[str]) -> str:
     report = _read(message)
-    # A union's base class knows nothing of what the class beside it was given.
-    if report.unknown is not None and not (report.expected is not None and report.unknown[2] in _EMPTY_BASES):
+    if report.unknown is not None and not _known_elsewhere(report, *report.unknown):
         key, option, owner = report.unknown
         if owner in _EMPTY_BASES:
             return (
@@ -103,6 +104,12 @@ def _nested(message: str, keys: Collection[str]) -> str:
         key = max((key for key, _ in report.types), key=len)  # an outer one's members say nothing of the value
         return f"{key}: expected {_type_names(report, key)}, got {report.given}"
     return " ".join(message.replace('Parser key "config":', "config:").split())
+
+
+def _known_elsewhere(report: _Report, key: str, option: str, owner: str) -> bool:
+    """Whether only the base class in a union does not know an option, of which the class beside it says what it expects."""
+    told = [report.expected[0]] if report.expected is not None else []
+    return owner in _EMPTY_BASES and f"{key}.{option}" in [*told, *(at for at, _ in report.types)]
 
 
 def _read(message: str) -> _Report:
@@ -138,6 +145,10 @@ def _read(message: str) -> _Report:
                 report.types += [(key, kind) for kind in _LITERAL.findall(members)]  # told by the type of its members
             else:
                 report.types.append((key, found[1]))
+        elif found := _MEMBER.search(line):
+            report.types.append((key, f"typing.Literal[{', '.join(found[1].split(','))}]"))
+        elif found := _OF_TYPE.search(line):
+            report.types.append((key, found[1]))
         elif found := re.match(r"\s*Given value: (.*)", line):
             report.given = report.given or _value(found[1])
     return report
