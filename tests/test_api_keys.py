@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 sys.path.insert(0, str(Path(__file__).parent / "judges" / "generative"))
@@ -17,6 +18,7 @@ from chains import make_case
 from lit_tpgrpo import redaction
 from lit_tpgrpo.api_keys import check_key_env, read_key
 from lit_tpgrpo.callbacks.samples import visible
+from lit_tpgrpo.cli import SavedConfig
 from lit_tpgrpo.cli.mistakes import one_line_errors
 from lit_tpgrpo.engines.chat import ChatReply
 from lit_tpgrpo.engines.openai_chat import OpenAIChat
@@ -27,6 +29,7 @@ from lit_tpgrpo.judges.generative.judge import GenerativeJudge
 from lit_tpgrpo.judges.generative.limits import RequestLimits
 from lit_tpgrpo.judges.generative.segmentation import RuleSegmentation
 from lit_tpgrpo.redaction import redacted, redacted_message, redacted_value, register_secret
+from lit_tpgrpo.rollout.run_folder import set_run_folder
 from lit_tpgrpo.rollout.run_settings import run_settings
 from tests.engines import misbehaving_server as bad
 from tests.engines.misbehaving_server import MisbehavingServer
@@ -191,6 +194,16 @@ def test_settings_in_loggers_hold_no_key():
     trainer.strategy.connect(module)
     settings = run_settings(trainer)
     assert (settings["model.model"], settings["model.betas"]) == ("models/[key]", "['[key]', 1]")
+
+
+def test_the_saved_config_holds_no_key(tmp_path: Path):
+    read_key("OPENAI_API_KEY")
+    parser = LightningArgumentParser()
+    parser.add_argument("--prompt")
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    set_run_folder(trainer, tmp_path)
+    SavedConfig(parser, None, parser.parse_args([f"--prompt=say {KEY}"])).setup(trainer, BoringModel(), "fit")
+    assert (tmp_path / "config.yaml").read_text() == "prompt: say [key]\n"
 
 
 # ---- what is a key ----
