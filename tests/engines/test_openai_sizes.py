@@ -10,6 +10,7 @@ import zlib
 import pytest
 
 from lit_tpgrpo.engines.chat import Fault
+from lit_tpgrpo.engines.vllm import client
 from tests.engines import misbehaving_server as bad
 from tests.engines.misbehaving_server import Behaviour, MisbehavingServer, completion, ok
 from tests.engines.openai_talk import ask, fails, talk
@@ -67,6 +68,23 @@ def test_the_server_of_an_endless_answer_is_hung_up_on():
             ask(server, max_answer_bytes=MB)
         server.wait_for(lambda: server.connections == 0)
         assert server.flooded < 32 * MB  # what was in the buffers of both sides
+
+
+def test_a_rollout_server_cannot_send_more_either(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", MB)
+    loop = client.LoopThread()
+    try:
+        with MisbehavingServer(lambda *_: bad.FLOOD) as server:
+            asks = client.ServerClient(server.base_url, "a-key-of-some-length", "VLLM_API_KEY", loop, 3600.0, 3600.0)
+            with pytest.raises(client.ServerLostError, match="has more than 1,048,576 bytes"):
+                asks.ask("GET", "weight_info")
+            with pytest.raises(client.ServerLostError, match="has more than 1,048,576 bytes"):
+                asks.check_guarded()
+            server.wait_for(lambda: server.connections == 0)
+            assert server.flooded < 64 * MB
+            asks.close()
+    finally:
+        loop.close()
 
 
 def test_answers_up_to_the_limit_are_read_compressed_or_not():

@@ -23,6 +23,9 @@ _CONNECT_S = 10.0
 # Shorter than the five seconds of uvicorn: a connection that the server is about to close is not used again.
 _KEEPALIVE_S = 3.0
 _EXCERPT = 500
+MAX_ANSWER_BYTES = 2**29
+"""Of one answer: 64 samples of 65,000 tokens with their log-probs are below it."""
+_MAX_STATUS_BYTES = 2**20
 
 
 class ServerLostError(EngineError):
@@ -97,11 +100,14 @@ class ServerClient:
     def __init__(self, url: str, key: str, key_env: str, loop: LoopThread, timeout_s: float, silence_s: float) -> None:
         import httpx2
 
+        from lit_tpgrpo.engines.bounded_http import BoundedClient
+
         self.base_url = url.rstrip("/")
         self.timeout_s, self.silence_s = timeout_s, silence_s
         self._key_env = key_env
         self._loop = loop
-        self._http = httpx2.AsyncClient(
+        self._http = BoundedClient(
+            MAX_ANSWER_BYTES,
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx2.Timeout(None, connect=_CONNECT_S),  # the rest is limited as a whole, below
             limits=httpx2.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE_S),
@@ -120,13 +126,15 @@ class ServerClient:
         """``ask``, in the loop."""
         import httpx2
 
+        from lit_tpgrpo.engines.bounded_http import OversizedAnswerError
+
         limit = self.timeout_s if timeout_s is None else timeout_s
         try:
             async with asyncio.timeout(limit):
                 answer = await self._http.request(method, f"{self.base_url}/{path}", **arguments)
         except TimeoutError:
             raise ServerLostError(f"the vLLM server {self.base_url} did not answer {path} in {limit:g} s") from None
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, OversizedAnswerError) as error:
             words = str(error) or type(error).__name__
             failure = ServerLostError(f"the vLLM server {self.base_url} did not answer {path}: {words}")
         else:
@@ -159,10 +167,13 @@ class ServerClient:
         """What a request without the key is answered with."""
         import httpx2
 
+        from lit_tpgrpo.engines.bounded_http import BoundedClient, OversizedAnswerError
+
         try:
-            async with asyncio.timeout(self.silence_s), httpx2.AsyncClient(trust_env=False, timeout=None) as stranger:
+            stranger = BoundedClient(_MAX_STATUS_BYTES, trust_env=False, timeout=None)
+            async with asyncio.timeout(self.silence_s), stranger:
                 return (await stranger.get(f"{self.base_url}/{path}")).status_code
-        except (TimeoutError, httpx2.HTTPError) as error:
+        except (TimeoutError, httpx2.HTTPError, OversizedAnswerError) as error:
             raise ServerLostError(
                 f"the vLLM server {self.base_url} did not answer: {error or type(error).__name__}"
             ) from None
