@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.checkpoints import ASIDE, PARTIAL, bring_back, usable_checkpoint
-from lit_tpgrpo.checkpoints.checksums import Sum, own_checksums, write_checksums
+from lit_tpgrpo.checksums import Sum, own_checksums, write_checksums
 from lit_tpgrpo.errors import InputError, NonFiniteLossError, StorageError, mark_raised_on_all, raised_on_all_processes
 from lit_tpgrpo.rollout.processes import failing_together, gather
 from lit_tpgrpo.rollout.run_folder import run_folder

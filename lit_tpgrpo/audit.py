@@ -28,11 +28,12 @@ from tqdm import tqdm
 
 from lit_tpgrpo.datamodules.arithmetic.judge_report import LabelReport, sampled, written
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS
-from lit_tpgrpo.errors import USERS_MISTAKES, ConfigError, InputError, first_among
+from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.jsonl import append_line
 from lit_tpgrpo.judges.audit_sets import OnMalformed, read_mrben, read_prmbench
 from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge
 from lit_tpgrpo.judges.scoring import label_at
+from lit_tpgrpo.mistakes import one_line_errors
 from lit_tpgrpo.records import Verdict
 from lit_tpgrpo.yaml_files import bound_parsers, read_yaml
 
@@ -97,7 +98,8 @@ def judge_of_training(path: str) -> dict[str, Any]:
     try:
         config = read_yaml(Path(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--train_config {path}: expected a YAML file that can be read, got: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"--train_config {path}: expected a YAML file that can be read, got: {reason}") from error
     data = config.get("data") if isinstance(config, dict) else None
     if not isinstance(data, dict):
         raise InputError(
@@ -233,14 +235,10 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     bound_parsers()
     try:
-        _run(args)
+        with one_line_errors():
+            _run(args)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except Exception as error:
-        mistake = first_among(error, USERS_MISTAKES)
-        if mistake is None:
-            raise
-        sys.exit(f"error: {' '.join(str(mistake).split())}")
 
 
 if __name__ == "__main__":

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser
 
 from lit_tpgrpo.adapters import ADAPTER, LoRA
 from lit_tpgrpo.checkpoints import load_checkpoint, usable_checkpoint
-from lit_tpgrpo.errors import USERS_MISTAKES, InputError
+from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.huggingface import RunCard, push_folder, write_folder
+from lit_tpgrpo.mistakes import one_line_errors
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.sharding import torch_dtype
 
@@ -41,14 +42,16 @@ def export_checkpoint(
     found = usable_checkpoint(checkpoint, exact=True)
     held = load_checkpoint(found)
     settings = held.get("hyper_parameters")
-    if not isinstance(settings, Mapping) or "model" not in settings or "state_dict" not in held:
+    state, step = held.get("state_dict"), held.get("global_step")
+    weights = isinstance(state, Mapping) and any(isinstance(t, torch.Tensor) for t in state.values())
+    if not isinstance(settings, Mapping) or "model" not in settings or not weights or not isinstance(step, int):
         raise InputError(
-            f"{found} is not a checkpoint of TPGRPOModule: it holds no hyper_parameters.model and state_dict"
+            f"{found} is not a checkpoint of TPGRPOModule: it holds no hyper_parameters.model, state_dict and global_step"
         )
     module = rebuild(held, model)
     card = RunCard(
         base_model=str(model or settings["model"]),
-        steps=int(held["global_step"]),
+        steps=step,
         settings=settings,
         run=_run_settings(found),
     )
@@ -101,7 +104,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--push_to_hub", type=str | None, help="owner/name of the hub repository to upload to")
     parser.add_argument("--private", type=bool, default=True, help="whether a new repository is private")
     given = parser.parse_args(args)
-    try:
+    with one_line_errors():
         if given.out is None and given.push_to_hub is None:
             raise InputError("give a folder to write, --push_to_hub owner/name, or both")
         with tempfile.TemporaryDirectory() as scratch:
@@ -111,8 +114,6 @@ def main(args: list[str] | None = None) -> None:
                 print(f"written: {out}")
             if given.push_to_hub is not None:
                 print(f"uploaded: {push_folder(out, given.push_to_hub, given.private)}")
-    except USERS_MISTAKES as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ import torch
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import httpx
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.adapters import adapter_layers
+from lit_tpgrpo.checksums import write_checksums
 from lit_tpgrpo.errors import InputError, StorageError
 
 _PACKAGES = ("torch", "transformers", "lightning", "peft")
@@ -104,7 +106,7 @@ def write_folder(
 
     Raises:
         InputError: ``out`` is not empty.
-        StorageError: it cannot be written; what was there before still is.
+        StorageError: it cannot be written, or reads back otherwise; what was there before still is.
     """
     weights: dict[str, Tensor] = {}
     merged = model.dtype if adapter_layers(model) else None
@@ -119,7 +121,9 @@ def write_folder(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _plain(model, weights).save_pretrained(partial, state_dict=weights)
+        _plain(model, weights).save_pretrained(partial, state_dict=dict(weights))  # it empties what it is given
+        _check_written(partial, weights)
+        write_checksums(partial, pattern="*.safetensors")
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card.text())
         if out.exists():
@@ -131,6 +135,31 @@ def write_folder(
             f"the model could not be written to {out} ({error.strerror or error}); free space or give another folder"
         ) from error
     return out
+
+
+def _check_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Read the weights back. Some architectures write them under other names: these are counted.
+
+    Raises:
+        OSError: one differs.
+    """
+    written = 0
+    try:
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                names = list(file.keys())
+                written += len(names)
+                if wrong := [n for n in names if n in weights and not _same(file.get_tensor(n), weights[n])]:
+                    raise OSError(f"{path.name} reads back otherwise than it was written: {wrong[0]}")
+    except SafetensorError as error:
+        raise OSError(f"what was written cannot be read back: {error}") from error
+    if written != len(weights):
+        raise OSError(f"{written} of {len(weights)} tensors were written")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit, NaN too."""
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*(x.flatten().view(torch.uint8) for x in (a, b)))
 
 
 def _plain(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrainedModel:

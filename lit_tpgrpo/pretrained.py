@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lit_tpgrpo.checksums import CHECKSUMS, checksum_fault
 from lit_tpgrpo.errors import ConfigError
 
 EMBEDDED = "embedded:"
@@ -100,7 +102,23 @@ def _reach_hub(name: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).removesuffix(".")
+    text = " ".join(str(error).split()).removesuffix(".")
+    # What is no message of its own says more with its kind: KeyError 'weight_map'.
+    return text if isinstance(error, (OSError, ValueError, ImportError)) else f"{type(error).__name__}: {text}"
+
+
+def _check_sums(name: str, resolved: str) -> None:
+    """Compare the weights of a folder that we exported with its checksums.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    folder = Path(resolved)
+    if (folder / CHECKSUMS).is_file() and (fault := checksum_fault(folder)):
+        raise ConfigError(
+            f"the weights in the folder {name!r} are damaged ({fault}): they are not loaded; export them again, or remove "
+            f"{CHECKSUMS} if they were changed on purpose"
+        )
 
 
 def _not_loaded(what: str, name: str, resolved: str, error: Exception) -> ConfigError:
@@ -127,7 +145,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         _reach_hub(resolved)
         tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # files that somebody edited or cut raise anything
         raise _not_loaded("tokenizer", name, resolved, error) from error
     return check_tokenizer(tokenizer, name)
 
@@ -163,6 +181,8 @@ def load_causal_lm(
         ConfigError: it cannot be loaded, or ``attention`` cannot be used here.
     """
     resolved = resolve_model(name)
+    if not random_init:
+        _check_sums(name, resolved)
     try:
         _reach_hub(resolved)
         config = AutoConfig.from_pretrained(resolved, trust_remote_code=False)
@@ -174,13 +194,20 @@ def load_causal_lm(
             model = AutoModelForCausalLM.from_pretrained(
                 resolved, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **extra
             )
-    except (OSError, ValueError) as error:
-        raise _not_loaded("causal language model", name, resolved, error) from error
     except ImportError as error:
         raise ConfigError(
             f"{name!r} cannot be loaded with attention {attention!r}: {_reason(error)}; install what is missing, or set "
             "attention to sdpa or eager"
         ) from error
+    except torch.OutOfMemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"the weights of {name!r} hold more than tensors, which could run code when loaded, or are damaged: they are not "
+            "loaded. Give a model whose weights are in safetensors"
+        ) from error
+    except Exception as error:  # files that somebody edited or cut raise anything
+        raise _not_loaded("causal language model", name, resolved, error) from error
     return cast(PreTrainedModel, model)
 
 

@@ -22,8 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lit_tpgrpo import cli
 from lit_tpgrpo.checkpoints import check_contents
 from lit_tpgrpo.cli.catalogue import nearest_path
-from lit_tpgrpo.cli.mistakes import users_mistake
 from lit_tpgrpo.errors import ConfigError, InputError, first_among
+from lit_tpgrpo.mistakes import users_mistake
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ["--config", str(ROOT / "configs" / "quickstart.yaml")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lit_tpgrpo.cli.messages import refusal
-from lit_tpgrpo.cli.mistakes import in_our_code
+from lit_tpgrpo.mistakes import in_our_code
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,6 +17,8 @@ FLOORS = {
     "lit_tpgrpo.api_keys": 1,
     "lit_tpgrpo.chat_template": 1,
     "lit_tpgrpo.arguments": 1,
+    "lit_tpgrpo.checksums": 0,
+    "lit_tpgrpo.mistakes": 1,
     "lit_tpgrpo.jsonl": 1,
     "lit_tpgrpo.seeds": 0,
     "lit_tpgrpo.yaml_files": 0,

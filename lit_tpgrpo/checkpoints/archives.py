@@ -8,9 +8,9 @@ import zlib
 from pathlib import Path
 from typing import IO
 
+from lit_tpgrpo.checksums import CHUNK
+
 _BARE = "it is a bare pickle, no archive as torch.save writes them"
-CHUNK = 1 << 20
-"""Bytes read at once."""
 
 
 def archive_fault(source: Path | IO[bytes], size: int | None = None) -> str | None:
@@ -55,12 +55,3 @@ def _no_archive(source: Path | IO[bytes]) -> str:
         begins = file.read(2)
     kinds = {b"": "it is empty", b"PK": "it is cut short", b"\x80\x02": _BARE, b"\x80\x04": _BARE, b"\x80\x05": _BARE}
     return kinds.get(begins, "it is no archive, as torch.save writes them")
-
-
-def crc32_of(path: Path) -> int:
-    """Return the CRC-32 of a file."""
-    value = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            value = zlib.crc32(chunk, value)
-    return value

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from lit_tpgrpo.checkpoints.archives import archive_fault
-from lit_tpgrpo.checkpoints.checksums import CHECKSUMS, checksum_fault
 from lit_tpgrpo.checkpoints.shards import REST, TABLE, ForbiddenTypeError, item_fault, load_value, read_table
+from lit_tpgrpo.checksums import CHECKSUMS, checksum_fault
 from lit_tpgrpo.errors import InputError
 
 _TRUST = (

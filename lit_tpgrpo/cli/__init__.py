@@ -19,10 +19,10 @@ from lit_tpgrpo import notices  # first: it hides what the others' libraries say
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
 from lit_tpgrpo.checkpoints import check_checkpoint, check_contents, usable_checkpoint
 from lit_tpgrpo.cli.messages import refusal
-from lit_tpgrpo.cli.mistakes import in_our_code, one_line_errors, users_mistake
 from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text
 from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version
 from lit_tpgrpo.errors import ConfigError, InputError, StorageError
+from lit_tpgrpo.mistakes import in_our_code, one_line_errors, users_mistake
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.redaction import redacted
 from lit_tpgrpo.rollout.run_folder import run_folder, set_run_folder

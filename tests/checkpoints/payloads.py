@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lit_tpgrpo.checkpoints.checksums import CHECKSUMS, write_checksums
+from lit_tpgrpo.checksums import CHECKSUMS, write_checksums
 
 
 class Payload:

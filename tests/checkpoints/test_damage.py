@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lit_tpgrpo.checkpoints import CheckpointError, check, fault_of, load_checkpoint
-from lit_tpgrpo.checkpoints.checksums import CHECKSUMS
+from lit_tpgrpo.checksums import CHECKSUMS
 from lit_tpgrpo.cli import found_checkpoint
 from lit_tpgrpo.export import export_checkpoint
 from lit_tpgrpo.module import TPGRPOModule

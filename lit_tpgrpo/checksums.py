@@ -1,15 +1,16 @@
-"""The file of checksums beside the shards of a checkpoint: torch's archives have their own, a folder of them has none."""
+"""A file of checksums beside others: shards of a checkpoint, weights of an export. torch's archives have their own."""
 
 from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lit_tpgrpo.checkpoints.archives import crc32_of
-
 CHECKSUMS = "checksums.json"
+CHUNK = 1 << 20
+"""Bytes read at once."""
 Sum = tuple[int, int]
 """Size in bytes, CRC-32."""
 _WRITER = re.compile(r"__(\d+)_")
@@ -21,16 +22,16 @@ def own_checksums(folder: Path, rank: int) -> dict[str, Sum]:
     return {path.name: _sum(path) for path in own}
 
 
-def write_checksums(folder: Path, known: Iterable[Mapping[str, Sum]]) -> None:
-    """Write the checksums of all files of a folder; those that are ``known`` are not read again."""
+def write_checksums(folder: Path, known: Iterable[Mapping[str, Sum]] = (), pattern: str = "*") -> None:
+    """Write the checksums of all files of a folder that fit a pattern; those that are ``known`` are not read again."""
     sums = {name: tuple(value) for part in known for name, value in part.items()}
-    for path in folder.iterdir():
+    for path in folder.glob(pattern):
         if path.is_file() and path.name not in sums:
             sums[path.name] = _sum(path)
     (folder / CHECKSUMS).write_text(json.dumps(dict(sorted(sums.items())), indent=0))
 
 
-def checksum_fault(folder: Path, files: Iterable[str]) -> str | None:
+def checksum_fault(folder: Path, files: Iterable[str] = ()) -> str | None:
     """Return which of the listed files is not as it was written, or which of ``files`` is not listed."""
     try:
         read = json.loads((folder / CHECKSUMS).read_text())
@@ -46,6 +47,15 @@ def checksum_fault(folder: Path, files: Iterable[str]) -> str | None:
         if crc32_of(path) != expected[1]:
             return f"{name}: its checksum differs"
     return None
+
+
+def crc32_of(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value
 
 
 def _sum(path: Path) -> Sum:
