@@ -144,7 +144,7 @@ class Branch:
 
 MARKS = (2, 2, 2, 2, 64, 64, 64, 64)
 """Classes of each of a paragraph's marks (see ``paragraph_marks``)."""
-_EQUATION = re.compile(r"\d+[-+*]\d+=\d+")
+_EQUATION = re.compile(r"(?<!\d)\d+[-+*]\d+=\d+")
 
 
 def paragraph_marks(sheet: Sheet, truth: ChainTruth) -> list[tuple[int, ...]]:

@@ -1,0 +1,260 @@
+"""All readers of foreign text: what a policy writes, a judge replies, a data set or a config holds.
+
+The test of linear work (``tests/linear``) and the fuzz go over this list. A reader takes one text, makes of it what it needs
+(two texts, a solution, a row), and may refuse it by the errors that its caller handles.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_tpgrpo import yaml_files
+from lit_tpgrpo.datamodules.arithmetic import measure, truth
+from lit_tpgrpo.datamodules.arithmetic.problems import make_problems
+from lit_tpgrpo.datamodules.sources import decontaminate, formats, rows
+from lit_tpgrpo.datamodules.sources.base import RowFormat
+from lit_tpgrpo.datamodules.sources.files import FileProblems
+from lit_tpgrpo.engines import openai_wire
+from lit_tpgrpo.engines.chat import ChatError
+from lit_tpgrpo.engines.openai_endpoint import Endpoint
+from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.judges import adoption, audit_sets
+from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.generative import sheet, verdicts, views
+from lit_tpgrpo.judges.generative.prompts import PromptSet
+from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.metrics import scores
+from lit_tpgrpo.records import Outcome, Problem, Solution, StopReason
+from lit_tpgrpo.text import answers, boxes, characters, equations, notation, numerals, paragraphs, reflections, steps
+from lit_tpgrpo.text.answers import AnswerForm
+from lit_tpgrpo.verify import atoms, compare, mutations, relations, structure, units
+from lit_tpgrpo.verify.match import Match
+
+PROMPTS = PromptSet()
+(PROBLEM,) = make_problems("2", 1, 0, "train")
+ENDPOINT = Endpoint("http://127.0.0.1/v1", "judge", "KEY", True)
+
+
+PIECES = (
+    "\n", " ", "\t", "\r\n", "1", "a", "A", "1+", "1 ", "1,", "1.", "1/", "= ", "=1", "x=", "(x=", "-", "'", ".", ",", "|", "?",
+    "\\", "\\ ", "\\\\", "\\$", "$", "$$", "{", "}", "{}", "(", "((a)", "[", "[]", "^2", "^{", "_a", "_{", "**", "#### ",
+    r"\boxed{", r"\boxed{1}", r"\boxed{1},", r"\boxed{1}=", r"\boxed 1,", r"\boxed\frac{", r"\frac{1}", r"\sqrt[", r"\quad",
+    r"\text{a}", r"\begin{array}", "</think>", "<think>", "<|a", "[asy]", "```json\n", "```\n", '{"id":"abcd"', '"abcd"',
+    "A:\n", "Answer:\n", "√2", "√(", "²", "é", "\u0301\u0327", "a\n\n", "1+1=2.\n\n", "Wait, 1+1=3 is wrong. ", "so ",
+    "is 5 ", "not 1 ",
+    "that is wrong, ", "error ", "Step 1: ", "step 1 ", "choice_", "a, ", "\u3000", "&", "- - ", "* ", "0", "<a>", "∞",
+)  # fmt: skip
+"""By hand: blanks, digits, signs, brackets, TeX, tags, marker words."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader and the errors that its callers handle."""
+
+    read: Callable[[str], Any]
+    refusals: tuple[type[Exception], ...] = ()
+
+    def __call__(self, text: str) -> Any:
+        try:
+            return self.read(text)
+        except self.refusals:
+            return None
+
+
+def halves(text: str) -> tuple[str, str]:
+    """A text as two."""
+    return text[: len(text) // 2], text[len(text) // 2 :]
+
+
+def ask_nobody(gold: str, answer: str) -> Match:
+    """In place of math-verify, which works in a process of its own with a limit on its time."""
+    return Match.UNREADABLE
+
+
+def make_case(text: str, outcome: Outcome = Outcome.CORRECT, prompt: str = "What is $1+1$?") -> JudgeCase:
+    """A solution whose tokens are its characters."""
+    starts = tuple(range(len(text)))
+    solution = Solution("p", 0, (1,), starts, (0.0,) * len(starts), StopReason.EOS, 0, text, starts)
+    return JudgeCase(
+        Problem("p", prompt, "2", "arithmetic"), solution, outcome, steps.segment_steps(text, starts, len(starts))
+    )
+
+
+def judged(text: str, outcome: Outcome) -> object:
+    """The rule judge's verdict."""
+    solution = text if "</think>" in text else f"{text}</think>\n\n\\boxed{{2}}"
+    return list(RuleJudge(max_work=100_000).judge([make_case(solution, outcome)]))
+
+
+def adopted(text: str) -> object:
+    """The steps that an answer adopts, with the text as steps, answer and problem."""
+    think, rest = halves(text)
+    answer, prompt = halves(rest)
+    return adoption.adopted_steps([think], [reflections.read_step(think)], answer, prompt)
+
+
+def shown_sheet(text: str) -> object:
+    """What a judge is shown in windows of a long solution."""
+    case = make_case(f"{text}\n</think>\n\n{text}")
+    made = sheet.make_sheet(case, max_chars=1000)
+    if made is None:
+        return None
+    reader = views.Reader(made, PROMPTS, 500)
+    windows, names = reader.windows(60, 6), made.names(case.steps)
+    places = list(range(len(names)))[:200]
+    shown = [PROMPTS.shared(made, *window) for window in windows[:2]]
+    return shown, reader.chunks(names, places, 8), reader.parts(names), [reader.quoted(names, i) for i in places[:3]]
+
+
+def verdict(text: str) -> object:
+    """A reply read as each kind of verdict."""
+    found = []
+    for form in verdicts.VerdictModel.__subclasses__():
+        try:
+            found.append(verdicts.read_verdict(text, form, "abcd"))
+        except verdicts.VerdictError:
+            continue
+    return found
+
+
+def copies(text: str) -> object:
+    """Decontamination by statement and by n-grams."""
+    training, evaluation = (Problem(f"p{i}", part, "1", "s") for i, part in enumerate(halves(text)))
+    return list(decontaminate.find_copies([training], [evaluation], ngram=3))
+
+
+def row(text: str) -> object:
+    """A row of a data set."""
+    return rows.to_problem({"prompt": text or "?", "answer": text or "?", "level": text}, RowFormat(), "source", {})
+
+
+def mrben(text: str) -> object:
+    """A solution of MR-Ben whose lines are the text's."""
+    return audit_sets._mrben_record(
+        {
+            "Model_Solution_Steps": text.splitlines() or [text],
+            "Model_Solution_Correctness": "incorrect",
+            "Ground_Truth_Answer": "A",
+            "Model_Solution_First_Error_Step": "1",
+            **dict.fromkeys(("Question_UUID", "Sampled_Model", "Question", "Options"), "?"),
+        }
+    )
+
+
+def prmbench(text: str) -> object:
+    """A solution of PRMBench whose answer and last step are the text's halves."""
+    gold, step = halves(text)
+    return audit_sets._prmbench_record(
+        {"modified_process": [step], "ground_truth": gold, "error_steps": [1], "question": "?", "idx": "0"}
+    )
+
+
+def reply(text: str) -> object:
+    """The body of an endpoint's answer: the text itself, and a completion that holds it."""
+    body = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 10**400}}
+    for data in (text.encode(errors="replace"), json.dumps(body).encode()):
+        for thinks in (False, True):
+            try:
+                openai_wire.read_reply(data, ENDPOINT, thinks=thinks, constrained=True)
+            except ChatError:
+                continue
+    return None
+
+
+def file_of(suffix: str) -> Callable[[str], object]:
+    """A problem file with the text as content."""
+
+    def read(text: str) -> object:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"problems{suffix}")
+            path.write_bytes(text.encode(errors="surrogatepass"))
+            return FileProblems(path, on_malformed="skip").load()
+
+    return read
+
+
+def config(text: str) -> object:
+    """A YAML file of settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_bytes(text.encode(errors="replace"))
+        return yaml_files.read_yaml(path)
+
+
+def changed(text: str) -> object:
+    """Wrong answers made of a gold."""
+    return [change(text, random.Random(0)) for change in mutations.MUTATIONS.values() if text]
+
+
+UNREADABLE = (notation.Unreadable,)
+TEXT: Mapping[str, Reader] = {
+    **{
+        f"answer, {form.value}": Reader(lambda t, f=form: answers.extract_answer(t, f, thinks=False))
+        for form in AnswerForm
+    },
+    **{
+        f"gold, {form.value}": Reader(lambda t, f=form: answers.normalise_gold(f, t), (InputError,))
+        for form in AnswerForm
+    },
+    "answer block": Reader(answers.answer_block),
+    "boxed answer": Reader(answers.extract_boxed),
+    "balanced": Reader(answers.balanced),
+    "boxes": Reader(lambda t: [box.content for box in boxes.find_boxes(t)[-3:]]),
+    "edges": Reader(boxes.without_edges),
+    "characters": Reader(characters.plain_characters),
+    "notation": Reader(notation.canonical, UNREADABLE),
+    "layout": Reader(notation.layout_key),
+    "numeral": Reader(lambda t: (numerals.read_numeral(t), numerals.read_based(t))),
+    "paragraphs": Reader(paragraphs.paragraph_spans),
+    "steps": Reader(lambda t: steps.segment_steps(t, tuple(range(len(t))), len(t))),
+    "flattened": Reader(equations.flatten),
+    "normalised": Reader(equations.normalise),
+    "equations": Reader(lambda t: equations.extract_equations(equations.flatten(t))),
+    "atoms": Reader(lambda t: (equations.atoms(t), equations.is_number(t), equations.literal_value(t))),
+    "step": Reader(reflections.read_step),
+    "vote": Reader(scores.vote_key),
+}
+VERIFY: Mapping[str, Reader] = {
+    "unit": Reader(units.split_unit),
+    "shape": Reader(lambda t: structure.read_shape.__wrapped__(structure.announced(t)), UNREADABLE),
+    "choice": Reader(
+        lambda t: (atoms.read_choice(t), atoms.read_letters(t), atoms.read_words(t), atoms.read_set_name(t))
+    ),
+    "clock": Reader(lambda t: (atoms.read_clock(t), atoms.read_ratio(t))),
+    "name": Reader(lambda t: (relations.is_name(t), relations.is_constant(t))),
+    "comparison": Reader(lambda t: compare.compare(*halves(t[: 2 * 1000]), ask_nobody)),
+    "comparison with itself": Reader(lambda t: compare.compare(t[:1000], f"{t[:999]} ", ask_nobody)),
+    "mutations": Reader(lambda t: changed(t[:200])),
+}
+JUDGES: Mapping[str, Reader] = {
+    "rule judge, right answer": Reader(lambda t: judged(t, Outcome.CORRECT)),
+    "rule judge, wrong answer": Reader(lambda t: judged(t, Outcome.INCORRECT)),
+    "adoption": Reader(adopted),
+    "defused": Reader(sheet.defused),
+    "sheet": Reader(shown_sheet),
+    "verdict": Reader(verdict),
+    "reply": Reader(reply),
+    "MR-Ben": Reader(mrben, (InputError,)),
+    "PRMBench": Reader(prmbench, (InputError,)),
+}
+DATA: Mapping[str, Reader] = {
+    "statement": Reader(decontaminate.statement_key),
+    "copies": Reader(copies),
+    "row": Reader(row, (rows.RowFault,)),
+    "line": Reader(lambda t: formats._decoded(t.encode(errors="surrogatepass"))),
+    "truth": Reader(lambda t: truth.solution_truth(PROBLEM, t)),
+    "box of the domain": Reader(lambda t: measure.is_correct(PROBLEM, t)),
+}
+FILES: Mapping[str, Reader] = {
+    **{suffix: Reader(file_of(suffix), (InputError,)) for suffix in (".jsonl", ".json", ".csv", ".tsv")},
+    ".yaml": Reader(config, (yaml.YAMLError, UnicodeDecodeError)),
+}
+READERS: Mapping[str, Reader] = {**TEXT, **VERIFY, **JUDGES, **DATA, **FILES}
