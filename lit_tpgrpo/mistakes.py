@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from lit_tpgrpo.errors import USERS_MISTAKES, all_causes, first_among
 from lit_tpgrpo.redaction import redacted
 
 DEBUG = "LIT_TPGRPO_DEBUG"
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 # How libraries say which package is to be installed, the surest first; that named by pip has its own flags and quotes.
 _REQUIREMENTS = (
     r"Requirement '([^']+)' not met",
@@ -41,16 +42,32 @@ _OURS = tuple(folder.resolve() for folder in (_HERE, _HERE / "callbacks", _HERE 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the process with ``error: ...`` where a user's mistake comes out of the block; ``LIT_TPGRPO_DEBUG=1`` shows where
-    it was raised."""
+    it was raised. One that ends another thread, such as TensorBoard's writer on a full disk, is told in a line too."""
+    before, threading.excepthook = threading.excepthook, _thread_failed
     try:
         yield
     except Exception as error:
         mistake = users_mistake(error)
         if mistake is None:
             raise
-        if os.environ.get(DEBUG, "0") not in ("", "0"):
+        if debugging():
             traceback.print_exc()
         sys.exit(redacted(f"error: {mistake}"))
+    finally:
+        threading.excepthook = before
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    mistake = users_mistake(failure.exc_value)
+    if mistake is None or debugging():
+        threading.__excepthook__(failure)
+    else:
+        print(redacted(f"warning: {mistake}"), file=sys.stderr)
+
+
+def debugging() -> bool:
+    """Whether the user asks for tracebacks."""
+    return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
 def users_mistake(error: BaseException | None) -> str | None:

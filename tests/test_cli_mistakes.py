@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 from pathlib import Path
 
 import pytest
 
 from lit_tpgrpo.cli.messages import refusal
-from lit_tpgrpo.mistakes import in_our_code
+from lit_tpgrpo.mistakes import in_our_code, one_line_errors
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,3 +49,34 @@ def test_what_a_class_says_when_it_is_built_is_told_without_the_union_around_it(
     said = "The filesystem tracking backend is in maintenance mode. Set `MLFLOW_ALLOW_FILE_STORE=true` - or migrate."
     assert refusal(report) == said
     assert refusal("lr must be\n positive") == "lr must be positive"
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_that_ends_a_thread_is_one_line(capsys, monkeypatch, code):
+    """As TensorBoard's writer does; the run itself goes on to its own end."""
+    monkeypatch.delenv("LIT_TPGRPO_DEBUG", raising=False)
+
+    def write() -> None:
+        raise OSError(code, "no room", "events.out")
+
+    before = threading.excepthook
+    with one_line_errors():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert threading.excepthook is before
+    said = capsys.readouterr().err
+    assert said.startswith("warning: no room: events.out cannot be written")
+    assert said.count("\n") == 1
+
+
+def test_a_fault_that_ends_a_thread_keeps_its_traceback(capsys):
+    def fail() -> None:
+        raise KeyError("ours")
+
+    with one_line_errors():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,145 @@
+"""A long run in a hostile world: python -m benchmarks.soak [--rounds 300] [--processes 1 2] [--out DIR]
+
+Trains the quickstart's policy for many short rounds, once left alone and once disturbed: one request in ten to the judge's
+endpoint meets a fault, verifier workers are killed, files can no longer grow, and in every 20th round a training process
+gets SIGKILL; each time the run is resumed by its folder. Says whether both came to the same weights, bit for bit, and what
+memory, open files and threads the training processes held at the beginning and at the end. Exits with 1 if one of the
+promises is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.soak.run import KILL_EVERY, Outcome, Soak, SoakFailed
+from benchmarks.soak.watch import Reading
+
+WARM_UP = 0.2
+"""Share of a start's rounds before memory is looked at: caches fill, the allocator finds its size."""
+MOST_GROWTH_MB_PER_100_ROUNDS = 5.0
+
+
+def growth(readings: list[Reading]) -> float:
+    """MB of resident memory gained in 100 rounds: median of the last third less that of the first, after the warm-up."""
+    steady = readings[int(len(readings) * WARM_UP) :]
+    third = len(steady) // 3
+    if third == 0:
+        return 0.0
+    first, last = steady[:third], steady[-third:]
+    rounds = median(r.round for r in last) - median(r.round for r in first)
+    return (median(r.memory_mb for r in last) - median(r.memory_mb for r in first)) * 100 / max(rounds, 1)
+
+
+def row(name: str, outcome: Outcome, equal: str) -> list[str]:
+    # Of the longest start: a leak shows where a process lives long.
+    longest = max(outcome.readings, key=len)
+    steady = longest[int(len(longest) * WARM_UP) :] or longest
+    first, last = steady[0], steady[-1]
+    faults = sum(outcome.endpoint.values())
+    return [
+        name,
+        str(outcome.starts),
+        f"{outcome.kills} / {outcome.disks} / {outcome.workers} / {faults}",
+        str(len(longest)),
+        f"{first.memory_mb:.0f} to {last.memory_mb:.0f} ({growth(longest):+.1f})",
+        f"{first.handles} to {last.handles}",
+        f"{first.threads} to {last.threads}",
+        f"{outcome.left} / {len(outcome.files)}",
+        str(outcome.tracebacks),
+        equal,
+        f"{outcome.seconds:.0f}",
+    ]
+
+
+HEAD = [
+    "run",
+    "starts",
+    "kill −9 / full disks / workers killed / endpoint faults",
+    "longest start, rounds",
+    "its memory, MB (in 100 rounds)",
+    "open files",
+    "threads",
+    "processes / temporary files left",
+    "tracebacks",
+    "same weights",
+    "s",
+]
+
+
+def table(rows: list[list[str]]) -> str:
+    lines = [HEAD, ["---"] * len(HEAD), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def broken(outcome: Outcome, equal: bool) -> list[str]:
+    """The promises that a run did not keep."""
+    longest = max(outcome.readings, key=len)
+    steady = longest[int(len(longest) * WARM_UP) :] or longest
+    promises = {
+        "the weights are not those of the undisturbed run": equal,
+        f"{outcome.left} processes were left behind": not outcome.left,
+        f"temporary files were left behind: {', '.join(outcome.files[:5])}": not outcome.files,
+        f"{outcome.tracebacks} starts ended in a traceback": not outcome.tracebacks,
+        "memory grows": len(longest) < 100 or growth(longest) <= MOST_GROWTH_MB_PER_100_ROUNDS,
+        "open files grow": steady[-1].handles <= steady[0].handles + 4,
+        "threads grow": steady[-1].threads <= steady[0].threads + 2,
+    }
+    return [fault for fault, kept in promises.items() if not kept]
+
+
+def soak(rounds: int, processes: int, seed: int, kill_every: int, folder: Path) -> tuple[list[list[str]], list[str]]:
+    """Rows of the table, and what was broken."""
+    alone = Soak(folder / f"alone_{processes}", rounds, processes, False, seed, kill_every)
+    disturbed = Soak(folder / f"disturbed_{processes}", rounds, processes, True, seed, kill_every)
+    rows, faults = [], []
+    for run, name in ((alone, "left alone"), (disturbed, "disturbed")):
+        outcome = run.run()
+        (run.folder / "outcome.json").write_text(json.dumps(asdict(outcome), indent=1))
+        weights, expected = run.weights(), alone.weights()
+        same = weights.keys() == expected.keys() and all(torch.equal(weights[k], expected[k]) for k in expected)
+        label = f"{processes} process{'es' if processes > 1 else ''}, {name}"
+        rows.append(row(label, outcome, "" if run is alone else "yes" if same else "NO"))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+        faults += [f"{label}: {fault}" for fault in broken(outcome, same)]
+    return rows, faults
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("benchmarks.soak", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=300, help="rounds of each run")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes, each tried")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--kill_every", type=int, default=KILL_EVERY, help="rounds between two kills of a process")
+    parser.add_argument(
+        "--out", type=Path, help="a new folder that keeps logs and readings; by default nothing is kept"
+    )
+    args = parser.parse_args(arguments)
+    folder = args.out or Path(tempfile.mkdtemp(prefix="soak_"))
+    rows, faults = [], []
+    try:
+        for processes in args.processes:
+            more_rows, more_faults = soak(args.rounds, processes, args.seed, args.kill_every, folder)
+            rows, faults = rows + more_rows, faults + more_faults
+    except SoakFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        print(table(rows))
+    if args.out is None:
+        shutil.rmtree(folder)
+    for fault in faults:
+        print(f"broken: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
