@@ -63,6 +63,7 @@ def test_a_process_that_outlives_its_run_is_counted_and_killed(monkeypatch):
         assert tree.left_behind() == 0
 
 
+@pytest.mark.slow
 def test_every_fault_is_one_that_the_client_names_or_a_reply_that_says_nothing():
     """With faults alone each prompt is answered after as many as it may meet in a row."""
 
@@ -99,6 +100,7 @@ def test_a_short_soak_keeps_its_promises(tmp_path: Path, capsys):
     assert rows[-1][-2] == "yes"
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_by_itself_is_told_with_its_last_words(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(soak_run, "CONFIGS", (tmp_path / "none.yaml",))
     with pytest.raises(SoakFailed, match=r"status 2 by itself(.|\n)*none\.yaml"):
