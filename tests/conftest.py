@@ -35,6 +35,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def torchrun_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """torchrun leaves a folder for logs behind each time, in ``/tmp`` unless it is told where (``--log-dir``)."""
+    os.environ["PET_LOG_DIR"] = str(tmp_path_factory.mktemp("torchrun"))
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a random-weight policy of the embedded architecture with its tokenizer, whose outputs are near uniform."""

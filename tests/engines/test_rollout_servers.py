@@ -269,7 +269,9 @@ def test_a_prompt_that_all_servers_fail_at_ends_the_work(loop, stand_ins):
 def test_a_request_that_is_wrong_is_not_sent_again(loop, stand_ins):
     for server in stand_ins:
         server.set(status=400)
-    with pytest.raises(EngineError, match=r"refused inference/v1/generate \(400\): .*as it was told"):
+    with pytest.raises(
+        EngineError, match=r"^the vLLM server \S+ refused inference/v1/generate \(400\): .*as it was told"
+    ):
         Round(loop, stand_ins).rest()
 
 
