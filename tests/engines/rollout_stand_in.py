@@ -33,7 +33,7 @@ class State:
         self.config = {"logprobs_mode": "processed_logprobs"}
         self.open = threading.Event()
         self.open.set()
-        self.answered, self.waiting, self.aborted = 0, 0, 0
+        self.answered, self.waiting, self.aborted, self.goodbyes = 0, 0, 0, 0
 
     def set(self, told: dict[str, Any]) -> None:
         if "hold" in told:
@@ -59,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         s, path = self.state, self.path.split("?")[0]
         if path == "/test":
-            self.answer({"answered": s.answered, "waiting": s.waiting, "aborted": s.aborted, "version": s.version})
+            counts = {name: getattr(s, name) for name in ("answered", "waiting", "aborted", "goodbyes")}
+            self.answer({**counts, "version": s.version})
         elif self.headers["Authorization"] != f"Bearer {s.key}" and s.key:
             self.answer({"error": "Unauthorized"}, 401)
         elif path == "/weight_info":
@@ -89,6 +90,9 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/inference/v1/abort_requests":
             s.aborted += len(body["request_ids"])
             self.answer(None)
+        elif self.path == "/shutdown_weight_transfer_engine":
+            s.goodbyes += 1
+            self.answer({})
         elif self.path == "/reset_prefix_cache":
             self.answer({"success": True})
         else:

@@ -213,7 +213,12 @@ class ServerClient:
     async def abort(self, request_ids: list[str]) -> None:
         """End requests that nobody waits for any more."""
         ids = [f"generate-tokens-{name}" for name in request_ids]
-        await self.asked("POST", "inference/v1/abort_requests", self.silence_s, json={"request_ids": ids})
+        await self.asked("POST", "inference/v1/abort_requests", self.courtesy_s, json={"request_ids": ids})
+
+    @property
+    def courtesy_s(self) -> float:
+        """How long a request may take that helps the server alone: a frozen one must not hold up the end of a run."""
+        return min(self.silence_s, _CONNECT_S)
 
     def close(self) -> None:
         """Close its connections."""

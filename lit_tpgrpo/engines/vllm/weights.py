@@ -152,7 +152,7 @@ class WeightSender:
     def say_goodbye(self, server: Server) -> None:
         """Have the server end its side, so that another run may use it."""
         if server in self._transfers:
-            self._transfers[server].client.shutdown_weight_transfer_engine()
+            server.client.ask("POST", "shutdown_weight_transfer_engine", server.client.courtesy_s)
 
     def _open(self, server: Server) -> None:
         from lit_tpgrpo.engines.vllm.transfer import PolicySource, open_transfer
