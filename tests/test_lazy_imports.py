@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OPTIONAL = (
     *("openai", "llguidance", "bitsandbytes", "datasets", "math_verify", "latex2sympy2_extended", "peft", "accelerate"),
-    *("tensorboard", "tenacity", "aiolimiter", "pydantic", "vllm", "trl", "liger_kernel"),
+    *("tensorboard", "tenacity", "aiolimiter", "vllm", "trl", "liger_kernel"),
 )
 # A judge that asks language models is one part, and these are its packages.
-GENERATIVE = {"aiolimiter", "pydantic", "tenacity"}
+GENERATIVE = {"aiolimiter", "tenacity"}
 
 PROGRAM = """
 import importlib, json, pkgutil, sys

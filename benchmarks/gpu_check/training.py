@@ -56,9 +56,10 @@ def accelerator(bench: Bench) -> str:
 
 
 def quickstart(bench: Bench) -> None:
-    """``train.py fit`` with the quickstart's configuration as a user runs it; reads its last line."""
+    """``train.py fit`` with the quickstart's configuration, half of its steps; reads its last line."""
     arguments = [
         *("fit", "--config", "configs/quickstart.yaml", f"--trainer.accelerator={accelerator(bench)}"),
+        *("--trainer.max_steps=40", "--trainer.val_check_interval=40"),
         *(f"--trainer.logger.save_dir={bench.scratch}", f"--trainer.default_root_dir={bench.scratch}"),
         *(_QUICKSTART_TINY if bench.tiny else ()),
     ]

@@ -72,7 +72,16 @@ def test_a_short_run_of_the_generative_quickstart(tmp_path):
     """A real process: one round judged by the tiny judge, trained on, with its metrics logged."""
     command = [
         *(sys.executable, "train.py", "fit", "--config", "configs/quickstart_generative.yaml"),
-        *("--trainer.max_steps", "2", "--data.problems_per_step", "4", "--data.val.n", "4"),
+        *(
+            "--trainer.max_steps",
+            "2",
+            "--data.problems_per_step",
+            "4",
+            "--data.steps_per_round",
+            "2",
+            "--data.val.n",
+            "4",
+        ),
         *("--data.judge.store", str(tmp_path / "replies"), "--trainer.logger.save_dir", str(tmp_path)),
         *("--trainer.default_root_dir", str(tmp_path), "--data.progress", "false"),
     ]
