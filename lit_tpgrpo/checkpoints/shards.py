@@ -127,14 +127,19 @@ class _Fixed(type):
 
 
 class _StandIn(metaclass=_Fixed):
-    """Built without arguments, then given its fields, those in ``__annotations__`` and no others."""
+    """Built without arguments, then given its fields, those in ``__annotations__`` and no others.
+
+    The fields are those of the moment in which they are given, and given once: a pickle can go on to change the mapping that
+    they came in, or give others, of which the real types keep what these here would forget.
+    """
 
     state: dict[str, Any]
 
     def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, dict) or not state.keys() <= set(type(self).__annotations__):
+        fields = dict(state) if type(state) is dict else None
+        if fields is None or not fields.keys() <= set(type(self).__annotations__) or hasattr(self, "state"):
             raise ForbiddenTypeError(f"state of {type(self).__name__}")
-        self.state = state
+        self.state = fields
 
 
 class _Metadata(_StandIn):

@@ -79,6 +79,38 @@ def in_value_elsewhere(folder: Path, ran: Path) -> None:
     (folder / ".metadata").write_bytes(pickle.dumps(table))
 
 
+_Pickler: Any = pickle._Pickler  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _ChangedLater(_Pickler):
+    """Gives one object the fields that it has, and then changes the mapping that they came in to ``others``."""
+
+    changed: Any
+    others: dict[str, Any]
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        super().save(obj, save_persistent_id)
+        if obj is self.changed:
+            self.write(self.get(self.memo[id(vars(obj))][0]))
+            for name, value in self.others.items():
+                super().save(name)
+                super().save(value)
+                self.write(pickle.SETITEM)
+            self.write(pickle.POP)
+
+
+def in_fields_that_change(folder: Path, ran: Path) -> None:
+    """A setting of the optimizer, said to lie elsewhere by fields that are no longer there when the table has been read."""
+    table, file = _table(folder), folder / "__9_0.distcp"
+    torch.save(Payload(ran), file)
+    info = table.storage_data[next(i for i in table.storage_data if i.fqn.endswith("betas"))]
+    pickler = _ChangedLater(buffer := io.BytesIO(), 4)
+    pickler.changed, pickler.others = info, dict(vars(info))
+    info.relative_path, info.offset, info.length = file.name, 0, file.stat().st_size
+    pickler.dump(table)
+    (folder / ".metadata").write_bytes(buffer.getvalue())
+
+
 IN_SHARDS: dict[str, Callable[[Path, Path], None]] = {
     place.__name__: place
     for place in (
@@ -88,6 +120,7 @@ IN_SHARDS: dict[str, Callable[[Path, Path], None]] = {
         in_other_table,
         in_value,
         in_value_elsewhere,
+        in_fields_that_change,
     )
 }
 

@@ -109,6 +109,8 @@ def test_two_processes_refuse_shards_and_go_on_from_whole_ones(shards):
         b"\x80\x04\x8c\x05torch\x8c\x10serialization.os\x93.",
         # A class that is allowed gets an attribute: (None, {"__reduce__": 1}) as its state.
         b"\x80\x04\x8c%torch.distributed.checkpoint.metadata\x8c\x08Metadata\x93N}\x8c\x01a\x8c\x01bs\x86b.",
+        # An allowed object gets its fields twice, of which torch's would keep both.
+        b"\x80\x04\x8c%torch.distributed.checkpoint.metadata\x8c\x08Metadata\x93)\x81}\x8c\x07versionNsb}b.",
         # An allowed object gets a field that it has not.
         b"\x80\x04\x8c%torch.distributed.checkpoint.metadata\x8c\x08Metadata\x93)\x81}\x8c\x01a\x8c\x01bsb.",
     ],
@@ -116,6 +118,14 @@ def test_two_processes_refuse_shards_and_go_on_from_whole_ones(shards):
 def test_the_table_knows_its_types_and_no_others(pickled: bytes):
     with pytest.raises((ForbiddenTypeError, TypeError)):
         _TableUnpickler(io.BytesIO(pickled)).load()
+
+
+def test_fields_are_those_of_the_moment_in_which_they_were_given():
+    """torch's object keeps what it was given; the mapping that it came in is changed afterwards."""
+    name = b"\x8c%torch.distributed.checkpoint.metadata\x8c\x08Metadata\x93)\x81"
+    pickled = b"\x80\x04" + name + b"}\x94\x8c\x07versionK\x01sbh\x00\x8c\x07versionK\x02s0."
+    assert pickle.loads(pickled).version == 1
+    assert _TableUnpickler(io.BytesIO(pickled)).load().state == {"version": 1}
 
 
 def test_a_payload_is_one(tmp_path: Path):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta, nodes, pass_context
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, meta, nodes, pass_context
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -21,6 +21,8 @@ MAX_FILE_CHARS = 1_000_000
 MAX_PROMPT_CHARS = 10_000_000
 MAX_STEPS = 2_000_000
 """Of a prompt: what is in the body of a loop, each time, and items or characters that go through filters."""
+MAX_NODES = 20_000
+"""Parts of a file's syntax: Python's compiler takes 15 kB for one that names a variable. Prompts of ours have 50 at most."""
 MAX_DEPTH = 50
 """Of expressions and blocks in one another: far below what Python's compiler takes."""
 
@@ -47,6 +49,13 @@ class _Budget:
         self.left -= steps
         if self.left < 0:
             raise TemplateError(_TOO_MUCH.format(limit=MAX_STEPS))
+
+    def spend_on(self, value: Any) -> None:
+        """Spend characters and items, those inside of items too: ``map("upper")`` reads them all. Ends with the budget: a
+        list of a file can name a long one again and again."""
+        self.spend(1 + len(value) if isinstance(value, (str, list, tuple)) else 1)
+        for item in value if isinstance(value, (list, tuple)) else ():
+            self.spend_on(item)
 
 
 def _join(value: Iterable[Any], separator: str = "") -> str:
@@ -87,17 +96,20 @@ FILTERS: dict[str, Callable[..., Any]] = _OF_ITEMS | {
 def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
     @pass_context
     def filtered(context: Context, value: Any, *args: Any) -> Any:
-        context[_BUDGET].spend(1 + _size(value))
+        context[_BUDGET].spend_on(value)
         return function(value, *args)
 
     return filtered
 
 
-def _size(value: Any) -> int:
-    """Characters and items, those inside of items too: ``map("upper")`` reads them all."""
-    if isinstance(value, str):
-        return len(value)
-    return sum(1 + _size(item) for item in value) if isinstance(value, (list, tuple)) else 1
+@pass_context
+def _shown(context: Context, value: Any) -> Any:
+    """What ``{{ }}`` writes: a list is written whole before its length is known, other objects with their addresses."""
+    if isinstance(value, (list, tuple)):
+        context[_BUDGET].spend_on(value)
+    elif not isinstance(value, (str, int, float, Undefined, type(None))):
+        raise TemplateError(f"a {type(value).__name__} cannot be shown")
+    return value
 
 
 @pass_context
@@ -112,7 +124,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "-"})
 
     def __init__(self) -> None:
-        super().__init__(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        super().__init__(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
         self.filters = {name: _metered(function) for name, function in FILTERS.items()} | {_COUNTED: _counted}
         self.globals = {}
 
@@ -148,16 +160,22 @@ class PromptTemplate:
         try:
             tree = _ENVIRONMENT.parse(source)
             self._check(tree, 0)
+            if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
+                raise ConfigError(f"{path}: has more than {MAX_NODES:,} variables, texts and other parts")
             self.variables = frozenset(meta.find_undeclared_variables(tree))
             for loop in tree.find_all(nodes.For):
                 steps = 1 + sum(1 for statement in loop.body for _ in statement.find_all(nodes.Node))
                 args: list[nodes.Expr] = [nodes.Const(steps)]
                 loop.iter = nodes.Filter(loop.iter, _COUNTED, args, [], None, None, lineno=loop.lineno)
             self._template: Template = _ENVIRONMENT.from_string(tree)
+        except ConfigError:
+            raise
         except TemplateSyntaxError as error:
             raise ConfigError(f"{self._at(error.lineno)}: {error.message}") from error
         except (RecursionError, MemoryError, SyntaxError) as error:  # of Jinja's parser, and of Python's compiler
             raise ConfigError(f"{path}: its expressions are nested too deeply") from error
+        except ValueError as error:  # a number of more digits than Python reads
+            raise ConfigError(f"{path}: {error}") from error
 
     def render(self, **variables: Any) -> str:
         """Fill in the variables.

@@ -54,6 +54,8 @@ REFUSED = {
     "{% if id %}" * 30 + "{% endif %}" * 30: None,
     "{% for a in id %}" * 30 + "{% endfor %}" * 30: "nested too deeply",
     "{{ id }}" * 200_000: "has 1,600,000 characters",
+    "{{ [" + "id," * 20_000 + "] }}": "step.txt: has more than 20,000 variables",
+    "{{ " + "1" * 5000 + " }}": "step.txt: Exceeds the limit (4300 digits)",
 }
 
 
@@ -86,6 +88,11 @@ def test_what_a_prompt_may_not_hold_is_refused_when_it_is_read(source: str, tmp_
         ("{{ n | upper }}", "cannot be filled in"),
         ("{{ t | map('attr') }}", "map takes one of 'first'"),
         ("{{ t['__class__'] }}", "cannot be filled in"),
+        ("{{ t['upper'] }}", "cannot be shown"),
+        # Written as Python writes a list, this is 300 MB.
+        ("{{ [" + "t, " * 3000 + "] }}", "it uses more than 2,000,000 steps"),
+        ("{{ [[" + "t, " * 3000 + "]] | length }}", "it uses more than 2,000,000 steps"),
+        ("{% for a in t %}{{ [" + "t, " * 15 + "] }}{% endfor %}", "it uses more than 2,000,000 steps"),
         ("{% for a in n %}{% endfor %}", "cannot be filled in"),
         ("{% for a in t %}{{ loop.nextitem.index }}{% endfor %}", None),
     ],
