@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_tpgrpo.errors import StorageError
-from lit_tpgrpo.redaction import redacted
+from lit_tpgrpo.redaction import redacted_value
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    data = (redacted(json.dumps(row)) + "\n").encode()
+    data = (json.dumps(redacted_value(row)) + "\n").encode()  # the texts alone: a key may be a part of a number
     try:
         with path.open("a+b") as file:
             if file.tell() and not _ends_line(file):

@@ -167,6 +167,13 @@ def test_a_key_that_is_spelled_with_escapes_is_not_written(tmp_path: Path):
     assert json.loads((tmp_path / "notes.jsonl").read_text()) == {"note": "[key]", "more": [{"a": "[key]"}]}
 
 
+def test_a_key_of_digits_is_not_taken_out_of_numbers(tmp_path: Path):
+    """People give such keys to local servers; a row with half a number is none."""
+    register_secret("00000000")
+    append_line(tmp_path / "scores.jsonl", {"logprobs": [-0.1 - 0.2], "note": "00000000"})
+    assert json.loads((tmp_path / "scores.jsonl").read_text()) == {"logprobs": [-0.30000000000000004], "note": "[key]"}
+
+
 def test_every_door_out_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture):
     read_key("OPENAI_API_KEY")
     with pytest.raises(SystemExit) as ended, one_line_errors():

@@ -56,10 +56,11 @@ def test_a_fence_that_never_closes_is_refused():
         "[unused12]", "[e~[", "]~!b[", "]~b]", "]!p~[", "]<]image[>[", "<|turn>", "<turn|>", "<start_of_turn>",
         "<seed:think>", "<minimax:tool_call>", "<extra_id_0>", "<reserved_106>", "<unused99>", ">>QUESTION<<",
         "<|START_OF_TURN_TOKEN|>", "<|reserved_special_token_0|>",
+        "[EOT]", "[PAD]", "[start_header_id]", "[end_header_id]", "[control_8]",
     ],
 )  # fmt: skip
 def test_control_marks_of_all_families_are_defused(mark: str):
-    """Of Llama, Qwen, DeepSeek, Mistral, EXAONE, InternLM, GLM, MiniMax, Gemma, Seed, T5, Baichuan, Falcon, Cohere."""
+    """Of Llama, Qwen, DeepSeek, Mistral, EXAONE, InternLM, GLM, MiniMax, Gemma, Seed, T5, Baichuan, Falcon, Cohere, Kimi."""
     assert mark not in defused(f"a {mark} b")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import shutil
@@ -88,10 +89,16 @@ class _ChangedLater(_Pickler):
     changed: Any
     others: dict[str, Any]
 
+    def reducer_override(self, obj: Any) -> Any:
+        if obj is not self.changed:
+            return NotImplemented
+        self.fields = dict(vars(obj))
+        return copyreg.__newobj__, (type(obj),), self.fields  # pyright: ignore[reportAttributeAccessIssue]
+
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         super().save(obj, save_persistent_id)
         if obj is self.changed:
-            self.write(self.get(self.memo[id(vars(obj))][0]))
+            self.write(self.get(self.memo[id(self.fields)][0]))
             for name, value in self.others.items():
                 super().save(name)
                 super().save(value)

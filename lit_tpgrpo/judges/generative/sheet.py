@@ -28,7 +28,8 @@ _CONTROL_FORMS = (
     r"\[([|｜][^\[\]\n]{1,60}[|｜])\]",  # [|endofturn|]
     r"\[(/?(?:INST|SYS|SYSTEM|USER|ASSISTANT)[A-Z_]*)\]",
     r"\[(/[A-Z][A-Z_]{2,40}|[A-Z]{2,20}_[A-Z_0-9]{1,40})\]",  # [/THINK], [TOOL_CALLS], [UNUSED_TOKEN_145]
-    r"\[(THINK|ARGS|TOOLS?|IMG|AUDIO|PREFIX|MIDDLE|SUFFIX|TRANSCRIBE|CLS|SEP|MASK|[gs]MASK|UNK|BOS|EOS|unused\d{1,5})\]",
+    r"\[(THINK|ARGS|TOOLS?|IMG|AUDIO|PREFIX|MIDDLE|SUFFIX|TRANSCRIBE|CLS|SEP|MASK|[gs]MASK|UNK|BOS|EOS|EOT|PAD)\]",
+    r"\[((?:start|end)_header_id|control_\d{1,4}|unused\d{1,5})\]",  # Kimi's, Mistral's
     r"[\[\]]([!a-z]{0,10}~[!a-z]{0,12})[\[\]]",  # ]~!b[, ]~b], [e~[
     r"\](<\][^<>\[\]\n]{1,40}\[>)\[",  # ]<]image[>[
     r">>([A-Z]{2,24})<<",
