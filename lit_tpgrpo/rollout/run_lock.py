@@ -177,5 +177,5 @@ def _holder(file: IO[str]) -> str:
     try:
         told: dict[str, Any] = json.loads(file.read())
         return f"process {told['pid']} on {told['host']}, since {told['since']}"
-    except (ValueError, KeyError):  # it is just being written
+    except (ValueError, KeyError, TypeError, RecursionError):  # it is just being written, or was edited
         return "which has only just started"

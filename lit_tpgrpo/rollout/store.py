@@ -320,10 +320,12 @@ def _reason(error: Exception) -> str:
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:
+    """None where there is none, or another program's."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def _write_whole(path: Path, text: str) -> None:

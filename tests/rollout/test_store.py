@@ -113,6 +113,18 @@ def test_other_settings_void_a_round(tmp_path: Path, caplog):
     assert "round 0 on disk is void and is made anew: policy_version changed" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["meta.json", "judging.json"])
+@pytest.mark.parametrize("content", ["[]", "5", "null", '{"a": ', "[" * 100_000])
+def test_settings_that_were_edited_void_what_they_are_of(tmp_path: Path, name: str, content: str):
+    store = RoundStore(tmp_path)
+    store.open(1, {"a": 1}, {"b": 1})
+    path = tmp_path / "round_000001" / name
+    written = path.read_text()
+    path.write_text(content)
+    store.open(1, {"a": 1}, {"b": 1})
+    assert path.read_text() == written
+
+
 def test_void_verdicts_keep_solutions(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {})
     file.add_solutions({0: (PROBLEM, [solution(0)])})
