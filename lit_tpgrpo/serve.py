@@ -76,7 +76,7 @@ def guarded_environment(argv: Sequence[str]) -> dict[str, str]:
         ConfigError: there is no key, or it is on the command line, where every user of the machine can read it.
     """
     own, rest = _parser().parse_known_args(argv)
-    if any(word == "--api-key" or word.startswith("--api-key=") for word in rest):
+    if any(word.split("=")[0].replace("_", "-") == "--api-key" for word in rest):  # vLLM takes both
         raise ConfigError(
             "--api-key shows the key to every user of this machine and guards only some of the routes; leave it out and set "
             f"the environment variable {own.api_key_env}"

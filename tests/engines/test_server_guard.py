@@ -170,7 +170,7 @@ def test_a_server_without_a_usable_key_does_not_start(monkeypatch, key, said):
 
 def test_the_key_is_not_given_on_the_command_line(monkeypatch):
     monkeypatch.setenv(KEY_ENV, KEY)
-    for words in (["--api-key", "x"], ["--api-key=x"]):
+    for words in (["--api-key", "x"], ["--api-key=x"], ["--api_key", "x"]):
         with pytest.raises(SystemExit, match="shows the key to every user of this machine"):
             serve(["some/model", "--port", "0", *words])
 
