@@ -13,6 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.errors import ConfigError
 
+_OF_EXPRESSIONS = (ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError)
+"""What Jinja lets through: of ``{{ 1 / 0 }}``, ``{{ messages + 1 }}``, a range that is too long for the sandbox."""
+
 
 def user_turn(tokenizer: PreTrainedTokenizerBase, content: str, *, tokenize: bool, **options: Any) -> Any:
     """Fill in the chat template, up to where the answer begins: token ids, or the text.
@@ -31,7 +34,7 @@ def user_turn(tokenizer: PreTrainedTokenizerBase, content: str, *, tokenize: boo
         return tokenizer.apply_chat_template(
             turn, add_generation_prompt=True, tokenize=tokenize, return_dict=False, **options
         )
-    except (TemplateError, OverflowError) as error:  # the latter: a range that is too long for the sandbox
+    except (TemplateError, *_OF_EXPRESSIONS) as error:
         raise ConfigError(
             f"the chat template of the tokenizer {tokenizer.name_or_path!r} cannot be filled in: {error}; look at it, and take "
             "another model if you do not trust it"

@@ -70,6 +70,9 @@ def test_a_template_that_cannot_be_filled_is_named(tokenizer, template):
         "{% for i in range(10**9) %}x{% endfor %}",
         "{{ raise_exception('no') }}",
         "{{ messages[0].content",
+        "{{ 1 / 0 }}",
+        "{{ messages + 1 }}",
+        "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
     ],
 )
 def test_a_chat_template_runs_in_a_sandbox(random_model, tmp_path, monkeypatch, template: str):
