@@ -79,7 +79,7 @@ class RunLock:
                 self._hold(_run_folders(trainer, folder, store_dir))
 
     def _hold(self, folders: list[Path]) -> None:
-        for folder in sorted({f.absolute() for f in folders} - self._held.keys()):
+        for folder in sorted({f.resolve() for f in folders} - self._held.keys()):
             self._held[folder] = FolderLock(folder, _REMEDY)
 
     def release(self) -> None:
@@ -107,7 +107,7 @@ def _checkpoint_folders(trainer: L.Trainer) -> list[Path]:
     if trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
         return []
     given = [c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-    return [Path(f).absolute() for f in given if f is not None and _is_local_file_protocol(str(f))]
+    return [Path(f).resolve() for f in given if f is not None and _is_local_file_protocol(str(f))]
 
 
 def _empty(logger: CSVLogger) -> bool:

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_tpgrpo.callbacks import SafeCheckpoint
 from lit_tpgrpo.errors import ConfigError, StorageError
-from lit_tpgrpo.rollout.run_lock import FolderLock
+from lit_tpgrpo.rollout.run_lock import FolderLock, RunLock
 from tests.callbacks.test_evaluation import data, module
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,6 +50,18 @@ def test_a_lock_names_the_other_run_and_goes_with_it(tmp_path: Path):
     lock.release()
     lock.release()
     FolderLock(tmp_path / "run", "").release()
+
+
+def test_a_run_that_names_one_folder_in_two_ways_is_not_refused_by_itself(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    run, other = RunLock(), RunLock()
+    run._hold([tmp_path / "real", tmp_path / "link", tmp_path / "real" / ".." / "link"])
+    with pytest.raises(ConfigError, match="in use by another run"):
+        other._hold([tmp_path / "link"])
+    run.release()
+    other._hold([tmp_path / "link"])
+    other.release()
 
 
 def test_a_lock_that_cannot_be_written_is_named(tmp_path: Path):
