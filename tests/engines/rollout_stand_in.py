@@ -2,7 +2,7 @@
 
 As a program it is one server: ``rollout_stand_in.py PORT KEY [MODEL]``, to be killed, frozen and started again.
 ``POST /test`` sets what it does: ``hold`` keeps prompts unanswered, ``status``, ``error`` and ``finish`` are those of its
-answers, ``version`` that of its weights.
+answers, ``version`` that of its weights, ``info`` what it says in place of it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class State:
     def __init__(self, key: str, model: str) -> None:
         self.key, self.model = key, model
         self.version, self.finish, self.status, self.error = "default", "stop", 200, "as it was told"
+        self.info: Any = None  # in place of what it has to say of its weights
         self.config = {"logprobs_mode": "processed_logprobs"}
         self.open = threading.Event()
         self.open.set()
@@ -64,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.headers["Authorization"] != f"Bearer {s.key}" and s.key:
             self.answer({"error": "Unauthorized"}, 401)
         elif path == "/weight_info":
-            self.answer({"weight_version": s.version})
+            self.answer({"weight_version": s.version} if s.info is None else s.info)
         elif path == "/v1/models":
             self.answer({"data": [{"id": s.model, "max_model_len": 512}]})
         elif path == "/server_info":

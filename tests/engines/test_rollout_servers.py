@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.base import Completion, SamplingParams
 from lit_tpgrpo.engines.vllm.answers import completions_of
 from lit_tpgrpo.engines.vllm.client import LoopThread, ServerClient
 from lit_tpgrpo.engines.vllm.pool import MAX_FAILURES, ServerPool
-from lit_tpgrpo.engines.vllm.sampling import request_settings
+from lit_tpgrpo.engines.vllm.sampling import repeated, request_settings
 from lit_tpgrpo.engines.vllm.servers import PoolLimits, Server
 from lit_tpgrpo.errors import EngineError
+from lit_tpgrpo.records import StopReason
 from tests.engines.rollout_stand_in import completions
 
 KEY = "a-key-of-the-tests-0123456789"
@@ -174,6 +175,14 @@ def test_a_server_that_freezes_is_left_and_its_late_answers_are_ignored(loop, st
     assert first.state()["aborted"] >= 2
 
 
+@pytest.mark.parametrize("info", [[], {}, 5, "gone"])
+def test_a_server_that_answers_like_another_program_is_left(loop, stand_ins, info, caplog):
+    """Its watch went on no more: a prompt that it held was waited for without end."""
+    stand_ins[0].set(hold=True, info=info)
+    Round(loop, stand_ins).rest()
+    assert any("answered without weight_version: does another program answer there?" in m for m in caplog.messages)
+
+
 def test_a_server_that_is_restarted_in_mid_round_gets_the_weights_and_works(loop, stand_ins, caplog):
     caplog.set_level(logging.WARNING)
     first, second, third = stand_ins
@@ -216,6 +225,14 @@ def test_a_server_that_cannot_be_given_the_weights_is_not_used(loop, stand_ins, 
     work.rest()
     assert stand_ins[1].state()["answered"] == before
     assert f"the vLLM server {stand_ins[1].url} answers and is not used: it serves another model" in caplog.messages
+
+
+def test_samples_are_as_many_as_were_asked_for():
+    a, b, c = (Completion((i,), (0.0,), StopReason.EOS) for i in range(3))
+    assert repeated([a, b], 2) == (a, b)
+    assert repeated([a], 3) == (a, a, a)  # greedy
+    with pytest.raises(EngineError, match="returned 3 samples of a prompt, and 8 were asked for"):
+        repeated([a, b, c], 8)
 
 
 def test_without_any_server_the_work_ends_with_one_line(loop, stand_ins):

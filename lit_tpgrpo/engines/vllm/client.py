@@ -163,6 +163,21 @@ class ServerClient:
             status,
         )
 
+    def field(self, answer: Any, *path: str | int) -> Any:
+        """Part of an answer, by names and places.
+
+        Raises:
+            ServerRefusedError: it is not there.
+        """
+        try:
+            for name in path:
+                answer = answer[name]
+        except (LookupError, TypeError) as error:
+            raise ServerRefusedError(
+                f"the vLLM server {self.base_url} answered without {path[-1]}: does another program answer there?", 200
+            ) from error
+        return answer
+
     async def anonymous_status(self, path: str) -> int:
         """What a request without the key is answered with."""
         import httpx2
@@ -196,15 +211,15 @@ class ServerClient:
 
     async def asked_version(self) -> str:
         """Of the weights it has. Its engine answers this between two steps, so one that is stuck does not."""
-        return str((await self.asked("GET", "weight_info", self.silence_s))["weight_version"])
+        return str(self.field(await self.asked("GET", "weight_info", self.silence_s), "weight_version"))
 
     @property
     def n_workers(self) -> int:
-        return int(self.ask("GET", "get_world_size")["world_size"])
+        return int(self.field(self.ask("GET", "get_world_size"), "world_size"))
 
     def empty_prefix_cache(self) -> None:
         """Drop what was computed with the weights of before."""
-        if not self.ask("POST", "reset_prefix_cache")["success"]:
+        if not self.field(self.ask("POST", "reset_prefix_cache"), "success"):
             raise EngineError(
                 f"the vLLM server {self.base_url} could not empty its prefix cache, for requests are still running on it: is "
                 "another program using it?"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lit_tpgrpo.engines.base import Completion, SamplingParams
+from lit_tpgrpo.errors import EngineError
 from lit_tpgrpo.records import StopReason
 
 LOGPROBS_MODE = "processed_logprobs"
@@ -35,7 +36,13 @@ def request_settings(params: SamplingParams, n: int, seed: int, stop_ids: Sequen
 
 
 def repeated(completions: Sequence[Completion], n: int) -> tuple[Completion, ...]:
-    """vLLM refuses n > 1 greedy samples of a prompt, for they are all equal: so they are."""
+    """vLLM refuses n > 1 greedy samples of a prompt, for they are all equal: so they are.
+
+    Raises:
+        EngineError: there are neither ``n`` nor one.
+    """
+    if len(completions) not in (1, n):
+        raise EngineError(f"vLLM returned {len(completions)} samples of a prompt, and {n} were asked for")
     return tuple(completions) if len(completions) == n else tuple(completions[0] for _ in range(n))
 
 

@@ -178,21 +178,21 @@ def is_gone(server: Server, error: BaseException) -> bool:
 
 def served_model(client: ServerClient) -> tuple[str, int]:
     """Name, and tokens of prompt and completion together."""
-    model = client.ask("GET", "v1/models")["data"][0]
-    return str(model["id"]), int(model["max_model_len"])
+    model = client.field(client.ask("GET", "v1/models"), "data", 0)
+    return str(client.field(model, "id")), int(client.field(model, "max_model_len"))
 
 
 def check_server(client: ServerClient, backend: str) -> None:
     """Refuse a server that is open to everybody, whose log-probs mean something else, or that takes weights on another way."""
     client.check_guarded()
-    config = client.ask("GET", "server_info", params={"config_format": "json"})["vllm_config"]
-    mode = config["model_config"]["logprobs_mode"]
+    config = client.field(client.ask("GET", "server_info", params={"config_format": "json"}), "vllm_config")
+    mode = client.field(config, "model_config", "logprobs_mode")
     if mode != LOGPROBS_MODE:
         raise EngineError(
             f"the vLLM server {client.base_url} returns {mode}, which are of another distribution than the one sampled from "
             f"unless the temperature is 1; start it with `python -m lit_tpgrpo.serve`, or --logprobs-mode {LOGPROBS_MODE}"
         )
-    if config["parallel_config"]["worker_extension_cls"] != EXTENSION:
+    if client.field(config, "parallel_config", "worker_extension_cls") != EXTENSION:
         raise EngineError(
             f"the vLLM server {client.base_url} would not notice a weight that does not come; start it with "
             f"`python -m lit_tpgrpo.serve`, or --worker-extension-cls {EXTENSION}"
