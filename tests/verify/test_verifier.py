@@ -118,15 +118,24 @@ def test_every_index_comes_once(verifier: MathVerifier):
 
 
 def crashing(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """Have the worker die in the middle of its next comparisons."""
-    ask, left = WorkerProcess.ask, iter(range(times))
+    """Have the worker die in the middle of its next comparisons: stopped when it is asked, it has the question when it dies."""
+    ask, read, left, asked = WorkerProcess.ask, WorkerProcess._read_line, iter(range(times)), []
 
-    def ask_and_die(self, gold, answer):
+    def ask_one_that_is_stopped(self, gold, answer):
         if next(left, None) is not None:
-            os.kill(self._process.pid, signal.SIGSEGV)
+            os.kill(self._process.pid, signal.SIGSTOP)
+            asked.append(self)
         return ask(self, gold, answer)
 
-    monkeypatch.setattr(WorkerProcess, "ask", ask_and_die)
+    def crash_and_read(self, limit_s):
+        if self in asked:
+            asked.remove(self)
+            os.kill(self._process.pid, signal.SIGSEGV)
+            os.kill(self._process.pid, signal.SIGCONT)
+        return read(self, limit_s)
+
+    monkeypatch.setattr(WorkerProcess, "ask", ask_one_that_is_stopped)
+    monkeypatch.setattr(WorkerProcess, "_read_line", crash_and_read)
 
 
 @pytest.mark.slow
