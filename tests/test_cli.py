@@ -198,8 +198,8 @@ MISTYPED = {
     "torch.optim.lr_schedule.StepLR; did you mean torch.optim.lr_scheduler.StepLR?",
     "--model.lr_scheduler.T_max 3": "unknown option model.lr_scheduler.T_max: TransformersLR has no 'T_max'; it has optimizer, "
     "name, warmup_steps, total_steps, options",
-    "--model.lr_scheduler null --model.lr_scheduler.T_max 3": "model.lr_scheduler.T_max: no class is given for model.lr_scheduler; give "
-    "--model.lr_scheduler and the path of one first, e.g. torch.optim.lr_scheduler.CosineAnnealingLR",
+    "--model.lr_scheduler null --model.lr_scheduler.T_max 3": "model.lr_scheduler.T_max: no class is given for "
+    "model.lr_scheduler; give --model.lr_scheduler and the path of one first, e.g. torch.optim.lr_scheduler.CosineAnnealingLR",
     "--trainer.logger TensorBordLogger": "trainer.logger: there is no class or file TensorBordLogger; did you mean "
     "lightning.pytorch.loggers.TensorBoardLogger?",
     "--trainer.callbacks+ MathEvaluatio": "trainer.callbacks: there is no class or file MathEvaluatio; did you mean "

@@ -26,6 +26,8 @@ from benchmarks.soak.watch import Reading
 WARM_UP = 0.2
 """Share of a start's rounds before memory is looked at: caches fill, the allocator finds its size."""
 MOST_GROWTH_MB_PER_100_ROUNDS = 5.0
+MOST_BETWEEN_STARTS_MB = 30.0
+"""More memory at the end of late starts than of early ones: what a run has stored is not to be held."""
 
 
 def growth(readings: list[Reading]) -> float:
@@ -37,6 +39,13 @@ def growth(readings: list[Reading]) -> float:
     first, last = steady[:third], steady[-third:]
     rounds = median(r.round for r in last) - median(r.round for r in first)
     return (median(r.memory_mb for r in last) - median(r.memory_mb for r in first)) * 100 / max(rounds, 1)
+
+
+def growth_between_starts(outcome: Outcome) -> float:
+    """MB that the last third of the starts held at their end, less those of the first third (medians)."""
+    ends = [start[-1].memory_mb for start in outcome.readings if len(start) > 1]
+    third = len(ends) // 3
+    return median(ends[-third:]) - median(ends[:third]) if third else 0.0
 
 
 def row(name: str, outcome: Outcome, equal: str) -> list[str]:
@@ -84,12 +93,17 @@ def broken(outcome: Outcome, equal: bool) -> list[str]:
     """The promises that a run did not keep."""
     longest = max(outcome.readings, key=len)
     steady = longest[int(len(longest) * WARM_UP) :] or longest
+    happened = not outcome.disturbed or (
+        outcome.kills + outcome.disks == outcome.due > 0 and sum(outcome.endpoint.values()) > 0
+    )
     promises = {
+        "faults that were planned did not happen": happened,
         "the weights are not those of the undisturbed run": equal,
         f"{outcome.left} processes were left behind": not outcome.left,
         f"temporary files were left behind: {', '.join(outcome.files[:5])}": not outcome.files,
         f"{outcome.tracebacks} starts ended in a traceback": not outcome.tracebacks,
         "memory grows": len(longest) < 100 or growth(longest) <= MOST_GROWTH_MB_PER_100_ROUNDS,
+        "memory grows from start to start": growth_between_starts(outcome) <= MOST_BETWEEN_STARTS_MB,
         "open files grow": steady[-1].handles <= steady[0].handles + 4,
         "threads grow": steady[-1].threads <= steady[0].threads + 2,
     }

@@ -41,6 +41,7 @@ class Outcome:
         processes: training processes of the run.
         disturbed: faults were injected.
         starts: times it was started.
+        due: kills and full disks that were planned.
         kills: SIGKILLs of a training process; disks: ends by a disk that was full; workers: verifier workers killed.
         endpoint: faults of the judge's endpoint, by kind.
         ends: exit status of each start (negative: signal).
@@ -54,6 +55,7 @@ class Outcome:
     processes: int
     disturbed: bool
     starts: int = 0
+    due: int = 0
     kills: int = 0
     disks: int = 0
     workers: int = 0
@@ -84,6 +86,8 @@ class Soak:
         self.due_kills = set(due)
         # Half-way between two kills, and not in each such gap.
         self.due_disks = {r + kill_every // 2 for r in due if r % (DISK_FACTOR * kill_every) == 0}
+        self.due_disks &= set(range(rounds - 1))  # there is a checkpoint to come that finds no room
+        self.outcome.due = len(self.due_kills) + len(self.due_disks)
 
     @property
     def run_folder(self) -> Path:
