@@ -22,7 +22,7 @@ from functools import lru_cache
 from lit_tpgrpo.text.notation import Unreadable, canonical, layout_key
 from lit_tpgrpo.text.numerals import read_based, read_numeral, same_number
 from lit_tpgrpo.verify import atoms, relations
-from lit_tpgrpo.verify.match import MAX_OPEN_PARTS, Equal, Match, every
+from lit_tpgrpo.verify.match import MAX_NESTING, MAX_OPEN_PARTS, Equal, Match, every
 from lit_tpgrpo.verify.structure import (
     Collection,
     Matrix,
@@ -51,9 +51,23 @@ def compare(gold: str, answer: str, equal: Equal) -> Match:
             return Match.UNREADABLE
         if same_layout(gold, answer):
             return Match.SAME
+        if max(nesting(gold), nesting(answer)) > MAX_NESTING:
+            return Match.UNREADABLE
         return compare_shapes(read_shape(gold), read_shape(answer), equal)
     except Unreadable:
         return Match.UNREADABLE
+
+
+def nesting(text: str) -> int:
+    """Return how many brackets are open at once at most."""
+    depth = most = 0
+    for sign in text:
+        if sign in "([{":
+            depth += 1
+            most = max(most, depth)
+        elif sign in ")]}" and depth:
+            depth -= 1
+    return most
 
 
 @lru_cache(maxsize=512)

@@ -10,6 +10,9 @@ from lit_tpgrpo.verify.structure import Shape
 MAX_OPEN_PARTS = 50
 """Parts of a list without order that are compared each with each, which takes quadratic time."""
 
+MAX_NESTING = 50
+"""Brackets in brackets of an answer that is compared: reading them goes as deep into the stack."""
+
 
 class Match(enum.Enum):
     """What a comparison says."""

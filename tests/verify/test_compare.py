@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.verify.algebra import equal
-from lit_tpgrpo.verify.compare import compare
+from lit_tpgrpo.verify.compare import compare, nesting
 from lit_tpgrpo.verify.match import Match
 
 SAME, DIFFERENT, UNREADABLE = Match.SAME, Match.DIFFERENT, Match.UNREADABLE
@@ -410,3 +410,25 @@ def test_any_text_equals_itself_or_is_unreadable(text: str):
 )  # fmt: skip
 def test_bombs_are_read_or_refused(bomb: str):
     assert compare("5", bomb, unread) in (DIFFERENT, UNREADABLE)
+
+
+@pytest.mark.parametrize("opening", ["(x=", "(", "{", r"\{", "[2,"])
+def test_brackets_in_brackets_without_end_are_not_read(opening: str):
+    """How deep our own stack is must not decide: the 300th equation in an equation raised RecursionError."""
+    text = opening * 300 + "5"
+    assert compare(text, text[:-1] + "6", no_mathematics) is Match.UNREADABLE
+
+
+def no_mathematics(gold: str, answer: str) -> Match:
+    raise AssertionError("asked for mathematics")
+
+
+def test_nesting_is_that_of_brackets_open_at_once():
+    assert [nesting(text) for text in ("5", "(1,2)", r"\frac{(a)}{[b]}", "))((", "()()", r"\{(1,2),(3,(4))\}")] == [
+        0,
+        1,
+        2,
+        2,
+        1,
+        3,
+    ]
