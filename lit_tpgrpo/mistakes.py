@@ -30,6 +30,8 @@ _REQUIREMENTS = (
     r"`([\w.-]+)` (?:package )?is not installed",
     r"requires `?([\w.-]+[<>=!~]=?[\d.]+)",
 )
+# Of gloo and NCCL, to the processes that are still there.
+_PEER_GONE = re.compile(r"Connection (?:closed|reset) by peer|remote process exited", re.IGNORECASE)
 _CHECKPOINTING = (
     " Leave the checkpoint callback (SafeCheckpoint in our configs) out of the config's trainer.callbacks, or drop all "
     "callbacks, the evaluation's too, with --trainer.callbacks null"
@@ -99,6 +101,11 @@ def _of_others(error: BaseException) -> str | None:
         return (
             f"{error.strerror}:{place or ' a file'} cannot be written or read; free space, or make it accessible. What was "
             "stored before is kept: resume with --ckpt_path and the run's folder"
+        )
+    if isinstance(error, RuntimeError) and _PEER_GONE.search(text):
+        return (
+            "another process of this run has ended, and the run with it; its own output says why, unless it was killed. "
+            "What was stored before is kept: resume with --ckpt_path and the run's folder"
         )
     if isinstance(error, torch.OutOfMemoryError):
         return (

@@ -80,3 +80,14 @@ def test_a_fault_that_ends_a_thread_keeps_its_traceback(capsys):
         thread.start()
         thread.join()
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_end_of_another_process_is_one_line():
+    """What gloo raised in the process that was left, when the other one was killed."""
+    gone = (
+        "[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:17805. This is typically caused by ..."
+    )
+    with pytest.raises(SystemExit, match=r"^error: another process of this run has ended"), one_line_errors():
+        raise RuntimeError(gone)
+    with pytest.raises(RuntimeError, match="shapes"), one_line_errors():
+        raise RuntimeError("shapes differ")
