@@ -181,7 +181,7 @@ def test_every_door_out_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert str(ended.value) == "error: the endpoint said [key]"
     caplog.set_level(logging.DEBUG)
     logging.getLogger("httpx2").debug("headers %s of %d", {"x-echo": KEY}, 1)
-    logging.getLogger("a.library").warning(f"it said {KEY}")
+    logging.getLogger("another_package").warning(f"it said {KEY}")
     assert caplog.messages == ["headers {'x-echo': '[key]'} of 1", "it said [key]"]
     assert visible(f"<{KEY}>") == "&lt;[key]&gt;"
     assert redacted_value({KEY: [KEY, 1, None, (KEY,)]}) == {"[key]": ["[key]", 1, None, ["[key]"]]}

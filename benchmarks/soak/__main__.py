@@ -30,9 +30,13 @@ MOST_BETWEEN_STARTS_MB = 30.0
 """More memory at the end of late starts than of early ones: what a run has stored is not to be held."""
 
 
+def after_warm_up(readings: list[Reading]) -> list[Reading]:
+    return readings[int(len(readings) * WARM_UP) :]
+
+
 def growth(readings: list[Reading]) -> float:
     """MB of resident memory gained in 100 rounds: median of the last third less that of the first, after the warm-up."""
-    steady = readings[int(len(readings) * WARM_UP) :]
+    steady = after_warm_up(readings)
     third = len(steady) // 3
     if third == 0:
         return 0.0
@@ -49,9 +53,7 @@ def growth_between_starts(outcome: Outcome) -> float:
 
 
 def row(name: str, outcome: Outcome, equal: str) -> list[str]:
-    # Of the longest start: a leak shows where a process lives long.
-    longest = max(outcome.readings, key=len)
-    steady = longest[int(len(longest) * WARM_UP) :] or longest
+    longest, steady = outcome.longest, after_warm_up(outcome.longest)
     first, last = steady[0], steady[-1]
     faults = sum(outcome.endpoint.values())
     return [
@@ -91,8 +93,7 @@ def table(rows: list[list[str]]) -> str:
 
 def broken(outcome: Outcome, equal: bool) -> list[str]:
     """The promises that a run did not keep."""
-    longest = max(outcome.readings, key=len)
-    steady = longest[int(len(longest) * WARM_UP) :] or longest
+    longest, steady = outcome.longest, after_warm_up(outcome.longest)
     happened = not outcome.disturbed or (
         outcome.kills + outcome.disks == outcome.due > 0 and sum(outcome.endpoint.values()) > 0
     )

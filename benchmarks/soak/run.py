@@ -67,6 +67,11 @@ class Outcome:
     readings: list[list[Reading]] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def longest(self) -> list[Reading]:
+        """Of the start with most rounds: a leak shows where a process lives long."""
+        return max(self.readings, key=len)
+
 
 class SoakFailed(RuntimeError):
     """A run ended where no fault had been injected, or makes no headway."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ def test_a_server_that_cannot_be_given_the_weights_is_not_used(loop, stand_ins, 
     def admit(server: Server) -> None:
         raise EngineError("it serves another model")
 
-    work.pool._admit = admit
+    work.pool = replace(work.pool, admit=admit)
+    work.begin()
     stand_ins[1].kill()
     stand_ins[1].start(version="default")
     work.rest()

@@ -11,7 +11,6 @@ import inspect
 import pkgutil
 import random
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from types import ModuleType
@@ -142,15 +141,6 @@ def texts(pattern: re.Pattern[str], size: int) -> Iterator[str]:
         yield f"{repeated}1abc"
         if len(unit) == 1:
             yield f"{beginning}{repeated}~"
-
-
-@pytest.fixture(autouse=True)
-def deep():
-    """The counting matcher calls itself for each repeat of a group."""
-    earlier = sys.getrecursionlimit()
-    sys.setrecursionlimit(100_000)
-    yield
-    sys.setrecursionlimit(earlier)
 
 
 def superlinear(pattern: re.Pattern[str], ways: list[str]) -> list[tuple[str, str]]:

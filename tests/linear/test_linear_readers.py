@@ -9,7 +9,6 @@ import importlib
 import inspect
 import pkgutil
 import random
-import sys
 
 import pytest
 from adversarial import UNITS
@@ -66,15 +65,6 @@ def superlinear(read: Reader, units: list[tuple[str, str]]) -> list[tuple[str, s
             except TooMuchWork:
                 found.append((beginning, unit))
     return found
-
-
-@pytest.fixture(autouse=True)
-def deep():
-    """The counting matcher calls itself for each repeat of a group."""
-    earlier = sys.getrecursionlimit()
-    sys.setrecursionlimit(100_000)
-    yield
-    sys.setrecursionlimit(earlier)
 
 
 @pytest.mark.slow

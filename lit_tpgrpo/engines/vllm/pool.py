@@ -48,10 +48,11 @@ class _Heard:
     error: EngineError | None
 
 
+@dataclass(frozen=True)
 class ServerPool:
     """Deals prompts to the servers that are there. Decisions are taken in the caller's thread, one after another.
 
-    Args:
+    Attributes:
         servers: all of the run's.
         loop: where requests run.
         limits: see there.
@@ -59,19 +60,11 @@ class ServerPool:
         while_waiting: called about twice a second; what it raises ends the work.
     """
 
-    def __init__(
-        self,
-        servers: Sequence[Server],
-        loop: LoopThread,
-        limits: PoolLimits,
-        admit: Callable[[Server], None],
-        while_waiting: Callable[[], None],
-    ) -> None:
-        self._servers = servers
-        self._loop = loop
-        self._limits = limits
-        self._admit = admit
-        self._while_waiting = while_waiting
+    servers: Sequence[Server]
+    loop: LoopThread
+    limits: PoolLimits
+    admit: Callable[[Server], None]
+    while_waiting: Callable[[], None]
 
     def generate(
         self, bodies: Sequence[dict[str, Any]], version: str, read: Callable[[ServerClient, Any], T]
@@ -86,11 +79,11 @@ class ServerPool:
         Raises:
             EngineError: no server came back in time, or a request is at fault itself.
         """
-        run = _Run(self._servers, self._loop, self._limits, self._admit, bodies, version, read)
+        run = _Run(self, bodies, version, read)
         try:
             while run.left:
                 yield from run.step()
-                self._while_waiting()
+                self.while_waiting()
         finally:
             run.end()
 
@@ -100,15 +93,12 @@ class _Run:
 
     def __init__(
         self,
-        servers: Sequence[Server],
-        loop: LoopThread,
-        limits: PoolLimits,
-        admit: Callable[[Server], None],
+        pool: ServerPool,
         bodies: Sequence[dict[str, Any]],
         version: str,
         read: Callable[[ServerClient, Any], Any],
     ) -> None:
-        self._servers, self._loop, self._limits, self._admit = servers, loop, limits, admit
+        self._servers, self._loop, self._limits, self._admit = pool.servers, pool.loop, pool.limits, pool.admit
         self._bodies, self._version, self._read = bodies, version, read
         self.left = len(bodies)
         self._waiting = deque(range(len(bodies)))
@@ -116,7 +106,7 @@ class _Run:
         self._failures, self._losses = [0] * len(bodies), [0] * len(bodies)
         self._events: queue.SimpleQueue[_Flight | _Heard] = queue.SimpleQueue()
         self._absent_since: float | None = None
-        self._watchers = [loop.start(self._watch(server)) for server in servers] if bodies else []
+        self._watchers = [pool.loop.start(self._watch(server)) for server in pool.servers] if bodies else []
 
     def step(self) -> Iterator[tuple[int, Any]]:
         """Send what can be sent, then take what has come."""
