@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from jsonargparse import Namespace
 
+from lit_tpgrpo import cli
 from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version, run_of
 
 
@@ -97,3 +99,10 @@ def test_what_follows_a_run_logs_into_its_folder(tmp_path: Path):
     chosen = settings(logger("TensorBoardLogger", save_dir="runs", name="q", version=3))
     follow_run(chosen, "test", checkpoint)
     assert chosen.trainer.logger.init_args == Namespace(save_dir="runs", name="q", version=3)
+
+
+def test_the_process_group_is_gone_after_a_run(monkeypatch):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    monkeypatch.setattr(cli, "TPGRPOCLI", lambda *args, **settings: None)
+    cli.main([])
+    assert not dist.is_initialized()

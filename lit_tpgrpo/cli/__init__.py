@@ -25,6 +25,7 @@ from lit_tpgrpo.errors import ConfigError, InputError, StorageError
 from lit_tpgrpo.mistakes import in_our_code, one_line_errors, users_mistake
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.redaction import redacted
+from lit_tpgrpo.rollout.processes import end_process_group
 from lit_tpgrpo.rollout.run_folder import run_folder, set_run_folder
 from lit_tpgrpo.yaml_files import bound_parsers
 
@@ -224,3 +225,4 @@ def main(args: list[str] | None = None) -> None:
     with one_line_errors():
         check_configs(given)
         TPGRPOCLI(TPGRPOModule, LightningDataModule, args=args, **SETTINGS)
+    end_process_group()

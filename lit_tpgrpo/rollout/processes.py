@@ -36,6 +36,16 @@ def gather_sum(value: A) -> A:
     return reduce(operator.add, gather(value))
 
 
+def end_process_group() -> None:
+    """Destroy the process group, if there is one, at the end of a run that went well.
+
+    Lightning does so for NCCL alone. A thread of gloo's that still runs while Python ends aborts the process: a run that
+    was complete would end with a failure (``terminate called without an active exception``).
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextmanager
 def failing_together(what: str) -> Iterator[None]:
     """Around work that each process does on its own, without a collective in it: fails on all if it fails on one.

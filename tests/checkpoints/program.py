@@ -72,6 +72,9 @@ def main(model: str, out: Path) -> None:
     told["ran"] = sorted(p.name for p in (out / "ran").iterdir())
     if rank == 0:
         (out / "told.json").write_text(json.dumps(told))
+    # A thread of the process group that still runs while Python ends aborts the process.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def main(out: str) -> None:
     dist.barrier()
     engine.limits = server.PoolLimits(silence_s=2.0, probe_s=0.05, absence_s=3600.0)
     sample(engine)  # the first process gives it the weights, the second one sees that it has them
+    dist.barrier()  # the second one must have its samples before there is no server left
     if first:
         stand_ins[0].kill()
     engine.limits = server.PoolLimits(silence_s=2.0, probe_s=0.05, absence_s=0.3)
