@@ -268,6 +268,20 @@ def test_what_is_mistyped_is_told_in_one_line(typed: str, tmp_path: Path, capsys
         (["fti"], "unknown command 'fti'; did you mean fit?; it is one of fit, validate, test, predict"),
         (["fit"], "no model and data are given: give a config, e.g. --config configs/quickstart.yaml"),
         (
+            ["fit", "--config", "configs/memory/lora.yaml"],
+            "configs/memory/lora.yaml gives no data: it changes another config, which goes before it, e.g. "
+            "--config configs/quickstart.yaml --config configs/memory/lora.yaml",
+        ),
+        (
+            ["fit", "--config", "configs/quickstart/fsdp.yaml"],
+            "configs/quickstart/fsdp.yaml gives no model and data: it changes another config, which goes before it, e.g. "
+            "--config configs/quickstart.yaml --config configs/quickstart/fsdp.yaml",
+        ),
+        (
+            ["fit", *QUICKSTART, "--config", "configs/judge/votes.yaml"],
+            "data.judge: GenerativeJudge needs chat; give --data.judge.chat, or a config that sets it before the others",
+        ),
+        (
             ["fit", "--data.group_size", "4"],
             "data.group_size: no class is given for data; give a config first, e.g. --config configs/quickstart.yaml, or "
             "--data and the path of a class",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule
 
 from lit_tpgrpo.adapters import LoRA
@@ -28,7 +31,13 @@ from lit_tpgrpo.sharding import Sharding
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
-GENERATIVE = str(ROOT / "configs" / "quickstart_generative.yaml")
+GENERATIVE = ["--config", QUICKSTART, "--config", str(ROOT / "configs" / "quickstart" / "generative.yaml")]
+BASES = {
+    ".": [],
+    "paper": [],
+    "judge": GENERATIVE,
+    "judge/qwen3_32b.yaml": ["--config", QUICKSTART],
+}  # else the quickstart
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +53,50 @@ def build(*args: str) -> TPGRPOCLI:
 
 
 def arguments(config: Path) -> list[str]:
-    own = ["--config", str(config)]
-    if config.parent.name in ("experiment", "engine", "memory", "strategy"):
-        return ["--config", QUICKSTART, *own]
-    return ["--config", GENERATIVE, *own] if "judge" in config.parts else own
+    """The options that use a config as it is meant: after the one that it changes."""
+    return [*base(config), "--config", str(config)]
+
+
+def base(config: Path) -> list[str]:
+    """The options with what a config changes, none for one that is whole."""
+    name = config.relative_to(ROOT / "configs")
+    return BASES.get(str(name), BASES.get(str(name.parent), ["--config", QUICKSTART]))
+
+
+OVERLAYS = [config for config in CONFIGS if base(config)]
+
+
+@functools.cache
+def settings_of_base(*args: str) -> dict[str, Any]:
+    return flat(build(*args))
+
+
+def flat(cli: TPGRPOCLI) -> dict[str, Any]:
+    """All settings that result, by dotted key."""
+    return {key: value for key, value in cli.config.items() if key != "config"}
+
+
+def keys(content: Any, path: str = "") -> Iterable[str]:
+    """The dotted keys of a YAML file's values; a list is one value."""
+    if not isinstance(content, dict):
+        return [path]
+    return [key for name, value in content.items() for key in keys(value, f"{path}.{name}".strip("."))]
+
+
+def changed_by_an_overlay(before: dict[str, Any], after: dict[str, Any], config: Path) -> tuple[set[str], set[str]]:
+    """The settings that differ, and those of them that the overlay names.
+
+    A class comes with all of its arguments, and so do settings that belong together where the base has none of them.
+    """
+    named = set(keys(yaml.safe_load(config.read_text())))
+    whole = [k.removesuffix("class_path") for k in named if k.endswith(".class_path") and before.get(k) != after.get(k)]
+    differ = {key for key in before | after if before.get(key) != after.get(key)}
+
+    def is_named(key: str) -> bool:
+        absent = (f"{key}.", f"{key.rpartition('.')[0]}.") if key not in before else (f"{key}.",)
+        return key in named or key.startswith(tuple(whole)) or any(k.startswith(absent) for k in named)
+
+    return differ, {key for key in differ if is_named(key)}
 
 
 def slow_but_the_quickstart(configs: Iterable[Path]) -> list[Any]:
@@ -66,35 +115,22 @@ def test_every_config_instantiates(config: Path, random_model: str, monkeypatch:
     if config.parent.name == "strategy":
         args += ["--trainer.devices", "1"]
     cli = build(*args)
+    if config in OVERLAYS:
+        differ, named = changed_by_an_overlay(settings_of_base(*base(config)), flat(cli), config)
+        assert differ == named != set()
     assert isinstance(cli.model, TPGRPOModule)
     assert cli.trainer.max_epochs is cli.trainer.check_val_every_n_epoch is None  # steps are what is counted
     assert cli.trainer.max_steps > 0
 
 
-def test_there_are_the_configs_that_the_readme_names():
+def test_there_are_the_configs_that_the_readmes_name():
+    """The list of configs names all of them and no other, with commands that use files which are there."""
+    page = (ROOT / "configs" / "README.md").read_text()
     names = {str(p.relative_to(ROOT / "configs")) for p in CONFIGS}
-    assert {
-        "quickstart.yaml",
-        "files.yaml",
-        "experiment/outcome_only.yaml",
-        "experiment/step_rewards.yaml",
-        "quickstart_generative.yaml",
-        "quickstart_vllm.yaml",
-        "quickstart_fsdp.yaml",
-        "strategy/fsdp.yaml",
-        "memory/lora.yaml",
-        "memory/qlora.yaml",
-        "memory/adamw8bit.yaml",
-        "memory/paged_adamw8bit.yaml",
-        "engine/vllm.yaml",
-        "engine/vllm_server.yaml",
-        "judge/qwen3_32b.yaml",
-        "judge/llm_as_judge.yaml",
-        "judge/genprm.yaml",
-        "judge/votes.yaml",
-        "judge/self.yaml",
-        "paper/deepseek_r1_distill_qwen_1.5b.yaml",
-    } <= names
+    assert set(re.findall(r"^\| `([\w./]+)` \|", page, re.MULTILINE)) == names
+    assert set(re.findall(r"configs/([\w./]+\.yaml)", page)) == names
+    used = {p: re.findall(r"configs/([\w./]+\.yaml)", p.read_text()) for p in (ROOT / "README.md", *CONFIGS)}
+    assert [(str(p), name) for p, found in used.items() for name in found if name not in names] == []
 
 
 def test_overrides_reach_their_parts():
@@ -112,16 +148,14 @@ def test_overrides_reach_their_parts():
 
 @pytest.mark.parametrize(
     "config",
-    slow_but_the_quickstart(
-        c for c in CONFIGS if c.parent.name not in ("experiment", "judge", "engine", "memory", "strategy")
-    ),
+    slow_but_the_quickstart(c for c in CONFIGS if c not in OVERLAYS or c.parent.name == "quickstart"),
 )
 def test_every_base_config_names_the_parts_that_the_readme_overrides(config: Path):
     """An option below a part that no config names ends in a parser error."""
     own = ["--model.model", "embedded:tiny-qwen2", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
     size = "max_num_seqs" if "vllm.VLLMEngine" in config.read_text() else "batch_size"
     parts = ["--data.credit.alpha", "0.5", f"--data.engine.{size}", "8", "--data.judge.init_args", "{}"]
-    data = build("--config", str(config), *own, *parts).datamodule
+    data = build(*arguments(config), *own, *parts).datamodule
     assert type(data.credit) is ThoughtCredit
     assert data.credit.alpha == 0.5
     assert isinstance(data.engine, HFEngine | VLLMEngine)
@@ -217,7 +251,7 @@ def test_judge_configs_say_what_is_built():
         assert isinstance(found, GenerativeJudge)
         return found
 
-    tiny = judge("quickstart_generative.yaml")
+    tiny = judge("quickstart/generative.yaml")
     assert isinstance(tiny.chat, LocalChat)
     assert tiny.chat.model == "embedded:tiny-judge"
     assert type(tiny.method) is IntrinsicSignals
@@ -236,14 +270,14 @@ def test_judge_configs_say_what_is_built():
 @pytest.mark.slow
 def test_judge_settings_can_be_given_on_the_command_line():
     args = ["--data.judge.asking.votes", "3", "--data.judge.asking.temperature", "0.8", "--data.judge.on_down", "stop"]
-    judge = build("--config", GENERATIVE, *args, "--data.judge.chat.model", "policy").datamodule.judge
+    judge = build(*GENERATIVE, *args, "--data.judge.chat.model", "policy").datamodule.judge
     assert (judge.asking.votes, judge.asking.temperature, judge.on_down) == (3, 0.8, "stop")
     assert judge.chat.model == "policy"
 
 
-@pytest.mark.parametrize("name", ["quickstart_generative.yaml", "paper/deepseek_r1_distill_qwen_1.5b.yaml"])
+@pytest.mark.parametrize("name", ["quickstart/generative.yaml", "paper/deepseek_r1_distill_qwen_1.5b.yaml"])
 @pytest.mark.slow
 def test_the_rule_judge_can_take_the_place_of_a_generative_one(name: str):
     own = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--model.model", "embedded:tiny-qwen2"]
-    judge = build("--config", str(ROOT / "configs" / name), *own, "--data.judge", "lit_tpgrpo.judges.rule.RuleJudge")
+    judge = build(*arguments(ROOT / "configs" / name), *own, "--data.judge", "lit_tpgrpo.judges.rule.RuleJudge")
     assert type(judge.datamodule.judge) is RuleJudge

@@ -74,7 +74,8 @@ class TPGRPOCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.given = list(sys.argv[1:] if args is None else args)
-        OneLineParser.keys = tuple(key for path in config_files(self.given) for key in config_keys(path))
+        OneLineParser.configs = tuple(config_files(self.given))
+        OneLineParser.keys = tuple(key for path in OneLineParser.configs for key in config_keys(path))
         # Not super(): it warns of arguments that are given although the process has some, which are these.
         self.config = parser.parse_args(spelt_out(self.given))
 

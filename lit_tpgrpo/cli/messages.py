@@ -6,8 +6,9 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jsonargparse._parameter_resolvers import get_signature_parameters
 
@@ -22,6 +23,7 @@ _NO_ATTRIBUTE = re.compile(r"(?:module '[^']+' has no attribute|No module named)
 _NO_IMPORT = re.compile(r"Expected a dot import path string: (.*)")
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)(.*)", re.DOTALL)
 _NOT_IN_CONFIG = re.compile(r"Subcommand '[^']+' does not accept option '([^']+)'")
+_REQUIRED = re.compile(r"the following arguments are required: (.*)")
 _NOT_SUBCOMMAND = re.compile(r"argument subcommand: invalid choice: '([^']+)'")
 _EXAMPLES = {"lr_scheduler": "torch.optim.lr_scheduler.CosineAnnealingLR", "optimizer": "torch.optim.AdamW"}
 _EMPTY_BASES = ("lightning.LightningDataModule", "lightning.Callback", "lightning.LightningModule")
@@ -34,18 +36,22 @@ class _Report:
     path: list[str] = field(default_factory=list)
     unknown: tuple[str, str, str] | None = None  # key it belongs to, option, class
     missing_class: tuple[str, str] | None = None  # key, class path
+    required: tuple[str, str, str] | None = None  # key, class, its arguments that are not given
     expected: tuple[str, str, str] | None = None  # key, type, value
     types: list[tuple[str, str]] = field(default_factory=list)  # key, type: the members of a union
     given: str = ""
 
 
-def one_line(message: str, options: Collection[str] = (), keys: Collection[str] = ()) -> str:
+def one_line(
+    message: str, options: Collection[str] = (), keys: Collection[str] = (), configs: Sequence[Path] = ()
+) -> str:
     """The decisive line of a report of jsonargparse.
 
     Args:
         message: as its parser's ``error`` gets it.
         options: that the command line has, with their dashes, for suggestions.
         keys: that the configs set, e.g. ``data.credit.alpha``, for suggestions too.
+        configs: the config files that were given.
     """
     if found := _UNRECOGNIZED.match(message):
         return _unrecognized(found[1], options)
@@ -57,8 +63,8 @@ def one_line(message: str, options: Collection[str] = (), keys: Collection[str] 
         return f"unknown command {found[1]!r}{_suggestion(found[1], choices)}; it is one of {', '.join(choices)}"
     if 'expected "subcommand"' in message:
         return "give a command: fit, validate, test or predict, and a config, e.g. fit --config configs/quickstart.yaml"
-    if "are required" in message and "data" in message:
-        return "no model and data are given: give a config, e.g. --config configs/quickstart.yaml"
+    if found := _REQUIRED.fullmatch(message):
+        return _without_base(found[1], configs)
     return _nested(message, keys)
 
 
@@ -67,6 +73,16 @@ def _unrecognized(given: str, options: Collection[str]) -> str:
         return f"unexpected argument {given!r}: settings are given as --key value, e.g. --data.group_size 16"
     name = given.split("=")[0]
     return f"unknown option {name}{_suggestion(name, options)}"
+
+
+def _without_base(missing: str, configs: Sequence[Path]) -> str:
+    """Of settings without a model or without data, as those of a config are that changes another one."""
+    what = " and ".join(sorted((name.rpartition(".")[2] for name in missing.split(", ")), reverse=True))
+    example = "--config configs/quickstart.yaml"
+    if not configs:
+        return f"no {what} {'are' if ' and ' in what else 'is'} given: give a config, e.g. {example}"
+    given = " ".join(f"--config {path}" for path in configs)
+    return f"{configs[-1]} gives no {what}: it changes another config, which goes before it, e.g. {example} {given}"
 
 
 def _nested(message: str, keys: Collection[str]) -> str:
@@ -94,6 +110,10 @@ def _nested(message: str, keys: Collection[str]) -> str:
         key, path = report.missing_class
         path = report.given if report.given.startswith(f"{path}.") else path
         return f"{key}: there is no class or file {path}{_class_suggestion(path)}"
+    if report.required is not None:
+        key, owner, names = report.required
+        name = names.split(", ")[0]
+        return f"{key}: {owner.split('.')[-1]} needs {names}; give --{key}.{name}, or a config that sets it before the others"
     if report.expected is not None:
         key, kind, value = report.expected
         return f"{key}: expected {_type_name(kind)}, got {value}"
@@ -136,6 +156,8 @@ def _read(message: str) -> _Report:
         elif found := _NO_IMPORT.search(line):
             option = re.match(r"\s*(--\S+):", line)  # of a --KEY.help
             report.missing_class = report.missing_class or (option[1] if option else key, found[1])
+        elif found := _REQUIRED.search(line):
+            report.required = report.required or (key, owner, found[1])
         elif found := _EXPECTED.search(line):
             report.expected = report.expected or (key, found[1], _value(found[2]))
         elif found := re.match(r"\s*Subtypes: \[(.*)\]$", line):

@@ -27,12 +27,14 @@ _WIDTH = 34
 class OneLineParser(LightningArgumentParser):
     """Ends with one line on a mistake; ``--help`` of a subcommand shows our settings, ``--trainer.help`` all options."""
 
-    keys: tuple[str, ...] = ()  # what the given configs set, for suggestions
+    configs: tuple[Path, ...] = ()  # those that are given
+    keys: tuple[str, ...] = ()  # what they set, for suggestions
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # an inner parser, of whose error the outer one makes its report
             super().error(message, ex)
-        self.exit(2, f"error: {one_line(message, self._known_options(), OneLineParser.keys)}\n")
+        said = one_line(message, self._known_options(), OneLineParser.keys, OneLineParser.configs)
+        self.exit(2, f"error: {said}\n")
 
     def _known_options(self) -> list[str]:
         parsers = [self]

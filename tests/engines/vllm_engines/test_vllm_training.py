@@ -21,7 +21,8 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     """The vLLM quickstart in a session of its own, writing into ``folder``."""
     logger = "lightning.pytorch.loggers.TensorBoardLogger"
     command = [
-        *(sys.executable, "train.py", "fit", "--config", "configs/quickstart_vllm.yaml"),
+        *(sys.executable, "train.py", "fit", "--config", "configs/quickstart.yaml"),
+        *("--config", "configs/quickstart/vllm.yaml"),
         *("--trainer.logger", logger, "--trainer.logger.save_dir", str(folder), "--trainer.logger.name", "run"),
         *("--trainer.default_root_dir", str(folder), "--trainer.accelerator", "cpu", *options),
     ]

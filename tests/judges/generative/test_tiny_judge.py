@@ -71,7 +71,8 @@ def test_the_same_judge_behind_an_endpoint_gives_the_same_labels():
 def test_a_short_run_of_the_generative_quickstart(tmp_path):
     """A real process: one round judged by the tiny judge, trained on, with its metrics logged."""
     command = [
-        *(sys.executable, "train.py", "fit", "--config", "configs/quickstart_generative.yaml"),
+        *(sys.executable, "train.py", "fit", "--config", "configs/quickstart.yaml"),
+        *("--config", "configs/quickstart/generative.yaml"),
         *(
             "--trainer.max_steps",
             "2",
