@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from real_data import SAMPLE, WHOLE, WHOLE_IS_THERE, RealData
 
 # The suite gives the same verdict on the same code; `pytest --hypothesis-profile explore` looks for new counterexamples.
 settings.register_profile("suite", derandomize=True, deadline=None)
@@ -19,8 +19,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
 @pytest.hookimpl(trylast=True)
@@ -58,9 +56,11 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Real problems and solutions, which are not part of the repository."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("the real data lie beside the repository and are not there")
-    return SHARED_DATA
+@pytest.fixture(
+    scope="session",
+    params=[SAMPLE, *([pytest.param(WHOLE, marks=pytest.mark.slow)] if WHOLE_IS_THERE else [])],
+    ids=lambda data: data.kind,
+)
+def real_data(request: pytest.FixtureRequest) -> RealData:
+    """Real problems and solutions: the repository's sample, and the whole files where they are beside the repository."""
+    return request.param

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from real_data import RealData
 
 from lit_tpgrpo import audit
 from lit_tpgrpo.judges.base import JudgeCase, abstain
@@ -228,11 +229,15 @@ def test_the_command_on_the_embedded_domain(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("data", "file", "n", "errors"),
-    [("mrben", "mrben_math.json", 918, 769), ("prmbench", "prmbench_qwq_solutions.jsonl", 174, 0)],
+    ("data", "file", "counts"),
+    [
+        ("mrben", "mrben_math.json", {"sample": (42, 34), "whole": (918, 769)}),
+        ("prmbench", "prmbench_qwq_solutions.jsonl", {"sample": (12, 0), "whole": (174, 0)}),
+    ],
 )
-def test_the_command_on_real_files(shared_data: Path, data: str, file: str, n: int, errors: int):
-    done = run("--data", data, "--path", str(shared_data / file))
+def test_the_command_on_real_files(real_data: RealData, data: str, file: str, counts: dict[str, tuple[int, int]]):
+    n, errors = counts[real_data.kind]
+    done = run("--data", data, "--path", str(real_data.folder / file))
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{n} solutions: {errors} with an error, {n - errors} error-free" in done.stdout
     cells = {

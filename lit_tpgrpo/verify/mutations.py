@@ -96,7 +96,7 @@ def change_order(gold: str, draw: random.Random) -> str | None:
 
 
 def _swapped(inner: str, separators: str, draw: random.Random) -> str | None:
-    if r"\text" in inner or "{," in inner:
+    if r"\text" in inner or r"\phantom" in inner or "{," in inner:  # what is invisible may be all that differs
         return None
     parts = re.split(f"({separators})", inner)
     entries = range(0, len(parts), 2)

@@ -3,19 +3,16 @@
 import json
 import struct
 import warnings
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from real_data import RealData
 
 from lit_tpgrpo.datamodules.sources import PRESETS, FieldMap, FileProblems, ProblemSource
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.text.answers import AnswerForm
-
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not at {DATA}")
 
 ROWS = [
     {"id": "a", "problem": "What is $1+1$?", "answer": "2", "level": 1},
@@ -331,36 +328,61 @@ def test_wrong_settings_are_config_errors_at_construction(settings, message):
         FileProblems("any.jsonl", **settings)
 
 
+# kind of data: preset: (file, problems, (row, uid or None, gold, level, end of the prompt))
 REAL = {
-    # preset: (file, problems, (row, uid or None, gold, level, end of the prompt))
-    "aime24": ("aime24_qwq.jsonl", 30, (0, None, "204", None, "including the $t$ minutes spent in the coffee shop.")),
-    "aime25": ("aime25_qwq.jsonl", 30, (0, None, "70", None, "is a divisor of $97_b.$")),
-    "amc23": ("amc23_test.jsonl", 40, (15, "amc23/17", "-1", None, None)),
-    "math500": (
-        "math500_test.jsonl",
-        500,
-        (0, "math500/test/precalculus/807.json", r"\left( 3, \frac{\pi}{2} \right)", "2", r"0 \le \theta < 2 \pi.$"),
-    ),
-    "olympiadbench": ("olympiadbench_test.jsonl", 675, (1, "olympiadbench/1610", r"\frac{1}{2 n+2}", None, None)),
-    "gsm8k": ("gsm8k_test.jsonl", 1319, (2, None, "70000", None, "How much profit did he make?")),
-    "math": ("rllm_math_train.json", 7470, (5, None, "(3, -1)", "4", None)),
+    "whole": {
+        "aime24": (
+            "aime24_qwq.jsonl",
+            30,
+            (0, None, "204", None, "including the $t$ minutes spent in the coffee shop."),
+        ),
+        "aime25": ("aime25_qwq.jsonl", 30, (0, None, "70", None, "is a divisor of $97_b.$")),
+        "amc23": ("amc23_test.jsonl", 40, (15, "amc23/17", "-1", None, None)),
+        "math500": (
+            "math500_test.jsonl",
+            500,
+            (
+                0,
+                "math500/test/precalculus/807.json",
+                r"\left( 3, \frac{\pi}{2} \right)",
+                "2",
+                r"0 \le \theta < 2 \pi.$",
+            ),
+        ),
+        "olympiadbench": ("olympiadbench_test.jsonl", 675, (1, "olympiadbench/1610", r"\frac{1}{2 n+2}", None, None)),
+        "gsm8k": ("gsm8k_test.jsonl", 1319, (2, None, "70000", None, "How much profit did he make?")),
+        "math": ("rllm_math_train.json", 7470, (5, None, "(3, -1)", "4", None)),
+    },
+    "sample": {
+        "aime24": ("aime24_qwq.jsonl", 3, (0, None, "28", None, "divisors of $12$.")),
+        "aime25": ("aime25_qwq.jsonl", 3, (1, None, "84", None, "by $4$, $6$ and $14$.")),
+        "amc23": ("amc23_test.jsonl", 4, (1, "amc23/1", "-1", None, None)),
+        "math500": (
+            "math500_test.jsonl",
+            66,
+            (0, "math500/test/precalculus/807.json", r"\left( 3, \frac{\pi}{2} \right)", "2", None),
+        ),
+        "olympiadbench": ("olympiadbench_test.jsonl", 105, (0, "olympiadbench/1610", r"\frac{1}{2 n+2}", None, None)),
+        "gsm8k": ("gsm8k_test.jsonl", 13, (0, None, "70000", None, "How much profit did he make?")),
+        "math": ("rllm_math_train.json", 225, (5, None, "8.75", "4", None)),
+    },
+}
+# rllm's MATH has two null and two empty answers, and states one problem twice (items 924 and 958 of the whole).
+WITHOUT_ANSWER = {
+    "whole": ["item 887", "item 1010", "item 5329", "item 5331"],
+    "sample": ["item 11", "item 41", "item 72", "item 102"],
 }
 
 
-@needs_data
-@pytest.mark.parametrize("preset", REAL)
-def test_preset_reads_the_real_file(preset):
-    name, count, (row, uid, gold, level, ending) = REAL[preset]
+@pytest.mark.parametrize("preset", REAL["sample"])
+def test_preset_reads_the_real_file(preset: str, real_data: RealData):
+    name, count, (row, uid, gold, level, ending) = REAL[real_data.kind][preset]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        source = FileProblems(DATA / name, preset=preset, on_malformed="skip")
+        source = FileProblems(real_data.folder / name, preset=preset, on_malformed="skip")
         problems = source.load()
     assert len(problems) == count
-    # Two null and two empty answers in rllm's MATH; 7,474 rows in all.
-    assert [r.where for r in source.malformed] == (
-        ["item 887", "item 1010", "item 5329", "item 5331"] if preset == "math" else []
-    )
-    # rllm's MATH states one problem twice (items 924 and 958).
+    assert [r.where for r in source.malformed] == (WITHOUT_ANSWER[real_data.kind] if preset == "math" else [])
     assert source.metrics()["duplicates"] == (preset == "math")
     assert len(caught) == 2 * (preset == "math")
     problem = problems[row]
@@ -381,6 +403,6 @@ def test_hub_columns_of_math_give_the_boxed_gold(tmp_path):
 
 
 def test_every_preset_is_consistent():
-    assert sorted(PRESETS) == sorted([*REAL, "deepscaler"])
+    assert sorted(PRESETS) == sorted([*REAL["sample"], "deepscaler"])
     for name in PRESETS:
         FileProblems("any.jsonl", preset=name)

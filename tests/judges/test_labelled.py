@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_data import RealData
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.judges.audit_sets import read_mrben, read_prmbench
@@ -301,12 +302,13 @@ def test_files_that_are_no_such_data(tmp_path: Path):
         read_prmbench(path)
 
 
-def test_the_real_files_are_read_whole(shared_data: Path):
-    report = read_mrben(shared_data / "mrben_math.json")
-    assert len(report.records) == 918
-    assert sum(r.first_error is not None for r in report.records) == 769
-    assert sum(r.case.outcome is Outcome.CORRECT for r in report.records) >= 149
-    assert len({r.case.problem.uid for r in report.records}) == 918
-    clean = read_prmbench(shared_data / "prmbench_qwq_solutions.jsonl")
-    assert len(clean.records) == 174
+def test_the_real_files_are_read_whole(real_data: RealData):
+    solutions, with_an_error, clean_solutions = {"sample": (42, 34, 12), "whole": (918, 769, 174)}[real_data.kind]
+    report = read_mrben(real_data.folder / "mrben_math.json")
+    assert len(report.records) == solutions
+    assert sum(r.first_error is not None for r in report.records) == with_an_error
+    assert sum(r.case.outcome is Outcome.CORRECT for r in report.records) >= solutions - with_an_error
+    assert len({r.case.problem.uid for r in report.records}) == solutions
+    clean = read_prmbench(real_data.folder / "prmbench_qwq_solutions.jsonl")
+    assert len(clean.records) == clean_solutions
     assert "only false alarms can be measured" in clean.heading()

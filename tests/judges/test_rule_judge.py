@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import RealData
 
 from benchmarks.rule_judge import labelled, read_truth
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
@@ -468,8 +469,8 @@ def test_labels_of_generated_chains_agree_with_the_truth(level):
     assert min(counts.f1(label) for label in (C, I, M, U)) > 0.97
 
 
-def test_real_chains_are_labelled_without_complaint(shared_data):
-    rows = (shared_data / "prmbench_qwq_solutions.jsonl").read_text().splitlines()
+def test_real_chains_are_labelled_without_complaint(real_data: RealData):
+    rows = (real_data.folder / "prmbench_qwq_solutions.jsonl").read_text().splitlines()
     for row in rows:
         parts = json.loads(row)["modified_process"]
         text = "\n\n".join(parts[:-1]) + "\n</think>\n\n" + parts[-1]

@@ -105,6 +105,7 @@ def test_golds_themselves_are_accepted():
         (change_order, "(1,2)", "( 2 , 1 )"),
         (change_order, r"\left( 1,2 \right)", "( 2 , 1 )"),
         (change_order, "(3,3)", None),
+        (change_order, r"\begin{pmatrix} 1 & -1 \\ 1 & \phantom -1 \end{pmatrix}", None),
         (change_order, "1,2", None),
         (change_order, "x=1,y=2", "x=2,y=1"),
     ],

@@ -7,29 +7,33 @@ import sys
 from pathlib import Path
 
 import pytest
+from real_data import RealData
 
 from lit_tpgrpo.verify import __main__ as command
 from lit_tpgrpo.verify import checks
 
+CASES = Path(__file__).parents[1] / "data" / "verifier_cases.jsonl"
+
 
 @pytest.mark.slow
-def test_real_labels_and_golds_agree(shared_data: Path, monkeypatch, capsys):
-    """5,276 labelled solutions, 10,540 golds and a sample of wrong ones, by workers alone and with shortcuts."""
+def test_real_labels_and_golds_agree(real_data: RealData, monkeypatch, capsys):
+    """Labelled solutions, golds and a sample of wrong ones, by workers alone and with shortcuts."""
     monkeypatch.setattr(checks, "WRONG_GOLDS", 60)
-    monkeypatch.setattr(sys, "argv", ["verify", "--data-dir", str(shared_data), "--timeout-s", "60"])
+    monkeypatch.setattr(sys, "argv", ["verify", "--data-dir", str(real_data.folder), "--timeout-s", "60"])
     assert command.main() == 0
     printed = capsys.readouterr().out
-    assert printed.count("5276/5276 agree, 0 unverifiable") == 2
-    assert printed.count("500/500 agree, 0 unverifiable") == 4
+    # Twice each; MATH-500's golds against themselves and against the box in their solution.
+    solutions, math500, every = {"sample": (52, 66, 445), "whole": (5276, 500, 10544)}[real_data.kind]
+    assert printed.count(f": {solutions}/{solutions} agree, 0 unverifiable") == 2
+    assert printed.count(f": {math500}/{math500} agree, 0 unverifiable") == 4
+    assert printed.count(f": {every}/{every} agree, 0 unverifiable") == 2
 
 
 @pytest.mark.slow
-def test_the_reported_cases(shared_data: Path):
-    path = shared_data.parent / "cases" / "verifier_and_judge.jsonl"
-    if not path.is_file():
-        pytest.skip("the reported cases lie beside the repository and are not there")
-    line, good = command.report_cases(path, workers=2, timeout_s=60.0)
+def test_the_reported_cases():
+    line, good = command.report_cases(CASES, workers=2, timeout_s=60.0)
     assert good, line
+    assert "95/95 as expected" in line
 
 
 def test_cases_are_read_and_compared(tmp_path: Path):
