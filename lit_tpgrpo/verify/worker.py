@@ -116,6 +116,8 @@ def limit_resources(memory_mb: int) -> None:
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_AS, memory_mb * 2**20),
     ):
+        if limit == resource.RLIMIT_AS and sys.platform == "darwin":
+            continue  # macOS refuses a limit below what it has mapped for the process already, which is hundreds of GB
         resource.setrlimit(limit, (most, most))
 
 

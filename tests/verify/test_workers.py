@@ -150,6 +150,12 @@ def test_the_kernel_holds_the_limits(act: str, ends: str | int, tmp_path: Path):
         assert ends in run.stderr
 
 
+def test_macos_gets_no_limit_of_memory():
+    """It refuses one below the hundreds of GB that it maps for any process: no worker would start."""
+    code = "import sys\nfrom lit_tpgrpo.verify.worker import *\nsys.platform = 'darwin'\nlimit_resources(1)\nbytearray(10**8)"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
 def misfortune(act: Callable[[psutil.Process], object], times: int) -> Callable[[WorkerProcess, str, str], Reply]:
     """``WorkerProcess.ask`` that does something to the first so many workers while they have a comparison to make."""
     ask, done = WorkerProcess.ask, []

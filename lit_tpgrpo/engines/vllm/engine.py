@@ -141,7 +141,7 @@ class VLLMEngine:
 
     def _build(self, policy: Policy) -> Any:
         import_vllm()
-        from vllm import EngineArgs
+        from vllm import EngineArgs  # pyright: ignore[reportAttributeAccessIssue]
         from vllm.v1.engine.llm_engine import LLMEngine
 
         model = policy.policy_model
@@ -239,15 +239,15 @@ class VLLMEngine:
         ends: Sequence[int],
     ) -> dict[str, int]:
         """Queue one request a prompt; request id -> prompt index. vLLM gives the n samples consecutive seeds."""
-        import vllm
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import SamplingParams as VLLMParams
 
         waiting: dict[str, int] = {}
         for i, prompt in enumerate(prompts):
             settings = request_settings(params, n, seeds[i], ends)
             if "structured_outputs" in settings:
                 settings["structured_outputs"] = StructuredOutputsParams(**settings["structured_outputs"])
-            sampling = vllm.SamplingParams(**settings, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY)
+            sampling = VLLMParams(**settings, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY)
             self._requests += 1
             request = str(self._requests)
             waiting[request] = i

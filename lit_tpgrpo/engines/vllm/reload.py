@@ -69,8 +69,9 @@ def incomplete_layers(model: nn.Module, model_config: Any) -> list[str]:
             continue  # processed, for all of it has come; or without weights of its own
         own = sum(p.numel() for p in layer._parameters.values() if p is not None)
         if isinstance(layer, VocabParallelEmbedding):
-            rows = layer.num_embeddings_per_partition - layer.shard_indices.num_org_elements
-            own -= rows * layer.embedding_dim
+            embedding: Any = layer
+            rows = embedding.num_embeddings_per_partition - embedding.shard_indices.num_org_elements
+            own -= rows * embedding.embedding_dim
         if info.load_numel < own and not (tied and isinstance(layer, ParallelLMHead) and info.load_numel == 0):
             found.append(f"{name} ({info.load_numel:,} of {own:,} elements)")
     return found
@@ -95,7 +96,8 @@ def repack_tied_heads(model: nn.Module) -> None:
         return
     for module in model.modules():
         if isinstance(module, ParallelLMHead):
-            module.quant_method.process_weights_after_loading(module)
+            head: Any = module
+            head.quant_method.process_weights_after_loading(module)
 
 
 def reload_worker(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
