@@ -23,12 +23,12 @@ from typing import Any
 from aiohttp import web
 from openai import AsyncOpenAI
 
+from lit_tpgrpo.chat.base import ChatReply, ChatRequest
+from lit_tpgrpo.chat.local_chat import LocalChat
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, sampled, written
-from lit_tpgrpo.engines.chat import ChatReply, ChatRequest
-from lit_tpgrpo.engines.local_chat import LocalChat
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
 from lit_tpgrpo.judges.base import JudgeCase
-from lit_tpgrpo.judges.generative import Asking, GenerativeJudge, RequestLimits
+from lit_tpgrpo.judges.generative import GenerativeJudge, QueryConfig, RequestLimits
 from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.text.reflections import Stance, read_step
 
@@ -179,7 +179,7 @@ def prefix(n: int, level: str, samples: str) -> None:
     """Requests of the tiny judge about solutions of the embedded domain, with its own prompts and the default ones' length."""
     chat = RecordingLocal("embedded:tiny-judge")
     tokenizer = load_tokenizer("embedded:tiny-judge")
-    judge = GenerativeJudge(chat, asking=Asking(max_tokens=400), prompts="embedded:judge-prompts", store=None)
+    judge = GenerativeJudge(chat, query=QueryConfig(max_tokens=400), prompts="embedded:judge-prompts", store=None)
     totals = {"requests": 0, "prompt": 0, "shared text first": 0, "question first": 0}
     cases = _cases(level, n, samples)
     for case in cases:

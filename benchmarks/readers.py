@@ -17,18 +17,18 @@ from typing import Any
 import yaml
 
 from lit_tpgrpo import yaml_files
+from lit_tpgrpo.chat import openai_wire
+from lit_tpgrpo.chat.base import ChatError
+from lit_tpgrpo.chat.openai_endpoint import Endpoint
 from lit_tpgrpo.datamodules.arithmetic import measure, truth
 from lit_tpgrpo.datamodules.arithmetic.problems import make_problems
 from lit_tpgrpo.datamodules.sources import decontaminate, formats, rows
 from lit_tpgrpo.datamodules.sources.base import RowFormat
 from lit_tpgrpo.datamodules.sources.files import FileProblems
-from lit_tpgrpo.engines import openai_wire
-from lit_tpgrpo.engines.chat import ChatError
-from lit_tpgrpo.engines.openai_endpoint import Endpoint
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.judges import adoption, audit_sets
 from lit_tpgrpo.judges.base import JudgeCase
-from lit_tpgrpo.judges.generative import sheet, verdicts, views
+from lit_tpgrpo.judges.generative import numbered_solution, prompt_window, verdicts
 from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.metrics import scores
@@ -104,14 +104,14 @@ def adopted(text: str) -> object:
 def shown_sheet(text: str) -> object:
     """What a judge is shown in windows of a long solution."""
     case = make_case(f"{text}\n</think>\n\n{text}")
-    made = sheet.make_sheet(case, max_chars=1000)
+    made = numbered_solution.number_solution(case, max_chars=1000)
     if made is None:
         return None
-    reader = views.Reader(made, PROMPTS, 500)
-    windows, names = reader.windows(60, 6), made.names(case.steps)
-    places = list(range(len(names)))[:200]
+    view = prompt_window.PromptWindow(made, PROMPTS, 500)
+    windows, starts = view.windows(60, 6), made.step_starts(case.steps)
+    indices = list(range(len(starts)))[:200]
     shown = [PROMPTS.shared(made, *window) for window in windows[:2]]
-    return shown, reader.chunks(names, places, 8), reader.parts(names), [reader.quoted(names, i) for i in places[:3]]
+    return shown, view.chunks(starts, indices, 8), view.parts(starts), [view.quoted(starts, i) for i in indices[:3]]
 
 
 def verdict(text: str) -> object:
@@ -238,7 +238,7 @@ JUDGES: Mapping[str, Reader] = {
     "rule judge, right answer": Reader(lambda t: judged(t, Outcome.CORRECT)),
     "rule judge, wrong answer": Reader(lambda t: judged(t, Outcome.INCORRECT)),
     "adoption": Reader(adopted),
-    "defused": Reader(sheet.defused),
+    "defused": Reader(numbered_solution.defused),
     "sheet": Reader(shown_sheet),
     "verdict": Reader(verdict),
     "reply": Reader(reply),

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import lightning as L
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import JudgedGroup, Round
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
-from lit_tpgrpo.rollout.processes import gather
 
 UNSEEN = 0.5
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.checkpoints import ASIDE, PARTIAL, bring_back, usable_checkpoint
 from lit_tpgrpo.checksums import Sum, own_checksums, write_checksums
-from lit_tpgrpo.errors import InputError, NonFiniteLossError, StorageError, mark_raised_on_all, raised_on_all_processes
-from lit_tpgrpo.rollout.processes import failing_together, gather
+from lit_tpgrpo.distributed import gather, raise_on_all_ranks
+from lit_tpgrpo.errors import InputError, NonFiniteLossError, StorageError, mark_raised_on_all, raised_on_all_ranks
 from lit_tpgrpo.rollout.run_folder import run_folder
-from lit_tpgrpo.rollout.stopping import STOP, stop_error
+from lit_tpgrpo.signals import STOP, stop_error
+from lit_tpgrpo.training.checkpoints import ASIDE, PARTIAL, bring_back, usable_checkpoint
 
 
 @checked_arguments()
@@ -76,7 +76,7 @@ class SafeCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         writes = stage == "fit" and not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
         if writes and self.dirpath is not None and _is_local_file_protocol(self.dirpath):
-            with failing_together("the checkpoint folder"):
+            with raise_on_all_ranks("the checkpoint folder"):
                 if trainer.is_global_zero:
                     _make_ready(Path(self.dirpath))
 
@@ -158,7 +158,7 @@ class SafeCheckpoint(ModelCheckpoint):
         return missing or (self.monitor in self._validated and self._validated_at != trainer.global_step)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        together = trainer.world_size == 1 or raised_on_all_processes(exception)
+        together = trainer.world_size == 1 or raised_on_all_ranks(exception)
         batches = trainer.fit_loop.epoch_loop.batch_progress.total
         # Between two steps; or the step is over, and what failed came after it; or its error came before the weights changed.
         whole = self._consistent or batches.processed == batches.started or isinstance(exception, NonFiniteLossError)
@@ -198,7 +198,7 @@ class SafeCheckpoint(ModelCheckpoint):
         partial = path.with_name(path.name + PARTIAL)
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
         _reopen_epoch(trainer, checkpoint)
-        with failing_together(f"saving {path.name}"):
+        with raise_on_all_ranks(f"saving {path.name}"):
             sums: dict[str, Sum] = {}
             try:
                 with _with_checksums():
@@ -212,7 +212,7 @@ class SafeCheckpoint(ModelCheckpoint):
                     raise
                 raise self._not_saved(path, failure) from error
         known = gather(sums)
-        with failing_together(f"saving {path.name}"):
+        with raise_on_all_ranks(f"saving {path.name}"):
             if trainer.is_global_zero:
                 try:
                     if partial.is_dir():

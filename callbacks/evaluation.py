@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.errors import ConfigError, mark_raised_on_all
 from lit_tpgrpo.rollout.evaluation import EvaluationLog, ScoresGroups
 from lit_tpgrpo.rollout.hooks import rollout_source
-from lit_tpgrpo.rollout.processes import failing_together
 
 
 @checked_arguments()
@@ -123,7 +123,7 @@ class MathEvaluation(L.Callback):
             return
         if self._log.empty():  # the loop went over batches of the user's
             source = rollout_source(trainer, self)
-            with failing_together("evaluation"):
+            with raise_on_all_ranks("evaluation"):
                 for group in source.evaluate("val", _problem_limit(trainer, len(source.problems("val")))):
                     self._log.add(group)
         if self._own_log:

@@ -8,13 +8,13 @@ from typing import Any
 import lightning as L
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.huggingface import RunCard, push_folder, write_folder
 from lit_tpgrpo.rollout.evaluation import ScoresGroups
-from lit_tpgrpo.rollout.processes import failing_together
 from lit_tpgrpo.rollout.run_folder import run_folder
-from lit_tpgrpo.sharding import dtype_name, torch_dtype
+from lit_tpgrpo.training.huggingface import RunCard, push_folder, write_folder
+from lit_tpgrpo.training.sharding import dtype_name, torch_dtype
 
 
 @checked_arguments(dtype=dtype_name)
@@ -59,7 +59,7 @@ class ExportHF(L.Callback):
             return
         folder = self._write(trainer, pl_module)
         if self.push_to_hub is not None:
-            with failing_together("uploading"):
+            with raise_on_all_ranks("uploading"):
                 if trainer.is_global_zero:
                     print(f"uploaded: {push_folder(folder, self.push_to_hub, self.private)}")
 
@@ -77,7 +77,7 @@ class ExportHF(L.Callback):
         scored = isinstance(policy, ScoresGroups) and policy.evaluation.version == trainer.global_step
         metrics = {f"eval/{k}": float(v) for k, v in policy.evaluation.scores.items()} if scored else {}
         card = RunCard(str(policy.hparams.get("model", "/")), trainer.global_step, policy.hparams, metrics=metrics)
-        with failing_together("exporting the policy"):
+        with raise_on_all_ranks("exporting the policy"):
             write_folder(
                 folder,
                 policy.policy_model,

@@ -12,13 +12,13 @@ import lightning as L
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.distributed import gather_sum, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge, StoringJudge, tally_of
 from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
 from lit_tpgrpo.records import StepLabel
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source, shows_bars
-from lit_tpgrpo.rollout.processes import failing_together, gather_sum
 from lit_tpgrpo.rollout.sampling import bar
 
 log = logging.getLogger(__name__)
@@ -61,9 +61,9 @@ class JudgeRefresh(RoundCallback):
         if isinstance(source.judge, RefreshableJudge) and isinstance(pl_module, Policy):
             changed = source.judge.refresh(pl_module)
             if changed:
-                source.void_verdicts()
+                source.invalidate_verdicts()
         if self.audit is not None and isinstance(pl_module, Policy):
-            with failing_together("the audit of the judge"):
+            with raise_on_all_ranks("the audit of the judge"):
                 mine = self.audit.cases(pl_module.tokenizer)[trainer.global_rank :: trainer.world_size]
                 watched = partial(
                     bar,
@@ -73,7 +73,7 @@ class JudgeRefresh(RoundCallback):
                     unit="solution",
                 )
                 # A stored reply says nothing of the judge of today.
-                with source.judge.asking_anew() if isinstance(source.judge, StoringJudge) else nullcontext():
+                with source.judge.bypass_cache() if isinstance(source.judge, StoringJudge) else nullcontext():
                     counts = count_labels(source.judge, mine, watched)
             # Taken here, or they would be added to the round's.
             own = gather_sum(tally_of(source.judge))

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
-from lit_tpgrpo.records import StepBatch
-from lit_tpgrpo.rollout.processes import failing_together
+from lit_tpgrpo.distributed import raise_on_all_ranks
+from lit_tpgrpo.records import TrainBatch
 
 T = TypeVar("T")
 
 
-class Parcel(Generic[T]):
+class OpaqueBatch(Generic[T]):
     """A batch on its way from a loader to the DataModule's ``transfer_batch_to_device``, which unpacks it.
 
     Lightning's precision plugins look into every batch in between: they would round log-probs and advantages to the
@@ -25,22 +25,22 @@ class Parcel(Generic[T]):
         self.content = content
 
 
-class StepLoader:
+class TrainBatchLoader:
     """``length`` batches an epoch, each fetched when asked for; the epoch ends early where there is none."""
 
-    def __init__(self, next_batch: Callable[[], StepBatch | None], length: int) -> None:
+    def __init__(self, next_batch: Callable[[], TrainBatch | None], length: int) -> None:
         self._next_batch = next_batch
         self._length = length
 
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[Parcel[StepBatch]]:
+    def __iter__(self) -> Iterator[OpaqueBatch[TrainBatch]]:
         for _ in range(self._length):
             batch = self._next_batch()
             if batch is None:
                 return
-            yield Parcel(batch)
+            yield OpaqueBatch(batch)
 
     def state_dict(self) -> dict[str, int]:
         """Nothing of its own: the DataModule keeps the position. Lightning warns of a loader without this."""
@@ -74,7 +74,7 @@ class StreamLoader(Generic[T]):
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[Parcel[T | None]]:
+    def __iter__(self) -> Iterator[OpaqueBatch[T | None]]:
         limit = self._limit()
         length = self._length if limit is None else min(limit, self._length)
         items = self._start()
@@ -83,13 +83,13 @@ class StreamLoader(Generic[T]):
                 try:
                     item = next(items, None)
                 except BaseException:
-                    with failing_together(self._what):
+                    with raise_on_all_ranks(self._what):
                         raise
             else:
-                with failing_together(self._what):
+                with raise_on_all_ranks(self._what):
                     item = next(items, None)
                     _close(items)
-            yield Parcel(item)
+            yield OpaqueBatch(item)
 
 
 def _close(items: Iterator[object]) -> None:

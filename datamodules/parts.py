@@ -26,10 +26,10 @@ from lit_tpgrpo.records import Problem
 from lit_tpgrpo.rollout.correction import Correction, CorrectionName
 from lit_tpgrpo.rollout.filters import KEEP_RULES, KeepName
 from lit_tpgrpo.rollout.hooks import shows_bars
-from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit
+from lit_tpgrpo.rollout.prompts import INSTRUCTION, filter_long_prompts
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
 from lit_tpgrpo.rollout.run_folder import run_folder
-from lit_tpgrpo.rollout.stopping import STOP
+from lit_tpgrpo.signals import STOP
 from lit_tpgrpo.verify.base import Verifier
 from lit_tpgrpo.verify.function import GivenVerifier, as_verifier
 from lit_tpgrpo.verify.verifier import MathVerifier
@@ -215,7 +215,7 @@ class RolloutParts(L.LightningDataModule):
             loaded = source.load()
             if not loaded:
                 raise InputError(f"the {split} source is empty: {source!r}; expected at least one problem")
-            self._problems[split], skipped = admit(
+            self._problems[split], skipped = filter_long_prompts(
                 loaded, self.policy.tokenizer, self.prompt_template, self.max_prompt_tokens, self.on_long_prompt
             )
             self._log({f"data/{split}_problems": len(loaded) - skipped, f"data/{split}_skipped_long": skipped})

@@ -17,25 +17,25 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm.auto import tqdm
 
-from lit_tpgrpo.datamodules.feed import RoundFeed
-from lit_tpgrpo.datamodules.loaders import Parcel, StepLoader, StreamLoader
+from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
 from lit_tpgrpo.datamodules.parts import RolloutParts
 from lit_tpgrpo.datamodules.stream import ProblemStream
-from lit_tpgrpo.endings import print_ending
+from lit_tpgrpo.datamodules.train_batches import TrainBatchStream
+from lit_tpgrpo.distributed import gather, gather_sum, raise_on_all_ranks
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.judges.base import WritingJudge
-from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, StepBatch
+from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, TrainBatch
 from lit_tpgrpo.rollout.correction import MismatchTally, Scorer, warn_of_mismatch
 from lit_tpgrpo.rollout.hooks import Split, call_round_hook
-from lit_tpgrpo.rollout.processes import failing_together, gather, gather_sum
 from lit_tpgrpo.rollout.rounds import Assignment, stored_groups
 from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.sampling import evaluate_problems
-from lit_tpgrpo.rollout.stopping import STOP, OutOfTimeError, unless_out_of_time
 from lit_tpgrpo.rollout.store import RoundFile, RoundStore
 from lit_tpgrpo.rollout.summary import round_line
 from lit_tpgrpo.seeds import derived_seed
+from lit_tpgrpo.signals import STOP, OutOfTimeError, unless_out_of_time
+from lit_tpgrpo.training.closing_lines import print_ending
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class MathRolloutDataModule(RolloutParts):
     """
 
     # Defaults of the state; with an __init__ of its own, the class would hide its arguments from users' tools.
-    _feed: RoundFeed | None = None
-    _verdicts_void = False
+    _feed: TrainBatchStream | None = None
+    _verdicts_invalid = False
     _sampled_by = ""  # fingerprint of the weights that sampled the round in hand
     _inherited: tuple[Path, ...] = ()  # rounds of the runs that this one was resumed from, the nearest first
     _lock: RunLock | None = None
@@ -64,25 +64,25 @@ class MathRolloutDataModule(RolloutParts):
         self._lock = self._lock or RunLock()
         self._lock.confirm(self._trainer, self.store_dir)
         if stage in ("fit", "predict") and isinstance(self.judge, WritingJudge):
-            with failing_together("checking the judge's folder"):
+            with raise_on_all_ranks("checking the judge's folder"):
                 self.judge.check_writable()
 
     # ---- training: one batch is one optimizer step ----
 
-    def train_dataloader(self) -> StepLoader:
+    def train_dataloader(self) -> TrainBatchLoader:
         problems = self.problems("train")  # also where their number is not asked for: before anything is sampled
-        return StepLoader(self._next_batch, self.steps_per_epoch or -(-len(problems) // self.problems_per_step))
+        return TrainBatchLoader(self._next_batch, self.steps_per_epoch or -(-len(problems) // self.problems_per_step))
 
     @property
-    def feed(self) -> RoundFeed:
+    def feed(self) -> TrainBatchStream:
         """The rounds, cut into steps."""
         if self._feed is None:
-            self._feed = RoundFeed(
+            self._feed = TrainBatchStream(
                 self._make_round,
                 solutions_per_step=self.problems_per_step * self.group_size,
                 problems_per_round=self._problems_per_round(),
                 max_empty_rounds=self.max_empty_rounds,
-                everywhere=lambda own: sorted(itertools.chain(*gather(list(own)))),
+                gather_indices=lambda own: sorted(itertools.chain(*gather(list(own)))),
             )
         return self._feed
 
@@ -114,7 +114,7 @@ class MathRolloutDataModule(RolloutParts):
         maker = self.maker()
         self.engine.load_weights(self.policy)  # after the hooks: an audit may have judged with the same engine
         with self._autocast():
-            with failing_together(f"round {index}"), STOP.until(self._out_of_time):
+            with raise_on_all_ranks(f"round {index}"), STOP.until(self._out_of_time):
                 result = unless_out_of_time(
                     lambda: maker.make(
                         index,
@@ -142,7 +142,7 @@ class MathRolloutDataModule(RolloutParts):
         left = [c.time_remaining() for c in self._trainer.callbacks if isinstance(c, Timer)]  # pyright: ignore[reportAttributeAccessIssue]
         return any(t is not None and t <= 0 for t in left) and self._trainer.fit_loop._can_stop_early
 
-    def _next_batch(self) -> StepBatch | None:
+    def _next_batch(self) -> TrainBatch | None:
         """None ends the training loop, as ``max_time`` does at an optimizer step."""
         try:
             return self.feed.next_batch()
@@ -182,18 +182,18 @@ class MathRolloutDataModule(RolloutParts):
         store = RoundStore(self._store_root(), self.keep_rounds, trainer.global_rank, self._inherited)
         meta, judging = self._store_meta(problems, version, self._sampled_by), self._judging_meta()
         for first in (trainer.is_global_zero, trainer.local_rank == 0):
-            with failing_together(f"opening round {index}"):
+            with raise_on_all_ranks(f"opening round {index}"):
                 if first:
                     file = store.open(index, meta, judging)
-                    if self._verdicts_void:
-                        file.void_verdicts()
-                        self._verdicts_void = False
-        self._verdicts_void = False
+                    if self._verdicts_invalid:
+                        file.invalidate_verdicts()
+                        self._verdicts_invalid = False
+        self._verdicts_invalid = False
         return store.open(index, meta, judging)
 
-    def void_verdicts(self) -> None:
+    def invalidate_verdicts(self) -> None:
         """Judge the next round anew, whatever the store holds of it: the judge has changed."""
-        self._verdicts_void = True
+        self._verdicts_invalid = True
 
     def _report(self, made: Round) -> None:
         self._log(dict(made.metrics) | {"round": made.index})
@@ -256,7 +256,7 @@ class MathRolloutDataModule(RolloutParts):
             with self._autocast():
                 store = RoundStore(self._store_root() / "predict" / f"rank_{rank}")
                 file = store.open(index, meta, self._judging_meta())
-                with failing_together(f"prediction, part {index},"):
+                with raise_on_all_ranks(f"prediction, part {index},"):
                     made, _ = maker.make(index, part, file, self.capability, policy_version=policy.policy_version)
             yield made
 
@@ -273,9 +273,9 @@ class MathRolloutDataModule(RolloutParts):
         communication. Places and seeds are those of any number of processes."""
         trainer = self._trainer
         return [
-            Assignment(place, problem, derived_seed(self.seed, *purpose, place))
-            for place, problem in enumerate(problems)
-            if place % trainer.world_size == trainer.global_rank
+            Assignment(group_index, problem, derived_seed(self.seed, *purpose, group_index))
+            for group_index, problem in enumerate(problems)
+            if group_index % trainer.world_size == trainer.global_rank
         ]
 
     def val_dataloader(self) -> StreamLoader[EvaluatedGroup] | list:
@@ -309,8 +309,8 @@ class MathRolloutDataModule(RolloutParts):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Unpack what the loaders made; groups and rounds are text and plain numbers, of which nothing has to move."""
-        content = batch.content if isinstance(batch, Parcel) else batch
-        return content.to(device) if isinstance(content, StepBatch) else content
+        content = batch.content if isinstance(batch, OpaqueBatch) else batch
+        return content.to(device) if isinstance(content, TrainBatch) else content
 
     # ---- state and shutdown ----
 

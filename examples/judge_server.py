@@ -17,10 +17,10 @@ from typing import Any
 
 from aiohttp import web
 
+from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.engines.base import Completion, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, position_limit
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.engines.local_chat import LoadedModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 from lit_tpgrpo.records import StopReason
 

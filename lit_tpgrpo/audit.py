@@ -1,11 +1,11 @@
 """Score any judge on solutions whose truth is known: ``python -m lit_tpgrpo.audit --train_config FILE``.
 
 Data: the embedded domain, where the true label of every step is known, or files that say which steps are wrong (MR-Ben's
-maths, PRMBench; see ``lit_tpgrpo.judges.labelled`` for the scores). The judge is given as in a training configuration:
+maths, PRMBench; see ``lit_tpgrpo.judges.error_detection`` for the scores). The judge is given as in a training configuration:
 
     python -m lit_tpgrpo.audit                                             # the rule judge, embedded domain
     python -m lit_tpgrpo.audit --train_config configs/quickstart.yaml      # the judge that one trains with
-    python -m lit_tpgrpo.audit --data mrben --path mrben_math.json --config judge.yaml --judge.asking.votes 3
+    python -m lit_tpgrpo.audit --data mrben --path mrben_math.json --config judge.yaml --judge.query.votes 3
 
 where judge.yaml holds ``judge: {class_path: ..., init_args: ...}``. After the tables, the judge's own counts: what it
 abstained on and why, requests, invalid replies, tokens, latency and cost.
@@ -33,8 +33,8 @@ from lit_tpgrpo.jsonl import append_line
 from lit_tpgrpo.judges.audit_sets import OnMalformed, read_mrben, read_prmbench
 from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge
 from lit_tpgrpo.judges.scoring import label_at
-from lit_tpgrpo.mistakes import one_line_errors
 from lit_tpgrpo.records import Verdict
+from lit_tpgrpo.user_errors import one_line_errors
 from lit_tpgrpo.yaml_files import bound_parsers, read_yaml
 
 RULE = {"class_path": "lit_tpgrpo.judges.rule.RuleJudge"}

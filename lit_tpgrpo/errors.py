@@ -41,7 +41,7 @@ class OtherProcessError(RuntimeError):
     """Another process of the run failed at work that all do side by side."""
 
 
-USERS_MISTAKES: tuple[type[Exception], ...] = (
+USER_ERRORS: tuple[type[Exception], ...] = (
     ConfigError,
     InputError,
     EmptyRoundError,
@@ -53,7 +53,7 @@ USERS_MISTAKES: tuple[type[Exception], ...] = (
 )
 
 
-def raised_on_all_processes(error: BaseException) -> bool:
+def raised_on_all_ranks(error: BaseException) -> bool:
     """Whether all processes of the run are known to have left off at the same place, so that they can still act together."""
     return bool(getattr(error, "on_all_processes", False))
 

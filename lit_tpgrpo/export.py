@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
-from lit_tpgrpo.adapters import ADAPTER, LoRA
-from lit_tpgrpo.checkpoints import load_checkpoint, usable_checkpoint
 from lit_tpgrpo.errors import InputError
-from lit_tpgrpo.huggingface import RunCard, push_folder, write_folder
-from lit_tpgrpo.mistakes import one_line_errors
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.sharding import torch_dtype
+from lit_tpgrpo.training.adapters import ADAPTER, LoRA
+from lit_tpgrpo.training.checkpoints import load_checkpoint, usable_checkpoint
+from lit_tpgrpo.training.huggingface import RunCard, push_folder, write_folder
+from lit_tpgrpo.training.sharding import torch_dtype
+from lit_tpgrpo.user_errors import one_line_errors
 
 # What the weights' shapes and names depend on; the others say how they were trained.
 _MODEL_SETTINGS = ("model", "tokenizer", "dtype", "attention", "quantization")

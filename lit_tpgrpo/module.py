@@ -19,38 +19,38 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo import notices  # noqa: F401  first: it hides what the others' libraries say when imported
-from lit_tpgrpo.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, plain_tensors
 from lit_tpgrpo.arguments import checked_arguments, shown
-from lit_tpgrpo.checkpoints import check_before_loading, checked_path
+from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.kl import KLName
-from lit_tpgrpo.functional.losses import Normalisation, StepCounts, grpo_loss, sequence_weights
-from lit_tpgrpo.model_source import as_factory, as_model, model_source, tokenizer_name
-from lit_tpgrpo.optimizers import check_optimizer, warn_of_coarse_weights
-from lit_tpgrpo.policy import PolicyModel
+from lit_tpgrpo.functional.losses import BatchCounts, Normalisation, grpo_loss, sequence_weights
 from lit_tpgrpo.pretrained import refuse_rescaled_logits
-from lit_tpgrpo.progress import use_step_bar
-from lit_tpgrpo.random_state import RANDOM_STATES, random_state, restore_random_state
-from lit_tpgrpo.records import Round, StepBatch, TrainingSequence
-from lit_tpgrpo.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
-from lit_tpgrpo.rollout.batching import MicroBatch, collate, filler, microbatches, token_budget_slices
+from lit_tpgrpo.records import Round, TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.correction import warn_of_mismatch
 from lit_tpgrpo.rollout.evaluation import EvaluationLog
-from lit_tpgrpo.rollout.processes import gather
 from lit_tpgrpo.rollout.rows import judged_rows
 from lit_tpgrpo.rollout.run_settings import log_run_settings
-from lit_tpgrpo.sharding import Sharding, dtype_name, gathered
-from lit_tpgrpo.step_sums import StepSums, sum_pieces
+from lit_tpgrpo.training.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, plain_tensors
+from lit_tpgrpo.training.batch_sums import BatchSums, sum_pieces
+from lit_tpgrpo.training.checkpoints import check_before_loading, checked_path
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler, step_metrics
+from lit_tpgrpo.training.microbatches import MicroBatch, collate, dummy_microbatch, microbatches, token_budget_slices
+from lit_tpgrpo.training.model_source import as_factory, as_model, model_source, tokenizer_name
+from lit_tpgrpo.training.optimizers import check_optimizer, warn_of_coarse_weights
+from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.training.precision import compute_dtype, weights_dtype
+from lit_tpgrpo.training.progress_bar import use_step_bar
+from lit_tpgrpo.training.random_state import RANDOM_STATES, random_state, restore_random_state
+from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
 from lit_tpgrpo.training.schedules import check_scheduler, start_schedule
+from lit_tpgrpo.training.sharding import Sharding, dtype_name, unsharded
 from lit_tpgrpo.training.trainer_options import check_trainer
 
 
 @checked_arguments(model=as_model, dtype=dtype_name, optimizer=as_factory, lr_scheduler=as_factory)
 class TPGRPOModule(L.LightningModule):
-    """GRPO with per-token advantages, optimised manually: one ``StepBatch`` is one optimizer step.
+    """GRPO with per-token advantages, optimised manually: one ``TrainBatch`` is one optimizer step.
 
     Args:
         model: Hugging Face folder or hub name, or ``embedded:tiny-qwen2``, which ships with the package; in Python also a
@@ -191,10 +191,10 @@ class TPGRPOModule(L.LightningModule):
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
         return plain_tensors(self.policy_model)
 
-    def gathered(self) -> AbstractContextManager[None]:
+    def unsharded(self) -> AbstractContextManager[None]:
         """See ``lit_tpgrpo.engines.base.Sharded``."""
         assert self.policy is not None
-        return gathered(self.policy)
+        return unsharded(self.policy)
 
     # ---- building ----
 
@@ -284,7 +284,7 @@ class TPGRPOModule(L.LightningModule):
 
     # ---- one optimizer step ----
 
-    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+    def training_step(self, batch: TrainBatch, batch_idx: int) -> None:
         _check_batch(batch)
         started = time.perf_counter()
         optimizer = cast(LightningOptimizer, self.optimizers())
@@ -292,12 +292,14 @@ class TPGRPOModule(L.LightningModule):
         corrected = any(s.importance_weights is not None for s in batch.sequences)
         on_policy = batch.policy_version == self.policy_version and not corrected
         counts = self._global_counts(batch)
-        pieces: list[StepSums] = []
+        pieces: list[BatchSums] = []
         optimizer.zero_grad()
         micros = list(self._microbatches(batch))
-        references = self._reference_logprobs([micro or filler(self.device) for micro in micros], batch.temperature)
+        references = self._reference_logprobs(
+            [micro or dummy_microbatch(self.device) for micro in micros], batch.temperature
+        )
         for micro, reference in zip(micros, references, strict=True):
-            loss, sums = self._loss(micro or filler(self.device), batch.temperature, counts, reference)
+            loss, sums = self._loss(micro or dummy_microbatch(self.device), batch.temperature, counts, reference)
             # Lightning averages gradients over ranks; the weights already divide by the global count.
             self.manual_backward(loss * (self.trainer.world_size if micro is not None else 0))
             pieces.append(sums if micro is not None else sums.zeros_like())
@@ -318,7 +320,7 @@ class TPGRPOModule(L.LightningModule):
         if not self._gradient.overflowed:
             self._check_finite(self._gradient.value, self._round_index, "gradient norm")
 
-    def _microbatches(self, batch: StepBatch) -> Iterable[MicroBatch | None]:
+    def _microbatches(self, batch: TrainBatch) -> Iterable[MicroBatch | None]:
         """This rank's micro-batches, topped up with None so that all ranks run the same number."""
         own = list(
             microbatches(batch.sequences, self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id))
@@ -345,7 +347,7 @@ class TPGRPOModule(L.LightningModule):
                 logprobs = self.policy(micro, temperature)[0].float().cpu()
                 found |= zip(rows, logprobs.split(micro.lengths.tolist()), strict=True)
             for _ in range(most - len(slices)):
-                self.policy(filler(self.device), temperature)
+                self.policy(dummy_microbatch(self.device), temperature)
         return [found[i] for i in range(len(sequences))]
 
     def _reference_logprobs(self, micros: Sequence[MicroBatch], temperature: float) -> list[Tensor | None]:
@@ -356,8 +358,8 @@ class TPGRPOModule(L.LightningModule):
             return [self._reference.logprobs(micro, temperature) for micro in micros]
 
     def _loss(
-        self, micro: MicroBatch, temperature: float, counts: StepCounts, reference: Tensor | None = None
-    ) -> tuple[Tensor, StepSums]:
+        self, micro: MicroBatch, temperature: float, counts: BatchCounts, reference: Tensor | None = None
+    ) -> tuple[Tensor, BatchSums]:
         assert self.policy is not None
         hp = self.hparams
         logprobs, entropy = self.policy(micro, temperature)
@@ -375,16 +377,16 @@ class TPGRPOModule(L.LightningModule):
             beta=hp["kl_beta"],
             importance_weights=micro.importance_weights,
         )
-        return loss, StepSums.of(sums, logprobs.detach(), micro.old_logprobs, entropy)
+        return loss, BatchSums.of(sums, logprobs.detach(), micro.old_logprobs, entropy)
 
-    def _global_counts(self, batch: StepBatch) -> StepCounts:
+    def _global_counts(self, batch: TrainBatch) -> BatchCounts:
         """Completion tokens and sequences over all ranks: what every per-token weight divides by."""
         tokens = sum(len(s.completion_ids) for s in batch.sequences)
         both = self._reduce(
             torch.tensor([tokens, len(batch.sequences)], dtype=torch.float32, device=self.device), "sum"
         )
         length = self.hparams["norm_length"] or 1
-        return StepCounts(max(int(both[0]), 1), max(int(both[1]), 1), length)
+        return BatchCounts(max(int(both[0]), 1), max(int(both[1]), 1), length)
 
     def _most(self, count: int) -> int:
         return int(self._reduce(torch.tensor(count, device=self.device), "max"))
@@ -406,7 +408,7 @@ class TPGRPOModule(L.LightningModule):
         if scheduler is not None and not isinstance(scheduler, list) and not self._gradient.overflowed:
             scheduler.step()  # pyright: ignore[reportCallIssue]
 
-    def _log_step(self, totals: StepSums, on_policy: bool, seconds: float) -> None:
+    def _log_step(self, totals: BatchSums, on_policy: bool, seconds: float) -> None:
         metrics: dict[str, Any] = dict(totals.metrics(on_policy))
         metrics |= step_metrics(self._gradient, loss_scaler(self.trainer))
         if on_policy:
@@ -417,7 +419,7 @@ class TPGRPOModule(L.LightningModule):
         self.log_dict(metrics, batch_size=1)
         self.log("loss", metrics["train/loss"], prog_bar=True, logger=False, batch_size=1)
 
-    def on_train_batch_end(self, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: TrainBatch, batch_idx: int) -> None:
         self._steps_taken = self.global_step
 
     # ---- evaluation and prediction: groups arrive sampled and verified, rounds judged as well ----
@@ -457,10 +459,10 @@ class TPGRPOModule(L.LightningModule):
 
 def _check_batch(batch: object) -> None:
     """Refuse batches of other loaders than those of rollouts, before anything is computed with one."""
-    if not isinstance(batch, StepBatch):
+    if not isinstance(batch, TrainBatch):
         raise ConfigError(
-            f"TPGRPOModule trains on lit_tpgrpo.records.StepBatch, and the training loader gave {shown(batch)}; pass "
-            "datamodule=MathRolloutDataModule(...) to the trainer, or a loader that yields StepBatch"
+            f"TPGRPOModule trains on lit_tpgrpo.records.TrainBatch, and the training loader gave {shown(batch)}; pass "
+            "datamodule=MathRolloutDataModule(...) to the trainer, or a loader that yields TrainBatch"
         )
 
 

@@ -1,7 +1,7 @@
 """What flows between the stages, as frozen dataclasses; nothing here computes.
 
 ``Problem`` -> G x ``Solution`` -> ``Outcome`` -> ``Step``s -> ``Verdict`` -> ``Thought``s -> ``JudgedSolution`` ->
-``JudgedGroup`` -> ``CreditedSolution`` -> ``Round`` -> ``StepBatch``.
+``JudgedGroup`` -> ``CreditedSolution`` -> ``Round`` -> ``TrainBatch``.
 
 Spans are half-open ``[start, end)``. Character spans index ``Solution.text``; token spans index
 ``Solution.completion_ids``. Log-probs are natural logarithms.
@@ -184,7 +184,7 @@ class Round:
     """This process's share of the rollouts sampled by one policy version, in the order in which they are trained on.
 
     A solution's place is its group's place in the round over all processes, times G, plus its sample; ``credited_places``
-    and ``kept_places`` ascend. ``metrics`` are those of all processes.
+    and ``kept_indices`` ascend. ``metrics`` are those of all processes.
     """
 
     index: int
@@ -194,7 +194,7 @@ class Round:
     credited: tuple[CreditedSolution, ...]
     kept: tuple[CreditedSolution, ...]
     credited_places: tuple[int, ...] = ()
-    kept_places: tuple[int, ...] = ()
+    kept_indices: tuple[int, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -221,7 +221,7 @@ class TrainingSequence:
 
 
 @dataclass(frozen=True, slots=True)
-class StepBatch:
+class TrainBatch:
     """The solutions of one optimizer step on this rank, ragged; the module cuts it into micro-batches.
 
     ``temperature`` is the one they were sampled at: the trainer's log-probs use the same. ``policy_version`` is that of
@@ -233,7 +233,7 @@ class StepBatch:
     round_index: int
     policy_version: int
 
-    def to(self, device, non_blocking: bool = False) -> StepBatch:
+    def to(self, device, non_blocking: bool = False) -> TrainBatch:
         """Move to a device; Lightning calls this (it cannot rebuild frozen dataclasses itself)."""
         moved = tuple(s.to(device, non_blocking) for s in self.sequences)
-        return StepBatch(moved, self.temperature, self.round_index, self.policy_version)
+        return TrainBatch(moved, self.temperature, self.round_index, self.policy_version)

@@ -10,13 +10,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import LoraConfig, get_peft_model
 from test_rollout_datamodule import data, trainer
 
-from lit_tpgrpo.adapters import LoRA
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.pretrained import load_causal_lm
 from lit_tpgrpo.records import TrainingSequence
-from lit_tpgrpo.rollout.batching import collate
+from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.microbatches import collate
 
 A_LAYER = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
 PACKED = "__bnb_optimizer_quant_state__"  # how bitsandbytes saves its moments
@@ -234,7 +234,7 @@ def test_small_updates_survive_the_merge(random_model):
 def test_an_export_has_one_dtype(random_model, tmp_path):
     from safetensors.torch import load_file
 
-    from lit_tpgrpo.huggingface import RunCard, write_folder
+    from lit_tpgrpo.training.huggingface import RunCard, write_folder
 
     module = adapted(random_model, dtype="bfloat16")
     module.configure_model()

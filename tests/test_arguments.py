@@ -18,6 +18,7 @@ from lit_tpgrpo.callbacks import (
     SafeCheckpoint,
     SolutionSamples,
 )
+from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
@@ -25,9 +26,8 @@ from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.sources import Decontaminated, FileProblems, HubProblems, MemoryProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.engines.local_chat import LocalChat
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative import Asking, GenerativeJudge, IntrinsicSignals
+from lit_tpgrpo.judges.generative import GenerativeJudge, IntrinsicSignals, QueryConfig
 from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
@@ -84,7 +84,7 @@ REFUSED = [
     (ThoughtCredit, {"alpha": None}, "ThoughtCredit: alpha: expected a number, got None"),
     (RuleJudge, {"max_work": "1"}, "max_work: expected an integer, got '1' (str)"),
     (GenerativeJudge, {"chat": "gpt"}, "GenerativeJudge: chat: expected an object with"),
-    (GenerativeJudge, {"chat": LocalChat("policy"), "asking": {"max_token": 3}}, "asking: Asking has no 'max_token'; did you mean max_tokens?"),
+    (GenerativeJudge, {"chat": LocalChat("policy"), "query": {"max_token": 3}}, "query: QueryConfig has no 'max_token'; did you mean max_tokens?"),
     (SolutionSamples, {"solutions": "4"}, "SolutionSamples: solutions: expected an integer"),
     (CapabilityEstimator, {"curriculum": "easy"}, "curriculum: expected shuffle or uncertainty, got 'easy' (str)"),
     (JudgeRefresh, {"audit": JudgeRefresh}, "audit: expected an object with cases (AuditSet) or None, got the class JudgeRefresh"),
@@ -128,4 +128,4 @@ def test_what_can_only_mean_one_thing_is_taken_as_that(tmp_path):
     assert data.store_dir == str(tmp_path)
     assert data.sources["val"]._format.answer_form is AnswerForm.BOX  # pyright: ignore
     assert TPGRPOModule(dtype=torch.bfloat16, adapter={"rank": 2}).hparams["dtype"] == "bfloat16"  # pyright: ignore
-    assert GenerativeJudge(LocalChat("policy"), asking={"max_tokens": 99}).asking == Asking(max_tokens=99)  # pyright: ignore
+    assert GenerativeJudge(LocalChat("policy"), query={"max_tokens": 99}).query == QueryConfig(max_tokens=99)  # pyright: ignore

@@ -148,20 +148,20 @@ def test_a_judge_from_a_config_file(tmp_path: Path):
 judge:
   class_path: lit_tpgrpo.judges.generative.judge.GenerativeJudge
   init_args:
-    chat: {class_path: lit_tpgrpo.engines.openai_chat.OpenAIChat, init_args: {model: m, base_url: "http://localhost:9"}}
+    chat: {class_path: lit_tpgrpo.chat.openai_chat.OpenAIChat, init_args: {model: m, base_url: "http://localhost:9"}}
     store: null
 """
     )
     parser, options = audit.read_options(
-        ["--config", str(path), "--judge.asking.votes", "3", "--judge.asking.temperature", "0.6"]
+        ["--config", str(path), "--judge.query.votes", "3", "--judge.query.temperature", "0.6"]
     )
     judge = parser.instantiate(options).judge
-    assert (judge.asking.votes, judge.asking.temperature) == (3, 0.6)
+    assert (judge.query.votes, judge.query.temperature) == (3, 0.6)
     judge.close()
 
 
 LOCAL = ["--judge", "lit_tpgrpo.judges.generative.judge.GenerativeJudge"]
-LOCAL += ["--judge.chat", "lit_tpgrpo.engines.local_chat.LocalChat", "--judge.chat.model", "policy"]
+LOCAL += ["--judge.chat", "lit_tpgrpo.chat.local_chat.LocalChat", "--judge.chat.model", "policy"]
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from lightning.pytorch.loggers import comet, mlflow, wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_tpgrpo import cli
-from lit_tpgrpo.checkpoints import check_contents
 from lit_tpgrpo.cli.catalogue import nearest_path
 from lit_tpgrpo.errors import ConfigError, InputError, first_among
-from lit_tpgrpo.mistakes import users_mistake
+from lit_tpgrpo.training.checkpoints import check_contents
+from lit_tpgrpo.user_errors import user_error
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ["--config", str(ROOT / "configs" / "quickstart.yaml")]
@@ -398,7 +398,7 @@ def test_errors_of_libraries_that_a_user_can_mend_take_one_line(error: Exception
         except Exception as caught:
             raise RuntimeError("while a class was built") from caught
     except RuntimeError as wrapped:
-        told = users_mistake(wrapped)
+        told = user_error(wrapped)
     assert told is not None
     assert re.search(said, told)
     assert "\n" not in told
@@ -411,7 +411,7 @@ def test_lightnings_own_text_of_a_missing_logger_names_its_package(logger: Modul
     (available,) = (v for k, v in vars(logger).items() if k == f"_{package.split('-')[0].upper()}_AVAILABLE")
     if available:
         pytest.skip(f"{package} is installed")
-    told = str(users_mistake(ModuleNotFoundError(str(available))))
+    told = str(user_error(ModuleNotFoundError(str(available))))
     assert re.fullmatch(rf"the package {package}>=[\d.]+ is not installed: pip install -U '{package}>=[\d.]+'", told)
 
 
@@ -420,8 +420,8 @@ def test_a_circle_of_causes_is_walked_once():
     first, second = OSError(errno.ENOSPC, "No space left on device"), RuntimeError("logging")
     first.__context__, second.__context__ = second, first
     assert first_among(second, (ConfigError,)) is None
-    assert users_mistake(second) == users_mistake(first)
-    assert str(users_mistake(second)).startswith("No space left on device: a file cannot be written")
+    assert user_error(second) == user_error(first)
+    assert str(user_error(second)).startswith("No space left on device: a file cannot be written")
 
 
 def test_the_whole_traceback_is_to_be_had(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lit_tpgrpo.cli.messages import refusal
-from lit_tpgrpo.mistakes import in_our_code, one_line_errors
+from lit_tpgrpo.user_errors import in_our_code, one_line_errors
 
 ROOT = Path(__file__).parent.parent
 

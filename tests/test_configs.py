@@ -14,19 +14,19 @@ import torch
 import yaml
 from lightning.pytorch import LightningDataModule
 
-from lit_tpgrpo.adapters import LoRA
+from lit_tpgrpo.chat.local_chat import LocalChat
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.cli import SETTINGS, TPGRPOCLI, main
 from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.engines.local_chat import LocalChat
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
 from lit_tpgrpo.engines.vllm import VLLMEngine
-from lit_tpgrpo.judges.generative import Asking, DirectLabels, GenerativeJudge, IntrinsicSignals, StepByStep, Vote
+from lit_tpgrpo.judges.generative import DirectLabels, GenerativeJudge, IntrinsicSignals, QueryConfig, StepByStep, Vote
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.sharding import Sharding
+from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.sharding import Sharding
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -257,21 +257,21 @@ def test_judge_configs_say_what_is_built():
     assert type(tiny.method) is IntrinsicSignals
     assert tiny.prompts.folder.name == "judge-prompts"
     assert judge("judge/self.yaml").needs_policy
-    assert judge("judge/self.yaml").asking.max_tokens == 400
+    assert judge("judge/self.yaml").query.max_tokens == 400
     assert type(judge("judge/llm_as_judge.yaml").method) is DirectLabels
     assert type(judge("judge/genprm.yaml").method) is StepByStep
-    assert judge("judge/votes.yaml").asking == Asking(votes=3, vote=Vote.MAJORITY, temperature=0.6, max_tokens=400)
+    assert judge("judge/votes.yaml").query == QueryConfig(votes=3, vote=Vote.MAJORITY, temperature=0.6, max_tokens=400)
     remote = judge("judge/qwen3_32b.yaml")
     assert isinstance(remote.chat, OpenAIChat)
-    assert remote.asking.thinking_tokens == 4096
+    assert remote.query.thinking_tokens == 4096
     assert remote.on_down == "stop"
 
 
 @pytest.mark.slow
 def test_judge_settings_can_be_given_on_the_command_line():
-    args = ["--data.judge.asking.votes", "3", "--data.judge.asking.temperature", "0.8", "--data.judge.on_down", "stop"]
+    args = ["--data.judge.query.votes", "3", "--data.judge.query.temperature", "0.8", "--data.judge.on_down", "stop"]
     judge = build(*GENERATIVE, *args, "--data.judge.chat.model", "policy").datamodule.judge
-    assert (judge.asking.votes, judge.asking.temperature, judge.on_down) == (3, 0.8, "stop")
+    assert (judge.query.votes, judge.query.temperature, judge.on_down) == (3, 0.8, "stop")
     assert judge.chat.model == "policy"
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_tpgrpo import export, huggingface
+from lit_tpgrpo import export
 from lit_tpgrpo.checksums import CHECKSUMS
 from lit_tpgrpo.errors import ConfigError, StorageError
-from lit_tpgrpo.huggingface import RunCard, write_folder
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from lit_tpgrpo.training import huggingface
+from lit_tpgrpo.training.huggingface import RunCard, write_folder
 
 WEIGHTS = "model.safetensors"
 

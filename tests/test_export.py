@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lit_tpgrpo.adapters import LoRA
 from lit_tpgrpo.callbacks import ExportHF, SafeCheckpoint
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.export import export_checkpoint
-from lit_tpgrpo.huggingface import RunCard, push_folder
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.huggingface import RunCard, push_folder
 from tests.datamodules.test_rollout_datamodule import data, trainer
 
 ROOT = Path(__file__).parents[1]

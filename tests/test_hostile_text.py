@@ -8,19 +8,19 @@ from collections.abc import Sequence
 
 import pytest
 
+from lit_tpgrpo.chat.openai_endpoint import Endpoint
+from lit_tpgrpo.chat.openai_wire import read_reply
 from lit_tpgrpo.datamodules.arithmetic.problems import make_problems
 from lit_tpgrpo.datamodules.arithmetic.truth import Unparsable, solution_truth
 from lit_tpgrpo.datamodules.sources.base import RowFormat
 from lit_tpgrpo.datamodules.sources.decontaminate import statement_key
 from lit_tpgrpo.datamodules.sources.rows import to_problem
-from lit_tpgrpo.engines.openai_endpoint import Endpoint
-from lit_tpgrpo.engines.openai_wire import read_reply
 from lit_tpgrpo.judges.audit_sets import _grouped
 from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.generative.numbered_solution import defused, number_solution, shown
+from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import PromptSet
-from lit_tpgrpo.judges.generative.sheet import defused, make_sheet, shown
 from lit_tpgrpo.judges.generative.verdicts import SegmentationVerdict, StepVerdict, VerdictError, read_verdict
-from lit_tpgrpo.judges.generative.views import Reader
 from lit_tpgrpo.records import Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.text.boxes import boxed_answer, find_boxes
 from lit_tpgrpo.text.steps import segment_steps
@@ -81,15 +81,15 @@ def one_letter_paragraphs(count: int) -> JudgeCase:
 def test_a_prompt_of_one_letter_paragraphs_stays_within_its_limit():
     """16,000 of them took 251,115 characters where 100,000 were allowed: their numbers were not counted."""
     case, prompts = one_letter_paragraphs(16_000), PromptSet()
-    sheet = make_sheet(case)
-    assert sheet is not None
-    reader = Reader(sheet, prompts, sheet.max_chars)
-    names = sheet.names(case.steps)
+    numbered = number_solution(case)
+    assert numbered is not None
+    reader = PromptWindow(numbered, prompts, numbered.max_chars)
+    names = numbered.step_starts(case.steps)
     parts = reader.parts(names)
     assert [i for i, _ in parts] == [0, *(j for _, j in parts[:-1])]
     assert parts[-1][1] == len(names) == 16_000
     for i, j in (parts[0], parts[-1]):
-        assert len(reader.shared(names[i], reader.end(names, j - 1))) < 1.2 * sheet.max_chars + 2000
+        assert len(reader.shared(names[i], reader.end(names, j - 1))) < 1.2 * numbered.max_chars + 2000
 
 
 @pytest.mark.parametrize(
@@ -99,21 +99,23 @@ def test_what_fits_is_what_a_loop_finds(sizes: Sequence[int], limit: int):
     text = "\n\n".join("a" * size for size in sizes) + "\n</think>\n\n\\boxed{1}"
     starts = tuple(range(len(text)))
     solution = Solution("p", 0, (1,), starts, (0.0,) * len(starts), StopReason.EOS, 0, text, starts)
-    sheet = make_sheet(
+    numbered = number_solution(
         JudgeCase(Problem("p", "?", "1"), solution, Outcome.CORRECT, segment_steps(text, starts, len(starts)))
     )
-    assert sheet is not None
-    assert [len(t) for t in sheet.texts] == list(sizes)
+    assert numbered is not None
+    assert [len(t) for t in numbered.texts] == list(sizes)
 
     def fits(first: int, last: int) -> bool:
         shown_numbers = sum(len(f"[{n}] \n") for n in range(first, last + 1))
         return sum(sizes[first - 1 : last]) <= limit and shown_numbers <= limit // 5
 
     for place in range(1, len(sizes) + 1):
-        assert sheet.fitting(place, limit) == max(
+        assert numbered.fitting(place, limit) == max(
             n for n in range(place, len(sizes) + 1) if n == place or fits(place, n)
         )
-        assert sheet.fitting_before(place, limit) == min(n for n in range(1, place + 1) if n == place or fits(n, place))
+        assert numbered.fitting_before(place, limit) == min(
+            n for n in range(1, place + 1) if n == place or fits(n, place)
+        )
 
 
 def test_indentation_counts_in_what_is_shown():

@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.records import StepBatch, TrainingSequence
-from lit_tpgrpo.rollout.batching import collate
+from lit_tpgrpo.records import TrainBatch, TrainingSequence
+from lit_tpgrpo.training.microbatches import collate
 
 SHAPES = [(3, 9), (8, 2), (1, 14), (5, 5), (2, 11)]
 
 
-def make_batch(seed: int = 0, advantages: list[float] | None = None, version: int = 0) -> StepBatch:
+def make_batch(seed: int = 0, advantages: list[float] | None = None, version: int = 0) -> TrainBatch:
     generator = torch.Generator().manual_seed(seed)
     given = advantages if advantages is not None else [1.0, -0.5, 0.25, -1.0, 2.0]
     sequences = tuple(
@@ -33,10 +33,10 @@ def make_batch(seed: int = 0, advantages: list[float] | None = None, version: in
         )
         for (p, c), a in zip(SHAPES, given, strict=True)
     )
-    return StepBatch(sequences, temperature=0.8, round_index=0, policy_version=version)
+    return TrainBatch(sequences, temperature=0.8, round_index=0, policy_version=version)
 
 
-def fit(module: TPGRPOModule, batches: list[StepBatch], tmp_path: Path, **kwargs) -> L.Trainer:
+def fit(module: TPGRPOModule, batches: list[TrainBatch], tmp_path: Path, **kwargs) -> L.Trainer:
     loader = DataLoader(batches, batch_size=None)  # pyright: ignore[reportArgumentType]
     settings = {"logger": False, "enable_checkpointing": False, "max_epochs": 1} | kwargs
     ckpt_path = settings.pop("ckpt_path", None)
@@ -156,11 +156,11 @@ def test_a_sampler_of_other_weights_is_warned_of_once_a_round(random_model, tmp_
     assert module.policy is not None
     exact = [module.policy(collate([s], 0), batch.temperature)[0].detach() for s in batch.sequences]
 
-    def shifted(by: float, version: int) -> StepBatch:
+    def shifted(by: float, version: int) -> TrainBatch:
         moved = [replace(s, old_logprobs=e - by) for s, e in zip(batch.sequences, exact, strict=True)]
         return replace(batch, sequences=tuple(moved), policy_version=version)
 
-    def alarms(*batches: StepBatch) -> list[str]:
+    def alarms(*batches: TrainBatch) -> list[str]:
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             fit(TPGRPOModule(random_model, optimizer=sgd), list(batches), tmp_path)

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgre
 
 from lit_tpgrpo.callbacks import SafeCheckpoint
 from lit_tpgrpo.notices import hide_notices
-from lit_tpgrpo.progress import StepProgressBar
+from lit_tpgrpo.training.progress_bar import OptimizerStepBar
 from tests.callbacks.test_evaluation import data, module
 
 
@@ -41,7 +41,7 @@ def run(policy, datamodule, *callbacks: L.Callback, **options) -> L.Trainer:
 def test_one_bar_counts_the_steps_of_the_run(random_model, tmp_path, capsys):
     dm = data(progress=True, store_dir=str(tmp_path))
     trainer = run(module(random_model), dm, max_steps=4)  # two epochs of two steps, a validation after each
-    assert type(trainer.progress_bar_callback) is StepProgressBar
+    assert type(trainer.progress_bar_callback) is OptimizerStepBar
     printed = capsys.readouterr()
     assert set(re.findall(r"training: +\d+%\|[^|]*\| (\d+/\d+) ", printed.out)) == {f"{n}/4" for n in range(5)}
     assert "/?" not in printed.out

@@ -108,7 +108,7 @@ def test_settings_of_loading_and_foreign_tokenizers_are_refused_with_a_model_in_
 def test_a_loader_of_other_batches_is_named_with_what_to_pass(random_model, tmp_path):
     loader = DataLoader([{"input_ids": torch.tensor([1, 2])}], batch_size=1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(
-        ConfigError, match=r"trains on .*StepBatch, and the training loader gave \{'input_ids': .* pass datamodule="
+        ConfigError, match=r"trains on .*TrainBatch, and the training loader gave \{'input_ids': .* pass datamodule="
     ):
         trainer(tmp_path).fit(TPGRPOModule(random_model), train_dataloaders=loader)
 

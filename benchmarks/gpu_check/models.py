@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Qwen2Config
 
 from benchmarks.gpu_check.bench import Bench
 from lit_tpgrpo.pretrained import load_tokenizer
-from lit_tpgrpo.records import StepBatch, TrainingSequence
+from lit_tpgrpo.records import TrainBatch, TrainingSequence
 
 TOKENIZER = "embedded:tiny-qwen2"
 """Any tokenizer will do: what is timed never sees text."""
@@ -130,7 +130,7 @@ def mix(bench: Bench) -> Mix:
     return Mix(128, tuple(solution_lengths(40, 1024, 8192, 3000)))
 
 
-def step_batch(arch: Architecture, solutions: Mix, seed: int = 0) -> StepBatch:
+def step_batch(arch: Architecture, solutions: Mix, seed: int = 0) -> TrainBatch:
     """Random tokens with the log-probs of a uniform sampler, and advantages of both signs that sum to about 0."""
     generator = torch.Generator().manual_seed(seed)
     sequences = []
@@ -144,7 +144,7 @@ def step_batch(arch: Architecture, solutions: Mix, seed: int = 0) -> StepBatch:
                 advantages=torch.full((completion,), (-1.0) ** i),
             )
         )
-    return StepBatch(tuple(sequences), temperature=1.0, round_index=0, policy_version=0)
+    return TrainBatch(tuple(sequences), temperature=1.0, round_index=0, policy_version=0)
 
 
 # ---- the card's own rates ----

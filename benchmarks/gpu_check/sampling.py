@@ -9,9 +9,9 @@ import torch
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.models import TOKENIZER, architecture, random_model
 from benchmarks.gpu_check.training import PartFailed
+from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.engines.local_chat import LoadedModel
 from lit_tpgrpo.pretrained import load_tokenizer
 
 GROUP = 8

@@ -36,7 +36,7 @@ from benchmarks.gpu_check.models import (
 )
 from benchmarks.gpu_check.training import accelerator
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.records import StepBatch
+from lit_tpgrpo.records import TrainBatch
 
 TRL_BATCH = 8
 GENERATIONS = 4
@@ -69,7 +69,7 @@ def trainer_step(bench: Bench) -> None:
     report.ratio()
 
 
-def _add_trl(report: _Report, bench: Bench, arch: Architecture, batch: StepBatch) -> None:
+def _add_trl(report: _Report, bench: Bench, arch: Architecture, batch: TrainBatch) -> None:
     """TRL at the largest batch that memory suffices for."""
     size = TRL_BATCH
     while size >= 1:
@@ -88,7 +88,7 @@ def _add_trl(report: _Report, bench: Bench, arch: Architecture, batch: StepBatch
 class _Report:
     """Rows of one comparison, and the ratio of each row of ours to TRL's."""
 
-    def __init__(self, bench: Bench, arch: Architecture, batch: StepBatch, gemm: float) -> None:
+    def __init__(self, bench: Bench, arch: Architecture, batch: TrainBatch, gemm: float) -> None:
         self.bench, self.gemm = bench, gemm
         lengths = [(len(s.prompt_ids), len(s.completion_ids)) for s in batch.sequences]
         self.tokens = sum(c for _, c in lengths)
@@ -152,7 +152,7 @@ class _StepTimes(L.Callback):
 
 
 def our_steps(
-    bench: Bench, arch: Architecture, batch: StepBatch, checkpointing: bool, tokens_per_microbatch: int
+    bench: Bench, arch: Architecture, batch: TrainBatch, checkpointing: bool, tokens_per_microbatch: int
 ) -> tuple[list[float], float]:
     """Seconds of the timed steps, and the loss of the first of all."""
     module = TPGRPOModule(
@@ -184,7 +184,7 @@ def our_steps(
 # ---- TRL's ----
 
 
-def trl_steps(bench: Bench, arch: Architecture, batch: StepBatch, size: int) -> tuple[list[float], float]:
+def trl_steps(bench: Bench, arch: Architecture, batch: TrainBatch, size: int) -> tuple[list[float], float]:
     """The same of TRL, ``size`` sequences at a time."""
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -256,7 +256,7 @@ def trl_steps(bench: Bench, arch: Architecture, batch: StepBatch, size: int) -> 
     return times.times[1:], loss
 
 
-def trl_batch(batch: StepBatch, device: str) -> dict[str, torch.Tensor]:
+def trl_batch(batch: TrainBatch, device: str) -> dict[str, torch.Tensor]:
     """A step in the form of TRL's own: prompts padded on the left, completions on the right, to the longest of all."""
     prompts, completions = ([getattr(s, name) for s in batch.sequences] for name in ("prompt_ids", "completion_ids"))
     old = [s.old_logprobs for s in batch.sequences]
@@ -280,9 +280,9 @@ def trl_batch(batch: StepBatch, device: str) -> dict[str, torch.Tensor]:
 
 def compiled_layers(bench: Bench) -> None:
     """Forward and backward of one micro-batch with the decoder layers as they are, then compiled one by one."""
-    from lit_tpgrpo.policy import PolicyModel
-    from lit_tpgrpo.rollout.batching import collate
-    from lit_tpgrpo.sharding import decoder_layers
+    from lit_tpgrpo.training.microbatches import collate
+    from lit_tpgrpo.training.policy import PolicyModel
+    from lit_tpgrpo.training.sharding import decoder_layers
 
     arch = architecture(bench)
     rows, width = (2, 24) if bench.tiny else (4, 2048)

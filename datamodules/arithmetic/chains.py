@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from lit_tpgrpo.datamodules.arithmetic import phrases
 from lit_tpgrpo.datamodules.arithmetic.phrases import Kind
-from lit_tpgrpo.datamodules.arithmetic.problems import Equation, Operation, Task
+from lit_tpgrpo.datamodules.arithmetic.problems import Operation, Task, TaskEquation
 from lit_tpgrpo.records import StepLabel
 
 _LATE_NOTICE_REACH = 2
@@ -59,7 +59,7 @@ class Paragraph:
 
     kind: Kind
     text: str
-    claim: Equation | None
+    claim: TaskEquation | None
     right: bool
 
 
@@ -69,7 +69,7 @@ class Chain:
 
     task: Task
     paragraphs: tuple[Paragraph, ...]
-    restated: tuple[Equation, ...]
+    restated: tuple[TaskEquation, ...]
     answer: int
 
     @property
@@ -110,8 +110,8 @@ class _Writer:
     task: Task
     noise: Noise
     rng: random.Random
-    truth: tuple[Equation, ...] = ()
-    in_force: list[Equation] = field(default_factory=list)
+    truth: tuple[TaskEquation, ...] = ()
+    in_force: list[TaskEquation] = field(default_factory=list)
     paragraphs: list[Paragraph] = field(default_factory=list)
     reflections: int = 0
     redoing: bool = False
@@ -134,14 +134,14 @@ class _Writer:
     def _phrase(self, choices: tuple[str, ...]) -> str:
         return self.rng.choice(choices) if self._happens(self.noise.variety) else choices[0]
 
-    def _compute(self, index: int, wrong: bool) -> Equation:
+    def _compute(self, index: int, wrong: bool) -> TaskEquation:
         """Equation ``index`` on the value in force, right by the table or off by a little."""
         left = self.in_force[index - 1].result if index else self.task.start
         operation: Operation = self.task.operations[index]
         offset = self.rng.choice((-2, -1, 1, 2)) if wrong else 0
-        return Equation(left, operation, (operation(left, self.task.modulus) + offset) % self.task.modulus)
+        return TaskEquation(left, operation, (operation(left, self.task.modulus) + offset) % self.task.modulus)
 
-    def _off_table(self, equation: Equation) -> bool:
+    def _off_table(self, equation: TaskEquation) -> bool:
         return equation.result != equation.operation(equation.left, self.task.modulus)
 
     def _step(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases
-from lit_tpgrpo.engines.local_chat import LocalChat
 from lit_tpgrpo.judges.generative import (
-    Asking,
     DirectLabels,
     GenerativeJudge,
     IntrinsicSignals,
+    QueryConfig,
     RequestLimits,
     StepByStep,
 )
@@ -26,7 +26,7 @@ def tiny_judge(model: str | Path, method: IntrinsicSignals | DirectLabels | Step
     return GenerativeJudge(
         LocalChat(str(model)),
         method,
-        asking=Asking(max_tokens=400),
+        query=QueryConfig(max_tokens=400),
         limits=RequestLimits(concurrency=256),
         prompts=PROMPTS,
         store=None,

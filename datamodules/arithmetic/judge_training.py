@@ -22,8 +22,8 @@ from lit_tpgrpo.datamodules.arithmetic.problems import Task
 from lit_tpgrpo.datamodules.arithmetic.tokenizer import ASSISTANT, USER
 from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, StepTruth
+from lit_tpgrpo.judges.generative.numbered_solution import NumberedSolution
 from lit_tpgrpo.judges.generative.prompts import PromptSet, Question
-from lit_tpgrpo.judges.generative.sheet import Sheet
 from lit_tpgrpo.judges.generative.verdicts import (
     JudgementsVerdict,
     MatchingVerdict,
@@ -67,7 +67,7 @@ def _judgements(id: str, asked: Sequence[int], wrong: Sequence[bool]) -> Judgeme
     return JudgementsVerdict(id=id, judgements=judgements)
 
 
-def stage_exchanges(sheet: Sheet, truth: ChainTruth, ids: Sequence[str]) -> list[Exchange]:
+def stage_exchanges(numbered: NumberedSolution, truth: ChainTruth, ids: Sequence[str]) -> list[Exchange]:
     """The questions by which a solution is labelled in stages; ``ids`` are one for each of at most three."""
     think = truth.steps[:-1]
     last = len(think)
@@ -79,7 +79,7 @@ def stage_exchanges(sheet: Sheet, truth: ChainTruth, ids: Sequence[str]) -> list
     exchanges = [Exchange(Question.REFLECTIONS, {"first": 1, "last": last}, verdict)]
     if numbers:
         sources = [ReflectionSource(reflection=n, intervals=source_intervals(think, n)) for n in numbers]
-        shown = [(n, sheet.texts[n - 1]) for n in numbers]
+        shown = [(n, numbered.texts[n - 1]) for n in numbers]
         exchanges.append(Exchange(Question.SOURCES, {"reflections": shown}, SourcesVerdict(id=ids[1], sources=sources)))
         if asked := asked_of(sources):
             wrong = [think[n - 1].label is StepLabel.INCORRECT for n in asked]
@@ -105,7 +105,7 @@ def step_exchange(truth: ChainTruth, number: int, id: str) -> Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class ExchangeMix:
     """How often a chain is asked the questions that fit any solution; those of its stages it is always asked."""
 
     segmentation: float = 0.1
@@ -114,20 +114,22 @@ class Asking:
     """Single steps asked about; half of them are drawn from the wrong ones, where there are any."""
 
 
-def training_exchanges(sheet: Sheet, truth: ChainTruth, asking: Asking, rng: random.Random) -> list[Exchange]:
+def training_exchanges(
+    numbered: NumberedSolution, truth: ChainTruth, mix: ExchangeMix, rng: random.Random
+) -> list[Exchange]:
     """The questions of one training row."""
 
     def fresh() -> str:
         return f"{rng.randrange(16**4):04x}"
 
-    exchanges = stage_exchanges(sheet, truth, [fresh() for _ in range(3)])
-    if rng.random() < asking.segmentation:
+    exchanges = stage_exchanges(numbered, truth, [fresh() for _ in range(3)])
+    if rng.random() < mix.segmentation:
         exchanges.append(segmentation_exchange(truth, fresh()))
-    if rng.random() < asking.labelling:
+    if rng.random() < mix.labelling:
         exchanges.append(labelling_exchange(truth, fresh()))
     everything = range(1, len(truth.steps))
     wrong = [n for n in everything if not truth.steps[n - 1].right]
-    for _ in range(asking.steps):
+    for _ in range(mix.steps):
         numbers = wrong if wrong and rng.random() < 0.5 else everything
         exchanges.append(step_exchange(truth, rng.choice(numbers), fresh()))
     return exchanges
@@ -147,11 +149,11 @@ MARKS = (2, 2, 2, 2, 64, 64, 64, 64)
 _EQUATION = re.compile(r"(?<!\d)\d+[-+*]\d+=\d+")
 
 
-def paragraph_marks(sheet: Sheet, truth: ChainTruth) -> list[tuple[int, ...]]:
+def paragraph_marks(numbered: NumberedSolution, truth: ChainTruth) -> list[tuple[int, ...]]:
     """What a judge should know of each think paragraph at its end: whether it is a reflection, is right, asserts an
     equation of the answer block, and one of the table; then its number, the numbers of the last reflection and of the
     last restated paragraph before it, and that of the paragraph which it shows to be wrong (0 if none)."""
-    restated, modulus = set(_EQUATION.findall(sheet.answer)), Task.from_prompt(sheet.case.problem.prompt).modulus
+    restated, modulus = set(_EQUATION.findall(numbered.answer)), Task.from_prompt(numbered.case.problem.prompt).modulus
     marks, reflection, restating = [], 0, 0
     for number, step in enumerate(truth.steps[:-1], 1):
         claim = step.claim
@@ -176,13 +178,13 @@ class BranchRow:
         return len(self.shared) + sum(len(branch.ids) for branch in self.branches)
 
 
-def rendered(prompts: PromptSet, sheet: Sheet, exchange: Exchange) -> tuple[str, str, str]:
+def rendered(prompts: PromptSet, numbered: NumberedSolution, exchange: Exchange) -> tuple[str, str, str]:
     """Shared text, question and reply as they stand in the chat; the first two together are the whole prompt.
 
     The shared text ends with a line feed after a sentence and the question begins with a letter: no token of Qwen2's
     splitting spans the two, so that they may be tokenized apart.
     """
-    shared = prompts.shared(sheet, 1, len(sheet.paragraphs))
+    shared = prompts.shared(numbered, 1, len(numbered.paragraphs))
     # Fields are read as attributes: the id is known to the verdict alone.
     question = prompts.question(exchange.question, exchange.verdict.id, **exchange.variables)
     if not shared.endswith(".\n") or not question[0].isalpha():
@@ -192,13 +194,13 @@ def rendered(prompts: PromptSet, sheet: Sheet, exchange: Exchange) -> tuple[str,
 
 def branch_row(
     prompts: PromptSet,
-    sheet: Sheet,
+    numbered: NumberedSolution,
     truth: ChainTruth,
     exchanges: Sequence[Exchange],
     tokenizer: PreTrainedTokenizerBase,
 ) -> BranchRow:
     """All exchanges about one solution as a row."""
-    texts = [rendered(prompts, sheet, exchange) for exchange in exchanges]
+    texts = [rendered(prompts, numbered, exchange) for exchange in exchanges]
     flat = [texts[0][0], *(part for _, question, reply in texts for part in (question, reply))]
     shared, *parts = cast(list[list[int]], tokenizer(flat, add_special_tokens=False)["input_ids"])
     end = [cast(int, tokenizer.eos_token_id)]
@@ -208,7 +210,7 @@ def branch_row(
     )
     # A line each: the problem, the answer, the paragraphs.
     ends = [i for i, token in enumerate(tokenizer.convert_ids_to_tokens(shared)) if token.endswith("Ċ")][2:]
-    return BranchRow(shared, tuple(branches), dict(zip(ends, paragraph_marks(sheet, truth), strict=True)))
+    return BranchRow(shared, tuple(branches), dict(zip(ends, paragraph_marks(numbered, truth), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ from lit_tpgrpo.datamodules.arithmetic.judge_measure import PROMPTS, measure_jud
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, sampled, written
 from lit_tpgrpo.datamodules.arithmetic.judge_training import (
     MARKS,
-    Asking,
     BranchRow,
+    ExchangeMix,
     branch_row,
     pad_branch_rows,
     rendered,
@@ -51,8 +51,8 @@ from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer
 from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, solution_truth
 from lit_tpgrpo.datamodules.arithmetic.warmstart import Phase, Stage, StageOptimizer
+from lit_tpgrpo.judges.generative.numbered_solution import NumberedSolution, number_solution
 from lit_tpgrpo.judges.generative.prompts import PromptSet, Question
-from lit_tpgrpo.judges.generative.sheet import Sheet, make_sheet
 
 # No think block is opened: the judge replies at once.
 CHAT_TEMPLATE = (
@@ -137,7 +137,7 @@ class JudgeWarmStart:
 
     seed: int = 0
     stages: tuple[Stage, ...] = STAGES
-    asking: Asking = field(default_factory=Asking)
+    mix: ExchangeMix = field(default_factory=ExchangeMix)
     right: float = 0.5
     """Share of chains with a right final answer."""
     shared_weight: float = 0.5
@@ -170,7 +170,7 @@ def with_stubborn_correction(chain: Chain, rng: random.Random) -> Chain:
 
 def draw_chain(
     level: str, noise: Noise, correct: bool, rng: random.Random, stubborn: float = 0.0
-) -> tuple[Sheet, ChainTruth]:
+) -> tuple[NumberedSolution, ChainTruth]:
     """A written chain of the training split with a right (or wrong) final answer."""
     while True:
         task = draw_task(LEVELS[level], rng)
@@ -182,10 +182,10 @@ def draw_chain(
     problem = as_problem(task, level)
     truth = solution_truth(problem, chain.text)
     cases, left_out = label_cases([(problem, chain.text)])
-    sheet = make_sheet(cases[0][0]) if cases else None
-    if sheet is None or not isinstance(truth, ChainTruth) or len(sheet.paragraphs) != len(truth.steps) - 1:
+    numbered = number_solution(cases[0][0]) if cases else None
+    if numbered is None or not isinstance(truth, ChainTruth) or len(numbered.paragraphs) != len(truth.steps) - 1:
         raise RuntimeError(f"the writer wrote a chain that is not understood ({dict(left_out)}): {chain.text!r}")
-    return sheet, truth
+    return numbered, truth
 
 
 def equation_tokens() -> list[str | AddedToken]:
@@ -204,11 +204,11 @@ def judge_tokenizer(settings: JudgeWarmStart, prompts: PromptSet) -> PreTrainedT
     rng = random.Random(f"judge corpus/{settings.seed}")
     texts = []
     for i in range(settings.corpus):
-        sheet, truth = draw_chain(list(LEVELS)[i % len(LEVELS)], BUSY, bool(i % 2), rng)
-        for exchange in training_exchanges(sheet, truth, Asking(1, 1, 1), rng):
+        numbered, truth = draw_chain(list(LEVELS)[i % len(LEVELS)], BUSY, bool(i % 2), rng)
+        for exchange in training_exchanges(numbered, truth, ExchangeMix(1, 1, 1), rng):
             id = f"{rng.randrange(10**4):04d}"
             verdict = exchange.verdict.model_copy(update={"id": id})
-            parts = rendered(prompts, sheet, type(exchange)(exchange.question, exchange.variables, verdict))
+            parts = rendered(prompts, numbered, type(exchange)(exchange.question, exchange.variables, verdict))
             texts += [part.removeprefix("<|user|>").removesuffix("<|assistant|>") for part in parts]
     tokenizer = build_tokenizer(texts, settings.vocab_size, MAX_LENGTH)
     tokenizer.add_tokens(equation_tokens())
@@ -217,20 +217,20 @@ def judge_tokenizer(settings: JudgeWarmStart, prompts: PromptSet) -> PreTrainedT
 
 
 @cache
-def policy_chains(correct: bool) -> list[tuple[Sheet, ChainTruth]]:
+def policy_chains(correct: bool) -> list[tuple[NumberedSolution, ChainTruth]]:
     """Solutions of training problems, sampled from the shipped policy, that are of the domain's form."""
     path = tiny_policy_path()
     model, tokenizer = Qwen2ForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    found: list[tuple[Sheet, ChainTruth]] = []
+    found: list[tuple[NumberedSolution, ChainTruth]] = []
     for level in ("1", "2"):
         problems = make_problems(level, POLICY_PROBLEMS, 1, "train")
         for problem, (text, *_) in zip(problems, sample_texts(model, tokenizer, problems, 1, False), strict=True):
             truth = solution_truth(problem, text)
             cases = label_cases([(problem, text)])[0]
-            sheet = make_sheet(cases[0][0]) if cases else None
+            numbered = number_solution(cases[0][0]) if cases else None
             fits = isinstance(truth, ChainTruth) and truth.correct is correct
-            if fits and sheet is not None and len(sheet.paragraphs) == len(truth.steps) - 1:
-                found.append((sheet, truth))
+            if fits and numbered is not None and len(numbered.paragraphs) == len(truth.steps) - 1:
+                found.append((numbered, truth))
     return found
 
 
@@ -247,16 +247,18 @@ def draw_batch(
         if phase.policy:
             correct = rng.random() < settings.right
             if rng.random() < phase.policy:
-                sheet, truth = rng.choice(policy_chains(correct))
+                numbered, truth = rng.choice(policy_chains(correct))
                 rows.append(
-                    branch_row(prompts, sheet, truth, training_exchanges(sheet, truth, settings.asking, rng), tokenizer)
+                    branch_row(
+                        prompts, numbered, truth, training_exchanges(numbered, truth, settings.mix, rng), tokenizer
+                    )
                 )
                 continue
         noise = phase.rare if rng.random() < phase.busy else phase.noise
         correct = rng.random() < settings.right
-        sheet, truth = draw_chain(level, noise, correct, rng, phase.stubborn)
+        numbered, truth = draw_chain(level, noise, correct, rng, phase.stubborn)
         rows.append(
-            branch_row(prompts, sheet, truth, training_exchanges(sheet, truth, settings.asking, rng), tokenizer)
+            branch_row(prompts, numbered, truth, training_exchanges(numbered, truth, settings.mix, rng), tokenizer)
         )
     return sorted(rows, key=len)
 

@@ -78,7 +78,7 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Equation:
+class TaskEquation:
     """What a step claims, written ``6+9=3``: Qwen2's tokenizer makes five tokens of it, spaces would make it eight."""
 
     left: int
@@ -98,12 +98,12 @@ class Task:
     operations: tuple[Operation, ...]
 
     @property
-    def equations(self) -> tuple[Equation, ...]:
+    def equations(self) -> tuple[TaskEquation, ...]:
         """The true equation of every step, in order."""
         equations, value = [], self.start
         for operation in self.operations:
             result = operation(value, self.modulus)
-            equations.append(Equation(value, operation, result))
+            equations.append(TaskEquation(value, operation, result))
             value = result
         return tuple(equations)
 

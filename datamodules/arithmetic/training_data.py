@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
 from lit_tpgrpo.datamodules.arithmetic.measure import prompt_text
-from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Equation, Level, draw_task
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Level, TaskEquation, draw_task
 
 IGNORED = -100
 
@@ -72,9 +72,9 @@ def sheet_rows(
     for level in _draw_levels(mix, n, rng):
         operations = draw_task(Level(equations, level.modulus), rng).operations
         lefts = [rng.randrange(level.modulus) for _ in operations]
-        sheet = [Equation(a, o, o(a, level.modulus)) for a, o in zip(lefts, operations, strict=True)]
+        numbered = [TaskEquation(a, o, o(a, level.modulus)) for a, o in zip(lefts, operations, strict=True)]
         statements.append(f"Working modulo {level.modulus}.")
-        completions.append(" " + ", ".join(map(str, sheet)))
+        completions.append(" " + ", ".join(map(str, numbered)))
     (equals,) = tokenizer.encode("=", add_special_tokens=False)
     digits = {tokenizer.encode(str(n), add_special_tokens=False)[0] for n in range(10)}
     rows = []

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 from lit_tpgrpo.datamodules.arithmetic import phrases
 from lit_tpgrpo.datamodules.arithmetic.phrases import Kind
-from lit_tpgrpo.datamodules.arithmetic.problems import Equation, Operation, Task
+from lit_tpgrpo.datamodules.arithmetic.problems import Operation, Task, TaskEquation
 from lit_tpgrpo.records import Problem, StepLabel
 
 _INTEGER = r"\d{1,18}"  # what a sampled text writes may have any length; the domain's numbers have two digits
@@ -77,7 +77,7 @@ class StepTruth:
 
     start: int
     kind: Kind
-    claim: Equation | None
+    claim: TaskEquation | None
     right: bool
     standing: bool
     label: StepLabel
@@ -130,7 +130,7 @@ def _read(task: Task, text: str) -> ChainTruth:
         raise _NotOfTheDomain("the think block is never closed")
     if phrases.THINK_END in answer:
         raise _NotOfTheDomain("more than one </think>")
-    reader = _Reader(task)
+    reader = _ChainParser(task)
     read = [(m.start(), *reader.paragraph(m.group().rstrip())) for m in _PARAGRAPH.finditer(think)]
     restated, value = _read_answer(answer.strip())
     correct = value == task.answer
@@ -159,19 +159,19 @@ def _label(correct: bool, right: bool, adopted: bool) -> StepLabel:
     return StepLabel.MATCHED if adopted else StepLabel.UNMATCHED
 
 
-def _equation(text: str) -> Equation:
+def _equation(text: str) -> TaskEquation:
     left, symbol, operand, result = _PARTS.fullmatch(text).groups()  # pyright: ignore[reportOptionalMemberAccess]
-    return Equation(int(left), Operation(symbol, int(operand)), int(result))
+    return TaskEquation(int(left), Operation(symbol, int(operand)), int(result))
 
 
-def _read_answer(text: str) -> tuple[list[Equation], int]:
+def _read_answer(text: str) -> tuple[list[TaskEquation], int]:
     for pattern in _ANSWER_PATTERNS:
         if match := pattern.fullmatch(text):
             return [_equation(e) for e in match["claims"].split(", ")], int(match["answer"])
     raise _NotOfTheDomain("answer block of no known form", text)
 
 
-class _Reader:
+class _ChainParser:
     """Reads the think block paragraph by paragraph; its state is the equations in force.
 
     ``taken_back`` are the paragraphs, counted from 0, whose equation is no longer in force; ``denied`` holds for each
@@ -181,14 +181,14 @@ class _Reader:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.truth = task.equations
-        self.in_force: list[Equation] = []
+        self.in_force: list[TaskEquation] = []
         self.taken_back: set[int] = set()
         self.denied: dict[int, int] = {}
         self._asserted_by: list[list[int]] = []  # beside in_force: the paragraphs that assert an equation there
-        self._places: defaultdict[Equation, list[int]] = defaultdict(list)  # of each equation in force, ascending
+        self._places: defaultdict[TaskEquation, list[int]] = defaultdict(list)  # of each equation in force, ascending
         self._count = 0
 
-    def paragraph(self, text: str) -> tuple[Kind, Equation | None, bool]:
+    def paragraph(self, text: str) -> tuple[Kind, TaskEquation | None, bool]:
         """The kind of a paragraph, what it asserts and whether that is right."""
         for kind, pattern in _THINK_PATTERNS:
             if match := pattern.fullmatch(text):
@@ -197,7 +197,7 @@ class _Reader:
                 return kind, *assertion
         raise _NotOfTheDomain("paragraph of no known form", text)
 
-    def _assertion(self, kind: Kind, match: re.Match[str]) -> tuple[Equation | None, bool]:
+    def _assertion(self, kind: Kind, match: re.Match[str]) -> tuple[TaskEquation | None, bool]:
         if kind is Kind.FILLER:
             return None, True
         if kind is Kind.OPENING:
@@ -216,7 +216,7 @@ class _Reader:
         self._put(place, claim)
         return claim, self._is_true(place, claim) and claim != denied
 
-    def _put(self, place: int, claim: Equation) -> None:
+    def _put(self, place: int, claim: TaskEquation) -> None:
         """Put an equation in force at a place; what was in force there and after it is taken back."""
         for paragraphs in self._asserted_by[place:]:
             self.taken_back.update(paragraphs)
@@ -226,10 +226,10 @@ class _Reader:
         self.in_force[place:] = [claim]
         self._asserted_by[place:] = [[self._count]]
 
-    def _is_true(self, place: int, claim: Equation) -> bool:
+    def _is_true(self, place: int, claim: TaskEquation) -> bool:
         return place < len(self.truth) and claim == self.truth[place]
 
-    def _place(self, quoted: Equation) -> int:
+    def _place(self, quoted: TaskEquation) -> int:
         """Where the quoted equation is in force; the latest place if there are several."""
         if places := self._places.get(quoted):
             return places[-1]

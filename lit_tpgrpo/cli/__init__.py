@@ -17,16 +17,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_tpgrpo import notices  # first: it hides what the others' libraries say when imported
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
-from lit_tpgrpo.checkpoints import check_checkpoint, check_contents, usable_checkpoint
 from lit_tpgrpo.cli.messages import refusal
 from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text
 from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version
+from lit_tpgrpo.distributed import end_process_group
 from lit_tpgrpo.errors import ConfigError, InputError, StorageError
-from lit_tpgrpo.mistakes import in_our_code, one_line_errors, users_mistake
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.redaction import redacted
-from lit_tpgrpo.rollout.processes import end_process_group
 from lit_tpgrpo.rollout.run_folder import run_folder, set_run_folder
+from lit_tpgrpo.training.checkpoints import check_checkpoint, check_contents, usable_checkpoint
+from lit_tpgrpo.user_errors import in_our_code, one_line_errors, user_error
 from lit_tpgrpo.yaml_files import bound_parsers
 
 _ENVIRONMENT = re.compile(r"PL_((FIT|VALIDATE|TEST|PREDICT)(__.*)?|CONFIG|(TRAINER|MODEL|DATA)__.*)")
@@ -115,7 +115,7 @@ class TPGRPOCLI(LightningCLI):
         except Exception as error:
             self.give_back()
             kinds = (ValueError, TypeError, ImportError, AttributeError)
-            if users_mistake(error) is None and isinstance(error, kinds) and not in_our_code(error):
+            if user_error(error) is None and isinstance(error, kinds) and not in_our_code(error):
                 raise ConfigError(f"the settings are refused: {refusal(str(error))}") from error
             raise
 

@@ -23,14 +23,13 @@ _OTHERS = (
 _OURS = tuple(
     f"lit_tpgrpo.{name}"
     for name in (
-        "adapters",
         "callbacks",
+        "chat",
         "credit",
         "datamodules",
         "engines",
         "judges",
         "module",
-        "sharding",
         "training",
         "verify",
     )

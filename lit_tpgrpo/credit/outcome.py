@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from lit_tpgrpo.credit.assign import credit_outcome
-from lit_tpgrpo.credit.standardised import StandardisedCredit
-from lit_tpgrpo.credit.thoughts import merge_thoughts
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo.credit.merging import merge_thoughts
+from lit_tpgrpo.credit.per_solution import credit_outcome
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
-class OutcomeCredit(StandardisedCredit):
+class OutcomeCredit(GroupRelativeCredit):
     """No process reward. Thoughts are kept for show: judges still run, so that runs can be compared.
 
-    The arguments are those of ``StandardisedCredit``.
+    The arguments are those of ``GroupRelativeCredit``.
     """
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.credit.assign import credit_steps
-from lit_tpgrpo.credit.standardised import StandardisedCredit
-from lit_tpgrpo.credit.thoughts import ability_reward, check_scale, single_steps
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo.credit.merging import ability_reward, check_scale, single_steps
+from lit_tpgrpo.credit.per_solution import credit_steps
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
 @checked_arguments()
-class StepCredit(StandardisedCredit):
+class StepCredit(GroupRelativeCredit):
     """Step-level rewards. Advantages grow with the number of steps that follow, which is why the paper merges.
 
     Args:

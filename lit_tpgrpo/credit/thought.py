@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.credit.assign import credit_thoughts
-from lit_tpgrpo.credit.standardised import StandardisedCredit
-from lit_tpgrpo.credit.thoughts import ability_reward, check_scale, merge_thoughts
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo.credit.merging import ability_reward, check_scale, merge_thoughts
+from lit_tpgrpo.credit.per_solution import credit_thoughts
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
 @checked_arguments()
-class ThoughtCredit(StandardisedCredit):
+class ThoughtCredit(GroupRelativeCredit):
     """r_c = alpha * capability for a correct solution's thoughts; the outcome's own size for an incorrect one's.
 
     An incorrect thought is pushed down (advantage below 0) only where alpha * acc_G exceeds the outcome advantage.

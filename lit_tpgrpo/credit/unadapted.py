@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.credit.assign import credit_thoughts
-from lit_tpgrpo.credit.standardised import StandardisedCredit
-from lit_tpgrpo.credit.thoughts import check_scale, merge_thoughts
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo.credit.merging import check_scale, merge_thoughts
+from lit_tpgrpo.credit.per_solution import credit_thoughts
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
 @checked_arguments()
-class UnadaptedThoughtCredit(StandardisedCredit):
+class UnadaptedThoughtCredit(GroupRelativeCredit):
     """TP-GRPO with a constant in place of r_c.
 
     Args:

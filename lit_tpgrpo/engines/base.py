@@ -82,7 +82,7 @@ class Policy(Protocol):
 class Sharded(Protocol):
     """A policy whose weights may lie in shards."""
 
-    def gathered(self) -> AbstractContextManager[None]:
+    def unsharded(self) -> AbstractContextManager[None]:
         """Meanwhile every process has the whole weights and may call the model on its own. Entered by all together."""
         ...
 

@@ -13,8 +13,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams, Sharded
 from lit_tpgrpo.engines.checks import check_lengths, position_limit, stop_ids
-from lit_tpgrpo.engines.choice import SeededChoice, cuts
-from lit_tpgrpo.engines.constrain import SchemaConstraint
+from lit_tpgrpo.engines.schema_constraint import SchemaConstraint
+from lit_tpgrpo.engines.seeded_choice import SeededChoice, cuts
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
 
@@ -35,20 +35,20 @@ class HFEngine:
             raise ConfigError(f"HFEngine needs a batch_size of at least 1, got {batch_size}")
         self.batch_size = batch_size
         self._policy: Policy | None = None
-        self._gathered = ExitStack()
+        self._unsharded = ExitStack()
 
     def load_weights(self, policy: Policy) -> None:
         self._policy = policy
 
     def sleep(self) -> None:
         """Go back to shards. Nothing else is held besides the trainer's own weights."""
-        self._gathered.close()
+        self._unsharded.close()
 
     def wake(self) -> None:
         """Gather the weights of a sharded policy."""
         self.sleep()
         if isinstance(self._policy, Sharded):
-            self._gathered.enter_context(self._policy.gathered())
+            self._unsharded.enter_context(self._policy.unsharded())
 
     def close(self) -> None:
         self.sleep()

@@ -69,21 +69,21 @@ def merge_runs(labels: Tensor) -> Tensor:
     return torch.stack([ends - counts, ends], dim=1)
 
 
-def process_rewards(sides_with_answer: Tensor, magnitude: float) -> Tensor:
+def process_rewards(agrees_with_answer: Tensor, magnitude: float) -> Tensor:
     """The process part of each thought's reward: +-magnitude, and 0 for the last, which carries the outcome alone.
 
     A solution that is one single thought therefore has no process reward.
 
     Args:
-        sides_with_answer: (T,) bool; the last thought holds the answer, so its entry is True.
+        agrees_with_answer: (T,) bool; the last thought holds the answer, so its entry is True.
         magnitude: m of the module docstring: r_c for a correct solution, the (non-positive) standardised outcome
             reward for an incorrect one.
 
     Returns:
         (T,) float64.
     """
-    _check_sides(sides_with_answer)
-    rewards = magnitude * (2.0 * sides_with_answer.double() - 1.0)
+    _check_sides(agrees_with_answer)
+    rewards = magnitude * (2.0 * agrees_with_answer.double() - 1.0)
     rewards[-1] = 0.0
     return rewards
 
@@ -106,7 +106,7 @@ def suffix_sum_advantages(process: Tensor, outcome_advantage: float, lengths: Te
 
 
 def closed_form_advantages(
-    sides_with_answer: Tensor, outcome_advantage: float, magnitude: float, lengths: Tensor
+    agrees_with_answer: Tensor, outcome_advantage: float, magnitude: float, lengths: Tensor
 ) -> Tensor:
     """The table: r where the token sides with the answer, r - magnitude where it does not.
 
@@ -114,7 +114,7 @@ def closed_form_advantages(
     unmerged steps; the suffix sum does not.
 
     Args:
-        sides_with_answer: (T,) bool, last entry True.
+        agrees_with_answer: (T,) bool, last entry True.
         outcome_advantage: the standardised outcome reward r.
         magnitude: r_c for a correct solution, r for an incorrect one (whose unmatched tokens then get exactly 0).
         lengths: (T,) int64, tokens of each thought.
@@ -122,18 +122,18 @@ def closed_form_advantages(
     Returns:
         (sum of lengths,) float64 token advantages.
     """
-    _check_sides(sides_with_answer)
-    _check_lengths(sides_with_answer, lengths)
-    table = outcome_advantage - magnitude * (~sides_with_answer).double()
+    _check_sides(agrees_with_answer)
+    _check_lengths(agrees_with_answer, lengths)
+    table = outcome_advantage - magnitude * (~agrees_with_answer).double()
     return table.repeat_interleave(lengths)
 
 
-def _check_sides(sides_with_answer: Tensor) -> None:
-    if sides_with_answer.ndim != 1 or sides_with_answer.dtype != torch.bool or not len(sides_with_answer):
-        got = f"{sides_with_answer.dtype} {tuple(sides_with_answer.shape)}"
-        raise ValueError(f"expected bool sides_with_answer of shape (T,) with T >= 1, got {got}")
-    if not sides_with_answer[-1]:
-        raise ValueError("the last thought holds the answer block, so its sides_with_answer must be True, got False")
+def _check_sides(agrees_with_answer: Tensor) -> None:
+    if agrees_with_answer.ndim != 1 or agrees_with_answer.dtype != torch.bool or not len(agrees_with_answer):
+        got = f"{agrees_with_answer.dtype} {tuple(agrees_with_answer.shape)}"
+        raise ValueError(f"expected bool agrees_with_answer of shape (T,) with T >= 1, got {got}")
+    if not agrees_with_answer[-1]:
+        raise ValueError("the last thought holds the answer block, so its agrees_with_answer must be True, got False")
 
 
 def _check_lengths(thoughts: Tensor, lengths: Tensor) -> None:

@@ -26,7 +26,7 @@ from lit_tpgrpo.functional.kl import KL_ESTIMATORS, KLName, kl_k3
 Normalisation = Literal["token", "sequence", "constant"]
 
 
-class StepCounts(NamedTuple):
+class BatchCounts(NamedTuple):
     """Counts of one whole optimizer step, over all micro-batches and ranks; dummies are not counted.
 
     ``max_length`` is the constant of Dr. GRPO (the token limit of a completion); the other modes do not read it.
@@ -37,29 +37,29 @@ class StepCounts(NamedTuple):
     max_length: int = 0
 
 
-def _token_mean(lengths: Tensor, counts: StepCounts) -> Tensor:
+def _token_mean(lengths: Tensor, counts: BatchCounts) -> Tensor:
     """1 / tokens: every token counts alike (DAPO; TRL's "dapo", and "bnpo" over one micro-batch)."""
     return torch.full_like(lengths, 1.0 / counts.tokens, dtype=torch.float32)
 
 
-def _sequence_mean(lengths: Tensor, counts: StepCounts) -> Tensor:
+def _sequence_mean(lengths: Tensor, counts: BatchCounts) -> Tensor:
     """1 / (sequences * own length): every solution counts alike (GRPO, eq. 3; TRL's "grpo")."""
     return 1.0 / (counts.sequences * lengths.clamp(min=1).float())
 
 
-def _constant(lengths: Tensor, counts: StepCounts) -> Tensor:
+def _constant(lengths: Tensor, counts: BatchCounts) -> Tensor:
     """1 / (sequences * max_length): no length bias (Dr. GRPO, 2503.20783; TRL's "dr_grpo")."""
     return torch.full_like(lengths, 1.0 / (counts.sequences * counts.max_length), dtype=torch.float32)
 
 
-NORMALISATIONS: Mapping[str, Callable[[Tensor, StepCounts], Tensor]] = {
+NORMALISATIONS: Mapping[str, Callable[[Tensor, BatchCounts], Tensor]] = {
     "token": _token_mean,
     "sequence": _sequence_mean,
     "constant": _constant,
 }
 
 
-def sequence_weights(lengths: Tensor, normalisation: Normalisation, counts: StepCounts) -> Tensor:
+def sequence_weights(lengths: Tensor, normalisation: Normalisation, counts: BatchCounts) -> Tensor:
     """The weight of *each token* of each sequence; for packed tokens, ``.repeat_interleave(lengths)``.
 
     Args:
@@ -79,7 +79,7 @@ def sequence_weights(lengths: Tensor, normalisation: Normalisation, counts: Step
     return NORMALISATIONS[normalisation](lengths, counts)
 
 
-def token_weights(mask: Tensor, normalisation: Normalisation, counts: StepCounts) -> Tensor:
+def token_weights(mask: Tensor, normalisation: Normalisation, counts: BatchCounts) -> Tensor:
     """``sequence_weights`` spread over a padded micro-batch: (B, L) float32, zero outside the (B, L) bool mask."""
     if mask.ndim != 2 or mask.dtype != torch.bool:
         raise ValueError(f"expected a bool mask of shape (B, L), got {mask.dtype} {tuple(mask.shape)}")

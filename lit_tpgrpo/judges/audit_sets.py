@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_tpgrpo.errors import InputError
-from lit_tpgrpo.judges.labelled import ErrorReport, WrongSteps, make_record
+from lit_tpgrpo.judges.error_detection import ErrorReport, WrongSteps, make_record
 from lit_tpgrpo.records import Outcome, Problem
 
 OnMalformed = Literal["stop", "skip"]

@@ -104,7 +104,7 @@ class EngineSharing(Protocol):
 class StoringJudge(Protocol):
     """A judge that may answer from what it stored."""
 
-    def asking_anew(self) -> AbstractContextManager[None]:
+    def bypass_cache(self) -> AbstractContextManager[None]:
         """Inside of it nothing is answered from the store."""
         ...
 

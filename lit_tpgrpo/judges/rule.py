@@ -17,8 +17,8 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.adoption import Pairs, adopted_steps, given_pairs
 from lit_tpgrpo.judges.base import JudgeCase, abstain
-from lit_tpgrpo.judges.ledger import Ledger, WorkLimitError
-from lit_tpgrpo.judges.tracing import Correction, Source, builds_on, find_corrections
+from lit_tpgrpo.judges.statement_index import StatementIndex, WorkLimitError
+from lit_tpgrpo.judges.tracing import ConfirmedReflection, Source, builds_on, find_corrections
 from lit_tpgrpo.records import Outcome, StepLabel, Verdict
 from lit_tpgrpo.text.reflections import Reading, Stance, read_step
 
@@ -120,7 +120,7 @@ class RuleJudge:
         one corrects it, if it lies inside an interval and uses a wrong value, or if it denies a statement and then
         asserts that very statement. What a reflection denied is right after all if a later correction puts it back.
         """
-        ledger = Ledger(readings, self.max_work, givens)
+        ledger = StatementIndex(readings, self.max_work, givens)
         corrections, untraced = find_corrections(ledger)
         wrong: set[int] = set()
         for correction in corrections:
@@ -137,7 +137,7 @@ class RuleJudge:
         return wrong
 
 
-def _first_sources(correction: Correction) -> Iterator[Source]:
+def _first_sources(correction: ConfirmedReflection) -> Iterator[Source]:
     """Of the sources that state the same equation the first: its interval holds the others and all that they spoil."""
     seen: set[tuple[str, str]] = set()
     for source in sorted(correction.sources, key=lambda s: s.step):

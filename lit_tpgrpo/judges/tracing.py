@@ -1,6 +1,6 @@
 """From a reflection back to its error, and from the error forward to what was built on it (paper, Stage I, steps 2-3).
 
-Everything here works on ``Reading``s, one per think step, in order. A ``Ledger`` looks statements up in them, so that
+Everything here works on ``Reading``s, one per think step, in order. A ``StatementIndex`` looks statements up in them, so that
 tracing takes time in proportion to the text. Verification cannot: it goes through the interval of each correction, and
 is charged for what it looks at.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from lit_tpgrpo.judges.ledger import Ledger
+from lit_tpgrpo.judges.statement_index import StatementIndex
 from lit_tpgrpo.text.equations import Equation, atoms, is_number, literal_value
 from lit_tpgrpo.text.reflections import Denial, Stance
 
@@ -37,16 +37,16 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
+class ConfirmedReflection:
     """A confirmed reflection and what it corrects. No source: the step corrected itself before it ended."""
 
     step: int
     sources: tuple[Source, ...]
 
 
-def find_corrections(ledger: Ledger) -> tuple[tuple[Correction, ...], tuple[int, ...]]:
+def find_corrections(ledger: StatementIndex) -> tuple[tuple[ConfirmedReflection, ...], tuple[int, ...]]:
     """The reflections that correct something, with the sources, and those whose object was not found."""
-    corrections: list[Correction] = []
+    corrections: list[ConfirmedReflection] = []
     untraced: list[int] = []
     corrected: dict[tuple[str, str], int] = {}  # the step that last corrected a statement
     for step, reading in enumerate(ledger.readings):
@@ -57,14 +57,14 @@ def find_corrections(ledger: Ledger) -> tuple[tuple[Correction, ...], tuple[int,
         else:
             continue
         if sources or reading.withdrew:
-            corrections.append(Correction(step, sources))
+            corrections.append(ConfirmedReflection(step, sources))
             corrected |= {s.equation.key: step for s in sources if s.equation is not None}
         elif reading.stance is Stance.CORRECTS:
             untraced.append(step)
     return tuple(corrections), tuple(untraced)
 
 
-def builds_on(ledger: Ledger, source: Source, end: int) -> set[int]:
+def builds_on(ledger: StatementIndex, source: Source, end: int) -> set[int]:
     """Interval verification: the wrong steps of ``[source.step, end)``, the source first.
 
     A step is wrong if it states the wrong equation again or if an equation of it takes up a value, name or expression
@@ -104,7 +104,7 @@ def _reach(term: str) -> int:
     return SMALL_REACH if len(term) <= 2 and term.isdigit() else sys.maxsize
 
 
-def _trace_denial(ledger: Ledger, step: int, corrected: Mapping[tuple[str, str], int]) -> tuple[Source, ...]:
+def _trace_denial(ledger: StatementIndex, step: int, corrected: Mapping[tuple[str, str], int]) -> tuple[Source, ...]:
     """What a step that says "wrong" means, the most explicit sign first.
 
     Only what can be quoted is traced: a step by its number, a statement, a result, a statement that is done over. "That is
@@ -128,7 +128,7 @@ def _trace_denial(ledger: Ledger, step: int, corrected: Mapping[tuple[str, str],
     return (found,) if found else ()
 
 
-def _statements(ledger: Ledger, equation: Equation, first: int, before: int) -> list[Source]:
+def _statements(ledger: StatementIndex, equation: Equation, first: int, before: int) -> list[Source]:
     """The steps that state the equation, the earliest first, back to its previous correction (``first``).
 
     Between numbers an equation is wrong wherever it stands; with names only its latest statement is meant. A bare number
@@ -141,14 +141,14 @@ def _statements(ledger: Ledger, equation: Equation, first: int, before: int) -> 
     return found if is_number(equation.lhs) else found[-1:]
 
 
-def _with_result(ledger: Ledger, value: str, before: int) -> Source | None:
+def _with_result(ledger: StatementIndex, value: str, before: int) -> Source | None:
     """The latest step that comes to this value by an equation; a single digit, which recurs, only a short way back."""
     stated = ledger.latest_result(value, before)
     near = stated is not None and stated[0] >= before - POINTING_REACH
     return Source(*stated) if stated is not None and (near or len(value) > 1) else None
 
 
-def _trace_replacement(ledger: Ledger, step: int) -> tuple[Source, ...]:
+def _trace_replacement(ledger: StatementIndex, step: int) -> tuple[Source, ...]:
     """The latest earlier statements that the step's new equations contradict: same left side, another number.
 
     A step that does not say "wrong" contradicts only statements about numbers, and no step contradicts one about a mere
@@ -177,7 +177,7 @@ def _contradict(one: Equation, other: Equation) -> bool:
     return a != b and not rounded
 
 
-def _redone(ledger: Ledger, step: int) -> Source | None:
+def _redone(ledger: StatementIndex, step: int) -> Source | None:
     """The earliest statement that the steps after an unexplained admission do over with another result."""
     for reading in ledger.readings[step + 1 : step + 1 + REDO_REACH]:
         for equation in reading.asserted:

@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lit_tpgrpo.distributed import gather_sum
 from lit_tpgrpo.functional.corrections import importance_weights, truncation_sums
 from lit_tpgrpo.functional.kl import kl_k3
 from lit_tpgrpo.records import CreditedSolution, Round, TrainingSequence
-from lit_tpgrpo.rollout.batching import training_sequence
-from lit_tpgrpo.rollout.processes import gather_sum
 from lit_tpgrpo.rollout.store import RoundFile
+from lit_tpgrpo.rollout.training_sequences import training_sequence
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +67,16 @@ class Correction:
                 weights are divided by the kept mass of the round (see ``functional.corrections.truncation_sums``), and
                 what was never scored weighs nothing.
         """
-        solutions = {at: s.judged.solution for at, s in zip(made.kept_places, made.kept, strict=True)}
+        solutions = {at: s.judged.solution for at, s in zip(made.kept_indices, made.kept, strict=True)}
         scores = file.scores(solutions)
-        missing = [(at, s) for at, s in zip(made.kept_places, made.kept, strict=True) if at not in scores]
+        missing = [(at, s) for at, s in zip(made.kept_indices, made.kept, strict=True) if at not in scores]
         # Collective: a process with nothing to score still takes part.
         todo = [training_sequence(s) for _, s in missing]
         new = scorer.completion_logprobs(todo, made.temperature) if current else []
         for (at, _), logprobs in zip(missing, new, strict=False):
             scores[at] = tuple(logprobs.tolist())
             file.add_score(at, solutions[at], scores[at])
-        unscored = sum(at not in scores for at in made.kept_places)
+        unscored = sum(at not in scores for at in made.kept_indices)
         if unscored:
             log.warning(
                 "%d solutions of round %d were not scored before the policy moved on: they are %s",
@@ -86,7 +86,7 @@ class Correction:
             self._kept_mass([(scores[at], s.logprobs) for at, s in solutions.items() if at in scores]) if cut else None
         )
         corrected = tuple(
-            self._corrected(s, scores.get(at), mass) for at, s in zip(made.kept_places, made.kept, strict=True)
+            self._corrected(s, scores.get(at), mass) for at, s in zip(made.kept_indices, made.kept, strict=True)
         )
         return replace(made, kept=corrected), replace(tally_mismatch(corrected, unscored), kept_mass=mass)
 

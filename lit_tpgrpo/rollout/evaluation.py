@@ -12,10 +12,10 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from tqdm.auto import tqdm
 
+from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
 from lit_tpgrpo.records import EvaluatedGroup, Outcome, StopReason
-from lit_tpgrpo.rollout.processes import gather
 
 
 @dataclass(frozen=True, slots=True)

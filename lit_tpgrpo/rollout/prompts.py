@@ -50,7 +50,7 @@ def filled(template: str, problem: str) -> str:
     return "".join(text + (problem if name is not None else "") for text, name, _, _ in parts)
 
 
-def admit(
+def filter_long_prompts(
     problems: Sequence[Problem],
     tokenizer: PreTrainedTokenizerBase,
     template: str,

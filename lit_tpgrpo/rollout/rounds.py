@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.base import CreditAssignment
-from lit_tpgrpo.credit.thoughts import check_verdict
+from lit_tpgrpo.credit.merging import check_verdict
 from lit_tpgrpo.engines.base import Batching, Engine, SamplingParams
 from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, abstain, tally_of
 from lit_tpgrpo.records import (
@@ -27,9 +27,9 @@ from lit_tpgrpo.records import (
 )
 from lit_tpgrpo.rollout.filters import KeepRule
 from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups, verify_solutions
-from lit_tpgrpo.rollout.stopping import STOP
 from lit_tpgrpo.rollout.store import RoundFile, Sampled
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
+from lit_tpgrpo.signals import STOP
 from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.base import Verifier
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 class Assignment:
     """A problem of a round that this process works on: its place in the round over all processes, and its seed."""
 
-    place: int
+    group_index: int
     problem: Problem
     seed: int
 
@@ -102,7 +102,7 @@ class RoundMaker:
         judged = self._judge(index, groups, file)
         finished = time.perf_counter()
         credited: list[CreditedSolution] = []
-        places: list[int] = []
+        indices: list[int] = []
         scaled: list[JudgedGroup] = []
         for assignment, group in zip(assignments, judged, strict=True):
             if group.decided:  # an acc_G of nothing would pass for one of 0
@@ -111,7 +111,7 @@ class RoundMaker:
             scaled.append(group)
             own = self.credit(scaled[-1])
             credited += own
-            places += [assignment.place * self.group_size + sample for sample in range(len(own))]
+            indices += [assignment.group_index * self.group_size + sample for sample in range(len(own))]
         keeps = [s.judged.outcome is not Outcome.UNDECIDED and self.keep(s) for s in credited]
         made = Round(
             index,
@@ -120,8 +120,8 @@ class RoundMaker:
             tuple(scaled),
             tuple(credited),
             tuple(itertools.compress(credited, keeps)),
-            tuple(places),
-            tuple(itertools.compress(places, keeps)),
+            tuple(indices),
+            tuple(itertools.compress(indices, keeps)),
         )
         verified = Counts(self.verifier.metrics())
         seconds = (sampled - started, finished - sampled)
@@ -132,7 +132,7 @@ class RoundMaker:
     ) -> tuple[dict[int, Sampled], int]:
         """The groups by their places, in order, and the tokens that had to be sampled for them."""
         done = stored_groups(file, assignments, self.group_size, policy_version)
-        missing = [a for a in assignments if a.place not in done]
+        missing = [a for a in assignments if a.group_index not in done]
         stream = sample_groups(
             self.engine,
             self.tokenizer,
@@ -149,13 +149,13 @@ class RoundMaker:
         self.engine.wake()  # also with nothing to sample: a sharded policy is gathered by all processes together
         shown = bar(stream, f"round {index}: sampling", len(missing), self.show_progress)
         for batch in batched(shown, at_once):
-            new = {missing[i].place: (missing[i].problem, solutions) for i, solutions in batch}
+            new = {missing[i].group_index: (missing[i].problem, solutions) for i, solutions in batch}
             file.add_solutions(new)
             STOP.check()
             done |= new
             new_tokens += sum(len(s.completion_ids) for _, solutions in new.values() for s in solutions)
         self.engine.sleep()
-        return {a.place: done[a.place] for a in assignments}, new_tokens
+        return {a.group_index: done[a.group_index] for a in assignments}, new_tokens
 
     def _judge(self, index: int, groups: Mapping[int, Sampled], file: RoundFile) -> list[JudgedGroup]:
         done = {key: found for key, found in file.verdicts(groups).items() if _fits(groups, key, found)}
@@ -193,20 +193,20 @@ def stored_groups(
 ) -> dict[int, Sampled]:
     """What the store holds of the assignments' groups, by place: whole ones, of these very problems, by this version of the
     policy. The others are to be sampled (again)."""
-    problems = {a.place: a.problem for a in assignments}
+    problems = {a.group_index: a.problem for a in assignments}
     found = file.solutions(group_size, problems.keys())
     return {
-        place: (problem, solutions)
-        for place, (problem, solutions) in found.items()
-        if problem == problems[place] and {s.policy_version for s in solutions} == {policy_version}
+        group_index: (problem, solutions)
+        for group_index, (problem, solutions) in found.items()
+        if problem == problems[group_index] and {s.policy_version for s in solutions} == {policy_version}
     }
 
 
 def _fits(groups: Mapping[int, Sampled], key: tuple[int, int], found: tuple[Outcome, str | None, Verdict]) -> bool:
     """Whether a stored verdict is one on its solution at all; otherwise it is given again."""
-    place, sample = key
+    group_index, sample = key
     try:
-        check_verdict(JudgedSolution(groups[place][1][sample], *found))
+        check_verdict(JudgedSolution(groups[group_index][1][sample], *found))
     except ValueError as error:
         log.warning("%s; it is given again", error)
         return False
@@ -214,8 +214,8 @@ def _fits(groups: Mapping[int, Sampled], key: tuple[int, int], found: tuple[Outc
 
 
 def _judged_group(
-    place: int, problem: Problem, solutions: Sequence[Solution], done: Mapping[tuple[int, int], tuple[Any, ...]]
+    group_index: int, problem: Problem, solutions: Sequence[Solution], done: Mapping[tuple[int, int], tuple[Any, ...]]
 ) -> JudgedGroup:
-    judged = tuple(JudgedSolution(s, *done[place, s.sample]) for s in solutions)
+    judged = tuple(JudgedSolution(s, *done[group_index, s.sample]) for s in solutions)
     group = JudgedGroup(problem, judged, capability=0.0)
     return replace(group, capability=group.accuracy)

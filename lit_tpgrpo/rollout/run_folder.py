@@ -15,8 +15,8 @@ import lightning as L
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from lit_tpgrpo.distributed import gather, raise_on_all_ranks
 from lit_tpgrpo.errors import StorageError
-from lit_tpgrpo.rollout.processes import failing_together, gather
 
 _FOLDERS: weakref.WeakKeyDictionary[L.Trainer, Path] = weakref.WeakKeyDictionary()
 _CHOSEN: weakref.WeakKeyDictionary[L.Trainer, Path] = weakref.WeakKeyDictionary()  # not yet known to all processes
@@ -34,7 +34,7 @@ def run_folder(trainer: L.Trainer) -> Path:
         StorageError: a new version folder cannot be created.
     """
     if trainer not in _FOLDERS:
-        with failing_together("choosing the run's folder"):
+        with raise_on_all_ranks("choosing the run's folder"):
             chosen = (_CHOSEN.get(trainer) or _chosen(trainer)) if trainer.is_global_zero else Path()
         _FOLDERS[trainer] = gather(chosen)[0]
     return _FOLDERS[trainer]

@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.errors import ConfigError, StorageError
-from lit_tpgrpo.rollout.processes import failing_together
 from lit_tpgrpo.rollout.run_folder import early_folder, run_folder, share_versions, writes_versions
 
 log = logging.getLogger(__name__)
@@ -69,12 +69,12 @@ class RunLock:
             ConfigError: another run holds one of the folders.
             StorageError: one cannot be written.
         """
-        with failing_together("locking the run's folder"):
+        with raise_on_all_ranks("locking the run's folder"):
             if self._error is not None:
                 error, self._error, trainer.loggers = self._error, None, self._loggers
                 raise error
         folder = run_folder(trainer)
-        with failing_together("locking the run's folder"):
+        with raise_on_all_ranks("locking the run's folder"):
             if trainer.is_global_zero:
                 self._hold(_run_folders(trainer, folder, store_dir))
 

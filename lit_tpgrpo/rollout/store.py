@@ -98,15 +98,15 @@ class RoundStore:
                 log.warning(
                     "the verdicts of round %d on disk are void and are made anew: judge or verifier changed", index
                 )
-            file.void_verdicts()
+            file.invalidate_verdicts()
             _write_whole(folder / "judging.json", json.dumps(means, indent=1))
         self._forget_old(index)
         return file
 
     def _copy_inherited(self, folder: Path, meta: Mapping[str, Any]) -> None:
         """Copy the round from the run that this one was resumed from, where it was made with the same."""
-        for place in self.inherited:
-            source = place / folder.name
+        for group_index in self.inherited:
+            source = group_index / folder.name
             if source.resolve() != folder.resolve() and _read_meta(source / "meta.json") == meta:
                 for path in sorted(source.iterdir()):
                     if (
@@ -138,34 +138,34 @@ class RoundFile:
         """
         found: dict[int, Sampled] = {}
         damaged: dict[int, str] = {}
-        for place, row in self._rows(
+        for group_index, row in self._rows(
             "solutions", lambda line: [(_int(group["group"]), group) for group in line["groups"]]
         ):
-            if wanted is not None and place not in wanted:
+            if wanted is not None and group_index not in wanted:
                 continue
             try:
                 group = _group(row)
             except _UNREADABLE as error:
-                damaged[place] = f"cannot be read ({_reason(error)})"
+                damaged[group_index] = f"cannot be read ({_reason(error)})"
                 continue
             samples = [s.sample for s in group[1]]
             if samples == list(range(group_size)):
-                found[place] = group
+                found[group_index] = group
             else:
-                damaged[place] = f"holds samples {samples}, expected 0 to {group_size - 1}"
-        for place in sorted(damaged.keys() - found.keys()):
-            log.warning("group %d in %s %s; it is sampled again", place, self.folder, damaged[place])
+                damaged[group_index] = f"holds samples {samples}, expected 0 to {group_size - 1}"
+        for group_index in sorted(damaged.keys() - found.keys()):
+            log.warning("group %d in %s %s; it is sampled again", group_index, self.folder, damaged[group_index])
         return found
 
     def add_solutions(self, groups: Mapping[int, Sampled]) -> None:
         """Groups that were sampled together: after a crash all of them are there, or none."""
         rows = [
             {
-                "group": place,
+                "group": group_index,
                 "problem": asdict(problem),
                 "solutions": [asdict(s) | {"stop": s.stop.value} for s in solutions],
             }
-            for place, (problem, solutions) in groups.items()
+            for group_index, (problem, solutions) in groups.items()
         ]
         append_line(self._own("solutions"), {"groups": rows})
 
@@ -173,8 +173,8 @@ class RoundFile:
         """Outcome, extracted answer and verdict by (group, sample), of these solutions and no others: what was said of a
         solution that has been sampled again since, or under another gold answer, is not returned."""
         digests = {
-            (place, s.sample): solution_digest(s, problem.answer)
-            for place, (problem, solutions) in groups.items()
+            (group_index, s.sample): solution_digest(s, problem.answer)
+            for group_index, (problem, solutions) in groups.items()
             for s in solutions
         }
         found: dict[tuple[int, int], tuple[Outcome, str | None, Verdict]] = {}
@@ -211,24 +211,24 @@ class RoundFile:
 
     def scores(self, solutions: Mapping[int, Solution]) -> dict[int, tuple[float, ...]]:
         """The trainer's log-probs of these solutions and no others, by their place in the round (group x G + sample)."""
-        digests = {place: solution_digest(s) for place, s in solutions.items()}
+        digests = {group_index: solution_digest(s) for group_index, s in solutions.items()}
         found: dict[int, tuple[float, ...]] = {}
-        for place, line in self._rows("scores", lambda line: [(_int(line["place"]), line)]):
-            if place in digests and digests[place] == line.get("of"):
+        for group_index, line in self._rows("scores", lambda line: [(_int(line["place"]), line)]):
+            if group_index in digests and digests[group_index] == line.get("of"):
                 try:
                     logprobs = _FLOATS.validate_python(line["logprobs"])
                 except _UNREADABLE as error:
                     log.warning("a score in %s cannot be read (%s); it is computed again", self.folder, _reason(error))
                     continue
-                if len(logprobs) == len(solutions[place].completion_ids):
-                    found[place] = logprobs
+                if len(logprobs) == len(solutions[group_index].completion_ids):
+                    found[group_index] = logprobs
         return found
 
-    def add_score(self, place: int, solution: Solution, logprobs: Sequence[float]) -> None:
-        row = {"place": place, "of": solution_digest(solution), "logprobs": list(logprobs)}
+    def add_score(self, group_index: int, solution: Solution, logprobs: Sequence[float]) -> None:
+        row = {"place": group_index, "of": solution_digest(solution), "logprobs": list(logprobs)}
         append_line(self._own("scores"), row)
 
-    def void_verdicts(self) -> None:
+    def invalidate_verdicts(self) -> None:
         """Forget the verdicts, keep the solutions: the judge has changed."""
         for path in self.verdict_files():
             path.unlink(missing_ok=True)

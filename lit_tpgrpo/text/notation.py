@@ -103,7 +103,7 @@ def _grouped(text: str) -> list[Node]:
     return stack[0]
 
 
-class _Reader:
+class _NotationScanner:
     """Takes nodes one after another, arguments the way TeX does: spaces skipped, one token or one group."""
 
     def __init__(self, nodes: list[Node], depth: int) -> None:
@@ -153,7 +153,7 @@ class _Reader:
 def _render(nodes: list[Node], depth: int) -> str:
     if depth > MAX_DEPTH:
         raise Unreadable("expected an answer with fewer nested groups")
-    reader = _Reader(nodes, depth)
+    reader = _NotationScanner(nodes, depth)
     parts: list[str] = []
     while reader:
         node = reader.take()
@@ -179,7 +179,7 @@ def _ends_in_command(text: str) -> bool:
     return name != text and name.endswith("\\")
 
 
-def _script(mark: str, reader: _Reader) -> str:
+def _script(mark: str, reader: _NotationScanner) -> str:
     argument = reader.argument()
     if argument == r"\prime":
         return "'"
@@ -188,7 +188,7 @@ def _script(mark: str, reader: _Reader) -> str:
     return f"{mark}{{{argument}}}"
 
 
-def _command(name: str, reader: _Reader) -> str:
+def _command(name: str, reader: _NotationScanner) -> str:
     if name in _NOTHING or name == r"\limits":
         return ""
     if name in _SPACE:
@@ -210,7 +210,7 @@ def _command(name: str, reader: _Reader) -> str:
     return f"{name} " if name[1:].isalpha() and reader and reader.nodes[reader.at] == " " else name
 
 
-def _words(name: str, reader: _Reader) -> str:
+def _words(name: str, reader: _NotationScanner) -> str:
     """The content of a text box: letters of formulas and numbers as such, functions as commands, words as words."""
     reader.skip_space()
     node = reader.take() if reader else ""

@@ -66,7 +66,7 @@ _MAX_TOPIC = 8
 
 
 @dataclass(slots=True)
-class _Reader:
+class _ReflectionParser:
     """Reads a step sentence by sentence; ``topic`` is what a following "yes", "no" or "that" is about."""
 
     asserted: Statements = field(default_factory=Statements)
@@ -233,7 +233,7 @@ class _Reader:
 def read_step(text: str) -> Reading:
     """Read one step. The time is linear in its length, but for sorting its equations."""
     flat = flatten(text)
-    reader = _Reader()
+    reader = _ReflectionParser()
     for sentence in _SENTENCE_END.split(flat):
         if sentence.strip():
             reader.read(sentence.strip())

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from lit_tpgrpo.sharding import whole
+from lit_tpgrpo.training.sharding import full_tensor
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def clip_gradients(
     with_gradient = [p for p in parameters if p.grad is not None]
     gradients = [p.grad for p in with_gradient if p.grad is not None]
     norm = get_total_norm(gradients)
-    value = whole(norm)
+    value = full_tensor(norm)
     if not torch.isfinite(value):
         return GradientNorm(value, scaler is not None and _overflows(gradients, scaler))
     if limit is not None:
@@ -58,7 +58,7 @@ def clip_gradients(
 def _overflows(gradients: list[Tensor], scaler: torch.amp.GradScaler) -> bool:
     """Whether a lower scale may help: an element is not finite (a norm of finite ones may be infinite, too), and the loss was
     scaled up, not down."""
-    return scaler.get_scale() >= 1 and not bool(torch.isfinite(whole(get_total_norm(gradients, float("inf")))))
+    return scaler.get_scale() >= 1 and not bool(torch.isfinite(full_tensor(get_total_norm(gradients, float("inf")))))
 
 
 def step_metrics(norm: GradientNorm, scaler: torch.amp.GradScaler | None) -> dict[str, float | Tensor]:

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from transformers import PreTrainedModel
 
-from lit_tpgrpo.sharding import torch_dtype
+from lit_tpgrpo.training.sharding import torch_dtype
 
 
 def weights_dtype(name: str | None, adapted: bool) -> torch.dtype | None:

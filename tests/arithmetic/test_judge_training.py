@@ -12,7 +12,7 @@ from lit_tpgrpo.datamodules.arithmetic import judge_warmstart
 from lit_tpgrpo.datamodules.arithmetic.judge_measure import PROMPTS, measure_judge
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, written
 from lit_tpgrpo.datamodules.arithmetic.judge_training import (
-    Asking,
+    ExchangeMix,
     branch_row,
     labelling_exchange,
     pad_branch_rows,
@@ -35,8 +35,8 @@ from lit_tpgrpo.datamodules.arithmetic.tiny import random_policy
 from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, solution_truth
 from lit_tpgrpo.datamodules.arithmetic.warmstart import Stage
+from lit_tpgrpo.judges.generative.numbered_solution import number_solution
 from lit_tpgrpo.judges.generative.prompts import PromptSet
-from lit_tpgrpo.judges.generative.sheet import make_sheet
 from lit_tpgrpo.judges.generative.verdicts import SourcesVerdict
 
 # 3+5=8, 8*7=6, 6-9=7
@@ -67,14 +67,14 @@ def read(*paragraphs: str):
     truth = solution_truth(PROBLEM, text)
     assert isinstance(truth, ChainTruth), truth
     ((case, _),), _ = label_cases([(PROBLEM, text)])
-    sheet = make_sheet(case)
-    assert sheet is not None
-    return sheet, truth
+    numbered = number_solution(case)
+    assert numbered is not None
+    return numbered, truth
 
 
 def stages(*paragraphs: str) -> list[str]:
-    sheet, truth = read(*paragraphs)
-    return [f"{e.question.value} {e.verdict.model_dump_json()}" for e in stage_exchanges(sheet, truth, IDS)]
+    numbered, truth = read(*paragraphs)
+    return [f"{e.question.value} {e.verdict.model_dump_json()}" for e in stage_exchanges(numbered, truth, IDS)]
 
 
 def judged(**wrong: bool) -> str:
@@ -172,7 +172,7 @@ def test_the_questions_for_any_solution():
 
 
 def test_the_marks_of_paragraphs():
-    sheet, truth = read(
+    numbered, truth = read(
         OPENING,
         "First, 3+5=9.",
         "Next, 9*7=3.",  # true arithmetic on a wrong value
@@ -182,7 +182,7 @@ def test_the_marks_of_paragraphs():
         "Then 5-9=6.",
         "So 5-9=6, 8*7=5, and the answer is \\boxed{6}.",
     )
-    assert paragraph_marks(sheet, truth) == [
+    assert paragraph_marks(numbered, truth) == [
         # reflects, right, restated, of the table; number, reflection before, restated before, source
         (0, 1, 0, 1, 1, 0, 0, 0),
         (0, 0, 0, 0, 2, 0, 0, 0),
@@ -200,20 +200,20 @@ def test_the_marks_of_paragraphs():
 def drawn(n: int, seed: int = 0, levels: str = "12345"):
     rng = random.Random(seed)
     for i in range(n):
-        sheet, truth = draw_chain(levels[i % len(levels)], BUSY, bool(i % 2), rng)
-        yield sheet, truth, training_exchanges(sheet, truth, Asking(1, 1, 2), rng)
+        numbered, truth = draw_chain(levels[i % len(levels)], BUSY, bool(i % 2), rng)
+        yield numbered, truth, training_exchanges(numbered, truth, ExchangeMix(1, 1, 2), rng)
 
 
 def test_chains_come_from_the_training_split_and_end_as_asked():
-    for i, (sheet, truth, _) in enumerate(drawn(40)):
-        assert Task.from_prompt(sheet.case.problem.prompt).split == "train"
-        assert truth.correct is sheet.correct is bool(i % 2)
+    for i, (numbered, truth, _) in enumerate(drawn(40)):
+        assert Task.from_prompt(numbered.case.problem.prompt).split == "train"
+        assert truth.correct is numbered.correct is bool(i % 2)
 
 
 def test_a_stubborn_correction_changes_nothing_but_is_wrong_and_has_no_source():
     rng = random.Random(0)
     for correct in (True, False) * 5:
-        sheet, truth = draw_chain("1", BUSY, correct, rng, stubborn=1.0)
+        numbered, truth = draw_chain("1", BUSY, correct, rng, stubborn=1.0)
         stubborn = [
             (n, step)
             for n, step in enumerate(truth.steps)
@@ -222,7 +222,7 @@ def test_a_stubborn_correction_changes_nothing_but_is_wrong_and_has_no_source():
         assert stubborn
         assert not any(step.right for _, step in stubborn)
         assert truth.correct is correct
-        for exchange in stage_exchanges(sheet, truth, IDS):
+        for exchange in stage_exchanges(numbered, truth, IDS):
             if isinstance(exchange.verdict, SourcesVerdict):
                 given = {s.reflection: s.intervals for s in exchange.verdict.sources}
                 for n, step in stubborn:
@@ -232,10 +232,10 @@ def test_a_stubborn_correction_changes_nothing_but_is_wrong_and_has_no_source():
 
 def test_a_prompt_cut_in_two_has_the_tokens_of_the_whole(tokenizer, prompts):
     """The whole is what the chat template makes of the user turn in use."""
-    for sheet, truth, exchanges in drawn(60):
-        row = branch_row(prompts, sheet, truth, exchanges, tokenizer)
+    for numbered, truth, exchanges in drawn(60):
+        row = branch_row(prompts, numbered, truth, exchanges, tokenizer)
         for exchange, branch in zip(exchanges, row.branches, strict=True):
-            content = prompts.shared(sheet, 1, len(sheet.paragraphs)) + prompts.question(
+            content = prompts.shared(numbered, 1, len(numbered.paragraphs)) + prompts.question(
                 exchange.question, exchange.verdict.id, **exchange.variables
             )
             chat = [{"role": "user", "content": content}]
@@ -248,13 +248,16 @@ def test_a_prompt_that_cannot_be_cut_is_refused(tokenizer, tmp_path):
     for file in PromptSet(PROMPTS).folder.glob("*.txt"):
         (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "step.txt").write_text("{# variables: id, step #}\n. step {{ step }} id {{ id }}\n")
-    sheet, truth = read(OPENING, "First, 3+5=9.", "So 3+5=9, and the answer is \\boxed{9}.")
+    numbered, truth = read(OPENING, "First, 3+5=9.", "So 3+5=9, and the answer is \\boxed{9}.")
     with pytest.raises(ValueError, match="cannot be cut"):
-        rendered(PromptSet(tmp_path), sheet, step_exchange(truth, 1, "12ab"))
+        rendered(PromptSet(tmp_path), numbered, step_exchange(truth, 1, "12ab"))
 
 
 def test_branches_are_to_the_model_what_separate_rows_are(tokenizer, prompts):
-    rows = [branch_row(prompts, sheet, truth, exchanges, tokenizer) for sheet, truth, exchanges in drawn(3, levels="1")]
+    rows = [
+        branch_row(prompts, numbered, truth, exchanges, tokenizer)
+        for numbered, truth, exchanges in drawn(3, levels="1")
+    ]
     batch = pad_branch_rows(rows, tokenizer.pad_token_id)
     config = judge_warmstart.judge_config(JudgeWarmStart(hidden_size=64, layers=3, heads=2), tokenizer)
     model = random_policy(config, seed=0)
@@ -273,7 +276,7 @@ def test_branches_are_to_the_model_what_separate_rows_are(tokenizer, prompts):
 
 
 def test_the_shared_text_and_the_replies_are_predicted_and_the_questions_are_not(tokenizer, prompts):
-    rows = [branch_row(prompts, sheet, truth, exchanges, tokenizer) for sheet, truth, exchanges in drawn(4)]
+    rows = [branch_row(prompts, numbered, truth, exchanges, tokenizer) for numbered, truth, exchanges in drawn(4)]
     batch = pad_branch_rows(rows, tokenizer.pad_token_id)
     for i, row in enumerate(rows):
         replies = [t for b in row.branches for t in b.ids[b.reply :]]
@@ -284,9 +287,11 @@ def test_the_shared_text_and_the_replies_are_predicted_and_the_questions_are_not
 
 def test_marks_stand_at_the_last_tokens_of_paragraphs(tokenizer, prompts):
     drawn_rows = list(drawn(3))
-    rows = [branch_row(prompts, sheet, truth, exchanges, tokenizer) for sheet, truth, exchanges in drawn_rows]
+    rows = [branch_row(prompts, numbered, truth, exchanges, tokenizer) for numbered, truth, exchanges in drawn_rows]
     batch = pad_branch_rows(rows, tokenizer.pad_token_id)
-    expected = [(i, mark) for i, (sheet, truth, _) in enumerate(drawn_rows) for mark in paragraph_marks(sheet, truth)]
+    expected = [
+        (i, mark) for i, (numbered, truth, _) in enumerate(drawn_rows) for mark in paragraph_marks(numbered, truth)
+    ]
     assert [*zip(batch.ends[0].tolist(), map(tuple, batch.marks.tolist()), strict=True)] == expected
     for (i, _), at, number in zip(expected, batch.ends[1].tolist(), batch.marks[:, 4].tolist(), strict=True):
         text = tokenizer.decode(rows[i].shared[: at + 1])

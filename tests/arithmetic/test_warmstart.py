@@ -117,12 +117,12 @@ def test_sheet_rows_hold_right_equations_and_predict_their_results(tokenizer):
     for row, kept in zip(rows, targets.tolist(), strict=True):
         text = tokenizer.decode(row.ids)
         modulus = int(re.search(r"modulo (\d+)", text)[1])
-        sheet = re.findall(r"(\d+)([-+*])(\d+)=(\d+)", text)
-        assert len(sheet) == 5
-        for left, symbol, operand, result in sheet:
+        numbered = re.findall(r"(\d+)([-+*])(\d+)=(\d+)", text)
+        assert len(numbered) == 5
+        for left, symbol, operand, result in numbered:
             assert eval(left + symbol + operand) % modulus == int(result)
         predicted = tokenizer.decode([t for t in kept if t != IGNORED])
-        assert predicted == "".join(result for *_, result in sheet)
+        assert predicted == "".join(result for *_, result in numbered)
 
 
 def test_a_phase_decides_what_a_batch_holds(tokenizer):

@@ -15,8 +15,8 @@ from benchmarks.soak.__main__ import broken, growth, main
 from benchmarks.soak.endpoint import FAULTS, MOST_IN_A_ROW, judge_endpoint
 from benchmarks.soak.run import Outcome, SoakFailed
 from benchmarks.soak.watch import ProcessTree, Reading
-from lit_tpgrpo.engines.chat import ChatError, ChatRequest
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.chat.base import ChatError, ChatRequest
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 
 
 def held(memory: list[float], handles: int = 9, threads: int = 5) -> list[Reading]:

@@ -20,14 +20,14 @@ from lit_tpgrpo.callbacks import (
     SolutionSamples,
 )
 from lit_tpgrpo.callbacks.samples import solution_table
+from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
-from lit_tpgrpo.engines.local_chat import LocalChat
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase
-from lit_tpgrpo.judges.generative import Asking, GenerativeJudge, RuleSegmentation
+from lit_tpgrpo.judges.generative import GenerativeJudge, QueryConfig, RuleSegmentation
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import (
@@ -316,8 +316,8 @@ class WatchedChat(LocalChat):
 
 
 def self_judge(chat: LocalChat, tmp_path: Path) -> GenerativeJudge:
-    asking = Asking(max_tokens=40, verdict_attempts=1)
-    return GenerativeJudge(chat, segmentation=RuleSegmentation(), asking=asking, store=str(tmp_path / "replies"))
+    query = QueryConfig(max_tokens=40, verdict_attempts=1)
+    return GenerativeJudge(chat, segmentation=RuleSegmentation(), query=query, store=str(tmp_path / "replies"))
 
 
 def test_a_policy_that_judges_itself_is_renewed_every_n_rounds(random_model, tmp_path):

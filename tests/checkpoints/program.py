@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lit_tpgrpo.callbacks import SafeCheckpoint
+from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.rollout.processes import gather
 from tests.checkpoints.payloads import IN_SHARDS, hostile_copy
 from tests.datamodules.test_rollout_datamodule import data
 

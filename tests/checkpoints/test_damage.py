@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from lit_tpgrpo.checkpoints import CheckpointError, check, fault_of, load_checkpoint
 from lit_tpgrpo.checksums import CHECKSUMS
 from lit_tpgrpo.cli import found_checkpoint
 from lit_tpgrpo.export import export_checkpoint
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.training.checkpoints import CheckpointError, check, fault_of, load_checkpoint
 from tests.datamodules.test_rollout_datamodule import data, module, trainer
 
 

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_tpgrpo.callbacks import SafeCheckpoint
-from lit_tpgrpo.checkpoints import CheckpointError, fault_of, usable_checkpoint
 from lit_tpgrpo.errors import InputError, StorageError
+from lit_tpgrpo.training.checkpoints import CheckpointError, fault_of, usable_checkpoint
 from tests.datamodules.test_rollout_datamodule import data, module, trainer
 
 

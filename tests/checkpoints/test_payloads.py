@@ -13,10 +13,10 @@ from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lit_tpgrpo import cli, export
-from lit_tpgrpo.checkpoints import UnsafeCheckpointError, check_checkpoint, load_checkpoint, usable_checkpoint
-from lit_tpgrpo.checkpoints.shards import ForbiddenTypeError, _TableUnpickler
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.training.checkpoints import UnsafeCheckpointError, check_checkpoint, load_checkpoint, usable_checkpoint
+from lit_tpgrpo.training.checkpoints.shards import ForbiddenTypeError, _TableUnpickler
 from tests.checkpoints.payloads import IN_SHARDS, Payload, hostile_copy, in_file
 from tests.datamodules.test_rollout_datamodule import data, module, trainer
 

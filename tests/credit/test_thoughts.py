@@ -3,11 +3,11 @@
 import pytest
 from credit_cases import correct, group, incorrect, retold, solution, undecided
 
-from lit_tpgrpo.credit.thoughts import (
+from lit_tpgrpo.credit.merging import (
+    agrees_with_answer,
     check_verdict,
     merge_thoughts,
     outcome_advantages,
-    sides_with_answer,
     single_steps,
 )
 from lit_tpgrpo.errors import ConfigError
@@ -41,7 +41,7 @@ def test_single_steps_are_not_merged():
 
 
 def sides(judged):
-    found = sides_with_answer(judged, merge_thoughts(judged.verdict))
+    found = agrees_with_answer(judged, merge_thoughts(judged.verdict))
     return None if found is None else found.tolist()
 
 

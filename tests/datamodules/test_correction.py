@@ -18,7 +18,7 @@ from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.rollout.batching import training_sequence
+from lit_tpgrpo.rollout.training_sequences import training_sequence
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 OFFSET = 0.25

@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback
+from lit_tpgrpo.chat.local_chat import LocalChat
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.engines.local_chat import LocalChat
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
 from lit_tpgrpo.engines.vllm import VLLMServer
 from lit_tpgrpo.errors import ConfigError, EmptyRoundError, InputError, NonFiniteLossError, StorageError
 from lit_tpgrpo.judges.generative import GenerativeJudge
@@ -258,19 +258,19 @@ def test_runs_that_go_on_from_one_checkpoint_have_rounds_of_their_own(random_mod
     parent = tmp_path / "version_0" / "rounds"
     before = {p: p.read_bytes() for p in parent.rglob("*.json*")}
     places = [tmp_path / "version_1" / "rounds", tmp_path / "given", tmp_path / "version_3" / "rounds"]
-    for number, place in enumerate(places):
-        again, m = data(store_dir=str(place) if place.name == "given" else None), module(random_model)
+    for number, group_index in enumerate(places):
+        again, m = data(store_dir=str(group_index) if group_index.name == "given" else None), module(random_model)
         keeper = ModelCheckpoint(dirpath=tmp_path / "kept" / str(number), every_n_train_steps=1, save_top_k=-1)
         run = trainer(tmp_path, keeper, enable_checkpointing=True, logger=False)
         run.fit(m, datamodule=again, ckpt_path=saved, weights_only=True)
         assert again.engine.sampled == 0  # pyright: ignore
         assert torch.equal(weights(m), weights(whole))
-        assert [p.name for p in place.glob("round_*")] == ["round_000002"]
+        assert [p.name for p in group_index.glob("round_*")] == ["round_000002"]
         saved = tmp_path / "kept" / "0" / "epoch=0-step=5.ckpt"  # the others go on from this one's
         state = torch.load(tmp_path / "kept" / str(number) / "epoch=0-step=6.ckpt", weights_only=True)[
             "MathRolloutDataModule"
         ]
-        assert state["store_dir"] == str(place)
+        assert state["store_dir"] == str(group_index)
         assert state["inherited"][-1] == str(parent)
     assert {p: p.read_bytes() for p in parent.rglob("*.json*")} == before
 

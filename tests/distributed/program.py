@@ -13,9 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
-from lit_tpgrpo.adapters import LoRA
 from lit_tpgrpo.callbacks import CapabilityEstimator, JudgeRefresh, MathEvaluation, RoundCallback, SafeCheckpoint
-from lit_tpgrpo.checkpoints import usable_checkpoint
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
@@ -23,7 +21,9 @@ from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import OtherProcessError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.sharding import Sharding
+from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.checkpoints import usable_checkpoint
+from lit_tpgrpo.training.sharding import Sharding
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1))

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.policy import PolicyModel
 from lit_tpgrpo.pretrained import load_causal_lm
-from lit_tpgrpo.sharding import Sharding
+from lit_tpgrpo.training.policy import PolicyModel
+from lit_tpgrpo.training.sharding import Sharding
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lit_tpgrpo.checkpoints import usable_checkpoint
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.export import export_checkpoint
+from lit_tpgrpo.training.checkpoints import usable_checkpoint
 
 # In one worker: the runs of the fixture serve all tests.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.chat.base import ChatError, ChatReply, ChatRequest
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from tests.engines.misbehaving_server import Behaviour, MisbehavingServer
 
 KEY = "sk-recognisable-4711"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.engines.base import SamplingParams
-from lit_tpgrpo.engines.choice import SeededChoice, cuts
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.engines.local_chat import LoadedModel
+from lit_tpgrpo.engines.seeded_choice import SeededChoice, cuts
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 
 CPU = torch.device("cpu")
@@ -34,12 +34,12 @@ def test_tokens_come_as_often_as_their_probabilities_say():
 
 def test_a_stream_is_that_of_its_seed_alone():
     probabilities = [0.25] * 4
-    together = drawn(probabilities, [7, 8, 9], 50)
-    assert torch.equal(drawn(probabilities, [9], 50)[0], together[2])
-    assert torch.equal(drawn(probabilities, [9, 7], 50)[1], together[0])
-    assert not torch.equal(together[0], together[1])
+    raise_if_any_failed = drawn(probabilities, [7, 8, 9], 50)
+    assert torch.equal(drawn(probabilities, [9], 50)[0], raise_if_any_failed[2])
+    assert torch.equal(drawn(probabilities, [9, 7], 50)[1], raise_if_any_failed[0])
+    assert not torch.equal(raise_if_any_failed[0], raise_if_any_failed[1])
     # Consecutive seeds are the samples of one prompt: they must not resemble one another.
-    assert 0.1 < float((together[0] == together[1]).float().mean()) < 0.5
+    assert 0.1 < float((raise_if_any_failed[0] == raise_if_any_failed[1]).float().mean()) < 0.5
 
 
 def test_what_top_k_and_top_p_cut_is_never_drawn():
@@ -55,14 +55,14 @@ def test_a_prompts_samples_do_not_depend_on_what_is_sampled_beside_it(random_mod
     model = load_causal_lm(random_model, False, torch.float32, "sdpa").eval()
     engine, params = HFEngine(batch_size=6), SamplingParams(24)
     engine.load_weights(LoadedModel(model, load_tokenizer(random_model)))
-    together = dict(engine.sample(PROMPTS, 3, params, [11, 22, 33, 44, 55]))
-    assert len({c.token_ids for completions in together.values() for c in completions}) == 15
+    raise_if_any_failed = dict(engine.sample(PROMPTS, 3, params, [11, 22, 33, 44, 55]))
+    assert len({c.token_ids for completions in raise_if_any_failed.values() for c in completions}) == 15
     order = [3, 0, 4]
     fewer = dict(engine.sample([PROMPTS[i] for i in order], 3, params, [[11, 22, 33, 44, 55][i] for i in order]))
     for place, i in enumerate(order):
-        assert [c.token_ids for c in fewer[place]] == [c.token_ids for c in together[i]]
+        assert [c.token_ids for c in fewer[place]] == [c.token_ids for c in raise_if_any_failed[i]]
     (again,) = dict(engine.sample([PROMPTS[1]], 1, params, [22 + 2])).values()
-    assert again[0].token_ids == together[1][2].token_ids
+    assert again[0].token_ids == raise_if_any_failed[1][2].token_ids
 
 
 def test_batches_hold_whole_prompts_and_come_again_as_they_were(random_model):

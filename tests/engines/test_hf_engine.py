@@ -13,8 +13,8 @@ from lit_tpgrpo.engines.hf import HFEngine, stop_ids
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import StopReason, TrainingSequence
-from lit_tpgrpo.rollout.batching import collate
 from lit_tpgrpo.seeds import derived_seed
+from lit_tpgrpo.training.microbatches import collate
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15], [3], [40, 41]]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.chat.base import ChatError, ChatReply, ChatRequest, Fault
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from tests.engines.openai_talk import SCHEMA
 from tests.engines.openai_talk import environment as environment
 

@@ -9,10 +9,10 @@ import threading
 import pytest
 import torch
 
+from lit_tpgrpo.chat.base import ChatClient, ChatError, ChatReply, ChatRequest, Fault, PolicyChat
+from lit_tpgrpo.chat.local_chat import LoadedModel, LocalChat
 from lit_tpgrpo.engines.base import SamplingParams
-from lit_tpgrpo.engines.chat import ChatEngine, ChatError, ChatReply, ChatRequest, Fault, PolicyChat
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.engines.local_chat import LoadedModel, LocalChat
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative import verdicts
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
@@ -54,7 +54,7 @@ class CountingEngine(HFEngine):
 
 def test_it_is_a_chat_engine(random_model):
     chat = LocalChat(random_model)
-    assert isinstance(chat, ChatEngine)
+    assert isinstance(chat, ChatClient)
     assert isinstance(chat, PolicyChat)
 
 
@@ -87,8 +87,8 @@ def test_requests_that_wait_together_are_sampled_together_by_their_settings(rand
 def test_greedy_replies_do_not_depend_on_the_batch(random_model):
     chat = LocalChat(random_model)
     requests = [ChatRequest(f"text {i} " * i, "question", max_tokens=12) for i in range(1, 5)]
-    together = [r.text for r in ask(chat, *requests)]
-    assert [ask(chat, r)[0].text for r in requests] == together
+    raise_if_any_failed = [r.text for r in ask(chat, *requests)]
+    assert [ask(chat, r)[0].text for r in requests] == raise_if_any_failed
 
 
 def test_thinking_is_free_limited_and_not_part_of_the_reply(random_model):

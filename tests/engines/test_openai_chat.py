@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from lit_tpgrpo.engines.chat import ChatReply, ChatRequest
-from lit_tpgrpo.engines.openai_chat import STOP_THINKING, THINK_FIRST, OpenAIChat
+from lit_tpgrpo.chat.base import ChatReply, ChatRequest
+from lit_tpgrpo.chat.openai_chat import STOP_THINKING, THINK_FIRST, OpenAIChat
 from lit_tpgrpo.errors import ConfigError
 from tests.engines import misbehaving_server as bad
 from tests.engines.misbehaving_server import Behaviour, ok
@@ -234,6 +234,6 @@ def test_without_the_package_the_message_says_what_to_install(monkeypatch: pytes
 
 
 def test_the_package_is_imported_only_when_it_is_used():
-    code = "import sys, lit_tpgrpo.engines.openai_chat as m; m.OpenAIChat('m', 'http://h/v1')"
+    code = "import sys, lit_tpgrpo.chat.openai_chat as m; m.OpenAIChat('m', 'http://h/v1')"
     code += "; sys.exit('openai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=600).returncode == 0

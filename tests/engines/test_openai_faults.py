@@ -11,9 +11,9 @@ from email.utils import formatdate
 
 import pytest
 
-from lit_tpgrpo.engines.chat import ChatError, ChatRequest, Fault
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
-from lit_tpgrpo.engines.openai_wire import retry_after
+from lit_tpgrpo.chat.base import ChatError, ChatRequest, Fault
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
+from lit_tpgrpo.chat.openai_wire import retry_after
 from lit_tpgrpo.errors import ConfigError
 from tests.engines import misbehaving_server as bad
 from tests.engines.misbehaving_server import Behaviour, MisbehavingServer, failure, ok, raw

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_tpgrpo.engines.bounded_http import tls_context
-from lit_tpgrpo.engines.chat import ChatEngine, ChatError, Fault
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.bounded_http import tls_context
+from lit_tpgrpo.chat.base import ChatClient, ChatError, Fault
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.errors import ConfigError
 from tests.engines import misbehaving_server as bad
 from tests.engines.misbehaving_server import MisbehavingServer, ok
@@ -79,7 +79,7 @@ def test_more_requests_than_connections_wait_their_turn():
 def test_outside_a_session_nothing_is_asked_and_one_engine_serves_many_sessions():
     with MisbehavingServer(lambda *_: ok("fine")) as server:
         engine = OpenAIChat("judge", server.base_url)
-        assert isinstance(engine, ChatEngine)
+        assert isinstance(engine, ChatClient)
 
         async def main() -> None:
             async with engine.session():

@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from lit_tpgrpo.engines.chat import Fault
+from lit_tpgrpo.chat.base import Fault
 from lit_tpgrpo.engines.vllm import client
 from tests.engines import misbehaving_server as bad
 from tests.engines.misbehaving_server import Behaviour, MisbehavingServer, completion, ok

@@ -15,7 +15,7 @@ import torch
 from lit_tpgrpo.engines.base import Interruptible, SamplingParams
 from lit_tpgrpo.engines.vllm import VLLMServer, server
 from lit_tpgrpo.engines.vllm.weights import WeightSender
-from lit_tpgrpo.errors import ConfigError, EngineError, raised_on_all_processes
+from lit_tpgrpo.errors import ConfigError, EngineError, raised_on_all_ranks
 from tests.engines.rollout_stand_in import completions
 from tests.engines.test_rollout_servers import KEY, StandIn
 
@@ -150,7 +150,7 @@ def test_without_servers_the_run_waits_and_ends_with_one_line(engine, pair, capl
     with pytest.raises(EngineError) as ending:
         engine.load_weights(Policy())
     assert str(ending.value).startswith("no vLLM server was there for 0.3 s (")
-    assert raised_on_all_processes(ending.value)  # so that a checkpoint is saved
+    assert raised_on_all_ranks(ending.value)  # so that a checkpoint is saved
     assert caplog.messages.count("no vLLM server can be used: waiting up to 0.3 s for one") == 1
 
 

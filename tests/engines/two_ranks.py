@@ -11,7 +11,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_API_KEY": "a-key-of-the-tests-01234
 import torch.distributed as dist
 
 from lit_tpgrpo.engines.vllm import VLLMServer, server
-from lit_tpgrpo.errors import EngineError, raised_on_all_processes
+from lit_tpgrpo.errors import EngineError, raised_on_all_ranks
 from tests.engines.test_rollout_servers import StandIn
 from tests.engines.test_vllm_server_engine import QUICK, Policy, Sender, sample
 
@@ -51,7 +51,7 @@ def main(out: str) -> None:
     try:
         engine.load_weights(Policy(3))
     except EngineError as error:
-        Path(f"{out}.{dist.get_rank()}").write_text(f"{raised_on_all_processes(error)} {error}")
+        Path(f"{out}.{dist.get_rank()}").write_text(f"{raised_on_all_ranks(error)} {error}")
     engine.close()
     dist.barrier()
     dist.destroy_process_group()

@@ -8,7 +8,7 @@ import torch
 from lit_tpgrpo.functional.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k3
 from lit_tpgrpo.functional.losses import (
     NORMALISATIONS,
-    StepCounts,
+    BatchCounts,
     grpo_loss,
     sequence_weights,
     token_weights,
@@ -54,7 +54,7 @@ def random_step(width=7, seed=0, dtype=torch.float64):
     }
 
 
-COUNTS = StepCounts(tokens=sum(LENGTHS), sequences=len(LENGTHS), max_length=10)
+COUNTS = BatchCounts(tokens=sum(LENGTHS), sequences=len(LENGTHS), max_length=10)
 SETTINGS = {"clip_low": 0.2, "clip_high": 0.28, "kl": "k3", "beta": 0.1}
 
 
@@ -63,7 +63,7 @@ SETTINGS = {"clip_low": 0.2, "clip_high": 0.28, "kl": "k3", "beta": 0.1}
 
 def test_token_weights_literals():
     mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
-    counts = StepCounts(tokens=20, sequences=5, max_length=10)  # of the step; this piece has 3 of the tokens
+    counts = BatchCounts(tokens=20, sequences=5, max_length=10)  # of the step; this piece has 3 of the tokens
     close(token_weights(mask, "token", counts), [[0.05, 0.05, 0], [0.05, 0, 0], [0, 0, 0]])
     close(token_weights(mask, "sequence", counts), [[0.1, 0.1, 0], [0.2, 0, 0], [0, 0, 0]])
     close(token_weights(mask, "constant", counts), [[0.02, 0.02, 0], [0.02, 0, 0], [0, 0, 0]])
@@ -82,9 +82,9 @@ def test_weights_refuse():
     with pytest.raises(ValueError, match=r"one of .'constant', 'sequence', 'token'., got 'mean'"):
         token_weights(mask, "mean", COUNTS)
     with pytest.raises(ValueError, match="needs max_length >= 1"):
-        token_weights(mask, "constant", StepCounts(2, 1))
+        token_weights(mask, "constant", BatchCounts(2, 1))
     with pytest.raises(ValueError, match="at least one token"):
-        token_weights(mask, "token", StepCounts(0, 0))
+        token_weights(mask, "token", BatchCounts(0, 0))
     with pytest.raises(ValueError, match=r"bool mask of shape \(B, L\), got torch.float32"):
         token_weights(mask.float(), "token", COUNTS)
 

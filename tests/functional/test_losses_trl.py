@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lit_tpgrpo.functional.losses import StepCounts, grpo_loss, token_weights
+from lit_tpgrpo.functional.losses import BatchCounts, grpo_loss, token_weights
 
 trl = pytest.importorskip("trl", reason="the reference implementation is a test extra")
 
@@ -82,7 +82,7 @@ def our_loss(data, normalisation, clip_low, clip_high, beta, importance_weights=
         data["old_logprobs"],
         data["advantages"].unsqueeze(1).expand_as(mask),
         mask,
-        token_weights(mask, normalisation, StepCounts(sum(LENGTHS), len(LENGTHS), MAX_LENGTH)),
+        token_weights(mask, normalisation, BatchCounts(sum(LENGTHS), len(LENGTHS), MAX_LENGTH)),
         clip_low,
         clip_high,
         ref_logprobs=data["ref_logprobs"],

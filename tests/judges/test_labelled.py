@@ -13,7 +13,7 @@ from real_data import RealData
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.judges.audit_sets import read_mrben, read_prmbench
 from lit_tpgrpo.judges.base import abstain
-from lit_tpgrpo.judges.labelled import ErrorReport, ErrorScores, Finding, WrongSteps, find, make_record
+from lit_tpgrpo.judges.error_detection import ErrorReport, ErrorScores, Finding, WrongSteps, find, make_record
 from lit_tpgrpo.records import Outcome, Problem, StepLabel, Verdict
 from lit_tpgrpo.text.paragraphs import paragraph_spans
 from lit_tpgrpo.text.steps import steps_from_starts

@@ -16,7 +16,7 @@ from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, premise_
 from lit_tpgrpo.datamodules.arithmetic.problems import Task, make_problems
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge, JudgeCase
-from lit_tpgrpo.judges.labelled import make_record
+from lit_tpgrpo.judges.error_detection import make_record
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.scoring import count_labels
 from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason

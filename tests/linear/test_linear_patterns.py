@@ -27,7 +27,7 @@ import lit_tpgrpo
 SHORT = 60
 EXEMPT_MODULES = {
     "lit_tpgrpo.cli": "reads what the argument parser says of the user's own command line",
-    "lit_tpgrpo.mistakes": "reads what libraries say of the user's own settings",
+    "lit_tpgrpo.user_errors": "reads what libraries say of the user's own settings",
     "lit_tpgrpo.engines.vllm": "names of processes and environment variables",
 }
 WINDOWED = {

@@ -95,7 +95,7 @@ def test_careless_readers_would_be_caught(careless):
 
 READING = (
     "lit_tpgrpo.text", "lit_tpgrpo.verify", "lit_tpgrpo.judges.adoption", "lit_tpgrpo.judges.audit_sets",
-    "lit_tpgrpo.judges.generative.sheet", "lit_tpgrpo.judges.generative.verdicts", "lit_tpgrpo.metrics.scores",
+    "lit_tpgrpo.judges.generative.numbered_solution", "lit_tpgrpo.judges.generative.verdicts", "lit_tpgrpo.metrics.scores",
     "lit_tpgrpo.datamodules.sources.decontaminate", "lit_tpgrpo.datamodules.arithmetic.truth", "lit_tpgrpo.yaml_files",
 )  # fmt: skip
 NO_READERS = {
@@ -117,8 +117,8 @@ NO_READERS = {
     "verify.compare": "of texts of bounded length",
     "judges.audit_sets.read_mrben": "its rows are read by mrben_record",
     "judges.audit_sets.read_prmbench": "its rows are read by prmbench_record",
-    "judges.generative.sheet.shown": "called by make_sheet",
-    "judges.generative.sheet.make_sheet": "sheet",
+    "judges.generative.numbered_solution.shown": "called by number_solution",
+    "judges.generative.sheet.number_solution": "sheet",
     "judges.generative.verdicts.schema_of": "of forms of ours",
     "datamodules.sources.decontaminate.words": "called by find_copies",
     "judges.adoption.given_pairs": "called by adopted_steps",

@@ -26,7 +26,6 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, SafeCheckpoint
-from lit_tpgrpo.checkpoints import usable_checkpoint
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
@@ -37,6 +36,7 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rollout import rounds, sampling
 from lit_tpgrpo.seeds import derived_seed
+from lit_tpgrpo.training.checkpoints import usable_checkpoint
 
 
 def fill_the_disk() -> None:

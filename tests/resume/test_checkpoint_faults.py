@@ -17,7 +17,7 @@ import torch
 
 from lit_tpgrpo.callbacks import SafeCheckpoint
 from lit_tpgrpo.callbacks import checkpoint as saving
-from lit_tpgrpo.checkpoints import fault_of, usable_checkpoint
+from lit_tpgrpo.training.checkpoints import fault_of, usable_checkpoint
 from tests.datamodules.test_rollout_datamodule import CountingEngine, data, module, trainer
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.records import TrainingSequence
-from lit_tpgrpo.rollout.batching import collate, even_steps, token_budget_slices
+from lit_tpgrpo.rollout.training_sequences import even_steps
+from lit_tpgrpo.training.microbatches import collate, token_budget_slices
 
 
 def sequence(prompt: list[int], completion: list[int]) -> TrainingSequence:

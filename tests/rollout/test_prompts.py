@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
-from lit_tpgrpo.rollout.prompts import INSTRUCTION, admit, prompt_ids
+from lit_tpgrpo.rollout.prompts import INSTRUCTION, filter_long_prompts, prompt_ids
 
 SHORT = Problem("s", "1+1?", "2")
 LONG = Problem("l", "very " * 200, "2")
@@ -35,13 +35,13 @@ def test_without_a_chat_template_the_text_is_the_prompt(random_model):
 
 def test_long_prompts_are_skipped_with_a_count_or_refused(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        fitting, skipped = admit([SHORT, LONG], tokenizer, INSTRUCTION, 100, "skip")
+        fitting, skipped = filter_long_prompts([SHORT, LONG], tokenizer, INSTRUCTION, 100, "skip")
     assert (fitting, skipped) == ([SHORT], 1)
     assert "1 of 2 prompts are over 100 tokens and are skipped" in caplog.text
     with pytest.raises(InputError, match=r"prompt of problem 'l' has \d+ tokens, over max_prompt_tokens 100"):
-        admit([SHORT, LONG], tokenizer, INSTRUCTION, 100, "stop")
+        filter_long_prompts([SHORT, LONG], tokenizer, INSTRUCTION, 100, "stop")
     with pytest.raises(InputError, match="all 1 prompts are over"):
-        admit([LONG], tokenizer, INSTRUCTION, 100, "skip")
+        filter_long_prompts([LONG], tokenizer, INSTRUCTION, 100, "skip")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_long_prompts_are_skipped_with_a_count_or_refused(tokenizer, caplog):
 )
 def test_a_template_that_cannot_be_filled_is_named(tokenizer, template):
     with pytest.raises(ConfigError, match=r"prompt_template must hold \{problem\}"):
-        admit([SHORT], tokenizer, template, 100, "skip")
+        filter_long_prompts([SHORT], tokenizer, template, 100, "skip")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from lit_tpgrpo.verify.verifier import MathVerifier
 
 C, I, UNDECIDED = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNDECIDED  # noqa: E741
 PROBLEMS = [Problem(f"p/{i}", f"{i} + 1 = ?", str(i + 1)) for i in range(3)]
-ASSIGNMENTS = [Assignment(place, problem, 10 * place) for place, problem in enumerate(PROBLEMS)]
+ASSIGNMENTS = [Assignment(group_index, problem, 10 * group_index) for group_index, problem in enumerate(PROBLEMS)]
 G = 4
 
 
@@ -114,7 +114,7 @@ def test_undecided_solutions_are_neither_judged_nor_trained_on_and_counted(tmp_p
     assert [g.accuracy for g in made.groups] == [1.0, 0.0, 1 / 3]
     assert [g.problem.uid for g in groups] == ["p/0", "p/2"]  # an accuracy of nothing is told to nobody
     assert len(judge.asked) == 6
-    assert made.kept_places == (0, 1, 2, 8, 9, 10)
+    assert made.kept_indices == (0, 1, 2, 8, 9, 10)
     assert made.credited_places == tuple(range(12))
     # Rewards 1, -1, -1: mean -1/3, sample deviation sqrt(4/3)
     right, wrong = (4 / 3) / (4 / 3) ** 0.5, (-2 / 3) / (4 / 3) ** 0.5
@@ -130,7 +130,7 @@ def test_undecided_solutions_are_neither_judged_nor_trained_on_and_counted(tmp_p
     again, _, engine, verifier, judge = make(tmp_path, tokenizer, C)
     assert (engine.asked, verifier.asked, judge.asked) == ([], 0, [])
     assert outcomes_of(again) == outcomes_of(made)
-    assert again.kept_places == made.kept_places
+    assert again.kept_indices == made.kept_indices
 
 
 def test_a_round_without_a_decided_solution_has_metrics_and_nothing_to_train_on(tmp_path: Path, tokenizer):

@@ -152,8 +152,8 @@ def test_a_second_run_is_refused_before_its_loggers_write(random_model, tmp_path
     )
     expected = ["table/v", "board/v", "table/v", "board/v", "saved", "store", "table/v", None, "table/v"]
     assert len(lines) == len(expected)
-    for line, place in zip(lines, expected, strict=True):
-        assert re.fullmatch("ran" if place is None else rf"(error: )?{tmp_path}/{place}{used}", line), line
+    for line, group_index in zip(lines, expected, strict=True):
+        assert re.fullmatch("ran" if group_index is None else rf"(error: )?{tmp_path}/{group_index}{used}", line), line
     assert all(line.endswith(" True") for line in lines[:7])  # the refused run has its loggers again
     new = {p.relative_to(tmp_path) for p in second.after if p not in second.before}
     assert {p.parts[0] for p in new} <= {"root", "elsewhere", "board"}

@@ -100,7 +100,7 @@ def test_processes_write_files_of_their_own_and_read_all_of_them(tmp_path: Path)
     assert alone.verdicts({0: groups[0]}) == {}
     assert alone.verdicts({1: groups[1]}) == {(1, 0): (Outcome.CORRECT, "2", VERDICT)}
     assert alone.scores({8: solution(0)}) == {8: (-0.5,) * 3}
-    alone.void_verdicts()
+    alone.invalidate_verdicts()
     assert second.verdicts(groups) == {}
 
 
@@ -129,7 +129,7 @@ def test_void_verdicts_keep_solutions(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {})
     file.add_solutions({0: (PROBLEM, [solution(0)])})
     file.add_verdict(0, PROBLEM, solution(0), Outcome.CORRECT, "2", VERDICT)
-    file.void_verdicts()
+    file.invalidate_verdicts()
     assert file.verdicts(file.solutions(1)) == {}
     assert sorted(file.solutions(1)) == [0]
 
@@ -312,7 +312,7 @@ def test_a_round_is_copied_from_the_run_that_this_one_goes_on_from(tmp_path: Pat
     written = ["judging.json", "meta.json", "solutions.0.jsonl", "verdicts.0.jsonl"]
     assert sorted(p.name for p in taken.folder.iterdir()) == written
     taken.add_solutions({1: (PROBLEM, [solution(0)])})
-    taken.void_verdicts()
+    taken.invalidate_verdicts()
     assert {p: p.read_bytes() for p in before} == before
     assert sorted(child.open(3, {"seed": 1}).solutions(1)) == [0, 1]  # its own by now
     assert caplog.text == ""

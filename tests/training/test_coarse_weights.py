@@ -10,11 +10,11 @@ import torch
 from test_module import fit, make_batch, weights
 from transformers import Adafactor
 
-from lit_tpgrpo.adapters import LoRA
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.optimizers import unchanged_share
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.optimizers import unchanged_share
 
 COARSE = "of them would round back to what they were"
 
@@ -97,7 +97,7 @@ def test_stochastic_rounding_needs_no_warning(random_model):
     class Stochastic(torch.optim.AdamW):
         bf16_stochastic_round = True
 
-    from lit_tpgrpo.optimizers import warn_of_coarse_weights
+    from lit_tpgrpo.training.optimizers import warn_of_coarse_weights
 
     parameter = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     with warnings.catch_warnings():

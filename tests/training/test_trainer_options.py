@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_module import fit, make_batch
 
-from lit_tpgrpo.adapters import LoRA
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.training.adapters import LoRA
 
 
 class Unread(torch.utils.data.Dataset):

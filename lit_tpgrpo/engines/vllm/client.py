@@ -100,7 +100,7 @@ class ServerClient:
     def __init__(self, url: str, key: str, key_env: str, loop: LoopThread, timeout_s: float, silence_s: float) -> None:
         import httpx2
 
-        from lit_tpgrpo.engines.bounded_http import BoundedClient
+        from lit_tpgrpo.bounded_http import BoundedClient
 
         self.base_url = url.rstrip("/")
         self.timeout_s, self.silence_s = timeout_s, silence_s
@@ -126,7 +126,7 @@ class ServerClient:
         """``ask``, in the loop."""
         import httpx2
 
-        from lit_tpgrpo.engines.bounded_http import OversizedAnswerError
+        from lit_tpgrpo.bounded_http import OversizedAnswerError
 
         limit = self.timeout_s if timeout_s is None else timeout_s
         try:
@@ -182,7 +182,7 @@ class ServerClient:
         """What a request without the key is answered with."""
         import httpx2
 
-        from lit_tpgrpo.engines.bounded_http import BoundedClient, OversizedAnswerError
+        from lit_tpgrpo.bounded_http import BoundedClient, OversizedAnswerError
 
         try:
             stranger = BoundedClient(_MAX_STATUS_BYTES, trust_env=False, timeout=None)

@@ -17,7 +17,7 @@ import torch
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
-from lit_tpgrpo.engines.vllm import tenancy
+from lit_tpgrpo.engines.vllm import process_groups
 from lit_tpgrpo.engines.vllm.environment import (
     WHOLE_PROMPTS,
     as_guest,
@@ -159,7 +159,7 @@ class VLLMEngine:
         if cpu:
             log.info("vLLM cannot free memory on a CPU: it keeps its weights and KV cache while the trainer works")
         gib = self.kv_cache_gib if self.kv_cache_gib is not None else (1.0 if cpu else None)
-        tenancy.arriving()
+        process_groups.before_build()
         with scratch_folder() as folder, as_guest():
             config = copy.deepcopy(model.config)
             config.architectures = config.architectures or [_architecture(model)]
@@ -184,12 +184,12 @@ class VLLMEngine:
             if cpu:
                 arguments |= WHOLE_PROMPTS
             # One of many processes, or not on the first GPU: vLLM is told so as a process of torchrun is.
-            launched = tenancy.world_size() > 1 or bool(self._device.index)
+            launched = process_groups.world_size() > 1 or bool(self._device.index)
             if launched:
                 arguments["distributed_executor_backend"] = "external_launcher"
-            with tenancy.as_launched(self._device) if launched else nullcontext():
+            with process_groups.as_launched(self._device) if launched else nullcontext():
                 self._engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **self.options}))
-        tenancy.arrived(self._engine)
+        process_groups.register(self._engine)
         atexit.register(self.close)
         return self._engine
 
@@ -286,7 +286,7 @@ class VLLMEngine:
         atexit.unregister(self.close)
         engine, self._engine = self._engine, None
         self._policy, self._loaded, self._asleep = None, False, set()
-        tenancy.leave(engine)
+        process_groups.shutdown(engine)
         del engine
         gc.collect()
         if torch.cuda.is_available():

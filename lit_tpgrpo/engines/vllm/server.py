@@ -15,7 +15,7 @@ import torch
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
-from lit_tpgrpo.engines.vllm import tenancy
+from lit_tpgrpo.engines.vllm import process_groups
 from lit_tpgrpo.engines.vllm.answers import completions_of
 from lit_tpgrpo.engines.vllm.client import LoopThread, ServerClient, checked_address, key_from
 from lit_tpgrpo.engines.vllm.environment import import_vllm
@@ -108,14 +108,14 @@ class VLLMServer:
             EngineError: no server came in time, one was started otherwise than training needs, or did not take all of the
                 weights over. No rank samples then.
         """
-        if tenancy.world_size() > 1:
+        if process_groups.world_size() > 1:
             torch.distributed.barrier()  # another rank may still be sampling with the weights of before
         self._policy, self._version = policy, ""
         self._updates += 1
         version = f"step {policy.policy_version}, update {self._updates}"
         try:
-            tenancy.together(lambda: self._connect(policy))
-            version += f" of run {tenancy.from_all(uuid.uuid4().hex[:8])[0]}"  # two runs may be at the same step
+            process_groups.raise_if_any_failed(lambda: self._connect(policy))
+            version += f" of run {process_groups.from_all(uuid.uuid4().hex[:8])[0]}"  # two runs may be at the same step
             self._update_servers(version)
         except EngineError:
             self._disconnect()
@@ -129,10 +129,10 @@ class VLLMServer:
             if not said:
                 log.warning("no vLLM server can be used: waiting up to %g s for one", self.limits.absence_s)
                 said = True
-            expired = tenancy.from_all(time.monotonic() - since > self.limits.absence_s)[0]
-            tenancy.together(self._give_up if expired else self.while_waiting)
+            expired = process_groups.from_all(time.monotonic() - since > self.limits.absence_s)[0]
+            process_groups.raise_if_any_failed(self._give_up if expired else self.while_waiting)
             time.sleep(min(self.limits.probe_s, self.limits.absence_s))
-        tenancy.together(self._take_limits)
+        process_groups.raise_if_any_failed(self._take_limits)
 
     def _give_up(self) -> None:
         raise EngineError(none_left(self._servers, self.limits.absence_s))
@@ -210,7 +210,7 @@ class VLLMServer:
 
     def close(self) -> None:
         """Leave the servers: they go on, and another run may use them."""
-        for server in self._servers if tenancy.rank() == 0 else ():
+        for server in self._servers if process_groups.rank() == 0 else ():
             if server.lost:
                 continue
             try:

@@ -14,7 +14,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.engines.vllm.client import ServerClient
 from lit_tpgrpo.engines.vllm.gloo import GlooTrainerInitInfo
-from lit_tpgrpo.engines.vllm.tenancy import free_port
+from lit_tpgrpo.engines.vllm.process_groups import free_port
 
 Backend = Literal["nccl", "ipc", "gloo"]
 

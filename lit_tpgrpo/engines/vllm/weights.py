@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch.distributed.tensor import DTensor
 
 from lit_tpgrpo.engines.base import Policy
-from lit_tpgrpo.engines.vllm import tenancy
+from lit_tpgrpo.engines.vllm import process_groups
 from lit_tpgrpo.engines.vllm.client import LoopThread, ServerClient, ServerLostError, ServerRefusedError
 from lit_tpgrpo.engines.vllm.environment import EXTENSION
 from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE
@@ -48,7 +48,7 @@ class WeightSender:
     def alone(self) -> bool:
         """Whether this process can send without the others: it is the first, and has whole weights."""
         whole = not any(isinstance(p, DTensor) for p in self._policy().policy_model.parameters())
-        return tenancy.rank() == 0 and (tenancy.world_size() == 1 or whole)
+        return process_groups.rank() == 0 and (process_groups.world_size() == 1 or whole)
 
     def greet(self, server: Server) -> None:
         """Make a transfer to a server ready; on the first process, which talks to it.
@@ -77,10 +77,10 @@ class WeightSender:
         Raises:
             EngineError: it is there and does not take them, or was never as training needs it; on all processes.
         """
-        first = tenancy.rank() == 0
+        first = process_groups.rank() == 0
         gone = self._unless_gone(server, lambda: self.greet(server) if first else None, server.known)
         if gone is None:
-            tenancy.together(lambda: self._abort_orphans(server))
+            process_groups.raise_if_any_failed(lambda: self._abort_orphans(server))
             gone = self._unless_gone(server, lambda: self.send(server, version), False)
         if gone is not None:
             server.leave_out(gone)
@@ -102,11 +102,11 @@ class WeightSender:
             action()
         except Exception as error:
             failure = error
-            if (tolerant and isinstance(error, EngineError)) or (tenancy.rank() == 0 and is_gone(server, error)):
+            if (tolerant and isinstance(error, EngineError)) or (process_groups.rank() == 0 and is_gone(server, error)):
                 gone = str(error)
-        if (reason := tenancy.from_all(gone)[0]) is not None:
+        if (reason := process_groups.from_all(gone)[0]) is not None:
             return reason
-        tenancy.raise_together(failure)
+        process_groups.raise_together(failure)
         return None
 
     def _abort_orphans(self, server: Server) -> None:
@@ -129,14 +129,14 @@ class WeightSender:
         try:
             transfer.send_weights()
         except BaseException as error:
-            if tenancy.world_size() > 1:
+            if process_groups.world_size() > 1:
                 transfer.source.drain()
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 raise
             raise EngineError(
                 f"the vLLM server {server.url} did not take over the policy's weights ({version}): {error}"
             ) from error
-        if tenancy.rank() == 0:
+        if process_groups.rank() == 0:
             server.client.empty_prefix_cache()
             if (now := server.client.weight_version) != version:
                 raise EngineError(
@@ -159,7 +159,7 @@ class WeightSender:
 
         self._source = self._source or PolicySource(self._policy)
         self._transfers[server] = open_transfer(
-            self._backend, server.client, self._source, tenancy.rank(), self._address, self._timeout_s
+            self._backend, server.client, self._source, process_groups.rank(), self._address, self._timeout_s
         )
 
 

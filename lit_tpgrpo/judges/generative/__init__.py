@@ -1,19 +1,19 @@
 """The generative judge (paper, Stage I): an LLM that reads and matches, and never solves the problem again."""
 
-from lit_tpgrpo.judges.generative.asking import Asking
 from lit_tpgrpo.judges.generative.baselines import DirectLabels, StepByStep
 from lit_tpgrpo.judges.generative.intrinsic import IntrinsicSignals
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
 from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget
+from lit_tpgrpo.judges.generative.queries import QueryConfig
 from lit_tpgrpo.judges.generative.segmentation import LLMSegmentation, RuleSegmentation
 from lit_tpgrpo.judges.generative.voting import Vote
 
 __all__ = [
-    "Asking",
     "DirectLabels",
     "GenerativeJudge",
     "IntrinsicSignals",
     "LLMSegmentation",
+    "QueryConfig",
     "RequestLimits",
     "RoundBudget",
     "RuleSegmentation",

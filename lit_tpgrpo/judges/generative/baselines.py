@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.asking import Asker
-from lit_tpgrpo.judges.generative.background import together
-from lit_tpgrpo.judges.generative.methods import decided, judged_wrong, make_ask
+from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
+from lit_tpgrpo.judges.generative.methods import judged_wrong, make_query, vote_strict
+from lit_tpgrpo.judges.generative.numbered_solution import ranges
+from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import Question
-from lit_tpgrpo.judges.generative.sheet import ranges
+from lit_tpgrpo.judges.generative.queries import JudgeClient
 from lit_tpgrpo.judges.generative.verdicts import JudgementsVerdict, StepVerdict
-from lit_tpgrpo.judges.generative.views import Reader
 
 
 @checked_arguments()
@@ -41,31 +41,33 @@ class DirectLabels:
     def settings(self) -> dict[str, Any]:
         return {"method": self.name, "steps": self.steps_per_question}
 
-    async def flagged(self, asker: Asker, reader: Reader, names: Sequence[int]) -> frozenset[int]:
+    async def flagged(self, client: JudgeClient, window: PromptWindow, step_starts: Sequence[int]) -> frozenset[int]:
         chunks = [
             range(k, min(k + self.steps_per_question, j))
-            for i, j in reader.parts(names)
+            for i, j in window.parts(step_starts)
             for k in range(i, j, self.steps_per_question)
         ]
-        found = await together(*(self._wrong(asker, reader, names, chunk) for chunk in chunks))
+        found = await gather_or_cancel(*(self._wrong(client, window, step_starts, chunk) for chunk in chunks))
         return frozenset[int]().union(*found)
 
-    async def _wrong(self, asker: Asker, reader: Reader, names: Sequence[int], asked: range) -> frozenset[int]:
+    async def _wrong(
+        self, client: JudgeClient, window: PromptWindow, step_starts: Sequence[int], asked: range
+    ) -> frozenset[int]:
         def check(verdict: JudgementsVerdict) -> tuple[frozenset[int], int]:
-            return judged_wrong(verdict, names, asked)
+            return judged_wrong(verdict, step_starts, asked)
 
-        last = reader.end(names, asked[-1])
-        ask = make_ask(
-            reader,
+        last = window.end(step_starts, asked[-1])
+        query = make_query(
+            window,
             Question.LABELLING,
-            (names[asked[0]], last),
+            (step_starts[asked[0]], last),
             JudgementsVerdict,
             check,
-            steps=ranges(names[asked[0] : asked[-1] + 1], last),
-            asked=[names[i] for i in asked],
-            correct=reader.sheet.correct,
+            steps=ranges(step_starts[asked[0] : asked[-1] + 1], last),
+            asked=[step_starts[i] for i in asked],
+            correct=window.numbered.correct,
         )
-        return await decided(asker, ask)
+        return await vote_strict(client, query)
 
 
 @checked_arguments()
@@ -79,16 +81,25 @@ class StepByStep:
     def settings(self) -> dict[str, Any]:
         return {"method": self.name}
 
-    async def flagged(self, asker: Asker, reader: Reader, names: Sequence[int]) -> frozenset[int]:
-        found = await together(*(self._wrong(asker, reader, names, i) for i in range(len(names))))
+    async def flagged(self, client: JudgeClient, window: PromptWindow, step_starts: Sequence[int]) -> frozenset[int]:
+        found = await gather_or_cancel(*(self._wrong(client, window, step_starts, i) for i in range(len(step_starts))))
         return frozenset[int]().union(*found)
 
-    async def _wrong(self, asker: Asker, reader: Reader, names: Sequence[int], place: int) -> frozenset[int]:
+    async def _wrong(
+        self, client: JudgeClient, window: PromptWindow, step_starts: Sequence[int], index: int
+    ) -> frozenset[int]:
         def check(verdict: StepVerdict) -> tuple[frozenset[int], int]:
-            return frozenset({place} if verdict.wrong else ()), 0
+            return frozenset({index} if verdict.wrong else ()), 0
 
-        step, last = names[place], reader.end(names, place)
-        ask = make_ask(
-            reader, Question.STEP, (step, last), StepVerdict, check, step=step, last=last, correct=reader.sheet.correct
+        step, last = step_starts[index], window.end(step_starts, index)
+        query = make_query(
+            window,
+            Question.STEP,
+            (step, last),
+            StepVerdict,
+            check,
+            step=step,
+            last=last,
+            correct=window.numbered.correct,
         )
-        return await decided(asker, ask)
+        return await vote_strict(client, query)

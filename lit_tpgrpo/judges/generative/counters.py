@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from statistics import fmean, quantiles
 
-from lit_tpgrpo.engines.chat import ChatReply, Fault
+from lit_tpgrpo.chat.base import ChatReply, Fault
 
 COUNTS = (
     "cases",

@@ -14,7 +14,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from lit_tpgrpo.engines.chat import ChatError, Fault
+from lit_tpgrpo.chat.base import ChatError, Fault
 from lit_tpgrpo.errors import JudgeDownError
 from lit_tpgrpo.judges.generative.limits import RequestLimits
 

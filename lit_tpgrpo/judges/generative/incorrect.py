@@ -8,29 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_tpgrpo.judges.generative.asking import Asker
-from lit_tpgrpo.judges.generative.background import together
-from lit_tpgrpo.judges.generative.methods import decided, make_ask, places
+from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
+from lit_tpgrpo.judges.generative.methods import make_query, step_indices, vote_strict
+from lit_tpgrpo.judges.generative.numbered_solution import ranges
+from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import Question
-from lit_tpgrpo.judges.generative.sheet import ranges
+from lit_tpgrpo.judges.generative.queries import JudgeClient
 from lit_tpgrpo.judges.generative.verdicts import MatchingVerdict
-from lit_tpgrpo.judges.generative.views import Reader
 
 
-async def matched_steps(asker: Asker, reader: Reader, names: Sequence[int]) -> frozenset[int]:
-    """The think steps of an incorrect solution that its answer adopts, as places in ``names``."""
-    found = await together(*(_matched(asker, reader, names, i, j) for i, j in reader.parts(names)))
+async def matched_steps(client: JudgeClient, window: PromptWindow, step_starts: Sequence[int]) -> frozenset[int]:
+    """The think steps of an incorrect solution that its answer adopts, as places in ``step_starts``."""
+    found = await gather_or_cancel(*(_matched(client, window, step_starts, i, j) for i, j in window.parts(step_starts)))
     return frozenset[int]().union(*found)
 
 
-async def _matched(asker: Asker, reader: Reader, names: Sequence[int], i: int, j: int) -> frozenset[int]:
-    first, last = names[i], reader.end(names, j - 1)
+async def _matched(
+    client: JudgeClient, window: PromptWindow, step_starts: Sequence[int], i: int, j: int
+) -> frozenset[int]:
+    first, last = step_starts[i], window.end(step_starts, j - 1)
 
     def check(verdict: MatchingVerdict) -> tuple[frozenset[int], int]:
-        return places(verdict.matched, names, first, last)
+        return step_indices(verdict.matched, step_starts, first, last)
 
-    steps = ranges(names[i:j], last)
-    ask = make_ask(
-        reader, Question.MATCHING, (first, last), MatchingVerdict, check, first=first, last=last, steps=steps
+    steps = ranges(step_starts[i:j], last)
+    query = make_query(
+        window, Question.MATCHING, (first, last), MatchingVerdict, check, first=first, last=last, steps=steps
     )
-    return await decided(asker, ask)
+    return await vote_strict(client, query)

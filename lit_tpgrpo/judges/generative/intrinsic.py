@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.asking import Asker
 from lit_tpgrpo.judges.generative.correct import wrong_steps
 from lit_tpgrpo.judges.generative.incorrect import matched_steps
-from lit_tpgrpo.judges.generative.views import Reader
+from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
+from lit_tpgrpo.judges.generative.queries import JudgeClient
 
 
 @checked_arguments()
@@ -39,8 +39,10 @@ class IntrinsicSignals:
     def settings(self) -> dict[str, Any]:
         return {"method": self.name, "reflections": self.reflections_per_question, "steps": self.steps_per_question}
 
-    async def flagged(self, asker: Asker, reader: Reader, names: Sequence[int]) -> frozenset[int]:
-        if reader.sheet.correct:
-            return await wrong_steps(asker, reader, names, self.reflections_per_question, self.steps_per_question)
+    async def flagged(self, client: JudgeClient, window: PromptWindow, step_starts: Sequence[int]) -> frozenset[int]:
+        if window.numbered.correct:
+            return await wrong_steps(
+                client, window, step_starts, self.reflections_per_question, self.steps_per_question
+            )
         # An empty answer adopts nothing.
-        return await matched_steps(asker, reader, names) if reader.sheet.answer else frozenset()
+        return await matched_steps(client, window, step_starts) if window.numbered.answer else frozenset()

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.chat.base import ChatClient, PolicyChat
 from lit_tpgrpo.engines.base import Engine, Policy
-from lit_tpgrpo.engines.chat import ChatEngine, PolicyChat
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
 from lit_tpgrpo.judges.base import JudgeCase, abstain
-from lit_tpgrpo.judges.generative.asking import Asker, Asking, Unanswered
-from lit_tpgrpo.judges.generative.background import Emit, first_error, in_background
+from lit_tpgrpo.judges.generative.async_bridge import Emit, first_error, in_background
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.generative.intrinsic import IntrinsicSignals
-from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget, Spending
+from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits, RoundBudget
 from lit_tpgrpo.judges.generative.methods import Method
+from lit_tpgrpo.judges.generative.numbered_solution import NumberedSolution, number_solution
+from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import PromptSet
+from lit_tpgrpo.judges.generative.queries import JudgeClient, QueryConfig, UnansweredError
 from lit_tpgrpo.judges.generative.replies import ReplyStore
 from lit_tpgrpo.judges.generative.segmentation import LLMSegmentation, Segmentation
-from lit_tpgrpo.judges.generative.sheet import Sheet, make_sheet
-from lit_tpgrpo.judges.generative.views import Reader
 from lit_tpgrpo.records import Step, StepLabel, Verdict
 from lit_tpgrpo.text.steps import steps_from_starts
 
@@ -53,7 +53,7 @@ class GenerativeJudge:
         method: how steps are labelled: ``IntrinsicSignals`` (the paper's), or the baselines ``DirectLabels`` and
             ``StepByStep``.
         segmentation: ``LLMSegmentation`` or ``RuleSegmentation``.
-        asking: votes, temperature, token limits.
+        query: votes, temperature, token limits.
         limits: concurrency, rate, retries, patience.
         budget: of one round.
         prompts: folder of a prompt set; the package's own where not given.
@@ -72,10 +72,10 @@ class GenerativeJudge:
 
     def __init__(
         self,
-        chat: ChatEngine,
+        chat: ChatClient,
         method: Method | None = None,
         segmentation: Segmentation | None = None,
-        asking: Asking | None = None,
+        query: QueryConfig | None = None,
         limits: RequestLimits | None = None,
         budget: RoundBudget | None = None,
         prompts: str | Path | None = None,
@@ -92,7 +92,7 @@ class GenerativeJudge:
         self.chat = chat
         self.method = method or IntrinsicSignals()
         self.segmentation = segmentation or LLMSegmentation()
-        self.asking = asking or Asking()
+        self.query = query or QueryConfig()
         self.limits = limits or RequestLimits()
         self.budget = budget or RoundBudget()
         self.prompts = PromptSet(prompts)
@@ -117,7 +117,7 @@ class GenerativeJudge:
             "chat": dict(self.chat.settings),
             "method": self.method.settings,
             "segmentation": self.segmentation.settings,
-            "asking": repr(self.asking),
+            "query": repr(self.query),
             "prompts": self.prompts.fingerprint,
             "max_shown_chars": self.max_shown_chars,
         }
@@ -136,7 +136,7 @@ class GenerativeJudge:
         return self._counters.take(self.price_in, self.price_out)
 
     @contextmanager
-    def asking_anew(self) -> Iterator[None]:
+    def bypass_cache(self) -> Iterator[None]:
         """Meanwhile nothing is read from the store (but written to it): an audit must notice that a model has changed."""
         self._read_store = False
         try:
@@ -170,12 +170,12 @@ class GenerativeJudge:
         self.check_writable()
         queue = iter(enumerate(cases))
         async with self.chat.session():
-            asker = Asker(
+            client = JudgeClient(
                 self.chat,
                 self.store,
-                self.asking,
+                self.query,
                 self.limits,
-                Spending(self.budget),
+                BudgetTracker(self.budget),
                 self._counters,
                 self._ever_answered,
                 self._read_store,
@@ -184,17 +184,17 @@ class GenerativeJudge:
 
             async def work() -> None:
                 for index, case in queue:
-                    verdict = await self._verdict(asker, case)
+                    verdict = await self._verdict(client, case)
                     notes[verdict.note] += 1
                     emit((index, verdict))
 
             try:
-                async with asker.sender.health.watched(), asyncio.TaskGroup() as group:
+                async with client.sender.health.watched(), asyncio.TaskGroup() as group:
                     for _ in range(min(len(cases), self.limits.concurrency)):
                         group.create_task(work())
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
-            self._ever_answered = asker.sender.health.ever_answered
+            self._ever_answered = client.sender.health.ever_answered
         self._sound_alarm(len(cases), notes)
 
     def _sound_alarm(self, cases: int, notes: Counter[str]) -> None:
@@ -211,15 +211,15 @@ class GenerativeJudge:
         if self.on_down == "stop" and cases >= FEWEST_TO_STOP:
             raise JudgeDownError(f"{message}; stopped, because judge.on_down is 'stop'")
 
-    async def _verdict(self, asker: Asker, case: JudgeCase) -> Verdict:
+    async def _verdict(self, client: JudgeClient, case: JudgeCase) -> Verdict:
         counters = self._counters
         counters.add("cases")
-        sheet = make_sheet(case, self.max_shown_chars)
-        if sheet is None:
+        numbered = number_solution(case, self.max_shown_chars)
+        if numbered is None:
             return self._abstained(case, "no_answer", NO_ANSWER)
         try:
-            steps, flagged = await self._labelled(asker, sheet)
-        except Unanswered as unanswered:
+            steps, flagged = await self._labelled(client, numbered)
+        except UnansweredError as unanswered:
             return self._abstained(case, unanswered.reason, str(unanswered))
         except JudgeDownError as error:
             if self.on_down == "stop":
@@ -228,20 +228,22 @@ class GenerativeJudge:
                     "again with --ckpt_path when the judge is back"
                 ) from error
             return self._abstained(case, "down", str(error))
-        verdict = Verdict(steps, labels_of(steps, flagged, sheet.correct))
+        verdict = Verdict(steps, labels_of(steps, flagged, numbered.correct))
         counters.add("steps", len(steps))
         counters.add("steps_incorrect", verdict.labels.count(StepLabel.INCORRECT))
         counters.add("steps_matched", verdict.labels.count(StepLabel.MATCHED))
         return verdict
 
-    async def _labelled(self, asker: Asker, sheet: Sheet) -> tuple[tuple[Step, ...], frozenset[int]]:
+    async def _labelled(
+        self, client: JudgeClient, numbered: NumberedSolution
+    ) -> tuple[tuple[Step, ...], frozenset[int]]:
         """Segment, then label: the steps and the places of the flagged ones."""
-        reader = Reader(sheet, self.prompts, self.max_shown_chars)
-        starts = await self.segmentation.starts(asker, reader)
-        solution = sheet.case.solution
-        characters = [0, *(sheet.start_of(n) for n in starts[1:])]
+        window = PromptWindow(numbered, self.prompts, self.max_shown_chars)
+        starts = await self.segmentation.starts(client, window)
+        solution = numbered.case.solution
+        characters = [0, *(numbered.start_of(n) for n in starts[1:])]
         steps = steps_from_starts(solution.text, characters, solution.token_starts)
-        return steps, await self.method.flagged(asker, reader, sheet.names(steps))
+        return steps, await self.method.flagged(client, window, numbered.step_starts(steps))
 
     def _abstained(self, case: JudgeCase, reason: str, note: str) -> Verdict:
         self._counters.add("abstained")

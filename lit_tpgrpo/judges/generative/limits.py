@@ -65,7 +65,7 @@ class RoundBudget:
 
 
 @dataclass
-class Spending:
+class BudgetTracker:
     """One round's budget while it is used."""
 
     budget: RoundBudget

@@ -16,7 +16,7 @@ from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.sheet import Sheet, shown
+from lit_tpgrpo.judges.generative.numbered_solution import NumberedSolution, shown
 from lit_tpgrpo.judges.generative.templates import MAX_FILE_CHARS, PromptTemplate
 from lit_tpgrpo.pretrained import EMBEDDED, embedded_folder
 
@@ -106,16 +106,16 @@ class PromptSet:
         """A hash of all files."""
         return hashlib.sha256(repr(sorted(self._sources.items())).encode()).hexdigest()[:16]
 
-    def shared(self, sheet: Sheet, first: int, last: int) -> str:
+    def shared(self, numbered: NumberedSolution, first: int, last: int) -> str:
         """What all questions about the paragraphs ``first`` to ``last`` of a solution begin with."""
         return self._templates[SHARED].render(
-            problem=shown(sheet.case.problem.prompt, sheet.max_chars // 2),
-            paragraphs=[(n, sheet.texts[n - 1]) for n in range(first, last + 1)],
-            answer=sheet.answer,
-            fence=sheet.fence,
+            problem=shown(numbered.case.problem.prompt, numbered.max_chars // 2),
+            paragraphs=[(n, numbered.texts[n - 1]) for n in range(first, last + 1)],
+            answer=numbered.answer,
+            fence=numbered.fence,
             first=first,
             last=last,
-            total=len(sheet.paragraphs),
+            total=len(numbered.paragraphs),
         )
 
     def question(self, question: Question, request_id: str, **variables: Any) -> str:

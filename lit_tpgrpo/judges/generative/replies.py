@@ -12,7 +12,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lit_tpgrpo.engines.chat import ChatReply, ChatRequest
+from lit_tpgrpo.chat.base import ChatReply, ChatRequest
 from lit_tpgrpo.jsonl import append_line, make_writable, numbered_lines
 
 log = logging.getLogger(__name__)

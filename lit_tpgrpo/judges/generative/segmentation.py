@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.asking import Ask, Asker, Unanswered
-from lit_tpgrpo.judges.generative.background import together
+from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
+from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import Question, request_id
+from lit_tpgrpo.judges.generative.queries import JudgeClient, Query, UnansweredError
 from lit_tpgrpo.judges.generative.verdicts import SegmentationVerdict, VerdictError
-from lit_tpgrpo.judges.generative.views import Reader
 
 
 class Segmentation(Protocol):
@@ -25,7 +25,7 @@ class Segmentation(Protocol):
     @property
     def settings(self) -> dict[str, Any]: ...
 
-    async def starts(self, asker: Asker, reader: Reader) -> tuple[int, ...]: ...
+    async def starts(self, client: JudgeClient, window: PromptWindow) -> tuple[int, ...]: ...
 
 
 @checked_arguments()
@@ -37,8 +37,8 @@ class RuleSegmentation:
     def settings(self) -> dict[str, Any]:
         return {"segmentation": "rule"}
 
-    async def starts(self, asker: Asker, reader: Reader) -> tuple[int, ...]:
-        return reader.sheet.names(reader.sheet.case.steps)
+    async def starts(self, client: JudgeClient, window: PromptWindow) -> tuple[int, ...]:
+        return window.numbered.step_starts(window.numbered.case.steps)
 
 
 @checked_arguments()
@@ -65,31 +65,31 @@ class LLMSegmentation:
     def settings(self) -> dict[str, Any]:
         return {"segmentation": "llm", "window": self.window, "overlap": self.overlap}
 
-    async def starts(self, asker: Asker, reader: Reader) -> tuple[int, ...]:
-        windows = reader.windows(self.window, self.overlap)
-        found = await together(*(self._window(asker, reader, first, last) for first, last in windows))
+    async def starts(self, client: JudgeClient, window: PromptWindow) -> tuple[int, ...]:
+        windows = window.windows(self.window, self.overlap)
+        found = await gather_or_cancel(*(self._window(client, window, first, last) for first, last in windows))
         return joined(windows, found)
 
-    async def _window(self, asker: Asker, reader: Reader, first: int, last: int) -> tuple[int, ...]:
-        asker.counters.add("segmentations")
+    async def _window(self, client: JudgeClient, window: PromptWindow, first: int, last: int) -> tuple[int, ...]:
+        client.counters.add("segmentations")
         if first == last:
             return (first,)
-        shared = reader.shared(first, last)
+        shared = window.shared(first, last)
         ask_id = request_id(shared, Question.SEGMENTATION, first=first, last=last)
-        ask = Ask(
+        query = Query(
             Question.SEGMENTATION,
             shared,
-            reader.prompts.question(Question.SEGMENTATION, ask_id, first=first, last=last),
+            window.prompts.question(Question.SEGMENTATION, ask_id, first=first, last=last),
             ask_id,
             SegmentationVerdict,
             lambda verdict: checked_starts(verdict.steps, first, last),
         )
         try:
-            return await asker.once(ask)
-        except Unanswered:
-            asker.counters.add("segmentations_rule")
-            names = reader.sheet.names(reader.sheet.case.steps)
-            return (first, *(n for n in names if first < n <= last))
+            return await client.once(query)
+        except UnansweredError:
+            client.counters.add("segmentations_rule")
+            step_starts = window.numbered.step_starts(window.numbered.case.steps)
+            return (first, *(n for n in step_starts if first < n <= last))
 
 
 def checked_starts(ranges: Sequence[Sequence[int]], first: int, last: int) -> tuple[tuple[int, ...], int]:

@@ -9,11 +9,11 @@ import time
 from aiolimiter import AsyncLimiter
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-from lit_tpgrpo.engines.chat import ChatEngine, ChatError, ChatReply, ChatRequest, Fault
+from lit_tpgrpo.chat.base import ChatClient, ChatError, ChatReply, ChatRequest, Fault
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.generative.health import EndpointHealth
-from lit_tpgrpo.judges.generative.limits import RequestLimits, Spending
+from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits
 from lit_tpgrpo.judges.generative.verdicts import MAX_REPLY_CHARS
 
 FRESH_STARTS = 3
@@ -22,7 +22,7 @@ ALL_REFUSED = 3
 """So many refused requests and none answered: it is not the requests, it is the settings."""
 
 
-class Unanswered(Exception):
+class UnansweredError(Exception):
     """A question without an answer. ``reason`` is the end of a counter's name, ``abstained_...``."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -35,15 +35,15 @@ class RequestSender:
 
     def __init__(
         self,
-        chat: ChatEngine,
+        chat: ChatClient,
         limits: RequestLimits,
-        spending: Spending,
+        budget: BudgetTracker,
         counters: Counters,
         ever_answered: bool = False,
     ) -> None:
         self.chat = chat
         self.limits = limits
-        self.spending = spending
+        self.budget = budget
         self.counters = counters
         # Where it samples in this process there is no silence that could mean anything: batches may take long.
         patient = not getattr(chat, "in_process", False)
@@ -58,19 +58,19 @@ class RequestSender:
         An answer that is too large to be one comes back as a reply that is ``oversized``.
 
         Raises:
-            Unanswered: there is none.
+            UnansweredError: there is none.
             JudgeDownError: the judge is down.
             ConfigError: no request can succeed.
         """
         try:
-            async with asyncio.timeout(self.spending.seconds_left):
+            async with asyncio.timeout(self.budget.seconds_left):
                 await self._turn()
                 async with self.health.patience():
                     return await self._persistently(request)
         except TimeoutError as error:
-            raise Unanswered("budget", "the round's judging time is used up") from error
+            raise UnansweredError("budget", "the round's judging time is used up") from error
         except ChatError as error:
-            raise Unanswered("faults", str(error)) from error
+            raise UnansweredError("faults", str(error)) from error
 
     async def _persistently(self, request: ChatRequest) -> ChatReply:
         for start in range(1 + FRESH_STARTS):
@@ -86,12 +86,12 @@ class RequestSender:
                     self.health.refused += 1
                     if not self.health.ever_answered and self.health.refused >= ALL_REFUSED:
                         raise ConfigError(f"the judge refuses all requests: {reason}") from error
-                    raise Unanswered("refused", reason) from error
+                    raise UnansweredError("refused", reason) from error
                 if error.fault is Fault.SETUP and not self.health.ever_answered:
                     raise ConfigError(reason) from error
             # What failed together with everything else may try again; what failed while others were answered may not.
             if not await self.health.recover(failures[0], reason) or start == FRESH_STARTS:
-                raise Unanswered("faults", reason)
+                raise UnansweredError("faults", reason)
         raise AssertionError("unreachable")
 
     async def _attempts(self, request: ChatRequest, failures: list[float], fresh: bool) -> ChatReply:
@@ -139,8 +139,8 @@ class RequestSender:
         async with self._slots:  # not while it waits to be sent again: others may be answered meanwhile
             if self.health.down is not None:
                 raise JudgeDownError(self.health.down)
-            if self.spending.exhausted:
-                raise Unanswered("budget", "the round's judging budget is used up")
+            if self.budget.exhausted:
+                raise UnansweredError("budget", "the round's judging budget is used up")
             self.counters.add("requests")
             began = time.monotonic()
             try:
@@ -148,7 +148,7 @@ class RequestSender:
             except ChatError as error:
                 self.counters.add(f"faults_{error.fault.value}")
                 raise
-        self.spending.tokens += reply.prompt_tokens + reply.completion_tokens
+        self.budget.tokens += reply.prompt_tokens + reply.completion_tokens
         self.counters.add_reply(reply, time.monotonic() - began)
         if len(reply.text) > MAX_REPLY_CHARS:
             self.counters.add(f"faults_{Fault.OVERSIZED.value}")

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.engines.base import Completion
-from lit_tpgrpo.engines.local_chat import LoadedModel
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 from lit_tpgrpo.seeds import derived_seed
 

@@ -24,7 +24,7 @@ class RealServer:
     """One vLLM server; ``folder`` is for its log."""
 
     def __init__(self, model: str, folder: Path) -> None:
-        from lit_tpgrpo.engines.vllm.tenancy import free_port
+        from lit_tpgrpo.engines.vllm.process_groups import free_port
 
         self.model, self.folder, self.port = model, folder, free_port()
         self.scratch = Path(tempfile.mkdtemp())  # pytest's own paths are too long for sockets

@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
+from lit_tpgrpo.chat.base import ChatRequest
+from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.engines.base import Engine, SamplingParams
-from lit_tpgrpo.engines.chat import ChatRequest
-from lit_tpgrpo.engines.local_chat import LocalChat
 from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.errors import ConfigError, EngineError, InputError
 from lit_tpgrpo.judges.generative import verdicts

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from lit_tpgrpo.adapters import LoRA
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.vllm import VLLMEngine
-from lit_tpgrpo.huggingface import RunCard, write_folder
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.huggingface import RunCard, write_folder
 from tests.engines.vllm_engines.conftest import PROMPTS, gaps, spread
 
 LOAD = """

@@ -9,9 +9,9 @@ import urllib.request
 
 import pytest
 
+from lit_tpgrpo.chat.base import ChatRequest
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.engines.base import Engine, SamplingParams
-from lit_tpgrpo.engines.chat import ChatRequest
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
 from lit_tpgrpo.engines.vllm import VLLMServer
 from lit_tpgrpo.engines.vllm.environment import EXTENSION
 from lit_tpgrpo.errors import ConfigError, EngineError, InputError

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from lit_tpgrpo.engines.chat import ChatReply, ChatRequest
+from lit_tpgrpo.chat.base import ChatReply, ChatRequest
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.records import Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.text.steps import segment_steps

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "engines"))
 import misbehaving_server as bad
 from chains import PARAGRAPHS, make_case, verdict
 
-from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.chat.base import ChatError, ChatReply, ChatRequest, Fault
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
 from lit_tpgrpo.judges.generative.limits import RequestLimits
 from lit_tpgrpo.records import Outcome, StepLabel

@@ -13,13 +13,13 @@ from contextlib import nullcontext
 import pytest
 from chains import ANSWER, PARAGRAPHS, RuleChat, asked_id, make_case, verdict
 
-from lit_tpgrpo.engines.chat import ChatError, ChatRequest, Fault
+from lit_tpgrpo.chat.base import ChatError, ChatRequest, Fault
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
 from lit_tpgrpo.judges.base import Judge, RefreshableJudge
-from lit_tpgrpo.judges.generative.asking import Asking
 from lit_tpgrpo.judges.generative.baselines import DirectLabels, StepByStep
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
-from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget, Spending
+from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits, RoundBudget
+from lit_tpgrpo.judges.generative.queries import QueryConfig
 from lit_tpgrpo.judges.generative.segmentation import RuleSegmentation
 from lit_tpgrpo.judges.generative.voting import Vote
 from lit_tpgrpo.records import Outcome, StepLabel
@@ -195,14 +195,14 @@ def voter(wrong_by_seed: dict[int, set[int]]):
 )
 def test_votes_are_counted_by_the_rule(rule, expected):
     chat = RuleChat(voter({0: {3, 4}, 1: {3}, 2: {3, 4, 5}}))
-    judge = judge_of(chat, asking=Asking(votes=3, vote=rule, temperature=0.6))
+    judge = judge_of(chat, query=QueryConfig(votes=3, vote=rule, temperature=0.6))
     assert {i + 1 for i, label in enumerate(labels(judge)) if label is I} == expected
     assert [r.schema_name for r in chat.requests].count("verification") == 3
     assert [r.schema_name for r in chat.requests].count("segmentation") == 1
 
 
 def test_split_votes_abstain():
-    judge = judge_of(RuleChat(voter({0: {3, 4}, 1: {3}})), asking=Asking(votes=2, temperature=0.6))
+    judge = judge_of(RuleChat(voter({0: {3, 4}, 1: {3}})), query=QueryConfig(votes=2, temperature=0.6))
     ((_, found),) = judge.judge([make_case()])
     assert found.abstained
     assert "split" in found.note
@@ -216,14 +216,14 @@ def test_one_invalid_vote_of_three_is_made_up_for_and_two_are_not():
         def answer(name: str, request: ChatRequest, lost=lost, right=right) -> str:
             return "?" if name == "verification" and request.seed % 1000 in lost else right(name, request)
 
-        judge = judge_of(RuleChat(answer), asking=Asking(votes=3, temperature=0.6, verdict_attempts=1))
+        judge = judge_of(RuleChat(answer), query=QueryConfig(votes=3, temperature=0.6, verdict_attempts=1))
         ((_, found),) = judge.judge([make_case()])
         assert found.abstained is abstains
 
 
 def test_greedy_votes_are_refused():
     with pytest.raises(ConfigError, match="greedy votes"):
-        Asking(votes=3)
+        QueryConfig(votes=3)
 
 
 # ---- nothing is paid for twice, and no more than the budget ----
@@ -243,7 +243,7 @@ def test_other_settings_or_another_model_are_asked_anew(tmp_path):
     store = str(tmp_path / "replies")
     labels(judge_of(RuleChat(), store=store))
     other = RuleChat()
-    labels(judge_of(other, store=store, asking=Asking(max_tokens=100)))
+    labels(judge_of(other, store=store, query=QueryConfig(max_tokens=100)))
     assert len(other.requests) == 4
 
     class OtherModel(RuleChat):
@@ -287,7 +287,7 @@ def test_an_audit_asks_anew(tmp_path):
     labels(judge_of(RuleChat(), store=store))
     chat = RuleChat()
     judge = judge_of(chat, store=store)
-    with judge.asking_anew():
+    with judge.bypass_cache():
         labels(judge)
     assert len(chat.requests) == 4
     labels(judge)
@@ -554,7 +554,7 @@ def test_settings_say_what_verdicts_depend_on():
     base = judge_of(RuleChat()).settings
     assert base == judge_of(RuleChat(), limits=RequestLimits(concurrency=3)).settings
     assert base != judge_of(RuleChat(), method=DirectLabels()).settings
-    assert base != judge_of(RuleChat(), asking=Asking(max_tokens=17)).settings
+    assert base != judge_of(RuleChat(), query=QueryConfig(max_tokens=17)).settings
     json.dumps(base)
 
 
@@ -666,19 +666,21 @@ def test_waiting_for_long_does_not_overflow():
 
 def test_the_time_budget_runs_down():
     budget = RoundBudget(max_seconds=1000.0)
-    spent = Spending(budget, started=time.monotonic() - 1000.0)
+    spent = BudgetTracker(budget, started=time.monotonic() - 1000.0)
     assert (spent.seconds_left, spent.exhausted) == (0.0, True)
-    fresh = Spending(budget, started=time.monotonic() + 1000.0)  # a start that has not come yet: more than all is left
+    fresh = BudgetTracker(
+        budget, started=time.monotonic() + 1000.0
+    )  # a start that has not come yet: more than all is left
     assert fresh.seconds_left is not None
     assert fresh.seconds_left > 1000.0
     assert not fresh.exhausted
-    assert Spending(RoundBudget()).seconds_left is None
+    assert BudgetTracker(RoundBudget()).seconds_left is None
 
 
 @pytest.fixture
 def moments_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request has a moment, however long what came before it took."""
-    monkeypatch.setattr(Spending, "seconds_left", property(lambda spending: 0.05))
+    monkeypatch.setattr(BudgetTracker, "seconds_left", property(lambda budget: 0.05))
 
 
 @pytest.mark.usefixtures("moments_left")
@@ -719,6 +721,6 @@ def test_a_loop_that_cannot_start_is_an_error(monkeypatch):
         coroutine.close()
         raise OSError("too many open files")
 
-    monkeypatch.setattr("lit_tpgrpo.judges.generative.background.asyncio.run", broken)
+    monkeypatch.setattr("lit_tpgrpo.judges.generative.async_bridge.asyncio.run", broken)
     with pytest.raises(OSError, match="too many open files"):
         labels(judge_of(RuleChat()))

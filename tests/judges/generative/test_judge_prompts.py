@@ -10,21 +10,21 @@ import pytest
 from chains import PARAGRAPHS, make_case
 
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.judges.generative.numbered_solution import defused, number_solution, ranges, step_of
 from lit_tpgrpo.judges.generative.prompts import DEFAULT_PROMPTS, PromptSet, Question, request_id
-from lit_tpgrpo.judges.generative.sheet import defused, make_sheet, ranges, step_of
 
 TINY = "embedded:judge-prompts"
 
 
 def sheet_of(**case):
-    sheet = make_sheet(make_case(**case))
-    assert sheet is not None
-    return sheet
+    numbered = number_solution(make_case(**case))
+    assert numbered is not None
+    return numbered
 
 
 def test_the_tiny_prompts_as_they_are_rendered():
-    prompts, sheet = PromptSet(TINY), sheet_of()
-    assert prompts.shared(sheet, 1, 2) == (
+    prompts, numbered = PromptSet(TINY), sheet_of()
+    assert prompts.shared(numbered, 1, 2) == (
         "What is 6 * 7 + 5?\n[0] So the result is \\boxed{47}.\n[1] I need 6 * 7 + 5.\n[2] First the product.\n"
     )
     question = prompts.question(Question.VERIFICATION, "a1b2", asked=[3, 4], steps="", reflections=[])
@@ -42,18 +42,19 @@ def test_every_default_question_shows_the_form_of_its_verdict():
 
 
 def test_paragraphs_are_shown_with_their_numbers_inside_fences():
-    sheet = sheet_of()
-    text = PromptSet().shared(sheet, 1, len(PARAGRAPHS))
+    numbered = sheet_of()
+    text = PromptSet().shared(numbered, 1, len(PARAGRAPHS))
     for number, paragraph in enumerate(PARAGRAPHS, 1):
         assert f"\n[{number}] {paragraph}\n" in text
-    assert text.count(f"\n===== {sheet.fence} =====\n") == 6
+    assert text.count(f"\n===== {numbered.fence} =====\n") == 6
 
 
 def test_a_fence_that_stands_in_the_solution_is_not_taken(monkeypatch: pytest.MonkeyPatch):
     """Nobody can write a text with its own hash in it, so the hash is made to be foreseen."""
     digests = iter(["aaaaaaaa", "bbbbbbbb", "cccccccc"])
     monkeypatch.setattr(
-        "lit_tpgrpo.judges.generative.sheet.hashlib.sha256", lambda _: SimpleNamespace(hexdigest=lambda: next(digests))
+        "lit_tpgrpo.judges.generative.numbered_solution.hashlib.sha256",
+        lambda _: SimpleNamespace(hexdigest=lambda: next(digests)),
     )
     assert sheet_of(problem="===== aaaaaaaa =====", paragraphs=("bbbbbbbb", *PARAGRAPHS)).fence == "cccccccc"
 

@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "engines"))
 import misbehaving_server as bad
 from chains import make_case
 
-from lit_tpgrpo.engines.chat import ChatError, ChatReply, ChatRequest, Fault
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
+from lit_tpgrpo.chat.base import ChatError, ChatReply, ChatRequest, Fault
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.errors import JudgeDownError
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
-from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget, Spending
-from lit_tpgrpo.judges.generative.sending import RequestSender, Unanswered
+from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits, RoundBudget
+from lit_tpgrpo.judges.generative.sending import RequestSender, UnansweredError
 
 PATIENCE = 300.0
 
@@ -94,7 +94,7 @@ def ends(chat: Chat, questions: int, **limits) -> tuple[Counter[str], float]:
 
     async def main() -> tuple[Counter[str], float]:
         settings = RequestLimits(**({"patience_s": PATIENCE} | limits))
-        sender = RequestSender(chat, settings, Spending(RoundBudget()), Counters())  # pyright: ignore[reportArgumentType]
+        sender = RequestSender(chat, settings, BudgetTracker(RoundBudget()), Counters())  # pyright: ignore[reportArgumentType]
         results, numbers = Counter[str](), iter(range(questions))
 
         async def work() -> None:
@@ -102,7 +102,7 @@ def ends(chat: Chat, questions: int, **limits) -> tuple[Counter[str], float]:
                 try:
                     found = await sender.reply(ChatRequest("", str(number)))
                     results["oversized" if found.oversized else "answered"] += 1
-                except Unanswered as unanswered:
+                except UnansweredError as unanswered:
                     results[unanswered.reason] += 1
                 except JudgeDownError:
                     results["down"] += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_tpgrpo.engines.chat import ChatReply
+from lit_tpgrpo.chat.base import ChatReply
 from lit_tpgrpo.judges.generative.replies import ReplyStore
 
 REPLY = ChatReply("yes", "", 5, 1)

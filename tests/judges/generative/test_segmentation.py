@@ -10,13 +10,13 @@ from chains import RuleChat, make_case, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_tpgrpo.engines.chat import ChatRequest
+from lit_tpgrpo.chat.base import ChatRequest
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
+from lit_tpgrpo.judges.generative.numbered_solution import number_solution
+from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.generative.segmentation import LLMSegmentation, checked_starts, joined
-from lit_tpgrpo.judges.generative.sheet import make_sheet
-from lit_tpgrpo.judges.generative.views import Reader
 
 
 def test_windows_are_joined_where_both_begin_a_step_nearest_to_the_middle():
@@ -135,9 +135,9 @@ def test_settings_out_of_range_are_refused(window, overlap):
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(1000, 3000))
 def test_windows_by_length_cover_everything(lengths, limit):
-    sheet = make_sheet(make_case(tuple("x" * n for n in lengths)))
-    assert sheet is not None
-    windows = Reader(sheet, PROMPTS, limit).windows(25, 5)
+    numbered = number_solution(make_case(tuple("x" * n for n in lengths)))
+    assert numbered is not None
+    windows = PromptWindow(numbered, PROMPTS, limit).windows(25, 5)
     assert windows[0][0] == 1
     assert windows[-1][1] == len(lengths)
     for (_, left), (right, _) in pairwise(windows):

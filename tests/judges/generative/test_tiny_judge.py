@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lit_tpgrpo.chat.local_chat import LocalChat
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, written
-from lit_tpgrpo.engines.local_chat import LocalChat
-from lit_tpgrpo.engines.openai_chat import OpenAIChat
-from lit_tpgrpo.judges.generative import Asking, GenerativeJudge, RequestLimits
+from lit_tpgrpo.judges.generative import GenerativeJudge, QueryConfig, RequestLimits
 from lit_tpgrpo.judges.scoring import count_labels
 from lit_tpgrpo.records import StepLabel
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 def tiny_judge(chat) -> GenerativeJudge:
     return GenerativeJudge(
         chat,
-        asking=Asking(max_tokens=400),
+        query=QueryConfig(max_tokens=400),
         limits=RequestLimits(concurrency=128),
         prompts="embedded:judge-prompts",
         store=None,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lit_tpgrpo.judges.generative import verdicts as v
 from lit_tpgrpo.judges.generative.correct import traced_pairs
-from lit_tpgrpo.judges.generative.methods import judged_wrong, places
+from lit_tpgrpo.judges.generative.methods import judged_wrong, step_indices
 from lit_tpgrpo.judges.generative.segmentation import checked_starts
 from lit_tpgrpo.judges.generative.verdicts import VerdictError, read_verdict
 
@@ -24,10 +24,10 @@ LAST = 10
 # What the judge does with each kind of reply about a solution of 10 paragraphs in 5 steps: (form, check).
 KINDS: dict[str, tuple[type[v.VerdictModel], Any]] = {
     "segmentation": (v.SegmentationVerdict, lambda x: checked_starts(x.steps, 1, LAST)),
-    "reflections": (v.ReflectionsVerdict, lambda x: places(x.reflections, NAMES, 1, LAST)),
+    "reflections": (v.ReflectionsVerdict, lambda x: step_indices(x.reflections, NAMES, 1, LAST)),
     "sources": (v.SourcesVerdict, lambda x: traced_pairs(x, NAMES, (2, 4))),
     "verification": (v.JudgementsVerdict, lambda x: judged_wrong(x, NAMES, (1, 2))),
-    "matching": (v.MatchingVerdict, lambda x: places(x.matched, NAMES, 1, LAST)),
+    "matching": (v.MatchingVerdict, lambda x: step_indices(x.matched, NAMES, 1, LAST)),
     "step": (v.StepVerdict, lambda x: x.wrong),
 }
 GOOD: dict[str, dict[str, Any]] = {

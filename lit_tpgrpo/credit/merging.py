@@ -1,0 +1,134 @@
+"""What the credit assignments share: the outcome's part, the label family's check, steps merged into thoughts."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.functional.advantages import merge_runs, standardise_group
+from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome, StepLabel, StopReason, Thought, Verdict
+
+_LABELS = list(StepLabel)
+_FAMILY = {
+    True: {StepLabel.CORRECT, StepLabel.INCORRECT},
+    False: {StepLabel.MATCHED, StepLabel.UNMATCHED},
+}
+
+
+def outcome_advantages(group: JudgedGroup, ddof: int, eps: float) -> list[float | None]:
+    """Outcome rewards +1 (CORRECT) and -1 (INCORRECT, UNVERIFIABLE), standardised within the group (paper, Setting).
+
+    Mean and standard deviation are over the decided solutions. None stands for no credit: of an UNDECIDED solution, and of a
+    whole group in which fewer than two are decided, for a single one has nothing to be compared with.
+
+    Raises:
+        ConfigError: a single solution was sampled.
+    """
+    if len(group.solutions) < 2:
+        raise ConfigError(
+            f"problem {group.problem.uid!r} has {len(group.solutions)} solution: an advantage is a reward relative to "
+            "the other solutions of the group; sample at least 2 (group_size)"
+        )
+    if len(group.decided) < 2:
+        return [None] * len(group.solutions)
+    rewards = [1.0 if s.outcome is Outcome.CORRECT else -1.0 for s in group.decided]
+    standardised = iter(standardise_group(torch.tensor(rewards, dtype=torch.float64), ddof, eps).tolist())
+    return [None if s.outcome is Outcome.UNDECIDED else next(standardised) for s in group.solutions]
+
+
+def ability_reward(alpha: float, group: JudgedGroup) -> float:
+    """r_c = alpha * capability (paper, Stage II).
+
+    Raises:
+        ValueError: the capability (a callback may set it) is negative or not finite, and would turn rewards round.
+    """
+    if not 0 <= group.capability < math.inf:
+        raise ValueError(
+            f"problem {group.problem.uid!r} has capability {group.capability}; expected acc_G or the like, >= 0"
+        )
+    return alpha * group.capability
+
+
+def merge_thoughts(verdict: Verdict) -> tuple[Thought, ...]:
+    """Maximal runs of equal labels (paper, Stage II). A trailing think thought with the answer's label takes in the
+    answer block; an abstained solution is one thought."""
+    codes = torch.tensor([_LABELS.index(label) for label in verdict.labels])
+    return tuple(_thought(verdict, first, end) for first, end in merge_runs(codes).tolist())
+
+
+def single_steps(verdict: Verdict) -> tuple[Thought, ...]:
+    """Every step a thought of its own: nothing is merged."""
+    return tuple(_thought(verdict, i, i + 1) for i in range(len(verdict.steps)))
+
+
+def _thought(verdict: Verdict, first: int, end: int) -> Thought:
+    steps = verdict.steps
+    return Thought(first, end, steps[first].token_start, steps[end - 1].token_end, verdict.labels[first])
+
+
+def check_verdict(judged: JudgedSolution) -> None:
+    """What merging steps relies on: one label for each, and that they tile the tokens.
+
+    Raises:
+        ValueError: there are more or fewer labels than steps, no steps at all, or steps that leave out or repeat tokens.
+    """
+    verdict, n_tokens = judged.verdict, len(judged.solution.completion_ids)
+    where = _named(judged)
+    if len(verdict.labels) != len(verdict.steps) or not verdict.steps:
+        raise ValueError(f"{where} has {len(verdict.labels)} labels for {len(verdict.steps)} steps; expected one each")
+    ends = [0, *(s.token_end for s in verdict.steps)]
+    if [s.token_start for s in verdict.steps] != ends[:-1] or ends[-1] != n_tokens or ends != sorted(ends):
+        raise ValueError(f"{where} has steps that do not tile its {n_tokens} tokens")
+
+
+def agrees_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) -> Tensor | None:
+    """(T,) bool: CORRECT in a correct solution, MATCHED in an incorrect one. None where there is no process reward: the
+    judge abstained, no answer block was reached, or the token limit cut it short.
+
+    Raises:
+        ValueError: labels mix families or call the answer block other than its outcome does. That they cover the tokens
+            is for ``check_verdict`` to say, before steps are merged.
+    """
+    verdict, where = judged.verdict, _named(judged)
+    if verdict.abstained:
+        if set(verdict.labels) != {StepLabel.ABSTAINED}:
+            raise ValueError(f"{where} abstains on some steps only; an abstaining judge labels every step ABSTAINED")
+        return None
+    if judged.solution.stop is StopReason.LENGTH or not verdict.steps[-1].is_answer:
+        return None
+    correct = judged.outcome is Outcome.CORRECT
+    strange = set(verdict.labels) - _FAMILY[correct]
+    if strange:
+        raise ValueError(f"{where} labels a {judged.outcome.value} solution {sorted(s.value for s in strange)}")
+    answer = StepLabel.CORRECT if correct else StepLabel.MATCHED
+    if verdict.labels[-1] is not answer:
+        raise ValueError(f"{where} labels the answer block {verdict.labels[-1].value}; expected {answer.value}")
+    return torch.tensor([t.label is answer for t in thoughts])
+
+
+def _named(judged: JudgedSolution) -> str:
+    return f"the verdict on sample {judged.solution.sample} of problem {judged.solution.problem_uid!r}"
+
+
+def thought_lengths(thoughts: tuple[Thought, ...]) -> Tensor:
+    """(T,) tokens of each thought."""
+    return torch.tensor([t.token_end - t.token_start for t in thoughts])
+
+
+def check_standardisation(ddof: int, eps: float) -> None:
+    """Refuse what ``standardise_group`` would refuse later, when the settings are given."""
+    if ddof not in (0, 1):
+        raise ConfigError(f"ddof must be 0 (population) or 1 (sample), got {ddof}")
+    if eps < 0:
+        raise ConfigError(f"eps must not be negative, got {eps}")
+
+
+def check_scale(name: str, value: float) -> None:
+    """Process rewards need a positive scale."""
+    if not value > 0:
+        raise ConfigError(
+            f"{name} must be positive, got {value}; for outcome rewards alone use lit_tpgrpo.credit.outcome.OutcomeCredit"
+        )

@@ -1,0 +1,38 @@
+"""Credited solutions as the trainer takes them: cut into optimizer steps, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+
+from lit_tpgrpo.records import CreditedSolution, TrainingSequence
+
+T = TypeVar("T")
+
+
+def even_steps(items: Sequence[T], per_step: int) -> list[tuple[T, ...]]:
+    """Cut items, in order, into about ``len / per_step`` steps of even size.
+
+    A filter leaves a number of solutions that ``per_step`` seldom divides; a short last step would weigh each of its
+    tokens more than the others do.
+    """
+    count = max(1, round(len(items) / per_step)) if items else 0
+    bounds = [len(items) * i // count for i in range(count + 1)] if count else [0]
+    return [tuple(items[a:b]) for a, b in pairwise(bounds)]
+
+
+def training_sequence(solution: CreditedSolution) -> TrainingSequence:
+    """A credited solution as the trainer sees it."""
+    sampled = solution.judged.solution
+    return TrainingSequence(
+        prompt_ids=torch.tensor(sampled.prompt_ids),
+        completion_ids=torch.tensor(sampled.completion_ids),
+        old_logprobs=torch.tensor(sampled.logprobs, dtype=torch.float32)
+        if solution.trainer_logprobs is None
+        else solution.trainer_logprobs,
+        advantages=solution.advantages,
+        importance_weights=solution.importance_weights,
+    )

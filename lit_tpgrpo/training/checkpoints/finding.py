@@ -1,0 +1,123 @@
+"""Finding a checkpoint to go on from: the newest whole one of a run's folder; a damaged one is never loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.training.checkpoints.check import CheckpointError, fault_of
+from lit_tpgrpo.training.checkpoints.shards import REST, TABLE
+
+log = logging.getLogger(__name__)
+
+PARTIAL = ".partial"
+ASIDE = ".old" + PARTIAL  # a folder of shards that makes room for the next one of its name
+
+
+def usable_checkpoint(path: Path, exact: bool | None = None) -> Path:
+    """Return the checkpoint at ``path``, or in the run's folder ``path`` the newest whole one, by optimizer step.
+
+    Args:
+        path: a checkpoint file, a folder of shards, or a folder with checkpoints below it.
+        exact: refuse a checkpoint that is damaged, rather than pass over it, with a warning, for the newest whole one beside it
+            that is older. By default all but ``last``, which names none of a certain moment.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or nothing in the folder is whole.
+        InputError: there is nothing at the path.
+        UnsafeCheckpointError: one that comes into question could run code.
+    """
+    _rename(path.with_name(path.name + ASIDE))
+    bring_back(path)
+    if not path.exists() and not path.is_symlink():
+        raise InputError(
+            f"ckpt_path {str(path)!r} does not exist (looked at {path.absolute()}); give a checkpoint, such as "
+            "checkpoints/last.ckpt in the run's version folder, or that folder itself"
+        )
+    named = not path.is_dir() or _is_sharded(path)
+    if named and fault_of(path) is None:
+        return path
+    found = _newest_first(path.parent.glob("*.ckpt") if named else _below(path, ".ckpt"))
+    if named:
+        # The last one's elders are all others, whatever the clock says of their copies.
+        last = path.name.startswith("last")
+        older = found if last else [p for p in found if _age(p) <= _age(path)]
+        older = [p for p in older if p.resolve() != path.resolve()]
+        if exact or (exact is None and not last):
+            raise _named_is_damaged(path, older)
+        found = [path, *older]
+    for candidate in found:
+        fault = fault_of(candidate)
+        if fault is None:
+            if candidate != path:
+                log.warning("the checkpoint is %s", candidate)
+            return candidate
+        log.warning("the checkpoint %s is damaged (%s): it is not loaded", candidate, fault)
+    raise CheckpointError(
+        f"no whole checkpoint at ckpt_path {str(path)!r} ({len(found)} looked at); give another checkpoint or run folder, or "
+        "start anew without --ckpt_path"
+    )
+
+
+def _named_is_damaged(path: Path, older: list[Path]) -> CheckpointError:
+    whole = next((p for p in older if fault_of(p) is None), None)
+    remedy = "no older one beside it is whole" if whole is None else f"the newest whole one before it is {whole}"
+    return CheckpointError(f"the checkpoint {path} is damaged ({fault_of(path)}): it is not loaded; {remedy}")
+
+
+def bring_back(folder: Path) -> None:
+    """Give folders of shards their names back that a run was killed over, between moving the old aside and the new in."""
+    for aside in list(_below(folder, ASIDE)):
+        _rename(aside)
+
+
+def _rename(aside: Path) -> None:
+    place = aside.with_name(aside.name.removesuffix(ASIDE))
+    if aside.exists() and not place.exists():
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            aside.rename(place)
+
+
+def _below(folder: Path, ending: str) -> Iterator[Path]:
+    """Files and folders of that ending; those that go while it looks are left out."""
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files) if name.endswith(ending))
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Checkpoints, the newest first; ``last`` before one of the same moment."""
+    found = [p for p in paths if p.is_file() or p.is_dir()]
+    return sorted(found, key=lambda p: (-_step(p), -_age(p), not p.name.startswith("last")))
+
+
+def _step(path: Path) -> int:
+    """Optimizer steps behind a checkpoint, without reading its tensors. One that cannot be read comes first: it is then
+    named as damaged, not passed over in silence."""
+    try:
+        content: Any = torch.load(
+            path if path.is_file() else path / REST, map_location="cpu", weights_only=True, mmap=True
+        )
+        return int(content["global_step"])
+    except Exception:  # a torn archive raises anything
+        return 1 << 62
+
+
+def _age(path: Path) -> int:
+    """When it was written, in nanoseconds since the epoch."""
+    rest = path / REST
+    try:
+        return (rest if rest.exists() else path).lstat().st_mtime_ns
+    except FileNotFoundError:  # it went in the meantime
+        return 0
+
+
+def _is_sharded(path: Path) -> bool:
+    """Also of a damaged one, which may have lost either of these, or both."""
+    return (path / REST).exists() or (path / TABLE).exists() or any(path.glob("*.distcp"))

@@ -1,0 +1,74 @@
+"""Where checkpoints are loaded: nowhere before they have been checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
+from lightning.fabric.utilities.load import _load_distributed_checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
+
+from lit_tpgrpo.distributed import raise_on_all_ranks
+from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.training.checkpoints.check import check_checkpoint
+
+
+def check_before_loading(trainer: L.Trainer) -> None:
+    """Let the trainer load no checkpoint that has not passed ``check_checkpoint``.
+
+    Lightning loads all of them, of ``fit`` and the others, named or found by itself (``last``, ``best``, those of a requeued
+    SLURM job), through one method of its strategy, which is given the check here. ``weights_only`` is then True unless it is
+    set. One process of each machine checks; all stop where it fails.
+    """
+    strategy = trainer.strategy
+    load = strategy.load_checkpoint
+    if getattr(load, "checks_first", False):
+        return
+
+    def checked(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        weights_only = weights_only is not False
+        with raise_on_all_ranks("checking the checkpoint"):
+            if trainer.local_rank == 0:
+                checked_path(checkpoint_path, weights_only)
+        try:
+            return load(checkpoint_path, weights_only=weights_only)
+        except CheckpointException as error:  # of shards; no Exception to Python
+            reasons = sorted({f"{type(e).__name__}: {e}".splitlines()[0] for e, _ in error.failures.values()})
+            raise InputError(
+                f"the shards of {checkpoint_path} do not fit this run ({'; '.join(reasons)[:300]}); set model.model, "
+                "model.adapter and the optimizer as in the run's config.yaml, or give another checkpoint"
+            ) from error
+
+    checked.checks_first = True  # pyright: ignore[reportFunctionMemberAccess]
+    strategy.load_checkpoint = checked
+
+
+def checked_path(path: Any, weights_only: bool = True) -> Any:
+    """Return what is to be loaded, after the check where it is a path on a disk.
+
+    Raises:
+        InputError: it is damaged, could run code, or is not there.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not _is_local_file_protocol(str(path)):
+        return path
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise InputError(f"the checkpoint {place} does not exist (looked at {place.absolute()})")
+    check_checkpoint(place, weights_only)
+    return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint on the CPU, put together if it lies in shards; tensors and plain values only.
+
+    Raises:
+        InputError: it is damaged, or could run code.
+    """
+    check_checkpoint(path)
+    if path.is_file():
+        return torch.load(path, map_location="cpu", weights_only=True)
+    return _load_distributed_checkpoint(path)
