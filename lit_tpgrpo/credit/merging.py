@@ -54,7 +54,14 @@ def ability_reward(alpha: float, group: JudgedGroup) -> float:
 
 def merge_thoughts(verdict: Verdict) -> tuple[Thought, ...]:
     """Maximal runs of equal labels (paper, Stage II). A trailing think thought with the answer's label takes in the
-    answer block; an abstained solution is one thought."""
+    answer block; an abstained solution is one thought.
+
+    >>> from lit_tpgrpo.records import Step
+    >>> steps = tuple(Step(i, i + 1, i, i + 1, is_answer=i == 3) for i in range(4))
+    >>> verdict = Verdict(steps, (StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.CORRECT, StepLabel.CORRECT))
+    >>> [(t.first_step, t.end_step, t.label.value) for t in merge_thoughts(verdict)]
+    [(0, 1, 'correct'), (1, 2, 'incorrect'), (2, 4, 'correct')]
+    """
     codes = torch.tensor([_LABELS.index(label) for label in verdict.labels])
     return tuple(_thought(verdict, first, end) for first, end in merge_runs(codes).tolist())
 

@@ -38,6 +38,9 @@ def standardise_group(rewards: Tensor, ddof: int = 1, eps: float = 1e-6) -> Tens
 
     Returns:
         (G,) of the same dtype.
+
+    >>> standardise_group(torch.tensor([1.0, -1.0, -1.0, -1.0]), eps=0.0)  # mean -0.5, variance (2.25 + 3 * 0.25) / 3 = 1
+    tensor([ 1.5000, -0.5000, -0.5000, -0.5000])
     """
     if rewards.ndim != 1 or not rewards.is_floating_point():
         raise ValueError(f"expected floating point rewards of shape (G,), got {rewards.dtype} {tuple(rewards.shape)}")
@@ -54,13 +57,16 @@ def standardise_group(rewards: Tensor, ddof: int = 1, eps: float = 1e-6) -> Tens
 
 
 def merge_runs(labels: Tensor) -> Tensor:
-    """Maximal runs of equal labels as half-open spans: [1, 1, 0, 1] -> [[0, 2], [2, 3], [3, 4]].
+    """Maximal runs of equal labels as half-open spans.
 
     Args:
         labels: (S,) integer or bool, one label per step.
 
     Returns:
         (T, 2) int64; (0, 2) for no labels.
+
+    >>> merge_runs(torch.tensor([1, 1, 0, 1])).tolist()
+    [[0, 2], [2, 3], [3, 4]]
     """
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(f"expected integer or bool labels of shape (S,), got {labels.dtype} {tuple(labels.shape)}")
@@ -81,6 +87,9 @@ def process_rewards(agrees_with_answer: Tensor, magnitude: float) -> Tensor:
 
     Returns:
         (T,) float64.
+
+    >>> process_rewards(torch.tensor([True, False, True]), 0.5).tolist()
+    [0.5, -0.5, 0.0]
     """
     _check_sides(agrees_with_answer)
     rewards = magnitude * (2.0 * agrees_with_answer.double() - 1.0)
@@ -98,6 +107,9 @@ def suffix_sum_advantages(process: Tensor, outcome_advantage: float, lengths: Te
 
     Returns:
         (sum of lengths,) token advantages, dtype of ``process``.
+
+    >>> suffix_sum_advantages(torch.tensor([0.5, -0.5, 0.0]), 1.0, torch.tensor([2, 1, 1])).tolist()
+    [1.0, 1.0, 0.5, 1.0]
     """
     _check_lengths(process, lengths)
     # All tokens of a thought see the same suffix of thought ends, so the sum runs over thoughts, not over tokens.
@@ -121,6 +133,9 @@ def closed_form_advantages(
 
     Returns:
         (sum of lengths,) float64 token advantages.
+
+    >>> closed_form_advantages(torch.tensor([True, False, True]), 1.0, 0.5, torch.tensor([2, 1, 1])).tolist()
+    [1.0, 1.0, 0.5, 1.0]
     """
     _check_sides(agrees_with_answer)
     _check_lengths(agrees_with_answer, lengths)

@@ -23,18 +23,30 @@ from torch import Tensor
 
 
 def token_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
-    """min(max(c_t, floor), cap) for each token."""
+    """min(max(c_t, floor), cap) for each token.
+
+    >>> token_truncate(torch.tensor([4.0, 1.0, 0.25]).log(), floor=0.5, cap=2.0)
+    tensor([2.0000, 1.0000, 0.5000])
+    """
     return log_ratio.exp().clamp(floor, cap)
 
 
 def token_mask(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
-    """c_t, and 0 for tokens outside [floor, cap]."""
+    """c_t, and 0 for tokens outside [floor, cap].
+
+    >>> token_mask(torch.tensor([4.0, 1.0, 0.25]).log(), floor=0.5, cap=2.0)
+    tensor([0., 1., 0.])
+    """
     ratio = log_ratio.exp()
     return ratio.masked_fill((ratio < floor) | (ratio > cap), 0.0)
 
 
 def sequence_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
-    """The geometric mean of all c_t within [floor, cap], the same for all tokens of the sequence."""
+    """The geometric mean of all c_t within [floor, cap], the same for all tokens of the sequence.
+
+    >>> sequence_truncate(torch.tensor([4.0, 1.0]).log(), floor=0.0, cap=3.0)  # sqrt(4 * 1)
+    tensor([2., 2.])
+    """
     return token_truncate(log_ratio.mean(), floor, cap).expand_as(log_ratio)
 
 

@@ -30,7 +30,12 @@ def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """(log p - log q)^2 / 2. Biased value, but on-policy its gradient is in expectation that of KL(p || q)."""
+    """(log p - log q)^2 / 2. Biased value, but on-policy its gradient is in expectation that of KL(p || q).
+
+    >>> import torch
+    >>> kl_k2(torch.tensor([-1.0]), torch.tensor([-3.0]))  # (-1 + 3)^2 / 2
+    tensor([2.])
+    """
     return (logprobs - ref_logprobs).square() / 2
 
 
@@ -38,6 +43,10 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """q/p - 1 - log(q/p), GRPO's. Unbiased, never negative, low variance near p = q.
 
     On-policy its gradient, (1 - q/p) grad log p, is in expectation that of the *forward* KL(q || p).
+
+    >>> import torch
+    >>> kl_k3(torch.tensor([0.25]).log(), torch.tensor([0.5]).log())  # q/p = 2: 2 - 1 - log 2
+    tensor([0.3069])
     """
     log_ratio = ref_logprobs - logprobs
     return log_ratio.expm1() - log_ratio

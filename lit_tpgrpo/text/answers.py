@@ -48,6 +48,9 @@ def answer_start(text: str) -> int | None:
 
     Judge and verifier have to mean the same block. Chat templates often put ``<think>`` into the prompt, so nothing is asked
     of the opening tag.
+
+    >>> answer_start("<think>2+2</think> It is 4.")
+    10
     """
     start = text.rfind(THINK_END, 0, _answer_end(text))
     return start if start >= 0 else None
@@ -76,10 +79,15 @@ def _without_space(text: str, end: int) -> int:
 
 
 def extract_answer(text: str, form: AnswerForm = AnswerForm.BOX, *, thinks: bool = True) -> str | None:
-    """The answer of a solution as it is written there, stripped of outer white space; None where it gives none.
+    r"""The answer of a solution as it is written there, stripped of outer white space; None where it gives none.
 
     Say ``thinks=False`` for texts without a think block (gold solutions, models that do not reason); otherwise a text
     that never closes its think block has no answer.
+
+    >>> extract_answer(r"<think>2+2</think> It is $\boxed{4}$.")
+    '4'
+    >>> extract_answer(r"<think>2+2 is $\boxed{4}$.") is None
+    True
     """
     block = answer_block(text) if thinks else text
     return None if block is None else _EXTRACTORS[form](block)
@@ -97,6 +105,9 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
     question (OlympiadBench). One pair of dollars around the whole is dropped. A worked solution in a field that was said
     to hold bare answers gives the answer that it marks (``#### 5``, ``\\boxed{5}``): no bare answer contains either. An
     unusable field raises InputError.
+
+    >>> normalise_gold(AnswerForm.PLAIN, 27.0), normalise_gold(AnswerForm.GSM8K_HASH, "It makes\\n#### 1,450")
+    ('27', '1450')
     """
     if isinstance(raw, list | tuple) and raw:
         return ", ".join(normalise_gold(form, item) for item in raw)
@@ -120,7 +131,11 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
 
 
 def balanced(text: str) -> bool:
-    """Whether every brace closes: text that can stand inside ``{}`` without changing where that group ends."""
+    """Whether every brace closes: text that can stand inside ``{}`` without changing where that group ends.
+
+    >>> balanced("{a}{b}"), balanced("a}{b")
+    (True, False)
+    """
     depth = 0
     for token in _BRACE.finditer(text):
         depth += {"{": 1, "}": -1}.get(token[0], 0)

@@ -73,7 +73,11 @@ class Box:
 
 
 def boxed_answer(text: str) -> str | None:
-    """The answer in the last box or boxes, see the module."""
+    r"""The answer in the last box or boxes, see the module.
+
+    >>> boxed_answer(r"First \boxed{1}. So x is \boxed{3} or \boxed{4}.")
+    '3, 4'
+    """
     boxes = find_boxes(text)
     if not boxes or (last := boxes[-1].content) is None:
         return None

@@ -143,7 +143,11 @@ def find_expressions(flat: str, start: int = 0, end: int | None = None) -> Itera
 
 
 def extract_equations(flat: str) -> tuple[Equation, ...]:
-    """The equations of a flattened text in order; ``a = b = c`` gives ``a = b`` and ``b = c``. Linear in the text."""
+    """The equations of a flattened text in order; ``a = b = c`` gives ``a = b`` and ``b = c``. Linear in the text.
+
+    >>> [e.key for e in extract_equations("So 2 * 3 = 6 = 1 + 5.")]
+    [('2*3', '6'), ('6', '1+5')]
+    """
     found: list[Equation] = []
     previous: re.Match[str] | None = None
     for match in find_expressions(flat):
@@ -183,7 +187,11 @@ def is_number(expression: str) -> bool:
 
 
 def literal_value(expression: str) -> Fraction | None:
-    """The value of a bare number or fraction (``-3``, ``0.5``, ``1/2``, ``50%``); None for what has to be worked out."""
+    """The value of a bare number or fraction (``-3``, ``0.5``, ``1/2``, ``50%``); None for what has to be worked out.
+
+    >>> literal_value("50%"), literal_value("2*3")
+    (Fraction(1, 2), None)
+    """
     match = _LITERAL.fullmatch(expression)
     if match is None or (match["under"] and not int(match["under"])):
         return None

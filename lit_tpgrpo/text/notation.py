@@ -63,7 +63,11 @@ class Unreadable(ValueError):
 
 
 def canonical(text: str) -> str:
-    """The canonical form of an answer, see the module; Unreadable where braces do not match."""
+    r"""The canonical form of an answer, see the module; Unreadable where braces do not match.
+
+    >>> print(canonical(r"$\dfrac12$"))
+    \frac{1}{2}
+    """
     return _tidy(_render(_grouped(plain_characters(text)), depth=0))
 
 

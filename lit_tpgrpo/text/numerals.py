@@ -56,6 +56,9 @@ def read_numeral(text: str) -> Numeral | None:
 
     Commas and single spaces between groups of three digits separate thousands: ``1,450`` is one number. ``1e6`` and
     ``3.89\cdot 10^{-10}`` are powers of ten, ``1\frac{1}{2}`` and ``1 1/2`` mixed numbers.
+
+    >>> read_numeral("1,450.50")
+    Numeral(value=Fraction(2901, 2), places=2)
     """
     if len(text) > 2 * MAX_DIGITS:
         return None
@@ -71,7 +74,11 @@ def read_numeral(text: str) -> Numeral | None:
 
 
 def read_based(text: str) -> BasedNumeral | None:
-    r"""``52_{8}``, ``\text{A5}_{11}``, ``101_{\text{two}}``; None where the digits do not exist in the base."""
+    r"""``52_{8}``, ``\text{A5}_{11}``, ``101_{\text{two}}``; None where the digits do not exist in the base.
+
+    >>> read_based("52_{8}").value, read_based("58_{8}")
+    (42, None)
+    """
     match = _BASED.fullmatch(text.replace(" ", ""))
     if match is None or len(text) > MAX_DIGITS or not any(c.isdigit() for c in match["digits"]):
         return None

@@ -45,6 +45,9 @@ def paragraph_spans(text: str, end: int | None = None, blocks: list[Span] | None
 
     Blank lines belong to the paragraph before them (leading ones to the first paragraph), the indentation of a line to
     the line. ``blocks`` may pass ``block_spans(text)`` in where the caller has it already.
+
+    >>> paragraph_spans("One.\\n\\nTwo.")
+    [(0, 6), (6, 10)]
     """
     end = len(text) if end is None else end
     blocks = block_spans(text) if blocks is None else blocks

@@ -70,6 +70,9 @@ def token_spans(step_starts: Sequence[int], token_starts: Sequence[int]) -> tupl
     A token belongs to the step that holds its first character, so a token that straddles two steps goes to the earlier
     one. The spans cover all tokens once and in order; EOS and other tokens at ``len(text)`` fall to the last step. A
     step that lies inside a single token has an empty span.
+
+    >>> token_spans([0, 6, 11], [0, 2, 4, 7, 12])  # the token at 4 straddles the first two steps
+    ((0, 3), (3, 4), (4, 5))
     """
     if not step_starts or step_starts[0] != 0:
         raise ValueError(f"expected step starts that begin with 0, got {list(step_starts[:3])}")

@@ -36,6 +36,10 @@ def segment_steps(text: str, token_starts: Sequence[int], n_tokens: int) -> tupl
     least one step, an empty one for an empty text. No answer step means that the think block was never closed; no
     think step, that there is nothing but white space in it (the answer step then covers it too). Think steps that
     hold the first character of no token are joined to the step before them; the answer step stays, even tokenless.
+
+    >>> text = "One.\\n\\nHmm.\\n\\nTwo.</think>2"  # a token for each character; "Hmm." joins what it is about
+    >>> [(text[s.start : s.end], s.is_answer) for s in segment_steps(text, range(len(text)), len(text))]
+    [('One.\\n\\n', False), ('Hmm.\\n\\nTwo.', False), ('</think>2', True)]
     """
     if len(token_starts) != n_tokens:
         raise ValueError(f"expected one start for each of the {n_tokens} tokens, got {len(token_starts)}")
