@@ -12,7 +12,6 @@ from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
-from transformers import get_scheduler
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
@@ -64,6 +63,10 @@ class TransformersLR(LambdaLR):
 
     def _factor(self, total_steps: int) -> Callable[[int], float]:
         """f, as transformers gives it to a scheduler of its own."""
+        from transformers import (
+            get_scheduler,  # brings peft and bitsandbytes with it: a third of the start of a process
+        )
+
         name, warmup_steps, options = self._settings
         unused = torch.optim.SGD([torch.zeros(())], lr=1.0)
         try:

@@ -58,6 +58,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        timeout=900,
     )
     records = read_records(out / "results.jsonl")
     assert {p.name for p in out.iterdir()} == {"results.jsonl", "table.md", "log.txt"}, done.stdout[-2000:]
@@ -200,6 +201,7 @@ def run_here(
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
         check=True,
+        timeout=900,
     )
     return done.stdout.decode().rstrip().endswith("True"), read_records(run.results)
 
@@ -347,10 +349,15 @@ def test_the_wheels_hold_what_the_package_needs_besides_what_the_machine_has():
 def test_the_script_passes_its_options_on(tmp_path):
     script, env = str(ROOT / "benchmarks/gpu_check.sh"), os.environ | {"PYTHON": sys.executable}
     done = subprocess.run(
-        ["bash", script, "-", str(tmp_path / "out"), "--list"], cwd=tmp_path, env=env, capture_output=True, text=True
+        ["bash", script, "-", str(tmp_path / "out"), "--list"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert [line.split()[0] for line in done.stdout.splitlines()] == [part.name for part in PARTS]
-    bare = subprocess.run(["bash", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    bare = subprocess.run(["bash", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
     assert bare.returncode == 2
     assert "WHEELS is a folder of wheels" in bare.stderr
 

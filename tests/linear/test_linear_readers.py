@@ -39,12 +39,31 @@ BY_HAND: dict[str, list[str | tuple[str, str]]] = {
     "gold": ["\\ "],
     "boxes": ["\\boxed{"],
     "MR-Ben": [" ", "Step 1: x\n", "b\n"],
-    "equations": ["1+", "(", "1=1 "],
+    "equations": [
+        *("1+", "(", "1=1 ", "(1", "1", "x2", "\\frac{", "((1)", "{", "ab", " ", "= ", "1!", "1^2", "'", "- "),
+        *("\\sqrt{1}", "a = ", "\\\\[", "1abc ", "**a ", "1 * "),
+    ],
+    "step": [
+        *(
+            "wait, ",
+            "8 * 2 = 4, not 4 ",
+            "is wrong ",
+            "no ",
+            "if x = 3 ",
+            "?",
+            "mistake ",
+            "not ",
+            "a = ",
+            "Wait, 3 not 4, ",
+        ),
+        *("Wait, a{i} = 1, not 2. ", "= 1 is wrong ", "error in step 3 of ", "I thought ", "which "),
+    ],
     "rule judge": ["1+1=2.\n\nWait, 1+1=2 is wrong.\n\n", "so ", "= 5 "],
     "adoption": ["so ", "thus ", "is 5 "],
     "truth": ["7+1=2\n\n", "1"],
 }
-"""What once hung a reader, or was meant to."""
+"""What once hung a reader, or was meant to; ``{i}`` is another number each time."""
+ENDING = "~"
 
 
 def chosen(name: str) -> list[tuple[str, str]]:
@@ -55,13 +74,18 @@ def chosen(name: str) -> list[tuple[str, str]]:
     return [unit if isinstance(unit, tuple) else ("", unit) for unit in units]
 
 
-def superlinear(read: Reader, units: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def repeated(unit: str, times: int) -> str:
+    return "".join(unit.replace("{i}", f"_{i}") for i in range(times)) if "{i}" in unit else unit * times
+
+
+def superlinear(read: Reader, units: list[tuple[str, str]], ending: str = ENDING) -> list[tuple[str, str]]:
     found = []
     with counted_patterns():
         for beginning, unit in units:
-            short = measured(read, f"{beginning}{unit * (SHORT // len(unit) + 1)}~")
+            short = measured(read, f"{beginning}{repeated(unit, SHORT // len(unit) + 1)}{ending}")
             try:
-                measured(read, f"{beginning}{unit * (LONG // len(unit) + 4)}~", limit=5 * short + SLACK)
+                long = f"{beginning}{repeated(unit, LONG // len(unit) + 4)}{ending}"
+                measured(read, long, limit=5 * short + SLACK)
             except TooMuchWork:
                 found.append((beginning, unit))
     return found
@@ -71,6 +95,10 @@ def superlinear(read: Reader, units: list[tuple[str, str]]) -> list[tuple[str, s
 @pytest.mark.parametrize("name", [name for name in READERS if name not in BOUNDED and name not in FILES])
 def test_four_times_the_text_takes_at_most_five_times_the_work(name: str):
     assert superlinear(READERS[name], chosen(name)) == []
+
+
+def test_a_word_at_the_end_of_a_long_expression_costs_no_more():
+    assert superlinear(READERS["equations"], [("", "1+")], "1abc") == []
 
 
 def slices(text: str) -> int:
@@ -90,7 +118,8 @@ def grows(text: str) -> str:
 
 @pytest.mark.parametrize("careless", [slices, finds, grows])
 def test_careless_readers_would_be_caught(careless):
-    assert superlinear(Reader(careless), [("", "a")]) == [("", "a")]
+    for unit in ("a", "a{i} "):
+        assert superlinear(Reader(careless), [("", unit)], "1abc") == [("", unit)]
 
 
 READING = (

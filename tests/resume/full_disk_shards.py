@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lit_tpgrpo.callbacks import SafeCheckpoint
@@ -35,7 +36,10 @@ def main(model: str, out: Path) -> None:
         enable_model_summary=False,
         default_root_dir=out,
     )
-    trainer.fit(module(model), datamodule=data(store_dir=str(out / "store")))
+    try:
+        trainer.fit(module(model), datamodule=data(store_dir=str(out / "store")))
+    finally:  # a thread of the group that still runs while Python ends aborts the process
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def made_again(folder: Path, before: tuple[set, set], asked_before: int) -> int:
 
 
 def moments(events: list[list[str]], count: int, rng: random.Random, action: str) -> list[tuple[int, int]]:
-    """(rank, number of the event) of each action, from every kind of event in turn."""
+    """(rank, number of the event) of each action, from every kind of event in turn, or from kinds spread over the order."""
     kinds: dict[str, list[tuple[int, int]]] = {}
     for rank, seen in enumerate(events):
         # In the very last evaluation there may be nothing left that a signal could stop.
@@ -257,7 +257,8 @@ def moments(events: list[list[str]], count: int, rng: random.Random, action: str
         for number, kind in enumerate(seen[:end]):
             kinds.setdefault(kind, []).append((rank, number))
     order = ["save"] if action == "full" else sorted(kinds)
-    return [rng.choice(kinds[order[i % len(order)]]) for i in range(count)]
+    spread = max(1, len(order) // count)
+    return [rng.choice(kinds[order[i * spread % len(order)]]) for i in range(count)]
 
 
 def main(model: str, out: Path, world: int, resume: int, action: str, count: int, seed: int) -> None:

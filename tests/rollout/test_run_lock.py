@@ -120,7 +120,9 @@ class StartsSecond(L.Callback):
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == 2:
             self.before = self.files()
-            done = subprocess.run([sys.executable, "-c", SECOND, *self.args], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-c", SECOND, *self.args], cwd=ROOT, capture_output=True, text=True, timeout=900
+            )
             assert done.returncode == 0, done.stderr[-3000:]
             self.said, self.after = done.stdout, self.files()
 

@@ -184,38 +184,3 @@ def test_any_text_can_be_read(text):
         assert "=" in flat[equation.start : equation.end]
         atoms(equation.lhs)
         literal_value(equation.rhs)
-
-
-@pytest.mark.parametrize(
-    "unit",
-    [
-        "1+",
-        "(",
-        "(1",
-        "1",
-        "x2",
-        "\\frac{",
-        "((1)",
-        "{",
-        "ab",
-        " ",
-        "= ",
-        "1!",
-        "1^2",
-        "'",
-        "- ",
-        "\\sqrt{1}",
-        "a = ",
-        "\\\\[",
-        "1abc ",
-        "**a ",
-        "1 * ",
-    ],
-)
-@pytest.mark.slow
-def test_hostile_text_takes_time_in_proportion(unit, check_growth):
-    check_growth(lambda text: extract_equations(flatten(text)), lambda n: unit * n)
-
-
-def test_a_word_at_the_end_of_a_long_expression_takes_time_in_proportion(check_growth):
-    check_growth(extract_equations, lambda n: "1+" * n + "1abc")

@@ -223,28 +223,3 @@ def test_any_text_can_be_read(text):
     reading = read_step(text)
     assert (reading.stance is Stance.CORRECTS) == (reading.denial is not None)
     assert not set(keys(reading.renewed)) - set(keys(reading.asserted))
-
-
-@pytest.mark.parametrize(
-    "unit",
-    [
-        "wait, ",
-        "8 * 2 = 4, not 4 ",
-        "is wrong ",
-        "no ",
-        "if x = 3 ",
-        "?",
-        "mistake ",
-        "not ",
-        "a = ",
-        "Wait, 3 not 4, ",
-        "Wait, a{i} = 1, not 2. ",
-        "= 1 is wrong ",
-        "error in step 3 of ",
-        "I thought ",
-        "which ",
-    ],
-)
-@pytest.mark.slow
-def test_a_long_text_takes_time_in_proportion(unit, check_growth):
-    check_growth(read_step, lambda n: "".join(unit.replace("{i}", f"_{i}") for i in range(n)))

@@ -86,7 +86,9 @@ def test_a_short_run_of_the_generative_quickstart(tmp_path):
         *("--data.judge.store", str(tmp_path / "replies"), "--trainer.logger.save_dir", str(tmp_path)),
         *("--trainer.default_root_dir", str(tmp_path), "--data.progress", "false"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}, timeout=900
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "held-out accuracy" in done.stdout.splitlines()[-1]
     events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents*")).parent))
