@@ -274,6 +274,7 @@ def main(model: str, out: Path, world: int, resume: int, action: str, count: int
         folder.mkdir()
         codes = attempt(model, folder, world, (rank, event), action)
         said = "".join((folder / f"output.{r}.txt").read_text() for r in range(world))
+        left = bool(list((folder / "run").rglob("*.ckpt")))
         before, asked = stored(folder), len(list(read_lines(folder / "asked.jsonl")))
         attempt(model, folder, resume)
         end = torch.load(folder / "end.pt")
@@ -285,6 +286,7 @@ def main(model: str, out: Path, world: int, resume: int, action: str, count: int
                 "rank": rank,
                 "codes": codes,
                 "said": said[-6000:],
+                "left": left,
                 "again": made_again(folder, before, asked),
                 "stored": [len(part) for part in before],
                 "gap": max(gaps),
