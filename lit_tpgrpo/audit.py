@@ -33,6 +33,7 @@ from lit_tpgrpo.jsonl import append_line
 from lit_tpgrpo.judges.audit_sets import OnMalformed, read_mrben, read_prmbench
 from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge
 from lit_tpgrpo.judges.scoring import label_at
+from lit_tpgrpo.protocol_check import accept_by_methods
 from lit_tpgrpo.records import Verdict
 from lit_tpgrpo.user_errors import one_line_errors
 from lit_tpgrpo.yaml_files import bound_parsers, read_yaml
@@ -234,6 +235,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command line. A user's mistake ends in one line, not in a traceback; Ctrl-C leaves what was judged."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     bound_parsers()
+    accept_by_methods()
     try:
         with one_line_errors():
             _run(args)

@@ -16,8 +16,7 @@ class ProblemSource(Protocol):
     """Where problems come from.
 
     ``load`` reads everything when it is called, never earlier, and gives the same problems with the same uids in the
-    same order each time, on every rank. Uids are unique within a source and begin with its ``name``. Annotate your own
-    ``load`` exactly as here: the command line refuses a class whose signature differs (``-> list[Problem]``, say).
+    same order each time, on every rank. Uids are unique within a source and begin with its ``name``.
     """
 
     name: str

@@ -23,6 +23,7 @@ from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version
 from lit_tpgrpo.distributed import end_process_group
 from lit_tpgrpo.errors import ConfigError, InputError, StorageError
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.protocol_check import accept_by_methods
 from lit_tpgrpo.redaction import redacted
 from lit_tpgrpo.rollout.run_folder import run_folder, set_run_folder
 from lit_tpgrpo.training.checkpoints import check_checkpoint, check_contents, usable_checkpoint
@@ -216,6 +217,7 @@ def main(args: list[str] | None = None) -> None:
     """Run one subcommand. A user's mistake ends in one line, not in a traceback."""
     notices.hide_notices()
     keep_text()
+    accept_by_methods()
     bound_parsers()
     given = list(sys.argv[1:] if args is None else args)
     if ignored := ignored_environment():

@@ -1,0 +1,16 @@
+"""A callback: ``--trainer.callbacks+ examples.parts.callback.LongestSolution``."""
+
+import lightning as L
+
+from lit_tpgrpo.records import Round
+from lit_tpgrpo.rollout.hooks import RoundCallback
+
+
+class LongestSolution(RoundCallback):
+    """Log the tokens of each round's longest solution (of this rank) as ``samples/longest``."""
+
+    def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, round_: Round) -> None:
+        """See RoundCallback for the other hooks; Lightning's own work too."""
+        longest = max((len(c.judged.solution.completion_ids) for c in round_.credited), default=0)
+        for logger in trainer.loggers:
+            logger.log_metrics({"samples/longest": float(longest)}, step=trainer.global_step)

@@ -1,0 +1,21 @@
+"""A credit function: ``--data.credit examples.parts.credit.LastThoughtCredit``."""
+
+import torch
+
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo.credit.merging import merge_thoughts
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
+
+
+class LastThoughtCredit(GroupRelativeCredit):
+    """Give the outcome's advantage to the tokens of the last thought alone, 0 to all others.
+
+    The base class standardises the outcome rewards within the group; its arguments ``ddof`` and ``eps`` are this class's too.
+    """
+
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+        """Credit one solution, whose standardised outcome reward is ``outcome``."""
+        thoughts = merge_thoughts(judged.verdict)
+        advantages = torch.zeros(len(judged.solution.completion_ids))
+        advantages[thoughts[-1].token_start : thoughts[-1].token_end] = outcome
+        return CreditedSolution(judged, outcome, thoughts, (0.0,) * len(thoughts), advantages)

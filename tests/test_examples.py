@@ -1,0 +1,145 @@
+"""The parts to copy in examples/parts do what they say, and train together as the command line names them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from examples.parts.credit import LastThoughtCredit
+from examples.parts.engine import PlainEngine
+from examples.parts.judge import KeywordJudge
+from examples.parts.source import RepeatedSums
+from lit_tpgrpo.cli import main
+from lit_tpgrpo.datamodules.sources.base import ProblemSource
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.judges.base import Judge, JudgeCase
+from lit_tpgrpo.records import (
+    JudgedGroup,
+    JudgedSolution,
+    Outcome,
+    Problem,
+    Solution,
+    Step,
+    StepLabel,
+    StopReason,
+    Verdict,
+)
+from lit_tpgrpo.text.steps import segment_steps
+
+ROOT = Path(__file__).parent.parent
+PROBLEM = Problem("p/0", "1+1", "2")
+RIGHT, WRONG, MATCHED, UNMATCHED = StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.MATCHED, StepLabel.UNMATCHED
+
+
+def solution(text: str) -> Solution:
+    """One token a character."""
+    n = len(text)
+    return Solution("p/0", 0, (1,), (2,) * n, (-1.0,) * n, StopReason.EOS, 0, text, tuple(range(n)))
+
+
+def case(text: str, outcome: Outcome) -> JudgeCase:
+    solved = solution(text)
+    return JudgeCase(PROBLEM, solved, outcome, segment_steps(text, solved.token_starts, len(text)))
+
+
+def test_the_judge_labels_what_the_next_step_takes_back():
+    text = "It is 3.\n\nWait, that is wrong.\n\nIt is 2.</think>2"
+    judge = KeywordJudge("wait")
+    assert isinstance(judge, Judge)
+    cases = [case(text, Outcome.CORRECT), case(text, Outcome.INCORRECT), case("It is 3.", Outcome.INCORRECT)]
+    verdicts = dict(judge.judge(cases))
+    assert verdicts[0].labels == (WRONG, RIGHT, RIGHT, RIGHT)
+    assert verdicts[1].labels == (UNMATCHED, UNMATCHED, UNMATCHED, MATCHED)
+    assert verdicts[2].abstained
+    assert judge.metrics() == {"steps": 8.0}
+    assert judge.metrics() == {"steps": 0.0}
+
+
+def test_the_credit_is_the_last_thoughts_alone():
+    steps = tuple(Step(i, i + 1, i, i + 1, is_answer=i == 2) for i in range(3))
+
+    def judged(outcome: Outcome, labels: Sequence[StepLabel]) -> JudgedSolution:
+        return JudgedSolution(solution("abc"), outcome, "2", Verdict(steps, tuple(labels)))
+
+    right, wrong = (
+        judged(Outcome.CORRECT, (WRONG, RIGHT, RIGHT)),
+        judged(Outcome.INCORRECT, (UNMATCHED, UNMATCHED, MATCHED)),
+    )
+    credited = LastThoughtCredit(eps=0.0)(JudgedGroup(PROBLEM, (right, wrong), 0.5))
+    half = math.sqrt(0.5)  # of +1 and -1 with ddof 1: mean 0, standard deviation sqrt 2
+    torch.testing.assert_close(credited[0].advantages, torch.tensor([0.0, half, half]))
+    torch.testing.assert_close(credited[1].advantages, torch.tensor([0.0, 0.0, -half]))
+
+
+def test_the_source_gives_problems_with_uids_of_their_own():
+    source = RepeatedSums(times=3)
+    assert isinstance(source, ProblemSource)
+    problems = source.load()
+    assert len({p.uid for p in problems}) == 100
+    assert problems[27] == Problem(
+        "sums/2+3*7", "Working modulo 10, start with 2, add 7, add 7, add 7. What is the result?", "3", "sums"
+    )
+
+
+class PolicyOf:
+    """What an engine asks of the module that trains."""
+
+    policy_version = 0
+
+    def __init__(self, folder: str) -> None:
+        self.policy_model = AutoModelForCausalLM.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+
+def test_the_engine_gives_the_log_probs_of_what_it_drew(random_model: str):
+    policy, prompts = PolicyOf(random_model), [[5, 6, 7], [8, 9]]
+    params = SamplingParams(max_new_tokens=6, temperature=0.7)
+    engine = PlainEngine()
+    engine.load_weights(policy)
+    sampled = dict(engine.sample(prompts, 2, params, [1, 2]))
+    assert dict(engine.sample(prompts[1:], 2, params, [2]))[0] == sampled[1]  # whatever is sampled beside it
+    assert sampled[0][0] != sampled[0][1]
+    drawn = sampled[1][1]
+    ids = torch.tensor([prompts[1] + list(drawn.token_ids)])
+    logits = policy.policy_model(ids).logits[0, 1:-1] / 0.7
+    wanted = logits.log_softmax(-1)[torch.arange(len(drawn.token_ids)), ids[0, 2:]]
+    torch.testing.assert_close(torch.tensor(drawn.logprobs), wanted)
+    greedy = replace(params, temperature=0.0)
+    reference = HFEngine()
+    reference.load_weights(policy)
+    ours, theirs = dict(engine.sample(prompts, 1, greedy, [1, 2])), dict(reference.sample(prompts, 1, greedy, [1, 2]))
+    assert [ours[i][0].token_ids for i in (0, 1)] == [theirs[i][0].token_ids for i in (0, 1)]
+
+
+@pytest.mark.slow
+def test_all_of_them_train_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One step of one group with the overlay of the examples; the callback has logged each round."""
+    monkeypatch.chdir(ROOT)
+    small = [
+        "--data.problems_per_step",
+        "1",
+        "--data.group_size",
+        "2",
+        "--data.steps_per_round",
+        "1",
+        "--data.keep",
+        "all",
+    ]
+    small += ["--trainer.limit_val_batches", "0", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]
+    folders = ["--trainer.logger.save_dir", str(tmp_path), "--trainer.default_root_dir", str(tmp_path)]
+    callback = ["--trainer.callbacks", "null", "--trainer.callbacks+", "examples.parts.callback.LongestSolution"]
+    configs = ["--config", "configs/quickstart.yaml", "--config", "examples/parts/overlay.yaml"]
+    main(["fit", *configs, *small, *folders, *callback])
+    events = EventAccumulator(str(tmp_path / "quickstart-overlay" / "version_0"))
+    events.Reload()
+    assert events.Scalars("train/loss")
+    assert 1 <= events.Scalars("samples/longest")[0].value <= 176
+    assert events.Scalars("judge/steps")[0].value > 0
