@@ -16,6 +16,7 @@ from examples.parts.credit import LastThoughtCredit
 from examples.parts.engine import PlainEngine
 from examples.parts.judge import KeywordJudge
 from examples.parts.source import RepeatedSums
+from examples.parts.verifier import LastNumberVerifier
 from lit_tpgrpo.cli import main
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.engines.base import SamplingParams
@@ -33,6 +34,7 @@ from lit_tpgrpo.records import (
     Verdict,
 )
 from lit_tpgrpo.text.steps import segment_steps
+from lit_tpgrpo.verify.base import Verifier
 
 ROOT = Path(__file__).parent.parent
 PROBLEM = Problem("p/0", "1+1", "2")
@@ -89,6 +91,16 @@ def test_the_source_gives_problems_with_uids_of_their_own():
     )
 
 
+def test_the_verifier_compares_the_last_number():
+    verifier = LastNumberVerifier()
+    assert isinstance(verifier, Verifier)
+    pairs = [("4", "it is 3, no, 4"), ("4", "-4"), ("4", None), ("4", "14")]
+    right, wrong = Outcome.CORRECT, Outcome.INCORRECT
+    assert verifier.verify_all(pairs) == [right, wrong, wrong, wrong]
+    assert verifier.metrics() == {"pairs": 4.0}
+    assert LastNumberVerifier(10).verify_all(pairs) == [right, wrong, wrong, right]
+
+
 class PolicyOf:
     """What an engine asks of the module that trains."""
 
@@ -143,3 +155,4 @@ def test_all_of_them_train_by_the_command_line(tmp_path: Path, monkeypatch: pyte
     assert events.Scalars("train/loss")
     assert 1 <= events.Scalars("samples/longest")[0].value <= 176
     assert events.Scalars("judge/steps")[0].value > 0
+    assert events.Scalars("verify/pairs")[0].value == 2

@@ -1,0 +1,37 @@
+"""A verifier: ``--data.verifier examples.parts.verifier.LastNumberVerifier``; in Python a function does as well."""
+
+import re
+from collections.abc import Iterable
+
+from lit_tpgrpo.records import Outcome
+
+
+class LastNumberVerifier:
+    """Compare the last whole number of an answer with the gold.
+
+    Args:
+        modulus: numbers that differ by a multiple of it are equal; 0 compares them as they are.
+    """
+
+    def __init__(self, modulus: int = 0) -> None:
+        self.modulus = modulus
+        self._pairs = 0
+
+    def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:
+        """Return an outcome for each (gold, answer), in order; no answer is incorrect."""
+        outcomes = [self._outcome(int(gold), re.findall(r"-?\d+", answer or "")) for gold, answer in pairs]
+        self._pairs += len(outcomes)
+        return outcomes
+
+    def _outcome(self, gold: int, numbers: list[str]) -> Outcome:
+        difference = int(numbers[-1]) - gold if numbers else None
+        equal = difference is not None and (difference % self.modulus if self.modulus else difference) == 0
+        return Outcome.CORRECT if equal else Outcome.INCORRECT
+
+    def metrics(self) -> dict[str, float]:
+        """Return the counters since the last call, logged as ``verify/pairs``, and reset them."""
+        pairs, self._pairs = self._pairs, 0
+        return {"pairs": float(pairs)}
+
+    def close(self) -> None:
+        """Free nothing: no process is started."""
