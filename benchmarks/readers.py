@@ -238,7 +238,7 @@ JUDGES: Mapping[str, Reader] = {
     "rule judge, right answer": Reader(lambda t: judged(t, Outcome.CORRECT)),
     "rule judge, wrong answer": Reader(lambda t: judged(t, Outcome.INCORRECT)),
     "adoption": Reader(adopted),
-    "defused": Reader(numbered_solution.defused),
+    "neutralize_control_tokens": Reader(numbered_solution.neutralize_control_tokens),
     "sheet": Reader(shown_sheet),
     "verdict": Reader(verdict),
     "reply": Reader(reply),

@@ -17,7 +17,7 @@ from lit_tpgrpo.datamodules.sources.decontaminate import statement_key
 from lit_tpgrpo.datamodules.sources.rows import to_problem
 from lit_tpgrpo.judges.audit_sets import _grouped
 from lit_tpgrpo.judges.base import JudgeCase
-from lit_tpgrpo.judges.generative.numbered_solution import defused, number_solution, shown
+from lit_tpgrpo.judges.generative.numbered_solution import neutralize_control_tokens, number_solution, prompt_text
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.generative.verdicts import SegmentationVerdict, StepVerdict, VerdictError, read_verdict
@@ -59,16 +59,16 @@ def test_a_fence_that_never_closes_is_refused():
         "[EOT]", "[PAD]", "[start_header_id]", "[end_header_id]", "[control_8]",
     ],
 )  # fmt: skip
-def test_control_marks_of_all_families_are_defused(mark: str):
+def test_control_marks_of_all_families_are_neutralized(mark: str):
     """Of Llama, Qwen, DeepSeek, Mistral, EXAONE, InternLM, GLM, MiniMax, Gemma, Seed, T5, Baichuan, Falcon, Cohere, Kimi."""
-    assert mark not in defused(f"a {mark} b")
+    assert mark not in neutralize_control_tokens(f"a {mark} b")
 
 
 @pytest.mark.parametrize(
     "text", ["[ABC] = 3[PQR]", "[0, 1]", "x < y and y > z", "a<3|b|", "|x|<|y|", "[x] + [y]~z", "M[1][2]", "f: A -> B"]
 )
 def test_formulas_are_shown_as_they_are(text: str):
-    assert defused(text) == text
+    assert neutralize_control_tokens(text) == text
 
 
 def one_letter_paragraphs(count: int) -> JudgeCase:
@@ -110,16 +110,16 @@ def test_what_fits_is_what_a_loop_finds(sizes: Sequence[int], limit: int):
         return sum(sizes[first - 1 : last]) <= limit and shown_numbers <= limit // 5
 
     for place in range(1, len(sizes) + 1):
-        assert numbered.fitting(place, limit) == max(
+        assert numbered.last_fitting(place, limit) == max(
             n for n in range(place, len(sizes) + 1) if n == place or fits(place, n)
         )
-        assert numbered.fitting_before(place, limit) == min(
+        assert numbered.first_fitting(place, limit) == min(
             n for n in range(1, place + 1) if n == place or fits(n, place)
         )
 
 
 def test_indentation_counts_in_what_is_shown():
-    assert len(shown("a\n" * 5000, 1000)) < 1100
+    assert len(prompt_text("a\n" * 5000, 1000)) < 1100
 
 
 def test_nested_boxes_are_not_copied_one_into_another():

@@ -1,8 +1,7 @@
-"""Protocol for incorrect solutions (paper, Stage I): the think steps that the answer block takes over.
+"""Protocol for incorrect solutions (paper, Stage I): the think steps whose content the answer block adopts.
 
-Evidence, from the text alone: an equation that both assert, the final value announced in a step, and, where the answer block
-has no box, a sentence of it that stands in a step word for word. What the problem itself gives is no evidence: both
-repeat it from there.
+Evidence, from the text alone: an equation that both assert, the final value announced in a step, and, if the answer block
+has no box, a sentence that both contain verbatim. Content of the problem is no evidence: both copy it from there.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ _ANNOUNCES = re.compile(
     r"|\b(?:thus|so|hence|therefore)\b,? (?:we|I) have\b",
     re.IGNORECASE,
 )
-"""What directly stands before a value that is presented as the result."""
+"""Words directly before a value that is presented as the result."""
 _COMES_TO = re.compile(
     r"=|≡|\b(?:is|are|be|gives?|yields?|equals?|leaves|makes|so|thus|hence|therefore|in|of)\b,?", re.IGNORECASE
 )
-"""What directly stands before a value that ends a sentence."""
+"""Words directly before a value that ends a sentence."""
 _LEAD = re.compile(
     r"(?:[\s$*:,\"']|\b(?:approximately|about|exactly|just|only|simply|equal to|then|thus|therefore|indeed|actually|option"
     r"|choice)\b)*(?:[A-Za-z]\w{0,2}\s*(?:=|\bin\b)\s*)?",
@@ -39,27 +38,27 @@ _LEAD = re.compile(
 _NAMED = re.compile(r"(?<!\s)\s*+[A-Za-z]\w{0,2}\s++in\b")
 _SKIPPED = frozenset(" \t\n(){}*$")
 _SENTENCE = re.compile(r"(?<=[.?!])\s+|\n+")
-# A unit or a few words on what there are so many of may follow. Runs of blanks and words are gone through once.
+# A unit or a few words that name the counted things may follow. Possessive: each run of blanks or words is scanned once.
 _ENDS = re.compile(
     r"[)}*$ ]*+(?:\(?\bmod \w++|(?<= )[A-Za-z°]++(?: [A-Za-z°]++){0,5}+|)[)}*$ ]*+(?:[.!]?\s*+$|[.!]\s|\n)"
 )
 _MAX_LEAD, _MAX_VALUE = 200, 400
-"""Characters of words before a value, and of a value, that are looked at wherever one may stand: they keep it linear."""
+"""Most characters read as words before a value, and as a value, at each position: bounds that keep the search linear."""
 _MIN_WORDS = 3
 
 
 def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: str, prompt: str = "") -> set[int]:
-    """The think steps that assert an equation the answer block asserts, and those that announce its final value.
+    """Return the indices of the think steps that share an equation with the answer block or announce its final value.
 
-    The value alone is weak evidence (small numbers recur): it counts for the last step with an equation that comes to it,
-    for every such step only where the answer repeats no equation at all, and for a sentence that ends in it only where
-    there is nothing better.
+    The value alone is weak evidence (small numbers recur). It counts for the last step with an equation that results in
+    it, for every such step only if the answer repeats no equation, and for a sentence that ends in it only if there is
+    no other evidence.
 
     Args:
         thinks: the think steps.
         readings: one for each of them.
         answer: the answer block.
-        prompt: the problem, for what it gives.
+        prompt: the problem, whose equations are no evidence.
     """
     givens = given_pairs(prompt)
     taken = statement_pairs(read_step(answer).asserted) - givens
@@ -82,12 +81,12 @@ def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: st
 
 
 def given_pairs(prompt: str) -> Pairs:
-    """The equations of a problem, also those that it only supposes."""
+    """Return the equations of a problem, including those it only assumes."""
     return statement_pairs(extract_equations(flatten(prompt)))
 
 
 def statement_pairs(equations: Sequence[Equation]) -> Pairs:
-    """The equations as unordered pairs; a chain ``a = b = c`` also states ``a = c``."""
+    """Return the equations as unordered pairs; a chain ``a = b = c`` also states ``a = c``."""
     pairs: set[frozenset[str]] = set()
     head, end = "", -1
     for equation in equations:
@@ -99,12 +98,12 @@ def statement_pairs(equations: Sequence[Equation]) -> Pairs:
 
 
 def final_value(text: str) -> str | None:
-    """The normalised content of the last box, without a leading ``x =`` or ``x in``; None where there is none."""
+    """Return the normalised content of the last box, without a leading ``x =`` or ``x in``; None if there is no box."""
     return normalise(_boxed(text) or "") or None
 
 
 def _boxed(text: str) -> str | None:
-    """The flattened content of the last box."""
+    """Return the flattened content of the last box."""
     boxed = extract_boxed(text, thinks=False)
     return _bare(flatten(boxed)) if boxed else None
 
@@ -114,19 +113,19 @@ def _bare(flat: str) -> str:
 
 
 def _stated_value(flat: str) -> str | None:
-    """What an answer block without a box announces last, up to the end of its sentence."""
+    """Return the value that an answer block without a box announces last, up to the end of its sentence."""
     said = list(_ANNOUNCES.finditer(flat))
     return _bare(_SENTENCE.split(flat[said[-1].end() :].strip(), maxsplit=1)[0]) if said else None
 
 
 def _announces(flat: str, letters: Letters) -> bool:
-    """Whether a step presents the value as its result: it says that the answer is this."""
+    """Return whether a step presents the value as the result."""
     ends = (_value_end(flat, said.end(), letters) for said in _ANNOUNCES.finditer(flat))
     return any(end is not None and ends_whole(flat, end) for end in ends)
 
 
 def _comes_to(flat: str, letters: Letters) -> bool:
-    """Whether a sentence of a step ends in the value."""
+    """Return whether a sentence of a step ends in the value."""
     ends = (_value_end(flat, said.end(), letters) for said in _COMES_TO.finditer(flat))
     return any(end is not None and _ENDS.match(flat, end) for end in ends)
 
@@ -136,30 +135,30 @@ def _arrives(asserted: Sequence[Equation], value: str, givens: Collection[frozen
 
 
 def _letters(flat: str) -> Letters:
-    """The letters of a value, and whether brackets or blanks part each from a digit before it."""
+    """Return the characters of a value, each with whether brackets or blanks separate it from a digit before it."""
     letters: list[tuple[str, bool]] = []
-    parted = False
+    separated = False
     for letter in flat:
         if letter not in _SKIPPED:
-            letters.append((letter, parted and letters[-1][0].isdigit()))
-        parted = bool(letters) and letter in _SKIPPED
+            letters.append((letter, separated and letters[-1][0].isdigit()))
+        separated = bool(letters) and letter in _SKIPPED
     return tuple(letters)
 
 
 def _value_end(flat: str, start: int, letters: Letters) -> int | None:
-    """Where the value ends that stands at a place of a text, brackets and blanks aside; None where another one stands there.
+    """Return the end of the value if it occurs at ``start``, else None. Brackets and blanks are ignored.
 
-    Between digits they count: ``4 2`` is not 42.
+    Except between digits: ``4 2`` is not 42.
     """
     lead = _LEAD.match(flat, start, start + _MAX_LEAD)
     position = lead.end() if lead else start
-    for number, (letter, parted) in enumerate(letters):
+    for number, (letter, separated) in enumerate(letters):
         begin = position
         while position < len(flat) and flat[position] in _SKIPPED:
             position += 1
         if position == len(flat) or flat[position] != letter:
             return None
-        if number and letter.isdigit() and flat[begin - 1].isdigit() and (position > begin) != parted:
+        if number and letter.isdigit() and flat[begin - 1].isdigit() and (position > begin) != separated:
             return None
         position += 1
     while position < len(flat) and flat[position] in ")}":
@@ -169,11 +168,11 @@ def _value_end(flat: str, start: int, letters: Letters) -> int | None:
 
 
 def _repeats(thinks: Sequence[str], answer: str, prompt: str) -> set[int]:
-    """The steps in which a sentence of the answer block stands word for word that does not stand in the problem."""
+    """Return the steps that contain a sentence of the answer block verbatim, unless the problem contains it too."""
     wanted = _sentences(answer.rpartition("</think>")[2]) - _sentences(prompt)
     return {i for i, think in enumerate(thinks) if wanted & _sentences(think)}
 
 
 def _sentences(text: str) -> set[str]:
-    found = (" ".join(sentence.split()) for sentence in _SENTENCE.split(text))
-    return {sentence for sentence in found if sentence.count(" ") >= _MIN_WORDS - 1}
+    sentences = (" ".join(sentence.split()) for sentence in _SENTENCE.split(text))
+    return {sentence for sentence in sentences if sentence.count(" ") >= _MIN_WORDS - 1}

@@ -1,7 +1,7 @@
-"""Readers of public data that say which steps of a solution are wrong: MR-Ben's maths and PRMBench.
+"""Readers of public data sets that label wrong steps: the maths part of MR-Ben, and PRMBench.
 
-They give ``WrongSteps``. What a judge is told of the outcome is what a verifier would say of the final answer, which is
-another question than whether all steps are right.
+They return ``WrongSteps``. The outcome that a judge is given says whether the final answer is correct, as a verifier
+would; that is a different question from whether all steps are right.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ Rows = Iterator[tuple[str, Any]]
 _SHOWN = 3
 _MAX_TRUTH = 500
 _MAX_DIGITS = 9
-# Possessive: a run of blanks is gone through once.
+# Possessive: a run of blanks is scanned once.
 _STEP_LABEL = re.compile(r"\W*+S?tep\s*+(\d{1,9}+)\b", re.IGNORECASE)
 _STATEMENT = re.compile(r"\W*+(?:final\s++)?(?:solution|answer)\b[^.\n]{0,3}:", re.IGNORECASE)
-# Not "Choice_A/B/C/D", which names none of them.
+# Not "Choice_A/B/C/D", which selects none of them.
 _CHOICE = re.compile(r"[Cc]hoice[\W_]*([A-Z])(?![A-Za-z/])")
 
 
 def read_mrben(path: str | Path, on_malformed: OnMalformed = "stop", limit: int | None = None) -> ErrorReport:
-    """MR-Ben (2406.13975): solutions of multiple-choice problems with the first wrong step, marked by people.
+    """Read MR-Ben (2406.13975): solutions of multiple-choice problems whose first wrong step was annotated by people.
 
-    The numbers of its wrong steps are those that the solver wrote (``Step 3: ...``), not places in the list, which
-    holds lines: lines without a new label belong to the step before them, a closing ``Solution: ...`` is a step of its
-    own. Where no line has a label, each is a step. The answer block repeats the last line. The answer is right if the last line
-    names the right choice and no other, or if the solution is marked as free of errors.
+    Its numbers of wrong steps are those that the solver wrote (``Step 3: ...``), not indices into its list, which holds
+    lines: lines without a new label belong to the step before them, and a closing ``Solution: ...`` is a separate step.
+    If no line has a label, each line is a step. The answer block repeats the last line. The answer is correct if the last
+    line names the correct choice and no other, or if the solution is annotated as free of errors.
 
     Args:
-        path: the file: an object of lists of solutions.
-        on_malformed: ``stop`` at malformed rows, or ``skip`` them with a count.
-        limit: take only the first so many usable rows.
+        path: the file: a JSON object of lists of solutions.
+        on_malformed: ``stop`` at malformed rows, or ``skip`` and count them.
+        limit: most usable rows to read; None reads all.
 
     Raises:
         InputError: the file cannot be read, rows are malformed (stop), or none is usable.
@@ -50,16 +50,15 @@ def read_mrben(path: str | Path, on_malformed: OnMalformed = "stop", limit: int 
 
 
 def read_prmbench(path: str | Path, on_malformed: OnMalformed = "stop", limit: int | None = None) -> ErrorReport:
-    """PRMBench (2501.03124): step lists in which all wrong steps are known, none in some of its files.
+    """Read PRMBench (2501.03124): lists of steps with all wrong steps annotated; some of its files contain no wrong step.
 
-    The answer of a row without wrong steps is right and its answer block is the boxed ground truth. A row with wrong
-    steps may still end in the right answer: it does if the ground truth stands in the last step. Its answer block
-    repeats that step.
+    The answer of a row without wrong steps is correct and its answer block is the boxed ground truth. The answer of a row
+    with wrong steps is correct if its last step contains the ground truth; its answer block repeats that step.
 
     Args:
-        path: the file, one object a line.
-        on_malformed: ``stop`` at malformed rows, or ``skip`` them with a count.
-        limit: take only the first so many usable rows.
+        path: the file, one JSON object per line.
+        on_malformed: ``stop`` at malformed rows, or ``skip`` and count them.
+        limit: most usable rows to read; None reads all.
 
     Raises:
         InputError: the file cannot be read, rows are malformed (stop), or none is usable.
@@ -70,7 +69,7 @@ def read_prmbench(path: str | Path, on_malformed: OnMalformed = "stop", limit: i
 def _read(
     path: Path, rows: Rows, convert: Callable[[Any], WrongSteps], on_malformed: OnMalformed, limit: int | None
 ) -> ErrorReport:
-    """Convert rows until there are enough; the report of malformed ones names the first few of them."""
+    """Convert rows up to ``limit``; the error for malformed rows names the first few of them."""
     records: list[WrongSteps] = []
     malformed: list[tuple[str, str]] = []
     for where, row in rows:
@@ -81,34 +80,34 @@ def _read(
         except InputError as error:
             malformed.append((where, str(error)))
     listed = "; ".join(f"{where}: {reason}" for where, reason in malformed[:_SHOWN])
-    found = f"{path}: {len(malformed)} of {len(records) + len(malformed)} rows read are malformed: {listed}"
+    summary = f"{path}: {len(malformed)} of {len(records) + len(malformed)} rows read are malformed: {listed}"
     if len(malformed) > _SHOWN:
-        found += f"; and {len(malformed) - _SHOWN} more"
+        summary += f"; and {len(malformed) - _SHOWN} more"
     if not records:
         raise InputError(
-            f"{found}. No usable row is left: is it the right file for this data?"
+            f"{summary}. No usable row is left: is it the right file for this data?"
             if malformed
             else f"{path}: expected at least one row, got none. Is it the right file?"
         )
     if malformed and on_malformed == "stop":
-        raise InputError(f"{found}. Correct them, or leave them out with on_malformed: skip.")
-    # Numbers differ from row to row; the reason is what they have in common.
-    return ErrorReport(_told_apart(records), Counter(re.sub(r"\d+", "N", reason) for _, reason in malformed))
+        raise InputError(f"{summary}. Correct them, or leave them out with on_malformed: skip.")
+    # Replace the numbers, which differ from row to row, to count equal reasons together.
+    return ErrorReport(_with_unique_uids(records), Counter(re.sub(r"\d+", "N", reason) for _, reason in malformed))
 
 
 def _converted(row: Any, convert: Callable[[Any], WrongSteps]) -> WrongSteps:
-    """Convert a row that is an object; one that could not even be decoded is the error to raise."""
+    """Convert a row that is a JSON object; a row that could not be decoded is an InputError, raised here."""
     if isinstance(row, InputError):
         raise row
     if not isinstance(row, Mapping):
-        raise InputError(f"expected an object with named fields, got {_typed(row)}")
+        raise InputError(f"expected an object with named fields, got {_describe(row)}")
     return convert(row)
 
 
-def _told_apart(records: Sequence[WrongSteps]) -> list[WrongSteps]:
-    """The records with different uids: a repeated one gets a number."""
+def _with_unique_uids(records: Sequence[WrongSteps]) -> list[WrongSteps]:
+    """Return the records with unique problem uids: a repeated uid gets a number as suffix."""
     seen: Counter[str] = Counter()
-    apart = []
+    unique = []
     for record in records:
         problem = record.case.problem
         seen[problem.uid] += 1
@@ -116,8 +115,8 @@ def _told_apart(records: Sequence[WrongSteps]) -> list[WrongSteps]:
             problem = replace(problem, uid=f"{problem.uid}-{seen[problem.uid]}")
             solution = replace(record.case.solution, problem_uid=problem.uid)
             record = replace(record, case=replace(record.case, problem=problem, solution=solution))
-        apart.append(record)
-    return apart
+        unique.append(record)
+    return unique
 
 
 def _mrben_record(row: Mapping[str, Any]) -> WrongSteps:
@@ -148,16 +147,16 @@ def _mrben_record(row: Mapping[str, Any]) -> WrongSteps:
 
 
 def _grouped(lines: Sequence[str]) -> tuple[list[str], list[int | None]]:
-    """Lines put together to steps, and the number that each step is labelled with."""
-    found = [_STEP_LABEL.match(line) for line in lines]
-    if not any(found):
+    """Join lines to steps; return the steps and the number that each is labelled with."""
+    matches = [_STEP_LABEL.match(line) for line in lines]
+    if not any(matches):
         return list(lines), list(range(1, len(lines) + 1))
     steps: list[list[str]] = []
     labels: list[int | None] = []
-    for place, (line, match) in enumerate(zip(lines, found, strict=True)):
+    for index, (line, match) in enumerate(zip(lines, matches, strict=True)):
         label = int(match[1]) if match else None
-        states = label is None and place == len(lines) - 1 and _STATEMENT.match(line) is not None
-        if not steps or states or (label is not None and label != labels[-1]):
+        is_statement = label is None and index == len(lines) - 1 and _STATEMENT.match(line) is not None
+        if not steps or is_statement or (label is not None and label != labels[-1]):
             steps.append([line])
             labels.append(label)
         else:
@@ -169,22 +168,22 @@ def _prmbench_record(row: Mapping[str, Any]) -> WrongSteps:
     steps, truth = _texts(row, "modified_process"), _text(row, "ground_truth")
     wrong = row.get("error_steps")
     if not isinstance(wrong, list) or not all(type(n) is int and n >= 1 for n in wrong):
-        raise InputError(f"expected a list of step numbers from 1 in 'error_steps', got {_typed(wrong)}")
-    closes = _stands_in(truth, steps[-1])
+        raise InputError(f"expected a list of step numbers from 1 in 'error_steps', got {_describe(wrong)}")
+    reaches_truth = _contains_answer(truth, steps[-1])
     column = "modified_question" if row.get("modified_question") else "question"
     return make_record(
         Problem(f"prmbench/{_text(row, 'idx')}", _text(row, column), truth, "prmbench"),
         steps,
         steps[-1] if wrong else f"\\boxed{{{truth}}}",
-        Outcome.CORRECT if closes or not wrong else Outcome.INCORRECT,
+        Outcome.CORRECT if reaches_truth or not wrong else Outcome.INCORRECT,
         min(wrong, default=None),
         frozenset(wrong),
     )
 
 
-def _stands_in(truth: str, step: str) -> bool:
-    """Whether a step gives an answer, not as part of a longer number or word."""
-    if len(truth) > _MAX_TRUTH:  # compared at every place of a text that repeats itself it would take quadratic time
+def _contains_answer(truth: str, step: str) -> bool:
+    """Return whether a step contains the answer, not as part of a longer number or word."""
+    if len(truth) > _MAX_TRUTH:  # a regular expression takes quadratic time on a long text that repeats itself
         return truth in step
     return re.search(rf"(?<![\w.]){re.escape(truth)}(?!\w|\.\d)", step) is not None
 
@@ -192,18 +191,18 @@ def _stands_in(truth: str, step: str) -> bool:
 def _text(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"expected a text in {column!r}, got {_typed(value)}")
+        raise InputError(f"expected a text in {column!r}, got {_describe(value)}")
     return value.strip()
 
 
 def _texts(row: Mapping[str, Any], column: str) -> list[str]:
     value = row.get(column)
     if not isinstance(value, list) or not value or not all(isinstance(step, str) for step in value):
-        raise InputError(f"expected a list of texts in {column!r}, got {_typed(value)}")
+        raise InputError(f"expected a list of texts in {column!r}, got {_describe(value)}")
     return value
 
 
-def _typed(value: Any) -> str:
+def _describe(value: Any) -> str:
     shown = repr(value)
     return "null" if value is None else f"{shown if len(shown) <= 80 else shown[:80] + '...'} ({type(value).__name__})"
 
@@ -226,7 +225,7 @@ def _mrben_rows(path: Path) -> Rows:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path}: expected one JSON object, got no valid JSON ({error}). Is it MR-Ben's file?"
+            f"{path}: expected one JSON object, got invalid JSON ({error}). Is it MR-Ben's file?"
         ) from error
     if not isinstance(lists, dict) or not all(isinstance(rows, list) for rows in lists.values()):
         raise InputError(f"{path}: expected one JSON object of lists of solutions. Is it MR-Ben's file?")
@@ -240,5 +239,5 @@ def _jsonl_rows(path: Path) -> Rows:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                row = InputError(f"expected one JSON object, got a line that is none ({error})")
+                row = InputError(f"expected one JSON object, got invalid JSON ({error})")
             yield f"line {number}", row

@@ -1,4 +1,4 @@
-"""The judge interface: solutions with rule-made steps in, one verdict for each out."""
+"""The judge interface: takes solutions that were segmented by rules, returns one verdict for each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verd
 
 @dataclass(frozen=True, slots=True)
 class JudgeCase:
-    """One solution to label. ``steps`` is the rule segmentation: think steps, then the answer block as the last step.
+    """A solution to label. ``steps`` is the rule segmentation: think steps, then the answer block as the last step.
 
-    A solution that never closed its think block has no answer step. One whose outcome is UNDECIDED is never judged: which
-    labels apply depends on it.
+    A solution that never closed its think block has no answer step. One whose outcome is UNDECIDED is never judged,
+    because the outcome decides which labels apply.
     """
 
     problem: Problem
@@ -27,11 +27,11 @@ class JudgeCase:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Labels the steps of solutions.
+    """Interface of a judge: labels the steps of solutions.
 
     ``judge`` yields ``(index into cases, verdict)`` as each verdict completes, in any order, each index exactly once;
-    a case that cannot be decided comes back with every step ABSTAINED, never as an exception. ``metrics`` returns
-    counters since the last call and resets them. ``close`` frees processes and connections and may be called twice.
+    a case that cannot be decided is returned with every step ABSTAINED, never raised as an exception. ``metrics`` returns
+    the counters since the last call and resets them. ``close`` frees processes and connections and may be called twice.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Judge(Protocol):
 
 
 class Tally(Protocol):
-    """What was counted, to be added to what other processes counted. Must pickle."""
+    """Counters of one process, to be summed over all processes. Must be picklable."""
 
     def __add__(self, other: Any) -> Tally: ...
 
@@ -52,76 +52,75 @@ class Tally(Protocol):
 
 
 class Counts(dict[str, float]):
-    """Plain counts: they add up name by name."""
+    """Counts by name, summed name by name."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts({name: self.get(name, 0.0) + other.get(name, 0.0) for name in (*self, *(other.keys() - self))})
 
     def metrics(self) -> dict[str, float]:
-        """The counts themselves."""
+        """Return the counts unchanged."""
         return dict(self)
 
 
 @runtime_checkable
 class TallyingJudge(Protocol):
-    """A judge whose metrics hold more than counts (shares, latencies): sums over processes are taken before these."""
+    """A judge whose metrics are not all counts (shares, latencies): they are computed after summing over processes."""
 
     def tally(self) -> Tally:
-        """What was counted since the last call, in place of ``metrics``."""
+        """Return the counters since the last call and reset them; called instead of ``metrics``."""
         ...
 
 
 def tally_of(judge: Judge) -> Tally:
-    """What a judge counted since it was last asked; plain metrics are taken for counts."""
+    """Return a judge's counters since the last call and reset them; metrics of a judge without ``tally`` count as counts."""
     return judge.tally() if isinstance(judge, TallyingJudge) else Counts(judge.metrics())
 
 
 @runtime_checkable
 class RefreshableJudge(Protocol):
-    """A judge that can take up newer weights (a policy that judges itself)."""
+    """A judge whose weights can be updated (a policy that judges itself)."""
 
     @property
     def needs_policy(self) -> bool:
-        """Whether it has to be refreshed before it can judge at all."""
+        """Whether ``refresh`` must be called before ``judge``."""
         ...
 
     def refresh(self, policy: Policy) -> bool:
-        """Take up the policy's weights; returns whether the judge changed. A frozen judge stays as it is."""
+        """Load the policy's weights and return whether the judge changed. A frozen judge does nothing."""
         ...
 
 
 @runtime_checkable
 class EngineSharing(Protocol):
-    """A judge that may answer with the engine that samples the policy's solutions."""
+    """A judge that can sample its replies from the engine that samples the policy's solutions."""
 
     def share_engine(self, engine: Engine) -> None:
-        """Offered once, before anything is judged; the judge takes it where the policy judges itself and its user chose no
-        other engine."""
+        """Offer the rollout engine, once, before ``judge``. A self-judging policy without an engine in its config uses it."""
         ...
 
 
 @runtime_checkable
 class StoringJudge(Protocol):
-    """A judge that may answer from what it stored."""
+    """A judge that caches verdicts or replies."""
 
     def bypass_cache(self) -> AbstractContextManager[None]:
-        """Inside of it nothing is answered from the store."""
+        """Return a context in which nothing is read from the cache."""
         ...
 
 
 @runtime_checkable
 class WritingJudge(Protocol):
-    """A judge that writes what it learns."""
+    """A judge that writes to disk."""
 
     def check_writable(self) -> None:
-        """Find out whether it can, before anything is sampled or asked.
+        """Check that its files can be written, before anything is sampled or sent to the LLM.
 
         Raises:
-            StorageError: it cannot.
+            StorageError: they cannot be written.
         """
         ...
 
 
 def abstain(case: JudgeCase, note: str) -> Verdict:
-    """The verdict that leaves a solution with its outcome reward alone."""
+    """Return the verdict of a case that was not judged: all steps ABSTAINED, so the solution keeps its outcome reward only."""
     return Verdict(case.steps, (StepLabel.ABSTAINED,) * len(case.steps), note)

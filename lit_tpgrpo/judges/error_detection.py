@@ -1,15 +1,15 @@
-"""Scores of a judge on solutions of which is known *which steps are wrong*, not which labels the judge should give.
+"""Error-detection scores of a judge, on solutions whose *wrong steps* are known (rather than the labels of the protocol).
 
 The scores are ProcessBench's (Zheng et al., 2412.06559): the share of the solutions with an error whose first wrong step
-is found, the share of the error-free ones in which nothing is flagged, and the harmonic mean of the two (F1). Where all
-wrong steps are known, precision, recall and F1 of the flagged steps too.
+is detected, the share of the error-free ones in which nothing is flagged, and the harmonic mean of the two (F1). If all
+wrong steps are known, also precision, recall and F1 of the flagged steps.
 
-A step is *flagged* if the verdict labels the place where it begins INCORRECT or MATCHED. For judges that label what is
-mathematically wrong (``DirectLabels``, ``StepByStep``) these are the scores of what they aim at. For the paper's judge
-(``IntrinsicSignals``, ``RuleJudge``) they are not: in a solution with a wrong answer it labels what the answer adopts
-(MATCHED), which the first error may or may not be among; in one with a right answer it labels only wrong steps that a
-reflection put right (paper, Stage I). Its figures are to be read by the columns of the table, and as a measure of how far
-its labels are from errors.
+A step is *flagged* if the verdict's label at its first character is INCORRECT or MATCHED. For judges that label
+mathematical errors (``DirectLabels``, ``StepByStep``) these scores measure their objective. For the paper's judge
+(``IntrinsicSignals``, ``RuleJudge``) they do not: in a solution with an incorrect answer it labels what the answer adopts
+(MATCHED), which may or may not include the first error; in one with a correct answer it labels only wrong steps that a
+reflection corrected (paper, Stage I). Read its scores by the columns of the table, as a measure of how far its labels are
+from errors.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ FLAGS = (StepLabel.INCORRECT, StepLabel.MATCHED)
 
 @dataclass(frozen=True, slots=True)
 class WrongSteps:
-    """A solution and its wrong steps. Steps are numbered from 1 as they were given.
+    """A solution and its wrong steps, numbered from 1 as in the data set.
 
-    ``numbers`` are those of the think steps of ``case`` (empty steps have no text and are not among them).
-    ``first_error``: None where nothing is wrong. ``wrong``: all wrong steps, None where only the first one is known.
+    ``numbers`` are the numbers of the think steps of ``case``; steps without text are left out. ``first_error``: None if
+    no step is wrong. ``wrong``: all wrong steps, or None if only the first one is known.
     """
 
     case: JudgeCase
@@ -53,13 +53,13 @@ class WrongSteps:
 
     @property
     def known_right(self) -> frozenset[int]:
-        """The steps that are known to be right: all that are not wrong, or those before the first error."""
+        """The steps known to be right: all but the wrong ones, or those before the first error if only that is known."""
         if self.wrong is not None:
             return frozenset(self.numbers) - self.wrong
         return frozenset(n for n in self.numbers if self.first_error is None or n < self.first_error)
 
     def flagged(self, verdict: Verdict) -> frozenset[int]:
-        """The steps that a verdict flags."""
+        """Return the numbers of the steps that a verdict flags."""
         thinks = self.case.steps[: len(self.numbers)]
         return frozenset(n for n, s in zip(self.numbers, thinks, strict=True) if label_at(verdict, s) in FLAGS)
 
@@ -72,10 +72,10 @@ def make_record(
     first_error: int | None,
     wrong: frozenset[int] | None = None,
 ) -> WrongSteps:
-    """A solution whose think block holds each step as one paragraph (blank lines inside are taken out), then ``answer``.
+    """Build a solution whose think block has one paragraph per step (blank lines inside are removed), then ``answer``.
 
     Raises:
-        InputError: the steps cannot be told apart in the text, or a wrong one is not among them.
+        InputError: the text does not split into these steps again, or a wrong step has no text.
     """
     texts = {number: BLANK_LINES.sub("\n", step.strip()) for number, step in enumerate(steps, start=1) if step.strip()}
     answer = answer.strip()
@@ -90,15 +90,15 @@ def make_record(
         raise InputError(
             "expected steps that end what they open, got a formula or code block that runs into another step"
         )
-    # Labels are about text: one token per character serves as well as any tokenizer.
+    # Only the text is labelled, so one token per character replaces a tokenizer.
     tokens = tuple(range(len(text)))
     solution = Solution(problem.uid, 0, (), tokens, (0.0,) * len(tokens), StopReason.EOS, 0, text, tokens)
     case = JudgeCase(problem, solution, outcome, steps_from_starts(text, starts, tokens))
     return WrongSteps(case, tuple(texts), first_error, wrong)
 
 
-class Finding(enum.Enum):
-    """What became of a solution: the first five where it has an error, the last three where it has none."""
+class DetectionResult(enum.Enum):
+    """Result of a verdict on a solution: the first five if it has an error, the last three if it is error-free."""
 
     FIRST_ERROR = "first error flagged first"
     TOO_EARLY = "a right step flagged before it"
@@ -110,57 +110,59 @@ class Finding(enum.Enum):
     CLEAN_ABSTAINED = "abstained"
 
 
-WITH_ERROR, WITHOUT = tuple(Finding)[:5], tuple(Finding)[5:]
+WITH_ERROR, ERROR_FREE = tuple(DetectionResult)[:5], tuple(DetectionResult)[5:]
 
 
-def find(record: WrongSteps, verdict: Verdict) -> Finding:
-    """Compare a verdict with the truth."""
+def detection_result(record: WrongSteps, verdict: Verdict) -> DetectionResult:
+    """Compare a verdict with the known wrong steps."""
     first = min(record.flagged(verdict), default=None)
     if record.first_error is None:
-        return Finding.CLEAN_ABSTAINED if verdict.abstained else Finding.CLEAN if first is None else Finding.FALSE_ALARM
+        if verdict.abstained:
+            return DetectionResult.CLEAN_ABSTAINED
+        return DetectionResult.CLEAN if first is None else DetectionResult.FALSE_ALARM
     if verdict.abstained:
-        return Finding.MISSED_ABSTAINED
+        return DetectionResult.MISSED_ABSTAINED
     if first is None:
-        return Finding.MISSED
+        return DetectionResult.MISSED
     if first == record.first_error:
-        return Finding.FIRST_ERROR
-    return Finding.TOO_EARLY if first < record.first_error else Finding.TOO_LATE
+        return DetectionResult.FIRST_ERROR
+    return DetectionResult.TOO_EARLY if first < record.first_error else DetectionResult.TOO_LATE
 
 
 @dataclass
 class ErrorScores:
-    """Counts, and the scores they come to; a score is None where nothing was there to be scored.
+    """Counts and the scores computed from them; a score without any case to compute it from is None.
 
-    A solution that the judge abstains on counts as not found, as ProcessBench counts a critic's reply without a verdict;
-    its steps are unflagged, and no part of ``right``.
+    A solution on which the judge abstains counts as undetected, as ProcessBench counts a critic's reply without a verdict;
+    its steps count as unflagged and are left out of ``right``.
     """
 
-    findings: Counter[Finding] = field(default_factory=Counter)
+    results: Counter[DetectionResult] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
-    """Of solutions all of whose wrong steps are known: steps that are wrong, flagged, and both."""
+    """Steps of solutions whose wrong steps are all known: the wrong ones, the flagged ones, and those that are both."""
     right: Counter[str] = field(default_factory=Counter)
     """Steps of judged solutions that are known to be right, and how many of them were flagged."""
 
     def add(self, record: WrongSteps, verdict: Verdict) -> None:
         """Count a verdict."""
         flagged = record.flagged(verdict)
-        self.findings[find(record, verdict)] += 1
+        self.results[detection_result(record, verdict)] += 1
         if record.wrong is not None:
             self.wrong.update(wrong=len(record.wrong), flagged=len(flagged), both=len(record.wrong & flagged))
         if not verdict.abstained:
             self.right.update(steps=len(record.known_right), flagged=len(record.known_right & flagged))
 
     def __add__(self, other: ErrorScores) -> ErrorScores:
-        return ErrorScores(self.findings + other.findings, self.wrong + other.wrong, self.right + other.right)
+        return ErrorScores(self.results + other.results, self.wrong + other.wrong, self.right + other.right)
 
     def scores(self) -> dict[str, float | None]:
-        """All scores by the words in which they are printed."""
-        found, n_wrong = self.findings[Finding.FIRST_ERROR], sum(self.findings[f] for f in WITH_ERROR)
-        clean, n_clean = self.findings[Finding.CLEAN], sum(self.findings[f] for f in WITHOUT)
-        with_error, without = _share(found, n_wrong), _share(clean, n_clean)
+        """Return all scores by the names under which they are printed."""
+        detected, n_wrong = self.results[DetectionResult.FIRST_ERROR], sum(self.results[r] for r in WITH_ERROR)
+        clean, n_clean = self.results[DetectionResult.CLEAN], sum(self.results[r] for r in ERROR_FREE)
+        with_error, without = _share(detected, n_wrong), _share(clean, n_clean)
         precision = _share(self.wrong["both"], self.wrong["flagged"] if self.wrong["wrong"] else 0)
         recall = _share(self.wrong["both"], self.wrong["wrong"])
-        abstained = self.findings[Finding.MISSED_ABSTAINED] + self.findings[Finding.CLEAN_ABSTAINED]
+        abstained = self.results[DetectionResult.MISSED_ABSTAINED] + self.results[DetectionResult.CLEAN_ABSTAINED]
         return {
             "accuracy, with an error": with_error,
             "accuracy, error-free": without,
@@ -184,10 +186,10 @@ def _harmonic(a: float | None, b: float | None) -> float | None:
 
 
 class ErrorReport:
-    """Records, and what a judge's verdicts on them come to; the protocols differ by outcome, so each has its column.
+    """Records and the scores of a judge's verdicts on them, in one column per outcome because the protocols differ.
 
     Args:
-        records: what is to be judged.
+        records: the solutions to judge.
         unusable: reasons for which rows of the data were left out, with their counts.
     """
 
@@ -198,11 +200,11 @@ class ErrorReport:
 
     @property
     def cases(self) -> list[JudgeCase]:
-        """What is to be judged."""
+        """The cases to judge."""
         return [record.case for record in self.records]
 
     def truth(self, index: int) -> dict[str, Any]:
-        """The first wrong step, and all of them where they are known."""
+        """Return the first wrong step, and all wrong steps if they are known, as JSON values."""
         record = self.records[index]
         return {"first_error": record.first_error, "wrong": None if record.wrong is None else sorted(record.wrong)}
 
@@ -212,7 +214,7 @@ class ErrorReport:
         self.by_outcome[record.case.outcome is Outcome.CORRECT].add(record, verdict)
 
     def heading(self) -> str:
-        """What there is to judge."""
+        """Return the lines that describe the records: how many have errors, correct answers, and were left out."""
         errors = sum(r.first_error is not None for r in self.records)
         right = sum(r.case.outcome is Outcome.CORRECT for r in self.records)
         lines = [
@@ -227,13 +229,13 @@ class ErrorReport:
         return "\n".join(lines)
 
     def tables(self) -> str:
-        """Findings and scores of all solutions, and of those with a right and with a wrong answer."""
+        """Return the results and scores of all solutions, and of those with a right and with a wrong answer, as text."""
         right, wrong = self.by_outcome[True], self.by_outcome[False]
         columns = [right + wrong, right, wrong]
         lines = [f"{'':<34}" + "".join(f"{name:>14}" for name in ("all", "answer right", "answer wrong"))]
-        for title, findings in (("solutions with an error", WITH_ERROR), ("error-free solutions", WITHOUT)):
-            lines.append(f"{title:<34}" + "".join(f"{sum(c.findings[f] for f in findings):>14}" for c in columns))
-            lines += [f"  {f.value:<32}" + "".join(f"{c.findings[f]:>14}" for c in columns) for f in findings]
+        for title, results in (("solutions with an error", WITH_ERROR), ("error-free solutions", ERROR_FREE)):
+            lines.append(f"{title:<34}" + "".join(f"{sum(c.results[r] for r in results):>14}" for c in columns))
+            lines += [f"  {r.value:<32}" + "".join(f"{c.results[r]:>14}" for c in columns) for r in results]
         scores = [c.scores() for c in columns]
         shown = [name for name, score in scores[0].items() if score is not None]
         for name in shown:

@@ -1,9 +1,10 @@
-"""A judge without a model: both protocols of the paper's Stage I by deterministic signals, from the text alone.
+"""A judge without a model: both protocols of the paper's Stage I by deterministic rules on the text.
 
-It is the baseline that a generative judge has to beat, and the judge of the embedded domain. It looks at the solution and
-its outcome, never at the gold answer, and at the problem only for the equations that it gives, which no step adopts and no
-reflection corrects. Precision goes before recall: where nothing that can be quoted is denied, nothing is labelled. What
-it cannot see, by construction: errors that no reflection ever names, and what is said of a statement in other words.
+It is the baseline for a generative judge, and the judge of the embedded arithmetic domain. It reads the solution and its
+outcome, never the gold answer. It reads the problem only for the equations given there: they are no evidence that a step
+was adopted, and no reflection corrects them. It prefers precision to recall: a step is labelled wrong only if a later one
+denies something it can be seen to quote. By construction it misses errors that no reflection mentions, and reflections
+that paraphrase the statement they reject.
 """
 
 from __future__ import annotations
@@ -34,33 +35,34 @@ COUNTERS = (
     "reflections_untraced",
 )
 MAX_WORK = 10_000_000
-HOME = "arithmetic"
-"""The source of the problems that the judge reads in full: the embedded domain's."""
-SCOPE = (
-    "RuleJudge on problems that are not the embedded domain's ({source!r}). It reads the text and does not understand it: in a "
-    "right solution it labels INCORRECT only what a later step denies by quoting it (an equation, its result, a step's "
-    "number), which is seldom and then mostly right, and misses every error that is described in words; in a wrong one "
-    "MATCHED by equations and the final value. Process rewards will be sparse. For real problems let a language model judge: "
-    "--config configs/judge/qwen3_32b.yaml (any OpenAI-compatible endpoint), or --data.judge GenerativeJudge."
+EMBEDDED_SOURCE = "arithmetic"
+"""The ``Problem.source`` of the embedded domain, whose solutions the rules cover completely."""
+SCOPE_WARNING = (
+    "RuleJudge is used on problems outside the embedded arithmetic domain (source {source!r}). It matches text and does not "
+    "understand it. In a correct solution it labels INCORRECT only what a later step denies by quoting it (an equation, its "
+    "result, a step's number): these labels are rare and mostly right, and every error that is described in words is missed. "
+    "In an incorrect solution it labels MATCHED by equations and the final value. Process rewards will be sparse. For real "
+    "problems use a language model as judge: --config configs/judge/qwen3_32b.yaml (any OpenAI-compatible endpoint), or "
+    "--data.judge GenerativeJudge."
 )
-"""What is said once where the judge is used away from home."""
+"""Logged once per judge."""
 
 
 @checked_arguments()
 class RuleJudge:
-    """Labels steps by quotations, denials and values; see ``_wrong_steps`` and ``adoption.adopted_steps``.
+    """Judge that labels steps by quotations, denials and values; see ``_wrong_steps`` and ``adoption.adopted_steps``.
 
-    Warns once where it is used on other problems than the embedded domain's (``SCOPE``).
+    Warns once (``SCOPE_WARNING``) on problems outside the embedded arithmetic domain.
 
-    Keeps the segmentation of the case. Abstains where there is no answer block (a truncated solution) and where a
-    correct solution makes more work than ``max_work``. ``metrics`` counts reflections too: of those nominated by a
-    marker word, confirmed ones correct something that was found, untraced ones something that was not, ineffective ones
-    nothing.
+    Keeps the segmentation of the case. Abstains if there is no answer block (a truncated solution) or if a correct
+    solution needs more work than ``max_work``. ``metrics`` also counts reflections: those nominated by a marker word are
+    confirmed (they correct a statement that was located), untraced (the statement was not located) or ineffective
+    (they correct nothing).
 
     Args:
-        max_work: how many numbers and names may be looked at between errors and their corrections. Everything else
-            takes time in proportion to the text, this takes corrections times statements. The default is about three
-            seconds' work; 60 corrections at the end of 1,500 statements need a twentieth of it.
+        max_work: how many numbers and names may be compared between errors and their corrections. This step costs
+            corrections x statements; everything else is linear in the text. The default is about three seconds of work;
+            60 corrections after 1,500 statements need a twentieth of it.
 
     Raises:
         ConfigError: max_work is not positive.
@@ -77,9 +79,9 @@ class RuleJudge:
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         for index, case in enumerate(cases):
-            if case.problem.source != HOME and not self._warned:
+            if case.problem.source != EMBEDDED_SOURCE and not self._warned:
                 self._warned = True
-                rank_zero_warn(SCOPE.format(source=case.problem.source), stacklevel=2)
+                rank_zero_warn(SCOPE_WARNING.format(source=case.problem.source), stacklevel=2)
             yield index, self._verdict(case)
 
     def metrics(self) -> dict[str, float]:
@@ -114,21 +116,21 @@ class RuleJudge:
         return Verdict(case.steps, tuple(labels))
 
     def _wrong_steps(self, readings: Sequence[Reading], givens: Pairs = frozenset()) -> set[int]:
-        """Protocol for correct solutions: position reflections, trace their sources, verify the interval between.
+        """Return the wrong steps of a correct solution: locate reflections, trace their sources, verify the intervals.
 
-        Outside the intervals everything is correct. A reflection is judged like any other step: it is wrong if a later
+        Every step outside the intervals is correct. A reflection is judged like any other step: it is wrong if a later
         one corrects it, if it lies inside an interval and uses a wrong value, or if it denies a statement and then
-        asserts that very statement. What a reflection denied is right after all if a later correction puts it back.
+        asserts the same statement. A denied statement is correct if a later correction asserts it again.
         """
-        ledger = StatementIndex(readings, self.max_work, givens)
-        corrections, untraced = find_corrections(ledger)
+        index = StatementIndex(readings, self.max_work, givens)
+        corrections, untraced = find_corrections(index)
         wrong: set[int] = set()
         for correction in corrections:
             for source in _first_sources(correction):
-                if source.equation is not None and ledger.stands_by(correction.step, source.equation):
+                if source.equation is not None and index.asserts_again(correction.step, source.equation):
                     wrong.add(correction.step)
-                elif source.equation is None or not ledger.is_reinstated(source.equation, correction.step):
-                    wrong |= builds_on(ledger, source, correction.step)
+                elif source.equation is None or not index.is_reinstated(source.equation, correction.step):
+                    wrong |= builds_on(index, source, correction.step)
         nominated = sum(r.stance is not Stance.NONE for r in readings)
         self._counts["reflections_nominated"] += nominated
         self._counts["reflections_confirmed"] += len(corrections)
@@ -138,7 +140,7 @@ class RuleJudge:
 
 
 def _first_sources(correction: ConfirmedReflection) -> Iterator[Source]:
-    """Of the sources that state the same equation the first: its interval holds the others and all that they spoil."""
+    """Yield the first of the sources that state the same equation: its interval contains those of the later ones."""
     seen: set[tuple[str, str]] = set()
     for source in sorted(correction.sources, key=lambda s: s.step):
         if source.equation is None or source.equation.key not in seen:

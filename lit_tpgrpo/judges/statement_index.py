@@ -1,4 +1,4 @@
-"""Index of a solution's statements by equation, side and step number, and its steps taken apart for verification."""
+"""Index of a solution's statements by equation, side and step number, and the facts of each step for verification."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _DRAWS = re.compile(r"\b(?:so|thus|therefore|hence|then|gives?|means|which is)\b
 
 
 class WorkLimitError(Exception):
-    """Verification would look at more than it was allowed to. The judge that set the limit catches it."""
+    """Verification exceeds its work limit. Caught by the judge that set the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class EquationUse:
-    """An equation as a step of reasoning: what it takes up, and the terms that it gives a value to.
+    """An equation as a step of reasoning: the terms it uses, and the terms it defines.
 
-    ``composed``: of those, the expressions, which are looked for inside others. Not single numbers and names: 100 stands
-    in 1000 too.
+    ``composed``: the defined terms that are expressions; these are also searched for inside other expressions. Single
+    numbers and names are not, because 100 is also a substring of 1000.
     """
 
     key: tuple[str, str]
@@ -35,7 +35,10 @@ class EquationUse:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """A step as verification sees it; ``drawn``: the numbers from which it draws a conclusion in words."""
+    """A step as verification sees it.
+
+    ``drawn``: the numbers in a step that draws a conclusion in words. ``terms``: the size of the step, for the work limit.
+    """
 
     uses: tuple[EquationUse, ...]
     drawn: frozenset[str]
@@ -43,12 +46,12 @@ class StepFacts:
 
 
 class StatementIndex:
-    """The readings of a solution, indexed.
+    """Index of the statements in the readings of a solution.
 
     Args:
         readings: one for each think step.
-        max_work: how many terms ``builds_on`` may look at, over all its calls; WorkLimitError beyond that.
-        givens: the equations of the problem. A step that repeats one states nothing of its own.
+        max_work: how many terms ``builds_on`` may compare, over all its calls; WorkLimitError beyond that.
+        givens: the equations of the problem. A step that repeats one makes no new statement.
     """
 
     def __init__(self, readings: Sequence[Reading], max_work: int, givens: Collection[frozenset[str]] = ()) -> None:
@@ -61,7 +64,7 @@ class StatementIndex:
         self._by_rhs: defaultdict[str, list[tuple[int, Equation]]] = defaultdict(list)
         self._renewed = [{e.key for e in reading.renewed} for reading in readings]
         self._by_number: defaultdict[int, list[int]] = defaultdict(list)
-        self._put_back: dict[tuple[str, str], int] = {}  # the last correction that asserts a statement
+        self._last_correction: dict[tuple[str, str], int] = {}  # the last correction that asserts a statement
         for step, reading in enumerate(readings):
             if reading.number is not None:
                 self._by_number[reading.number].append(step)
@@ -71,55 +74,55 @@ class StatementIndex:
             for key in {e.key for e in reading.asserted}:
                 self._by_key[key].append(step)
             if reading.stance is Stance.CORRECTS:
-                self._put_back |= dict.fromkeys(self._renewed[step], step)
+                self._last_correction |= dict.fromkeys(self._renewed[step], step)
 
     def charge(self, terms: int) -> None:
-        """Count work; raises WorkLimitError once it is more than was allowed."""
+        """Add to the work done; raise WorkLimitError if it exceeds the limit."""
         self._work += terms
         if self._work > self.max_work:
             raise WorkLimitError
 
     def is_given(self, equation: Equation) -> bool:
-        """Whether the problem states the equation."""
+        """Return whether the problem states the equation."""
         return frozenset(equation.key) in self.givens
 
     def stated(self, equation: Equation, first: int, end: int) -> list[int]:
-        """The steps of ``[first, end)`` that state the equation."""
+        """Return the steps in ``[first, end)`` that state the equation, ascending."""
         steps = self._by_key.get(equation.key, [])
         return steps[bisect_left(steps, first) : bisect_left(steps, end)]
 
     def latest_about(self, lhs: str, before: int) -> tuple[int, Equation] | None:
-        """The latest statement about ``lhs`` before a step."""
+        """Return the latest statement about ``lhs`` before a step, as (step, equation)."""
         return _latest(self._by_lhs.get(lhs, []), before)
 
     def latest_result(self, rhs: str, before: int) -> tuple[int, Equation] | None:
-        """The latest statement before a step that comes to ``rhs``."""
+        """Return the latest statement before a step whose right side is ``rhs``, as (step, equation)."""
         return _latest(self._by_rhs.get(rhs, []), before)
 
     def numbered(self, number: int, before: int) -> int | None:
-        """The latest step before a step that the solver gave this number."""
+        """Return the latest step before a step that the solver labelled with this number."""
         steps = self._by_number.get(number, [])
-        found = bisect_left(steps, before)
-        return steps[found - 1] if found else None
+        count = bisect_left(steps, before)
+        return steps[count - 1] if count else None
 
-    def stands_by(self, step: int, equation: Equation) -> bool:
-        """Whether a reflection asserts the equation even if it denied it first: "A is wrong, it should be A".
+    def asserts_again(self, step: int, equation: Equation) -> bool:
+        """Return whether a reflection asserts the equation even if it denied it first: "A is wrong, it should be A".
 
-        Not of statements about letters, which are repeated to say why they are wrong.
+        False for statements about letters: reflections repeat those to say why they are wrong.
         """
         return is_number(equation.lhs) and equation.key in self._renewed[step]
 
     def is_reinstated(self, equation: Equation, after: int) -> bool:
-        """Whether a later correction asserts again what the reflection ``after`` had denied: the last word counts."""
-        return self._put_back.get(equation.key, -1) > after
+        """Return whether a correction after the reflection ``after`` asserts the equation again: the last one counts."""
+        return self._last_correction.get(equation.key, -1) > after
 
     @cached_property
-    def parts(self) -> list[StepFacts]:
-        """The steps, taken apart for verification."""
-        return [_taken_apart(reading) for reading in self.readings]
+    def step_facts(self) -> list[StepFacts]:
+        """The facts of each step, for verification."""
+        return [_step_facts(reading) for reading in self.readings]
 
 
-def _taken_apart(reading: Reading) -> StepFacts:
+def _step_facts(reading: Reading) -> StepFacts:
     uses: list[EquationUse] = []
     for equation in reading.asserted:
         defines = atoms(equation.lhs) == {equation.lhs} and not is_number(equation.lhs)
@@ -139,5 +142,5 @@ def _taken_apart(reading: Reading) -> StepFacts:
 
 
 def _latest(stated: Sequence[tuple[int, Equation]], before: int) -> tuple[int, Equation] | None:
-    found = bisect_left(stated, before, key=lambda place: place[0])
-    return stated[found - 1] if found else None
+    count = bisect_left(stated, before, key=lambda statement: statement[0])
+    return stated[count - 1] if count else None

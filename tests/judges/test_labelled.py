@@ -13,7 +13,14 @@ from real_data import RealData
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.judges.audit_sets import read_mrben, read_prmbench
 from lit_tpgrpo.judges.base import abstain
-from lit_tpgrpo.judges.error_detection import ErrorReport, ErrorScores, Finding, WrongSteps, find, make_record
+from lit_tpgrpo.judges.error_detection import (
+    DetectionResult,
+    ErrorReport,
+    ErrorScores,
+    WrongSteps,
+    detection_result,
+    make_record,
+)
 from lit_tpgrpo.records import Outcome, Problem, StepLabel, Verdict
 from lit_tpgrpo.text.paragraphs import paragraph_spans
 from lit_tpgrpo.text.steps import steps_from_starts
@@ -80,21 +87,23 @@ def test_the_first_error_is_the_first_of_the_wrong_steps():
 
 
 @pytest.mark.parametrize(
-    ("first", "flagged", "found"),
+    ("first", "flagged", "expected"),
     [
-        (2, [2, 4], Finding.FIRST_ERROR),
-        (2, [1, 2], Finding.TOO_EARLY),
-        (2, [3], Finding.TOO_LATE),
-        (2, [], Finding.MISSED),
-        (None, [], Finding.CLEAN),
-        (None, [4], Finding.FALSE_ALARM),
+        (2, [2, 4], DetectionResult.FIRST_ERROR),
+        (2, [1, 2], DetectionResult.TOO_EARLY),
+        (2, [3], DetectionResult.TOO_LATE),
+        (2, [], DetectionResult.MISSED),
+        (None, [], DetectionResult.CLEAN),
+        (None, [4], DetectionResult.FALSE_ALARM),
     ],
 )
-def test_findings(first: int | None, flagged: list[int], found: Finding):
+def test_detection_results(first: int | None, flagged: list[int], expected: DetectionResult):
     of = record(first)
-    assert find(of, verdict(of, flagged)) is found
-    assert find(of, verdict(of, flagged, M, U)) is found
-    assert find(of, abstain(of.case, "")) is (Finding.CLEAN_ABSTAINED if first is None else Finding.MISSED_ABSTAINED)
+    assert detection_result(of, verdict(of, flagged)) is expected
+    assert detection_result(of, verdict(of, flagged, M, U)) is expected
+    assert detection_result(of, abstain(of.case, "")) is (
+        DetectionResult.CLEAN_ABSTAINED if first is None else DetectionResult.MISSED_ABSTAINED
+    )
 
 
 def test_the_answer_block_flags_nothing():
@@ -134,7 +143,7 @@ def test_scores_by_hand():
         "wrong steps: F1": pytest.approx(0.4),
         "right steps flagged": pytest.approx(2 / 15),
     }
-    assert sum(scores.findings.values()) == 6
+    assert sum(scores.results.values()) == 6
 
 
 def test_where_only_the_first_error_is_known_steps_after_it_count_nowhere():
@@ -271,7 +280,7 @@ def test_prmbench_rows_with_and_without_wrong_steps(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1: expected one JSON object, got a line that is none"),
+        ("{", "line 1: expected one JSON object, got invalid JSON"),
         (prm_line(("a",), [0]), r"expected a list of step numbers from 1 in 'error_steps', got \[0\]"),
         (prm_line(("a",), [True]), "expected a list of step numbers"),
         (prm_line(("a",), None), "got null"),

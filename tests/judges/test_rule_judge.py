@@ -484,7 +484,9 @@ def test_it_says_once_what_it_can_see_where_problems_are_not_the_embedded_domain
         warnings.simplefilter("error")
         list(judge.judge([home]))
     away = replace(home, problem=replace(home.problem, source="math500"))
-    with pytest.warns(UserWarning, match="not the embedded domain's .'math500'.*language model judge") as caught:
+    with pytest.warns(
+        UserWarning, match="outside the embedded arithmetic domain .source 'math500'.*language model as judge"
+    ) as caught:
         list(judge.judge([home, away, away, home, away]))
     assert len(caught) == 1
 

@@ -146,7 +146,7 @@ NO_READERS = {
     "verify.compare": "of texts of bounded length",
     "judges.audit_sets.read_mrben": "its rows are read by mrben_record",
     "judges.audit_sets.read_prmbench": "its rows are read by prmbench_record",
-    "judges.generative.numbered_solution.shown": "called by number_solution",
+    "judges.generative.numbered_solution.prompt_text": "called by number_solution",
     "judges.generative.sheet.number_solution": "sheet",
     "judges.generative.verdicts.schema_of": "of forms of ours",
     "datamodules.sources.decontaminate.words": "called by find_copies",

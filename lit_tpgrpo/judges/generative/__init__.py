@@ -1,4 +1,4 @@
-"""The generative judge (paper, Stage I): an LLM that reads and matches, and never solves the problem again."""
+"""The generative judge (paper, Stage I): an LLM that reads and compares, and does not solve the problem itself."""
 
 from lit_tpgrpo.judges.generative.baselines import DirectLabels, StepByStep
 from lit_tpgrpo.judges.generative.intrinsic import IntrinsicSignals

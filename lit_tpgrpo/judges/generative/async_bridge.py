@@ -1,4 +1,4 @@
-"""An asynchronous producer behind a plain iterator: its event loop runs in a thread of its own and ends with the iterator."""
+"""Asynchronous producer behind a plain iterator: its event loop runs in a background thread, as long as the iterator."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Emit = Callable[[T], None]
 
 
 class _End:
-    """The last thing in the queue: with the error that ended the producer, if any."""
+    """Sentinel at the end of the queue, with the error that ended the producer, if any."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> Iterator[T]:
-    """Yield what the coroutine emits, as it emits it; raise what it raises.
+    """Run a coroutine in a background thread; yield the items it emits as they come, and raise its exceptions.
 
-    A thread of its own because the caller may be in an event loop already (a notebook). However the iteration ends
-    (exhausted, closed early, an exception, ctrl-C), the coroutine is cancelled, has cleaned up and its thread is gone
-    before control goes on.
+    It needs its own thread because the caller may already be inside an event loop (a notebook). However the iteration
+    ends (exhausted, closed early, exception, ctrl-C), the coroutine has been cancelled and cleaned up and the thread
+    joined before this returns.
     """
     items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
     started: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None] = queue.SimpleQueue()
@@ -40,7 +40,7 @@ def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> It
     def run() -> None:
         try:
             asyncio.run(main())
-        except BaseException as error:  # no loop could be made, or it broke: whoever waits must hear of it
+        except BaseException as error:  # the loop could not be created, or failed: the consumer must not wait for ever
             items.put(_End(error))
             started.put(None)
 
@@ -64,7 +64,7 @@ def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> It
 
 
 async def gather_or_cancel(*parts: Awaitable[T]) -> list[T]:
-    """Like ``asyncio.gather``, but if one fails the others are cancelled, and its error comes as it is."""
+    """Like ``asyncio.gather``, but if one awaitable fails, cancel the rest and raise its exception unwrapped."""
 
     async def run(part: Awaitable[T]) -> T:
         return await part
@@ -78,7 +78,7 @@ async def gather_or_cancel(*parts: Awaitable[T]) -> list[T]:
 
 
 def first_error(group: BaseExceptionGroup) -> BaseException:
-    """The first error inside nested groups."""
+    """Return the first exception inside nested exception groups."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,7 +1,7 @@
-"""The paper's baselines behind the same interface: an LLM that labels every step directly, and one call a step.
+"""The paper's baseline methods: an LLM that labels many steps in one request (LLM-as-judge), and one request per step.
 
-Both solve along, where TP-GRPO's judge only reads and compares. They know right and wrong steps only, whatever the outcome;
-in an incorrect solution a wrong step is labelled MATCHED (it is punished) and a right one UNMATCHED (it is not).
+Both check the maths themselves, while TP-GRPO's judge only reads and compares. They distinguish right and wrong steps,
+whatever the outcome; in an incorrect solution a wrong step is labelled MATCHED (penalised) and a right one UNMATCHED.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
 from lit_tpgrpo.judges.generative.methods import judged_wrong, make_query, vote_strict
-from lit_tpgrpo.judges.generative.numbered_solution import ranges
+from lit_tpgrpo.judges.generative.numbered_solution import format_ranges
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import Question
 from lit_tpgrpo.judges.generative.queries import JudgeClient
@@ -24,10 +24,10 @@ from lit_tpgrpo.judges.generative.verdicts import JudgementsVerdict, StepVerdict
 @checked_arguments()
 @dataclass(frozen=True)
 class DirectLabels:
-    """LLM-as-judge: labels every step directly, many in one question.
+    """LLM-as-judge: label every step directly, many steps per question.
 
     Args:
-        steps_per_question: steps that are labelled together.
+        steps_per_question: most steps in one question.
     """
 
     steps_per_question: int = 40
@@ -47,8 +47,8 @@ class DirectLabels:
             for i, j in window.parts(step_starts)
             for k in range(i, j, self.steps_per_question)
         ]
-        found = await gather_or_cancel(*(self._wrong(client, window, step_starts, chunk) for chunk in chunks))
-        return frozenset[int]().union(*found)
+        wrong = await gather_or_cancel(*(self._wrong(client, window, step_starts, chunk) for chunk in chunks))
+        return frozenset[int]().union(*wrong)
 
     async def _wrong(
         self, client: JudgeClient, window: PromptWindow, step_starts: Sequence[int], asked: range
@@ -63,7 +63,7 @@ class DirectLabels:
             (step_starts[asked[0]], last),
             JudgementsVerdict,
             check,
-            steps=ranges(step_starts[asked[0] : asked[-1] + 1], last),
+            steps=format_ranges(step_starts[asked[0] : asked[-1] + 1], last),
             asked=[step_starts[i] for i in asked],
             correct=window.numbered.correct,
         )
@@ -73,7 +73,7 @@ class DirectLabels:
 @checked_arguments()
 @dataclass(frozen=True)
 class StepByStep:
-    """In the manner of GenPRM (2504.00891): a question for each step, which is best thought about at length."""
+    """In the manner of GenPRM (2504.00891): one question per step; works best with a thinking judge."""
 
     name: ClassVar[str] = "genprm"
 
@@ -82,8 +82,8 @@ class StepByStep:
         return {"method": self.name}
 
     async def flagged(self, client: JudgeClient, window: PromptWindow, step_starts: Sequence[int]) -> frozenset[int]:
-        found = await gather_or_cancel(*(self._wrong(client, window, step_starts, i) for i in range(len(step_starts))))
-        return frozenset[int]().union(*found)
+        wrong = await gather_or_cancel(*(self._wrong(client, window, step_starts, i) for i in range(len(step_starts))))
+        return frozenset[int]().union(*wrong)
 
     async def _wrong(
         self, client: JudgeClient, window: PromptWindow, step_starts: Sequence[int], index: int

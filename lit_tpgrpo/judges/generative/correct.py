@@ -1,9 +1,9 @@
 """The protocol for correct solutions (paper, Stage I): reflection positioning, error-source tracing, interval verification.
 
-Premise: where the final answer is right, every wrong step was followed by a reflection that put it right. So reflections
-are looked for, traced back to the interval of steps that they correct, and the steps of that interval are judged one by
-one. Everything outside the verified intervals is correct. In long chains most reflections correct nothing: they nominate,
-tracing and verification decide.
+Premise: if the final answer is correct, every wrong step was followed by a reflection that corrected it. So the judge
+locates reflections, traces each back to the interval of steps that it corrects, and labels the steps of that interval one
+by one. Every step outside the verified intervals is correct. In long chains most reflections correct nothing: a reflection
+only nominates suspect steps; tracing and verification decide.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
 from lit_tpgrpo.judges.generative.methods import judged_wrong, make_query, step_indices, vote_or_split, vote_strict
-from lit_tpgrpo.judges.generative.numbered_solution import ranges, step_of
+from lit_tpgrpo.judges.generative.numbered_solution import format_ranges, step_index
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import Question
 from lit_tpgrpo.judges.generative.queries import JudgeClient
@@ -31,21 +31,21 @@ async def wrong_steps(
     reflections_per_question: int,
     steps_per_question: int,
 ) -> frozenset[int]:
-    """The wrong think steps of a correct solution, as places in ``step_starts``."""
+    """Return the wrong think steps of a correct solution, as indices into ``step_starts``."""
     positions = await gather_or_cancel(
         *(_reflections(client, window, step_starts, i, j) for i, j in window.parts(step_starts))
     )
-    reflections = sorted(frozenset[int]().union(*positions) - {0})  # the first step has nothing to turn on
+    reflections = sorted(frozenset[int]().union(*positions) - {0})  # no step precedes the first one
     client.counters.add("reflections", len(reflections))
-    # What does not fit into one prompt is traced one by one, each in a view that ends behind it.
+    # If the solution does not fit into one prompt, each reflection is traced alone, in a window that ends just after it.
     size = reflections_per_question if window.fits else 1
     groups = [reflections[i : i + size] for i in range(0, len(reflections), size)]
     traced = await gather_or_cancel(*(_sources(client, window, step_starts, group) for group in groups))
-    suspects = {index: sources for found in traced for index, sources in found.items() if sources}
+    suspects = {index: sources for group in traced for index, sources in group.items() if sources}
     client.counters.add("reflections_confirmed", len(suspects))
     asked = sorted(frozenset[int]().union(*suspects.values()))
     wrong: frozenset[int] = frozenset()
-    # One after the other: what builds on a wrong step is wrong, so the later ones must know of the earlier ones.
+    # Sequentially: a step that builds on a wrong one is wrong, so later requests list the wrong steps of earlier ones.
     for chunk in window.chunks(step_starts, asked, steps_per_question):
         wrong |= await _verified(client, window, step_starts, chunk, suspects, wrong)
     return wrong
@@ -54,13 +54,13 @@ async def wrong_steps(
 async def _reflections(
     client: JudgeClient, window: PromptWindow, step_starts: Sequence[int], i: int, j: int
 ) -> frozenset[int]:
-    """Reflection positioning among the steps ``[i, j)``."""
+    """Locate the reflections among the steps ``[i, j)``."""
     first, last = step_starts[i], window.end(step_starts, j - 1)
 
     def check(verdict: ReflectionsVerdict) -> tuple[frozenset[int], int]:
         return step_indices(verdict.reflections, step_starts, first, last)
 
-    steps = ranges(step_starts[i:j], last)
+    steps = format_ranges(step_starts[i:j], last)
     return await vote_or_split(
         client,
         make_query(
@@ -72,9 +72,9 @@ async def _reflections(
 async def _sources(
     client: JudgeClient, window: PromptWindow, step_starts: Sequence[int], reflections: Sequence[int]
 ) -> dict[int, frozenset[int]]:
-    """Error-source tracing: the steps that each reflection shows to be suspect.
+    """Trace error sources: return the suspect steps of each reflection.
 
-    Votes are on pairs (reflection, suspect step), as ``reflection * len(names) + step``.
+    Votes are on pairs (reflection, suspect step), encoded as ``reflection * len(step_starts) + step``.
     """
     width = len(step_starts)
     quoted = [(step_starts[i], window.quoted(step_starts, i)) for i in reflections]
@@ -91,7 +91,7 @@ async def _sources(
         span,
         SourcesVerdict,
         check,
-        steps=ranges(visible, end),
+        steps=format_ranges(visible, end),
         reflections=quoted,
     )
     pairs = await vote_or_split(client, query)
@@ -101,13 +101,13 @@ async def _sources(
 def traced_pairs(
     verdict: SourcesVerdict, step_starts: Sequence[int], reflections: Sequence[int], begin: int = 1
 ) -> tuple[frozenset[int], int]:
-    """The pairs (reflection, suspect step) of a verdict; ``begin`` is the first paragraph that was shown.
+    """Return the encoded pairs (reflection, suspect step) of a verdict, and the number of repairs.
 
-    Repaired: an interval that runs up to or beyond the reflection ends before it, one whose ends are swapped is turned
-    round, and a reflection named by another of its paragraphs is found.
+    ``begin`` is the first paragraph in the prompt. Repaired: an interval that reaches or passes the reflection is cut
+    before it, swapped ends are swapped back, and a reflection named by another of its paragraphs is accepted.
 
     Raises:
-        VerdictError: a reflection is missing, given twice or was not asked about; an interval does not begin before it.
+        VerdictError: a reflection is missing, repeated or was not asked about; an interval does not begin before it.
     """
     pairs: set[int] = set()
     seen: set[int] = set()
@@ -115,7 +115,7 @@ def traced_pairs(
     for source in verdict.sources:
         if source.reflection < 1:
             raise VerdictError("sources: paragraphs are counted from 1")
-        index = step_of(source.reflection, step_starts)
+        index = step_index(source.reflection, step_starts)
         if index not in reflections or index in seen:
             raise VerdictError(f"sources: {source.reflection} was not asked about, or is given twice")
         seen.add(index)
@@ -128,8 +128,8 @@ def traced_pairs(
                     f"{step_starts[index] - 1}, before its reflection"
                 )
             repairs += a > b or last >= step_starts[index]
-            end = step_of(min(last, step_starts[index] - 1), step_starts)
-            pairs |= {index * len(step_starts) + step for step in range(step_of(first, step_starts), end + 1)}
+            end = step_index(min(last, step_starts[index] - 1), step_starts)
+            pairs |= {index * len(step_starts) + step for step in range(step_index(first, step_starts), end + 1)}
     if len(seen) < len(reflections):
         missing = next(step_starts[i] for i in reflections if i not in seen)
         raise VerdictError(f"sources: reflection {missing} is missing")
@@ -144,7 +144,7 @@ async def _verified(
     suspects: Mapping[int, frozenset[int]],
     known: frozenset[int],
 ) -> frozenset[int]:
-    """Interval verification: which of the suspect steps are wrong, where ``known`` ones are already."""
+    """Verify suspect steps: return which of those ``asked`` are wrong, given the steps ``known`` to be wrong."""
     because = [i for i, sources in sorted(suspects.items()) if sources & set(asked)]
 
     def check(verdict: JudgementsVerdict) -> tuple[frozenset[int], int]:
@@ -158,7 +158,7 @@ async def _verified(
         span,
         JudgementsVerdict,
         check,
-        steps=ranges([n for n in step_starts if begin <= n <= end], end),
+        steps=format_ranges([n for n in step_starts if begin <= n <= end], end),
         known=sorted(step_starts[i] for i in known),
         asked=[step_starts[i] for i in asked],
         reflections=[(step_starts[i], window.quoted(step_starts, i)) for i in because],

@@ -1,4 +1,4 @@
-"""What a round of judging counted, and what it makes of that for the loggers."""
+"""Counters of a round of judging, and the metrics computed from them for the loggers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ COUNTS = (
 
 @dataclass
 class Counters:
-    """Counts by name, and the latency of each answered request in seconds; prices are per million tokens."""
+    """Counts by name, and the latency of each successful request in seconds; prices are per million tokens."""
 
     counts: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Counters:
         self.counts[name] += n
 
     def add_reply(self, reply: ChatReply, seconds: float) -> None:
-        """A reply that came over the wire (not from the store)."""
+        """Count a reply of the LLM (not one from the store)."""
         self.latencies.append(seconds)
         self.add("tokens_prompt", reply.prompt_tokens)
         self.add("tokens_cached", reply.cached_tokens)
@@ -65,11 +65,11 @@ class Counters:
         self.add("replies_cut", reply.cut)
 
     def take(self, price_in: float, price_out: float) -> Counters:
-        """What was counted so far; counting starts anew."""
-        taken = Counters(Counter(self.counts), list(self.latencies), price_in, price_out)
+        """Return the counts so far, with these prices, and reset them."""
+        snapshot = Counters(Counter(self.counts), list(self.latencies), price_in, price_out)
         self.counts.clear()
         self.latencies.clear()
-        return taken
+        return snapshot
 
     def __add__(self, other: Counters) -> Counters:
         return Counters(
@@ -80,7 +80,7 @@ class Counters:
         )
 
     def metrics(self) -> dict[str, float]:
-        """All counts, the shares worth watching, latencies, and the cost in units of the prices."""
+        """Return all counts, shares and rates, latencies in seconds, and the cost in the currency of the prices."""
         c = {name: float(self.counts[name]) for name in COUNTS}
         cuts = quantiles(self.latencies, n=20) if len(self.latencies) > 1 else [*self.latencies * 19] or [0.0] * 19
         cases = c["cases"] or 1.0

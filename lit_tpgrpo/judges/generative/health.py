@@ -1,8 +1,9 @@
-"""Whether the judge answers: what fails alone is told apart from what fails together with everything else.
+"""Health of the judge's endpoint: distinguishes requests that fail individually from an outage in which all fail.
 
-Three questions are asked of a silence, in which nothing is answered. Did a request fail because of it, so that it deserves a
-fresh start (``recover``)? Has it lasted so long that the judge counts as down (``patience``)? And is it the judge that is
-silent, or the few requests that are left (a probe asks it for anything)?
+During an outage nothing is answered. Three decisions depend on it: whether a failed request gets a new set of attempts
+because it failed in an outage (``recover``); whether the outage has lasted so long that the judge counts as down
+(``reply_deadline``); and whether the endpoint itself is down or just slow on the last few requests (a small probe request
+decides).
 """
 
 from __future__ import annotations
@@ -20,27 +21,30 @@ from lit_tpgrpo.judges.generative.limits import RequestLimits
 
 log = logging.getLogger(__name__)
 
-PROBED_AFTER = 0.75
-"""Share of the patience after which a silent judge is probed: the rest of it is for the answer."""
+PROBE_AFTER = 0.75
+"""Share of the patience without a reply after which the judge is probed; the rest is left for the probe's reply."""
 
 
-class Silence(enum.Enum):
-    """What is known of the silence since the last reply to a question. Each stage lasts for ``patience_s`` at most."""
+class OutageStage(enum.Enum):
+    """What is known about the time since the last reply to a question. Each stage lasts at most ``patience_s``."""
 
     UNKNOWN = "unknown"
-    """Nothing was answered: at its end the judge is down."""
+    """Nothing was answered: when the stage ends, the judge is down."""
     PROBED = "probed"
-    """A probe was answered: at its end the questions that wait are given up, for others may fare better."""
-    OTHERS_TRIED = "others tried"
-    """Those were given up: at its end the judge is down, for it answers no question."""
+    """A probe was answered: when the stage ends, the waiting questions are given up and new ones are tried."""
+    RETRIED = "retried"
+    """Waiting questions were given up and new ones sent: when the stage ends, the judge is down."""
 
 
 class EndpointHealth:
-    """The judge of one round, as its requests find it. Lives in one event loop.
+    """Tracks during one round whether the judge's endpoint answers. Use it in one event loop only.
 
-    ``probe`` asks for anything. It is used when a request has run out of attempts and nothing else was answered meanwhile, and
-    when most of the patience is over. Questions that wait are ended with the patience only if the judge is one to be
-    ``patient`` with.
+    Args:
+        limits: patience and backoff.
+        probe: sends a small request. Called when a request has used up its attempts and nothing else was answered
+            meanwhile, and when most of the patience is over.
+        ever_answered: whether the judge answered in an earlier round.
+        patient: whether waiting questions time out after ``patience_s``; False for a judge that samples in this process.
     """
 
     def __init__(
@@ -53,48 +57,48 @@ class EndpointHealth:
         self.limits = limits
         self._patience = limits.patience_s if patient else 0.0
         self._now = asyncio.get_running_loop().time
-        self.answered = self._now()  # when something was answered last, be it a probe; the start at first
+        self.answered = self._now()  # time of the last reply, also to a probe; initially the start
         self.ever_answered = ever_answered
         self.refused = 0
         self.last_fault = "requests are under way and get no answer"
         self.down: str | None = None
-        self._recovered = -math.inf  # when the last silence was seen to end
+        self._recovered = -math.inf  # when the end of the last outage was observed
         self._probe = probe
         self._lock = asyncio.Lock()
-        self._silence = Silence.UNKNOWN
-        self._quiet_since = self._idle_since = self._now()
+        self._stage = OutageStage.UNKNOWN
+        self._unanswered_since = self._idle_since = self._now()
         self._waiting: set[asyncio.Timeout] = set()
-        self._waited_for = asyncio.Event()
+        self._any_waiting = asyncio.Event()
 
-    def answers(self) -> None:
-        """Note the reply to a question, if only that it is refused."""
-        self.answered = self._quiet_since = self._now()
-        self._silence = Silence.UNKNOWN
+    def record_reply(self) -> None:
+        """Record that a question was answered; a refusal counts."""
+        self.answered = self._unanswered_since = self._now()
+        self._stage = OutageStage.UNKNOWN
 
-    def _answers_probe(self) -> None:
+    def _record_probe_reply(self) -> None:
         self.answered = self._now()
-        if self._silence is Silence.UNKNOWN:
-            self._silence, self._quiet_since = Silence.PROBED, self._now()
+        if self._stage is OutageStage.UNKNOWN:
+            self._stage, self._unanswered_since = OutageStage.PROBED, self._now()
 
-    # ---- patience ----
+    # ---- deadline of waiting questions ----
 
     @asynccontextmanager
-    async def patience(self) -> AsyncIterator[None]:
-        """Wait inside the block for the answer to a question, as long as the judge's patience lasts.
+    async def reply_deadline(self) -> AsyncIterator[None]:
+        """Enforce the patience on the block, which waits for the reply to a question. Needs ``watchdog`` to be running.
 
-        Time in which no question waits is no silence. Needs ``watched``.
+        Time in which no question waits does not count.
 
         Raises:
-            ChatError: nothing but probes was answered for ``patience_s``: this question is given up.
+            ChatError: only probes were answered for ``patience_s``: this question is given up.
             JudgeDownError: nothing was answered for ``patience_s``.
         """
         limit = asyncio.timeout(None)
         try:
             async with limit:
                 if not self._waiting:
-                    self._quiet_since += self._now() - self._idle_since
+                    self._unanswered_since += self._now() - self._idle_since
                 self._waiting.add(limit)
-                self._waited_for.set()
+                self._any_waiting.set()
                 yield
         except TimeoutError:
             if not limit.expired():
@@ -106,7 +110,7 @@ class EndpointHealth:
             self._waiting.discard(limit)
             if not self._waiting:
                 self._idle_since = self._now()
-                self._waited_for.clear()
+                self._any_waiting.clear()
         if reason is not None:
             raise JudgeDownError(reason)
         raise ChatError(
@@ -115,8 +119,8 @@ class EndpointHealth:
         )
 
     @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Keep the patience of all questions that are asked inside the block. Errors come out of it in a group."""
+    async def watchdog(self) -> AsyncIterator[None]:
+        """Run the task that ends waiting questions when the patience is over. Errors are raised as an exception group."""
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch())
             try:
@@ -126,50 +130,50 @@ class EndpointHealth:
 
     async def _watch(self) -> None:
         while self.down is None and self._patience:
-            await self._waited_for.wait()
-            since = self._quiet_since
-            if self._silence is Silence.UNKNOWN:
-                await self._sleep_until(since + PROBED_AFTER * self._patience)
-                if since == self._quiet_since:
+            await self._any_waiting.wait()
+            since = self._unanswered_since
+            if self._stage is OutageStage.UNKNOWN:
+                await self._sleep_until(since + PROBE_AFTER * self._patience)
+                if since == self._unanswered_since:
                     await self._probe_until(since, since + self._patience)
-            if since == self._quiet_since:
+            if since == self._unanswered_since:
                 await self._sleep_until(since + self._patience)
-            if since == self._quiet_since and self._waiting:
-                self._give_up()
+            if since == self._unanswered_since and self._waiting:
+                self._time_out_waiting()
 
     async def _sleep_until(self, moment: float) -> None:
         await asyncio.sleep(max(0.0, moment - self._now()))
 
     async def _probe_until(self, since: float, end: float) -> None:
-        """Probe until something is answered, or the patience ends."""
+        """Probe until anything is answered, or until the patience is over."""
         try:
             async with asyncio.timeout_at(end):
                 waits = 0
-                while since == self._quiet_since:
-                    if await self._is_answered():
-                        self._answers_probe()
+                while since == self._unanswered_since:
+                    if await self._probe_answered():
+                        self._record_probe_reply()
                         return
                     waits += 1
-                    await asyncio.sleep(self._pause(waits))
+                    await asyncio.sleep(self._backoff(waits))
         except TimeoutError:
             return
 
-    def _give_up(self) -> None:
-        """End the wait of all questions."""
-        if self._silence is Silence.PROBED:
-            self._silence, self._quiet_since = Silence.OTHERS_TRIED, self._now()
+    def _time_out_waiting(self) -> None:
+        """Time out all waiting questions; unless a probe was answered, the judge is down."""
+        if self._stage is OutageStage.PROBED:
+            self._stage, self._unanswered_since = OutageStage.RETRIED, self._now()
         else:
             self.down = f"the judge has answered nothing for {self.limits.patience_s:.0f} s: {self.last_fault}"
         for limit in self._waiting:
             if not limit.expired():
                 limit.reschedule(self._now())
 
-    # ---- fresh starts ----
+    # ---- restarts after an outage ----
 
     async def recover(self, since: float, reason: str) -> bool:
         """Wait until the judge answers, if nothing was answered after ``since``, a request's first failure.
 
-        Returns whether there was such a silence: then the request failed with all others, and deserves a fresh start.
+        Returns whether there was an outage: then all requests failed, and this one may start over with new attempts.
 
         Raises:
             JudgeDownError: nothing was answered for ``patience_s``.
@@ -177,32 +181,32 @@ class EndpointHealth:
         waits = 0
         self.last_fault = reason
         async with self._lock:
-            silence = self.answered <= since
+            outage = self.answered <= since
             while self.down is None and self.answered <= since:
-                if await self._is_answered():
-                    self._answers_probe()
+                if await self._probe_answered():
+                    self._record_probe_reply()
                     break
-                silent = self._now() - self.answered
-                if silent >= self.limits.patience_s:
-                    self.down = f"the judge has answered nothing for {silent:.0f} s: {self.last_fault}"
+                unanswered_s = self._now() - self.answered
+                if unanswered_s >= self.limits.patience_s:
+                    self.down = f"the judge has answered nothing for {unanswered_s:.0f} s: {self.last_fault}"
                     break
                 if not waits:
                     log.warning(
-                        "the judge answers nothing (%s); waiting up to %g s for it",
+                        "the judge does not answer (%s); waiting up to %g s for it",
                         self.last_fault,
                         self.limits.patience_s,
                     )
                 waits += 1
-                await asyncio.sleep(self._pause(waits))
+                await asyncio.sleep(self._backoff(waits))
             if self.down is not None:
                 raise JudgeDownError(self.down)
-            if silence:
+            if outage:
                 self._recovered = self._now()
-            # Those who waited for the lock meanwhile failed in the same silence.
+            # Requests that waited for the lock meanwhile failed in the same outage.
             return since <= self._recovered
 
-    async def _is_answered(self) -> bool:
-        """Probe once; a refusal is an answer, if no kind one."""
+    async def _probe_answered(self) -> bool:
+        """Probe once and return whether it was answered; a refusal is an answer too."""
         try:
             await self._probe()
         except ChatError as error:
@@ -211,5 +215,5 @@ class EndpointHealth:
         self.ever_answered = True
         return True
 
-    def _pause(self, waits: int) -> float:
+    def _backoff(self, waits: int) -> float:
         return min(self.limits.max_backoff_s, self.limits.backoff_s * 2.0 ** min(waits, 30))

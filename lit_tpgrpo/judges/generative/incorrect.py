@@ -1,7 +1,7 @@
 """The protocol for incorrect solutions (paper, Stage I): answer matching.
 
-Conservative premise: all steps of the answer block are wrong. Think steps that the answer adopts, in whatever words, are
-therefore wrong as well; the others are uncertain.
+Conservative premise: all steps of the answer block are wrong. Think steps that the answer adopts, even in other words,
+are therefore wrong as well; the remaining ones are uncertain.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
 from lit_tpgrpo.judges.generative.methods import make_query, step_indices, vote_strict
-from lit_tpgrpo.judges.generative.numbered_solution import ranges
+from lit_tpgrpo.judges.generative.numbered_solution import format_ranges
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import Question
 from lit_tpgrpo.judges.generative.queries import JudgeClient
@@ -18,9 +18,10 @@ from lit_tpgrpo.judges.generative.verdicts import MatchingVerdict
 
 
 async def matched_steps(client: JudgeClient, window: PromptWindow, step_starts: Sequence[int]) -> frozenset[int]:
-    """The think steps of an incorrect solution that its answer adopts, as places in ``step_starts``."""
-    found = await gather_or_cancel(*(_matched(client, window, step_starts, i, j) for i, j in window.parts(step_starts)))
-    return frozenset[int]().union(*found)
+    """Return the think steps of an incorrect solution that its answer adopts, as indices into ``step_starts``."""
+    parts = window.parts(step_starts)
+    matched = await gather_or_cancel(*(_matched(client, window, step_starts, i, j) for i, j in parts))
+    return frozenset[int]().union(*matched)
 
 
 async def _matched(
@@ -31,7 +32,7 @@ async def _matched(
     def check(verdict: MatchingVerdict) -> tuple[frozenset[int], int]:
         return step_indices(verdict.matched, step_starts, first, last)
 
-    steps = ranges(step_starts[i:j], last)
+    steps = format_ranges(step_starts[i:j], last)
     query = make_query(
         window, Question.MATCHING, (first, last), MatchingVerdict, check, first=first, last=last, steps=steps
     )

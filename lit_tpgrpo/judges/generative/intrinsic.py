@@ -1,4 +1,4 @@
-"""TP-GRPO's judge: each outcome has its protocol (paper, Stage I)."""
+"""TP-GRPO's labelling method: one protocol per outcome (paper, Stage I)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lit_tpgrpo.judges.generative.queries import JudgeClient
 @checked_arguments()
 @dataclass(frozen=True)
 class IntrinsicSignals:
-    """Reflections of a correct solution, the answer of an incorrect one.
+    """The paper's method: label by the reflections of a correct solution, by the answer of an incorrect one.
 
     Args:
-        reflections_per_question: reflections that are traced together.
-        steps_per_question: steps that are verified together.
+        reflections_per_question: most reflections that are traced in one question.
+        steps_per_question: most steps that are verified in one question.
     """
 
     reflections_per_question: int = 8

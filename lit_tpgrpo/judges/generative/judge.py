@@ -1,6 +1,6 @@
-"""GenerativeJudge: labels steps by asking an LLM, and survives everything that an endpoint does.
+"""GenerativeJudge: labels steps by prompting an LLM, tolerant of all faults of its endpoint.
 
-Every solution comes back exactly once, labelled or with all steps ABSTAINED and the reason in the verdict's note.
+Every solution is returned exactly once: labelled, or with all steps ABSTAINED and the reason in the verdict's note.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ from lit_tpgrpo.text.steps import steps_from_starts
 
 log = logging.getLogger(__name__)
 NO_ANSWER = "no think block with an answer block after it"
-ALARM_SHARE = 0.5
-"""More solutions than this share of a round without a verdict are an error, not bad luck."""
-FEWEST_TO_STOP = 8
+MAX_UNJUDGED_SHARE = 0.5
+"""An error is logged if more than this share of a round's solutions has no verdict."""
+MIN_CASES_TO_STOP = 8
+"""``on_down: stop`` ends the run for unjudged solutions only in rounds of at least this many."""
 
 
 @checked_arguments()
 class GenerativeJudge:
-    """Stage I of the paper by a generative LLM.
+    """Judge by a generative LLM (paper, Stage I).
 
-    A solution costs a request for its segmentation and, with the default method, one for the positions of its
-    reflections, one for each ``reflections_per_question`` of them, and one for each ``steps_per_question`` suspect steps;
-    or, if it is incorrect, one for the matching. All of them begin with the same text.
+    A solution takes one request for its segmentation and, with the default method, one to locate its reflections, one
+    for each ``reflections_per_question`` of them, and one for each ``steps_per_question`` suspect steps; or, if it is
+    incorrect, one for the matching. All of them share a prompt prefix, which the endpoint can cache.
 
     Args:
         chat: the LLM: ``OpenAIChat`` or ``LocalChat``.
@@ -55,19 +56,19 @@ class GenerativeJudge:
         segmentation: ``LLMSegmentation`` or ``RuleSegmentation``.
         query: votes, temperature, token limits.
         limits: concurrency, rate, retries, patience.
-        budget: of one round.
-        prompts: folder of a prompt set; the package's own where not given.
-        store: folder for replies, so that none is paid for twice; None stores nothing.
-        on_down: a judge that answers nothing for ``limits.patience_s``: ``abstain`` goes on with outcome rewards alone (and
-            tries again in the next round), ``stop`` ends the run with all verdicts kept.
-        max_shown_chars: most characters of a think block in one prompt; a longer one is shown in parts.
-        price_in: of a million prompt tokens, for the metric ``cost``, in any currency.
-        price_out: of a million completion tokens.
+        budget: tokens and seconds that one round may use.
+        prompts: folder of a prompt set; None uses the prompts of the package.
+        store: folder that caches replies, so that no request is sent twice; None caches nothing.
+        on_down: what to do if the judge answers nothing for ``limits.patience_s``: ``abstain`` continues with outcome
+            rewards only (and tries again in the next round), ``stop`` ends the run and keeps all verdicts.
+        max_shown_chars: most characters of a think block in one prompt; a longer one is split over several prompts.
+        price_in: price of a million prompt tokens, for the metric ``cost``, in any currency.
+        price_out: price of a million completion tokens.
 
     Raises:
-        ConfigError: a setting or prompt file is unusable. From ``judge``: no request can succeed (key, model, address).
+        ConfigError: a setting or prompt file is invalid. From ``judge``: no request can succeed (key, model, address).
         JudgeDownError: from ``judge``, see ``on_down``.
-        StorageError: from ``judge``, before anything is asked, or where a disk is full: replies cannot be stored.
+        StorageError: from ``judge``: replies cannot be stored (checked before the first request), or the disk is full.
     """
 
     def __init__(
@@ -111,8 +112,10 @@ class GenerativeJudge:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What verdicts depend on; stored verdicts of other settings are void. Weights of a self-judging policy are not
-        among them: ``JudgeRefresh`` decides about those."""
+        """The settings that verdicts depend on: stored verdicts are reused only if they are equal.
+
+        The weights of a self-judging policy are not among them; ``JudgeRefresh`` invalidates verdicts for those.
+        """
         return {
             "chat": dict(self.chat.settings),
             "method": self.method.settings,
@@ -123,7 +126,7 @@ class GenerativeJudge:
         }
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
-        """See ``Judge``. Closing the iterator cancels what is in flight."""
+        """Judge the cases, see ``Judge``. Closing the iterator cancels requests in flight."""
         if not cases:
             return
         yield from in_background(partial(self._run, cases))
@@ -132,12 +135,12 @@ class GenerativeJudge:
         return self.tally().metrics()
 
     def tally(self) -> Counters:
-        """See ``TallyingJudge``."""
+        """Return the counters since the last call and reset them, see ``TallyingJudge``."""
         return self._counters.take(self.price_in, self.price_out)
 
     @contextmanager
     def bypass_cache(self) -> Iterator[None]:
-        """Meanwhile nothing is read from the store (but written to it): an audit must notice that a model has changed."""
+        """Read nothing from the store inside the block, but write to it: an audit must notice that a model has changed."""
         self._read_store = False
         try:
             yield
@@ -145,28 +148,28 @@ class GenerativeJudge:
             self._read_store = True
 
     def check_writable(self) -> None:
-        """See ``WritingJudge``."""
+        """Check that replies can be stored, see ``WritingJudge``."""
         self.store.check_writable()
 
     def share_engine(self, engine: Engine) -> None:
-        """See ``EngineSharing``."""
+        """Offer the rollout engine to a self-judging policy, see ``EngineSharing``."""
         if isinstance(self.chat, PolicyChat):
             self.chat.share_engine(engine)
 
     def refresh(self, policy: Policy) -> bool:
-        """Take over the policy's weights if the policy judges itself; returns whether the judge changed."""
+        """Load the policy's weights if the policy judges itself; return whether the judge changed."""
         return isinstance(self.chat, PolicyChat) and self.chat.refresh(policy)
 
     @property
     def needs_policy(self) -> bool:
-        """Whether it has to be refreshed before it can judge."""
+        """Whether ``refresh`` must be called before ``judge``."""
         return isinstance(self.chat, PolicyChat) and self.chat.needs_policy
 
     def close(self) -> None:
         self.chat.close()
 
     async def _run(self, cases: Sequence[JudgeCase], emit: Emit[tuple[int, Verdict]]) -> None:
-        """Judge all cases, as many at once as there may be requests: the first ones are done early."""
+        """Judge all cases with ``limits.concurrency`` workers, so that the first verdicts are complete early."""
         self.check_writable()
         queue = iter(enumerate(cases))
         async with self.chat.session():
@@ -189,26 +192,26 @@ class GenerativeJudge:
                     emit((index, verdict))
 
             try:
-                async with client.sender.health.watched(), asyncio.TaskGroup() as group:
+                async with client.sender.health.watchdog(), asyncio.TaskGroup() as group:
                     for _ in range(min(len(cases), self.limits.concurrency)):
                         group.create_task(work())
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
             self._ever_answered = client.sender.health.ever_answered
-        self._sound_alarm(len(cases), notes)
+        self._report_unjudged(len(cases), notes)
 
-    def _sound_alarm(self, cases: int, notes: Counter[str]) -> None:
-        """Say loudly that most of a round came to nothing, whatever the reason; end the run there if it is to be ended."""
-        lost = Counter({note: n for note, n in notes.items() if note and note != NO_ANSWER})
-        if sum(lost.values()) <= ALARM_SHARE * cases:
+    def _report_unjudged(self, cases: int, notes: Counter[str]) -> None:
+        """Log an error if most of the round has no verdict; raise if ``on_down`` is stop."""
+        unjudged = Counter({note: n for note, n in notes.items() if note and note != NO_ANSWER})
+        if sum(unjudged.values()) <= MAX_UNJUDGED_SHARE * cases:
             return
-        reason, n = lost.most_common(1)[0]
+        reason, n = unjudged.most_common(1)[0]
         message = (
-            f"the judge labelled nothing in {sum(lost.values())} of {cases} solutions, which keep their outcome reward "
-            f"alone; the commonest reason ({n}): {reason}"
+            f"the judge returned no verdict for {sum(unjudged.values())} of {cases} solutions, which keep their outcome "
+            f"reward only; most common reason ({n}): {reason}"
         )
         log.error(message)
-        if self.on_down == "stop" and cases >= FEWEST_TO_STOP:
+        if self.on_down == "stop" and cases >= MIN_CASES_TO_STOP:
             raise JudgeDownError(f"{message}; stopped, because judge.on_down is 'stop'")
 
     async def _verdict(self, client: JudgeClient, case: JudgeCase) -> Verdict:
@@ -218,14 +221,14 @@ class GenerativeJudge:
         if numbered is None:
             return self._abstained(case, "no_answer", NO_ANSWER)
         try:
-            steps, flagged = await self._labelled(client, numbered)
+            steps, flagged = await self._label(client, numbered)
         except UnansweredError as unanswered:
             return self._abstained(case, unanswered.reason, str(unanswered))
         except JudgeDownError as error:
             if self.on_down == "stop":
                 raise JudgeDownError(
-                    f"{error}; stopped, because judge.on_down is 'stop'. What was sampled and judged is stored: start "
-                    "again with --ckpt_path when the judge is back"
+                    f"{error}; stopped, because judge.on_down is 'stop'. All samples and verdicts are stored: resume "
+                    "with --ckpt_path when the judge is up again"
                 ) from error
             return self._abstained(case, "down", str(error))
         verdict = Verdict(steps, labels_of(steps, flagged, numbered.correct))
@@ -234,10 +237,8 @@ class GenerativeJudge:
         counters.add("steps_matched", verdict.labels.count(StepLabel.MATCHED))
         return verdict
 
-    async def _labelled(
-        self, client: JudgeClient, numbered: NumberedSolution
-    ) -> tuple[tuple[Step, ...], frozenset[int]]:
-        """Segment, then label: the steps and the places of the flagged ones."""
+    async def _label(self, client: JudgeClient, numbered: NumberedSolution) -> tuple[tuple[Step, ...], frozenset[int]]:
+        """Segment, then label; return the steps and the indices of the flagged ones."""
         window = PromptWindow(numbered, self.prompts, self.max_shown_chars)
         starts = await self.segmentation.starts(client, window)
         solution = numbered.case.solution
@@ -252,7 +253,7 @@ class GenerativeJudge:
 
 
 def labels_of(steps: Sequence[Step], flagged: frozenset[int], correct: bool) -> tuple[StepLabel, ...]:
-    """Labels of all steps: think steps by whether they are flagged, the answer block by its outcome."""
+    """Return the labels of all steps: think steps by whether they are flagged, the answer block by the outcome."""
     yes, no = (StepLabel.INCORRECT, StepLabel.CORRECT) if correct else (StepLabel.MATCHED, StepLabel.UNMATCHED)
     answer = StepLabel.CORRECT if correct else StepLabel.MATCHED
     return tuple(answer if step.is_answer else yes if i in flagged else no for i, step in enumerate(steps))

@@ -1,4 +1,4 @@
-"""How hard a judge may be pressed, how long it is waited for, and what a round of judging may use."""
+"""Rate limits, retry policy and round budget of a judge."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lit_tpgrpo.errors import ConfigError
 @checked_arguments()
 @dataclass(frozen=True)
 class RequestLimits:
-    """Requests in flight, their rate, and how they are sent again.
+    """Concurrency, rate and retries of requests.
 
     Args:
-        concurrency: requests in flight at once.
-        requests_per_minute: of this process, evenly spaced; 0 sets no rate.
-        attempts: how often a request is sent before its question goes unanswered, while others are answered.
+        concurrency: most requests in flight at once.
+        requests_per_minute: rate of this process, evenly spaced; 0 sets no limit.
+        attempts: how often a request is sent before its question counts as unanswered, while other requests succeed.
         backoff_s: mean wait before the second attempt; it doubles each time, with full jitter. A longer ``Retry-After``
             is obeyed, up to ``patience_s``.
         max_backoff_s: longest such wait.
-        patience_s: how long nothing at all may be answered while questions wait before the judge counts as down, over all
-            questions of a round; requests under way are cancelled then, so it should not be shorter than the chat's
-            ``timeout_s``. 0: until a request has failed all its attempts and a probe fails too.
+        patience_s: seconds without any reply, over all waiting questions of a round, after which the judge counts as
+            down. Requests in flight are cancelled then, so it should not be shorter than the chat's ``timeout_s``. With 0
+            the judge is down once a request has failed all its attempts and a probe fails too.
     """
 
     concurrency: int = 64
@@ -46,10 +46,10 @@ class RequestLimits:
 @checked_arguments()
 @dataclass(frozen=True)
 class RoundBudget:
-    """What one round of judging may use, on each process. Solutions that it does not suffice for keep their outcome alone.
+    """Budget of one round of judging, per process. Solutions beyond it are not judged: they keep their outcome reward only.
 
     Args:
-        max_tokens: prompt and completion tokens; requests in flight when they are used up still finish. 0: no limit.
+        max_tokens: prompt and completion tokens; requests in flight when they are used up still complete. 0: no limit.
         max_seconds: wall time; requests in flight at its end are cancelled. 0: no limit.
     """
 
@@ -66,7 +66,7 @@ class RoundBudget:
 
 @dataclass
 class BudgetTracker:
-    """One round's budget while it is used."""
+    """Usage of one round's budget."""
 
     budget: RoundBudget
     tokens: int = 0
@@ -74,7 +74,7 @@ class BudgetTracker:
 
     @property
     def seconds_left(self) -> float | None:
-        """None where time has no limit."""
+        """None if time is not limited."""
         if not self.budget.max_seconds:
             return None
         return max(0.0, self.started + self.budget.max_seconds - time.monotonic())

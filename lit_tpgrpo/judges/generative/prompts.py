@@ -1,7 +1,7 @@
-"""Prompts are text files, one a question, in the folder of a prompt set; each declares its variables in its first line.
+"""Prompt sets: folders of text files, one per question, each of which declares its variables in its first line.
 
-A set is ``shared.txt``, which all questions about a solution begin with, and one file for each ``Question``. The files
-are templates in a part of Jinja's language, see ``templates``. What a solution says is data to them, never a template.
+A set has ``shared.txt``, the common prefix of all prompts about a solution, and one file for each ``Question``. The files
+are templates in a subset of Jinja, see ``templates``. Solutions are data to them, never parsed as templates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.numbered_solution import NumberedSolution, shown
+from lit_tpgrpo.judges.generative.numbered_solution import NumberedSolution, prompt_text
 from lit_tpgrpo.judges.generative.templates import MAX_FILE_CHARS, PromptTemplate
 from lit_tpgrpo.pretrained import EMBEDDED, embedded_folder
 
@@ -25,7 +25,7 @@ _DECLARED = re.compile(r"\A\{# variables:([\w\s,]*)#\}[ \t]*\n")
 
 
 class Question(enum.Enum):
-    """The questions, by the names of their files."""
+    """The kinds of question; the value is the name of the prompt file."""
 
     SEGMENTATION = "segmentation"
     REFLECTIONS = "reflections"
@@ -37,7 +37,7 @@ class Question(enum.Enum):
 
 
 SHARED = "shared"
-# What the code has to offer to each file; a file may do without some of it, except the id.
+# The variables available to each file; a file need not use all of them, except the id.
 OFFERED: Mapping[str, frozenset[str]] = {
     SHARED: frozenset({"problem", "paragraphs", "answer", "fence", "first", "last", "total"}),
     "segmentation": frozenset({"id", "first", "last"}),
@@ -52,14 +52,15 @@ OFFERED: Mapping[str, frozenset[str]] = {
 
 @checked_arguments()
 class PromptSet:
-    """The prompt files of a folder, read and checked once.
+    """The prompt files of a folder, read and checked at construction.
 
     Args:
         folder: holds ``shared.txt`` and a file for each question; ``embedded:judge-prompts`` are those of the tiny judge.
-            The package's own where not given.
+            None uses the prompts of the package.
 
     Raises:
-        ConfigError: a file is missing, is no template, or uses other variables than it declares or can be given.
+        ConfigError: a file is missing, is not a valid template, or uses variables that it does not declare or that are
+            not available.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -83,7 +84,7 @@ class PromptSet:
             raise ConfigError(f"prompt file {str(path)!r} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(
-                f"prompt file {str(path)!r} is no text in UTF-8: {error.reason} at byte {error.start}"
+                f"prompt file {str(path)!r} is not UTF-8 text: {error.reason} at byte {error.start}"
             ) from error
         declaration = _DECLARED.match(source)
         if declaration is None:
@@ -95,35 +96,35 @@ class PromptSet:
         if declared != used:
             raise ConfigError(f"{path}: declares {sorted(declared)}, but uses {sorted(used)}")
         if not used <= offered:
-            raise ConfigError(f"{path}: there is no variable {sorted(used - offered)}; possible are {sorted(offered)}")
+            raise ConfigError(f"{path}: unknown variables {sorted(used - offered)}; available are {sorted(offered)}")
         if name != SHARED and "id" not in used:
-            raise ConfigError(f"{path}: must show the variable id, which every verdict repeats")
+            raise ConfigError(f"{path}: must use the variable id, which every verdict repeats")
         self._sources[name] = body
         return template
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all files."""
+        """A hash of all prompt files."""
         return hashlib.sha256(repr(sorted(self._sources.items())).encode()).hexdigest()[:16]
 
     def shared(self, numbered: NumberedSolution, first: int, last: int) -> str:
-        """What all questions about the paragraphs ``first`` to ``last`` of a solution begin with."""
+        """Render the common prefix of all prompts about the paragraphs ``first`` to ``last`` of a solution."""
         return self._templates[SHARED].render(
-            problem=shown(numbered.case.problem.prompt, numbered.max_chars // 2),
+            problem=prompt_text(numbered.case.problem.prompt, numbered.max_chars // 2),
             paragraphs=[(n, numbered.texts[n - 1]) for n in range(first, last + 1)],
             answer=numbered.answer,
-            fence=numbered.fence,
+            fence=numbered.delimiter,
             first=first,
             last=last,
             total=len(numbered.paragraphs),
         )
 
     def question(self, question: Question, request_id: str, **variables: Any) -> str:
-        """The question itself."""
+        """Render the question that follows the prefix."""
         return self._templates[question.value].render(id=request_id, **variables)
 
 
 def request_id(shared: str, question: Question, **variables: Any) -> str:
-    """Four hexadecimal digits that belong to this question about this text."""
+    """Return four hexadecimal digits that identify this question about this text."""
     material = repr((shared, question.value, sorted(variables.items())))
     return hashlib.sha256(material.encode(errors="replace")).hexdigest()[:4]

@@ -1,8 +1,8 @@
-"""Putting a question to the LLM: look in the store, send, read, ask again, vote.
+"""Query the LLM: read the reply store, send the request, parse the reply, retry, vote.
 
-Three things are told apart. A *fault* is a request that failed; it is sent again after a while (``sending``). An *invalid*
-reply is one that is no verdict, or too large to be one; the question is asked again, sampled differently. An *unanswered*
-question is one for which retries are exhausted: its solution keeps its outcome reward only.
+Three failures are distinguished. A *fault* is a failed request, which is retried after a backoff (``sending``). An
+*invalid* reply contains no verdict, or is too large; the question is sent again with another seed. A question is
+*unanswered* if its retries are exhausted; its solution keeps its outcome reward only.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from lit_tpgrpo.judges.generative.voting import Vote
 
 T = TypeVar("T")
 RETRY_TEMPERATURE = 0.7
-"""A greedy reply that was invalid would be invalid again."""
+"""Used after an invalid greedy reply, which would be the same again."""
 
 
 @checked_arguments()
 @dataclass(frozen=True, slots=True)
 class QueryConfig:
-    """How questions are asked.
+    """Votes, sampling and retries of questions.
 
     Args:
-        votes: verdicts sampled for each question but segmentation.
-        vote: how they are counted.
-        temperature: of the replies; 0 is greedy and allows a single vote.
-        top_p: of the replies.
-        max_tokens: of a reply, without thinking.
-        thinking_tokens: how long the judge may think about a question; 0: not at all.
-        verdict_attempts: how often a question is asked whose replies are invalid.
+        votes: verdicts sampled for each question, except segmentation (one).
+        vote: how votes are combined.
+        temperature: sampling temperature of replies; 0 is greedy and allows a single vote only.
+        top_p: nucleus sampling of replies.
+        max_tokens: most tokens of a reply, without thinking.
+        thinking_tokens: most tokens that the judge may think about a question; 0 disables thinking.
+        verdict_attempts: how often a question is sent while its replies are invalid.
     """
 
     votes: int = 1
@@ -70,21 +70,22 @@ class QueryConfig:
 
 @dataclass(frozen=True, slots=True)
 class Query(Generic[T]):
-    """One question: its text, the form of its verdict, and what turns a well-formed verdict into a value.
+    """One question: its text, the type of its verdict, and the function that turns a well-formed verdict into a value.
 
-    ``check`` returns the value and how many details of it were repaired, or raises VerdictError.
+    ``shared`` is the common prefix of the prompt, ``text`` the question after it, ``id`` is repeated by the verdict.
+    ``check`` returns the value and the number of repairs, or raises VerdictError.
     """
 
     question: Question
     shared: str
     text: str
     id: str
-    form: type[VerdictModel]
+    verdict_type: type[VerdictModel]
     check: Callable[[Any], tuple[T, int]]
 
 
 class JudgeClient:
-    """Asks the questions of one round, within its limits. Lives in one event loop."""
+    """Client for the questions of one round, within its limits. Use it in one event loop only."""
 
     def __init__(
         self,
@@ -105,20 +106,20 @@ class JudgeClient:
         self._identity: Mapping[str, Any] = chat.identity
 
     async def once(self, query: Query[T]) -> T:
-        """A single verdict.
+        """Ask for a single verdict and return its value.
 
         Raises:
-            UnansweredError: there is none.
+            UnansweredError: the retries are exhausted.
             JudgeDownError: the judge is down.
         """
         self.counters.add("questions")
         return await self._verdict(query, 0)
 
     async def votes(self, query: Query[T]) -> list[T]:
-        """The verdicts of all votes, at least one more than half of those that were asked for.
+        """Ask for ``config.votes`` verdicts and return the values of those that were answered, more than half.
 
         Raises:
-            UnansweredError: there are fewer.
+            UnansweredError: half of them or more are unanswered.
             JudgeDownError: the judge is down.
         """
         self.counters.add("questions")
@@ -145,7 +146,7 @@ class JudgeClient:
                 self.counters.add("requests_stored")
             else:
                 reply = await self.sender.reply(request)
-                # Invalid ones too: they were paid for, and the next run shall not pay for them again.
+                # Invalid replies are stored too, so that a later run does not request (and pay for) them again.
                 self.store.add(key, reply)
             if reply.oversized:
                 self.counters.add("replies_oversized")
@@ -153,7 +154,7 @@ class JudgeClient:
                 problem = "the last one too large to be read"
                 continue
             try:
-                value, repairs = query.check(read_verdict(reply.text, query.form, query.id))
+                value, repairs = query.check(read_verdict(reply.text, query.verdict_type, query.id))
             except VerdictError as error:
                 self.counters.add("replies_invalid")
                 problem = str(error)
@@ -169,7 +170,7 @@ class JudgeClient:
         return ChatRequest(
             shared=query.shared,
             question=query.text,
-            schema=schema_of(query.form),
+            schema=schema_of(query.verdict_type),
             schema_name=query.question.value,
             max_tokens=self.config.max_tokens,
             thinking_tokens=self.config.thinking_tokens,

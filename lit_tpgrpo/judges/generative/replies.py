@@ -1,4 +1,4 @@
-"""Replies on disk, keyed by all that they depend on: what was asked and answered once is never paid for again."""
+"""Cache of the LLM's replies on disk, keyed by everything they depend on, so that no request is sent twice."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from lit_tpgrpo.jsonl import append_line, make_writable, numbered_lines
 
 log = logging.getLogger(__name__)
 _BLANK = ChatReply("")
-"""Says of which type each field is."""
+"""A reply with default values, for the type of each field."""
 
 
 def reply_key(identity: Mapping[str, Any], request: ChatRequest) -> str:
-    """A hash of the prompt, the model and the settings, equal in every process."""
+    """Return a hash of the prompt, the model and the settings; the same in every process."""
     asked = {field.name: getattr(request, field.name) for field in fields(request)}
     material = json.dumps([dict(identity), asked], sort_keys=True, default=str)
     return hashlib.sha256(material.encode()).hexdigest()[:32]
 
 
 class ReplyStore:
-    """Replies by key, in a folder of append-only files: one for each process, all of which are read.
+    """Replies by key, in a folder of append-only files: each process writes one and reads all.
 
-    Without their thinking. Invalid replies are kept as well: that attempt is used up.
+    Replies are stored without their thinking. Invalid replies are stored as well: they count as used attempts.
 
     Args:
-        folder: created by ``check_writable``, which comes before ``add``; None stores nothing.
+        folder: created by ``check_writable``, which must be called before ``add``; None stores nothing.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
@@ -41,7 +41,7 @@ class ReplyStore:
         self._replies: dict[str, ChatReply] | None = None
 
     def get(self, key: str) -> ChatReply | None:
-        """The reply that was stored under this key, by this process or one before it."""
+        """Return the reply stored under this key by this process or an earlier one; None if there is none."""
         if self.folder is None:
             return None
         if self._replies is None:
@@ -51,7 +51,7 @@ class ReplyStore:
         return self._replies.get(key)
 
     def check_writable(self) -> None:
-        """Create the folder, before there is a reply to lose.
+        """Create the folder and check that it can be written, before the first request.
 
         Raises:
             StorageError: replies cannot be written there.
@@ -60,7 +60,7 @@ class ReplyStore:
             make_writable(self.folder, "the judge's replies", "judge.store")
 
     def add(self, key: str, reply: ChatReply) -> None:
-        """Store a reply; on disk when this returns.
+        """Store a reply; it is on disk when this returns.
 
         Raises:
             StorageError: it cannot be written.
@@ -68,28 +68,28 @@ class ReplyStore:
         if self.folder is None:
             return
         self.get(key)
-        kept = replace(reply, thinking="")
-        append_line(self.folder / f"replies.{platform.node()}.{os.getpid()}.jsonl", {"key": key, "reply": asdict(kept)})
+        stored = replace(reply, thinking="")
+        path = self.folder / f"replies.{platform.node()}.{os.getpid()}.jsonl"
+        append_line(path, {"key": key, "reply": asdict(stored)})
         assert self._replies is not None
-        self._replies[key] = kept
+        self._replies[key] = stored
 
 
 def _replies_in(path: Path) -> dict[str, ChatReply]:
-    """Return the replies of a file. Lines that hold none, edited or of another program, are named, counted and left out: runs
-    share these files."""
-    replies, others = {}, []
+    """Return the replies in a file. Lines that are not replies are skipped with a warning: runs share these files."""
+    replies, invalid = {}, []
     for number, line in numbered_lines(path):
         try:
             replies[_key(line["key"])] = _reply(line["reply"])
         except (KeyError, TypeError, ValueError) as error:
-            others.append(f"line {number}: {type(error).__name__}: {error}")
-    if others:
+            invalid.append(f"line {number}: {type(error).__name__}: {error}")
+    if invalid:
         log.warning(
-            "%d lines of %s hold no reply and are left out (%s%s); what they answered is asked again",
-            len(others),
+            "%d lines of %s are not valid replies and are skipped (%s%s); their requests are sent again",
+            len(invalid),
             path,
-            "; ".join(others[:3])[:300],
-            "; ..." if len(others) > 3 else "",
+            "; ".join(invalid[:3])[:300],
+            "; ..." if len(invalid) > 3 else "",
         )
     return replies
 

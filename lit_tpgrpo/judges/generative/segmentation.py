@@ -1,7 +1,7 @@
 """Semantic segmentation (paper, Stage I: "segmented by prompting an LLM"): the LLM returns ranges of numbered paragraphs.
 
-It never rewrites text. A reply is usable if its ranges are in bounds, contiguous and cover everything; what can only have
-been meant one way is repaired. Long chains go in overlapping windows, joined at a boundary that both windows see.
+It never rewrites text. A reply is valid if its ranges are in bounds, contiguous and cover everything; unambiguous errors
+are repaired. Long chains are segmented in overlapping windows, joined at a boundary that both windows agree on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lit_tpgrpo.judges.generative.verdicts import SegmentationVerdict, VerdictEr
 
 
 class Segmentation(Protocol):
-    """Finds the steps of a think block: ``starts`` returns the first paragraph of each, ascending, the first is 1."""
+    """Interface of a segmentation: ``starts`` returns the first paragraph of each think step, ascending from 1."""
 
     @property
     def settings(self) -> dict[str, Any]: ...
@@ -31,7 +31,7 @@ class Segmentation(Protocol):
 @checked_arguments()
 @dataclass(frozen=True)
 class RuleSegmentation:
-    """The rules of ``text.steps``: no request, no model."""
+    """Segmentation by the rules of ``text.steps``, without requests to the LLM."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -44,11 +44,11 @@ class RuleSegmentation:
 @checked_arguments()
 @dataclass(frozen=True)
 class LLMSegmentation:
-    """Asks the LLM; a window without a usable answer is cut by the rules instead, and counted.
+    """Segmentation by the LLM. A window without a valid reply is segmented by the rules instead, and counted.
 
     Args:
-        window: most paragraphs that are asked about at once.
-        overlap: paragraphs that neighbouring windows have in common.
+        window: most paragraphs in one question.
+        overlap: paragraphs that neighbouring windows share.
     """
 
     window: int = 120
@@ -67,8 +67,8 @@ class LLMSegmentation:
 
     async def starts(self, client: JudgeClient, window: PromptWindow) -> tuple[int, ...]:
         windows = window.windows(self.window, self.overlap)
-        found = await gather_or_cancel(*(self._window(client, window, first, last) for first, last in windows))
-        return joined(windows, found)
+        starts = await gather_or_cancel(*(self._window(client, window, first, last) for first, last in windows))
+        return join_windows(windows, starts)
 
     async def _window(self, client: JudgeClient, window: PromptWindow, first: int, last: int) -> tuple[int, ...]:
         client.counters.add("segmentations")
@@ -93,12 +93,12 @@ class LLMSegmentation:
 
 
 def checked_starts(ranges: Sequence[Sequence[int]], first: int, last: int) -> tuple[tuple[int, ...], int]:
-    """The starts of ranges that tile ``first`` to ``last``, and whether something had to be repaired (0 or 1).
+    """Return the starts of ranges that tile ``first`` to ``last``, and whether a repair was needed (0 or 1).
 
-    Repaired: another order, a range given twice, a range with its ends swapped, a last range that goes on beyond the end.
+    Repaired: wrong order, repeated ranges, ranges with swapped ends, a last range that passes the end.
 
     Raises:
-        VerdictError: out of bounds, gaps, overlaps.
+        VerdictError: the ranges are out of bounds, overlap or leave gaps.
     """
     tidy = sorted({(min(a, b), max(a, b)) for a, b in ranges})
     if tidy[-1][0] <= last < tidy[-1][1]:
@@ -116,17 +116,18 @@ def checked_starts(ranges: Sequence[Sequence[int]], first: int, last: int) -> tu
     return tuple(a for a, _ in tidy), int([list(pair) for pair in tidy] != [list(pair) for pair in ranges])
 
 
-def joined(windows: Sequence[tuple[int, int]], starts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """One list of starts from those of overlapping windows.
+def join_windows(windows: Sequence[tuple[int, int]], starts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Merge the starts of overlapping windows into one list.
 
-    A window's edges are cut off in mid-step, so within an overlap the join is where both windows begin a step, the place
-    nearest to its middle. If they agree nowhere, the earlier window holds to the middle and the later one from there.
+    The edges of a window may lie inside a step, so two windows are joined where both begin a step, at the start nearest
+    to the middle of their overlap. If they share no start, the earlier window counts up to the middle, the later one
+    after it.
     """
-    whole = list(starts[0])
-    for (_, left_end), (first, _), found in zip(windows, windows[1:], starts[1:], strict=False):
+    merged = list(starts[0])
+    for (_, left_end), (first, _), later in zip(windows, windows[1:], starts[1:], strict=False):
         middle = (first + left_end) / 2
-        # The window's own first paragraph is a start by construction, not by judgement.
-        common = (set(whole) & set(found)) - {first}
+        # The first paragraph of a window is a start by construction, not by the LLM's decision.
+        common = (set(merged) & set(later)) - {first}
         cut = min(common, key=lambda n: (abs(n - middle), n), default=int(middle) + 1)
-        whole = [n for n in whole if n < cut] + [n for n in found if n >= cut]
-    return tuple(whole)
+        merged = [n for n in merged if n < cut] + [n for n in later if n >= cut]
+    return tuple(merged)

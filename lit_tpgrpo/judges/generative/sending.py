@@ -1,4 +1,4 @@
-"""Sending a request to the LLM, and sending it again, within the limits of rate, concurrency, budget and patience."""
+"""Send requests to the LLM with retries, within the limits of rate, concurrency, budget and patience."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lit_tpgrpo.judges.generative.health import EndpointHealth
 from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits
 from lit_tpgrpo.judges.generative.verdicts import MAX_REPLY_CHARS
 
-FRESH_STARTS = 3
-"""How often a request that failed together with all others may begin again."""
-ALL_REFUSED = 3
-"""So many refused requests and none answered: it is not the requests, it is the settings."""
+MAX_RESTARTS = 3
+"""How often a request that failed in an outage may start over with new attempts."""
+MAX_REFUSED = 3
+"""After this many refused requests and no successful one, the settings are at fault, not the requests."""
 
 
 class UnansweredError(Exception):
-    """A question without an answer. ``reason`` is the end of a counter's name, ``abstained_...``."""
+    """A question is unanswered. ``reason`` is the suffix of the counter ``abstained_...``."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class UnansweredError(Exception):
 
 
 class RequestSender:
-    """Sends the requests of one round. Lives in one event loop; ``health.watched`` has to be entered around its use."""
+    """Sender of the requests of one round, in one event loop. Enter ``health.watchdog`` around its use."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class RequestSender:
         self.limits = limits
         self.budget = budget
         self.counters = counters
-        # Where it samples in this process there is no silence that could mean anything: batches may take long.
+        # A judge that samples in this process cannot be down; its batches may take long.
         patient = not getattr(chat, "in_process", False)
         self.health = EndpointHealth(limits, self._probe, ever_answered, patient)
         self._slots = asyncio.Semaphore(limits.concurrency)
@@ -53,53 +53,56 @@ class RequestSender:
         self._jitter = random.Random(0)
 
     async def reply(self, request: ChatRequest) -> ChatReply:
-        """The reply to a request that is sent as often as the limits allow, within the round's time and the patience.
+        """Send a request, with retries, and return its reply.
 
-        An answer that is too large to be one comes back as a reply that is ``oversized``.
+        A reply that is too large is returned as an empty one with ``oversized`` set.
 
         Raises:
-            UnansweredError: there is none.
+            UnansweredError: the retries, the round's budget or the patience are exhausted, or the request is refused.
             JudgeDownError: the judge is down.
             ConfigError: no request can succeed.
         """
         try:
             async with asyncio.timeout(self.budget.seconds_left):
                 await self._turn()
-                async with self.health.patience():
-                    return await self._persistently(request)
+                async with self.health.reply_deadline():
+                    return await self._send_with_restarts(request)
         except TimeoutError as error:
             raise UnansweredError("budget", "the round's judging time is used up") from error
         except ChatError as error:
             raise UnansweredError("faults", str(error)) from error
 
-    async def _persistently(self, request: ChatRequest) -> ChatReply:
-        for start in range(1 + FRESH_STARTS):
+    async def _send_with_restarts(self, request: ChatRequest) -> ChatReply:
+        for restart in range(1 + MAX_RESTARTS):
             failures: list[float] = []
             try:
-                return await self._attempts(request, failures, fresh=start == 0)
+                return await self._send_with_retries(request, failures, first=restart == 0)
             except ChatError as error:
                 reason = str(error)
-                if error.fault is Fault.OVERSIZED:  # it would be as large again
+                if error.fault is Fault.OVERSIZED:  # a retry would be as large
                     return ChatReply("", oversized=True)
                 if error.fault is Fault.REFUSED:
-                    self.health.answers()
+                    self.health.record_reply()
                     self.health.refused += 1
-                    if not self.health.ever_answered and self.health.refused >= ALL_REFUSED:
+                    if not self.health.ever_answered and self.health.refused >= MAX_REFUSED:
                         raise ConfigError(f"the judge refuses all requests: {reason}") from error
                     raise UnansweredError("refused", reason) from error
                 if error.fault is Fault.SETUP and not self.health.ever_answered:
                     raise ConfigError(reason) from error
-            # What failed together with everything else may try again; what failed while others were answered may not.
-            if not await self.health.recover(failures[0], reason) or start == FRESH_STARTS:
+            # A request that failed in an outage may start over; one that failed while others were answered may not.
+            if not await self.health.recover(failures[0], reason) or restart == MAX_RESTARTS:
                 raise UnansweredError("faults", reason)
         raise AssertionError("unreachable")
 
-    async def _attempts(self, request: ChatRequest, failures: list[float], fresh: bool) -> ChatReply:
-        """Send, and send again; ``failures`` receives the times at which that failed. A fresh request had its turn."""
+    async def _send_with_retries(self, request: ChatRequest, failures: list[float], first: bool) -> ChatReply:
+        """Send a request up to ``limits.attempts`` times; append the times of failures to ``failures``.
+
+        The first attempt of the ``first`` start is not rate-limited here: ``reply`` has waited already.
+        """
 
         async def send() -> ChatReply:
             try:
-                if failures or not fresh:
+                if failures or not first:
                     await self._turn()
                 return await self._send(request)
             except ChatError as error:
@@ -117,12 +120,12 @@ class RequestSender:
         return await sending(send)
 
     async def _probe(self) -> ChatReply:
-        """Ask for anything, to see whether the judge answers at all."""
+        """Send a small request, to see whether the judge answers at all."""
         self.counters.add("probes")
         return await self.chat.complete(ChatRequest("Reply with OK.", "", max_tokens=4))
 
     def _wait(self, state: RetryCallState) -> float:
-        """Full jitter under a doubling bound, on top of what the endpoint asked for."""
+        """Return the backoff in seconds: full jitter below a doubling bound, plus the endpoint's ``Retry-After``."""
         error = state.outcome.exception() if state.outcome is not None else None
         asked = error.retry_after if isinstance(error, ChatError) and error.retry_after else 0.0
         bound = min(self.limits.max_backoff_s, self.limits.backoff_s * 2.0 ** min(state.attempt_number, 30))
@@ -136,25 +139,25 @@ class RequestSender:
             await self._rate.acquire()
 
     async def _send(self, request: ChatRequest) -> ChatReply:
-        async with self._slots:  # not while it waits to be sent again: others may be answered meanwhile
+        async with self._slots:  # not held during backoff, so that other requests can be sent meanwhile
             if self.health.down is not None:
                 raise JudgeDownError(self.health.down)
             if self.budget.exhausted:
                 raise UnansweredError("budget", "the round's judging budget is used up")
             self.counters.add("requests")
-            began = time.monotonic()
+            start = time.monotonic()
             try:
                 reply = await self.chat.complete(request)
             except ChatError as error:
                 self.counters.add(f"faults_{error.fault.value}")
                 raise
         self.budget.tokens += reply.prompt_tokens + reply.completion_tokens
-        self.counters.add_reply(reply, time.monotonic() - began)
+        self.counters.add_reply(reply, time.monotonic() - start)
         if len(reply.text) > MAX_REPLY_CHARS:
             self.counters.add(f"faults_{Fault.OVERSIZED.value}")
             raise ChatError(
                 Fault.OVERSIZED, f"a reply of {len(reply.text):,} characters, expected {MAX_REPLY_CHARS:,} at most"
             )
-        self.health.answers()
+        self.health.record_reply()
         self.health.ever_answered = True
         return reply

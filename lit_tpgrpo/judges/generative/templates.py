@@ -1,8 +1,8 @@
-"""Prompt files as templates that can neither run code nor use up time or memory, whoever wrote them.
+"""Safe prompt templates: files from any author can neither run code nor exhaust time or memory.
 
-Jinja's sandbox keeps templates from Python's insides; it does not bound their work (``{{ "a" * 10**9 }}``). So only part of
-the language is let in, in which work and output grow with what is shown: variables, ``if``, ``for``, comparisons, sums of
-numbers, and filters of ours. Loops and filters spend from one budget a prompt.
+Jinja's sandbox keeps templates from Python's internals but does not bound their work (``{{ "a" * 10**9 }}``). So only a
+subset of the language is allowed, whose work and output are bounded by the data shown: variables, ``if``, ``for``,
+comparisons, sums of numbers, and the filters below. Loops and filters share one budget of steps per prompt.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from lit_tpgrpo.errors import ConfigError
 MAX_FILE_CHARS = 1_000_000
 MAX_PROMPT_CHARS = 10_000_000
 MAX_STEPS = 2_000_000
-"""Of a prompt: what is in the body of a loop, each time, and items or characters that go through filters."""
+"""Steps per prompt: nodes of a loop's body, for each iteration, and items or characters that filters process."""
 MAX_NODES = 20_000
-"""Parts of a file's syntax: Python's compiler takes 15 kB for one that names a variable. Prompts of ours have 50 at most."""
+"""Syntax nodes per file: Python's compiler needs 15 kB for one variable. The prompts of the package have 50 at most."""
 MAX_DEPTH = 50
-"""Of expressions and blocks in one another: far below what Python's compiler takes."""
+"""Nesting of expressions and blocks: far below the limit of Python's compiler."""
 
 _BUDGET = "_budget"
 _COUNTED = "_counted"
@@ -40,7 +40,7 @@ _TOO_MUCH = "it uses more than {limit:,} steps"
 
 
 class _Budget:
-    """What is left of a prompt's steps."""
+    """The steps that a prompt may still use."""
 
     def __init__(self) -> None:
         self.left = MAX_STEPS
@@ -51,8 +51,10 @@ class _Budget:
             raise TemplateError(_TOO_MUCH.format(limit=MAX_STEPS))
 
     def spend_on(self, value: Any) -> None:
-        """Spend characters and items, those inside of items too: ``map("upper")`` reads them all. Ends with the budget: a
-        list of a file can name a long one again and again."""
+        """Spend one step per character or item, nested items included: ``map("upper")`` reads them all.
+
+        The recursion ends with the budget at the latest: a list in a file can refer to a long one many times.
+        """
         self.spend(1 + len(value) if isinstance(value, (str, list, tuple)) else 1)
         for item in value if isinstance(value, (list, tuple)) else ():
             self.spend_on(item)
@@ -73,16 +75,16 @@ def _last(value: Any) -> Any:
     return next(reversed(list(value)), "")
 
 
-_OF_ITEMS: dict[str, Callable[..., Any]] = {"first": _first, "last": _last, "upper": str.upper, "lower": str.lower}
+_ITEM_FILTERS: dict[str, Callable[..., Any]] = {"first": _first, "last": _last, "upper": str.upper, "lower": str.lower}
 
 
 def _map(value: Iterable[Any], name: str) -> list[Any]:
-    if name not in _OF_ITEMS:
-        raise TemplateError(f"map takes one of {', '.join(map(repr, _OF_ITEMS))}, got {name!r}")
-    return [_OF_ITEMS[name](item) for item in value]
+    if name not in _ITEM_FILTERS:
+        raise TemplateError(f"map takes one of {', '.join(map(repr, _ITEM_FILTERS))}, got {name!r}")
+    return [_ITEM_FILTERS[name](item) for item in value]
 
 
-FILTERS: dict[str, Callable[..., Any]] = _OF_ITEMS | {
+FILTERS: dict[str, Callable[..., Any]] = _ITEM_FILTERS | {
     "count": len,
     "join": _join,
     "length": len,
@@ -104,7 +106,7 @@ def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pass_context
 def _shown(context: Context, value: Any) -> Any:
-    """What ``{{ }}`` writes: a list is written whole before its length is known, other objects with their addresses."""
+    """Check a value written by ``{{ }}``: lists spend steps before they are formatted, other objects are refused."""
     if isinstance(value, (list, tuple)):
         context[_BUDGET].spend_on(value)
     elif not isinstance(value, (str, int, float, Undefined, type(None))):
@@ -114,7 +116,7 @@ def _shown(context: Context, value: Any) -> Any:
 
 @pass_context
 def _counted(context: Context, value: Iterable[Any], steps: int) -> Iterator[Any]:
-    """What a ``for`` runs over; its body has so many steps."""
+    """Yield the items of a ``for`` loop and spend the ``steps`` of its body for each."""
     for item in value:
         context[_BUDGET].spend(steps)
         yield item
@@ -129,7 +131,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals = {}
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Add and subtract numbers; texts and lists would grow."""
+        """Add and subtract numbers only: texts and lists could grow without bound."""
         if not (isinstance(left, (int, float)) and isinstance(right, (int, float))):
             raise TemplateError(f"{operator} takes numbers, got {type(left).__name__} and {type(right).__name__}")
         return super().call_binop(context, operator, left, right)
@@ -139,18 +141,18 @@ _ENVIRONMENT = _Environment()
 
 
 class PromptTemplate:
-    """One prompt file.
+    """The template of one prompt file.
 
     Attributes:
-        variables: the names that it uses.
+        variables: the names of the variables it uses.
 
     Args:
-        source: its text.
-        path: for messages.
-        first_line: of the text in the file.
+        source: the text of the template.
+        path: the file, for error messages.
+        first_line: the line of the file at which the text begins.
 
     Raises:
-        ConfigError: it is no template, or holds what prompts may not hold.
+        ConfigError: the template is invalid or uses a feature that is not allowed in prompts.
     """
 
     def __init__(self, source: str, path: Path, first_line: int = 1) -> None:
@@ -178,17 +180,17 @@ class PromptTemplate:
             raise ConfigError(f"{path}: {error}") from error
 
     def render(self, **variables: Any) -> str:
-        """Fill in the variables.
+        """Render the template with these variables.
 
         Raises:
-            ConfigError: they cannot be used as the template uses them, or it does too much.
+            ConfigError: a variable has the wrong type for its use, or the prompt exceeds a limit.
         """
         pieces, length = [], 0
         try:
             for piece in self._template.generate(variables | {_BUDGET: _Budget()}):
                 length += len(piece)
                 if length > MAX_PROMPT_CHARS:
-                    raise TemplateError(f"it makes more than {MAX_PROMPT_CHARS:,} characters")
+                    raise TemplateError(f"its output exceeds {MAX_PROMPT_CHARS:,} characters")
                 pieces.append(piece)
         except (TemplateError, TypeError, ValueError, LookupError) as error:
             raise ConfigError(f"{self._path}: cannot be filled in: {error}") from error
@@ -202,15 +204,15 @@ class PromptTemplate:
             raise ConfigError(f"{self._at(node.lineno)}: is nested more than {MAX_DEPTH} deep")
         if (what := _forbidden(node)) is not None:
             raise ConfigError(
-                f"{self._at(node.lineno)}: {what} is not possible in a prompt; possible are variables, if, for, comparisons, + "
-                f"and - of numbers, loop.index and its like, and the filters {', '.join(sorted(FILTERS))}"
+                f"{self._at(node.lineno)}: {what} is not allowed in a prompt; allowed are variables, if, for, comparisons, + "
+                f"and - of numbers, loop.index and similar, and the filters {', '.join(sorted(FILTERS))}"
             )
         for child in node.iter_child_nodes():
             self._check(child, depth + 1)
 
 
 def _forbidden(node: nodes.Node) -> str | None:
-    """What a node has that prompts may not have."""
+    """Return the feature of a node that is not allowed in prompts; None if it is allowed."""
     if not isinstance(node, _NODES) or (isinstance(node, nodes.For) and node.recursive):
         return type(node).__name__
     if isinstance(node, nodes.Filter) and (node.name not in FILTERS or node.kwargs or node.dyn_args or node.dyn_kwargs):

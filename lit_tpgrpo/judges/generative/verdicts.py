@@ -1,8 +1,10 @@
-"""What the LLM may answer: one pydantic model per kind of question, and the reader that turns a reply into one.
+"""Verdict schemas: one pydantic model per kind of question, and the parser that turns a reply into one.
 
-Every verdict repeats the ``id`` that its question gave: the reply to another request, or a verdict-like text that the
-judge copied out of a solution, is thereby told apart from the answer. Steps are named by the number of their first
-paragraph. A reply that is no such verdict raises ``VerdictError``, and nothing else.
+Every verdict repeats the ``id`` of its question, so that the reply to another request, or verdict-like text that the
+judge copied from a solution, is not mistaken for the answer. Steps are identified by the number of their first paragraph.
+A reply without a valid verdict raises ``VerdictError``, and nothing else.
+
+The docstrings of the models are part of the JSON schema that is sent to the LLM: changing one changes the requests.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MAX_ITEMS = 400
-"""Longest list in a verdict: an endless list is cut here and not at the token limit in the middle of a number."""
+"""Longest list in a verdict: an endless list ends here and not at the token limit, in the middle of a number."""
 MAX_REPLY_CHARS = 200_000
 _THINK_END = "</think>"
 _MENTIONS, _BRACES = 20, 8
-"""How many mentions of its id are looked at for a verdict, and how many braces before each."""
+"""How many mentions of the id are tried for a verdict, and how many braces before each."""
 _FENCE = "```"
 
 Number = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -27,7 +29,7 @@ Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
 class VerdictError(ValueError):
-    """A reply that cannot be used; the message says why."""
+    """A reply contains no valid verdict; the message says why."""
 
 
 class VerdictModel(BaseModel):
@@ -95,17 +97,17 @@ V = TypeVar("V", bound=VerdictModel)
 
 @cache
 def schema_of(form: type[VerdictModel]) -> dict[str, Any]:
-    """The JSON schema of a verdict; pydantic makes it anew at each call, which takes longer than all else we do."""
+    """Return the JSON schema of a verdict, cached: pydantic rebuilds it at each call, longer than the rest of a query."""
     return form.model_json_schema()
 
 
 def read_verdict(text: str, model: type[V], request_id: str) -> V:
-    """The verdict in a reply: the whole of it, in a code fence or not, or else the one JSON object with this id in it.
+    """Parse the verdict in a reply: all of the text, in a code fence or not, or else the one JSON object with this id.
 
-    Thinking that the engine did not separate is left out, up to the last ``</think>``.
+    Thinking that the engine did not separate is removed, up to the last ``</think>``.
 
     Raises:
-        VerdictError: there is no verdict of this form with this id, or several that differ.
+        VerdictError: there is no verdict of this type with this id, or several that differ.
     """
     if len(text) > MAX_REPLY_CHARS:
         raise VerdictError(f"a reply of {len(text)} characters, over {MAX_REPLY_CHARS}")
@@ -114,16 +116,16 @@ def read_verdict(text: str, model: type[V], request_id: str) -> V:
     try:
         return _checked(whole, model, request_id)
     except VerdictError as error:
-        found = {v.model_dump_json(): v for v in _embedded(whole, model, request_id)}
-        if len(found) > 1:
-            raise VerdictError(f"{len(found)} different verdicts in one reply") from error
-        if not found:
+        verdicts = {v.model_dump_json(): v for v in _embedded(whole, model, request_id)}
+        if len(verdicts) > 1:
+            raise VerdictError(f"{len(verdicts)} different verdicts in one reply") from error
+        if not verdicts:
             raise
-        return next(iter(found.values()))
+        return next(iter(verdicts.values()))
 
 
 def _unfenced(text: str) -> str:
-    """The content of a text that is one code fence, with or without ``json`` behind its first marks; any other as it is."""
+    """Return the content of a text that is one code fence (with or without ``json``); any other text unchanged."""
     opening, _, rest = text.partition("\n")
     content, line_break, closing = rest.rpartition("\n")
     marked = opening.startswith(_FENCE) and opening[len(_FENCE) :].rstrip().lower() in ("", "json")
@@ -143,11 +145,11 @@ def _checked(text: str, model: type[V], request_id: str) -> V:
 
 
 def _embedded(text: str, model: type[V], request_id: str) -> list[V]:
-    """Verdicts with the right id inside prose: objects that begin a little before a mention of the id.
+    """Return the verdicts with the right id inside prose: JSON objects that begin shortly before a mention of the id.
 
-    Bounded, whatever the text: a reply that nests thousands of braces costs no more than a plain one.
+    The work is bounded for any text: a reply with thousands of nested braces costs no more than a plain one.
     """
-    found: list[V] = []
+    verdicts: list[V] = []
     decoder = json.JSONDecoder()
     end = 0
     for mention in list(re.finditer(f'"{request_id}"', text))[:_MENTIONS]:
@@ -158,9 +160,9 @@ def _embedded(text: str, model: type[V], request_id: str) -> list[V]:
                 break
             try:
                 _, stop = decoder.raw_decode(text, at)
-                found.append(_checked(text[at:stop], model, request_id))
+                verdicts.append(_checked(text[at:stop], model, request_id))
             except (ValueError, RecursionError):  # VerdictError is a ValueError
                 continue
             end = stop
             break
-    return found
+    return verdicts

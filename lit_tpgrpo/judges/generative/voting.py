@@ -1,4 +1,4 @@
-"""Several verdicts on one question to one set of steps (self-consistency; CAPO 2508.02298 votes with k = 4)."""
+"""Combine several verdicts on one question into one set of steps (self-consistency; CAPO 2508.02298 votes with k = 4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 class Vote(enum.Enum):
-    """MAJORITY: in more than half of the verdicts. INTERSECTION: in all. UNION: in any."""
+    """Voting rule: a step is chosen by MAJORITY (more than half of the verdicts), INTERSECTION (all) or UNION (any)."""
 
     MAJORITY = "majority"
     INTERSECTION = "intersection"
@@ -18,17 +18,17 @@ class Vote(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``members`` are voted in; on ``undecided`` exactly half of the verdicts agree (an even number of votes only)."""
+    """Result of a vote: the chosen ``members``, and the ``undecided`` steps with exactly half of the votes (if even)."""
 
     members: frozenset[int]
     undecided: frozenset[int] = frozenset()
 
 
 def decide(votes: Sequence[frozenset[int]], rule: Vote) -> Decision:
-    """Count the votes.
+    """Count the votes by a rule.
 
     Raises:
-        ValueError: there are none.
+        ValueError: ``votes`` is empty.
     """
     if not votes:
         raise ValueError("there are no votes to count")

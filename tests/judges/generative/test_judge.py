@@ -335,7 +335,7 @@ def test_a_judge_that_is_down_degrades_to_outcomes_with_a_loud_metric(caplog):
     assert [found[i].abstained for i in range(4)] == [False, True, True, True]
     metrics = judge.metrics()
     assert (metrics["down"], metrics["abstained_down"], metrics["abstained"]) == (1, 3, 3)
-    assert "labelled nothing in 3 of 4 solutions, which keep their outcome reward alone" in caplog.text
+    assert "returned no verdict for 3 of 4 solutions, which keep their outcome reward only" in caplog.text
     assert "has answered nothing" in caplog.text
     assert metrics["requests"] == 4 + 2  # once it is down nobody asks again
 
@@ -417,7 +417,7 @@ def hostile_case(outcome: Outcome = Outcome.CORRECT):
 
 
 def test_a_hostile_solution_changes_nothing_that_the_judge_is_asked():
-    """Its control marks are defused, its fence is not ours, and the question stands last and once."""
+    """Its control marks are neutralize_control_tokens, its fence is not ours, and the question stands last and once."""
     chat = RuleChat()
     labels(judge_of(chat), hostile_case())
     for request in chat.requests:
@@ -640,7 +640,7 @@ def test_a_judge_that_never_gives_a_verdict_is_an_error_in_the_log_and_may_end_t
         for index, _ in judge.judge([make_case(problem=str(i)) for i in range(20)]):
             found.append(index)
     assert sorted(found) == list(range(20))
-    assert "labelled nothing in 20 of 20 solutions" in caplog.text
+    assert "returned no verdict for 20 of 20 solutions" in caplog.text
     assert judge.metrics()["abstained_invalid"] == 20
 
 

@@ -10,7 +10,12 @@ import pytest
 from chains import PARAGRAPHS, make_case
 
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.numbered_solution import defused, number_solution, ranges, step_of
+from lit_tpgrpo.judges.generative.numbered_solution import (
+    format_ranges,
+    neutralize_control_tokens,
+    number_solution,
+    step_index,
+)
 from lit_tpgrpo.judges.generative.prompts import DEFAULT_PROMPTS, PromptSet, Question, request_id
 
 TINY = "embedded:judge-prompts"
@@ -46,17 +51,17 @@ def test_paragraphs_are_shown_with_their_numbers_inside_fences():
     text = PromptSet().shared(numbered, 1, len(PARAGRAPHS))
     for number, paragraph in enumerate(PARAGRAPHS, 1):
         assert f"\n[{number}] {paragraph}\n" in text
-    assert text.count(f"\n===== {numbered.fence} =====\n") == 6
+    assert text.count(f"\n===== {numbered.delimiter} =====\n") == 6
 
 
-def test_a_fence_that_stands_in_the_solution_is_not_taken(monkeypatch: pytest.MonkeyPatch):
+def test_a_delimiter_that_occurs_in_the_solution_is_not_used(monkeypatch: pytest.MonkeyPatch):
     """Nobody can write a text with its own hash in it, so the hash is made to be foreseen."""
     digests = iter(["aaaaaaaa", "bbbbbbbb", "cccccccc"])
     monkeypatch.setattr(
         "lit_tpgrpo.judges.generative.numbered_solution.hashlib.sha256",
         lambda _: SimpleNamespace(hexdigest=lambda: next(digests)),
     )
-    assert sheet_of(problem="===== aaaaaaaa =====", paragraphs=("bbbbbbbb", *PARAGRAPHS)).fence == "cccccccc"
+    assert sheet_of(problem="===== aaaaaaaa =====", paragraphs=("bbbbbbbb", *PARAGRAPHS)).delimiter == "cccccccc"
 
 
 @pytest.mark.parametrize(
@@ -70,13 +75,13 @@ def test_a_fence_that_stands_in_the_solution_is_not_taken(monkeypatch: pytest.Mo
         ("|a| < |b| > |c|", "|a| < |b| > |c|"),
     ],
 )
-def test_control_marks_are_defused(text, expected):
-    assert defused(text) == expected
+def test_control_marks_are_neutralized(text, expected):
+    assert neutralize_control_tokens(text) == expected
 
 
 def test_ranges_and_the_step_of_a_paragraph():
-    assert ranges((1, 3, 4, 9), 12) == "1-2, 3, 4-8, 9-12"
-    assert [step_of(n, (1, 3, 4, 9)) for n in (1, 2, 3, 8, 9, 12)] == [0, 0, 1, 2, 3, 3]
+    assert format_ranges((1, 3, 4, 9), 12) == "1-2, 3, 4-8, 9-12"
+    assert [step_index(n, (1, 3, 4, 9)) for n in (1, 2, 3, 8, 9, 12)] == [0, 0, 1, 2, 3, 3]
 
 
 def test_ids_belong_to_question_and_text():
@@ -109,8 +114,8 @@ def test_a_set_of_ones_own_is_read_and_has_its_own_fingerprint(tmp_path):
         ("step.txt", None, "cannot be read: No such file"),
         ("step.txt", "{{ id }}", "first line must declare"),
         ("step.txt", "{# variables: id, step #}\n{{ id }}", r"declares \['id', 'step'\], but uses \['id'\]"),
-        ("step.txt", "{# variables: id, answer #}\n{{ id }} {{ answer }}", r"no variable \['answer'\]"),
-        ("step.txt", "{# variables: step #}\n{{ step }}", "must show the variable id"),
+        ("step.txt", "{# variables: id, answer #}\n{{ id }} {{ answer }}", r"unknown variables \['answer'\]"),
+        ("step.txt", "{# variables: step #}\n{{ step }}", "must use the variable id"),
         ("step.txt", "{# variables: id #}\nok\n{{ id", r"step.txt:3: "),
     ],
 )

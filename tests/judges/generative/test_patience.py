@@ -107,7 +107,7 @@ def ends(chat: Chat, questions: int, **limits) -> tuple[Counter[str], float]:
                 except JudgeDownError:
                     results["down"] += 1
 
-        async with sender.health.watched():
+        async with sender.health.watchdog():
             await asyncio.gather(*(work() for _ in range(settings.concurrency)))
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return results, asyncio.get_running_loop().time()

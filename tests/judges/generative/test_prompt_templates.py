@@ -21,7 +21,7 @@ def template(source: str) -> PromptTemplate:
 
 
 REFUSED = {
-    "{{ cycler.__init__.__globals__.os.popen('touch pwned').read() }}": "step.txt:1: Call is not possible",
+    "{{ cycler.__init__.__globals__.os.popen('touch pwned').read() }}": "step.txt:1: Call is not allowed",
     "{{ id.__class__.__mro__ }}": "the attribute __mro__",
     "{{ id['__class__'] }}": None,
     "{{ id | attr('__class__') }}": "the filter attr",
@@ -80,7 +80,7 @@ def test_what_a_prompt_may_not_hold_is_refused_when_it_is_read(source: str, tmp_
         ("{% for a in t %}{% for b in t %}{% for c in t %}{{ a }}{% endfor %}{% endfor %}{% endfor %}", "steps"),
         ("{% for a in t %}{{ t | length }}{{ t | sort | first }}{% endfor %}", "steps"),
         ("{% for a in t %}" + "{% if a == 'x' %}{% endif %}" * 1000 + "{% endfor %}", "steps"),
-        ("{% for a in t %}{{ t }}{% endfor %}", "it makes more than 10,000,000 characters"),
+        ("{% for a in t %}{{ t }}{% endfor %}", "its output exceeds 10,000,000 characters"),
         ("{{ t | join(t) }}", "join makes more than 10,000,000 characters"),
         ("{{ t | join('" + "x" * 400_000 + "') }}", "join makes more than"),
         ("{{ t + t }}", "+ takes numbers, got str and str"),

@@ -28,7 +28,7 @@ OTHERS = [
 ]
 
 
-def test_lines_that_hold_no_reply_are_named_counted_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_invalid_lines_are_named_counted_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     ReplyStore(tmp_path).add("a", REPLY)
     (path,) = tmp_path.glob("replies.*.jsonl")
     with path.open("a") as file:
@@ -40,7 +40,7 @@ def test_lines_that_hold_no_reply_are_named_counted_and_left_out(tmp_path: Path,
     kept = store.get("c")
     assert kept is not None
     assert kept.text == "half a pair: \ud800"
-    assert f"11 lines of {path} hold no reply and are left out (line 2: KeyError: 'reply'; line 3: " in caplog.text
+    assert f"11 lines of {path} are not valid replies and are skipped (line 2: KeyError: 'reply'; line 3: " in caplog.text
     assert f"{path}:13 has a line that cannot be read" in caplog.text
     assert f"{path}:14 is incomplete" in caplog.text
     store.add("b", REPLY)  # and goes on

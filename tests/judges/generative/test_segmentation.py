@@ -16,23 +16,23 @@ from lit_tpgrpo.judges.generative.judge import GenerativeJudge
 from lit_tpgrpo.judges.generative.numbered_solution import number_solution
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import PromptSet
-from lit_tpgrpo.judges.generative.segmentation import LLMSegmentation, checked_starts, joined
+from lit_tpgrpo.judges.generative.segmentation import LLMSegmentation, checked_starts, join_windows
 
 
 def test_windows_are_joined_where_both_begin_a_step_nearest_to_the_middle():
     """Overlap 7 to 10, middle 8.5: both begin steps at 8 and 10, and 8 is nearer. Before it the first window counts."""
-    assert joined([(1, 10), (7, 16)], [(1, 3, 6, 8, 10), (7, 8, 10, 13)]) == (1, 3, 6, 8, 10, 13)
-    assert joined([(1, 10), (7, 16)], [(1, 9), (7, 8, 9, 15)]) == (1, 9, 15)
+    assert join_windows([(1, 10), (7, 16)], [(1, 3, 6, 8, 10), (7, 8, 10, 13)]) == (1, 3, 6, 8, 10, 13)
+    assert join_windows([(1, 10), (7, 16)], [(1, 9), (7, 8, 9, 15)]) == (1, 9, 15)
 
 
 def test_windows_that_agree_nowhere_are_joined_in_the_middle():
     """8 and 9 of the overlap 7 to 10: the first window holds up to 8, the second from 9."""
-    assert joined([(1, 10), (7, 16)], [(1, 8, 10), (7, 9, 12)]) == (1, 8, 9, 12)
+    assert join_windows([(1, 10), (7, 16)], [(1, 8, 10), (7, 9, 12)]) == (1, 8, 9, 12)
 
 
 def test_the_first_paragraph_of_a_window_is_no_step_of_its_own():
-    assert joined([(1, 10), (7, 16)], [(1, 7), (7, 14)]) == (1, 7, 14)
-    assert joined([(1, 10), (7, 16)], [(1, 5), (7, 14)]) == (1, 5, 14)
+    assert join_windows([(1, 10), (7, 16)], [(1, 7), (7, 14)]) == (1, 7, 14)
+    assert join_windows([(1, 10), (7, 16)], [(1, 5), (7, 14)]) == (1, 5, 14)
 
 
 @st.composite
@@ -54,7 +54,7 @@ def windows_and_starts(draw):
 @given(windows_and_starts())
 def test_whatever_windows_say_the_steps_tile_the_chain(example):
     count, windows, starts = example
-    whole = joined(windows, starts)
+    whole = join_windows(windows, starts)
     assert whole[0] == 1
     assert list(whole) == sorted(set(whole))
     assert whole[-1] <= count
@@ -71,9 +71,9 @@ def test_windows_that_agree_give_what_one_window_would_give(breaks, size, overla
         first = windows[-1][1] + 1 - overlap
     truth = sorted({1, *breaks})
     starts = [tuple(sorted({a, *(n for n in truth if a <= n <= b)})) for a, b in windows]
-    extra = set(joined(windows, starts)) - set(truth)
+    extra = set(join_windows(windows, starts)) - set(truth)
     # Where no step begins inside an overlap, nothing shows a later window that its first step is an older one's end.
-    assert set(truth) <= set(joined(windows, starts)) | {a for a, _ in windows}
+    assert set(truth) <= set(join_windows(windows, starts)) | {a for a, _ in windows}
     assert extra <= {a for a, _ in windows}
 
 

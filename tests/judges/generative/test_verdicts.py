@@ -112,7 +112,7 @@ def test_what_is_no_verdict_is_refused_with_the_reason(kind, spoil, reason):
         (
             "verification",
             {"judgements": [*GOOD["verification"]["judgements"], {"step": 4, "wrong": True}]},
-            "judged both ways",
+            "judged both right and wrong",
         ),
         ("verification", {"judgements": [{"step": 2, "wrong": 1}]}, "valid boolean"),
         ("step", {"wrong": "no"}, "valid boolean"),
