@@ -162,3 +162,6 @@ def run(model: str, out: Path, name: str) -> None:
 if __name__ == "__main__":
     for case in sys.argv[3:]:
         run(sys.argv[1], Path(sys.argv[2]), case)
+    if torch.distributed.is_initialized():  # a thread of the group that still runs while Python ends aborts the process
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
