@@ -248,16 +248,16 @@ def test_the_shipped_policy_knows_its_domain(policy, tokenizer):
 
 @pytest.mark.slow
 def test_the_script_follows_the_recorded_loss_curve(record):
-    """The first hundred steps of the script, which take it from guessing to the form of chains (a full run is minutes).
+    """The first fifty steps of the script, which take it from guessing to the form of chains (a full run is minutes).
 
-    Data and sums differ from the recorded run, so the means over fifty steps must agree to within what that does.
+    Data and sums differ from the recorded run, so the mean must agree to within what that does.
     """
     settings = warmstart.WarmStart()
     built = build_tokenizer(corpus(settings.corpus, settings.seed), settings.vocab_size, MAX_LENGTH)
     model = random_policy(tiny_config(built), settings.seed)
-    losses = warmstart.train_stage(model, built, settings, 0, stop=100)
-    means = [sum(losses[:50]) / 50, sum(losses[50:]) / 50]
-    assert means == pytest.approx(record["loss_per_50_steps"][0][:2], rel=0.2)
+    losses = warmstart.train_stage(model, built, settings, 0, stop=50)
+    assert losses[0] > 2 * losses[-1]
+    assert sum(losses) / 50 == pytest.approx(record["loss_per_50_steps"][0][0], rel=0.2)
 
 
 @pytest.mark.slow
