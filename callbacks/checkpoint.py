@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.checksums import Sum, own_checksums, write_checksums
+from lit_tpgrpo.checksums import Sum, shard_checksums, write_checksums
 from lit_tpgrpo.distributed import gather, raise_on_all_ranks
 from lit_tpgrpo.errors import InputError, NonFiniteLossError, StorageError, mark_raised_on_all, raised_on_all_ranks
 from lit_tpgrpo.rollout.run_folder import run_folder
@@ -204,7 +204,7 @@ class SafeCheckpoint(ModelCheckpoint):
                 with _with_checksums():
                     trainer.strategy.save_checkpoint(checkpoint, partial)
                 if partial.is_dir():
-                    sums = own_checksums(partial, trainer.global_rank)
+                    sums = shard_checksums(partial, trainer.global_rank)
             except (Exception, CheckpointException) as error:  # the second, of shards, is no Exception
                 _remove(partial)
                 failure = _storage_failure(error)

@@ -1,9 +1,9 @@
-"""Keys for endpoints, from the environment: which variables a config may name, and where their values may go.
+"""API keys from the environment: which variables a config may name, and to which hosts their values may be sent.
 
-A config is written by others as often as not, and names both the address and the variable with the key. The variables that
-are documented for keys may be named by any config; another one, which may hold any secret of the person who runs it, only
-with that person's word: ``LIT_TPGRPO_API_KEY_ENVS=MY_KEY,OTHER_KEY@judge.example.org``. With ``@host`` the key goes to that
-host alone, and that holds for documented names too.
+A config often comes from somebody else, and it names both the address and the variable that holds the key. Any config may
+name the variables that are documented for keys. Any other variable could hold any secret of the person who runs the
+config, so that person must allow it: ``LIT_TPGRPO_API_KEY_ENVS=MY_KEY,OTHER_KEY@judge.example.org``. With ``@host`` the key
+is sent to that host only; this restricts documented names too.
 """
 
 from __future__ import annotations
@@ -23,46 +23,52 @@ def check_key_env(name: str, host: str, who: str) -> None:
     """Refuse to send the value of an environment variable to a host, unless its name is documented or allowed.
 
     Args:
-        name: of the variable.
-        host: that the key goes to, without scheme and port.
-        who: has the setting ``api_key_env``, for the message.
+        name: name of the environment variable.
+        host: host that would receive the key, without scheme and port.
+        who: component with the setting ``api_key_env``, as named in the error message.
 
     Raises:
-        ConfigError: the name is neither, or the allowance is for other hosts.
+        ConfigError: the name is neither documented nor allowed, or it is allowed for other hosts only.
     """
     entries = [entry.strip() for entry in os.environ.get(ALLOWANCE, "").split(",")]
-    hosts = {allowed.lower() for entry in entries if entry for at, _, allowed in [entry.partition("@")] if at == name}
+    hosts = {
+        allowed.lower()
+        for entry in entries
+        if entry
+        for variable, _, allowed in [entry.partition("@")]
+        if variable == name
+    }
     if "" in hosts or host.lower() in hosts or (name in DOCUMENTED and not hosts):
         return
     if hosts:
         raise ConfigError(
-            f"{who}: {ALLOWANCE} lets the key in {name} go to {' and '.join(sorted(hosts))}, and this one would go to {host}; "
-            f"check the address, and add {name}@{host} if it is meant"
+            f"{who}: {ALLOWANCE} allows the key in {name} for {' and '.join(sorted(hosts))}, but it would be sent to {host}; "
+            f"check the address, and add {name}@{host} if it is intended"
         )
     raise ConfigError(
-        f"{who}: api_key_env is {name}, and the value of that variable would be sent to {host}; expected "
+        f"{who}: api_key_env is {name}, so the value of that variable would be sent to {host}; expected "
         f"{' or '.join(DOCUMENTED)}, or a name that you allow: {ALLOWANCE}={name}@{host} in the environment of the run"
     )
 
 
 def register_custom_headers() -> None:
-    """Have the secrets in OPENAI_CUSTOM_HEADERS, which the ``openai`` client sends, removed from all that is written."""
+    """Register the secrets in OPENAI_CUSTOM_HEADERS, which the ``openai`` client sends, for redaction."""
     for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines():
         name, _, value = line.partition(":")
         if _SECRET_HEADER.search(name):
-            register_secret(value.split()[-1] if value.split() else None)  # without the scheme, such as Bearer
+            register_secret(value.split()[-1] if value.split() else None)  # without a scheme such as Bearer
 
 
 def read_key(name: str) -> str:
-    """Read a key, "" where the variable is not set, and have it removed from all that is written.
+    """Read a key from the environment ("" if the variable is not set) and register it for redaction.
 
     Raises:
-        ConfigError: it cannot be sent in a header.
+        ConfigError: the key cannot be sent in a header.
     """
     key = os.environ.get(name, "").strip()
     register_secret(key)
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(
-            f"the key in {name} has characters that no header can carry; set it again, without line breaks"
+            f"the key in {name} has characters that are not allowed in a header; set it again, without line breaks"
         )
     return key

@@ -1,8 +1,8 @@
-"""Arguments of constructors checked against their annotations: what does not fit is one line, when the object is built.
+"""Check constructor arguments against their annotations: a wrong type is a one-line error when the object is built.
 
-The command line checks its own; this is for Python, where ``group_size="8"`` or a class in place of an object would otherwise
-end in an error far away, after the first round was sampled. What can only mean one thing is taken as that: a dict for a
-dataclass, a list for a tuple, an enum's name, 1 for a float.
+The command line checks its arguments itself. This is for use from Python, where ``group_size="8"``, or a class in place of
+an object, would otherwise fail far from its cause, after the first round was sampled. Unambiguous values are converted: a
+dict to a dataclass, a list to a tuple, a name to an enum member, 1 to a float.
 """
 
 from __future__ import annotations
@@ -30,50 +30,52 @@ _EXCERPT = 80
 
 
 class _Refused(Exception):
-    """A value is not of an annotation's kind; the message is a remedy, if there is one."""
+    """A value does not match an annotation; the message is the remedy, if there is one."""
 
 
 def checked_arguments(**converters: Convert) -> Callable[[C], C]:
-    """Make a class check what its constructor is given.
+    """Decorate a class so that its constructor checks its arguments.
 
-    What it hands on to its base as ``**kwargs`` is checked against the base's constructor.
+    What the constructor passes to its base class as ``**kwargs`` is checked against the base class's constructor.
 
     Args:
-        converters: by argument, called with (value, where=how to name it) in place of the check against the annotation, for
-            arguments that take forms of which the command line knows nothing.
+        converters: by argument name, a function called as ``convert(value, where=name for messages)`` instead of the check
+            against the annotation, for arguments with forms that the command line does not have.
 
     Raises:
-        ConfigError: when the object is built with an argument of another kind.
+        ConfigError: when the object is built, if an argument does not match its annotation.
     """
 
     def decorate(cls: C) -> C:
         init = cls.__init__
         signature = inspect.signature(init)
-        rest = next((n for n, p in signature.parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD), None)
-        base = _next_init(cls) if rest is not None else None
+        kwargs_name = next(
+            (n for n, p in signature.parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD), None
+        )
+        base = _next_init(cls) if kwargs_name is not None else None
 
         @functools.wraps(init)
         def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
-            what = type(self).__name__
+            class_name = type(self).__name__
             names = [*signature.parameters, *(inspect.signature(base).parameters if base is not None else ())]
             try:
                 bound = signature.bind(self, *args, **kwargs)
             except TypeError as error:
-                raise ConfigError(_misnamed(what, kwargs, names) or str(error)) from error
+                raise ConfigError(_unknown_argument(class_name, kwargs, names) or str(error)) from error
 
             def checked(given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
-                found = {}
+                converted = {}
                 for name, value in given.items():
                     convert = converters.get(name, functools.partial(accepted, annotation=hints.get(name, Any)))
-                    found[name] = convert(value, where=f"{what}: {name}")
-                return found
+                    converted[name] = convert(value, where=f"{class_name}: {name}")
+                return converted
 
-            handed_on = bound.arguments.pop(rest, {}) if rest is not None else {}
-            if base is not None and (fault := _misnamed(what, handed_on, names)):
+            base_arguments = bound.arguments.pop(kwargs_name, {}) if kwargs_name is not None else {}
+            if base is not None and (fault := _unknown_argument(class_name, base_arguments, names)):
                 raise ConfigError(fault)
-            own = {name: value for name, value in bound.arguments.items() if name != "self"}
-            bound.arguments.update(checked(own, _hints(init)))
-            init(*bound.args, **bound.kwargs, **checked(handed_on, {} if base is None else _hints(base)))
+            init_arguments = {name: value for name, value in bound.arguments.items() if name != "self"}
+            bound.arguments.update(checked(init_arguments, _hints(init)))
+            init(*bound.args, **bound.kwargs, **checked(base_arguments, {} if base is None else _hints(base)))
 
         cls.__init__ = checked_init
         return cls
@@ -82,18 +84,18 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
 
 
 def _next_init(cls: type) -> Callable[..., None]:
-    """The constructor that ``super().__init__`` calls."""
+    """Return the constructor that ``super().__init__`` calls."""
     return next(vars(base)["__init__"] for base in cls.__mro__[1:] if "__init__" in vars(base))
 
 
-def _misnamed(what: str, given: Mapping[str, Any], parameters: Collection[str]) -> str:
-    """What to say of the first argument that there is none of; nothing where all names are known."""
+def _unknown_argument(class_name: str, given: Mapping[str, Any], parameters: Collection[str]) -> str:
+    """Return an error message about the first unknown argument; "" if all names are known."""
     names = [name for name in dict.fromkeys(parameters) if name not in ("self", "kwargs")]
     unknown = next((name for name in given if name not in names), None)
     if unknown is None:
         return ""
     near = difflib.get_close_matches(unknown, names, n=1)
-    return f"{what} has no argument {unknown!r}; " + (
+    return f"{class_name} has no argument {unknown!r}; " + (
         f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
     )
 
@@ -104,10 +106,15 @@ def _hints(init: Callable[..., None]) -> dict[str, Any]:
 
 
 def accepted(value: Any, annotation: Any, where: str) -> Any:
-    """Return the value as the annotation has it.
+    """Return a value converted to the type that an annotation asks for.
+
+    Args:
+        value: the argument's value.
+        annotation: a type, union, Literal, generic alias or protocol.
+        where: name of the argument in the error message.
 
     Raises:
-        ConfigError: it is of another kind; ``where`` names it.
+        ConfigError: the value does not match the annotation.
     """
     options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     remedies: list[str] = []
@@ -123,7 +130,7 @@ def accepted(value: Any, annotation: Any, where: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Return a value with its type, shortened, for a message."""
+    """Return a short text of a value and its type for an error message."""
     if value is None:
         return "None"
     if isinstance(value, type):
@@ -137,16 +144,16 @@ def shown(value: Any) -> str:
 
 
 def check_protocol(value: Any, protocol: type, where: str) -> Any:
-    """Return an object that has all that a protocol asks for.
+    """Return an object after checking that it has all members of a protocol.
 
     Raises:
-        ConfigError: it is a class instead of an object, or lacks something; ``where`` names it.
+        ConfigError: it is a class instead of an object, or lacks a member; ``where`` names it in the message.
     """
     return accepted(value, protocol, where)
 
 
 def _as(value: Any, kind: Any, where: str) -> Any:
-    """The value as one kind, without unions."""
+    """Convert a value to one type, which is not a union."""
     if kind is Any or isinstance(kind, TypeVar):
         return value
     if kind is None or kind is types.NoneType:
@@ -183,7 +190,7 @@ def _as_class(value: Any, kind: type, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return _built(value, kind, where)
     if getattr(kind, "_is_protocol", False):
-        # The class first: to look a property up on the object would compute it.
+        # Look at the class first: looking up a property on the object would compute it.
         names = get_protocol_members(kind)
         missing = sorted(name for name in names if not (hasattr(type(value), name) or hasattr(value, name)))
         if missing:

@@ -1,14 +1,14 @@
-"""Score any judge on solutions whose truth is known: ``python -m lit_tpgrpo.audit --train_config FILE``.
+"""Score any judge on solutions with known step labels: ``python -m lit_tpgrpo.audit --train_config FILE``.
 
 Data: the embedded domain, where the true label of every step is known, or files that say which steps are wrong (MR-Ben's
 maths, PRMBench; see ``lit_tpgrpo.judges.error_detection`` for the scores). The judge is given as in a training configuration:
 
     python -m lit_tpgrpo.audit                                             # the rule judge, embedded domain
-    python -m lit_tpgrpo.audit --train_config configs/quickstart.yaml      # the judge that one trains with
+    python -m lit_tpgrpo.audit --train_config configs/quickstart.yaml      # the judge of a training configuration
     python -m lit_tpgrpo.audit --data mrben --path mrben_math.json --config judge.yaml --judge.query.votes 3
 
-where judge.yaml holds ``judge: {class_path: ..., init_args: ...}``. After the tables, the judge's own counts: what it
-abstained on and why, requests, invalid replies, tokens, latency and cost.
+where judge.yaml holds ``judge: {class_path: ..., init_args: ...}``. The tables are followed by the judge's counts:
+abstentions and their reasons, requests, invalid replies, tokens, latency and cost.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from lit_tpgrpo.yaml_files import bound_parsers, read_yaml
 
 RULE = {"class_path": "lit_tpgrpo.judges.rule.RuleJudge"}
 READERS = {"mrben": read_mrben, "prmbench": read_prmbench}
-INTERRUPTED = 130
-# In which line of the report a count stands, by the first word of its name; others stand under that word itself.
+INTERRUPTED = 130  # a shell's exit code for a process ended by ctrl-C
+# The line of the report for a count, by the first word of its name; other counts get a line named by that word.
 GROUPS = {
     "cases": "solutions",
     "abstained": "solutions",
@@ -55,7 +55,7 @@ GROUPS = {
 
 
 class Report(Protocol):
-    """Cases with their truth, and what verdicts on them come to."""
+    """Judge cases with their true labels; collects verdicts and computes scores."""
 
     @property
     def cases(self) -> Sequence[JudgeCase]: ...
@@ -70,31 +70,37 @@ class Report(Protocol):
 
 
 def make_parser(judge: Mapping[str, Any]) -> ArgumentParser:
-    """The options; ``judge`` is the one that is audited where none is given."""
+    """Return the parser of the options.
+
+    Args:
+        judge: default of ``--judge``, with ``class_path`` and ``init_args``.
+    """
     parser = ArgumentParser(prog="python -m lit_tpgrpo.audit", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--judge", type=Judge, default=dict(judge), help="the judge, as in a training configuration")
     parser.add_argument("--train_config", type=str | None, help="training YAML whose judge is audited")
-    parser.add_argument("--data", type=Literal["embedded", "mrben", "prmbench"], default="embedded", help="what on")
+    parser.add_argument("--data", type=Literal["embedded", "mrben", "prmbench"], default="embedded", help="data set")
     parser.add_argument("--path", type=str | None, help="the file of mrben or prmbench")
     parser.add_argument("--n", type=int | None, help="first n solutions of a file (all); number of embedded ones (500)")
-    parser.add_argument("--on_malformed", type=OnMalformed | None, help="rows of a file: stop (default) or skip them")
+    parser.add_argument("--on_malformed", type=OnMalformed | None, help="malformed rows: stop (default) or skip them")
     parser.add_argument("--level", type=str | None, help=f"embedded: {', '.join(LEVELS)} (default {DEFAULT_LEVEL})")
-    parser.add_argument("--seed", type=int | None, help="embedded: which solutions (default 0)")
+    parser.add_argument("--seed", type=int | None, help="embedded: seed of the solutions (default 0)")
     parser.add_argument(
         "--samples",
         type=Literal["writer", "model"] | None,
-        help="embedded: by the noisy writer (default) or sampled from the shipped policy",
+        help="embedded: solutions of the noisy writer (default) or sampled from the shipped policy",
     )
-    parser.add_argument("--out", type=str | None, help="JSONL of all verdicts, written as they arrive; replaced")
+    parser.add_argument(
+        "--out", type=str | None, help="JSONL file for the verdicts, written as they arrive; overwritten"
+    )
     return parser
 
 
 def judge_of_training(path: str) -> dict[str, Any]:
-    """The judge of a training configuration, ``data.init_args.judge``; the default one where it names none.
+    """Read the judge of a training configuration, ``data.init_args.judge``; the rule judge if it names none.
 
     Raises:
-        InputError: the file is no training configuration.
+        InputError: the file cannot be read, or is not a training configuration.
     """
     try:
         config = read_yaml(Path(path))
@@ -105,7 +111,7 @@ def judge_of_training(path: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(
             f"--train_config {path}: expected a training configuration with data.init_args.judge, got no section 'data'; "
-            "give a file with the judge alone as --config"
+            "give a file that contains only the judge as --config"
         )
     settings = data.get("init_args", data)
     judge = settings.get("judge") if isinstance(settings, dict) else None
@@ -118,7 +124,7 @@ def judge_of_training(path: str) -> dict[str, Any]:
 
 
 def read_options(args: Sequence[str] | None) -> tuple[ArgumentParser, Namespace]:
-    """Parse the command line; a training configuration's judge is the default, which other options may change."""
+    """Parse the command line; other options override the judge of ``--train_config``."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--train_config")
     train_config = first.parse_known_args(args)[0].train_config
@@ -126,29 +132,29 @@ def read_options(args: Sequence[str] | None) -> tuple[ArgumentParser, Namespace]
     options = parser.parse_args(args)
     if options.train_config != train_config:
         raise ConfigError(
-            f"train_config must be given on the command line, got it in --config: --train_config {options.train_config}"
+            f"train_config was given in a file of --config; give it on the command line: --train_config {options.train_config}"
         )
     return parser, options
 
 
 def make_report(options: Namespace) -> Report:
-    """Load what the judge is to be scored on.
+    """Load the cases on which the judge is scored.
 
     Raises:
-        ConfigError: options exclude one another.
+        ConfigError: options are incompatible.
         InputError: the file cannot be used.
     """
     embedded = options.data == "embedded"
-    strange = ("path", "on_malformed") if embedded else ("level", "seed", "samples")
-    if given := [f"--{name}" for name in strange if options[name] is not None]:
+    inapplicable = ("path", "on_malformed") if embedded else ("level", "seed", "samples")
+    if conflicts := [f"--{name}" for name in inapplicable if options[name] is not None]:
         raise ConfigError(
-            f"{' and '.join(given)} cannot be given with --data {options.data}; leave it out or change --data"
+            f"{' and '.join(conflicts)} cannot be given with --data {options.data}; leave it out or change --data"
         )
     if options.n is not None and options.n < 1:
         raise ConfigError(f"n must be at least 1, got {options.n}")
     if not embedded:
         if options.path is None:
-            raise ConfigError(f"--data {options.data} needs its file; give it as --path")
+            raise ConfigError(f"--data {options.data} needs a file; give it as --path")
         return READERS[options.data](options.path, options.on_malformed or "stop", options.n)
     level = options.level or DEFAULT_LEVEL
     if level not in LEVELS:
@@ -158,14 +164,18 @@ def make_report(options: Namespace) -> Report:
 
 
 def audit(judge: Judge, report: Report, out: Path | None = None) -> None:
-    """Judge all cases once, write each verdict as it comes, and print tables and counts, also if it ends early."""
+    """Judge all cases once, write each verdict as it arrives, and print tables and counts, also after an early end.
+
+    Raises:
+        ConfigError: the judge needs the policy in training.
+    """
     if isinstance(judge, RefreshableJudge) and judge.needs_policy:
         raise ConfigError(
-            "the judge is the policy itself, which an audit has not; give the folder of its weights in place of 'policy' "
-            "as --judge.chat.model"
+            "the judge is the policy in training, which an audit does not have; give the folder of its weights instead of "
+            "'policy' as --judge.chat.model"
         )
     print(report.heading(), flush=True)
-    cases, done, began = report.cases, 0, time.monotonic()
+    cases, done, start = report.cases, 0, time.monotonic()
     verdicts = judge.judge(cases)
     try:
         for index, verdict in tqdm(verdicts, total=len(cases), desc=f"judge {judge.name}", file=sys.stderr):
@@ -174,16 +184,16 @@ def audit(judge: Judge, report: Report, out: Path | None = None) -> None:
             report.add(index, verdict)
             done += 1
     finally:
-        with suppress(AttributeError):  # an iterator that is no generator has nothing in flight
+        with suppress(AttributeError):  # an iterator without close() has no requests in flight
             verdicts.close()  # pyright: ignore[reportAttributeAccessIssue]
         if done:
-            partly = "" if done == len(cases) else " (ended early: the tables hold these alone)"
-            print(f"judge {judge.name}: {done} of {len(cases)} solutions in {time.monotonic() - began:.1f} s{partly}\n")
+            partly = "" if done == len(cases) else " (ended early: the tables cover only these)"
+            print(f"judge {judge.name}: {done} of {len(cases)} solutions in {time.monotonic() - start:.1f} s{partly}\n")
             print(f"{report.tables()}\n\n{counts_text(judge.metrics())}", flush=True)
 
 
 def _line(case: JudgeCase, verdict: Verdict, truth: Any) -> dict[str, Any]:
-    """``labels`` are those of the steps that were given, ``judged_steps`` says how many the judge made of them."""
+    """Return a row of ``--out``: ``labels`` per given step; ``judged_steps`` counts the steps of the judge's segmentation."""
     return {
         "uid": case.problem.uid,
         "outcome": case.outcome.value,
@@ -195,7 +205,7 @@ def _line(case: JudgeCase, verdict: Verdict, truth: Any) -> dict[str, Any]:
 
 
 def counts_text(metrics: Mapping[str, float]) -> str:
-    """A judge's counts, one group a line, those that are zero at the end."""
+    """Format a judge's counts, one group per line, with the names of zero counts at the end."""
     groups: dict[str, list[str]] = {}
     for name, value in metrics.items():
         if value:
@@ -210,8 +220,8 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
-def _emptied(path: str) -> Path:
-    """The file for verdicts; what was in it is gone."""
+def _create_empty(path: str) -> Path:
+    """Create the file for the verdicts, or empty an existing one."""
     out = Path(path)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -226,13 +236,13 @@ def _run(args: Sequence[str] | None) -> None:
     report = make_report(options)
     judge = parser.instantiate(options).judge
     try:
-        audit(judge, report, None if options.out is None else _emptied(options.out))
+        audit(judge, report, None if options.out is None else _create_empty(options.out))
     finally:
         judge.close()
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The command line. A user's mistake ends in one line, not in a traceback; Ctrl-C leaves what was judged."""
+    """Run the command: a user error ends it with one line, not a traceback; ctrl-C keeps the verdicts so far."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     bound_parsers()
     accept_by_methods()

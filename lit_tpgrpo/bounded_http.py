@@ -1,4 +1,4 @@
-"""An HTTP client that reads no more of an answer than it may, whatever its status and however it is compressed."""
+"""An HTTP client with a limit on the bytes of a response, whatever its status and compression."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import httpx2
 from lit_tpgrpo.errors import ConfigError
 
 CERTIFICATE_ENVS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-# What described the body as it was sent; the response that is handed on holds it decompressed and whole.
-_OF_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
+# These headers describe the body as it was sent; the response that is returned holds it decompressed and complete.
+_BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
 class OversizedAnswerError(Exception):
-    """An answer had more bytes than it may have; the rest of it was not read."""
+    """A response exceeded the byte limit; the rest of it was not read."""
 
 
 class _CountedStream(httpx2.AsyncByteStream):
-    """A body as it comes over the wire, ended at the first byte too many."""
+    """The body as received, before decompression; raises as soon as it exceeds the limit."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, limit: ByteLimit) -> None:
         self._stream, self._limit = stream, limit
@@ -42,58 +42,58 @@ class _CountedStream(httpx2.AsyncByteStream):
 
 @dataclass(frozen=True, slots=True)
 class ByteLimit:
-    """The most bytes of a body."""
+    """Maximum number of bytes of a body."""
 
     max_bytes: int
 
     def check(self, total: int) -> None:
-        """Raise OversizedAnswerError where there are more."""
+        """Raise OversizedAnswerError if ``total`` bytes exceed the limit."""
         if total > self.max_bytes:
             raise OversizedAnswerError(f"its answer has more than {self.max_bytes:,} bytes")
 
 
 def tls_context(trust_env: bool = True) -> ssl.SSLContext:
-    """Return httpx2's default TLS context, the same one for all clients; certificates are read once in a process.
+    """Return httpx2's default TLS context, shared by all clients, so that a process reads certificates once.
 
     Args:
-        trust_env: take the certificates that SSL_CERT_FILE or SSL_CERT_DIR names, where they are set.
+        trust_env: use the certificates that SSL_CERT_FILE or SSL_CERT_DIR names, if set.
 
     Raises:
-        ConfigError: those cannot be read.
+        ConfigError: these certificates cannot be read.
     """
     paths = tuple((name, os.environ.get(name)) for name in CERTIFICATE_ENVS) if trust_env else ()
     try:
         return _tls_context(trust_env, paths)
     except OSError as error:
-        named = next((f"{name}={path}" for name, path in paths if path), None)  # the first that is set is read
-        if named is None:
+        setting = next((f"{name}={path}" for name, path in paths if path), None)  # the first that is set is read
+        if setting is None:
             raise
         raise ConfigError(
-            f"the certificates of {named} cannot be read ({error}); expected a file in PEM format, or a folder of them; "
+            f"the certificates of {setting} cannot be read ({error}); expected a file in PEM format, or a folder of them; "
             "correct the variable or unset it"
         ) from error
 
 
 @functools.cache
 def _tls_context(trust_env: bool, paths: tuple[tuple[str, str | None], ...]) -> ssl.SSLContext:
-    """Build a context for each value of the variables that httpx2 reads for it."""
+    """Build a context, cached by the values of the variables that httpx2 reads for it."""
     return httpx2.create_ssl_context(trust_env=trust_env)
 
 
 class BoundedClient(httpx2.AsyncClient):
-    """Reads answers as they come, and closes the connection at the first byte too many.
+    """Client that reads responses as they arrive and closes the connection when one exceeds ``max_bytes``.
 
-    Bytes are counted on the wire and after decompression, which httpx2 does in pieces of at most 1 MiB: a body that
-    decompresses to a thousand times its size is given up in time, and so is one that decompresses to nothing and never ends.
+    Bytes are counted both as received and after decompression, which httpx2 does in pieces of at most 1 MiB. So a body that
+    decompresses to a thousand times its size is stopped in time, and so is an endless one that decompresses to nothing.
 
-    All clients share ``tls_context``: it holds 0.35 MB of certificates where Python's garbage collector does not count them.
-    Clients of ``openai`` are reference cycles, of which a run gathers dozens, one a round, before a full collection frees
-    them.
+    All clients share ``tls_context``, which holds 0.35 MB of certificates in memory that Python's garbage collector does not
+    count: ``openai`` clients are reference cycles, and a run accumulates dozens (one per round) before a full collection
+    frees them.
 
     Args:
-        max_bytes: of a body.
-        trust_env: heed the environment: proxies, SSL_CERT_FILE, SSL_CERT_DIR.
-        options: of ``httpx2.AsyncClient``.
+        max_bytes: maximum size of a body, as received and after decompression.
+        trust_env: read proxies, SSL_CERT_FILE and SSL_CERT_DIR from the environment.
+        options: further arguments of ``httpx2.AsyncClient``.
     """
 
     def __init__(self, max_bytes: int, *, trust_env: bool = True, **options: Any) -> None:
@@ -101,10 +101,10 @@ class BoundedClient(httpx2.AsyncClient):
         self._limit = ByteLimit(max_bytes)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
-        """Send a request and read its whole answer.
+        """Send a request and read the complete response.
 
         Raises:
-            OversizedAnswerError: the answer has more bytes than it may have.
+            OversizedAnswerError: the response exceeds ``max_bytes``.
         """
         response = await super().send(request, stream=True, **options)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
@@ -117,7 +117,7 @@ class BoundedClient(httpx2.AsyncClient):
                     self._limit.check(len(content))
         finally:
             await response.aclose()
-        headers = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_THE_BODY]
+        headers = [(name, value) for name, value in response.headers.multi_items() if name not in _BODY_HEADERS]
         return httpx2.Response(
             response.status_code,
             headers=headers,

@@ -1,4 +1,7 @@
-"""A file of checksums beside others: shards of a checkpoint, weights of an export. torch's archives have their own."""
+"""Write and check a file of checksums for the files of a folder: shards of a checkpoint, weights of an export.
+
+A checkpoint in one file needs none: torch's archive format has checksums of its contents.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,20 @@ from pathlib import Path
 
 CHECKSUMS = "checksums.json"
 CHUNK = 1 << 20
-"""Bytes read at once."""
+"""Bytes per read."""
 Sum = tuple[int, int]
-"""Size in bytes, CRC-32."""
+"""Size in bytes and CRC-32 of a file."""
 _WRITER = re.compile(r"__(\d+)_")
 
 
-def own_checksums(folder: Path, rank: int) -> dict[str, Sum]:
-    """Return the checksums of the shards that this process has written into a folder, by name."""
-    own = (path for path in folder.iterdir() if (match := _WRITER.match(path.name)) and int(match[1]) == rank)
-    return {path.name: _sum(path) for path in own}
+def shard_checksums(folder: Path, rank: int) -> dict[str, Sum]:
+    """Return the checksums, by file name, of the shards that a rank has written into a folder."""
+    shards = (path for path in folder.iterdir() if (match := _WRITER.match(path.name)) and int(match[1]) == rank)
+    return {path.name: _sum(path) for path in shards}
 
 
 def write_checksums(folder: Path, known: Iterable[Mapping[str, Sum]] = (), pattern: str = "*") -> None:
-    """Write the checksums of all files of a folder that fit a pattern; those that are ``known`` are not read again."""
+    """Write the checksums of all files of a folder that match a pattern; files in ``known`` are not read again."""
     sums = {name: tuple(value) for part in known for name, value in part.items()}
     for path in folder.glob(pattern):
         if path.is_file() and path.name not in sums:
@@ -32,7 +35,7 @@ def write_checksums(folder: Path, known: Iterable[Mapping[str, Sum]] = (), patte
 
 
 def checksum_fault(folder: Path, files: Iterable[str] = ()) -> str | None:
-    """Return which of the listed files is not as it was written, or which of ``files`` is not listed."""
+    """Describe the first damaged file, or the first of ``files`` that is not listed; None if all match."""
     try:
         read = json.loads((folder / CHECKSUMS).read_text())
         sums = {str(name): (int(size), int(crc)) for name, (size, crc) in read.items()}

@@ -1,4 +1,4 @@
-"""What the processes of a run tell one another while they make rounds: each works on groups of its own."""
+"""Collectives used during rollouts, where each rank samples and judges its share of a round's groups."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ A = TypeVar("A", bound=_Adds)
 
 
 def gather(value: T) -> list[T]:
-    """Every process's value (picklable, small), by rank. Collective."""
+    """All-gather a small picklable value; return the values of all ranks, in the order of ranks. Collective."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [value]
-    found: list[T | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found  # pyright: ignore[reportReturnType]
+    values: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values  # pyright: ignore[reportReturnType]
 
 
 def gather_sum(value: A) -> A:
-    """The processes' values added up, in the order of ranks. Collective."""
+    """All-reduce a picklable value by ``+``, added in the order of ranks. Collective."""
     return reduce(operator.add, gather(value))
 
 
 def end_process_group() -> None:
-    """Destroy the process group, if there is one, at the end of a run that went well.
+    """Destroy the process group, if there is one, at the end of a successful run.
 
-    Lightning does so for NCCL alone. A thread of gloo's that still runs while Python ends aborts the process: a run that
-    was complete would end with a failure (``terminate called without an active exception``).
+    Lightning does so for NCCL only. A gloo thread that is still running when Python exits aborts the process: a complete
+    run would exit with a failure (``terminate called without an active exception``).
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
@@ -48,12 +48,15 @@ def end_process_group() -> None:
 
 @contextmanager
 def raise_on_all_ranks(what: str) -> Iterator[None]:
-    """Around work that each process does on its own, without a collective in it: fails on all if it fails on one.
+    """Raise on all ranks if the block fails on one; the block itself contains no collective.
 
-    Otherwise those where it went well would wait for ever, in their next collective, for the one that is gone.
+    Otherwise the healthy ranks would hang in their next collective.
+
+    Args:
+        what: the work of the block, as the subject of the error message.
 
     Raises:
-        OtherProcessError: it went well here and failed elsewhere.
+        OtherProcessError: the block succeeded on this rank and failed on another.
     """
     error: BaseException | None = None
     try:
@@ -65,8 +68,8 @@ def raise_on_all_ranks(what: str) -> Iterator[None]:
         raise mark_raised_on_all(error)
     for rank, failure in enumerate(failures):
         if failure is not None:
-            elsewhere = OtherProcessError(
-                f"{what} failed on process {rank} ({failure}), and process {dist.get_rank()} stops with it; what was "
-                "sampled and judged is stored. Mend the cause, then resume with --ckpt_path"
+            other = OtherProcessError(
+                f"{what} failed on rank {rank} ({failure}), so rank {dist.get_rank()} stops too; what was sampled and "
+                "judged is stored. Fix the cause, then resume with --ckpt_path"
             )
-            raise mark_raised_on_all(elsewhere)
+            raise mark_raised_on_all(other)

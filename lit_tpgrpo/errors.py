@@ -1,4 +1,4 @@
-"""Typed errors. Each message says what was expected, what came and what to do."""
+"""Typed errors. Each message says what was expected, what was received and how to fix it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class InputError(ValueError):
-    """The user's data cannot be used as it is (missing file, malformed row, prompt too long, ...)."""
+    """The user's data cannot be used (missing file, malformed row, prompt too long, ...)."""
 
 
 class ConfigError(ValueError):
@@ -20,7 +20,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class EmptyRoundError(RuntimeError):
-    """Rounds keep yielding nothing to train on."""
+    """Several rounds in a row gave nothing to train on."""
 
     on_all_processes = True
 
@@ -30,15 +30,15 @@ class JudgeDownError(RuntimeError):
 
 
 class EngineError(RuntimeError):
-    """The sampling engine cannot be reached, or did not take over the policy's weights. Nothing was sampled from it since."""
+    """The sampling engine cannot be reached, or did not load the policy's new weights. Nothing was sampled from it since."""
 
 
 class StorageError(RuntimeError):
-    """Something could not be written: the disk is full, the folder is read-only. What was stored before is still good."""
+    """A file could not be written: the disk is full, the folder is read-only. What was stored before is intact."""
 
 
 class OtherProcessError(RuntimeError):
-    """Another process of the run failed at work that all do side by side."""
+    """Another rank of the run failed in work that all ranks do in parallel."""
 
 
 USER_ERRORS: tuple[type[Exception], ...] = (
@@ -54,18 +54,18 @@ USER_ERRORS: tuple[type[Exception], ...] = (
 
 
 def raised_on_all_ranks(error: BaseException) -> bool:
-    """Whether all processes of the run are known to have left off at the same place, so that they can still act together."""
+    """Return whether all ranks are known to have stopped at the same point, so that collectives are safe."""
     return bool(getattr(error, "on_all_processes", False))
 
 
 def mark_raised_on_all(error: BaseException) -> BaseException:
-    """The error, known from now on to be raised on all processes at the same place."""
+    """Mark an error as raised on all ranks at the same point, and return it."""
     error.on_all_processes = True  # pyright: ignore[reportAttributeAccessIssue]
     return error
 
 
 def all_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, then what it was raised from or while handling, each once: such chains may run in a circle."""
+    """Yield an error, then its causes and contexts, each once: such chains may be cyclic."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -74,8 +74,8 @@ def all_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def first_among(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:
-    """The first of an error and its causes that is of one of the kinds: the parser wraps what a class raises when built.
+    """Return the first of an error and its causes that is an instance of ``kinds``; None if there is none.
 
-    None where there is none: a programming error, which keeps its traceback.
+    The causes count because the parser wraps what a class raises when it is built.
     """
     return next((cause for cause in all_causes(error) if isinstance(cause, kinds)), None)

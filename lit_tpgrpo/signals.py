@@ -1,4 +1,4 @@
-"""Stopping on request: a scheduler's SIGTERM or ctrl-C ends the run where nothing is lost."""
+"""Graceful stop on signals: a scheduler's SIGTERM or ctrl-C ends the run at the next safe point, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Any, TypeVar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 T = TypeVar("T")
-_TERMINATED = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
+_TERMINATED = 128 + signal.SIGTERM  # a shell's exit code for a process ended by SIGTERM
 
 
 class OutOfTimeError(Exception):
-    """The run's time is up. Not a failure: what was sampled and judged is stored, and training ends as at its last step."""
+    """The run's time limit is reached. Not a failure: what was sampled and judged is stored, and training ends normally."""
 
 
 class StopSignals:
-    """Takes SIGTERM and SIGINT from ``install`` to ``restore``: the first is noted, a second one takes effect at once.
+    """Handlers of SIGTERM and SIGINT: the first signal requests a stop at the next safe point, a second one stops at once.
 
-    The work looks at ``check`` where it can be left: between sampled batches, verdicts and optimizer steps.
+    They are active from ``install`` to ``restore``. The work calls ``check`` where it can safely stop: between sampled
+    batches, verdicts and optimizer steps.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class StopSignals:
 
     @contextmanager
     def until(self, out_of_time: Callable[[], bool]) -> Iterator[None]:
-        """Meanwhile ``check`` ends the work, too, as soon as ``out_of_time`` says so."""
+        """Within the block, let ``check`` also raise OutOfTimeError once ``out_of_time`` returns True."""
         self._out_of_time = out_of_time
         try:
             yield
@@ -41,14 +42,14 @@ class StopSignals:
             self._out_of_time = None
 
     def install(self) -> None:
-        """Nothing happens off the main thread, where Python allows no handlers."""
+        """Install the handlers; does nothing outside of the main thread, where Python allows none."""
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._note)
 
     def restore(self) -> None:
-        """The handlers of before ``install``."""
+        """Restore the handlers that ``install`` replaced."""
         self.requested = 0
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._before.items():
@@ -56,10 +57,12 @@ class StopSignals:
             self._before = {}
 
     def check(self) -> None:
-        """Raises:
-        KeyboardInterrupt: ctrl-C was pressed.
-        SIGTERMException: the process is to end.
-        OutOfTimeError: within ``until``, the time is up.
+        """Raise if a stop was requested.
+
+        Raises:
+            KeyboardInterrupt: SIGINT was received.
+            SIGTERMException: SIGTERM was received.
+            OutOfTimeError: within ``until``, the time limit is reached.
         """
         if self.requested:
             raise stop_error(self.requested)
@@ -67,22 +70,22 @@ class StopSignals:
             raise OutOfTimeError
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:  # patience is over
+        if self.requested:  # the second signal
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             error = stop_error(number)
-            error.at_once = True  # pyright: ignore[reportAttributeAccessIssue]  # no checkpoint is waited for
+            error.at_once = True  # pyright: ignore[reportAttributeAccessIssue]  # stop without writing a checkpoint
             raise error
         self.requested = number
         print(
-            f"{signal.Signals(number).name}: stopping as soon as nothing is lost by it, with a checkpoint; once more to stop "
-            "at once",
+            f"{signal.Signals(number).name}: stopping at the next safe point and saving a checkpoint; repeat to stop "
+            "immediately",
             file=sys.stderr,
             flush=True,
         )
 
 
 def unless_out_of_time(work: Callable[[], T]) -> T | None:
-    """The work's result; None where ``STOP.check`` found the time to be up."""
+    """Return the result of ``work``; None if ``STOP.check`` raised OutOfTimeError in it."""
     try:
         return work()
     except OutOfTimeError:
@@ -90,9 +93,9 @@ def unless_out_of_time(work: Callable[[], T]) -> T | None:
 
 
 def stop_error(number: int) -> BaseException:
-    """What a signal is to Lightning, which calls ``on_exception`` for both."""
+    """Return the exception by which Lightning handles a signal; it calls ``on_exception`` for both kinds."""
     return KeyboardInterrupt() if number == signal.SIGINT else SIGTERMException(_TERMINATED)
 
 
 STOP = StopSignals()
-"""The process's own; signals are no trainer's."""
+"""The only instance: signals belong to the process, not to a trainer."""

@@ -1,4 +1,4 @@
-"""How commands end: a user's mistake in one line, a programming error in its traceback."""
+"""Report a user error as one line and a programming error as a traceback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lit_tpgrpo.redaction import redacted
 
 DEBUG = "LIT_TPGRPO_DEBUG"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-# How libraries say which package is to be installed, the surest first; that named by pip has its own flags and quotes.
+# How libraries name a missing package, the most reliable first; a quoted pip command may have flags and quotes.
 _REQUIREMENTS = (
     r"Requirement '([^']+)' not met",
     r"pip install(?: -\S+)* ['\"]?([\w.-]+(?:[<>=!~]=?[\w.,<>=!~]+)?)",
@@ -30,81 +30,86 @@ _REQUIREMENTS = (
     r"`([\w.-]+)` (?:package )?is not installed",
     r"requires `?([\w.-]+[<>=!~]=?[\d.]+)",
 )
-# Of gloo and NCCL, to the processes that are still there.
+# Errors of gloo and NCCL on the remaining ranks when another one ends.
 _PEER_GONE = re.compile(r"Connection (?:closed|reset) by peer|remote process exited", re.IGNORECASE)
 _CHECKPOINTING = (
     " Leave the checkpoint callback (SafeCheckpoint in our configs) out of the config's trainer.callbacks, or drop all "
     "callbacks, the evaluation's too, with --trainer.callbacks null"
 )
 _HERE = Path(lit_tpgrpo.__file__).parent
-# The last two are links in a checkout. Not the folder above: a checkout holds the virtual environment too.
+# The last two are symbolic links in a checkout. Not the parent folder: a checkout may contain the virtual environment.
 _OURS = tuple(folder.resolve() for folder in (_HERE, _HERE / "callbacks", _HERE / "datamodules"))
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with ``error: ...`` where a user's mistake comes out of the block; ``LIT_TPGRPO_DEBUG=1`` shows where
-    it was raised. One that ends another thread, such as TensorBoard's writer on a full disk, is told in a line too."""
-    before, threading.excepthook = threading.excepthook, _thread_failed
+    """Exit with one line, ``error: ...``, if the block raises a user error.
+
+    ``LIT_TPGRPO_DEBUG=1`` also prints its traceback. A user error that ends another thread, such as TensorBoard's writer on a
+    full disk, is printed as a one-line warning.
+    """
+    previous, threading.excepthook = threading.excepthook, _thread_failed
     try:
         yield
     except Exception as error:
-        mistake = user_error(error)
-        if mistake is None:
+        message = user_error(error)
+        if message is None:
             raise
         if debugging():
             traceback.print_exc()
-        sys.exit(redacted(f"error: {mistake}"))
+        sys.exit(redacted(f"error: {message}"))
     finally:
-        threading.excepthook = before
+        threading.excepthook = previous
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    mistake = user_error(failure.exc_value)
-    if mistake is None or debugging():
+    message = user_error(failure.exc_value)
+    if message is None or debugging():
         threading.__excepthook__(failure)
     else:
-        print(redacted(f"warning: {mistake}"), file=sys.stderr)
+        print(redacted(f"warning: {message}"), file=sys.stderr)
 
 
 def debugging() -> bool:
-    """Whether the user asks for tracebacks."""
+    """Return whether tracebacks are requested by LIT_TPGRPO_DEBUG."""
     return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
 def user_error(error: BaseException | None) -> str | None:
-    """The message of a user's mistake among an error and its causes: the parser wraps what a class raises when built.
+    """Return the message of the first user error among an error and its causes; None if it is a programming error.
 
-    Ours come first. Of other libraries' errors those count that say what the user can change: settings that exclude one
-    another, packages that are not installed, disks that are full or read-only, checkpoints of another model, memory of the GPU.
+    The causes count because the parser wraps what a class raises when it is built. This package's errors come first. Errors
+    of other libraries count if the user can fix their cause: conflicting settings, packages that are not installed, a full or
+    read-only disk, a checkpoint of another model, too little GPU memory.
     """
     if (ours := first_among(error, USER_ERRORS)) is not None:
         return str(ours)
-    told = (_of_others(cause) for cause in all_causes(error))
-    return next((message for message in told if message is not None), None)
+    messages = (_library_error(cause) for cause in all_causes(error))
+    return next((message for message in messages if message is not None), None)
 
 
 def in_our_code(error: BaseException) -> bool:
-    """Whether it was raised in a file of this package."""
+    """Return whether an error was raised in a file of this package."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and any(folder in Path(frames[-1].filename).resolve().parents for folder in _OURS)
 
 
-def _of_others(error: BaseException) -> str | None:
+def _library_error(error: BaseException) -> str | None:
+    """Return a message with a remedy for another library's error; None if the user cannot fix its cause."""
     text = " ".join(str(error).split())
     if isinstance(error, MisconfigurationException):
         return text + _CHECKPOINTING if "`enable_checkpointing=False`" in text else text
     if isinstance(error, ModuleNotFoundError):
         return None if (error.name or "").startswith("lit_tpgrpo") else _missing_package(error, text)
     if isinstance(error, OSError) and error.errno in _DISK:
-        place = f" {error.filename}" if error.filename else ""
+        file = error.filename or "a file"
         return (
-            f"{error.strerror}:{place or ' a file'} cannot be written or read; free space, or make it accessible. What was "
+            f"{error.strerror}: {file} cannot be written or read; free space, or make it accessible. What was "
             "stored before is kept: resume with --ckpt_path and the run's folder"
         )
     if isinstance(error, RuntimeError) and _PEER_GONE.search(text):
         return (
-            "another process of this run has ended, and the run with it; its own output says why, unless it was killed. "
+            "another rank of this run has ended, so the run stops; the output of that rank says why, unless it was killed. "
             "What was stored before is kept: resume with --ckpt_path and the run's folder"
         )
     if isinstance(error, torch.OutOfMemoryError):
@@ -118,41 +123,41 @@ def _of_others(error: BaseException) -> str | None:
         )
         return f"{missing}; set EarlyStopping's monitor to one of {names}"
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
-        return _other_weights(str(error))
+        return _state_dict_mismatch(str(error))
     if isinstance(error, pickle.UnpicklingError) and "weights_only" in text.lower().replace(" ", "_"):
         return (
-            "the checkpoint holds more than tensors and plain values, which could run code when loaded; it is not loaded. "
-            "Checkpoints of this package hold nothing else. If you trust where it comes from, give --weights_only false"
+            "the checkpoint contains objects other than tensors and plain values, which could run code when loaded; it is not "
+            "loaded. Checkpoints of this package contain no such objects. If you trust its source, give --weights_only false"
         )
     return None
 
 
 def _missing_package(error: ModuleNotFoundError, text: str) -> str:
-    """Of a package that is not there, or too old for the requirement, which is then told with its version."""
+    """Return the pip command for a package that is missing, or too old; then with the required version."""
     if error.name is not None:
         name = error.name.split(".")[0]
         return f"the package {name} is not installed: pip install {name}"
-    found = next((f for f in (re.search(pattern, text) for pattern in _REQUIREMENTS) if f), None)
-    if found is None:
+    match = next((m for m in (re.search(pattern, text) for pattern in _REQUIREMENTS) if m), None)
+    if match is None:
         return text
-    name = found[1].rstrip(".")
+    name = match[1].rstrip(".")
     shown = f"-U '{name}'" if re.search(r"[<>=!~]", name) else name
     return f"the package {name} is not installed: pip install {shown}"
 
 
-def _other_weights(text: str) -> str:
-    """Of a state dict that does not fit: how it differs, with one example."""
+def _state_dict_mismatch(text: str) -> str:
+    """Summarise how a state dict differs from the model, with one example of each kind."""
     counts = []
     for label, pattern in (
         ("missing", r"Missing key\(s\) in state_dict: (.*)"),
         ("not in the model", r"Unexpected key\(s\) in state_dict: (.*)"),
     ):
-        if found := re.search(pattern, text):
-            names = re.findall(r'"([^"]+)"', found[1])
+        if match := re.search(pattern, text):
+            names = re.findall(r'"([^"]+)"', match[1])
             counts.append(f"{len(names)} tensors {label}, e.g. {names[0]}")
     if shapes := re.findall(r"size mismatch for (\S+): .*?torch\.Size\((\[.*?\])\).*?torch\.Size\((\[.*?\])\)", text):
-        name, held, wanted = shapes[0]
-        counts.append(f"{len(shapes)} of another shape, e.g. {name} {held}, not {wanted}")
+        name, stored, expected = shapes[0]
+        counts.append(f"{len(shapes)} of another shape, e.g. {name} {stored}, not {expected}")
     return (
         f"the checkpoint holds the weights of another model ({'; '.join(counts)}); set model.model, model.adapter and "
         "model.quantization as in the run's config.yaml, or give another checkpoint"

@@ -1,7 +1,7 @@
-"""YAML files of others, read in bounded time: configs come with checkpoints, papers and issues.
+"""Read untrusted YAML in bounded time and memory: configs come with checkpoints, papers and issues.
 
-A few hundred bytes of YAML can stand for more values than fit into memory (aliases of aliases), or hold themselves. Such files,
-and those that nest too deeply or hold a number without end, are refused before a value is built.
+A few hundred bytes of YAML can expand to more values than fit into memory (aliases of aliases), or contain themselves. Such
+files, and files with too deep nesting or extremely long numbers, are refused before any value is built.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import yaml
 MAX_BYTES = 300_000
 MAX_DEPTH = 50
 MAX_VALUES = 20_000
-"""Values of a file once its aliases are written out; the longest config of a run has about 500."""
+"""Values of a file with its aliases expanded; the longest config of a run has about 500."""
 MAX_NUMBER = 400
-"""Characters of a number."""
+"""Maximum characters of a number."""
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would drop the first in silence."""
+    """YAML loader that refuses a duplicate key, where YAML would silently drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[str, int] = {}
@@ -39,12 +39,12 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file of plain values.
+    """Read a YAML file of plain values.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or one that is refused; ``yaml_fault`` puts it into words.
-        UnicodeDecodeError: it is no UTF-8.
-        OSError: it cannot be read.
+        yaml.YAMLError: the content is not valid YAML, or is refused; ``yaml_fault`` formats the error as one line.
+        UnicodeDecodeError: the file is not UTF-8.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
@@ -59,10 +59,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse a text before its values are built.
+    """Check the size, nesting and aliases of YAML before its values are built.
 
     Raises:
-        yaml.YAMLError: it is no YAML, nests too deeply, or stands for more values than a config can need.
+        yaml.YAMLError: it is not valid YAML, is nested too deeply, or expands to more values than a config can need.
     """
     if len(text) > MAX_BYTES:
         raise yaml.YAMLError(f"expected a text of at most {MAX_BYTES:,} characters, got a longer one")
@@ -72,7 +72,7 @@ def check_yaml(text: str) -> None:
 
 
 def bound_parsers() -> None:
-    """Have jsonargparse check all YAML that it reads: configs, files that settings name, values of options."""
+    """Make jsonargparse check all YAML that it reads: configs, files that settings name, values of options."""
     load: Callable[[str], Any] = jsonargparse.get_loader("yaml")
     if getattr(load, "is_bounded", False):
         return
@@ -86,17 +86,17 @@ def bound_parsers() -> None:
 
 
 def yaml_fault(path: Path, error: yaml.YAMLError) -> str:
-    """What is wrong with a file, in one line with the file and, where it is known, the line."""
+    """Format a YAML error as one line with the file and, if known, the line number."""
     mark = getattr(error, "problem_mark", None)
-    said = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
-    return f"{path}{f':{mark.line + 1}' if mark is not None else ''}: {' '.join(str(said).split())}"
+    problem = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
+    return f"{path}{f':{mark.line + 1}' if mark is not None else ''}: {' '.join(str(problem).split())}"
 
 
 def _check_events(text: str) -> None:
-    """Refuse what nests too deeply or holds a number too long: before recursion, and before the digits are multiplied."""
+    """Refuse too deep nesting before it is followed recursively, and too long numbers before their digits are converted."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
-        if count > 2 * MAX_VALUES:  # an event for each value, and one for the end of each that holds others
+        if count > 2 * MAX_VALUES:  # one event per value, and one for the end of each mapping and sequence
             raise _refused(f"expected at most {MAX_VALUES:,} values, got more", event)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
@@ -108,29 +108,29 @@ def _check_events(text: str) -> None:
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Refuse a document whose aliases, written out, are too many values or hold themselves."""
+    """Refuse a document whose aliases expand to too many values, or contain themselves."""
     sizes: dict[int, int] = {}
-    begun: set[int] = set()
+    entered: set[int] = set()
     stack = [root]
-    while stack:  # a node is measured once, after its parts
+    while stack:  # depth-first: each node's size is computed once, after its children's
         node = stack[-1]
-        parts = _parts(node)
-        if id(node) in begun or not parts:
+        children = _children(node)
+        if id(node) in entered or not children:
             stack.pop()
             if id(node) not in sizes:
-                if any(id(part) not in sizes for part in parts):
-                    raise _refused("expected plain values, got an alias inside of what it stands for", node)
-                sizes[id(node)] = 1 + sum(sizes[id(part)] for part in parts)
+                if any(id(child) not in sizes for child in children):
+                    raise _refused("expected plain values, got an alias inside its own value", node)
+                sizes[id(node)] = 1 + sum(sizes[id(child)] for child in children)
             if sizes[id(node)] > MAX_VALUES:
-                raise _refused(f"expected at most {MAX_VALUES:,} values, got aliases that stand for more", node)
+                raise _refused(f"expected at most {MAX_VALUES:,} values, got aliases that expand to more", node)
             continue
-        begun.add(id(node))
-        stack += [part for part in parts if id(part) not in sizes and id(part) not in begun]
+        entered.add(id(node))
+        stack += [child for child in children if id(child) not in sizes and id(child) not in entered]
 
 
-def _parts(node: yaml.Node) -> list[yaml.Node]:
+def _children(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
-        return [part for pair in node.value for part in pair]
+        return [child for pair in node.value for child in pair]
     return node.value if isinstance(node, yaml.SequenceNode) else []
 
 

@@ -62,7 +62,7 @@ def test_a_config_cannot_name_any_variable_as_the_key():
     with pytest.raises(ConfigError) as caught:
         chat(api_key_env="CLOUD_SECRET")
     assert str(caught.value) == (
-        "OpenAIChat: api_key_env is CLOUD_SECRET, and the value of that variable would be sent to judge.example.org; expected "
+        "OpenAIChat: api_key_env is CLOUD_SECRET, so the value of that variable would be sent to judge.example.org; expected "
         "OPENAI_API_KEY or VLLM_API_KEY, or a name that you allow: LIT_TPGRPO_API_KEY_ENVS=CLOUD_SECRET@judge.example.org in "
         "the environment of the run"
     )

@@ -124,7 +124,7 @@ def test_ctrl_c_keeps_what_was_judged(tmp_path: Path, capsys: pytest.CaptureFixt
         audit.main([*prmbench(tmp_path), "--judge", FLAGGER, "--judge.stop_at", "2", "--out", str(out)])
     assert stop.value.code == 130
     assert [row["uid"] for row in lines_of(out)] == ["prmbench/i0", "prmbench/i1"]
-    assert re.search(r"2 of 3 solutions in .* \(ended early: the tables hold these alone\)", capsys.readouterr().out)
+    assert re.search(r"2 of 3 solutions in .* \(ended early: the tables cover only these\)", capsys.readouterr().out)
     assert Flagger.closed == closed + 1
 
 
@@ -169,7 +169,7 @@ LOCAL += ["--judge.chat", "lit_tpgrpo.chat.local_chat.LocalChat", "--judge.chat.
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data", "mrben"], "--data mrben needs its file; give it as --path"),
+        (["--data", "mrben"], "--data mrben needs a file; give it as --path"),
         (["--path", "x"], "--path cannot be given with --data embedded"),
         (["--data", "mrben", "--level", "3", "--seed", "1"], "--level and --seed cannot be given with --data mrben"),
         (["--level", "9"], "level must be one of .*, got '9'"),
@@ -179,7 +179,7 @@ LOCAL += ["--judge.chat", "lit_tpgrpo.chat.local_chat.LocalChat", "--judge.chat.
         (["--train_config", "pyproject.toml"], "--train_config .*: expected a"),
         (["--judge.max_work", "0"], "max_work must be at least 1, got 0"),
         (["--n", "1", "--out", "/dev/null/x"], "--out /dev/null/x: expected a file that can be written"),
-        (["--n", "1", *LOCAL], "the judge is the policy itself"),
+        (["--n", "1", *LOCAL], "the judge is the policy in training"),
     ],
     ids=lambda v: " ".join(v[:2]) if isinstance(v, list) else "",
 )

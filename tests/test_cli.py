@@ -469,7 +469,7 @@ def test_checkpoints_that_lightning_finds_are_left_to_it(name: str, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     torch.save({"state_dict": {}, "global_step": 1, "pytorch-lightning_version": "2.6.6"}, tmp_path / "a.ckpt")
-    assert cli.found_checkpoint(name) == (str(tmp_path / "a.ckpt") if name.startswith("~") else name)
+    assert cli.resolve_checkpoint(name) == (str(tmp_path / "a.ckpt") if name.startswith("~") else name)
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_an_archive_of_another_program_is_no_checkpoint(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a", "a")
     with pytest.raises(InputError, match=r"a\.zip' is no checkpoint: "):
-        cli.found_checkpoint(str(tmp_path / "a.zip"))
+        cli.resolve_checkpoint(str(tmp_path / "a.zip"))
 
 
 def test_shards_are_checked_without_their_weights(tmp_path: Path):

@@ -87,7 +87,7 @@ def test_the_end_of_another_process_is_one_line():
     gone = (
         "[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:17805. This is typically caused by ..."
     )
-    with pytest.raises(SystemExit, match=r"^error: another process of this run has ended"), one_line_errors():
+    with pytest.raises(SystemExit, match=r"^error: another rank of this run has ended"), one_line_errors():
         raise RuntimeError(gone)
     with pytest.raises(RuntimeError, match="shapes"), one_line_errors():
         raise RuntimeError("shapes differ")

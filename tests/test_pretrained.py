@@ -71,7 +71,7 @@ def test_a_tokenizer_without_pad_pads_with_eos_and_says_so_once(tmp_path: Path):
     said = [str(w.message) for w in caught if "no pad token" in str(w.message)]
     assert len(said) == 1
     assert folder in said[0]
-    assert "Padding is masked, so nothing is learnt from it" in said[0]
+    assert "Padding is masked, so it does not affect training" in said[0]
     assert module.tokenizer.pad_token_id == module.tokenizer.eos_token_id is not None
 
 

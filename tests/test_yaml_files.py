@@ -17,14 +17,14 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)
 )
 REFUSED = {
-    "bomb": (BOMB, r"config.yaml:5: expected at most 20,000 values, got aliases that stand for more"),
+    "bomb": (BOMB, r"config.yaml:5: expected at most 20,000 values, got aliases that expand to more"),
     "merged": (
         "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40)),
         r"config.yaml:\d+: expected at most 20,000 values",
     ),
     "itself": (
         "model: &a\n  b: [*a]\n",
-        "config.yaml:2: expected plain values, got an alias inside of what it stands for",
+        "config.yaml:2: expected plain values, got an alias inside its own value",
     ),
     "brackets": ("[" * 100_000, "config.yaml:1: expected values that nest at most 50 deep"),
     "lists": ("- " * 100_000, "config.yaml:1: expected values that nest at most 50 deep"),

@@ -92,7 +92,7 @@ class TPGRPOCLI(LightningCLI):
         settings = settings[command]
         if (path := settings.get("ckpt_path")) is not None:
             trusted = settings.get("weights_only") is False
-            settings["ckpt_path"] = path = found_checkpoint(
+            settings["ckpt_path"] = path = resolve_checkpoint(
                 str(path), exact=None if command == "fit" else True, trusted=trusted
             )
         if "weights_only" in settings and settings["weights_only"] is None:
@@ -177,7 +177,7 @@ def check_configs(args: Sequence[str]) -> None:
             raise InputError(f"the config cannot be read: {fault}")
 
 
-def found_checkpoint(path: str, exact: bool | None = None, trusted: bool = False) -> str:
+def resolve_checkpoint(path: str, exact: bool | None = None, trusted: bool = False) -> str:
     """A whole local checkpoint of a Trainer, see ``usable_checkpoint``; Lightning's own names and URLs are Lightning's to
     resolve.
 

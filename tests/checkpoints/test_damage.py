@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lit_tpgrpo.checksums import CHECKSUMS
-from lit_tpgrpo.cli import found_checkpoint
+from lit_tpgrpo.cli import resolve_checkpoint
 from lit_tpgrpo.export import export_checkpoint
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.training.checkpoints import CheckpointError, check, fault_of, load_checkpoint
@@ -158,14 +158,14 @@ def test_every_entrance_names_the_damage_and_loads_nothing(copied: Path, small_m
     with pytest.raises(CheckpointError, match=told):
         TPGRPOModule.load_from_checkpoint(path)
     with pytest.raises(CheckpointError, match=told + r"; the newest whole one before it is .*step=1\.ckpt"):
-        found_checkpoint(str(path))
+        resolve_checkpoint(str(path))
     with pytest.raises(CheckpointError, match=told):
         export_checkpoint(path, tmp_path / "out")
     # The run's folder, and last where a run is to go on: the next one, with a warning.
     damage(copied / "last.ckpt")
     with caplog.at_level(logging.WARNING):
-        assert found_checkpoint(str(copied)) == str(copied / "epoch=0-step=1.ckpt")
-        assert found_checkpoint(str(copied / "last.ckpt")) == str(copied / "epoch=0-step=1.ckpt")
+        assert resolve_checkpoint(str(copied)) == str(copied / "epoch=0-step=1.ckpt")
+        assert resolve_checkpoint(str(copied / "last.ckpt")) == str(copied / "epoch=0-step=1.ckpt")
     assert caplog.text.count("step=2.ckpt is damaged") == caplog.text.count("last.ckpt is damaged") == 2
     with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged"):
         export_checkpoint(copied / "last.ckpt", tmp_path / "out")

@@ -60,9 +60,9 @@ def test_every_entrance_refuses_a_file(copied: Path, small_model: str, tmp_path:
 def test_what_the_user_trusts_is_loaded(copied: Path, tmp_path: Path):
     path, ran = copied / "last.ckpt", tmp_path / "ran"
     in_file(path, ran, "archive")
-    assert cli.found_checkpoint(str(path), trusted=True) == str(path)
+    assert cli.resolve_checkpoint(str(path), trusted=True) == str(path)
     with pytest.raises(UnsafeCheckpointError, match="give --weights_only false"):
-        cli.found_checkpoint(str(path))
+        cli.resolve_checkpoint(str(path))
     assert not ran.exists()
     assert TPGRPOModule.load_from_checkpoint(path, weights_only=False)
     assert ran.exists()
@@ -73,7 +73,7 @@ def test_what_the_user_trusts_is_loaded(copied: Path, tmp_path: Path):
 def test_every_entrance_refuses_shards(shards, tmp_path: Path, place: str):
     path = hostile_copy(shards[0] / "last.ckpt", tmp_path / "last.ckpt", place, tmp_path / "ran")
     for entrance in (
-        cli.found_checkpoint,
+        cli.resolve_checkpoint,
         lambda p: export.export_checkpoint(Path(p), tmp_path / "out"),
         lambda p: load_checkpoint(Path(p)),
         lambda p: check_checkpoint(usable_checkpoint(Path(p))),
@@ -96,7 +96,7 @@ def test_two_processes_refuse_shards_and_go_on_from_whole_ones(shards):
     for name in (*IN_SHARDS, "flipped"):
         first, second = told[name]
         assert first.startswith(("UnsafeCheckpointError: ", "CheckpointError: ")), told[name]
-        assert second.startswith("OtherProcessError: checking the checkpoint failed on process 0"), told[name]
+        assert second.startswith("OtherProcessError: checking the checkpoint failed on rank 0"), told[name]
     assert "__1_0.distcp: its checksum differs" in told["flipped"][0]
 
 

@@ -155,6 +155,6 @@ def test_an_error_on_one_process_ends_all_with_its_name(runs: Path, n: int, name
     assert said[-1] == "OSError: the verifier of the last process is gone"
     for rank, text in enumerate(said[:-1]):
         assert text.startswith(
-            f"OtherProcessError: evaluation failed on process {n - 1} (OSError: the verifier of the last process is gone), "
-            f"and process {rank} stops with it"
+            f"OtherProcessError: evaluation failed on rank {n - 1} (OSError: the verifier of the last process is gone), "
+            f"so rank {rank} stops too"
         )

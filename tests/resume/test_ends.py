@@ -65,7 +65,7 @@ def test_signals(random_model: str, tmp_path: Path, world: int, action: str, cou
         assert all(run["codes"])  # the other process does not go on alone
         name = "SIGTERM" if action == "term" else "SIGINT"
         assert (
-            f"{name}: stopping as soon as nothing is lost by it, with a checkpoint; once more to stop at once"
+            f"{name}: stopping at the next safe point and saving a checkpoint; repeat to stop immediately"
             in run["said"]
         )
         assert ("resume with --ckpt_path" in run["said"]) == run["left"], run  # a whole checkpoint may not be there yet

@@ -66,7 +66,7 @@ def test_a_line_cut_short_is_dropped_and_the_next_one_is_whole(tmp_path: Path, c
     path.write_bytes(path.read_bytes()[:-25])
     with caplog.at_level(logging.WARNING):
         assert sorted(file.solutions(1)) == [0]
-    assert "is incomplete and is made again" in caplog.text
+    assert "is incomplete; it is skipped and computed again" in caplog.text
     file.add_solutions({1: (PROBLEM, [solution(0)])})
     file.add_solutions({2: (PROBLEM, [solution(0)])})
     assert sorted(file.solutions(1)) == [0, 1, 2]
@@ -181,7 +181,7 @@ def shorter_logprobs(row):
         (without_a_field, r"cannot be read \(token_starts: Field required\); it is sampled again"),
         (shorter_logprobs, r"sample 1 has tokens without a log-prob"),
         (lambda row: {"groups": 3}, r"solutions.0.jsonl has a line that cannot be read \(TypeError"),
-        (lambda row: None, r"has a line that cannot be read"),
+        (lambda row: None, r"is not a JSON object"),
     ],
 )
 def test_a_group_that_is_not_whole_is_left_out_with_its_reason(tmp_path: Path, caplog, damage, message):
