@@ -224,7 +224,7 @@ TEXT: Mapping[str, Reader] = {
 }
 VERIFY: Mapping[str, Reader] = {
     "unit": Reader(units.split_unit),
-    "shape": Reader(lambda t: structure.read_shape.__wrapped__(structure.announced(t)), UNREADABLE),
+    "shape": Reader(lambda t: structure.read_shape.__wrapped__(structure.without_introduction(t)), UNREADABLE),
     "choice": Reader(
         lambda t: (atoms.read_choice(t), atoms.read_letters(t), atoms.read_words(t), atoms.read_set_name(t))
     ),

@@ -1,14 +1,15 @@
 """Check the verifier against labelled data: ``python -m lit_tpgrpo.verify --data-dir DIR [--cases FILE]``.
 
-Each check once with workers alone and once with the shortcuts that training uses (the outcomes must be the same):
+Each check runs twice, once with worker processes only and once with the shortcuts that training uses; the outcomes must be
+the same:
 
 - the correctness labels of GSM8K's example model solutions (4 for each of 1,319 problems), answers on a line ``A: n``;
 - MATH-500's golds against themselves, and against the box in their own solutions;
-- the golds of every file that is there (AIME, AMC, GSM8K, MATH-500, MR-Ben, OlympiadBench, PRMBench, MATH) against themselves;
-- wrong answers made from 3,000 of them by changing one digit, sign, base, unit or order: none may be accepted;
+- the golds of every file present (AIME, AMC, GSM8K, MATH-500, MR-Ben, OlympiadBench, PRMBench, MATH) against themselves;
+- wrong answers derived from 3,000 of them by changing one digit, sign, base, unit or order: none may be accepted;
 - with ``--cases``, a JSONL file of single cases with ``kind``, ``gold``, ``text`` and ``expected``.
 
-The workers stay from check to check, so the later checks find golds in their caches, and their answers/s count that.
+Workers are kept between checks, so their caches already hold golds in the later checks; the answers/s include that.
 The exit code is 1 if any outcome disagrees.
 """
 
@@ -27,22 +28,22 @@ from lit_tpgrpo.verify.verifier import MathVerifier
 
 
 def check(labelled: Labelled, verifier: MathVerifier) -> tuple[list[int], dict[str, float], float]:
-    """The indices that disagree with their label, the verifier's counters, and the seconds it took."""
-    verifier.verify_all([("x+1", "1+x"), ("x+2", "2+x")])  # workers start outside the timing
+    """Verify labelled answers; return the indices that disagree with their label, the counters, and the time in seconds."""
+    verifier.verify_all([("x+1", "1+x"), ("x+2", "2+x")])  # start the workers before the timing
     verifier.metrics()
     start = time.perf_counter()
     outcomes = verifier.verify_all((gold, answer) for gold, answer, _ in labelled)
     seconds = time.perf_counter() - start
-    agreed = zip(outcomes, labelled, strict=True)
-    wrong = [i for i, (outcome, (_, _, label)) in enumerate(agreed) if (outcome is Outcome.CORRECT) != label]
+    compared = zip(outcomes, labelled, strict=True)
+    wrong = [i for i, (outcome, (_, _, label)) in enumerate(compared) if (outcome is Outcome.CORRECT) != label]
     return wrong, verifier.metrics(), seconds
 
 
 def report(data_dir: Path, workers: int, timeout_s: float) -> Iterator[tuple[str, bool]]:
-    """One line for each check, and whether all agreed."""
+    """Run all checks; yield a line of text for each, and whether all its outcomes agree."""
     verifiers = {
         mode: MathVerifier(workers, timeout_s, cache_size=0, shortcuts=shortcuts)
-        for mode, shortcuts in {"workers alone": False, "shortcuts on": True}.items()
+        for mode, shortcuts in {"workers only": False, "shortcuts on": True}.items()
     }
     try:
         for name, load in CHECKS.items():
@@ -65,7 +66,7 @@ def report(data_dir: Path, workers: int, timeout_s: float) -> Iterator[tuple[str
 
 
 def report_cases(path: Path, workers: int, timeout_s: float) -> tuple[str, bool]:
-    """How many single cases have the outcome that the file says, and which do not."""
+    """Verify the single cases of a file; return a line of text with those that differ, and whether all are as expected."""
     expected = cases(path)
     verifier = MathVerifier(workers, timeout_s)
     try:
@@ -84,18 +85,18 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout-s", type=float, default=5.0)
     args = parser.parse_args()
-    good = True
+    all_agree = True
     try:
         for line, agreed in report(args.data_dir, args.workers, args.timeout_s):
             print(line, flush=True)
-            good &= agreed
+            all_agree &= agreed
         if args.cases:
             line, agreed = report_cases(args.cases, args.workers, args.timeout_s)
             print(line, flush=True)
-            good &= agreed
+            all_agree &= agreed
     except InputError as error:
         parser.error(str(error))
-    return 0 if good else 1
+    return 0 if all_agree else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-r"""math-verify on two expressions, and the doubts that its yes must pass.
+r"""Compare two expressions with math-verify, after numerical checks that rule out its false positives.
 
-math-verify 0.9 rounds and chops: every constant under 1e-15 is zero to it, decimals are rounded to six places, equations
-without a solution are all equal, letters lose their case. Each of these is a way to be right without the answer, so two
-expressions are first evaluated at a few points with 30 digits: where they differ they are different, whatever
-simplification says; where they agree math-verify still has the word.
+math-verify 0.9 treats every constant below 1e-15 as zero, rounds decimals to six places, considers all equations without
+a solution equal, and ignores the case of letters. Each of these would accept wrong answers, so two expressions are first
+evaluated at a few points with 30 digits. Where the values differ, the expressions are different, whatever simplification
+says; where they agree, math-verify decides.
 
 Imports sympy, and never torch.
 """
@@ -24,13 +24,13 @@ from lit_tpgrpo.verify.match import Match
 
 DIGITS = 30
 EXACT, ROUNDED = sympy.Float("1e-20"), sympy.Float("5e-6")
-"""Relative differences that count as none: between exact expressions, and where one holds a decimal."""
+"""Relative tolerances: between exact expressions, and if one of them contains a decimal."""
 POINTS = 3
 
 _CONFIG = [
     LatexExtractionConfig(
-        # Only the box is read, by default any number elsewhere would do. Units are off: they are ours (``6m`` is no 6),
-        # and the list takes the letters c, d, h, m, s, t for units.
+        # Read only the box: by default, any number elsewhere counts. Units are off: ``units`` handles them (``6m`` is not
+        # 6), and math-verify's list takes the letters c, d, h, m, s, t as units.
         try_extract_without_anchor=False,
         boxed_match_priority=0,
         normalization_config=NormalizationConfig(
@@ -42,15 +42,15 @@ _TOKEN = re.compile(r"\\(?:text|operatorname)\{[^{}]*\}|\\[A-Za-z]+|_\{[^{}]*\}|
 
 
 def equal(gold: str, answer: str) -> Match:
-    """Whether two canonical expressions or relations are equal, the gold's first."""
-    # sympy tests for zero at random points: the same pair must always give the same verdict.
+    """Compare two canonical expressions or relations with math-verify."""
+    # sympy tests for zero at random points: a fixed seed gives the same pair the same verdict every time.
     random.seed(0)
     sympy.core.random.seed(0)
     ours, theirs = (_read(text) for text in _distinct_case(gold, answer))
     if ours is None or theirs is None:
         return Match.UNREADABLE
-    doubt = _relations_differ if isinstance(ours, sympy.logic.boolalg.Boolean) else _values_differ
-    if doubt(ours, theirs):
+    differ = _relations_differ if isinstance(ours, sympy.logic.boolalg.Boolean) else _values_differ
+    if differ(ours, theirs):
         return Match.DIFFERENT
     same = verify([ours], [theirs], timeout_seconds=None, raise_on_error=True)
     return Match.SAME if same else Match.DIFFERENT
@@ -60,19 +60,22 @@ def equal(gold: str, answer: str) -> Match:
 def _read(text: str) -> sympy.Basic | None:
     if not balanced(text):  # would break out of the box
         return None
-    found = parse(
+    parsed = parse(
         f"\\boxed{{{text}}}",
         extraction_config=_CONFIG,
         extraction_mode="first_match",
         fallback_mode="no_fallback",
         parsing_timeout=None,  # pyright: ignore[reportArgumentType]
     )
-    return found[0] if found else None
+    return parsed[0] if parsed else None
 
 
 def _distinct_case(gold: str, answer: str) -> tuple[str, str]:
-    r"""The texts with ``i`` set apart, which the parser takes for imaginary only then, and with an index on capitals whose
-    small letter occurs too: the parser takes both for one."""
+    r"""Mark letters that math-verify's parser would confuse.
+
+    ``i`` is surrounded by spaces, since the parser reads it as the imaginary unit only then. A capital letter whose
+    lower-case letter occurs too gets the index ``_{0}``, since the parser reads both as one symbol.
+    """
     tokens: list[list[str]] = [_TOKEN.findall(text) for text in (gold, answer)]
     marked = {"i": " i "}
     for letters in map(set, tokens):
@@ -82,7 +85,7 @@ def _distinct_case(gold: str, answer: str) -> tuple[str, str]:
 
 
 def _values_differ(gold: sympy.Basic, answer: sympy.Basic) -> bool:
-    """Whether two expressions have different values at a point where both have one."""
+    """Return whether two expressions have different values at a point; False if one has no value there."""
     if not isinstance(gold, sympy.Expr) or not isinstance(answer, sympy.Expr):
         return _intervals_differ(gold, answer)
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
@@ -103,7 +106,7 @@ def _intervals_differ(gold: sympy.Basic, answer: sympy.Basic) -> bool:
 
 
 def _relations_differ(gold: sympy.Basic, answer: sympy.Basic) -> bool:
-    """Whether math-verify would compare nothing: relations without variables or without a solution."""
+    """Return whether two relations differ in their variables, or have no variables or solutions that could be compared."""
     if not isinstance(answer, sympy.logic.boolalg.Boolean):
         return False
     if not gold.free_symbols or gold.free_symbols != answer.free_symbols:
@@ -114,7 +117,7 @@ def _relations_differ(gold: sympy.Basic, answer: sympy.Basic) -> bool:
 
 
 def _proportional(gold: sympy.Eq, answer: sympy.Eq) -> bool:
-    """Whether one equation is a constant times the other, at a few points."""
+    """Return whether one equation is a constant multiple of the other, judged at a few points."""
     ratios = []
     for point in _points(sorted(gold.free_symbols, key=str)):
         ours, theirs = (_at(equation.lhs - equation.rhs, point) for equation in (gold, answer))  # pyright: ignore
@@ -127,13 +130,13 @@ def _proportional(gold: sympy.Eq, answer: sympy.Eq) -> bool:
 def _solutions(relation: sympy.Basic) -> bool:
     try:
         solved = sympy.solve(relation, *relation.free_symbols)
-    except Exception:  # sympy raises many kinds for what it cannot solve: then math-verify cannot either
+    except Exception:  # sympy raises many types for what it cannot solve; math-verify cannot solve it either
         return False
     return solved != [] and solved is not sympy.true and solved is not sympy.false
 
 
 def _points(symbols: list[sympy.Basic]) -> list[dict[sympy.Basic, sympy.Basic]]:
-    """Positive rational points; a single empty one where there is no symbol."""
+    """Return ``POINTS`` positive rational points; a single empty one if there are no symbols."""
     if not symbols:
         return [{}]
     draw = random.Random(0)
@@ -141,9 +144,9 @@ def _points(symbols: list[sympy.Basic]) -> list[dict[sympy.Basic, sympy.Basic]]:
 
 
 def _at(expression: sympy.Expr, point: dict[sympy.Basic, sympy.Basic]) -> sympy.Expr | None:
-    """The value at a point to 30 digits, None where it has none that is a finite number."""
+    """Evaluate an expression at a point to 30 digits; None if the value is not a finite number."""
     try:
         value = expression.subs(list(point.items())).doit().evalf(DIGITS)  # pyright: ignore[reportAttributeAccessIssue]
-    except Exception:  # sympy raises many kinds for what it cannot evaluate
+    except Exception:  # sympy raises many types for what it cannot evaluate
         return None
     return value if value.is_number and value.is_finite and not value.free_symbols else None

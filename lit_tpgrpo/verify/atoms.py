@@ -1,6 +1,6 @@
-r"""Answers without a shape that are no formula either: choices, words, clock times, ratios, names of sets.
+r"""Read answers that are neither structured nor formulas: choices, words, clock times, ratios, names of sets.
 
-Each reader takes a canonical text and gives None for what it does not know.
+Each reader takes a canonical text and returns None for any other kind of answer.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _REALS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The letter of a multiple choice and, where it is written too, its option."""
+    """The letter of a multiple-choice answer and the text of its option, if given."""
 
     letter: str
     option: str = ""
 
 
 def read_choice(text: str) -> Choice | None:
-    r"""``C``, ``(C)``, ``A.``, ``B) 12``, ``\text{(C)} 5``; an option that names another letter is no option."""
+    r"""Read a choice: ``C``, ``(C)``, ``A.``, ``B) 12``, ``\text{(C)} 5``; None if the option names another letter."""
     bare = _unboxed(text)
     match = _CHOICE.fullmatch(bare)
     if match is None:
@@ -46,7 +46,7 @@ def read_choice(text: str) -> Choice | None:
 
 
 def read_letters(text: str) -> str | None:
-    """Choice letters written in a row, ``ABC``."""
+    """Read choice letters written without separators, such as ``ABC``."""
     bare = _unboxed(text)
     return (
         bare if 2 <= len(bare) <= 10 and all(c in "ABCDEFGHIJ" for c in bare) and len(set(bare)) == len(bare) else None
@@ -54,8 +54,10 @@ def read_letters(text: str) -> str | None:
 
 
 def read_words(text: str) -> str | None:
-    r"""The words of ``\text{...}``, or bare letters that are no product: other scripts, words of four letters and more,
-    capitalised ones."""
+    r"""Read words, in lower case: the content of ``\text{...}``, or bare letters that cannot be a product of variables.
+
+    The latter are letters of other scripts, words of at least four letters, and capitalised words of three.
+    """
     boxed = text.startswith(r"\text{")
     bare = _unboxed(text)
     if not bare or "\\" in bare or not all(c.isalpha() or c in " -'." for c in bare):
@@ -70,7 +72,7 @@ def read_words(text: str) -> str | None:
 
 
 def read_set_name(text: str) -> str | None:
-    r"""One spelling for the empty set and for the real numbers."""
+    r"""Read a name of the empty set or of the real numbers; return ``\emptyset`` or ``\mathbb{R}``."""
     bare = text.replace(" ", "")
     if bare in (r"\emptyset", r"\{\}", r"\{\emptyset\}"):
         return r"\emptyset"
@@ -82,14 +84,14 @@ def read_set_name(text: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A time of day: hours, minutes, seconds as written, and ``am``, ``pm`` or nothing."""
+    """A time of day: hours, minutes and seconds as written, and ``am``, ``pm`` or ""."""
 
     time: tuple[int, int, int]
     half: str = ""
 
 
 def read_clock(text: str) -> Clock | None:
-    r"""``3:30``, ``3:30 \text{PM}``, ``12:00 \text{noon}``, ``05:00``."""
+    r"""Read a time of day: ``3:30``, ``3:30 \text{PM}``, ``12:00 \text{noon}``, ``05:00``."""
     match = _CLOCK.fullmatch(_unboxed(text).strip())
     if match is None or int(match[1]) > 24:
         return None
@@ -99,12 +101,12 @@ def read_clock(text: str) -> Clock | None:
 
 
 def clocks_agree(gold: Clock, answer: Clock) -> bool:
-    """The same time; a half of the day that one side leaves out is not compared."""
+    """Return whether two times are equal; am and pm are compared only if both sides give them."""
     return gold.time == answer.time and (not gold.half or not answer.half or gold.half == answer.half)
 
 
 def read_ratio(text: str) -> tuple[Fraction, ...] | None:
-    """``2:3:4`` as numbers relative to the first that is not zero; two clock-like numbers are a ratio here, too."""
+    """Read a ratio such as ``2:3:4``, divided by its first nonzero term; ``3:30`` is read as a ratio too."""
     if _RATIO.fullmatch(text) is None:
         return None
     parts = [read_numeral(part) for part in text.split(":")]

@@ -1,4 +1,4 @@
-"""The verifier interface: gold and extracted answer in, an outcome out."""
+"""The verifier interface: from a gold and an extracted answer to an outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labelled answers from data files: what ``python -m lit_tpgrpo.verify`` measures the verifier on."""
+"""Load labelled answers from data files, for ``python -m lit_tpgrpo.verify``."""
 
 from __future__ import annotations
 
@@ -25,41 +25,48 @@ GOLDS: Mapping[str, tuple[str, AnswerForm]] = {
     "prmbench_qwq_solutions.jsonl": ("ground_truth", AnswerForm.PLAIN),
     "rllm_math_train.json": ("answer", AnswerForm.PLAIN),
 }
-"""Column and form of the golds of each file."""
+"""Column and answer form of the golds of each file."""
 WRONG_GOLDS = 3000
+"""Golds from which wrong answers are derived."""
 
 Labelled = list[tuple[str, str | None, bool]]
-"""(gold, answer, whether it is correct)"""
+"""Triples of gold, answer and whether the answer is correct."""
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, or of a JSON list; an object of lists (MR-Ben) gives the first of each."""
+    """Read the objects of a JSONL file or a JSON list; of an object whose values are lists (MR-Ben), the first item of each.
+
+    Raises:
+        InputError: the file does not exist, or is not valid JSON in UTF-8.
+    """
     if not path.is_file():
-        raise InputError(f"expected the file {path}, it is not there; name the folder that holds it with --data-dir")
+        raise InputError(f"the file {path} does not exist; give the folder that contains it as --data-dir")
     try:
         text = path.read_text(encoding="utf-8")
         rows = json.loads(text) if path.suffix == ".json" and text.lstrip()[:1] == "[" else _lines(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON lines or one JSON list in UTF-8, got: {error}") from error
-    return [row for item in rows for row in ([item] if not _lists(item) else [value[0] for value in item.values()])]
+    return [row for item in rows for row in ([value[0] for value in item.values()] if _has_lists(item) else [item])]
 
 
 def _lines(text: str) -> list[dict[str, Any]]:
-    decoder, rows, at = json.JSONDecoder(), [], 0
+    decoder, rows, position = json.JSONDecoder(), [], 0
     text = text.strip()
-    while at < len(text):  # one object after another, each on one line or on several
-        row, at = decoder.raw_decode(text, at)
+    while position < len(text):  # objects one after another, each on one or several lines
+        row, position = decoder.raw_decode(text, position)
         rows.append(row)
-        while at < len(text) and text[at].isspace():
-            at += 1
+        while position < len(text) and text[position].isspace():
+            position += 1
     return rows
 
 
-def _lists(row: dict[str, Any]) -> bool:
+def _has_lists(row: dict[str, Any]) -> bool:
+    """Return whether all values are non-empty lists of objects."""
     return all(isinstance(value, list) and value and isinstance(value[0], dict) for value in row.values())
 
 
 def gsm8k_labels(data_dir: Path) -> Labelled:
+    """Load GSM8K's example model solutions with their correctness labels."""
     labelled: Labelled = []
     for row in read_rows(data_dir / GSM8K_FILE):
         gold = normalise_gold(AnswerForm.GSM8K_LINE, row["ground_truth"])
@@ -70,6 +77,7 @@ def gsm8k_labels(data_dir: Path) -> Labelled:
 
 
 def math500_boxes(data_dir: Path) -> Labelled:
+    """Pair MATH-500's golds with the boxed answers of their solutions, all correct."""
     return [
         (normalise_gold(AnswerForm.PLAIN, row["answer"]), extract_boxed(row["solution"], thinks=False), True)
         for row in read_rows(data_dir / MATH500_FILE)
@@ -77,37 +85,40 @@ def math500_boxes(data_dir: Path) -> Labelled:
 
 
 def golds(data_dir: Path, name: str) -> list[str]:
-    """The golds of a file, rows without one left out."""
+    """Load the golds of a file, skipping rows without one."""
     column, form = GOLDS[name]
     return [normalise_gold(form, row[column]) for row in read_rows(data_dir / name) if row.get(column)]
 
 
 def math500_golds(data_dir: Path) -> Labelled:
+    """Pair each of MATH-500's golds with itself."""
     return [(gold, gold, True) for gold in golds(data_dir, MATH500_FILE)]
 
 
 def all_golds(data_dir: Path) -> Labelled:
-    return [(gold, gold, True) for gold in _every_gold(data_dir)]
+    """Pair each gold of all files present with itself."""
+    return [(gold, gold, True) for gold in _golds_of_all_files(data_dir)]
 
 
 def changed_golds(data_dir: Path) -> Labelled:
-    sample = sampled_golds(_every_gold(data_dir), WRONG_GOLDS)
+    """Pair ``WRONG_GOLDS`` golds with wrong answers derived from them."""
+    sample = sampled_golds(_golds_of_all_files(data_dir), WRONG_GOLDS)
     return [(gold, wrong, False) for _, gold, wrong in wrong_answers(sample)]
 
 
-def _every_gold(data_dir: Path) -> list[str]:
+def _golds_of_all_files(data_dir: Path) -> list[str]:
     return [gold for name in GOLDS if (data_dir / name).is_file() for gold in golds(data_dir, name)]
 
 
 def cases(path: Path) -> list[tuple[str, str | None, str]]:
-    """``(gold, answer, outcome)`` of a file of cases, those that are about answers (kinds ``verify`` and ``gold_box``)."""
-    found: list[tuple[str, str | None, str]] = []
+    """Load ``(gold, answer, expected outcome)`` from a file of cases, for its kinds ``verify`` and ``gold_box``."""
+    rows: list[tuple[str, str | None, str]] = []
     for row in read_rows(path):
         if row["kind"] == "verify":
-            found.append((normalise_gold(AnswerForm.PLAIN, row["gold"]), extract_answer(row["text"]), row["expected"]))
+            rows.append((normalise_gold(AnswerForm.PLAIN, row["gold"]), extract_answer(row["text"]), row["expected"]))
         elif row["kind"] == "gold_box":
-            found.append((normalise_gold(AnswerForm.BOX, row["gold"]), row["text"], row["expected"]))
-    return found
+            rows.append((normalise_gold(AnswerForm.BOX, row["gold"]), row["text"], row["expected"]))
+    return rows
 
 
 CHECKS: Mapping[str, Callable[[Path], Labelled]] = {
@@ -115,5 +126,5 @@ CHECKS: Mapping[str, Callable[[Path], Labelled]] = {
     "MATH-500 golds against themselves": math500_golds,
     "MATH-500 golds against the box in their solution": math500_boxes,
     "golds of every file against themselves": all_golds,
-    f"wrong answers made from {WRONG_GOLDS:,} golds": changed_golds,
+    f"wrong answers derived from {WRONG_GOLDS:,} golds": changed_golds,
 }

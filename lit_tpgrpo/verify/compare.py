@@ -1,15 +1,16 @@
-r"""Gold and answer, from text to verdict: normalise, read the shape, guard what is exact, ask math-verify the rest.
+r"""Compare an answer with a gold in five stages, from exact text rules to math-verify.
 
-1. ``lit_tpgrpo.text.notation``: one spelling for one layout. Equal layout is CORRECT, readable to math-verify or not.
-2. ``structure``: lists, tuples, intervals, sets, matrices, relations are compared part by part, so that order and
-   multiplicity count where they should.
-3. ``relations``: equations and inequalities.
-4. Parts without a shape (``compare_scalars``): choices, words, clock times, numbers in a base, units, plain numbers.
-   These are decided here, exactly.
-5. What remains is mathematics: math-verify's (``algebra``), behind ``equal``.
+1. ``lit_tpgrpo.text.notation`` normalises the notation. Texts with the same layout are equal, whether or not math-verify
+   can read them.
+2. ``structure`` reads lists, tuples, intervals, sets, matrices and relations, which are compared part by part, so that
+   order and multiplicity count where they should.
+3. ``relations`` compares equations, inequalities and sets of numbers.
+4. ``compare_scalars`` compares unstructured parts exactly: choices, words, clock times, numbers in a base, units, plain
+   numbers.
+5. ``equal`` compares what remains by mathematics, with math-verify (``algebra``).
 
-A wrong answer accepted is worse than a right one refused: where two readings were possible, the one that accepts less was
-chosen. Nothing is evaluated before stage 5, so that the process that trains can run stages 1 to 4 itself.
+Accepting a wrong answer is worse than refusing a right one: where two readings were possible, the stricter one was chosen.
+Nothing is evaluated before stage 5, so that the training process itself can run stages 1 to 4.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from functools import lru_cache
 from lit_tpgrpo.text.notation import Unreadable, canonical, layout_key
 from lit_tpgrpo.text.numerals import read_based, read_numeral, same_number
 from lit_tpgrpo.verify import atoms, relations
-from lit_tpgrpo.verify.match import MAX_NESTING, MAX_OPEN_PARTS, Equal, Match, every
+from lit_tpgrpo.verify.match import MAX_NESTING, MAX_UNMATCHED_PARTS, Equal, Match, every
 from lit_tpgrpo.verify.structure import (
     Collection,
     Matrix,
@@ -31,20 +32,26 @@ from lit_tpgrpo.verify.structure import (
     Sequence,
     Shape,
     Union,
-    announced,
     read_shape,
     same_layout,
+    without_introduction,
 )
 from lit_tpgrpo.verify.units import Quantity, split_unit, units_agree
 
 _MISREAD = re.compile(
     r"[0-9.] [0-9]|\\frac\{[^{}]*\}\{[^{}]*\} ?[0-9]|\^\{[^{}]*\} ?[0-9]|\\ldots|[0-9.]\\(?:overline|bar|dot)"
 )
-"""What a parser would make something else of: numbers beside one another without a sign (no product), dots, periods."""
+"""Notation that math-verify's parser misreads: adjacent numbers without an operator (not a product), dots, periods."""
 
 
 def compare(gold: str, answer: str, equal: Equal) -> Match:
-    """Whether the answer is the gold's, see the module; ``equal`` is asked for what needs mathematics."""
+    """Compare an answer with a gold; see the module.
+
+    Args:
+        gold: the correct answer, normalised or not.
+        answer: the extracted answer.
+        equal: compares two expressions by mathematics (stage 5).
+    """
     try:
         gold, answer = normalised(gold), normalised(answer)
         if not gold or not answer:
@@ -59,28 +66,28 @@ def compare(gold: str, answer: str, equal: Equal) -> Match:
 
 
 def nesting(text: str) -> int:
-    """Return how many brackets are open at once at most."""
-    depth = most = 0
+    """Return the maximum depth of nested brackets."""
+    depth = deepest = 0
     for sign in text:
         if sign in "([{":
             depth += 1
-            most = max(most, depth)
+            deepest = max(deepest, depth)
         elif sign in ")]}" and depth:
             depth -= 1
-    return most
+    return deepest
 
 
 @lru_cache(maxsize=512)
 def normalised(text: str) -> str:
-    """Stage 1: the canonical text without what only announces it."""
-    return announced(canonical(text))
+    """Return the canonical text without an introduction such as "the answer is" (stage 1)."""
+    return without_introduction(canonical(text))
 
 
 def compare_shapes(gold: Shape, answer: Shape, equal: Equal) -> Match:
-    """Stages 2 and 3."""
+    """Compare two shapes part by part (stages 2 and 3)."""
     if same_layout(gold.text, answer.text):
         return Match.SAME
-    if (named := atoms.read_set_name(gold.text)) and named == atoms.read_set_name(answer.text):
+    if (name := atoms.read_set_name(gold.text)) and name == atoms.read_set_name(answer.text):
         return Match.SAME
     match gold, answer:
         case Scalar(), Scalar():
@@ -121,8 +128,10 @@ def _in_order(gold: Items[Shape], answer: Items[Shape], equal: Equal) -> Match:
 
 
 def _collections(gold: Collection, answer: Collection, equal: Equal) -> Match:
-    """Without order, each part as often as it stands there; words and named values (x=1, y=2) against bare ones keep
-    theirs."""
+    """Compare two collections as multisets.
+
+    They are compared in order if the gold's parts are words, or if only one side names its values (x=1, y=2).
+    """
     ours, theirs = gold.parts, answer.parts
     if len(ours) != len(theirs):
         return relations.compare_sets(gold, answer, compare_shapes, equal)
@@ -130,39 +139,39 @@ def _collections(gold: Collection, answer: Collection, equal: Equal) -> Match:
         return _in_order(ours, theirs, equal)
     if relations.different_names(ours) != relations.different_names(theirs):
         return _in_order(ours, theirs, equal)
-    open_parts, left = _without_twins(ours, theirs)
-    if len(open_parts) > MAX_OPEN_PARTS:
-        raise Unreadable(f"expected at most {MAX_OPEN_PARTS} answers that are not written like the gold's")
+    unmatched, remaining = _without_same_layout(ours, theirs)
+    if len(unmatched) > MAX_UNMATCHED_PARTS:
+        raise Unreadable(f"expected at most {MAX_UNMATCHED_PARTS} answers that are not written like the gold's")
     unreadable = False
-    for part in open_parts:
-        for other in left:
+    for part in unmatched:
+        for other in remaining:
             match = compare_shapes(part, other, equal)
             unreadable |= match is Match.UNREADABLE
             if match is Match.SAME:
-                left.remove(other)
+                remaining.remove(other)
                 break
         else:
             return Match.UNREADABLE if unreadable else relations.compare_sets(gold, answer, compare_shapes, equal)
     return Match.SAME
 
 
-def _without_twins(ours: Items[Shape], theirs: Items[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The parts that do not look like a part of the other side, which needs no mathematics; each twin goes once."""
-    places: defaultdict[str, deque[int]] = defaultdict(deque)
-    for place, other in enumerate(theirs):
-        places[layout_key(other.text)].append(place)
-    left = dict(enumerate(theirs))
-    open_parts = []
+def _without_same_layout(ours: Items[Shape], theirs: Items[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """Remove pairs of parts with the same layout, which needs no mathematics; return the remaining parts of each side."""
+    indices: defaultdict[str, deque[int]] = defaultdict(deque)
+    for index, other in enumerate(theirs):
+        indices[layout_key(other.text)].append(index)
+    remaining = dict(enumerate(theirs))
+    unmatched = []
     for part in ours:
-        if twins := places.get(layout_key(part.text)):
-            del left[twins.popleft()]
+        if same := indices.get(layout_key(part.text)):
+            del remaining[same.popleft()]
         else:
-            open_parts.append(part)
-    return open_parts, list(left.values())
+            unmatched.append(part)
+    return unmatched, list(remaining.values())
 
 
 def _tuple_without_brackets(gold: Sequence | Collection, answer: Sequence | Collection, equal: Equal) -> Match:
-    """``1,2`` for ``(1,2)`` and the other way round, in order; [1,2) needs its brackets."""
+    """Compare ``1,2`` with ``(1,2)`` in order, either way round; [1,2) is accepted only with its brackets."""
     bracketed = gold if isinstance(gold, Sequence) else answer
     if not isinstance(bracketed, Sequence) or (bracketed.opening, bracketed.closing) != ("(", ")"):
         return relations.compare_sets(gold, answer, compare_shapes, equal)
@@ -177,14 +186,14 @@ def _matrices(gold: Matrix, answer: Matrix, equal: Equal) -> Match:
 
 
 def _entries(matrix: Matrix) -> tuple[Shape, ...]:
-    """The entries of a row or column; nothing for a larger matrix."""
+    """Return the entries of a matrix with one row or column; an empty tuple for a larger one."""
     if len(matrix.rows) == 1:
         return matrix.rows[0]
     return tuple(row[0] for row in matrix.rows) if all(len(row) == 1 for row in matrix.rows) else ()
 
 
 def _letters(listed: Collection, row: Scalar) -> Match:
-    """``A,B,C`` and ``ABC``."""
+    """Compare choice letters with and without separators: ``A,B,C`` and ``ABC``, in any order."""
     letters = atoms.read_letters(row.text)
     choices = [atoms.read_choice(part.text) for part in listed.parts]
     if letters is None or not all(choice is not None and not choice.option for choice in choices):
@@ -193,7 +202,7 @@ def _letters(listed: Collection, row: Scalar) -> Match:
 
 
 def compare_scalars(gold: str, answer: str, equal: Equal) -> Match:
-    """Stage 4, then math-verify."""
+    """Compare two unstructured parts by exact rules (stage 4), then by math-verify (stage 5)."""
     if same_layout(gold, answer):
         return Match.SAME
     for stage in (_choices, _words, _times, _bases):
@@ -209,7 +218,7 @@ def compare_scalars(gold: str, answer: str, equal: Equal) -> Match:
 
 
 def compare_values(gold: str, answer: str, equal: Equal) -> Match:
-    """Two values without units: exactly where both are plain numbers, by math-verify elsewhere."""
+    """Compare two values without units: exactly if both are plain numbers, otherwise by math-verify."""
     if same_layout(gold, answer):
         return Match.SAME
     ours, theirs = read_numeral(gold), read_numeral(answer)
@@ -270,14 +279,18 @@ def _bases(gold: str, answer: str, equal: Equal) -> Match | None:
         return None
     if ours is not None and theirs is not None:
         return Match.SAME if (ours.base, ours.value) == (theirs.base, theirs.value) else Match.DIFFERENT
-    if ours is not None:  # the problem asks for digits in that base, and need not be told it
+    if ours is not None:  # the problem asks for digits in that base, so the answer may leave the base out
         digits = answer.replace(r"\text{", "").replace("}", "").replace(" ", "")
         return Match.SAME if digits == ours.digits else Match.DIFFERENT
     return Match.DIFFERENT
 
 
 def _percent(gold: Quantity, answer: Quantity, equal: Equal) -> Match:
-    """Per cent on one side only: of the same value, or the gold's number without its sign, or a whole number with it."""
+    """Compare values of which only one has a per cent sign.
+
+    Equal are the same value (0.5 and 50%), the gold's number without its sign (50 for 50%), and an integer above 1 with an
+    additional sign (50% for 50).
+    """
     percent, other = (gold, answer) if "percent" in gold.unit else (answer, gold)
     ours, theirs = read_numeral(percent.value), read_numeral(other.value)
     if ours is None or theirs is None:

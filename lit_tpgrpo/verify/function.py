@@ -1,4 +1,4 @@
-"""A plain function as a verifier."""
+"""Use a plain function as a verifier."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ Compare = Callable[[str, str], Any]
 
 if TYPE_CHECKING:
     GivenVerifier = Verifier | Compare
-else:  # what the command line can give
+else:  # the command line cannot give a function
     GivenVerifier = Verifier
 
 
 class FunctionVerifier:
-    """Asks ``compare(gold, answer)``, in this process, pair by pair.
+    """Verifier that calls ``compare(gold, answer)`` for each pair, in this process.
 
-    It returns True or False, an ``Outcome``, or None where it cannot tell (UNVERIFIABLE). An answer of None or of white space
-    is INCORRECT and never asked about. Where it raises the answer is UNVERIFIABLE, counted as ``error`` and the first one
-    logged; if it raises for all answers it is given at once and never returned anything before, that error is raised.
+    The function returns True or False, an ``Outcome``, or None if it cannot decide (UNVERIFIABLE). An answer of None or white
+    space is INCORRECT without a call. If the function raises, the answer is UNVERIFIABLE and counted as ``error``, and the
+    first error of a call of ``verify_all`` is logged. If it raises for all answers of such a call and has never returned
+    before, the first error is raised.
 
     Args:
-        compare: the function; it must not depend on anything but its arguments.
+        compare: the function; its result must depend on its arguments only.
     """
 
     def __init__(self, compare: Compare) -> None:
         accepted(compare, Callable[..., Any], "FunctionVerifier: compare")
-        self.function = _named(compare)  # public: another function voids the verdicts of a stored round
+        self.function = _name_with_hash(compare)  # public: another function invalidates the verdicts of a stored round
         self._compare = compare
         self._counts: Counter[str] = Counter()
         self._returned = False
@@ -45,14 +46,14 @@ class FunctionVerifier:
         """Return the outcomes in the order of the pairs.
 
         Raises:
-            ConfigError: the function returned something else.
+            ConfigError: the function returned something else, or raised for all answers.
         """
         errors: list[Exception] = []
         outcomes = [self._outcome(gold, answer, errors) for gold, answer in pairs]
         if errors and not self._returned:
             raise ConfigError(
-                f"the verifier {self.function} raised for all of the {len(errors)} answers that it was given, first "
-                f"{type(errors[0]).__name__}: {errors[0]}; expected compare(gold, answer) -> bool, both as text"
+                f"the verifier {self.function} raised for all {len(errors)} answers, first "
+                f"{type(errors[0]).__name__}: {errors[0]}; expected compare(gold, answer) -> bool, both arguments strings"
             ) from errors[0]
         self._counts.update(o.value for o in outcomes)
         self._counts["pairs"] += len(outcomes)
@@ -66,14 +67,14 @@ class FunctionVerifier:
         return counts
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: there is nothing to release."""
 
     def _outcome(self, gold: str, answer: str | None, errors: list[Exception]) -> Outcome:
         if answer is None or not answer.strip():
             return Outcome.INCORRECT
         try:
             verdict = self._compare(gold, answer)
-        except Exception as error:  # the user's own, about one answer: a run must not end with it
+        except Exception as error:  # a user's function failing on one answer must not end the run
             if not errors:
                 log.warning(
                     "the verifier %s raised for gold %.80r, answer %.80r", self.function, gold, answer, exc_info=error
@@ -86,19 +87,19 @@ class FunctionVerifier:
             return verdict
         if verdict is None:
             return Outcome.UNVERIFIABLE
-        if getattr(verdict, "dtype", type(verdict)) in (bool, int, float) and verdict in (0, 1):  # numpy's bool, too
+        if getattr(verdict, "dtype", type(verdict)) in (bool, int, float) and verdict in (0, 1):  # also numpy's bool
             return Outcome.CORRECT if verdict else Outcome.INCORRECT
         raise ConfigError(
-            f"the verifier {self.function} must return True, False, an Outcome, or None where it cannot tell; got "
+            f"the verifier {self.function} must return True, False, an Outcome, or None if it cannot decide; got "
             f"{shown(verdict)} for gold {gold[:80]!r}, answer {answer[:80]!r}"
         )
 
 
 def as_verifier(value: Any, where: str) -> Any:
-    """Return a verifier for a plain function; anything else as it is.
+    """Wrap a plain function in a FunctionVerifier; return a verifier or None unchanged.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the value is neither a function, a verifier nor None; ``where`` names it in the message.
     """
     if value is None or (isinstance(value, Verifier) and not isinstance(value, type)):
         return value
@@ -107,12 +108,12 @@ def as_verifier(value: Any, where: str) -> Any:
     return FunctionVerifier(value)
 
 
-def _named(function: Compare) -> str:
-    """The function's name and a hash of its code: a lambda has no other name than any lambda."""
+def _name_with_hash(function: Compare) -> str:
+    """Return a function's name and a hash of its code, since all lambdas of a scope have the same name."""
     name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
     code = getattr(function, "__code__", None)
     if code is None:
         return name
     plain = [c for c in code.co_consts if isinstance(c, bool | int | float | str | None)]
-    told = repr((code.co_code, code.co_names, plain)).encode()
-    return f"{name}#{hashlib.blake2b(told, digest_size=4).hexdigest()}"
+    content = repr((code.co_code, code.co_names, plain)).encode()
+    return f"{name}#{hashlib.blake2b(content, digest_size=4).hexdigest()}"

@@ -1,4 +1,4 @@
-"""What the stages of a comparison say to one another."""
+"""Types and limits shared by the stages of a comparison."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Callable, Iterable
 
 from lit_tpgrpo.verify.structure import Shape
 
-MAX_OPEN_PARTS = 50
-"""Parts of a list without order that are compared each with each, which takes quadratic time."""
+MAX_UNMATCHED_PARTS = 50
+"""Maximum number of parts of an unordered list that are compared pairwise, which takes quadratic time."""
 
 MAX_NESTING = 50
-"""Brackets in brackets of an answer that is compared: reading them goes as deep into the stack."""
+"""Maximum depth of nested brackets in a compared text, because reading them recurses as deep."""
 
 
 class Match(enum.Enum):
-    """What a comparison says."""
+    """Result of a comparison."""
 
     SAME = "same"
     DIFFERENT = "different"
     UNREADABLE = "unreadable"
-    """One side cannot be read, so that nothing is known."""
+    """One side cannot be read, so the comparison is undecided."""
 
 
 Equal = Callable[[str, str], Match]
-"""math-verify's word on two expressions, the gold's first."""
+"""Compares two expressions by mathematics, called as ``equal(gold, answer)``."""
 CompareShapes = Callable[[Shape, Shape, Equal], Match]
 
 
 def every(matches: Iterable[Match]) -> Match:
-    """SAME if all are, DIFFERENT as soon as one is."""
-    seen = Match.SAME
+    """Combine results: DIFFERENT as soon as one is (lazily), else UNREADABLE if one is, else SAME."""
+    combined = Match.SAME
     for match in matches:
         if match is Match.DIFFERENT:
             return match
-        seen = match if match is Match.UNREADABLE else seen
-    return seen
+        combined = match if match is Match.UNREADABLE else combined
+    return combined

@@ -1,7 +1,7 @@
-r"""Wrong answers made of right ones: one digit, sign, base, unit or order changed, so that the value is another.
+r"""Derive wrong answers from golds by changing one digit, sign, base, unit or order, so that the value differs.
 
-They measure what the verifier lets through. Nothing here uses the verifier's own reading. A change that might leave the
-value as it was (the sign of a zero, a power of one, the order of a list) is not made.
+They measure false positives of the verifier, so nothing here uses the verifier's parsing. Changes that might leave the value
+unchanged (the sign of a zero, a power of one, the order of a list) are avoided.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"(?<![0-9.,_^\\A-Za-z])(?<!_\{)(?<!\^\{)(?=0*+[1-9])[0-9]+
 _NEUTRAL = re.compile(
     r"1\)?\s*\^|\)\s*\^|\^\s*\{?-?0|\\pm|\\mp|\||(?<![0-9.])0\s*(?:[a-z\\/]|\})|\{\s*0|\\cdot\s*0|mod"
 )
-"""Powers of one and minus one, zeros as factors, both signs, absolute values: a changed digit or sign may not matter."""
+"""Powers of 1 and -1, factors of zero, plus-minus signs, absolute values: changing a digit or sign may not change the value."""
 _EVEN = re.compile(r"\\(?:cos|sec)")
 _BASED = re.compile(r"_\{?([0-9]+)\}?$")
 _OTHER_UNIT = {
@@ -35,33 +35,33 @@ _ASSIGNED = re.compile(r"^\s*([A-Za-z])\s*=\s*([^,=]+),\s*([A-Za-z])\s*=\s*([^,=
 
 
 def change_digit(gold: str, draw: random.Random) -> str | None:
-    """Another digit in the place of one; the first of a number does not become 0."""
-    places = [m.start() for m in _DIGIT.finditer(gold)]
-    if not places or _NEUTRAL.search(gold):
+    """Replace one digit by another one, never by 0; None if that is not possible."""
+    positions = [m.start() for m in _DIGIT.finditer(gold)]
+    if not positions or _NEUTRAL.search(gold):
         return None
-    place = draw.choice(places)
-    digit = draw.choice([d for d in "123456789" if d != gold[place]])
-    return gold[:place] + digit + gold[place + 1 :]
+    position = draw.choice(positions)
+    digit = draw.choice([d for d in "123456789" if d != gold[position]])
+    return gold[:position] + digit + gold[position + 1 :]
 
 
 def change_sign(gold: str, draw: random.Random) -> str | None:
-    """The other sign before one number that is not zero."""
-    places = [m.start() for m in _NUMBER.finditer(gold)]
-    if not places or _NEUTRAL.search(gold) or _EVEN.search(gold):
+    """Change the sign of one number that is not zero; None if that is not possible."""
+    positions = [m.start() for m in _NUMBER.finditer(gold)]
+    if not positions or _NEUTRAL.search(gold) or _EVEN.search(gold):
         return None
-    place = draw.choice(places)
-    before = gold[:place].rstrip()
+    position = draw.choice(positions)
+    before, number = gold[:position].rstrip(), gold[position:]
     if before.endswith("-"):
         earlier = before[:-1].rstrip()
         plus = "+" if earlier and (earlier[-1].isalnum() or earlier[-1] in ")}") else ""
-        return f"{earlier}{plus}{gold[place:]}"
+        return f"{earlier}{plus}{number}"
     if before.endswith("+"):
-        return f"{before[:-1]}-{gold[place:]}"
-    return f"{before}-{gold[place:]}" if not before or before[-1] in "([,=&" or before.endswith(r"\frac{") else None
+        return f"{before[:-1]}-{number}"
+    return f"{before}-{number}" if not before or before[-1] in "([,=&" or before.endswith(r"\frac{") else None
 
 
 def change_base(gold: str, draw: random.Random) -> str | None:
-    """The same digits in another base."""
+    """Change the base of a number such as ``52_8``, keeping its digits; None if the gold names no base."""
     match = _BASED.search(gold)
     if match is None or gold[0] not in "-0123456789\\" or not 2 <= int(match[1]) <= 20:
         return None
@@ -69,7 +69,7 @@ def change_base(gold: str, draw: random.Random) -> str | None:
 
 
 def change_unit(gold: str, draw: random.Random) -> str | None:
-    """The same number of something else."""
+    """Replace a unit by another one; None if the gold has no known unit."""
     if r"\$" in gold:
         return gold.replace(r"\$", draw.choice("€£¥"))
     if gold.endswith((r"^\circ", r"^{\circ}")) and gold.count("circ") == 1:
@@ -81,7 +81,7 @@ def change_unit(gold: str, draw: random.Random) -> str | None:
 
 
 def change_order(gold: str, draw: random.Random) -> str | None:
-    """Two different entries of a tuple, an interval, a matrix or two named values in each other's place."""
+    """Swap two different entries of a tuple, an interval or a matrix, or two named values; None if there are none."""
     if assigned := _ASSIGNED.match(gold):
         first, x, second, y = (part.strip() for part in assigned.groups())
         return f"{first}={y},{second}={x}" if x != y and first != second else None
@@ -96,11 +96,13 @@ def change_order(gold: str, draw: random.Random) -> str | None:
 
 
 def _swapped(inner: str, separators: str, draw: random.Random) -> str | None:
-    if r"\text" in inner or r"\phantom" in inner or "{," in inner:  # what is invisible may be all that differs
+    if r"\text" in inner or r"\phantom" in inner or "{," in inner:  # the entries may differ only in invisible parts
         return None
     parts = re.split(f"({separators})", inner)
     entries = range(0, len(parts), 2)
-    pairs = [(i, j) for i in entries for j in entries if i < j and _bare(parts[i]) != _bare(parts[j])]
+    pairs = [
+        (i, j) for i in entries for j in entries if i < j and _without_spaces(parts[i]) != _without_spaces(parts[j])
+    ]
     if not pairs or any(part.count("{") != part.count("}") for part in parts):
         return None
     i, j = draw.choice(pairs)
@@ -108,7 +110,7 @@ def _swapped(inner: str, separators: str, draw: random.Random) -> str | None:
     return "".join(parts)
 
 
-def _bare(text: str) -> str:
+def _without_spaces(text: str) -> str:
     return text.replace(" ", "")
 
 
@@ -122,7 +124,7 @@ MUTATIONS: Mapping[str, Callable[[str, random.Random], str | None]] = {
 
 
 def sampled_golds(golds: list[str], count: int, seed: int = 0) -> list[str]:
-    """``count`` golds, first those that allow a change of base, unit or order, which are few, then any others."""
+    """Sample ``count`` golds, first those that allow a change of base, unit or order, which are rare, then any others."""
     draw = random.Random(seed)
     shuffled = draw.sample(golds, len(golds))
     rare = [change_base, change_unit, change_order]
@@ -130,7 +132,11 @@ def sampled_golds(golds: list[str], count: int, seed: int = 0) -> list[str]:
 
 
 def wrong_answers(golds: list[str], seed: int = 0) -> list[tuple[str, str, str]]:
-    """``(kind, gold, wrong answer)`` for each gold and each kind of change that it allows."""
+    """Return ``(kind, gold, wrong answer)`` for each gold and each kind of change that it allows."""
     draw = random.Random(seed)
     changed = [(kind, gold, change(gold, draw)) for gold in golds for kind, change in MUTATIONS.items()]
-    return [(kind, gold, wrong) for kind, gold, wrong in changed if wrong is not None and _bare(wrong) != _bare(gold)]
+    return [
+        (kind, gold, wrong)
+        for kind, gold, wrong in changed
+        if wrong is not None and _without_spaces(wrong) != _without_spaces(gold)
+    ]

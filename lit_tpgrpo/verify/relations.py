@@ -1,8 +1,8 @@
-r"""Equations, inequalities and sets of numbers.
+r"""Compare equations, inequalities and sets of numbers.
 
-A relation that asserts something of numbers alone (``f(3)=7``, ``2+3=5``, ``1<2``) has no solutions to compare, so its
-sides are compared. A chain must hold together: ``x=2=3`` and ``2=3`` claim two values and give neither. What needs
-solving goes to math-verify.
+A relation between numbers only (``f(3)=7``, ``2+3=5``, ``1<2``) has no solutions to compare, so its sides are compared.
+The sides of a chain must be consistent: ``x=2=3`` and ``2=3`` claim two values and give neither. Relations that must be
+solved are left to math-verify.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence as Items
 
 from lit_tpgrpo.text.notation import layout_key
-from lit_tpgrpo.verify.match import MAX_OPEN_PARTS, CompareShapes, Equal, Match, every
+from lit_tpgrpo.verify.match import MAX_UNMATCHED_PARTS, CompareShapes, Equal, Match, every
 from lit_tpgrpo.verify.structure import Collection, Relation, Scalar, Sequence, Shape, Union, read_shape, same_layout
 
 _NAME = re.compile(
@@ -34,51 +34,51 @@ _SET_SIGNS = re.compile(r"\\(?:cup|cap|setminus|mathbb|emptyset)(?![A-Za-z])")
 
 
 def is_name(text: str) -> bool:
-    r"""Whether a side names what its other side is the value of: ``x``, ``m_{\max}``, ``f(3)``, ``\angle ABC``, ``(x,y)``."""
+    r"""Return whether one side of an equation names a quantity: ``x``, ``m_{\max}``, ``f(3)``, ``\angle ABC``, ``(x,y)``."""
     bare = text.replace(" ", "")
     return any(pattern.fullmatch(bare) for pattern in (_NAME, _FUNCTION, _POINT))
 
 
 def is_constant(text: str) -> bool:
-    """Whether it holds no letter that could be a variable: a number, written in whatever way."""
+    """Return whether a text is a number in any notation: it contains no letter that could be a variable."""
     return all(token in _CONSTANTS for token in _LETTER.findall(text))
 
 
 def assigned(part: Shape) -> Shape:
-    """The value of ``x=1``; any other shape as it is."""
+    """Return the value of an assignment such as ``x=1``; any other shape unchanged."""
     if isinstance(part, Relation) and len(part.sides) == 2 and part.operators == ("=",) and is_name(part.sides[0]):
         return read_shape(part.sides[1])
     return part
 
 
 def different_names(parts: Items[Shape]) -> bool:
-    """Whether the parts give values to things of different names, as in ``x=1, y=2``."""
+    """Return whether all parts are assignments to different names, as in ``x=1, y=2``."""
     names = [layout_key(p.sides[0]) for p in parts if isinstance(p, Relation) and p.operators[:1] == ("=",)]
     return len(names) == len(parts) and len(set(names)) == len(names) and all(map(is_name, names))
 
 
 def compare_relation(gold: Shape, answer: Shape, same: CompareShapes, equal: Equal) -> Match:
-    """At least one of the two is a Relation."""
-    if isinstance(answer, Relation) and (broken := _contradicts(answer, same, equal)) is not Match.SAME:
-        return broken
+    """Compare a gold and an answer, at least one of which is a Relation."""
+    if isinstance(answer, Relation) and (consistency := _consistency(answer, same, equal)) is not Match.SAME:
+        return consistency
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _two_relations(gold, answer, same, equal)
     if isinstance(answer, Relation):
         interval = _interval(answer)
         if interval is not None:  # 2,3 are two numbers
             return Match.DIFFERENT if isinstance(gold, Collection) else same(gold, interval, equal)
-        value = _value(answer, named_only=False)
+        value = _value(answer, need_name=False)
         return Match.DIFFERENT if value is None else same(gold, value, equal)
     assert isinstance(gold, Relation)
     interval = _interval(gold)
     if interval is not None:
         return Match.DIFFERENT if isinstance(answer, Collection) else same(interval, answer, equal)
-    value = _value(gold, named_only=True)
+    value = _value(gold, need_name=True)
     return Match.DIFFERENT if value is None else same(value, answer, equal)
 
 
-def _contradicts(relation: Relation, same: CompareShapes, equal: Equal) -> Match:
-    """SAME where an equation's sides agree as far as they are numbers, DIFFERENT where two of them differ."""
+def _consistency(relation: Relation, same: CompareShapes, equal: Equal) -> Match:
+    """Compare the numbers among an equation's sides, and all values of a chain: DIFFERENT if the equation is inconsistent."""
     if set(relation.operators) - {"=", r"\approx"}:
         return Match.SAME
     numbers = [
@@ -87,7 +87,7 @@ def _contradicts(relation: Relation, same: CompareShapes, equal: Equal) -> Match
         if is_constant(side) and operator == "="
     ]
     if r"\approx" in relation.operators:
-        numbers = numbers[:-1]  # what is approximately equal is not equal
+        numbers = numbers[:-1]  # an approximate value need not be equal
     checks = [same(number, numbers[-1], equal) for number in numbers[:-1]]
     if len(relation.sides) > 2 and set(relation.operators) == {"="}:
         last = read_shape(relation.sides[-1])
@@ -95,13 +95,19 @@ def _contradicts(relation: Relation, same: CompareShapes, equal: Equal) -> Match
     return every(checks)
 
 
-def _value(relation: Relation, named_only: bool) -> Shape | None:
-    r"""What an equation or ``x \in S`` says something is: its last side. Of ``x \approx`` the first value: the next
-    ones are rounded."""
+def _value(relation: Relation, need_name: bool) -> Shape | None:
+    r"""Return the value that an equation or ``x \in S`` gives: its last side; None if it gives none.
+
+    After ``\approx`` values are rounded, so the first value counts there.
+
+    Args:
+        relation: an equation, an approximation or a membership.
+        need_name: return None unless the first side is a name or a number.
+    """
     sides, operators = relation.sides, relation.operators
     if set(operators) - {"=", r"\approx", r"\in"}:
         return None
-    if not (is_name(sides[0]) or is_constant(sides[0])) and (named_only or r"\in" in operators):
+    if not (is_name(sides[0]) or is_constant(sides[0])) and (need_name or r"\in" in operators):
         return None
     if r"\approx" in operators:
         first = operators.index(r"\approx")
@@ -116,18 +122,18 @@ def _two_relations(gold: Relation, answer: Relation, same: CompareShapes, equal:
         return _two_equations(gold, answer, same, equal)
     flipped = tuple(_FLIPPED.get(operator, operator) for operator in reversed(answer.operators))
     sides = tuple(map(read_shape, gold.sides))
-    tried = []
+    matches = []
     if gold.operators == answer.operators:
-        tried.append(every(same(g, read_shape(a), equal) for g, a in zip(sides, answer.sides, strict=True)))
-    if gold.operators == flipped and Match.SAME not in tried:
-        tried.append(every(same(g, read_shape(a), equal) for g, a in zip(sides, answer.sides[::-1], strict=True)))
-    if Match.SAME in tried:
+        matches.append(every(same(g, read_shape(a), equal) for g, a in zip(sides, answer.sides, strict=True)))
+    if gold.operators == flipped and Match.SAME not in matches:
+        matches.append(every(same(g, read_shape(a), equal) for g, a in zip(sides, answer.sides[::-1], strict=True)))
+    if Match.SAME in matches:
         return Match.SAME
     intervals = _interval(gold), _interval(answer)
     if intervals[0] is not None and intervals[1] is not None and _variable(gold) == _variable(answer):
         return same(intervals[0], intervals[1], equal)
     if not (set(gold.operators) | set(answer.operators)) <= set(_FLIPPED):
-        return Match.DIFFERENT if Match.DIFFERENT in tried else Match.UNREADABLE
+        return Match.DIFFERENT if Match.DIFFERENT in matches else Match.UNREADABLE
     if any(map(is_constant, (gold.text.replace("=", ""), answer.text.replace("=", "")))):
         return Match.DIFFERENT
     return equal(gold.text, answer.text)
@@ -155,7 +161,10 @@ def _two_equations(gold: Relation, answer: Relation, same: CompareShapes, equal:
 
 
 def _renamed(first: str, other_first: str, value: str) -> str | None:
-    """``x+1`` of ``f(x)=x+1`` in the letter of ``f(n)``; None where the functions' names or arguments differ otherwise."""
+    """Rename the argument in a function's value: ``n+1`` for ``f(x)=x+1`` and the gold's ``f(n)``.
+
+    Returns None unless both sides are the same function of one letter.
+    """
     ours, theirs = (_FUNCTION.fullmatch(side.replace(" ", "")) for side in (first, other_first))
     if ours is None or theirs is None or ours["name"] != theirs["name"]:
         return None
@@ -171,7 +180,7 @@ def _variable(relation: Relation) -> str:
 
 
 def _interval(shape: Shape) -> Shape | None:
-    r"""The interval that ``a \leq x < b``, ``x < b`` or ``a \leq x`` says the one variable lies in."""
+    r"""Return the interval of the one variable in ``a \leq x < b``, ``x < b`` or ``a \leq x``; None for other shapes."""
     if not isinstance(shape, Relation) or not set(shape.operators) <= set(_ORDER):
         return None
     sides, operators = shape.sides, shape.operators
@@ -195,7 +204,7 @@ def _interval(shape: Shape) -> Shape | None:
 
 
 def _as_union(shape: Shape) -> Shape | None:
-    r"""``x<2 \text{ or } x>3`` as a union of intervals."""
+    r"""Convert inequalities in one variable, such as ``x<2 \text{ or } x>3``, to a union of intervals; else None."""
     if not isinstance(shape, Collection) or shape.joined != "or":
         return None
     intervals = [_interval(part) for part in shape.parts]
@@ -209,27 +218,31 @@ def _as_union(shape: Shape) -> Shape | None:
 
 
 def compare_sets(gold: Shape, answer: Shape, same: CompareShapes, equal: Equal) -> Match:
-    """Unions of intervals part by part, whatever their order; other sets of numbers as math-verify sees them."""
+    """Compare unions of intervals part by part in any order, and other sets of numbers by math-verify."""
     ours, theirs = _as_union(gold) or gold, _as_union(answer) or answer
-    if isinstance(ours, Union) and isinstance(theirs, Union) and len(ours.parts) == len(theirs.parts) <= MAX_OPEN_PARTS:
-        left = list(theirs.parts)
+    if (
+        isinstance(ours, Union)
+        and isinstance(theirs, Union)
+        and len(ours.parts) == len(theirs.parts) <= MAX_UNMATCHED_PARTS
+    ):
+        remaining = list(theirs.parts)
         for part in ours.parts:
-            twin = next((other for other in left if same(part, other, equal) is Match.SAME), None)
-            if twin is None:
+            equal_part = next((other for other in remaining if same(part, other, equal) is Match.SAME), None)
+            if equal_part is None:
                 break
-            left.remove(twin)
+            remaining.remove(equal_part)
         else:
             return Match.SAME
     if (
         _is_set(ours)
         and _is_set(theirs)
-        and (isinstance(ours, Union) or isinstance(theirs, Union) or _named(ours, theirs))
+        and (isinstance(ours, Union) or isinstance(theirs, Union) or _has_set_signs(ours, theirs))
     ):
         return equal(ours.text, theirs.text)
     return Match.DIFFERENT
 
 
-def _named(*shapes: Shape) -> bool:
+def _has_set_signs(*shapes: Shape) -> bool:
     return any(_SET_SIGNS.search(shape.text) for shape in shapes)
 
 
@@ -239,5 +252,5 @@ def _is_set(shape: Shape) -> bool:
     return (
         isinstance(shape, Union)
         or (isinstance(shape, Collection) and shape.braces)
-        or (isinstance(shape, Scalar) and _named(shape))
+        or (isinstance(shape, Scalar) and _has_set_signs(shape))
     )

@@ -1,8 +1,8 @@
-r"""The shape of an answer: lists, tuples and intervals, sets, matrices, relations, and what has no shape.
+r"""Parse an answer's structure: lists, tuples and intervals, sets, matrices, relations, and unstructured parts.
 
-Shapes decide what order and multiplicity mean, so they are read here and not left to a symbolic parser, which turns
-``16,3,1,1`` into a set of three and ``x=1,y=2`` into two equations that any solution may answer. Everything is a
-canonical text (``lit_tpgrpo.text.notation``); the reading is linear, with a limit on nesting.
+The structure decides whether order and multiplicity count. It is parsed here and not by a symbolic parser, which turns
+``16,3,1,1`` into a set of three and ``x=1,y=2`` into two equations that any solution satisfies. All texts are canonical
+(``lit_tpgrpo.text.notation``). Parsing takes linear time, and nesting is limited.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _LEADING_SIGN = re.compile(r"(?:=|:|\\approx|\\therefore|\\Rightarrow|\\rightarr
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """What has no shape: a number, an expression, words."""
+    """An unstructured part: a number, an expression, words."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Several answers without an order; ``joined`` says by what (``,``, ``or``, ``and``), ``braces`` if it is a set."""
+    """Several answers without an order; ``joined`` is their separator (``,``, ``or``, ``and``), ``braces`` marks a set."""
 
     text: str
     parts: tuple[Shape, ...]
@@ -72,7 +72,7 @@ class Union:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows of entries."""
+    """A matrix, as rows of entries."""
 
     text: str
     rows: tuple[tuple[Shape, ...], ...]
@@ -80,7 +80,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A chain ``sides[0] operators[0] sides[1] ...``."""
+    """A chain of relations ``sides[0] operators[0] sides[1] ...``."""
 
     text: str
     sides: tuple[str, ...]
@@ -90,8 +90,8 @@ class Relation:
 Shape = Scalar | Collection | Sequence | Union | Matrix | Relation
 
 
-def announced(text: str) -> str:
-    r"""The text without what only announces it: ``= 5``, ``\approx 5``, ``\therefore 5``, ``\text{The answer is } 5``."""
+def without_introduction(text: str) -> str:
+    r"""Strip an introduction from an answer: ``= 5``, ``\approx 5``, ``\therefore 5``, ``\text{The answer is } 5``."""
     for _ in range(3):
         sign = _LEADING_SIGN.match(text)
         words, rest = _leading_words(text)
@@ -107,7 +107,7 @@ def announced(text: str) -> str:
 
 
 def _leading_words(text: str) -> tuple[str, str]:
-    r"""The content of a ``\text{}`` at the start, and what follows it."""
+    r"""Split off a ``\text{}`` at the start: return its content and the rest."""
     if not text.startswith(r"\text{"):
         return "", ""
     content, _, rest = text[6:].partition("}")
@@ -116,7 +116,11 @@ def _leading_words(text: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=512)
 def read_shape(text: str, depth: int = 0) -> Shape:
-    """The shape of a canonical text; Unreadable where it nests too deeply."""
+    """Parse the structure of a canonical text.
+
+    Raises:
+        Unreadable: it is nested too deeply.
+    """
     if depth > MAX_DEPTH:
         raise Unreadable("expected an answer with fewer nested brackets")
     text = text.strip()
@@ -142,7 +146,7 @@ def read_shape(text: str, depth: int = 0) -> Shape:
 
 
 def _flat(parts: Iterable[Shape]) -> tuple[Shape, ...]:
-    r"""The parts, those of ``1 \pm 2`` among them as two."""
+    r"""Flatten nested collections: ``1 \pm 2`` in a list becomes two parts."""
     flat: list[Shape] = []
     for part in parts:
         flat += part.parts if isinstance(part, Collection) and not part.braces else (part,)
@@ -153,14 +157,17 @@ def _bracketed(text: str, depth: int) -> Shape:
     sets, _ = _split(text, frozenset((r"\cup",)))
     if len(sets) > 1 and all(sets):
         return Union(text, tuple(read_shape(part, depth + 1) for part in sets))
-    if (rows := _ROWS.fullmatch(text)) and rows["name"] not in ("vmatrix", "Vmatrix"):  # those are numbers
+    if (rows := _ROWS.fullmatch(text)) and rows["name"] not in (
+        "vmatrix",
+        "Vmatrix",
+    ):  # a determinant or norm is a number
         return _matrix(text, rows["body"], depth)
     opening, inner, closing = _outer_brackets(text)
     if not inner:
         return Scalar(text)
     if opening == r"\{":
         if _split(inner, frozenset(("|", ":")))[1]:
-            return Scalar(text)  # a set given by a condition
+            return Scalar(text)  # set-builder notation
         parts = _split_commas(inner)
         return Collection(text, tuple(read_shape(part, depth + 1) for part in parts), braces=True)
     parts = _split_commas(inner) if opening in ("(", "[", r"\langle") else [inner]
@@ -174,7 +181,7 @@ def _bracketed(text: str, depth: int) -> Shape:
 
 
 def _is_label(inner: str) -> bool:
-    """``(C)`` is a choice and no bracketed C."""
+    """Return whether the content of brackets is a choice letter: ``(C)`` is a choice, not a C in brackets."""
     return len(inner) == 1 and inner.isalpha()
 
 
@@ -187,26 +194,32 @@ def _matrix(text: str, body: str, depth: int) -> Shape:
 
 
 def _split(text: str, separators: frozenset[str]) -> tuple[list[str], list[str]]:
-    """The parts of a text between separators outside of all brackets, and the separators."""
-    parts, found, start, level, at = [], [], 0, 0, 0
+    """Split a text at separators outside of all brackets; return the parts and the separators."""
+    parts, used, start, level = [], [], 0, 0
     for match in _TOKEN.finditer(text):
-        token, at = match[0], match.start()
+        token = match[0]
         level += (token in _OPEN or token.startswith(r"\begin{")) - (token in _CLOSE or token.startswith(r"\end{"))
         if level == 0 and token in separators:
-            parts.append(text[start:at].strip())
-            found.append(token)
+            parts.append(text[start : match.start()].strip())
+            used.append(token)
             start = match.end()
-    return [*parts, text[start:].strip()], found
+    return [*parts, text[start:].strip()], used
 
 
 def _split_list(text: str) -> tuple[list[str], str]:
-    r"""The answers that a text lists: at commas, semicolons, ``\quad``, "and", "or", outside of all brackets."""
+    r"""Split a list of answers at commas, semicolons, ``\quad``, "and" and "or" outside of all brackets.
+
+    Returns:
+        The answers, and the word or sign that joins them.
+    """
     marked = re.sub(r"\\text\{ ?,? ?(and|or|&) ?,? ?\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])", _mark, text)
-    parts, found = _split(marked.replace("\0", r"\&"), frozenset((",", ";", r"\quad", r"\&")))
-    joined = "," if not found else "or" if " or " in f" {_joiners(text)} " else "and" if r"\&" in found else ","
-    if set(found) <= {","} and len(parts) > 1:
+    parts, separators = _split(marked.replace("\0", r"\&"), frozenset((",", ";", r"\quad", r"\&")))
+    joined = (
+        "," if not separators else "or" if " or " in f" {_joiners(text)} " else "and" if r"\&" in separators else ","
+    )
+    if set(separators) <= {","} and len(parts) > 1:
         parts = _split_commas(text)
-    if r"\quad" in found and any(_only_words(part) is not None for part in parts):
+    if r"\quad" in separators and any(_only_words(part) is not None for part in parts):
         return [text], ","  # a remark after a wide space
     return [part for part in parts if part], joined
 
@@ -220,7 +233,7 @@ def _joiners(text: str) -> str:
 
 
 def _split_commas(text: str) -> list[str]:
-    """At commas; where some have a space after them, commas within a number like 10,000 separate thousands."""
+    """Split at commas and semicolons; if some commas have a space after them, those in numbers like 10,000 do not split."""
     parts, _ = _split(text, frozenset((",", ";")))
     if ", " not in text:
         return parts
@@ -229,13 +242,13 @@ def _split_commas(text: str) -> list[str]:
 
 
 def _only_words(text: str) -> str | None:
-    r"""The content of a text that is one ``\text{}``."""
+    r"""Return the content of a text that is a single ``\text{}``; None for any other text."""
     match = _TOKEN.match(text)
     return text[6:-1] if match is not None and match.end() == len(text) and text.startswith(r"\text{") else None
 
 
 def _outer_brackets(text: str) -> tuple[str, str, str]:
-    """``(opening, inner, closing)`` where the first bracket closes at the very end, otherwise empty strings."""
+    """Return ``(opening, inner, closing)`` if the first bracket closes at the very end, otherwise three empty strings."""
     tokens = list(_TOKEN.finditer(text))
     if len(tokens) < 3 or tokens[0][0] not in _OPEN or tokens[-1][0] not in _CLOSE:
         return "", "", ""
@@ -248,7 +261,7 @@ def _outer_brackets(text: str) -> tuple[str, str, str]:
 
 
 def _both_signs(text: str) -> tuple[str, str] | None:
-    r"""The two answers that a single ``\pm`` stands for; several signs need not go together and stay as they are."""
+    r"""Return the two answers that a single ``\pm`` means; None for several, which need not have the same sign."""
     if r"\pm" not in text and text.count(r"\mp") == 1:
         text = text.replace(r"\mp", r"\pm")
     if text.count(r"\pm") != 1 or text.count(r"\mp") > 1 or re.search(r"\\(?:pm|mp)[A-Za-z]", text):
@@ -262,5 +275,5 @@ def _both_signs(text: str) -> tuple[str, str] | None:
 
 
 def same_layout(gold: str, answer: str) -> bool:
-    """Whether two canonical texts look the same."""
+    """Return whether two canonical texts look the same."""
     return layout_key(gold) == layout_key(answer)

@@ -1,7 +1,7 @@
-r"""The unit of an answer, taken off its value: ``10 \text{ cm}^{2}``, ``5 dollars``, ``€5``, ``90^{\circ}``, ``9 (apples)``.
+r"""Separate an answer's value from its unit: ``10 \text{ cm}^{2}``, ``5 dollars``, ``€5``, ``90^{\circ}``, ``9 (apples)``.
 
-A unit that one side leaves out is not compared: problems ask for "the number of ..." and "in cm" at will, and data sets
-are no more careful. Units on both sides must agree, and so must what a word multiplies by: ``5 million`` is not 5.
+A unit that only one side gives is not compared, because problems ("the number of ...", "in cm") and data sets are
+inconsistent about units. Units on both sides must agree. Words that change the value stay with it: ``5 million`` is not 5.
 All arguments are canonical texts (``lit_tpgrpo.text.notation``).
 """
 
@@ -40,25 +40,25 @@ _NO_UNIT = frozenset((
     "double", "triple", "tenth", "hundredth", "thousandth", "third", "quarter", "fourth", "fifth", "sixth", "seventh", "eighth",
     "ninth", "halve", "lakh", "crore", "mn", "bn", "tens", "score", "gross", "below", "inverse", "reciprocal",
 ))  # fmt: skip
-"""Words that change a value, say something of it, or are one."""
+"""Words that are not units: they change a value, describe it, or are a value."""
 _PREFIX = re.compile(r"(?P<sign>-?) ?(?P<sign_of_unit>\\\$|[€£¥₹¢]|(?:USD|EUR|GBP|RMB|Rs)\b\.?) ?(?=[-0-9.\\])")
 _WORD_BOX = re.compile(r" ?\\text\{([^{}]*)\}(?:\^\{([23])\})?$")
 _MAX_UNITS = 8
-"""Units of one answer; what has more is left as it is."""
+"""Maximum number of units that are separated from one answer."""
 _CJK_NO_UNIT = frozenset("十百千万亿兆半倍分之负零一二三四五六七八九两或和不非无")
 _CJK = re.compile(r" ?([\u3400-\u9fff]{1,6})$")
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A value's canonical text and the unit's words, in one spelling each; no words where it has no unit."""
+    """A value's canonical text and the normalised words of its unit, empty if there is none."""
 
     value: str
     unit: frozenset[str] = frozenset()
 
 
 def split_unit(text: str) -> Quantity:
-    """The value and the unit of a canonical text. What is no unit for certain stays with the value."""
+    """Split a canonical text into value and unit; what is not certainly a unit stays with the value."""
     unit: frozenset[str] = frozenset()
     for _ in range(_MAX_UNITS):  # $5 \text{ dollars}, 90^{\circ} \text{ C}
         prefix = _PREFIX.match(text)
@@ -79,14 +79,17 @@ def split_unit(text: str) -> Quantity:
 
 
 def _without_words(text: str) -> Quantity | None:
-    """The value and the words behind it, where a unit can follow that value."""
-    found = (split(text) for split in (_boxed_words, _parenthesised, _plain_words, _cjk))
-    return next((q for q in found if q is not None and q.value and _is_value(q.value)), None)
+    """Split off the unit words at the end of a text; None if there are none, or a unit cannot follow what is before them."""
+    quantities = (split(text) for split in (_boxed_words, _parenthesised, _plain_words, _cjk))
+    return next((q for q in quantities if q is not None and q.value and _is_value(q.value)), None)
 
 
 def units_agree(gold: Quantity, answer: Quantity) -> bool:
-    """Whether one side has no unit or both have the same: measures alike, and no word of the one missing in the
-    other's words (``triangles`` for ``right triangles``)."""
+    """Return whether the units of two quantities agree, or one side has none.
+
+    They agree if their measures are equal and the words of one include those of the other (``triangles`` and
+    ``right triangles``).
+    """
     if not gold.unit or not answer.unit or gold.unit == answer.unit:
         return True
     measures = [{word for word in unit if _is_measure(word)} for unit in (gold.unit, answer.unit)]
@@ -98,7 +101,7 @@ def _is_measure(word: str) -> bool:
 
 
 def _is_value(text: str) -> bool:
-    """Whether a unit can follow: something that ends in a number, a closed group or a sign of a constant."""
+    """Return whether a unit can follow a text: it ends in a number, a closing bracket, a factorial or the constant pi."""
     return text[-1].isdigit() or text[-1] in ")}]!" or text.endswith((r"\pi", "π"))
 
 
@@ -116,7 +119,7 @@ def _parenthesised(text: str) -> Quantity | None:
 
 
 def _plain_words(text: str) -> Quantity | None:
-    """``10 weeks``, ``15 km/h``, ``10 cm^{2}``, ``5cm``: words that no formula is written with."""
+    """Split off unit words without a text box: ``10 weeks``, ``15 km/h``, ``10 cm^{2}``, ``5cm``."""
     start = len(text)
     while start and (text[start - 1].isalpha() or text[start - 1] in " ./^{}23") and len(text) - start < 60:
         start -= 1
@@ -137,7 +140,7 @@ def _plain_words(text: str) -> Quantity | None:
 
 
 def _is_word(word: str) -> bool:
-    """Whether letters without a text box are a word and no product: ``abc`` and ``m`` are none."""
+    """Return whether letters without a text box are a word and not a product of variables such as ``abc`` or ``m``."""
     if word in _SPEEDS or (len(word) > 1 and _singular(word.lower()) in _SAME_UNIT):
         return True
     in_a_row = all(ord(b) - ord(a) == 1 for a, b in pairwise(word))
@@ -150,7 +153,13 @@ def _cjk(text: str) -> Quantity | None:
 
 
 def _quantity(head: str, words: str, power: str | None) -> Quantity | None:
-    """None where the words are no unit."""
+    """Build a quantity with normalised unit words; None if the words are not a unit.
+
+    Args:
+        head: text of the value.
+        words: text of the unit.
+        power: "2" or "3" if the unit has an exponent.
+    """
     unit: set[str] = set()
     raised = f"^{power}" if power else ""
     text = words.lower().replace("per ", "/").replace(" an ", " ").replace("° ", "°")

@@ -1,19 +1,18 @@
-r"""Gold answers against sampled ones with math-verify, in worker processes that can be killed.
+r"""Verify sampled answers against golds with math-verify, in worker processes that can be killed.
 
-CORRECT and INCORRECT are the word of the pipeline in ``lit_tpgrpo.verify.compare``, whose last stage is math-verify.
-Where it has none, the cause decides (and is counted in ``metrics``):
+CORRECT and INCORRECT come from the stages of ``lit_tpgrpo.verify.compare``, the last of which is math-verify. If they
+reach no decision, the outcome depends on the cause, which is counted in ``metrics``:
 
-- UNVERIFIABLE is the answer's own doing, on any machine: gold or answer could not be read, was too long, used up its
-  processor time, took two workers down with it, or made the comparison raise (out of memory, say). It is rewarded as
-  incorrect: otherwise an answer that exhausts the verifier would be a way out of a wrong one.
-- UNDECIDED is the machine's misfortune: two workers in a row were killed from outside, or got no reply out within the
+- UNVERIFIABLE if the answer is the cause, on any machine: gold or answer could not be read, was too long, exceeded the
+  processor time, crashed two workers, or made the comparison raise (out of memory, for example). It is rewarded as
+  incorrect; otherwise a policy could avoid the penalty for a wrong answer by exhausting the verifier.
+- UNDECIDED if the machine is the cause: two workers in a row were killed from outside, or did not reply within the
   wall-clock limit with processor time left. It says nothing about the answer.
 
-Known to be generous, on purpose: a unit, a base, a half of the day or a ``%`` that only one side names is not compared
-(50 = 50%, 52 for 52_8, 3:30 for 3:30 PM); a letter is a letter, so (C) = C; decimals of at least six places and six digits
-stand for the number they round (0.333333 for 1/3). Known to be strict: 0.33 is not 1/3; a list with one answer twice is
-another list; equal points of an ellipse in another parameter, ranges with another variable, anagrams of four letters and
-more are not the gold.
+Lenient on purpose: a unit, a base, am/pm or a ``%`` that only one side gives is not compared (50 = 50%, 52 for 52_8, 3:30
+for 3:30 PM); choice letters ignore brackets, so (C) = C; a decimal with at least six places and six digits equals the number
+that it rounds (0.333333 for 1/3). Strict on purpose: 0.33 is not 1/3; a list that repeats an answer is a different list; the
+same points in another parametrisation, ranges with another variable, and anagrams of at least four letters are not accepted.
 """
 
 from __future__ import annotations
@@ -37,29 +36,28 @@ Pair = tuple[str, str]
 MAX_LOCAL_CHARS = 2000
 """Longer texts are read by a worker, whose time is limited."""
 _DECIDED = {Reply.CORRECT: Outcome.CORRECT, Reply.INCORRECT: Outcome.INCORRECT}
-_MISFORTUNES = {Reply.STALLED: Outcome.UNDECIDED, Reply.KILLED: Outcome.UNDECIDED}
-# The rest depends on the machine's speed or on who killed whom: never remembered.
-_LASTING = frozenset({Reply.CORRECT, Reply.INCORRECT, Reply.UNPARSED})
+_MACHINE_FAULTS = {Reply.STALLED: Outcome.UNDECIDED, Reply.KILLED: Outcome.UNDECIDED}
+# Other replies depend on the machine's speed or on external kills, so they are not cached.
+_CACHEABLE = frozenset({Reply.CORRECT, Reply.INCORRECT, Reply.UNPARSED})
 
 
 @checked_arguments()
 class MathVerifier:
-    """Compares answers on ``workers`` processes with a limit on the processor time of each comparison.
+    """Compare answers in worker processes with a limit on the processor time of each comparison.
 
-    Workers start with the first comparison that needs one and are replaced when lost; a pair that takes one down
-    leaves the others untouched. Any thread may call; ``close`` ends the processes, as do garbage collection and the
-    interpreter's exit, and a later ``verify`` starts new ones.
+    Workers start with the first comparison that needs one and are replaced when lost; a pair that crashes one does not
+    affect other pairs. All methods are thread-safe. ``close`` ends the processes, as do garbage collection and the
+    interpreter's exit; a later ``verify`` starts new ones.
 
     Args:
-        workers: processes at most; each takes about 75 MB.
-        timeout_s: processor seconds for one comparison, start-up not included; other programs on the machine do not
-            change what they suffice for.
+        workers: maximum number of processes; each takes about 75 MB.
+        timeout_s: processor seconds for one comparison, without start-up; independent of other programs on the machine.
         max_answer_chars: a longer gold or answer is UNVERIFIABLE (MATH's longest gold has 159 characters).
-        memory_mb: address space of a worker; beyond it a comparison fails instead of filling the machine.
-        cache_size: how many (gold, answer) pairs are remembered between calls; 0 for none.
-        shortcuts: decide without a worker what needs no math-verify: answers that look like the gold, plain numbers,
+        memory_mb: limit of a worker's address space in MiB; a comparison that exceeds it fails.
+        cache_size: number of (gold, answer) pairs whose results are cached between calls; 0 for none.
+        shortcuts: decide in this process what needs no math-verify: answers that look like the gold, plain numbers,
             choices, words, lists of these. The outcomes are the same; False exists to check that.
-        wall_timeout_s: wall-clock seconds for one comparison, after which it is tried once more and then UNDECIDED;
+        wall_timeout_s: wall-clock seconds for one comparison, after which it is retried once and then UNDECIDED;
             by default ten times ``timeout_s``.
     """
 
@@ -78,13 +76,13 @@ class MathVerifier:
             if not value > 0:
                 raise ConfigError(f"{name} must be positive, got {value}")
         if memory_mb < 256:
-            raise ConfigError(f"memory_mb must be at least 256 (a worker needs about 100 idle), got {memory_mb}")
+            raise ConfigError(f"memory_mb must be at least 256 (an idle worker needs about 100), got {memory_mb}")
         if cache_size < 0:
             raise ConfigError(f"cache_size must be 0 (off) or positive, got {cache_size}")
         if wall_timeout_s is not None and not wall_timeout_s >= timeout_s:
             raise ConfigError(
-                f"wall_timeout_s must be at least timeout_s ({timeout_s}), for a comparison alone on the machine takes as long "
-                f"by both clocks; got {wall_timeout_s}"
+                f"wall_timeout_s must be at least timeout_s ({timeout_s}), since a comparison takes at least its processor "
+                f"time; got {wall_timeout_s}"
             )
         wall = 10 * timeout_s if wall_timeout_s is None else wall_timeout_s
         self._workers, self._worker_limits = workers, (timeout_s, wall, memory_mb)
@@ -99,8 +97,8 @@ class MathVerifier:
     def verify(self, pairs: Iterable[tuple[str, str | None]]) -> Iterator[tuple[int, Outcome]]:
         """Yield ``(index, outcome)`` as each ``(gold, answer)`` is decided, in any order, each index exactly once.
 
-        The comparisons start at once, not with the first ``next``. No answer (None or blank) is INCORRECT. Equal
-        pairs of one call are compared once.
+        The comparisons start immediately, not with the first ``next``. A missing answer (None or blank) is INCORRECT.
+        Equal pairs of one call are compared once.
         """
         decided: list[tuple[int, Reply]] = []
         waiting: dict[Pair, list[int]] = {}
@@ -115,15 +113,15 @@ class MathVerifier:
         return self._collect(decided, running)
 
     def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:
-        """The outcomes in the order of the pairs."""
+        """Return the outcomes in the order of the pairs."""
         return [outcome for _, outcome in sorted(self.verify(pairs), key=lambda item: item[0])]
 
     def metrics(self) -> dict[str, float]:
-        """Counters since the last call, which resets them.
+        """Return the counters since the last call, and reset them.
 
-        Of all ``pairs`` so many were ``correct``, ``incorrect``, ``unverifiable`` (because of ``unparsed``, ``too_long``,
-        ``timeout``, ``crash`` or ``error``) and ``undecided`` (``stalled`` or ``killed``); ``shortcuts`` and
-        ``cache_hits`` needed no worker; ``respawns`` workers were lost and had to be replaced.
+        ``pairs`` is the total of ``correct``, ``incorrect``, ``unverifiable`` (``unparsed``, ``too_long``, ``timeout``,
+        ``crash`` or ``error``) and ``undecided`` (``stalled`` or ``killed``). ``shortcuts`` and ``cache_hits`` count pairs
+        decided without a worker, ``respawns`` the workers that were lost and replaced.
         """
         names = ("pairs", *(outcome.value for outcome in Outcome), *(r.value for r in Reply if r not in _DECIDED))
         with self._lock:
@@ -135,7 +133,7 @@ class MathVerifier:
         return counts
 
     def close(self) -> None:
-        """End the workers; iterations under way raise. May be called twice."""
+        """End the workers; running iterations raise PoolClosed. May be called twice."""
         with self._lock:
             if self._pool is not None:
                 self._counts["respawns"] += self._pool.lost - self._lost_before
@@ -144,7 +142,7 @@ class MathVerifier:
             self._end_workers()
 
     def _decide_here(self, pair: Pair) -> Reply | None:
-        """What needs no worker; None for what does."""
+        """Decide a pair without a worker; None if it needs one."""
         gold, answer = pair
         if not answer:
             return Reply.INCORRECT
@@ -170,7 +168,7 @@ class MathVerifier:
             if self._pool is None or not self._pool.usable:
                 self._pool = WorkerPool(self._workers, *self._worker_limits)
                 self._lost_before = 0
-                self._end_workers = weakref.finalize(self, self._pool.close)  # at the interpreter's exit, too
+                self._end_workers = weakref.finalize(self, self._pool.close)  # also at the interpreter's exit
             return self._pool.submit(*pair)
 
     def _collect(
@@ -182,23 +180,24 @@ class MathVerifier:
             for future in as_completed(running):
                 pair, indices = running[future]
                 reply = future.result()
-                self._remember(pair, reply)
+                self._store(pair, reply)
                 self._count(*["cache_hits"] * (len(indices) - 1))
                 for index in indices:
                     yield index, self._outcome(reply)
         finally:
-            for future in running:  # the caller gave up: do not compare for nobody
+            for future in running:  # the caller stopped iterating: cancel the remaining comparisons
                 future.cancel()
 
-    def _remember(self, pair: Pair, reply: Reply) -> None:
-        if reply in _LASTING:
+    def _store(self, pair: Pair, reply: Reply) -> None:
+        """Cache a reply."""
+        if reply in _CACHEABLE:
             with self._lock:
                 self._cache[pair] = reply
                 while len(self._cache) > self._cache_size:
                     self._cache.popitem(last=False)
 
     def _outcome(self, reply: Reply) -> Outcome:
-        outcome = (_DECIDED | _MISFORTUNES).get(reply, Outcome.UNVERIFIABLE)
+        outcome = (_DECIDED | _MACHINE_FAULTS).get(reply, Outcome.UNVERIFIABLE)
         self._count("pairs", outcome.value)
         if reply not in _DECIDED:
             self._count(reply.value)
@@ -212,7 +211,7 @@ class MathVerifier:
 def _bare(text: str) -> str:
     if not isinstance(text, str):
         raise TypeError(
-            f"expected a gold or answer as str, got {text!r}; lit_tpgrpo.text.answers.normalise_gold makes one"
+            f"expected a gold or answer as str, got {text!r}; lit_tpgrpo.text.answers.normalise_gold converts golds to str"
         )
     return text.strip()
 
@@ -226,13 +225,13 @@ def _ask_worker(gold: str, answer: str) -> Match:
 
 
 def _shortcut(gold: str, answer: str) -> Reply | None:
-    """The reply of a worker, where it would not need math-verify."""
+    """Return the reply that a worker would give, if that takes no math-verify; otherwise None."""
     if gold == answer:
         return Reply.CORRECT
     if max(len(gold), len(answer)) > MAX_LOCAL_CHARS:
         return None
     try:
         match = compare(gold, answer, _ask_worker)
-    except (_NeedsWorker, RecursionError):  # how deep our own stack is must not decide
+    except (_NeedsWorker, RecursionError):  # the result must not depend on the depth of the caller's stack
         return None
     return {Match.SAME: Reply.CORRECT, Match.DIFFERENT: Reply.INCORRECT, Match.UNREADABLE: Reply.UNPARSED}[match]

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.verify.pool import PoolClosed, WorkerPool, WorkerProcess, WorkerTimeout, _cause_of_death
+from lit_tpgrpo.verify.pool import PoolClosed, WorkerPool, WorkerProcess, WorkerTimeout, _exit_error
 from lit_tpgrpo.verify.verifier import MathVerifier
 from lit_tpgrpo.verify.worker import PASSED_ON, Reply
 
@@ -146,7 +146,7 @@ def test_the_kernel_holds_the_limits(act: str, ends: str | int, tmp_path: Path):
     )
     if isinstance(ends, int):
         assert run.returncode == ends
-        assert isinstance(_cause_of_death(run.returncode), WorkerTimeout)
+        assert isinstance(_exit_error(run.returncode), WorkerTimeout)
     else:
         assert ends in run.stderr
 
@@ -442,5 +442,5 @@ def test_a_worker_that_cannot_start_is_an_error_with_its_remedy(own: MathVerifie
     with pytest.raises(RuntimeError, match=r"half an installation.*install math-verify"):
         own.verify_all(sums(0, 1))
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: start([sys.executable, "-c", ""], **options))
-    with pytest.raises(RuntimeError, match=r"3 in a row did not .* to see why"):
+    with pytest.raises(RuntimeError, match=r"3 verifier workers in a row failed to start .* to see why"):
         own.verify_all(sums(0, 1))
