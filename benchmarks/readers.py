@@ -208,7 +208,7 @@ TEXT: Mapping[str, Reader] = {
     "boxed answer": Reader(answers.extract_boxed),
     "balanced": Reader(answers.balanced),
     "boxes": Reader(lambda t: [box.content for box in boxes.find_boxes(t)[-3:]]),
-    "edges": Reader(boxes.without_edges),
+    "edges": Reader(boxes.strip_outer_space),
     "characters": Reader(characters.plain_characters),
     "notation": Reader(notation.canonical, UNREADABLE),
     "layout": Reader(notation.layout_key),

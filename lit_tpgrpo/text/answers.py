@@ -1,9 +1,8 @@
-r"""Where the final answer stands in a solution, and the bare gold in each data set's own notation.
+r"""Extract final answers from solutions, and golds from the notations of data sets.
 
-Extraction is strict, because a policy learns whatever it lets through: the answer is looked for after the last
-``</think>`` only (one that nothing follows closes nothing and is passed over), the box that opens last decides, and a box
-that never closes is no answer. What counts as a box, and when several boxes are one answer, says
-``lit_tpgrpo.text.boxes``.
+Extraction is strict, because a policy learns to exploit any leniency. The answer is searched only after the last
+``</think>`` (one that nothing follows is ignored), the box that opens last decides, and a box that never closes is not an
+answer. ``lit_tpgrpo.text.boxes`` defines what counts as a box, and when several boxes are one answer.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 
 from lit_tpgrpo.errors import InputError
-from lit_tpgrpo.text.boxes import boxed_answer, without_edges
+from lit_tpgrpo.text.boxes import boxed_answer, strip_outer_space
 
 THINK_END = "</think>"
 
@@ -28,10 +27,10 @@ _BOX_COMMAND = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 
 
 class AnswerForm(enum.Enum):
-    """How a text gives its answer. The same forms serve for solutions and for golds."""
+    """Notation by which a text gives its answer, for solutions and for golds."""
 
     BOX = "box"
-    """In its last box, or its last boxes: a completion, or a whole gold solution such as MATH's."""
+    """In its last box or boxes: a completion, or a whole gold solution such as MATH's."""
     GSM8K_LINE = "gsm8k_line"
     """On a line ``A: n``, as GSM8K's example model solutions do."""
     GSM8K_HASH = "gsm8k_hash"
@@ -39,15 +38,14 @@ class AnswerForm(enum.Enum):
     ANSWER_LINE = "answer_line"
     """On a line ``Answer: ...``, as DAPO's and simple-evals' prompts ask for."""
     PLAIN = "plain"
-    """The text is the answer. As a gold it may also be a worked solution that marks its answer with ``####`` or a box."""
+    """The whole text is the answer. A gold may also be a worked solution that marks its answer with ``####`` or a box."""
 
 
 def answer_start(text: str) -> int | None:
-    """Where the answer block begins: at the last ``</think>`` that anything follows, the tag included; None where the think
-    block was never closed.
+    """Return the index at which the answer block begins, including its tag; None if the think block is never closed.
 
-    Judge and verifier have to mean the same block. Chat templates often put ``<think>`` into the prompt, so nothing is asked
-    of the opening tag.
+    It begins at the last ``</think>`` that anything follows. Judge and verifier must use the same block. No opening tag is
+    required, since chat templates often put ``<think>`` into the prompt.
 
     >>> answer_start("<think>2+2</think> It is 4.")
     10
@@ -57,14 +55,16 @@ def answer_start(text: str) -> int | None:
 
 
 def answer_block(text: str) -> str | None:
-    """What follows the tag at ``answer_start``, without white space and further closing tags at its end; None where there is
-    none."""
+    """Return the answer block without its tag and without white space and closing tags at its end; None if there is none."""
     start = answer_start(text)
     return None if start is None else text[start + len(THINK_END) : _answer_end(text)]
 
 
 def _answer_end(text: str) -> int:
-    """Where the answer block ends: before white space and closing tags at the end, of which an earlier tag is not one."""
+    """Return the index at which the answer block ends: before the white space and repeated closing tags at the end.
+
+    The first closing tag of the text is never removed.
+    """
     end = _without_space(text, len(text))
     while text.endswith(THINK_END, 0, end) and text.rfind(THINK_END, 0, end - len(THINK_END)) >= 0:
         end = _without_space(text, end - len(THINK_END))
@@ -72,17 +72,20 @@ def _answer_end(text: str) -> int:
 
 
 def _without_space(text: str, end: int) -> int:
-    """Where ``text[:end]`` ends without the white space at its end."""
+    """Return the index at which ``text[:end]`` ends without its trailing white space."""
     while end and text[end - 1].isspace():
         end -= 1
     return end
 
 
 def extract_answer(text: str, form: AnswerForm = AnswerForm.BOX, *, thinks: bool = True) -> str | None:
-    r"""The answer of a solution as it is written there, stripped of outer white space; None where it gives none.
+    r"""Extract the answer of a solution as written, without outer white space; None if the solution gives none.
 
-    Say ``thinks=False`` for texts without a think block (gold solutions, models that do not reason); otherwise a text
-    that never closes its think block has no answer.
+    Args:
+        text: the solution.
+        form: notation of the answer.
+        thinks: whether the solution has a think block; if so, a text that never closes it has no answer. False for gold
+            solutions and models that do not reason.
 
     >>> extract_answer(r"<think>2+2</think> It is $\boxed{4}$.")
     '4'
@@ -94,17 +97,23 @@ def extract_answer(text: str, form: AnswerForm = AnswerForm.BOX, *, thinks: bool
 
 
 def extract_boxed(text: str, *, thinks: bool = True) -> str | None:
-    """The content of the last box or boxes after the think block (anywhere with ``thinks=False``), see the module."""
+    """Extract the content of the last box or boxes after the think block (anywhere with ``thinks=False``); see the module."""
     return extract_answer(text, AnswerForm.BOX, thinks=thinks)
 
 
 def normalise_gold(form: AnswerForm, raw: object) -> str:
-    """The bare gold answer of a data set's field, never empty.
+    """Extract the gold answer, never empty, from a data set's field.
 
     Numbers are accepted as data sets store them (27.0 for 27, 1e-7 for 0.0000001), and a list as several answers to one
-    question (OlympiadBench). One pair of dollars around the whole is dropped. A worked solution in a field that was said
-    to hold bare answers gives the answer that it marks (``#### 5``, ``\\boxed{5}``): no bare answer contains either. An
-    unusable field raises InputError.
+    question (OlympiadBench). A pair of dollar signs around the whole answer is dropped. In the form PLAIN, a worked solution
+    gives the answer that it marks (``#### 5``, ``\\boxed{5}``), since no plain answer contains such a mark.
+
+    Args:
+        form: notation of the answer in the field.
+        raw: the field's value.
+
+    Raises:
+        InputError: the field gives no answer.
 
     >>> normalise_gold(AnswerForm.PLAIN, 27.0), normalise_gold(AnswerForm.GSM8K_HASH, "It makes\\n#### 1,450")
     ('27', '1450')
@@ -123,7 +132,7 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
     gold = extract_answer(raw, form, thinks=False)
     if not gold:
         raise InputError(
-            f"expected a gold answer in the form {form.value!r}, found none in {raw[-200:]!r}; "
+            f"expected a gold answer in the form {form.value!r}, got none in {raw[-200:]!r}; "
             f"choose another answer form ({', '.join(f.value for f in AnswerForm)}) or drop the row"
         )
     inner = gold[1:-1].strip()
@@ -131,7 +140,7 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
 
 
 def balanced(text: str) -> bool:
-    """Whether every brace closes: text that can stand inside ``{}`` without changing where that group ends.
+    """Return whether all braces match, so that the text can be put inside ``{}`` without changing where that group ends.
 
     >>> balanced("{a}{b}"), balanced("a}{b")
     (True, False)
@@ -145,7 +154,7 @@ def balanced(text: str) -> bool:
 
 
 def _marked_form(gold: str) -> AnswerForm:
-    """How a text that should be a bare answer gives it."""
+    """Return the form of a gold that should be a plain answer but may be a worked solution."""
     if _GSM8K_HASH.search(gold):
         return AnswerForm.GSM8K_HASH
     return AnswerForm.BOX if _BOX_COMMAND.search(gold) else AnswerForm.PLAIN
@@ -169,7 +178,7 @@ def _answer_line(text: str) -> str | None:
 
 
 def _without_thousands_commas(text: str) -> str:
-    """GSM8K's commas always separate thousands: 1,450,000 is one number."""
+    """Remove thousands separators from a number; GSM8K's commas are always that: 1,450,000 is one number."""
     number = _THOUSANDS.fullmatch(text)
     return number["head"] + number["groups"].replace(",", "") + (number["tail"] or "") if number else text
 
@@ -179,5 +188,5 @@ _EXTRACTORS: Mapping[AnswerForm, Callable[[str], str | None]] = {
     AnswerForm.GSM8K_LINE: _last_line(_GSM8K_LINE),
     AnswerForm.GSM8K_HASH: _last_line(_GSM8K_HASH),
     AnswerForm.ANSWER_LINE: _answer_line,
-    AnswerForm.PLAIN: without_edges,
+    AnswerForm.PLAIN: strip_outer_space,
 }

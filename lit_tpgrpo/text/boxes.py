@@ -1,20 +1,20 @@
-r"""The boxes of a text, and the answer that the last of them give.
+r"""Find the boxes of a text, and the answer that the last of them give.
 
 What counts as a box:
 
 - ``\boxed{...}`` and ``\fbox{...}`` up to the matching brace; ``\{`` and ``\}`` are characters, not braces;
 - ``\boxed 5``, ``\boxed -2.5``, ``\boxed\frac12``, ``\boxed x``: a box without braces around a decimal number, one
-  command with its arguments or one letter, as some of MATH's authors write it. Any other ``\boxed`` without braces is
-  taken as talk about boxes and skipped;
+  command with its arguments or one letter, as some authors of MATH write it. Any other ``\boxed`` without braces is
+  considered a mention of the command and skipped;
 - of nested boxes the inner one, since it opens last: ``\boxed{\boxed{5}}`` gives ``5``;
-- ``\boxed{}`` gives the empty string (an answer was written and it is empty), no box gives None.
+- ``\boxed{}`` gives the empty string (an answer was written and is empty), no box gives None.
 
-The box that opens last decides, together with those before it from which only a joining word, a comma or a name
-separates it: ``$x=\boxed{2}$ or $x=\boxed{3}$`` gives ``2, 3``. Boxes with the same content, or the same plain number
+The box that opens last decides, together with preceding boxes if only a joining word, a comma or a name is between them:
+``$x=\boxed{2}$ or $x=\boxed{3}$`` gives ``2, 3``. Boxes with the same content, or the same plain number
 (``\boxed{15\frac{39}{40}}, or \boxed{\frac{639}{40}}``), are one answer written twice: of 500 MATH solutions 8 have
 several boxes, 7 repeat their answer in a second proof, and this is the eighth. ``\boxed{12} (i.e. \boxed{\text{twelve}})``
-is explained in words and gives ``12``; ``\boxed{2}=\boxed{3}`` claims an equation and gives ``2 = 3``. Everything is
-linear in the text.
+repeats the answer in words and gives ``12``; ``\boxed{2}=\boxed{3}`` claims an equation and gives ``2 = 3``. Everything
+takes time linear in the text.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from lit_tpgrpo.text.notation import Unreadable, canonical
 from lit_tpgrpo.text.numerals import Numeral, read_numeral
 
 MAX_GAP = 60
-"""Characters between two boxes that can be one answer."""
+"""Maximum number of characters between two boxes of one answer."""
 MAX_UNBRACED = 200
-"""Characters of a box without braces."""
+"""Maximum number of characters of a box without braces."""
 
-_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])")  # two backslashes: escaped once too often
+_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])")  # two backslashes: escaped twice
 _TOKEN = re.compile(rf"{_BOX.pattern}|\\.|[{{}}]", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -56,9 +56,9 @@ _JOINS = re.compile(r",|;|&|\b(?:and|or)\b|\\q?quad|\\\\")
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """``text[start:end]`` is the whole box, ``inner`` the span of its content, None where it never closes.
+    """A box ``text[start:end]``; ``inner`` is the span of its content, None if the box never closes.
 
-    Contents are cut out when they are asked for: together those of nested boxes are quadratic in the text.
+    The content is sliced on demand, because the total length of nested boxes' contents is quadratic in the text.
     """
 
     text: str = field(repr=False)
@@ -68,12 +68,12 @@ class Box:
 
     @property
     def content(self) -> str | None:
-        """What stands in the box, None where it never closes."""
-        return None if self.inner is None else without_edges(self.text[slice(*self.inner)])
+        """Content of the box, without outer white space; None if the box never closes."""
+        return None if self.inner is None else strip_outer_space(self.text[slice(*self.inner)])
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""The answer in the last box or boxes, see the module.
+    r"""Return the answer in the last box or boxes, None if there is none; see the module.
 
     >>> boxed_answer(r"First \boxed{1}. So x is \boxed{3} or \boxed{4}.")
     '3, 4'
@@ -81,7 +81,7 @@ def boxed_answer(text: str) -> str | None:
     boxes = find_boxes(text)
     if not boxes or (last := boxes[-1].content) is None:
         return None
-    # From the last to the first; an answer is a chain of sides, "a = b", in the same order.
+    # From the last box to the first. Each answer is a chain of sides, "a = b", also from last to first.
     answers: list[list[str]] = [[last]]
     for box, following in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
         if box.end > following.start or (content := box.content) is None:
@@ -103,10 +103,12 @@ def boxed_answer(text: str) -> str | None:
 
 
 def find_boxes(text: str) -> list[Box]:
-    """All boxes in the order in which they open, in one pass."""
+    """Find all boxes, in the order in which they open, in one pass."""
     boxes: list[Box] = []
-    stack: list[tuple[int, int, int] | None] = []  # of each open brace: (place in boxes, start, content) or no box
-    after_box: int | None = None  # where the box command began that this brace may belong to
+    stack: list[
+        tuple[int, int, int] | None
+    ] = []  # per open brace: (index in boxes, start of box, of content), None: no box
+    after_box: int | None = None  # start of the box command to which the next brace may belong
     expected_at = -1
     for token in _TOKEN.finditer(text):
         if token[0] == "{":
@@ -118,8 +120,8 @@ def find_boxes(text: str) -> list[Box]:
         elif token[0] == "}":
             opened = stack.pop() if stack else None
             if opened is not None:
-                place, start, content = opened
-                boxes[place] = Box(text, start, token.end(), (content, token.start()))
+                index, start, content = opened
+                boxes[index] = Box(text, start, token.end(), (content, token.start()))
         after_box = None
         if _BOX.fullmatch(token[0]):
             expected_at = token.end()
@@ -134,8 +136,8 @@ def find_boxes(text: str) -> list[Box]:
     return boxes
 
 
-def without_edges(text: str) -> str:
-    r"""Without outer white space and the control spaces ``\ `` at the end, which ``str.strip`` would cut in half."""
+def strip_outer_space(text: str) -> str:
+    r"""Strip outer white space, and control spaces ``\ `` at the end, which ``str.strip`` would cut in half."""
     text = text.strip()
     end = len(text)
     while end:
@@ -151,48 +153,48 @@ def without_edges(text: str) -> str:
 
 
 def _unbraced(text: str, start: int) -> int | None:
-    """Where a box without braces ends; None where there is none."""
+    """Return the end of the content of a box without braces that begins at ``start``; None if there is no such box."""
     window = text[start : start + MAX_UNBRACED]
     if match := _NUMBER.match(window) or _LETTER.match(window):
         return start + match.end()
     command = _COMMAND.match(window)
     if command is None or _BOX.match(window):
         return None
-    at: int | None = command.end()
+    end: int | None = command.end()
     for _ in range(_ARGUMENTS.get(command[0][1:], 0)):
-        at = _argument(window, at)
-        if at is None:
+        end = _argument_end(window, end)
+        if end is None:
             return None
-    return start + at
+    return start + end
 
 
-def _argument(text: str, at: int) -> int | None:
-    """Where TeX's next argument ends: a group, a command or a character."""
-    while at < len(text) and text[at].isspace():
-        at += 1
-    if command := _COMMAND.match(text, at):
+def _argument_end(text: str, start: int) -> int | None:
+    """Return the end of TeX's next argument from ``start``: a group, a command or a character; None if there is none."""
+    while start < len(text) and text[start].isspace():
+        start += 1
+    if command := _COMMAND.match(text, start):
         return command.end()
-    if at >= len(text) or text[at] != "{":
-        return at + 1 if at < len(text) and text[at].isalnum() else None
+    if start >= len(text) or text[start] != "{":
+        return start + 1 if start < len(text) and text[start].isalnum() else None
     depth = 0
-    for token in re.finditer(r"\\.|[{}]", text[at:], re.DOTALL):
+    for token in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
         depth += {"{": 1, "}": -1}.get(token[0], 0)
         if depth == 0:
-            return at + token.end()
+            return start + token.end()
     return None
 
 
 def _link(gap: str) -> str:
-    """How the text between two boxes joins them: ``,``, ``=``, ``gloss``, or not at all."""
+    """Return how the text between two boxes joins them: ``,``, ``=``, ``gloss`` (repeated in words), or "" if not."""
     if len(gap) > MAX_GAP:
         return ""
-    at, kinds = 0, set()
-    while at < len(gap):
-        match = _GAP.match(gap, at)
+    position, kinds = 0, set()
+    while position < len(gap):
+        match = _GAP.match(gap, position)
         if match is None:
             return ""
         kinds.add(match.lastgroup)
-        at = match.end()
+        position = match.end()
     if "gloss" in kinds:
         return "gloss" if kinds <= {"gloss", "join"} else ""
     if "equals" in kinds:
@@ -215,7 +217,7 @@ def _same(first: str, second: str) -> bool:
 
 @lru_cache(maxsize=8)  # one long box may be compared with thousands of short ones
 def _reading(content: str) -> tuple[str, Numeral | None] | None:
-    """The canonical form of a box's content and the number that it is; None where it cannot be read."""
+    """Read a box's content: its canonical form and, if it is a number, its value; None if it cannot be read."""
     try:
         form = canonical(content)
     except Unreadable:

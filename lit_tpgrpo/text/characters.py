@@ -1,10 +1,10 @@
-r"""Characters of Unicode that have an ASCII or TeX equivalent: what a keyboard, a PDF or a Chinese model writes."""
+r"""Replace Unicode characters by ASCII or TeX equivalents, as they come from keyboards, PDFs and Chinese models."""
 
 from __future__ import annotations
 
 import re
 
-_ALIKE = {
+_EQUIVALENTS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
     "∙": r"\cdot ", "÷": r"\div ", "∗": "*", "⁄": "/", "∕": "/", "°": r"^{\circ}", "º": r"^{\circ}", "˚": r"^{\circ}",
     "′": "'", "’": "'", "‘": "'", "“": "", "”": "", '"': "", "∞": r"\infty ", "π": r"\pi ", "±": r"\pm ", "∓": r"\mp ",
@@ -29,7 +29,7 @@ _ALIKE = {
     **{chr(0xFF01 + n): chr(0x21 + n) for n in range(94) if chr(0xFF01 + n) not in "％"},
     **{chr(0x1D7CE + n): str(n % 10) for n in range(50)},
 }  # fmt: skip
-_TABLE = str.maketrans(_ALIKE)
+_TABLE = str.maketrans(_EQUIVALENTS)
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿˣ", "0123456789+-nx", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ", "0123456789+-nx", strict=True))
@@ -40,9 +40,9 @@ _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 
 
 def plain_characters(text: str) -> str:
-    r"""The text in ASCII and TeX as far as characters have an equivalent: ``√12`` is ``\sqrt{12}``, ``x²`` is ``x^{2}``.
+    r"""Replace characters that have an ASCII or TeX equivalent: ``√12`` becomes ``\sqrt{12}``, ``x²`` becomes ``x^{2}``.
 
-    Linear in the text. Characters without an equivalent (letters of other scripts, say) stay.
+    Takes time linear in the text. Other characters, such as letters of other scripts, are kept.
     """
     if text.isascii():
         return text
@@ -56,5 +56,5 @@ def _root(match: re.Match[str]) -> str:
     sign, radicand = match[1], match[2] or ""
     if radicand.startswith("("):
         radicand = radicand[1:-1]
-    # A command or group after the sign is taken as its argument by whoever reads the TeX.
+    # A TeX parser takes a command or group after the root sign as its argument.
     return _ROOTS[sign] + (radicand if radicand in ("\\", "{", "}", "") else f"{{{radicand}}}")

@@ -1,10 +1,10 @@
-"""Equations in running text, plain or LaTeX, in a form in which equal statements compare equal (paper, Stage I).
+"""Extract equations from running text, plain or LaTeX, so that equal statements compare equal (paper, Stage I).
 
-An equation is read whole or not at all: of ``1 + 2 + ... + 10 = 55`` nothing is, for ``10 = 55`` is not what it says.
+An equation is extracted as a whole or not at all: ``1 + 2 + ... + 10 = 55`` gives none, since ``10 = 55`` is not what it says.
 
-This reads, it does not calculate: ``8 * 2 = 4`` is an equation like any other. Expressions are compared as normalised
-strings, so ``\\frac{1}{5}`` equals ``1/5`` and ``4 \\cdot r`` equals ``4r``, but ``2 + 3`` does not equal ``3 + 2``: a
-solver who refers to a statement repeats it.
+Nothing is calculated: ``8 * 2 = 4`` is an equation like any other. Expressions are compared as normalised strings, so
+``\\frac{1}{5}`` equals ``1/5`` and ``4 \\cdot r`` equals ``4r``, but ``2 + 3`` does not equal ``3 + 2``: a solver who
+refers to a statement repeats it as it was.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from fractions import Fraction
 
 _GREEK_NAMES = "alpha beta gamma delta epsilon theta lambda mu pi rho sigma phi omega Delta Omega"
 _GREEK = dict(zip(_GREEK_NAMES.split(), "αβγδεθλμπρσφωΔΩ", strict=True))
-# In this order: escaped symbols before the signs they are made of.
+# The order matters: escaped symbols come before the signs that they contain.
 _SYMBOLS = (
     (re.compile(r"\\[$%]"), lambda m: "%" if m[0] == r"\%" else ""),
     (re.compile(r"\\([*_])"), r"\1"),  # Markdown's escapes
-    (re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?)]|$)"), " "),  # bold print
+    (re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?)]|$)"), " "),  # bold type in Markdown
     (re.compile(r"\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-zA-Z]))"), "°"),
     (re.compile(r"[‘’]"), "'"),
     (re.compile(r"[−–]"), "-"),
@@ -49,7 +49,7 @@ _GROUPS = (
 _MAX_NESTING = 8
 
 _WORDS = "is|so|we|an|as|at|be|by|do|go|he|if|in|it|me|my|no|of|oh|ok|on|or|to|up|us|am|hm|vs|th|st|nd|rd|cm|km|kg"
-# Quantifiers are possessive: without that, a run of digits can be cut in exponentially many ways.
+# Quantifiers are possessive: otherwise a run of digits could be split in exponentially many ways.
 _NAME = rf"(?<![A-Za-z])(?!(?:{_WORDS})(?![A-Za-z]))(?:[A-Za-z]{{1,2}}+|[α-ωΔΩ])(?![A-Za-z])(?:_\w++)?+'*+"
 _NUMBER = r"\d++(?:\.\d++)?+[%°]?+"
 _INSIDE = r"(?:[-+*/^.,!'\s\d_]|(?<![A-Za-z])[A-Za-z]{1,3}(?![A-Za-z])|sqrt|[α-ωΔΩ])"
@@ -63,8 +63,8 @@ _ATOM = re.compile(rf"(?P<power>\^-?(?:{_NUMBER}|{_NAME}))|{_NUMBER}|{_NAME}")
 _LITERAL = re.compile(r"(?P<over>-?\d{1,40}(?:\.\d{1,40})?)(?:/(?P<under>\d{1,40}))?(?:(?P<percent>%)|°)?", re.ASCII)
 
 
-# An expression with one of these before or after it is a piece of a longer one. Blanks are told from no blanks: "a) x = 5"
-# begins a list item, "(1)x" a product.
+# An expression with one of these before or after it is part of a longer one. Spaces matter: "a) x = 5" begins a list item,
+# "(1)x" is a product.
 _OPERATIONS = (
     "times|plus|minus|over|choose|divided by|multiplied by|sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|gcd|lcm|det|dim|max"
     "|min|lim|sum|prod|int|deg|arg|rank|ker|binom|frac|[lc]?dots|factorial"
@@ -89,7 +89,7 @@ _LOOK_BACK = 24
 class Equation:
     """A statement ``lhs = rhs`` in normalised form; ``start`` and ``end`` index the flattened text.
 
-    ``congruence``: it is one modulo something, so that the sides may have other values and still be said right.
+    ``congruence``: the sides are equal modulo a number, so they may have different values in a correct statement.
     """
 
     lhs: str
@@ -104,7 +104,7 @@ class Equation:
 
 
 def flatten(text: str) -> str:
-    """LaTeX written as plain text: ``\\( \\frac{1}{5} \\times 10 = 2 \\)`` becomes ``((1)/(5)) * 10 = 2`` in blanks."""
+    """Convert LaTeX to plain text: ``\\( \\frac{1}{5} \\times 10 = 2 \\)`` becomes ``((1)/(5)) * 10 = 2`` and spaces."""
     for pattern, replacement in _SYMBOLS:
         text = pattern.sub(replacement, text)
     for _ in range(_MAX_NESTING):
@@ -117,9 +117,9 @@ def flatten(text: str) -> str:
 
 
 def normalise(expression: str) -> str:
-    """The comparable form of a flattened expression: no blanks, no needless brackets or multiplication signs.
+    """Return the comparable form of a flattened expression, without spaces, redundant brackets and multiplication signs.
 
-    Each pass takes needless brackets off the inside and the outside of a nest; what more passes would take off stays.
+    Each of ``_MAX_NESTING`` passes removes redundant brackets inside and outside; deeper ones stay.
     """
     text = re.sub(r"\s+", "", expression).rstrip(".,;:")
     for _ in range(_MAX_NESTING):
@@ -134,35 +134,35 @@ def normalise(expression: str) -> str:
 
 
 def find_expressions(flat: str, start: int = 0, end: int | None = None) -> Iterator[re.Match[str]]:
-    """The longest expressions of ``flat[start:end]``, pieces of unreadable ones among them. Linear in the text."""
+    """Yield the longest expressions of ``flat[start:end]``, including parts of unreadable ones. Linear in the text."""
     for match in _EXPRESSION.finditer(flat, start, len(flat) if end is None else end):
-        # A unit or word is glued to "10cm". The pattern itself must not look at what follows: it would go back and try
-        # again from every place inside.
+        # Skip "10cm", which a unit or word follows directly. The pattern itself must not look ahead: it would backtrack to
+        # every position inside the match.
         if not flat[match.end() : match.end() + 1].isalpha():
             yield match
 
 
 def extract_equations(flat: str) -> tuple[Equation, ...]:
-    """The equations of a flattened text in order; ``a = b = c`` gives ``a = b`` and ``b = c``. Linear in the text.
+    """Extract the equations of a flattened text in order; ``a = b = c`` gives ``a = b`` and ``b = c``. Linear in the text.
 
     >>> [e.key for e in extract_equations("So 2 * 3 = 6 = 1 + 5.")]
     [('2*3', '6'), ('6', '1+5')]
     """
-    found: list[Equation] = []
+    extracted: list[Equation] = []
     previous: re.Match[str] | None = None
     for match in find_expressions(flat):
         equals = previous and _EQUALS.fullmatch(flat, previous.end(), match.start())
         if previous is not None and equals and begins_whole(flat, previous) and ends_whole(flat, match.end()):
             lhs, rhs = normalise(previous[0]), normalise(match[0])
-            if lhs and rhs:  # "0=()" has nothing on its right
+            if lhs and rhs:  # "0=()" has an empty right side
                 congruence = equals[1] == "≡" or _MODULO.match(flat, match.end()) is not None
-                found.append(Equation(lhs, rhs, previous.start(), match.end(), congruence))
+                extracted.append(Equation(lhs, rhs, previous.start(), match.end(), congruence))
         previous = match
-    return tuple(found)
+    return tuple(extracted)
 
 
 def begins_whole(flat: str, match: re.Match[str]) -> bool:
-    """Whether nothing before an expression belongs to it: not so for the 10 of ``... + 10`` and the 7 of ``2,3,6,7``."""
+    """Return whether an expression begins where it is matched: False for the 10 in ``... + 10`` and the 7 in ``2,3,6,7``."""
     before = flat[max(0, match.start() - _LOOK_BACK) : match.start()]
     if match[0][0] == "(" and _CALLED.search(before):
         return False
@@ -172,22 +172,22 @@ def begins_whole(flat: str, match: re.Match[str]) -> bool:
 
 
 def ends_whole(flat: str, end: int) -> bool:
-    """Whether nothing after an expression that ends here belongs to it: not so for the 4 of ``4 \\sqrt{2}`` and ``4 + ...``."""
+    """Return whether an expression ends at ``end``: False after the 4 in ``4 \\sqrt{2}`` and ``4 + ...``."""
     return _CUT_AFTER.match(flat, end) is None
 
 
 def atoms(expression: str) -> frozenset[str]:
-    """The numbers and names that a normalised expression is made of, exponents left out."""
+    """Return the numbers and names in a normalised expression, except exponents."""
     return frozenset(m[0] for m in _ATOM.finditer(expression) if m["power"] is None)
 
 
 def is_number(expression: str) -> bool:
-    """Whether no name stands in the expression: its value needs no context."""
+    """Return whether an expression contains no names, so that its value needs no context."""
     return not re.search(r"[A-Za-zα-ωΔΩ]", expression.replace("sqrt", ""))
 
 
 def literal_value(expression: str) -> Fraction | None:
-    """The value of a bare number or fraction (``-3``, ``0.5``, ``1/2``, ``50%``); None for what has to be worked out.
+    """Return the value of a plain number or fraction (``-3``, ``0.5``, ``1/2``, ``50%``); None for other expressions.
 
     >>> literal_value("50%"), literal_value("2*3")
     (Fraction(1, 2), None)
@@ -199,7 +199,7 @@ def literal_value(expression: str) -> Fraction | None:
 
 
 def _closes_at_end(text: str) -> bool:
-    """Whether the bracket at the start is closed by the one at the end."""
+    """Return whether the bracket at the start is closed by the one at the end."""
     depth = 0
     for position, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")

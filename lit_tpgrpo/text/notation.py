@@ -1,16 +1,16 @@
-r"""One spelling for everything that is written alike but for its layout: Unicode, spacing, fonts, TeX's short forms.
+r"""Normalise the notation of answers that differ only in layout: Unicode, spacing, fonts, TeX's short forms.
 
-``canonical`` reads TeX the way TeX does: tokens, groups, arguments. It never computes and never guesses: what it
-does not know stays as it is, so that two texts with one canonical form are the same answer, and two with different
-ones need not be different answers. All of it is linear in the text, with a limit on nesting.
+``canonical`` parses TeX as TeX does: tokens, groups, arguments. It never computes or guesses, and keeps what it does not
+know. So two texts with the same canonical form are the same answer; two with different forms need not be different answers.
+It takes time linear in the text, and nesting is limited.
 
 In a canonical text
 
-- ``\dfrac``, ``\tfrac``, ``\left``, ``\!``, ``\displaystyle``, ``$`` and fonts are gone; arguments have braces
-  (``\frac12`` is ``\frac{1}{2}``, ``x^2`` is ``x^{2}``); other braces are gone;
-- words are ``\text{words}`` whatever box they came in; an upright ``i`` or ``e`` is the letter;
-- a single space stands where there was space, ``\quad`` where there was a wide one;
-- full-width, superscript and mathematical characters of Unicode are their ASCII or TeX equivalents.
+- ``\dfrac``, ``\tfrac``, ``\left``, ``\!``, ``\displaystyle``, ``$`` and fonts are removed or replaced; arguments have
+  braces (``\frac12`` becomes ``\frac{1}{2}``, ``x^2`` becomes ``x^{2}``); other braces are removed;
+- words are ``\text{words}``, whatever text command they were in; an upright ``i`` or ``e`` is the letter;
+- any space becomes a single space, any wide space ``\quad``;
+- full-width, superscript and mathematical characters of Unicode become their ASCII or TeX equivalents.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re
 from lit_tpgrpo.text.characters import plain_characters
 
 MAX_DEPTH = 60
-"""Deeper groups are refused; MATH's deepest gold has 5."""
+"""Maximum depth of nested groups; the deepest gold of MATH has 5."""
 
 _TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|\s+|.", re.DOTALL)
 
@@ -59,11 +59,14 @@ Node = str | list["Node"]
 
 
 class Unreadable(ValueError):
-    """The text is no TeX that can be read: a brace that does not close, groups nested too deeply."""
+    """The text cannot be read as TeX: braces do not match, or groups are nested too deeply."""
 
 
 def canonical(text: str) -> str:
-    r"""The canonical form of an answer, see the module; Unreadable where braces do not match.
+    r"""Return the canonical form of an answer; see the module.
+
+    Raises:
+        Unreadable: braces do not match, or groups are nested too deeply.
 
     >>> print(canonical(r"$\dfrac12$"))
     \frac{1}{2}
@@ -72,8 +75,10 @@ def canonical(text: str) -> str:
 
 
 def layout_key(canonical_text: str) -> str:
-    r"""What two canonical texts share exactly when they look the same: no space but between two digits, ``2\cdot x``
-    as ``2x``."""
+    r"""Return a key that is equal for two canonical texts exactly if they look the same.
+
+    It has no spaces except between two digits, and ``2x`` for ``2\cdot x``.
+    """
     text = _CDOT.sub("", canonical_text)
     return _DIGIT_GAP.sub("\0", text).replace(" ", "").replace("\0", " ")
 
@@ -83,7 +88,7 @@ _DIGIT_GAP = re.compile(r"(?<=[0-9]) (?=[0-9])")
 
 
 def _grouped(text: str) -> list[Node]:
-    """Tokens with ``{...}`` as nested lists."""
+    """Parse a text into tokens, with groups ``{...}`` as nested lists."""
     stack: list[list[Node]] = [[]]
     for match in _TOKEN.finditer(text):
         token = match[0]
@@ -93,7 +98,7 @@ def _grouped(text: str) -> list[Node]:
             stack.append([])
         elif token == "}":
             if len(stack) == 1:
-                raise Unreadable("expected braces that match, got one that closes nothing")
+                raise Unreadable("expected matching braces, got a closing one without an opening one")
             group = stack.pop()
             stack[-1].append(group)
         elif token.isspace():
@@ -103,31 +108,31 @@ def _grouped(text: str) -> list[Node]:
         else:
             stack[-1].append(_SAME_COMMAND.get(token, token))
     if len(stack) > 1:
-        raise Unreadable("expected braces that match, got one that never closes")
+        raise Unreadable("expected matching braces, got one that never closes")
     return stack[0]
 
 
 class _NotationScanner:
-    """Takes nodes one after another, arguments the way TeX does: spaces skipped, one token or one group."""
+    """Read nodes one after another; an argument is one token or group after skipped spaces, as in TeX."""
 
     def __init__(self, nodes: list[Node], depth: int) -> None:
         self.nodes = nodes
-        self.at = 0
+        self.position = 0
         self.depth = depth
 
     def __bool__(self) -> bool:
-        return self.at < len(self.nodes)
+        return self.position < len(self.nodes)
 
     def take(self) -> Node:
-        self.at += 1
-        return self.nodes[self.at - 1]
+        self.position += 1
+        return self.nodes[self.position - 1]
 
     def skip_space(self) -> None:
-        while self and not isinstance(node := self.nodes[self.at], list) and (node == " " or node in _NOTHING):
-            self.at += 1
+        while self and not isinstance(node := self.nodes[self.position], list) and (node == " " or node in _NOTHING):
+            self.position += 1
 
     def argument(self) -> str:
-        """The rendered argument of a command; empty where the text ends."""
+        """Read and render a command's argument; return "" at the end of the text."""
         self.skip_space()
         if not self:
             return ""
@@ -144,32 +149,32 @@ class _NotationScanner:
         return rendered.strip()
 
     def optional(self) -> str:
-        """``[3]`` of a root, as it is written, or nothing."""
+        """Read an optional argument such as the ``[3]`` of a root, with its brackets; return "" if there is none."""
         self.skip_space()
-        window = self.nodes[self.at : self.at + MAX_DEPTH]
+        window = self.nodes[self.position : self.position + MAX_DEPTH]
         if not window or window[0] != "[" or "]" not in window:
             return ""
         end = window.index("]")
-        self.at += end + 1
+        self.position += end + 1
         return f"[{_render(window[1:end], self.depth + 1).strip()}]"
 
 
 def _render(nodes: list[Node], depth: int) -> str:
     if depth > MAX_DEPTH:
         raise Unreadable("expected an answer with fewer nested groups")
-    reader = _NotationScanner(nodes, depth)
+    scanner = _NotationScanner(nodes, depth)
     parts: list[str] = []
-    while reader:
-        node = reader.take()
+    while scanner:
+        node = scanner.take()
         if isinstance(node, list):
             part = _render(node, depth + 1)
         elif node.startswith("\\"):
-            part = _command(node, reader)
+            part = _command(node, scanner)
         elif node in "^_":
-            part = _script(node, reader)
+            part = _script(node, scanner)
         else:
             part = "" if node in _NOTHING else " " if node in _SPACE else r"\cdot " if node == "*" else node
-        # A command's name must not grow by the letter that follows it.
+        # Separate a command's name from a letter that follows it.
         if parts and part[:1].isalpha() and _ends_in_command(parts[-1]):
             part = " " + part
         if part:
@@ -178,13 +183,13 @@ def _render(nodes: list[Node], depth: int) -> str:
 
 
 def _ends_in_command(text: str) -> bool:
-    """Whether a letter put after ``text`` would become part of a command's name."""
+    """Return whether a letter appended to ``text`` would become part of a command's name."""
     name = text.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") if text[-1:].isalpha() else text
     return name != text and name.endswith("\\")
 
 
-def _script(mark: str, reader: _NotationScanner) -> str:
-    argument = reader.argument()
+def _script(mark: str, scanner: _NotationScanner) -> str:
+    argument = scanner.argument()
     if argument == r"\prime":
         return "'"
     if mark == "^" and argument in (r"\circ", r"\degree", "o"):
@@ -192,7 +197,7 @@ def _script(mark: str, reader: _NotationScanner) -> str:
     return f"{mark}{{{argument}}}"
 
 
-def _command(name: str, reader: _NotationScanner) -> str:
+def _command(name: str, scanner: _NotationScanner) -> str:
     if name in _NOTHING or name == r"\limits":
         return ""
     if name in _SPACE:
@@ -202,23 +207,23 @@ def _command(name: str, reader: _NotationScanner) -> str:
     if name == r"\degree":
         return r"^{\circ}"
     if name in _INVISIBLE:
-        reader.argument()
+        scanner.argument()
         return ""
     if name in _TRANSPARENT:
-        return reader.argument()
+        return scanner.argument()
     if name in _WORDS:
-        return _words(name, reader)
+        return _words(name, scanner)
     if name in _ARGUMENTS:
-        option = reader.optional() if name == r"\sqrt" else ""
-        return name + option + "".join(f"{{{reader.argument()}}}" for _ in range(_ARGUMENTS[name]))
-    return f"{name} " if name[1:].isalpha() and reader and reader.nodes[reader.at] == " " else name
+        option = scanner.optional() if name == r"\sqrt" else ""
+        return name + option + "".join(f"{{{scanner.argument()}}}" for _ in range(_ARGUMENTS[name]))
+    return f"{name} " if name[1:].isalpha() and scanner and scanner.nodes[scanner.position] == " " else name
 
 
-def _words(name: str, reader: _NotationScanner) -> str:
-    """The content of a text box: letters of formulas and numbers as such, functions as commands, words as words."""
-    reader.skip_space()
-    node = reader.take() if reader else ""
-    raw = _render(node, reader.depth + 1) if isinstance(node, list) else node
+def _words(name: str, scanner: _NotationScanner) -> str:
+    r"""Render a text command: single letters and numbers as in a formula, functions as commands, words as ``\text{}``."""
+    scanner.skip_space()
+    node = scanner.take() if scanner else ""
+    raw = _render(node, scanner.depth + 1) if isinstance(node, list) else node
     inner = raw.strip()
     upright = name not in (r"\text", r"\textrm", r"\mbox", r"\hbox", r"\textnormal")
     if inner in _FUNCTIONS and upright:
@@ -226,7 +231,7 @@ def _words(name: str, reader: _NotationScanner) -> str:
     if not any(letter.isalpha() for letter in inner) or (len(inner) == 1 and upright):
         return raw
     if "\\" in inner and not inner.startswith(r"\text"):
-        return inner  # a formula set in bold
+        return inner  # a formula in bold type
     before, after = (" " if raw[:1].isspace() else ""), (" " if raw[-1:].isspace() else "")
     inner = inner.removeprefix(r"\text{").removesuffix("}") if inner.startswith(r"\text{") else inner
     return f"{before}\\text{{{' '.join(inner.split())}}}{after}"
@@ -238,7 +243,7 @@ _WIDE_SPACES = re.compile(r"(?:(?:\\quad|\\\\)\s*+)*+")
 
 
 def _tidy(text: str) -> str:
-    """Single spaces, none at the ends; one closing full stop or comma is punctuation."""
+    """Reduce spaces to single ones, strip both ends, and remove one full stop, comma or semicolon at the end."""
     text = _SPACES.sub(" ", text).strip()
     text = text[_WIDE_SPACES.match(text).end() :]  # pyright: ignore[reportOptionalMemberAccess]
     end = len(text)

@@ -1,6 +1,6 @@
-r"""Exact values of plain numbers: integers, decimals, fractions, mixed numbers, powers of ten, digits in a base.
+r"""Read plain numbers as exact values: integers, decimals, fractions, mixed numbers, powers of ten, digits in a base.
 
-Only what is written out is read; ``\sqrt{4}`` is no numeral. All arguments are canonical texts (``notation.canonical``).
+Nothing is computed: ``\sqrt{4}`` is not a numeral. All arguments are canonical texts (``notation.canonical``).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_DIGITS = 400
-"""Digits and powers of ten beyond this are left to others: a number of a million digits is no answer, but a bomb."""
+"""Maximum number of digits and maximum power of ten that are read, so that a number of a million digits costs no time."""
 SIGNIFICANT_DIGITS = 6
-"""What a decimal must give of a number that has no finite decimal, and as many places after the point."""
+"""Significant digits, and decimal places, that a decimal needs to equal a number without a finite decimal expansion."""
 
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(rf"(?P<integer>{_UNSIGNED}(?![0-9]))?(?:\.(?P<places>[0-9]*))?(?:[eE](?P<power>[+-]?[0-9]+))?")
@@ -29,14 +29,14 @@ _BASE_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Numeral:
-    """An exact value; ``places`` after the point where it is written as a decimal fraction, otherwise None."""
+    """An exact value; ``places`` is the number of decimal places if it is written as a decimal, otherwise None."""
 
     value: Fraction
     places: int | None = None
 
     @property
     def approximates(self) -> bool:
-        """Whether it has enough places to stand for a number that has no finite decimal."""
+        """Whether it has enough places to equal a number without a finite decimal expansion."""
         if self.places is None or self.places < SIGNIFICANT_DIGITS:
             return False
         return abs(self.value) * 10**self.places >= 10 ** (SIGNIFICANT_DIGITS - 1)
@@ -52,7 +52,7 @@ class BasedNumeral:
 
 
 def read_numeral(text: str) -> Numeral | None:
-    r"""The number that a canonical text is, exactly; None for everything else.
+    r"""Read a canonical text that is a plain number as an exact value; None for any other text.
 
     Commas and single spaces between groups of three digits separate thousands: ``1,450`` is one number. ``1e6`` and
     ``3.89\cdot 10^{-10}`` are powers of ten, ``1\frac{1}{2}`` and ``1 1/2`` mixed numbers.
@@ -65,7 +65,7 @@ def read_numeral(text: str) -> Numeral | None:
     sign, body = 1, text.strip()
     while body[:1] in ("-", "+"):
         sign, body = -sign if body[0] == "-" else sign, body[1:].lstrip()
-        if body[:1] in ("-", "+"):  # 5 - -3 is an expression, --3 is a typing error
+        if body[:1] in ("-", "+"):  # 5 - -3 is an expression, --3 is a typo
             return None
     if body.startswith("(") and body.endswith(")") and "(" not in body[1:]:
         return None
@@ -74,7 +74,7 @@ def read_numeral(text: str) -> Numeral | None:
 
 
 def read_based(text: str) -> BasedNumeral | None:
-    r"""``52_{8}``, ``\text{A5}_{11}``, ``101_{\text{two}}``; None where the digits do not exist in the base.
+    r"""Read digits in a base: ``52_{8}``, ``\text{A5}_{11}``, ``101_{\text{two}}``; None if a digit is not in the base.
 
     >>> read_based("52_{8}").value, read_based("58_{8}")
     (42, None)
@@ -93,9 +93,9 @@ def read_based(text: str) -> BasedNumeral | None:
 
 
 def same_number(gold: Numeral, answer: Numeral) -> bool:
-    """Whether the values are equal, or one is the other rounded (or cut) to at least six places and six digits.
+    """Return whether two values are equal, or one is the other rounded or truncated to at least six places and six digits.
 
-    Two decimals of as many places must be equal, so that no change of a digit passes.
+    Two decimals with the same number of places must be equal, so that no changed digit is accepted.
     """
     if gold.value == answer.value:
         return True
@@ -104,7 +104,7 @@ def same_number(gold: Numeral, answer: Numeral) -> bool:
     else:
         short, long = (answer, gold) if gold.places is None else (gold, answer)
         if _terminates(long.value.denominator):
-            return False  # it could have been written exactly
+            return False  # the value has a finite decimal expansion, so the decimal is not a rounding of it
     if short.places == long.places or not short.approximates:
         return False
     assert short.places is not None
@@ -160,7 +160,7 @@ def _fraction(text: str) -> Numeral | None:
     if top is None or bottom is None or bottom == 0:
         return None
     if match["whole"] and not 0 < top < bottom:
-        return None  # 2 3/2 is no mixed number
+        return None  # 2 3/2 is not a mixed number
     return Numeral(int(match["whole"] or 0) + top / bottom)
 
 

@@ -1,4 +1,4 @@
-"""Paragraphs of a chain of thought (paper, Stage I: what the steps are made of)."""
+"""Split a chain of thought into paragraphs, from which steps are built (paper, Stage I)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from itertools import pairwise
 
 Span = tuple[int, int]
 
-# A line break followed by at least one line with nothing on it. CRLF is one line break, not two.
+# A line break followed by at least one blank line. CRLF is one line break, not two.
 BLANK_LINES = re.compile(r"\r?\n(?:[^\S\r\n]*\r?\n)+")
-# A backslash before "\[" is a LaTeX line break with an option, "\\[2pt]", not a display.
+# A backslash before "\[" makes it a LaTeX line break with an option, "\\[2pt]", not display maths.
 BLOCK_MARKS = re.compile(r"```|\$\$|(?<!\\)\\\[|(?<!\\)\\\]")
 CLOSING_MARK = {"```": "```", "$$": "$$", r"\[": r"\]"}
-# Longer "blocks" are unbalanced marks ("it costs $$5"), which must not swallow half of the chain.
+# Longer "blocks" come from unbalanced marks ("it costs $$5"), which must not hide half of the chain.
 MAX_BLOCK_CHARS = 4000
 
 
 def block_spans(text: str) -> list[Span]:
-    """Display maths (``$$ … $$``, ``\\[ … \\]``) and code fences: a blank line inside them ends no paragraph.
+    """Return the half-open spans of display maths (``$$ … $$``, ``\\[ … \\]``) and code fences.
 
-    A mark without a partner within ``MAX_BLOCK_CHARS`` is plain text. Linear in the text.
+    Blank lines inside them end no paragraph. A mark without a partner within ``MAX_BLOCK_CHARS`` is plain text. Linear in
+    the text.
     """
     marks = [(m.start(), m.end(), m.group()) for m in BLOCK_MARKS.finditer(text)]
     next_of: dict[str, int] = {}
@@ -41,10 +42,15 @@ def block_spans(text: str) -> list[Span]:
 
 
 def paragraph_spans(text: str, end: int | None = None, blocks: list[Span] | None = None) -> list[Span]:
-    """Half-open spans of the paragraphs of ``text[:end]``, which they tile; no span is empty.
+    """Return the half-open spans of the paragraphs of ``text[:end]``; they cover it without gaps, and none is empty.
 
     Blank lines belong to the paragraph before them (leading ones to the first paragraph), the indentation of a line to
-    the line. ``blocks`` may pass ``block_spans(text)`` in where the caller has it already.
+    the line.
+
+    Args:
+        text: the chain of thought.
+        end: number of characters to split; by default all.
+        blocks: ``block_spans(text)``, if the caller has it already.
 
     >>> paragraph_spans("One.\\n\\nTwo.")
     [(0, 6), (6, 10)]

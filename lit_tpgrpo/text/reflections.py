@@ -1,9 +1,9 @@
-"""What a step asserts, denies and confirms, read from its words (paper, Stage I: the intrinsic signals).
+"""Read from a step's words what it asserts, denies and confirms (paper, Stage I: the intrinsic signals).
 
 Marker words ("wait", "hmm", "actually", "mistake") only *nominate* a step as a reflection: most marked paragraphs of
-real chains correct nothing. A nominated step *corrects* where it says that a statement is wrong, answers its own
-question with no, or sets one value against another ("6, not 4"); it *confirms* where it says that the statement is
-right. A step that is neither stays OPEN: whether it replaces an earlier value shows only next to the earlier steps.
+real chains correct nothing. A nominated step *corrects* if it says that a statement is wrong, answers its question with
+no, or contrasts two values ("6, not 4"); it *confirms* if it says that the statement is right. A step that does neither
+stays OPEN: only comparison with earlier steps shows whether it replaces an earlier value.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 
 from lit_tpgrpo.text import markers
 from lit_tpgrpo.text.equations import Equation, extract_equations, find_expressions, flatten, is_number, normalise
-from lit_tpgrpo.text.markers import stands_before
+from lit_tpgrpo.text.markers import matches_before
 from lit_tpgrpo.text.statements import Statements
 from lit_tpgrpo.text.subjects import Subject, find_subject
 
 
 class Stance(enum.Enum):
-    """What a step does about earlier work: nothing, opens a doubt, confirms it, corrects it."""
+    """A step's attitude to earlier work: none, an open doubt, confirmation, correction."""
 
     NONE = "none"
     OPEN = "open"
@@ -30,7 +30,8 @@ class Stance(enum.Enum):
 
 
 class Denial(enum.Enum):
-    """What a correction without a quotation is about: "that is wrong" points back, "I made a mistake" only admits."""
+    """How a correction refers to what it denies: by quoting it, by pointing back ("that is wrong"), or only by admitting
+    a mistake ("I made a mistake")."""
 
     QUOTED = "quoted"
     POINTING = "pointing"
@@ -39,12 +40,19 @@ class Denial(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One step, read. Questions and suppositions assert nothing.
+    """The content of one step. Questions and suppositions assert nothing.
 
-    ``asserted`` are the equations the step stands for at its end, ``renewed`` those among them that were written after
-    the first marker word and without "if" or "maybe", ``denied`` the equations and ``denied_values`` the bare values
-    it calls wrong, ``blamed`` the numbers of the steps it finds an error in; ``withdrew``: one of the denied was asserted in
-    the step itself. ``number``: the one that the solver gave the step ("Step 4: ...").
+    Args:
+        stance: the step's attitude to earlier work.
+        asserted: equations that the step asserts and does not withdraw.
+        renewed: those of them written after the first marker word and without "if" or "maybe".
+        denied: equations that it calls wrong.
+        denied_values: plain values that it calls wrong.
+        denial: how it refers to what it denies; None if it denies nothing.
+        withdrew: whether a denied equation was asserted in the step itself.
+        flat: the step's text, flattened (``equations.flatten``).
+        blamed: numbers of the steps in which it reports an error.
+        number: number that the solver gave the step ("Step 4: ..."), if any.
     """
 
     stance: Stance
@@ -62,12 +70,12 @@ class Reading:
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+|\n+")
 _REPLACES = re.compile(r"\bshould\b|\bactually\b")
 _MAX_TOPIC = 8
-"""A "no" or "that" is about so many equations at most, the last of its question. It keeps long texts linear."""
+"""Maximum number of equations, the last of a question, to which "no" or "that" refers; the limit keeps long texts linear."""
 
 
 @dataclass(slots=True)
 class _ReflectionParser:
-    """Reads a step sentence by sentence; ``topic`` is what a following "yes", "no" or "that" is about."""
+    """Parse a step sentence by sentence; ``topic`` holds the equations to which a following "yes", "no" or "that" refers."""
 
     asserted: Statements = field(default_factory=Statements)
     renewed: Statements = field(default_factory=Statements)
@@ -82,11 +90,12 @@ class _ReflectionParser:
     asked: bool = False
     asked_if_wrong: bool = False
     asked_back: bool = False
-    """The open question is about a statement: it quotes one, or it points back ("is that right?")."""
+    """The open question is about an earlier statement: it quotes one, or it points back ("is that right?")."""
 
     def read(self, sentence: str) -> None:
+        """Parse the next sentence."""
         equations = tuple(
-            e for e in extract_equations(sentence) if not stands_before(markers.SUPPOSES, sentence, e.start)
+            e for e in extract_equations(sentence) if not matches_before(markers.SUPPOSES, sentence, e.start)
         )
         self.nominated = self.nominated or markers.NOMINATES.search(sentence) is not None
         if sentence.endswith("?"):
@@ -111,7 +120,7 @@ class _ReflectionParser:
         return None
 
     def _ask(self, sentence: str, equations: tuple[Equation, ...]) -> None:
-        """A question about a statement is one that a "no" denies: "is 8 * 2 = 4 right?", not "could x = 3?"."""
+        """Parse a question; a later "no" denies what it quotes only in "is 8 * 2 = 4 right?", not in "could x = 3?"."""
         judges = markers.JUDGES.search(sentence) is not None
         quoted = tuple(e for e in equations if judges or is_number(e.lhs))
         points = judges and not equations and markers.POINTS_BACK.search(sentence) is not None
@@ -120,7 +129,7 @@ class _ReflectionParser:
         self.asked_if_wrong = markers.CALLS_WRONG.search(sentence) is not None
 
     def _says_wrong(self, sentence: str) -> re.Match[str] | None:
-        """The verdict of the sentence; "A is wrong" says more than the "I made a mistake" in front of it."""
+        """Return the sentence's verdict that something is wrong; "A is wrong" has precedence over "I made a mistake"."""
         verdicts = [
             v
             for v in markers.CALLS_WRONG.finditer(sentence)
@@ -132,27 +141,29 @@ class _ReflectionParser:
         return wrong
 
     def _blame(self, sentence: str) -> None:
-        found = markers.BLAMES_STEP.search(sentence)
+        """Parse blame of a numbered step: "we made an error in step 4"."""
+        blame = markers.BLAMES_STEP.search(sentence)
         doubts = (markers.NOT_WRONG, markers.HEDGES, markers.GUESSES)
-        if found and not any(doubt.search(sentence, 0, found.end()) for doubt in doubts):
-            self.blamed.append(int(found[found.lastgroup or 0][:9]))
+        if blame and not any(doubt.search(sentence, 0, blame.end()) for doubt in doubts):
+            self.blamed.append(int(blame[blame.lastgroup or 0][:9]))
             self.denial = self.denial or Denial.ADMITTED
 
     def _call_wrong(
         self, sentence: str, wrong: re.Match[str], subject: Subject, equations: tuple[Equation, ...]
     ) -> None:
-        """ "A = b is wrong, because A = c": the subject is denied, what else is said is asserted.
+        """Parse a sentence that calls something wrong.
 
-        "I made a mistake in A = b": the object of the admission is denied.
+        "A = b is wrong, because A = c" denies the subject of the verdict and asserts the other equations.
+        "I made a mistake in A = b" denies the object of the admission.
         """
         self.asked = False
         denied = subject.equations
-        first = denied[0].start if denied else wrong.start()  # the denied ones are the last before the verdict
+        first = denied[0].start if denied else wrong.start()  # the denied equations are the last before the verdict
         before = tuple(e for e in equations if e.end <= wrong.start() and e.start < first)
         after = tuple(e for e in equations if e.end > wrong.start())
         if wrong["admission"]:
-            # "I wrote A = b instead of A = c" sets aside the other way round: nothing is read from it.
-            after = tuple(e for e in after if not stands_before(markers.SETS_ASIDE, sentence, e.start))
+            # "I wrote A = b instead of A = c" rejects the first equation, not the second, so it is ignored.
+            after = tuple(e for e in after if not matches_before(markers.SETS_ASIDE, sentence, e.start))
             after = after or tuple(e for e in extract_equations(sentence) if e.start > wrong.end())
             gap = markers.ADMITTED_OBJECT.match(sentence, wrong.end())
             if after and gap and gap.end() == after[0].start:
@@ -167,35 +178,41 @@ class _ReflectionParser:
             self.denial = Denial.QUOTED
         elif not self.denied_values or self.denial is not Denial.QUOTED:
             past = re.search(r"\b(?:was|were)\b", wrong[0]) is not None
-            # "Let me recompute: … So that was wrong" is about earlier work, not about the new result.
+            # "Let me recompute: … So that was wrong" refers to earlier work, not to the new result.
             about = () if wrong["admission"] or before or (past and self.renewed) else self.topic
             self._deny(about, Denial.ADMITTED if wrong["admission"] else Denial.POINTING)
         self._assert(self._replacement(sentence[wrong.end() :], after))
 
     def _replacement(self, sentence: str, equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
-        """ "It should be 6" after "8 * 2 = 4 is wrong" asserts 8 * 2 = 6."""
-        found = None if equations or not self.denied else markers.PUTS_INSTEAD.search(sentence)
-        value = next(find_expressions(sentence, found.end()), None) if found else None
-        if found is None or value is None or value.start() != found.end():
+        """Return the equation given by a replacement: "it should be 6" after "8 * 2 = 4 is wrong" asserts 8 * 2 = 6.
+
+        If there is none, return ``equations`` unchanged.
+        """
+        phrase = None if equations or not self.denied else markers.PUTS_INSTEAD.search(sentence)
+        value = next(find_expressions(sentence, phrase.end()), None) if phrase else None
+        if phrase is None or value is None or value.start() != phrase.end():
             return equations
         return (Equation(self.denied[-1].lhs, normalise(value[0])),)
 
     def _contrast(self, sentence: str, equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
-        """Take out what is set aside: "A = c, not b", "A = c instead of A = b". Not where it is only considered."""
+        """Deny what is rejected by contrast ("A = c, not b", "A = c instead of A = b"); return the other equations.
+
+        A sentence with a hedge ("maybe", "if") rejects nothing.
+        """
         if markers.HEDGES.search(sentence):
             return equations
-        aside = [stands_before(markers.SETS_ASIDE, sentence, e.start) for e in equations]
-        kept = [e for e, out in zip(equations, aside, strict=True) if not out]
-        denied = [e for e, out in zip(equations, aside, strict=True) if out]
+        rejected = [matches_before(markers.SETS_ASIDE, sentence, e.start) for e in equations]
+        kept = [e for e, reject in zip(equations, rejected, strict=True) if not reject]
+        denied = [e for e, reject in zip(equations, rejected, strict=True) if reject]
         starts, kept_ends = [e.start for e in equations], [e.end for e in kept]
         replaces = _REPLACES.search(sentence) is not None
         for value in find_expressions(sentence):
             if not any(c.isdigit() for c in value[0]):
-                continue  # "x is not a root" sets nothing aside: only what holds a number is taken for a value
+                continue  # "x is not a root" rejects no value: a value contains a digit
             within = bisect_right(starts, value.start()) - 1
             if within >= 0 and value.start() < equations[within].end:
                 continue
-            if not stands_before(markers.SETS_ASIDE, sentence, value.start()):
+            if not matches_before(markers.SETS_ASIDE, sentence, value.start()):
                 continue
             before = bisect_right(kept_ends, value.start()) - 1
             if before >= 0:
@@ -220,7 +237,7 @@ class _ReflectionParser:
         self.renewed.withdraw(equations)
 
     def _confirm(self) -> None:
-        """ "Yes, that is right" after a doubt takes the doubt back. What replaces an earlier value shows by itself."""
+        """Parse a confirmation: "yes, that is right" cancels a doubt that quotes nothing, and answers an open question."""
         self.confirmed = True
         if self.denial is not Denial.QUOTED and not self.blamed:
             self.denial = None
@@ -231,28 +248,28 @@ class _ReflectionParser:
 
 
 def read_step(text: str) -> Reading:
-    """Read one step. The time is linear in its length, but for sorting its equations."""
+    """Parse the text of one step. Takes time linear in its length, apart from sorting its equations."""
     flat = flatten(text)
-    reader = _ReflectionParser()
+    parser = _ReflectionParser()
     for sentence in _SENTENCE_END.split(flat):
         if sentence.strip():
-            reader.read(sentence.strip())
-    if not reader.nominated:
+            parser.read(sentence.strip())
+    if not parser.nominated:
         stance = Stance.NONE
-    elif reader.denial is not None:
+    elif parser.denial is not None:
         stance = Stance.CORRECTS
     else:
-        stance = Stance.CONFIRMS if reader.confirmed else Stance.OPEN
+        stance = Stance.CONFIRMS if parser.confirmed else Stance.OPEN
     number = markers.STEP_NUMBER.match(flat)
     return Reading(
         stance,
-        reader.asserted.in_order(),
-        reader.renewed.in_order(),
-        tuple(reader.denied),
-        tuple(reader.denied_values),
-        reader.denial,
-        reader.withdrew,
+        parser.asserted.in_order(),
+        parser.renewed.in_order(),
+        tuple(parser.denied),
+        tuple(parser.denied_values),
+        parser.denial,
+        parser.withdrew,
         flat,
-        tuple(reader.blamed),
+        tuple(parser.blamed),
         int(number[1]) if number and len(number[1]) < 10 else None,
     )

@@ -1,12 +1,12 @@
-"""From sampled token ids to characters and back (paper, Stage I to Stage II: steps are text, advantages are per token).
+"""Map sampled token ids to characters and back (paper, Stage I to II: steps are text, advantages are per token).
 
 A policy may sample any token sequence: tokenisations that the tokenizer itself would never produce, tokens that hold
-half an emoji, bytes that are no UTF-8 at all, special tokens in the middle. Re-encoding the text therefore gives other
-tokens than the sampled ones; the map has to be made while decoding the sampled ids.
+half an emoji, invalid UTF-8, special tokens in the middle. Re-encoding the text therefore gives other tokens than the
+sampled ones, so the map must be computed while decoding the sampled ids.
 
-``tokenizers.decoders.DecodeStream`` would be the ready-made tool. It is not used: in 0.23 it never writes an incomplete
-character at the end, holds a genuine U+FFFD back for ever, is quadratic in a run of invalid bytes, and hides at
-which token of a split character the character began.
+``tokenizers.decoders.DecodeStream`` is not used: in 0.23 it never returns an incomplete character at the end, never
+returns a genuine U+FFFD, takes quadratic time for a run of invalid bytes, and does not tell at which token a split
+character began.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
-# The tags that end the think block are text to us even where a tokenizer declares them special.
+# The tags of the think block are kept as text even if a tokenizer declares them special.
 THINK_TAGS = ("<think>", "</think>")
-# A UTF-8 character has at most four bytes: no character waits for more than four tokens.
+# A UTF-8 character has at most four bytes, so it is complete after at most four tokens.
 MAX_PENDING_TOKENS = 4
 
 
 def decode_with_offsets(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-    """Decode sampled ids into ``(text, token_starts)``, special tokens left out.
+    """Decode sampled ids into ``(text, token_starts)``, leaving out special tokens.
 
-    ``token_starts[t]`` is the character of ``text`` in which the first byte of token t lies: a token that carries on a
-    split character points at that character, one that writes nothing (special, outside the vocabulary) at the next
-    character written, ``len(text)`` at the end. It never decreases. Linear in the number of tokens.
+    ``token_starts[t]`` is the index of the character of ``text`` that contains the first byte of token t: a token that
+    continues a split character has the index of that character; one without text (special, outside the vocabulary) has that
+    of the next character, ``len(text)`` at the end. The indices never decrease. Linear in the number of tokens.
 
     For byte-level tokenizers (GPT-2, Llama 3, Qwen, DeepSeek) the text equals
     ``tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)`` for any ids, except that
-    think tags are kept where the tokenizer calls them special. Elsewhere ids are decoded in a sliding window, and the
-    text may differ from ``tokenizer.decode`` where its decoder rewrites what it has written (WordPiece clean-up, runs
-    of invalid byte-fallback tokens): the returned text is then the one to use, the offsets belong to it.
+    think tags are kept even if the tokenizer declares them special. For other tokenizers, ids are decoded in a sliding
+    window, and the text may differ from ``tokenizer.decode`` where its decoder rewrites earlier output (WordPiece clean-up,
+    runs of invalid byte-fallback tokens): use the returned text, to which the offsets refer.
     """
     skipped = _special_ids(tokenizer)
     kept = [int(i) for i in token_ids if i not in skipped]
@@ -65,11 +65,14 @@ def decode_with_offsets(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[
 
 
 def token_spans(step_starts: Sequence[int], token_starts: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Half-open token spans of the steps that begin at the characters ``step_starts`` (ascending; the first is 0).
+    """Return the half-open token spans of the steps that begin at the characters ``step_starts`` (ascending, from 0).
 
-    A token belongs to the step that holds its first character, so a token that straddles two steps goes to the earlier
-    one. The spans cover all tokens once and in order; EOS and other tokens at ``len(text)`` fall to the last step. A
-    step that lies inside a single token has an empty span.
+    A token belongs to the step that contains its first character, so a token that extends over two steps belongs to the
+    earlier one. The spans cover all tokens once and in order; EOS and other tokens at ``len(text)`` belong to the last step.
+    A step inside a single token has an empty span.
+
+    Raises:
+        ValueError: the first step does not start at 0.
 
     >>> token_spans([0, 6, 11], [0, 2, 4, 7, 12])  # the token at 4 straddles the first two steps
     ((0, 3), (3, 4), (4, 5))
@@ -93,15 +96,15 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 @cache
 def _byte_of_letter() -> dict[str, int]:
-    """The inverse of GPT-2's alphabet, in which every byte is written as one printable letter."""
+    """Return the inverse of GPT-2's alphabet, which represents every byte by one printable letter."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in set(printable)]
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(hidden)}
 
 
 def _token_bytes(token: str | None) -> bytes:
-    """The bytes of a byte-level token; an added token with letters outside the alphabet stands for itself."""
-    if token is None:  # ids beyond the vocabulary exist: embedding tables are padded
+    """Return the bytes of a byte-level token; an added token with letters outside the alphabet is encoded as UTF-8."""
+    if token is None:  # an id beyond the vocabulary, which exists because embedding tables are padded
         return b""
     table = _byte_of_letter()
     try:
@@ -111,7 +114,7 @@ def _token_bytes(token: str | None) -> bytes:
 
 
 def _decode_bytes(id_to_token: Callable[[int], str | None], ids: list[int]) -> tuple[str, list[int]]:
-    """Exact decoding of byte-level tokens: bytes are fed to an incremental UTF-8 decoder token by token."""
+    """Decode byte-level tokens exactly, with an incremental UTF-8 decoder token by token."""
     table = {i: _token_bytes(id_to_token(i)) for i in set(ids)}
     parts: list[str] = []
     starts: list[int] = []
@@ -119,7 +122,7 @@ def _decode_bytes(id_to_token: Callable[[int], str | None], ids: list[int]) -> t
     pending = b""
     for i in ids:
         token = table[i]
-        # A waiting character that the first byte does not carry on becomes U+FFFD in front of it.
+        # An incomplete character that the first byte does not continue becomes U+FFFD before it.
         ahead = len((pending + token[:1]).decode(errors="replace")) - 1 if pending else 0
         starts.append(written + ahead)
         chars, used = codecs.utf_8_decode(pending + token, "replace", False)
@@ -131,26 +134,26 @@ def _decode_bytes(id_to_token: Callable[[int], str | None], ids: list[int]) -> t
 
 
 def _decode_window(decode: Callable[[list[int]], str], ids: list[int]) -> tuple[str, list[int]]:
-    """Incremental decoding for any tokenizer: each token is decoded behind the tokens written just before it.
+    """Decode the tokens of any tokenizer incrementally, each after the tokens decoded just before it.
 
-    The context in front makes decoders that strip or join at the start of a text write what they would write inside
-    it. Text that ends in U+FFFD may be the beginning of a character and waits, for a bounded number of tokens.
+    With this context, decoders that strip or join at the start of a text produce the same as inside it. Text that ends in
+    U+FFFD may be an incomplete character, so it is kept pending for a bounded number of tokens.
     """
     parts: list[str] = []
     starts: list[int] = []
     written = 0  # characters in parts
-    stable = 0  # characters of the waiting text that are complete: the next token's first byte lies after them
-    context_from = read = 0  # ids[context_from:read] is the context, ids[read:t] waits
+    stable = 0  # complete characters of the pending text: the next token's first byte comes after them
+    context_from = read = 0  # ids[context_from:read] is the context, ids[read:t] is pending
     context = fresh = ""
     for t in range(len(ids)):
         starts.append(written + stable)
         window = decode(ids[context_from : t + 1])
-        if not window.startswith(context):  # the decoder rewrote what is already out: start a new window
+        if not window.startswith(context):  # the decoder rewrote earlier output: start a new window
             context_from, context = read, ""
             window = decode(ids[read : t + 1])
         fresh = window[len(context) :]
-        waits = not fresh or fresh.endswith(REPLACEMENT)
-        if waits and t + 1 - read < MAX_PENDING_TOKENS:
+        incomplete = not fresh or fresh.endswith(REPLACEMENT)
+        if incomplete and t + 1 - read < MAX_PENDING_TOKENS:
             stable = max(stable, len(fresh.rstrip(REPLACEMENT)))
             continue
         parts.append(fresh)

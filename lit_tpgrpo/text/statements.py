@@ -1,4 +1,4 @@
-"""What a step asserts, while it is read: statements in order, each of which may be taken back."""
+"""Collect the statements of a step in order while it is parsed; each may be withdrawn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lit_tpgrpo.text.equations import Equation
 
 
 class Statements:
-    """Equations in the order in which they were stated. Withdrawing one does not look at the others."""
+    """Equations in the order in which they were stated; withdrawing one takes constant time."""
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[str, str], list[tuple[int, Equation]]] = {}
@@ -16,17 +16,17 @@ class Statements:
         return bool(self._by_key)
 
     def state(self, equations: tuple[Equation, ...]) -> None:
-        """Add equations after all others."""
+        """Append equations."""
         for equation in equations:
             self._by_key.setdefault(equation.key, []).append((self._stated, equation))
             self._stated += 1
 
     def withdraw(self, equations: tuple[Equation, ...]) -> bool:
-        """Take out all that equal one of these; whether there were any."""
-        found = [self._by_key.pop(equation.key, None) for equation in equations]
-        return any(found)
+        """Remove all statements equal to one of the equations; return whether there were any."""
+        removed = [self._by_key.pop(equation.key, None) for equation in equations]
+        return any(removed)
 
     def in_order(self) -> tuple[Equation, ...]:
-        """All that were stated and not withdrawn."""
-        placed = sorted((p for same in self._by_key.values() for p in same), key=lambda p: p[0])
-        return tuple(equation for _, equation in placed)
+        """Return the statements that were not withdrawn, in order."""
+        numbered = sorted((pair for same in self._by_key.values() for pair in same), key=lambda pair: pair[0])
+        return tuple(equation for _, equation in numbered)

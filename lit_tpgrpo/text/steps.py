@@ -1,13 +1,13 @@
-"""Rule segmentation of a completion into semantic steps (paper, Stage I, which prompts an LLM for it).
+"""Segment a completion into semantic steps by rules (paper, Stage I, which prompts an LLM for it).
 
-Steps are paragraphs, joined where a paragraph cannot stand alone:
+Steps are paragraphs, merged if a paragraph is incomplete without its neighbour:
 
-* a paragraph that is nothing but display maths or code joins the one before it;
-* a paragraph that ends in a colon or a comma ("Thus,") takes the one after it, which finishes its sentence;
-* a bare interjection ("Hmm.", "Wait...", the opening ``<think>``) joins the paragraph after it, which says what it is
-  about.
+* a paragraph of only display maths or code is merged with the one before it;
+* a paragraph that ends in a colon or a comma ("Thus,") is merged with the next one, which finishes its sentence;
+* a mere interjection ("Hmm.", "Wait...", the opening ``<think>``) is merged with the next paragraph, which says what it
+  is about.
 
-A judge may segment anew (``Verdict.steps``); this is what it starts from, and what it falls back to.
+A judge may replace this segmentation (``Verdict.steps``); it starts from this one and falls back to it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,20 @@ BARE_OPENING = re.compile(
 
 
 def segment_steps(text: str, token_starts: Sequence[int], n_tokens: int) -> tuple[Step, ...]:
-    """Steps of a completion: think steps first, then the answer block as the last step (``is_answer``).
+    """Segment a completion into think steps, followed by the answer block as the last step (``is_answer``).
 
-    Their texts join to ``text`` and their token spans cover ``range(n_tokens)`` once and in order. There is always at
-    least one step, an empty one for an empty text. No answer step means that the think block was never closed; no
-    think step, that there is nothing but white space in it (the answer step then covers it too). Think steps that
-    hold the first character of no token are joined to the step before them; the answer step stays, even tokenless.
+    The steps' texts join to ``text``, and their token spans cover ``range(n_tokens)`` once and in order. There is always at
+    least one step, an empty one for an empty text. There is no answer step if the think block is never closed, and no think
+    step if it contains only white space (the answer step then covers it too). A think step that contains the first character
+    of no token is merged with the step before it; the answer step is kept even without tokens.
+
+    Args:
+        text: the completion.
+        token_starts: ``(n_tokens,)``, index of the first character of each token.
+        n_tokens: number of sampled tokens.
+
+    Raises:
+        ValueError: ``token_starts`` does not have ``n_tokens`` entries.
 
     >>> text = "One.\\n\\nHmm.\\n\\nTwo.</think>2"  # a token for each character; "Hmm." joins what it is about
     >>> [(text[s.start : s.end], s.is_answer) for s in segment_steps(text, range(len(text)), len(text))]
@@ -48,23 +56,24 @@ def segment_steps(text: str, token_starts: Sequence[int], n_tokens: int) -> tupl
     blocks = block_spans(text)
     paragraphs = paragraph_spans(text, think_end, blocks)
     if answer is not None and not text[:think_end].replace("<think>", "", 1).strip():
-        return _tiled(text, [0], answer, token_starts)
+        return _adjacent_steps(text, [0], answer, token_starts)
     return steps_from_starts(text, _step_starts(text, paragraphs, blocks) or [0], token_starts)
 
 
 def steps_from_starts(text: str, starts: Sequence[int], token_starts: Sequence[int]) -> tuple[Step, ...]:
-    """Steps whose think steps begin at the given characters (ascending, the first is 0), the answer block after them.
+    """Build think steps that begin at the given characters (ascending, from 0), followed by the answer block.
 
-    Think steps that hold the first character of no token are joined to the step before them.
+    A think step that contains the first character of no token is merged with the step before it.
     """
     answer = answer_start(text)
     think_end = len(text) if answer is None else answer
     thinks = token_spans([*starts, think_end], token_starts)[: len(starts)]
     kept = [s for s, (a, b) in zip(starts, thinks, strict=True) if a < b or s == 0]
-    return _tiled(text, kept if answer is None else [*kept, answer], answer, token_starts)
+    return _adjacent_steps(text, kept if answer is None else [*kept, answer], answer, token_starts)
 
 
-def _tiled(text: str, starts: list[int], answer: int | None, token_starts: Sequence[int]) -> tuple[Step, ...]:
+def _adjacent_steps(text: str, starts: list[int], answer: int | None, token_starts: Sequence[int]) -> tuple[Step, ...]:
+    """Build steps that each end where the next one begins."""
     ends = [*starts[1:], len(text)]
     last = len(starts) - 1
     return tuple(
@@ -74,18 +83,18 @@ def _tiled(text: str, starts: list[int], answer: int | None, token_starts: Seque
 
 
 def _step_starts(text: str, paragraphs: list[Span], blocks: list[Span]) -> list[int]:
-    """The paragraph starts at which a step begins, after the joining rules."""
+    """Return the starts of those paragraphs at which a step begins, after merging."""
     starts: list[int] = []
-    join_next = False
+    merge_next = False
     block = 0
     for start, end in paragraphs:
-        own, outside, at = text[start:end], "", start
+        paragraph, outside, position = text[start:end], "", start
         while block < len(blocks) and blocks[block][1] <= end:
-            outside += text[at : blocks[block][0]]
-            at = blocks[block][1]
+            outside += text[position : blocks[block][0]]
+            position = blocks[block][1]
             block += 1
-        is_block = at > start and not (outside + text[at:end]).strip(" \t\r\n.,;")
-        if not starts or not (join_next or is_block):
+        is_block = position > start and not (outside + text[position:end]).strip(" \t\r\n.,;")
+        if not starts or not (merge_next or is_block):
             starts.append(start)
-        join_next = own.rstrip().endswith(UNFINISHED) or BARE_OPENING.fullmatch(own) is not None
+        merge_next = paragraph.rstrip().endswith(UNFINISHED) or BARE_OPENING.fullmatch(paragraph) is not None
     return starts

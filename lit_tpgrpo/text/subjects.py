@@ -1,7 +1,7 @@
-"""What a verdict is about: the subject of "is wrong", where it is something that the solver said and that can be quoted.
+"""Find the subject of "is wrong", if it is a statement of the solver.
 
-Most sentences of real chains that call something wrong are about something else: a choice that is offered, the problem,
-an idea that was only asked about. Those have no subject here, and deny nothing.
+Most sentences of real chains that call something wrong refer to something else: an answer choice, the problem, an idea in a
+question. They have no subject here, and deny nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lit_tpgrpo.text.equations import Equation, begins_whole, ends_whole, find_e
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """``equations`` or a bare ``value`` that is quoted; neither: the verdict points back at what was said before."""
+    """What a verdict refers to: quoted ``equations``, or a plain ``value``; without either, it points back to earlier text."""
 
     equations: tuple[Equation, ...] = ()
     value: str | None = None
@@ -27,7 +27,7 @@ _BETWEEN = re.compile(
     r"|and|\d+)\b[\s,]*)*",
     re.IGNORECASE,
 )
-"""Between a statement and the verdict on it: "8 * 2 = 4, which I got before, is wrong"."""
+"""Words between a statement and the verdict on it: "8 * 2 = 4, which I got before, is wrong"."""
 _REASON = re.compile(r"\b(?:since|because|as|given|with|if|when|but)\W+(?:\w+\W+){0,3}$", re.IGNORECASE)
 _PLAIN = re.compile(
     r"(?:\W|\b(?:wait|hmm*|oh|no|so|but|and|then|ok|okay|actually|oops|the|my|our|that|this|it|a|an|of|is|i|think|value|answer"
@@ -35,13 +35,13 @@ _PLAIN = re.compile(
     r"|saying|having|writing|using|hold|on)\b)*",
     re.IGNORECASE,
 )
-"""Before a bare value that is the whole subject: "so the answer 12". "Each cycle contributes a factor of 2" is none."""
+"""Words before a plain value that is the whole subject: "so the answer 12", but not "each cycle contributes a factor of 2"."""
 _HELD = re.compile(
     r"\b(?:thought|said|had|got|found|wrote|assumed|claimed|calculated|computed|believed|concluded|counted)"
     r"(?: (?:that|it|the|there|was|were|is|are|be|would|to|of|as|at|my|answer|result|value|sum|total|count|number)\b)*\s+$",
     re.IGNORECASE,
 )
-"""Before what the solver held: "I thought it was 49, but that was wrong"."""
+"""Words before a claim that the solver quotes: "I thought it was 49, but that was wrong"."""
 _POINTER = re.compile(
     r"\b(?:that|this|it|these|those|everything)(?: (?:also|just|really|clearly|definitely|still|all|now|then))?\W*$"
     r"|\b(?:that|this|the|my|our|these|those) "
@@ -51,42 +51,48 @@ _POINTER = re.compile(
     r"|^(?:\W|\b(?:wait|hmm*|oh|no|so|but|and|ok|okay|oops)\b)*$",
     re.IGNORECASE,
 )
-"""Before a verdict that points back: "that", "my last result", or nothing at all ("No, wrong.")."""
+"""Words before a verdict that points back: "that", "my last result", or nothing ("No, wrong.")."""
 _LOOK_BACK = 80
 
 
 def find_subject(sentence: str, verdict: re.Match[str], equations: Sequence[Equation]) -> Subject | None:
-    """The subject of a verdict ("predicate" of ``CALLS_WRONG``) in its sentence; None where it is nothing of the solver's."""
+    """Return the subject of a verdict; None if it is not a statement of the solver.
+
+    Args:
+        sentence: the flattened sentence.
+        verdict: match of ``CALLS_WRONG`` with a "predicate".
+        equations: the sentence's equations.
+    """
     start = verdict.start()
-    said = [e for e in equations if e.end <= start]
-    between = _BETWEEN.fullmatch(sentence, said[-1].end, start) if said else None
+    earlier = [e for e in equations if e.end <= start]
+    between = _BETWEEN.fullmatch(sentence, earlier[-1].end, start) if earlier else None
     head = sentence[max(0, start - _LOOK_BACK) : start]
-    if between and not (between["pronoun"] and _stands_after(_REASON, sentence, said[-1].start)):
-        return Subject(_chain(said))
+    if between and not (between["pronoun"] and _matches_before(_REASON, sentence, earlier[-1].start)):
+        return Subject(_chain(earlier))
     values = [v for v in find_expressions(sentence, 0, start) if any(c.isdigit() for c in v[0])]
     value = values[-1] if values else None
-    if value is not None and said and value.start() < said[-1].end:
+    if value is not None and earlier and value.start() < earlier[-1].end:
         value = None
     if value is not None and begins_whole(sentence, value) and ends_whole(sentence, value.end()):
         clause = re.split(r"[.;:,!?]\s", sentence[max(0, value.start() - _LOOK_BACK) : value.start()])[-1]
         if not sentence[value.end() : start].strip(" ,'\".)") and _PLAIN.fullmatch(clause):
             return Subject(value=normalise(value[0]))
-        if _POINTER.search(head) and _stands_after(_HELD, sentence, value.start()):
+        if _POINTER.search(head) and _matches_before(_HELD, sentence, value.start()):
             return Subject(value=normalise(value[0]))
     if not _POINTER.search(head):
         return None
-    if said and _stands_after(_HELD, sentence, said[-1].start):
-        return Subject(_chain(said))
+    if earlier and _matches_before(_HELD, sentence, earlier[-1].start):
+        return Subject(_chain(earlier))
     return Subject()
 
 
-def _chain(said: Sequence[Equation]) -> tuple[Equation, ...]:
-    """The last equation with those that are written in one with it: ``a = b = c``."""
-    first = len(said) - 1
-    while first and said[first - 1].end > said[first].start:
+def _chain(equations: Sequence[Equation]) -> tuple[Equation, ...]:
+    """Return the last equation with those written in one chain with it, such as ``a = b = c``."""
+    first = len(equations) - 1
+    while first and equations[first - 1].end > equations[first].start:
         first -= 1
-    return tuple(said[first:])
+    return tuple(equations[first:])
 
 
-def _stands_after(pattern: re.Pattern[str], sentence: str, position: int) -> bool:
+def _matches_before(pattern: re.Pattern[str], sentence: str, position: int) -> bool:
     return pattern.search(sentence[max(0, position - _LOOK_BACK) : position]) is not None

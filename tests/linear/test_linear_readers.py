@@ -129,7 +129,7 @@ READING = (
 )  # fmt: skip
 NO_READERS = {
     "text.spans.decode_with_offsets": "of token ids, as many as were sampled",
-    "text.markers.stands_before": "at most 40 characters",
+    "text.markers.matches_before": "at most 40 characters",
     "text.subjects.find_subject": "called by read_step",
     "text.equations.find_expressions": "called by extract_equations",
     "text.equations.begins_whole": "called by extract_equations, for 24 characters",

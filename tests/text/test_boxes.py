@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lit_tpgrpo.text.boxes import boxed_answer, find_boxes, without_edges
+from lit_tpgrpo.text.boxes import boxed_answer, find_boxes, strip_outer_space
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_places_of_nested_boxes():
     ],
 )
 def test_control_spaces_at_the_end(text: str, expected: str):
-    assert without_edges(text) == expected
+    assert strip_outer_space(text) == expected

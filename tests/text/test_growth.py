@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from lit_tpgrpo.text.answers import AnswerForm, answer_block, balanced, extract_answer, extract_boxed
-from lit_tpgrpo.text.boxes import without_edges
+from lit_tpgrpo.text.boxes import strip_outer_space
 from lit_tpgrpo.text.notation import Unreadable, canonical
 from lit_tpgrpo.verify.structure import read_shape
 from lit_tpgrpo.verify.units import split_unit
@@ -38,7 +38,7 @@ READERS = {
     "box": lambda text: extract_boxed(text, thinks=False),
     "answer line": lambda text: extract_answer(text, AnswerForm.ANSWER_LINE, thinks=False),
     "block": answer_block,
-    "edges": without_edges,
+    "edges": strip_outer_space,
     "balanced": balanced,
     "notation": canonical,
     "unit": split_unit,
