@@ -1,4 +1,4 @@
-"""The credit interface: a judged group in, per-token advantages out. One assignment a file."""
+"""The credit interface: from a judged group to per-token advantages. Each file has one credit assignment."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup
 
 @runtime_checkable
 class CreditAssignment(Protocol):
-    """Turns the labelled solutions of one problem into token advantages, in the group's order.
+    """Computes token advantages for the judged solutions of one problem, in the group's order.
 
-    An instance holds its settings (alpha, ddof, ...) and no state.
+    An instance has settings (alpha, ddof, ...) and no state.
     """
 
     def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]: ...

@@ -1,4 +1,4 @@
-"""What every credit assignment here has in common: the outcome reward, standardised within the group."""
+"""Base class of the credit assignments: standardise the outcome reward within the group."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 @checked_arguments()
 class GroupRelativeCredit(ABC):
-    """Standardises the outcome rewards of a group, then credits its solutions one by one.
+    """Base class that standardises the outcome rewards of a group and then credits each solution.
 
-    UNDECIDED solutions get no credit and do not enter the statistics; nor does any solution of a group in which fewer than
-    two are decided get credit.
+    UNDECIDED solutions get no credit and are left out of the statistics. If fewer than two solutions of a group are decided,
+    none gets credit.
 
     Args:
-        ddof: of the group's standard deviation; 1 as the usual GRPO trainers, the paper does not say.
+        ddof: ddof of the group's standard deviation; 1 as in the usual GRPO trainers, the paper does not say.
         eps: added to the standard deviation.
 
     Raises:
-        ConfigError: ddof is not 0 or 1, eps negative.
+        ConfigError: ddof is not 0 or 1, or eps is negative.
     """
 
     def __init__(self, ddof: int = 1, eps: float = 1e-6) -> None:
@@ -31,12 +31,12 @@ class GroupRelativeCredit(ABC):
         self.eps = eps
 
     def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
-        """Credit for each solution of the group, in its order.
+        """Compute the credit of each solution of the group, in the group's order.
 
         Raises:
             ConfigError: the group has a single solution.
-            ValueError: a verdict contradicts its solution, see ``thoughts.check_verdict`` and, where labels pay,
-                ``thoughts.agrees_with_answer``.
+            ValueError: a verdict contradicts its solution, see ``merging.check_verdict`` and, if labels are rewarded,
+                ``merging.agrees_with_answer``.
         """
         for judged in group.solutions:
             check_verdict(judged)
@@ -48,4 +48,4 @@ class GroupRelativeCredit(ABC):
 
     @abstractmethod
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
-        """Credit for one solution, given its standardised outcome reward."""
+        """Compute the credit of one solution from its standardised outcome reward."""

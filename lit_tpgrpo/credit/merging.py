@@ -1,4 +1,4 @@
-"""What the credit assignments share: the outcome's part, the label family's check, steps merged into thoughts."""
+"""Functions shared by the credit assignments: outcome advantages, checks of labels, merging steps into thoughts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ _FAMILY = {
 
 
 def outcome_advantages(group: JudgedGroup, ddof: int, eps: float) -> list[float | None]:
-    """Outcome rewards +1 (CORRECT) and -1 (INCORRECT, UNVERIFIABLE), standardised within the group (paper, Setting).
+    """Standardise outcome rewards, +1 (CORRECT) and -1 (INCORRECT, UNVERIFIABLE), within the group (paper, Setting).
 
-    Mean and standard deviation are over the decided solutions. None stands for no credit: of an UNDECIDED solution, and of a
-    whole group in which fewer than two are decided, for a single one has nothing to be compared with.
+    Mean and standard deviation are over the decided solutions.
+
+    Returns:
+        The advantage of each solution. None means no credit: for an UNDECIDED solution, and for all solutions if fewer than
+        two are decided, since a single one cannot be compared.
 
     Raises:
         ConfigError: a single solution was sampled.
@@ -40,21 +43,22 @@ def outcome_advantages(group: JudgedGroup, ddof: int, eps: float) -> list[float 
 
 
 def ability_reward(alpha: float, group: JudgedGroup) -> float:
-    """r_c = alpha * capability (paper, Stage II).
+    """Compute the process reward of a correct solution, r_c = alpha * capability (paper, Stage II).
 
     Raises:
-        ValueError: the capability (a callback may set it) is negative or not finite, and would turn rewards round.
+        ValueError: the capability (a callback may set it) is not finite, or negative, which would reverse rewards.
     """
     if not 0 <= group.capability < math.inf:
         raise ValueError(
-            f"problem {group.problem.uid!r} has capability {group.capability}; expected acc_G or the like, >= 0"
+            f"problem {group.problem.uid!r} has capability {group.capability}; expected a finite number >= 0, such as acc_G"
         )
     return alpha * group.capability
 
 
 def merge_thoughts(verdict: Verdict) -> tuple[Thought, ...]:
-    """Maximal runs of equal labels (paper, Stage II). A trailing think thought with the answer's label takes in the
-    answer block; an abstained solution is one thought.
+    """Merge maximal runs of steps with equal labels into thoughts (paper, Stage II).
+
+    A last think step with the answer's label is merged with the answer block; an abstained solution is one thought.
 
     >>> from lit_tpgrpo.records import Step
     >>> steps = tuple(Step(i, i + 1, i, i + 1, is_answer=i == 3) for i in range(4))
@@ -67,7 +71,7 @@ def merge_thoughts(verdict: Verdict) -> tuple[Thought, ...]:
 
 
 def single_steps(verdict: Verdict) -> tuple[Thought, ...]:
-    """Every step a thought of its own: nothing is merged."""
+    """Turn each step into a thought, without merging."""
     return tuple(_thought(verdict, i, i + 1) for i in range(len(verdict.steps)))
 
 
@@ -77,29 +81,33 @@ def _thought(verdict: Verdict, first: int, end: int) -> Thought:
 
 
 def check_verdict(judged: JudgedSolution) -> None:
-    """What merging steps relies on: one label for each, and that they tile the tokens.
+    """Check that a verdict has one label per step, and that its steps cover all tokens once and in order.
 
     Raises:
-        ValueError: there are more or fewer labels than steps, no steps at all, or steps that leave out or repeat tokens.
+        ValueError: the numbers of labels and steps differ, there are no steps, or steps leave out or repeat tokens.
     """
     verdict, n_tokens = judged.verdict, len(judged.solution.completion_ids)
-    where = _named(judged)
+    where = _verdict_name(judged)
     if len(verdict.labels) != len(verdict.steps) or not verdict.steps:
         raise ValueError(f"{where} has {len(verdict.labels)} labels for {len(verdict.steps)} steps; expected one each")
     ends = [0, *(s.token_end for s in verdict.steps)]
     if [s.token_start for s in verdict.steps] != ends[:-1] or ends[-1] != n_tokens or ends != sorted(ends):
-        raise ValueError(f"{where} has steps that do not tile its {n_tokens} tokens")
+        raise ValueError(f"{where} has steps that do not cover its {n_tokens} tokens once and in order")
 
 
 def agrees_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) -> Tensor | None:
-    """(T,) bool: CORRECT in a correct solution, MATCHED in an incorrect one. None where there is no process reward: the
-    judge abstained, no answer block was reached, or the token limit cut it short.
+    """Return which thoughts agree with the answer: CORRECT in a correct solution, MATCHED in an incorrect one.
+
+    That the steps cover the tokens is checked before, by ``check_verdict``.
+
+    Returns:
+        (T,) bool. None if there is no process reward: the judge abstained, there is no answer block, or the token limit cut
+        the solution short.
 
     Raises:
-        ValueError: labels mix families or call the answer block other than its outcome does. That they cover the tokens
-            is for ``check_verdict`` to say, before steps are merged.
+        ValueError: a label is not of the outcome's family, or the answer block's label contradicts the outcome.
     """
-    verdict, where = judged.verdict, _named(judged)
+    verdict, where = judged.verdict, _verdict_name(judged)
     if verdict.abstained:
         if set(verdict.labels) != {StepLabel.ABSTAINED}:
             raise ValueError(f"{where} abstains on some steps only; an abstaining judge labels every step ABSTAINED")
@@ -107,26 +115,30 @@ def agrees_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) ->
     if judged.solution.stop is StopReason.LENGTH or not verdict.steps[-1].is_answer:
         return None
     correct = judged.outcome is Outcome.CORRECT
-    strange = set(verdict.labels) - _FAMILY[correct]
-    if strange:
-        raise ValueError(f"{where} labels a {judged.outcome.value} solution {sorted(s.value for s in strange)}")
+    unexpected = set(verdict.labels) - _FAMILY[correct]
+    if unexpected:
+        raise ValueError(f"{where} labels a {judged.outcome.value} solution {sorted(s.value for s in unexpected)}")
     answer = StepLabel.CORRECT if correct else StepLabel.MATCHED
     if verdict.labels[-1] is not answer:
         raise ValueError(f"{where} labels the answer block {verdict.labels[-1].value}; expected {answer.value}")
     return torch.tensor([t.label is answer for t in thoughts])
 
 
-def _named(judged: JudgedSolution) -> str:
+def _verdict_name(judged: JudgedSolution) -> str:
     return f"the verdict on sample {judged.solution.sample} of problem {judged.solution.problem_uid!r}"
 
 
 def thought_lengths(thoughts: tuple[Thought, ...]) -> Tensor:
-    """(T,) tokens of each thought."""
+    """Return the number of tokens of each thought, (T,) int64."""
     return torch.tensor([t.token_end - t.token_start for t in thoughts])
 
 
 def check_standardisation(ddof: int, eps: float) -> None:
-    """Refuse what ``standardise_group`` would refuse later, when the settings are given."""
+    """Check the settings of ``standardise_group`` when they are given.
+
+    Raises:
+        ConfigError: ddof is not 0 or 1, or eps is negative.
+    """
     if ddof not in (0, 1):
         raise ConfigError(f"ddof must be 0 (population) or 1 (sample), got {ddof}")
     if eps < 0:
@@ -134,8 +146,12 @@ def check_standardisation(ddof: int, eps: float) -> None:
 
 
 def check_scale(name: str, value: float) -> None:
-    """Process rewards need a positive scale."""
+    """Check that the scale of process rewards is positive.
+
+    Raises:
+        ConfigError: it is not.
+    """
     if not value > 0:
         raise ConfigError(
-            f"{name} must be positive, got {value}; for outcome rewards alone use lit_tpgrpo.credit.outcome.OutcomeCredit"
+            f"{name} must be positive, got {value}; for outcome rewards only, use lit_tpgrpo.credit.outcome.OutcomeCredit"
         )

@@ -1,4 +1,4 @@
-"""Plain GRPO (DeepSeekMath, arXiv 2402.03300): the outcome alone, on every token."""
+"""Credit of plain GRPO (DeepSeekMath, arXiv 2402.03300): the outcome advantage on every token."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
 class OutcomeCredit(GroupRelativeCredit):
-    """No process reward. Thoughts are kept for show: judges still run, so that runs can be compared.
+    """Outcome advantages without process rewards.
 
-    The arguments are those of ``GroupRelativeCredit``.
+    Thoughts are still computed, for logs only; judges still run, so that runs can be compared. The arguments are those of
+    ``GroupRelativeCredit``.
     """
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
-        """One advantage for all tokens."""
+        """Give all tokens the outcome advantage."""
         return credit_outcome(judged, outcome, merge_thoughts(judged.verdict))

@@ -1,4 +1,4 @@
-"""The paper's ablation "without merging": a reward for every step, summed over all that follow."""
+"""Credit of the paper's ablation "without merging": a reward per step, summed over all following steps."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 @checked_arguments()
 class StepCredit(GroupRelativeCredit):
-    """Step-level rewards. Advantages grow with the number of steps that follow, which is why the paper merges.
+    """Step-level process rewards; advantages grow with the number of following steps, which is why the paper merges steps.
 
     Args:
         alpha: scale of the process reward.
-        ddof: of the group's standard deviation; 1 as the usual GRPO trainers, the paper does not say.
+        ddof: ddof of the group's standard deviation; 1 as in the usual GRPO trainers, the paper does not say.
         eps: added to the standard deviation.
 
     Raises:
-        ConfigError: alpha is not positive, ddof not 0 or 1, eps negative.
+        ConfigError: alpha is not positive, ddof is not 0 or 1, or eps is negative.
     """
 
     def __init__(self, alpha: float = 1.0, ddof: int = 1, eps: float = 1e-6) -> None:
@@ -28,5 +28,5 @@ class StepCredit(GroupRelativeCredit):
         self.alpha = alpha
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
-        """Suffix sums over single steps."""
+        """Compute suffix sums over unmerged steps."""
         return credit_steps(judged, outcome, single_steps(judged.verdict), ability_reward(self.alpha, group))

@@ -1,4 +1,4 @@
-"""TP-GRPO: thought-level process rewards, scaled by what the policy can do (paper, Stage II)."""
+"""Credit of TP-GRPO: thought-level process rewards, scaled by the policy's capability (paper, Stage II)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 @checked_arguments()
 class ThoughtCredit(GroupRelativeCredit):
-    """r_c = alpha * capability for a correct solution's thoughts; the outcome's own size for an incorrect one's.
+    """Thought-level process rewards: r_c = alpha * capability in correct solutions, the outcome reward in incorrect ones.
 
-    An incorrect thought is pushed down (advantage below 0) only where alpha * acc_G exceeds the outcome advantage.
+    An incorrect thought gets a negative advantage only if alpha * acc_G exceeds the outcome advantage.
 
     Args:
         alpha: scale of the process reward; the paper's value is not known.
-        ddof: of the group's standard deviation; 1 as the usual GRPO trainers, the paper does not say.
+        ddof: ddof of the group's standard deviation; 1 as in the usual GRPO trainers, the paper does not say.
         eps: added to the standard deviation.
 
     Raises:
-        ConfigError: alpha is not positive, ddof not 0 or 1, eps negative.
+        ConfigError: alpha is not positive, ddof is not 0 or 1, or eps is negative.
     """
 
     def __init__(self, alpha: float = 1.0, ddof: int = 1, eps: float = 1e-6) -> None:
@@ -30,5 +30,5 @@ class ThoughtCredit(GroupRelativeCredit):
         self.alpha = alpha
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
-        """The paper's table over merged thoughts."""
+        """Apply the paper's table to merged thoughts."""
         return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), ability_reward(self.alpha, group))

@@ -1,4 +1,4 @@
-"""The paper's ablation "without adaptation": thoughts are worth the same whatever the policy can do."""
+"""Credit of the paper's ablation "without adaptation": process rewards do not depend on the policy's capability."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 @checked_arguments()
 class UnadaptedThoughtCredit(GroupRelativeCredit):
-    """TP-GRPO with a constant in place of r_c.
+    """Thought-level process rewards with a constant instead of r_c.
 
     Args:
-        magnitude: process reward of a correct solution's thought, 1 in the paper's ablation.
-        ddof: of the group's standard deviation; 1 as the usual GRPO trainers, the paper does not say.
+        magnitude: process reward of a thought in a correct solution, 1 in the paper's ablation.
+        ddof: ddof of the group's standard deviation; 1 as in the usual GRPO trainers, the paper does not say.
         eps: added to the standard deviation.
 
     Raises:
-        ConfigError: magnitude is not positive, ddof not 0 or 1, eps negative.
+        ConfigError: magnitude is not positive, ddof is not 0 or 1, or eps is negative.
     """
 
     def __init__(self, magnitude: float = 1.0, ddof: int = 1, eps: float = 1e-6) -> None:
@@ -28,5 +28,5 @@ class UnadaptedThoughtCredit(GroupRelativeCredit):
         self.magnitude = magnitude
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
-        """The paper's table over merged thoughts, with the constant."""
+        """Apply the paper's table with the constant to merged thoughts."""
         return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), self.magnitude)

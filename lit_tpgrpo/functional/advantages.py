@@ -1,23 +1,23 @@
 """Token advantages from an outcome reward and thought-level process rewards.
 
 Sources: process supervision with GRPO, DeepSeekMath (arXiv 2402.03300, section 4.1.3), where the advantage of a token is
-the sum of the rewards placed at the step ends at or after it; TP-GRPO (arXiv 2507.23317, Stage II), which places one
-reward at the end of each thought instead.
+the sum of the rewards at the step ends at or after it; TP-GRPO (arXiv 2507.23317, Stage II), which has one reward at the
+end of each thought instead.
 
-A thought *sides with the answer* when its label is the answer block's: CORRECT in a correct solution, MATCHED in an
-incorrect one. With that word both kinds of solution have one rule. With r = the standardised outcome reward and
+A thought *agrees with the answer* if it has the label of the answer block: CORRECT in a correct solution, MATCHED in an
+incorrect one. In these terms one rule covers both kinds of solution. With r = the standardised outcome reward and
 m = r_c = alpha * capability for a correct solution, m = r (<= 0) for an incorrect one:
 
-    process reward = +m where the thought sides with the answer, -m where it does not, 0 for the last thought
+    process reward = +m if the thought agrees with the answer, -m if it does not, 0 for the last thought
 
-Why the last thought, the one that holds the answer block, carries r alone: merged thoughts alternate, so the suffix sum
-then telescopes to the table of the paper's two propositions (any other reward there would shift every token by it):
+The last thought, which contains the answer block, gets only r, because merged thoughts alternate: the suffix sum then
+telescopes to the table of the paper's two propositions (any other reward there would shift every token by it):
 
     correct solution,   correct thought      r            incorrect solution, matched thought     r
     correct solution,   incorrect thought    r - r_c      incorrect solution, unmatched thought   0
 
-``suffix_sum_advantages`` is the definition and serves as the reference; ``closed_form_advantages`` is the table and
-what training uses: exact (an advantage that should be 0 is 0, so batches can be filtered on it) and in one pass.
+``suffix_sum_advantages`` is the definition and serves as the reference. Training uses ``closed_form_advantages``, the table:
+it is exact (an advantage that should be 0 is 0, so batches can be filtered on it) and needs one pass.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from torch import Tensor
 
 
 def standardise_group(rewards: Tensor, ddof: int = 1, eps: float = 1e-6) -> Tensor:
-    """(r - mean) / (std + eps) over the solutions of one problem; exactly zero where all rewards are equal.
+    """Standardise rewards over the solutions of one problem: (r - mean) / (std + eps); exactly zero if all are equal.
 
-    The paper states neither ddof nor eps: both defaults are ours (ddof 1 is what the usual GRPO trainers take).
+    The paper states neither ddof nor eps; the defaults are this package's (the usual GRPO trainers use ddof 1).
 
     Args:
         rewards: (G,) floating point, one outcome reward per solution.
@@ -50,20 +50,21 @@ def standardise_group(rewards: Tensor, ddof: int = 1, eps: float = 1e-6) -> Tens
         raise ValueError(f"a standard deviation with ddof={ddof} needs at least {ddof + 1} rewards, got {len(rewards)}")
     if eps < 0:
         raise ValueError(f"eps must not be negative, got {eps}")
-    # By comparison, not by std == 0: the mean of equal floats may round, and (r - mean) / eps would blow that up.
+    # Compare rewards instead of testing std == 0: the mean of equal floats may be rounded, and (r - mean) / eps be large.
     if bool((rewards == rewards[0]).all()):
         return torch.zeros_like(rewards)
     return (rewards - rewards.mean()) / (rewards.std(correction=ddof) + eps)
 
 
 def merge_runs(labels: Tensor) -> Tensor:
-    """Maximal runs of equal labels as half-open spans.
+    """Return maximal runs of equal labels as half-open spans.
+
 
     Args:
         labels: (S,) integer or bool, one label per step.
 
     Returns:
-        (T, 2) int64; (0, 2) for no labels.
+        (T, 2) int64; (0, 2) if there are no labels.
 
     >>> merge_runs(torch.tensor([1, 1, 0, 1])).tolist()
     [[0, 2], [2, 3], [3, 4]]
@@ -76,13 +77,13 @@ def merge_runs(labels: Tensor) -> Tensor:
 
 
 def process_rewards(agrees_with_answer: Tensor, magnitude: float) -> Tensor:
-    """The process part of each thought's reward: +-magnitude, and 0 for the last, which carries the outcome alone.
+    """Compute the process reward of each thought: +-magnitude, and 0 for the last, which gets the outcome reward only.
 
-    A solution that is one single thought therefore has no process reward.
+    So a solution of a single thought has no process reward.
 
     Args:
-        agrees_with_answer: (T,) bool; the last thought holds the answer, so its entry is True.
-        magnitude: m of the module docstring: r_c for a correct solution, the (non-positive) standardised outcome
+        agrees_with_answer: (T,) bool; the last thought contains the answer, so its entry is True.
+        magnitude: m in the module docstring: r_c for a correct solution, the (non-positive) standardised outcome
             reward for an incorrect one.
 
     Returns:
@@ -91,19 +92,19 @@ def process_rewards(agrees_with_answer: Tensor, magnitude: float) -> Tensor:
     >>> process_rewards(torch.tensor([True, False, True]), 0.5).tolist()
     [0.5, -0.5, 0.0]
     """
-    _check_sides(agrees_with_answer)
+    _check_agreement(agrees_with_answer)
     rewards = magnitude * (2.0 * agrees_with_answer.double() - 1.0)
     rewards[-1] = 0.0
     return rewards
 
 
 def suffix_sum_advantages(process: Tensor, outcome_advantage: float, lengths: Tensor) -> Tensor:
-    """A_t = sum of the rewards placed at thought ends at or after token t, the outcome reward standing at the last.
+    """Compute A_t, the sum of the rewards at thought ends at or after token t, with the outcome reward at the last end.
 
     Args:
         process: (T,) process reward of each thought.
-        outcome_advantage: the standardised outcome reward, added to the last thought's.
-        lengths: (T,) int64, tokens of each thought (0 is allowed: a token may swallow a short step whole).
+        outcome_advantage: the standardised outcome reward, added to that of the last thought.
+        lengths: (T,) int64, tokens of each thought (may be 0: a short step can lie within one token).
 
     Returns:
         (sum of lengths,) token advantages, dtype of ``process``.
@@ -112,7 +113,7 @@ def suffix_sum_advantages(process: Tensor, outcome_advantage: float, lengths: Te
     [1.0, 1.0, 0.5, 1.0]
     """
     _check_lengths(process, lengths)
-    # All tokens of a thought see the same suffix of thought ends, so the sum runs over thoughts, not over tokens.
+    # All tokens of a thought have the same suffix of thought ends, so the sum is over thoughts, not over tokens.
     suffix = process.flip(0).cumsum(0).flip(0) + outcome_advantage
     return suffix.repeat_interleave(lengths)
 
@@ -120,9 +121,9 @@ def suffix_sum_advantages(process: Tensor, outcome_advantage: float, lengths: Te
 def closed_form_advantages(
     agrees_with_answer: Tensor, outcome_advantage: float, magnitude: float, lengths: Tensor
 ) -> Tensor:
-    """The table: r where the token sides with the answer, r - magnitude where it does not.
+    """Compute advantages by the table: r for tokens that agree with the answer, r - magnitude for the others.
 
-    Equals ``suffix_sum_advantages(process_rewards(...))`` on merged thoughts. Being a look-up, it gives the same for
+    Equals ``suffix_sum_advantages(process_rewards(...))`` on merged thoughts. As a look-up per token, it gives the same for
     unmerged steps; the suffix sum does not.
 
     Args:
@@ -137,18 +138,20 @@ def closed_form_advantages(
     >>> closed_form_advantages(torch.tensor([True, False, True]), 1.0, 0.5, torch.tensor([2, 1, 1])).tolist()
     [1.0, 1.0, 0.5, 1.0]
     """
-    _check_sides(agrees_with_answer)
+    _check_agreement(agrees_with_answer)
     _check_lengths(agrees_with_answer, lengths)
     table = outcome_advantage - magnitude * (~agrees_with_answer).double()
     return table.repeat_interleave(lengths)
 
 
-def _check_sides(agrees_with_answer: Tensor) -> None:
+def _check_agreement(agrees_with_answer: Tensor) -> None:
     if agrees_with_answer.ndim != 1 or agrees_with_answer.dtype != torch.bool or not len(agrees_with_answer):
         got = f"{agrees_with_answer.dtype} {tuple(agrees_with_answer.shape)}"
         raise ValueError(f"expected bool agrees_with_answer of shape (T,) with T >= 1, got {got}")
     if not agrees_with_answer[-1]:
-        raise ValueError("the last thought holds the answer block, so its agrees_with_answer must be True, got False")
+        raise ValueError(
+            "the last thought contains the answer block, so its agrees_with_answer must be True, got False"
+        )
 
 
 def _check_lengths(thoughts: Tensor, lengths: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""Importance weights for samples of an engine whose arithmetic is not the trainer's.
+"""Importance weights that correct the mismatch between an engine's log-probs and the trainer's.
 
-An engine with kernels or a precision of its own samples from mu, a neighbour of the policy pi that the trainer computes
-with the same weights. ``c_t = pi(y_t) / mu(y_t)`` makes up for it, bounded so that no token dominates. The weights are
+An engine with other kernels or precision samples from mu, which is close to the policy pi that the trainer computes with the
+same weights. The weight ``c_t = pi(y_t) / mu(y_t)`` corrects this, bounded so that no token dominates. The weights are
 constants of the loss (``importance_weights`` of ``grpo_loss``), which divides by the number of all tokens, masked or not.
 
     token_truncate     min(max(c_t, floor), cap)                  Yao et al., "Your Efficient RL Framework Secretly Brings
@@ -9,9 +9,9 @@ constants of the loss (``importance_weights`` of ``grpo_loss``), which divides b
     sequence_*         the same of (prod_t c_t)^(1/T)             the ratio of GSPO (arXiv 2507.18071); verl's ``geometric``
     product_*          the same of prod_t c_t                     TRL 1.16's ``sequence_*`` (default: mask, cap 3)
 
-The product is the exact weight of a whole sequence and useless for long ones: a gap of 0.001 in each of 8,192 log-probs makes
-it e^8.2 or e^-8.2, so ``product_mask`` drops the one and ``product_truncate`` all but drops the other. The geometric mean has
-the same size at any length, and is the one meant by "sequence" here.
+The product is the exact weight of a whole sequence, but useless for long ones: a difference of 0.001 in each of 8,192
+log-probs makes it e^8.2 or e^-8.2, so ``product_mask`` drops the first and ``product_truncate`` almost drops the second. The
+size of the geometric mean does not depend on the length; it is what "sequence" means here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 
 def token_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
-    """min(max(c_t, floor), cap) for each token.
+    """Clamp each token's weight: min(max(c_t, floor), cap).
 
     >>> token_truncate(torch.tensor([4.0, 1.0, 0.25]).log(), floor=0.5, cap=2.0)
     tensor([2.0000, 1.0000, 0.5000])
@@ -32,7 +32,7 @@ def token_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
 
 
 def token_mask(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
-    """c_t, and 0 for tokens outside [floor, cap].
+    """Return c_t, with 0 for tokens outside [floor, cap].
 
     >>> token_mask(torch.tensor([4.0, 1.0, 0.25]).log(), floor=0.5, cap=2.0)
     tensor([0., 1., 0.])
@@ -42,7 +42,7 @@ def token_mask(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
 
 
 def sequence_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
-    """The geometric mean of all c_t within [floor, cap], the same for all tokens of the sequence.
+    """Return the geometric mean of all c_t, clamped to [floor, cap], for all tokens of the sequence.
 
     >>> sequence_truncate(torch.tensor([4.0, 1.0]).log(), floor=0.0, cap=3.0)  # sqrt(4 * 1)
     tensor([2., 2.])
@@ -51,17 +51,17 @@ def sequence_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
 
 
 def sequence_mask(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
-    """The geometric mean of all c_t, and 0 for a sequence in which it lies outside [floor, cap]."""
+    """Return the geometric mean of all c_t for all tokens of the sequence; 0 if it is outside [floor, cap]."""
     return token_mask(log_ratio.mean(), floor, cap).expand_as(log_ratio)
 
 
 def product_truncate(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
-    """prod_t c_t within [floor, cap], the same for all tokens of the sequence."""
+    """Return prod_t c_t, clamped to [floor, cap], for all tokens of the sequence."""
     return token_truncate(log_ratio.sum(), floor, cap).expand_as(log_ratio)
 
 
 def product_mask(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
-    """prod_t c_t, and 0 for a sequence in which it lies outside [floor, cap]."""
+    """Return prod_t c_t for all tokens of the sequence; 0 if it is outside [floor, cap]."""
     return token_mask(log_ratio.sum(), floor, cap).expand_as(log_ratio)
 
 
@@ -83,15 +83,15 @@ def importance_weights(
     floor: float = 0.0,
     kept_mass: float = 1.0,
 ) -> Tensor:
-    """Weights of one sampled sequence.
+    """Compute the importance weights of one sampled sequence.
 
     Args:
-        trainer_logprobs: (T,), of the sampled tokens by the trainer, with the weights that sampled them.
-        engine_logprobs: (T,), by the engine, at the same temperature.
+        trainer_logprobs: (T,) the trainer's log-probs of the sampled tokens, with the weights that sampled them.
+        engine_logprobs: (T,) the engine's log-probs of the same tokens, at the same temperature.
         method: a name in ``CORRECTIONS``.
-        cap: the most a weight may be; over it, it is cut to the cap or to 0.
-        floor: the least; under it, it is raised to the floor or cut to 0.
-        kept_mass: of ``truncation_sums``, where the engine's log-probs are those after ``top_p`` or ``top_k``.
+        cap: maximum weight; a larger one is set to the cap or to 0, depending on the method.
+        floor: minimum weight; a smaller one is set to the floor or to 0.
+        kept_mass: estimate by ``truncation_sums``, if the engine's log-probs are those after ``top_p`` or ``top_k``.
 
     Returns:
         (T,) float32, finite, without gradient.
@@ -101,13 +101,14 @@ def importance_weights(
 
 
 def truncation_sums(trainer_logprobs: Tensor, engine_logprobs: Tensor, cap: float) -> tuple[float, int]:
-    """Sum of min(c_t, cap) over a sequence, and its tokens: over a whole round their quotient is the *kept mass*.
+    """Return the sum of min(c_t, cap) over a sequence and its number of tokens; over a round, their quotient is the kept mass.
 
-    ``top_p`` and ``top_k`` leave a set S of tokens with the probability Z = pi(S), and an engine that gives the log-probs of
-    what it drew from says pi(y) / Z. The trainer's are of the whole vocabulary, so c_t = Z_t: every weight is below 1, and all
-    gradients shrink by the kept mass, which is no matter of arithmetic. E_mu[pi / mu] = Z, so the mean ratio estimates it.
-    Dividing by it (self-normalised importance sampling; Owen, "Monte Carlo theory, methods and examples", chapter 9) leaves
-    weights of mean 1 that still tell tokens apart. The ratios are capped: one without bound would push down all others.
+    ``top_p`` and ``top_k`` keep a set S of tokens with the probability Z = pi(S). An engine that returns log-probs of the
+    truncated distribution gives pi(y) / Z, while the trainer's are over the whole vocabulary. So c_t = Z_t: every weight is
+    below 1, and all gradients shrink by the kept mass, although this is not a numerical mismatch. E_mu[pi / mu] = Z, so the
+    mean ratio estimates the kept mass. Dividing by it (self-normalised importance sampling; Owen, "Monte Carlo theory,
+    methods and examples", chapter 9) gives weights of mean 1 that still distinguish tokens. The ratios are capped, because
+    an unbounded one would reduce all others.
     """
     ratio = _log_ratio(trainer_logprobs, engine_logprobs).exp().clamp(max=cap)
     return float(torch.nan_to_num(ratio, nan=0.0).double().sum()), len(ratio)
@@ -119,5 +120,5 @@ def _log_ratio(trainer_logprobs: Tensor, engine_logprobs: Tensor) -> Tensor:
             f"expected log-probs of one sequence, (T,) each, got {tuple(trainer_logprobs.shape)} and "
             f"{tuple(engine_logprobs.shape)}"
         )
-    # exp of more than 88 is inf, and inf * 0 in a mask is NaN; the cap is far below.
+    # exp of more than 88 is inf, and inf * 0 in a mask is NaN; caps are far below exp(80).
     return (trainer_logprobs.detach().float() - engine_logprobs.detach().float()).clamp(max=80.0)

@@ -1,13 +1,13 @@
-"""Estimators of KL(policy || reference) from the log-probs of single tokens that the sampling policy drew.
+"""Estimators of KL(policy || reference) from log-probs of single sampled tokens.
 
 Sources: k1, k2, k3: Schulman, "Approximating KL Divergence" (2020); multiplied by the ratio: DeepSeek-V3.2 (arXiv 2512.02556).
 
-With p the policy in training, q the reference and p_old the policy that sampled. Each is a term of the loss, so what counts
-is the expectation of its *gradient*. On-policy (p_old = p), k2's is that of KL(p || q), k3's that of the forward KL(q || p),
-k1's is zero. Off-policy the expectation of ``k1``, ``k2`` and ``k3`` is over p_old, as in GRPO (DeepSeekMath, arXiv 2402.03300,
-eq. 4): the nearer the two policies, the smaller that bias. ``k2_unbiased`` and ``k3_unbiased`` are multiplied by p / p_old and
-have the gradient of KL(p || q) wherever p_old has support. TRL 1.16 takes ``k3_unbiased`` by default
-(``use_bias_correction_kl``), and ``k3`` with that switch off.
+Here p is the policy in training, q the reference and p_old the policy that sampled. Each estimator is a term of the loss, so
+the expectation of its *gradient* matters. On-policy (p_old = p), it is that of KL(p || q) for k2, that of the forward
+KL(q || p) for k3, and zero for k1. Off-policy, the expectation of ``k1``, ``k2`` and ``k3`` is over p_old, as in GRPO
+(DeepSeekMath, arXiv 2402.03300, eq. 4): the closer the two policies, the smaller that bias. ``k2_unbiased`` and
+``k3_unbiased`` are multiplied by p / p_old and have the gradient of KL(p || q) wherever p_old has support. TRL 1.16 uses
+``k3_unbiased`` by default (``use_bias_correction_kl``), and ``k3`` with that option off.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ KLName = Literal["k1", "k2", "k3", "k2_unbiased", "k3_unbiased"]
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """log p - log q. Unbiased value, high variance, may be negative; a metric rather than a loss.
+    """Compute k1 = log p - log q: unbiased value, high variance, may be negative; a metric rather than a loss.
 
-    As a loss its gradient is grad log p, whose expectation under p is zero: on-policy it adds noise and holds the policy
-    to nothing. (Inside a reward it would work; here it is differentiated.)
+    As a loss, its gradient is grad log p, whose expectation under p is zero: on-policy it adds noise and does not constrain
+    the policy. (It would work inside a reward; here it is differentiated.)
     """
     return logprobs - ref_logprobs
 
 
 def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """(log p - log q)^2 / 2. Biased value, but on-policy its gradient is in expectation that of KL(p || q).
+    """Compute k2 = (log p - log q)^2 / 2: biased value; on-policy, its expected gradient is that of KL(p || q).
 
     >>> import torch
     >>> kl_k2(torch.tensor([-1.0]), torch.tensor([-3.0]))  # (-1 + 3)^2 / 2
@@ -40,9 +40,9 @@ def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """q/p - 1 - log(q/p), GRPO's. Unbiased, never negative, low variance near p = q.
+    """Compute k3 = q/p - 1 - log(q/p), as in GRPO: unbiased value, never negative, low variance near p = q.
 
-    On-policy its gradient, (1 - q/p) grad log p, is in expectation that of the *forward* KL(q || p).
+    On-policy, the expectation of its gradient, (1 - q/p) grad log p, is that of the *forward* KL(q || p).
 
     >>> import torch
     >>> kl_k3(torch.tensor([0.25]).log(), torch.tensor([0.5]).log())  # q/p = 2: 2 - 1 - log 2
@@ -53,17 +53,17 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def kl_k2_unbiased(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """sg(p / p_old) * k2. Biased value, but off-policy too its gradient is in expectation that of KL(p || q).
+    """Compute sg(p / p_old) * k2: biased value; its expected gradient is that of KL(p || q), off-policy too.
 
-    The ratio is a constant (sg: stop gradient), for k2's own gradient, (log p - log q) grad log p, is already the KL's.
+    The ratio is a constant (sg: stop gradient), because the gradient of k2, (log p - log q) grad log p, is already the KL's.
     """
     return (logprobs - old_logprobs).exp().detach() * kl_k2(logprobs, ref_logprobs)
 
 
 def kl_k3_unbiased(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """p / p_old * k3. Off-policy too, value and gradient are in expectation those of KL(p || q).
+    """Compute p / p_old * k3: its expected value and gradient are those of KL(p || q), off-policy too.
 
-    The ratio takes part in the gradient: on-policy, where it is 1, the gradient is already another than k3's.
+    The ratio is differentiated, so the gradient differs from k3's even on-policy, where the ratio is 1.
     """
     return (logprobs - old_logprobs).exp() * kl_k3(logprobs, ref_logprobs)
 
@@ -75,4 +75,4 @@ KL_ESTIMATORS: Mapping[KLName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "k2_unbiased": kl_k2_unbiased,
     "k3_unbiased": kl_k3_unbiased,
 }
-"""Called with (logprobs, old_logprobs, ref_logprobs) of one shape; the gradient flows through the first alone."""
+"""Called with (logprobs, old_logprobs, ref_logprobs) of one shape; only the first is differentiated."""

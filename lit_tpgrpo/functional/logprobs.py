@@ -1,12 +1,13 @@
-"""Log-probs of chosen tokens from hidden states, without the (N, V) logits.
+"""Compute log-probs of selected tokens from hidden states without materialising the (N, V) logits.
 
-At V = 151,936 the logits of 8k tokens are 4.6 GiB in fp32 and the usual log_softmax holds several such tensors. Here
-the vocabulary is walked in tiles of (N, chunk) logits: the forward pass folds each tile into a running log-sum-exp, the
-backward pass makes the tile again and turns it into the gradient of the logits in place.
+At V = 151,936, the logits of 8k tokens take 4.6 GiB in fp32, and the usual log_softmax needs several such tensors. Here
+the vocabulary is processed in tiles of (N, chunk) logits: the forward pass adds each tile to a log-sum-exp, the backward
+pass recomputes the tile and turns it into the gradient of the logits in place.
 
-Why tiles of vocabulary and an own autograd function, not tiles of tokens under ``torch.utils.checkpoint``: each row
-block of the head's weight gradient is then one product over all tokens, written once. Token tiles add a (V, H) gradient
-per tile, in the weight's dtype: slower, and in bf16 each addition rounds. ``benchmarks/logprobs.py`` measures both.
+The tiles are over the vocabulary, with a custom autograd function, and not over tokens under ``torch.utils.checkpoint``:
+each row block of the head's weight gradient is then one product over all tokens, written once. Token tiles would add a
+(V, H) gradient per tile in the weight's dtype: slower, and in bf16 each addition rounds. ``benchmarks/logprobs.py`` measures
+both.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CPU_TILE = 2**22
-"""Logits in a tile on CPU: 16 MiB in fp32, two or three such buffers at a time; 2**20 to 2**25 took alike within noise."""
+"""Logits per tile on CPU: 16 MiB in fp32, two or three such buffers at a time; 2**20 to 2**25 are equally fast within noise."""
 ACCELERATOR_TILE = 2**25
-"""The same elsewhere, 128 MiB: small tiles starve the matrix units. TRL's kernel has tiles of this size too."""
+"""Logits per tile on other devices, 128 MiB in fp32: small tiles underuse the matrix units. TRL's kernel has this size too."""
 
 
 def selected_logprobs(
@@ -31,18 +32,18 @@ def selected_logprobs(
     bias: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(z)[targets] and the entropy of softmax(z), z = (hidden @ weight.T + bias) / temperature.
+    """Compute log softmax(z)[targets] and the entropy of softmax(z), z = (hidden @ weight.T + bias) / temperature.
 
-    Products run in the inputs' dtype (under autocast, in its dtype), everything after them in fp32 (fp64 for fp64
+    Matrix products are in the inputs' dtype (under autocast, in its dtype), everything after them in fp32 (fp64 for fp64
     inputs). The result does not depend on ``chunk_size`` beyond rounding.
 
     Args:
         hidden: (N, H) last hidden states at the positions that predict the targets. N may be 0.
         weight: (V, H) the whole head, unsharded.
         targets: (N,) int64 in [0, V); one outside gives NaN, never a number (a check would stall the GPU).
-        temperature: > 0; the one the tokens were sampled at.
+        temperature: > 0; the temperature of sampling.
         bias: (V,) or None.
-        chunk_size: vocabulary entries per tile; None takes a tile of ``CPU_TILE`` or ``ACCELERATOR_TILE`` logits.
+        chunk_size: vocabulary entries per tile; None for tiles of ``CPU_TILE`` or ``ACCELERATOR_TILE`` logits.
 
     Returns:
         (N,) log-probs, differentiable in hidden, weight and bias, and (N,) entropies in nats, without gradient.
@@ -53,7 +54,7 @@ def selected_logprobs(
         dtype = torch.get_autocast_dtype(kind)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     chunk = chunk_size or max(1, (CPU_TILE if kind == "cpu" else ACCELERATOR_TILE) // max(1, len(hidden)))
-    # The dtypes are settled here, so that forward and backward (which autocast does not reach) agree.
+    # Fix the dtypes here, so that forward and backward (to which autocast does not apply) agree.
     with torch.autocast(kind, enabled=False):
         return _SelectedLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)
 
@@ -61,10 +62,10 @@ def selected_logprobs(
 def _tiles(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, chunk: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Walk the vocabulary: (rows of the weight, the product in the inputs' dtype, logits / temperature in fp32 or wider).
+    """Yield tiles of the vocabulary: (rows of the weight, product in the inputs' dtype, logits / temperature in fp32 or wider).
 
-    Both tensors are (N, width), may be overwritten and are one and the same where the dtypes are. They are reused from
-    tile to tile: a fresh one per tile is slower, and on CPU the heap fragments until it holds several times the tile.
+    Both tensors are (N, width), may be overwritten, and are the same tensor if their dtypes are equal. They are reused for
+    all tiles: new ones per tile are slower, and on CPU fragment the heap until it takes several times the tile's size.
     """
     n, vocab = len(hidden), len(weight)
     chunk = min(chunk, vocab)
@@ -107,7 +108,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         scale = shift.exp()
         total = (scale * sums).sum(0)
         log_total = total.log()
-        # H = log Z - E[z], both measured from ``top``: no difference of large numbers.
+        # H = log Z - E[z], both relative to ``top``, which avoids a difference of large numbers.
         entropy = log_total - (scale * (weighted + shift * sums)).sum(0) / total
         log_z = top + log_total
         ctx.save_for_backward(hidden, weight, bias, targets, log_z)
@@ -120,7 +121,7 @@ class _SelectedLogprobs(torch.autograd.Function):
     def backward(ctx, grad, _grad_entropy):  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, bias, targets, log_z = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
-        # Summed over tiles, so in fp32; the other two are written once per tile and keep the inputs' dtype.
+        # d_hidden is summed over tiles, so it is in fp32; the other two are written once and keep the inputs' dtype.
         d_hidden = torch.zeros(hidden.shape, dtype=log_z.dtype, device=hidden.device) if for_hidden else None
         d_weight = torch.empty_like(weight) if for_weight else None
         d_bias = torch.empty_like(bias) if for_bias else None
@@ -130,7 +131,7 @@ class _SelectedLogprobs(torch.autograd.Function):
                 # d log p[target] / dz = 1[target] - p
                 d.sub_(log_z.unsqueeze(1)).exp_().mul_(-grad)
                 local, inside = _locate(targets, rows)
-                # Not scatter_add_: it has no deterministic CUDA kernel, and one index per row needs none.
+                # Not scatter_add_: it has no deterministic CUDA kernel, and with one index per row it is not needed.
                 d.scatter_(
                     1, local, d.gather(1, local) + torch.where(inside.unsqueeze(1), grad, torch.zeros_like(grad))
                 )
@@ -146,12 +147,12 @@ class _SelectedLogprobs(torch.autograd.Function):
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What reductions run in: fp32, or fp64 for fp64 inputs (so that gradcheck can check)."""
+    """Return the dtype of reductions: fp32, or fp64 for fp64 inputs (for gradcheck)."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _locate(targets: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-    """Where the targets fall in a tile: (N, 1) column, clamped into it, and (N,) whether they are in it at all."""
+    """Locate targets in a tile: (N, 1) column, clamped to the tile, and (N,) bool, whether they are in the tile."""
     local, width = targets - rows.start, rows.stop - rows.start
     return local.clamp(0, width - 1).unsqueeze(1), (local >= 0) & (local < width)
 
@@ -177,6 +178,6 @@ def _check(
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"expected a bias of shape ({len(weight)},), got {tuple(bias.shape)}")
     if not temperature > 0.0:
-        raise ValueError(f"temperature must be > 0 (the one the tokens were sampled at), got {temperature}")
+        raise ValueError(f"temperature must be > 0 (the temperature of sampling), got {temperature}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")

@@ -1,6 +1,6 @@
-"""avg@k, pass@k and maj@k over problems, each with its standard error, exact across ranks.
+"""Metrics avg@k, pass@k and maj@k over problems, each with its standard error, exact across ranks.
 
-All three are updated alike, once for each problem, so one call feeds a ``MetricCollection``::
+All three are updated in the same way, once per problem, so one call updates a ``MetricCollection``::
 
     metrics = MetricCollection({m.label: m for m in (AvgAtK(8), PassAtK(1), PassAtK(8), MajAtK(8))})
     metrics.update(outcomes, answers)  # the 8 samples of one problem
@@ -22,9 +22,9 @@ from lit_tpgrpo.records import Outcome
 
 
 class _MeanOverProblems(Metric):
-    """Mean of a score over problems. ``compute`` gives it under ``label`` and its standard error under ``label_se``.
+    """Mean of a score over problems; ``compute`` returns it as ``label`` and its standard error as ``label_se``.
 
-    Without a problem both are NaN (torchmetrics also warns), with one the error is.
+    Without a problem both are NaN (torchmetrics also warns), with one problem the error is NaN.
     """
 
     is_differentiable = False
@@ -37,8 +37,8 @@ class _MeanOverProblems(Metric):
             raise ConfigError(f"{kind}@k: expected k of at least 1, got {k}")
         self.k = k
         self.label = f"{kind}@{k}"
-        # The name differs from metric to metric because MetricCollection unites metrics whose states have the same
-        # names and, after the first update, the same values: an all-correct first problem would make avg@8 of pass@8.
+        # Each metric has its own state name, because MetricCollection merges metrics whose states have the same names and,
+        # after the first update, the same values: an all-correct first problem would turn pass@8 into avg@8.
         self._state = f"moments_{kind}_{k}"
         self.add_state(self._state, torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -53,17 +53,17 @@ class _MeanOverProblems(Metric):
     def _check_count(self, outcomes: Sequence[Outcome]) -> None:
         if len(outcomes) != self.k:
             raise ValueError(
-                f"{self.label}: expected the {self.k} samples of one problem, got {len(outcomes)}. Give k the number "
-                f"of samples that are drawn."
+                f"{self.label}: expected the {self.k} samples of one problem, got {len(outcomes)}. Set k to the number "
+                f"of samples."
             )
 
 
 class AvgAtK(_MeanOverProblems):
-    """Mean share of correct samples, k for each problem.
+    """avg@k: mean share of correct samples, k per problem.
 
     Args:
-        k: Number of samples for each problem.
-        kwargs: Of ``torchmetrics.Metric``.
+        k: Number of samples per problem.
+        kwargs: Further arguments of ``torchmetrics.Metric``.
     """
 
     def __init__(self, k: int, **kwargs: Any) -> None:
@@ -76,31 +76,31 @@ class AvgAtK(_MeanOverProblems):
 
 
 class PassAtK(_MeanOverProblems):
-    """Probability that one of k samples is correct, by the unbiased estimator from n >= k samples for each problem.
+    """pass@k: probability that one of k samples is correct, by the unbiased estimator from n >= k samples per problem.
 
     Args:
         k: Number of tries.
-        kwargs: Of ``torchmetrics.Metric``.
+        kwargs: Further arguments of ``torchmetrics.Metric``.
     """
 
     def __init__(self, k: int, **kwargs: Any) -> None:
         super().__init__("pass", k, **kwargs)
 
     def update(self, outcomes: Sequence[Outcome], answers: Sequence[str | None] | None = None) -> None:
-        """Add one problem with k samples or more. ``answers`` is not used."""
+        """Add one problem with at least k samples. ``answers`` is not used."""
         self._add(pass_at_k(outcomes, self.k))
 
 
 class MajAtK(_MeanOverProblems):
-    """Share of problems whose most frequent answer among k samples is correct; ties count their expected value.
+    """maj@k: share of problems whose most frequent answer among k samples is correct; a tie counts its expected value.
 
-    Samples without an answer have no vote; a problem where none has one scores 0.
+    Samples without an answer have no vote; a problem without any vote scores 0.
 
     Args:
-        k: Number of samples for each problem.
-        key: Maps answers to candidates: answers with one key vote together. By default ``vote_key``, which disregards
-            spaces and LaTeX sizing only.
-        kwargs: Of ``torchmetrics.Metric``.
+        k: Number of samples per problem.
+        key: Maps answers to candidates: answers with the same key are votes for the same candidate. By default ``vote_key``,
+            which ignores only spaces and LaTeX sizing.
+        kwargs: Further arguments of ``torchmetrics.Metric``.
     """
 
     def __init__(self, k: int, key: Callable[[str], str] | None = None, **kwargs: Any) -> None:
@@ -108,8 +108,8 @@ class MajAtK(_MeanOverProblems):
         self._key = key
 
     def update(self, outcomes: Sequence[Outcome], answers: Sequence[str | None]) -> None:
-        """Add one problem: ``answers[i]`` is what was extracted from sample i, or None."""
+        """Add one problem; ``answers[i]`` is the answer extracted from sample i, or None."""
         self._check_count(outcomes)
         if len(answers) != len(outcomes):
-            raise ValueError(f"{self.label}: expected one answer (or None) a sample, got {len(answers)} for {self.k}")
+            raise ValueError(f"{self.label}: expected one answer (or None) per sample, got {len(answers)} for {self.k}")
         self._add(majority(outcomes, answers, self._key))

@@ -1,4 +1,4 @@
-"""Pure functions behind the metrics: the score of one problem from its samples, and mean and standard error of them."""
+"""Pure functions of the metrics: the score of one problem from its samples, and the mean and standard error of scores."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ _FRACTION = re.compile(r"\\[dt]frac(?![A-Za-z])")
 
 
 def average(outcomes: Sequence[Outcome]) -> float:
-    """Share of correct samples. UNVERIFIABLE and UNDECIDED count as not correct: k samples stay k, and a score is never
-    higher than what was verified.
+    """Return the share of correct samples.
+
+    UNVERIFIABLE and UNDECIDED count as not correct, so that k does not change and a score never exceeds what was verified.
 
     >>> average([Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNVERIFIABLE, Outcome.CORRECT])
     0.5
@@ -28,12 +29,12 @@ def average(outcomes: Sequence[Outcome]) -> float:
 
 
 def pass_at_k(outcomes: Sequence[Outcome], k: int) -> float:
-    r"""Probability that at least one of k samples is correct, estimated from n >= k samples without bias.
+    r"""Estimate without bias, from n >= k samples, the probability that at least one of k samples is correct.
 
     .. math:: 1 - \binom{n - c}{k} / \binom{n}{k}
 
     with c of the n samples correct (Chen et al. 2021, https://arxiv.org/abs/2107.03374): the share of the k-subsets of
-    the samples that hold a correct one. In exact integers, so that it is right for any n.
+    the samples that contain a correct one. Computed in exact integers, so it is accurate for any n.
 
     >>> pass_at_k([Outcome.CORRECT, Outcome.INCORRECT, Outcome.INCORRECT], k=2)
     0.6666666666666666
@@ -49,12 +50,12 @@ def pass_at_k(outcomes: Sequence[Outcome], k: int) -> float:
 def majority(
     outcomes: Sequence[Outcome], answers: Sequence[str | None], key: Callable[[str], str] | None = None
 ) -> float:
-    """Whether the most frequent answer is correct: 0 or 1, or in between at a tie.
+    """Score the most frequent answer: 1 if it is correct, 0 if not, the mean of the scores of tied answers.
 
-    Each extracted answer is a vote for ``key`` of it (``vote_key`` by default), also where it is UNVERIFIABLE or UNDECIDED;
-    None is no vote, and without any vote the score is 0. Among tied answers each is as likely to be chosen, so the score
-    is the mean of theirs. An answer's own score is the share of its votes that were judged correct, which is 0 or 1 unless the
-    verifier judged equal texts differently.
+    Each extracted answer is a vote for its ``key`` (``vote_key`` by default), even if it is UNVERIFIABLE or UNDECIDED. None is
+    no vote, and without any vote the score is 0. Tied answers are equally likely to be chosen, hence the mean. The score of an
+    answer is the share of its votes that were judged correct, which is 0 or 1 unless the verifier judged equal texts
+    differently.
 
     >>> majority([Outcome.CORRECT, Outcome.CORRECT, Outcome.INCORRECT, Outcome.INCORRECT], ["4", "4", "5", None])
     1.0
@@ -66,16 +67,16 @@ def majority(
             votes[(key or vote_key)(answer)].append(outcome is Outcome.CORRECT)
     if not votes:
         return 0.0
-    most = max(len(judged) for judged in votes.values())
-    tied = [sum(judged) / most for judged in votes.values() if len(judged) == most]
+    highest = max(len(judged) for judged in votes.values())
+    tied = [sum(judged) / highest for judged in votes.values() if len(judged) == highest]
     return sum(tied) / len(tied)
 
 
 def vote_key(answer: str) -> str:
-    r"""The answer without what does not change it on the page: spaces, ``\left``, ``\right``, ``$``, ``\dfrac``.
+    r"""Return the answer without spaces, ``\left``, ``\right``, ``$`` and ``\dfrac``, which do not change how it looks.
 
     No mathematics: 1/2 and 0.5 are two candidates. Voting by the verifier's equality with the gold would be wrong, as
-    it would unite the correct answers only.
+    it would merge only the correct answers.
 
     >>> vote_key(r"$\left( 3, \dfrac{\pi}{2} \right)$")
     '(3,\\frac{\\pi}{2})'
@@ -84,19 +85,19 @@ def vote_key(answer: str) -> str:
 
 
 def moments_update(score: float) -> Tensor:
-    """[score, score^2, 1] in float64: what a problem adds to the sums from which mean and standard error come."""
+    """Return one problem's terms of the sums for mean and standard error: [score, score^2, 1] in float64."""
     return torch.tensor([score, score * score, 1.0], dtype=torch.float64)
 
 
 def moments_compute(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over problems and its standard error s / sqrt(P), with s the sample standard deviation (P - 1).
+    """Compute the mean over P problems and its standard error s / sqrt(P), with s the sample standard deviation (P - 1).
 
-    The problems are taken for a sample of all such problems, so the error holds the spread between problems too, not
-    only that of sampling solutions. NaN: the mean of no problem, the error of fewer than two.
+    The problems are considered a sample of all such problems, so the error includes the variation between problems, not
+    only that of sampling solutions. The mean of no problem and the error of fewer than two are NaN.
     """
     total, squares, count = moments
     mean = total / count
-    # Rounding may put the difference of two equal sums a little below zero; NaN (no problem) must stay NaN.
+    # Rounding may make the difference of two equal sums slightly negative; NaN (no problem) must stay NaN.
     spread = (squares - count * mean * mean).clamp(min=0.0)
     variance = torch.where(count > 1, spread / (count - 1), torch.nan)
     return mean, (variance / count).sqrt()

@@ -126,7 +126,7 @@ BROKEN = [
     (retold(TILES, "CICIC"), "has 5 labels for 3 steps; expected one each"),
     (retold(TILES, "CC"), "has 2 labels for 3 steps; expected one each"),
     (retold([], ""), "has 0 labels for 0 steps; expected one each"),
-    (retold([(0, 1), (2, 3), (3, 4)]), "has steps that do not tile its 4 tokens"),
+    (retold([(0, 1), (2, 3), (3, 4)]), "has steps that do not cover its 4 tokens once and in order"),
 ]
 
 
@@ -155,7 +155,7 @@ def test_standardisation_settings_are_refused(kind):
 
 @pytest.mark.parametrize("capability", [-0.1, float("nan"), float("inf")])
 def test_capability_must_be_a_scale(capability):
-    with pytest.raises(ValueError, match=r"'p' has capability .*expected acc_G"):
+    with pytest.raises(ValueError, match=r"'p' has capability .*expected a finite number >= 0, such as acc_G"):
         ThoughtCredit()(group(correct("C"), incorrect("M"), capability=capability))
 
 

@@ -110,12 +110,12 @@ def test_verdicts_that_break_the_contract_are_named(judged, message):
 @pytest.mark.parametrize(
     ("judged", "message"),
     [
-        (retold([(0, 1), (1, 2), (2, 3)]), "do not tile its 4 tokens"),
-        (retold([(0, 1), (1, 2), (2, 5)]), "do not tile its 4 tokens"),
-        (retold([(1, 2), (2, 3), (3, 4)]), "do not tile"),
-        (retold([(0, 1), (2, 3), (3, 4)]), "do not tile"),
-        (retold([(0, 2), (1, 3), (3, 4)]), "do not tile"),
-        (retold([(0, 3), (3, 2), (2, 4)]), "do not tile"),
+        (retold([(0, 1), (1, 2), (2, 3)]), "do not cover its 4 tokens once and in order"),
+        (retold([(0, 1), (1, 2), (2, 5)]), "do not cover its 4 tokens once and in order"),
+        (retold([(1, 2), (2, 3), (3, 4)]), "do not cover"),
+        (retold([(0, 1), (2, 3), (3, 4)]), "do not cover"),
+        (retold([(0, 2), (1, 3), (3, 4)]), "do not cover"),
+        (retold([(0, 3), (3, 2), (2, 4)]), "do not cover"),
         (retold([(0, 1), (1, 2), (2, 4)], labels="CC"), "has 2 labels for 3 steps"),
         (retold([], labels=""), "has 0 labels for 0 steps"),
     ],

@@ -168,7 +168,7 @@ def test_wrong_counts_are_refused():
         AvgAtK(4).update([C, I, I])
     with pytest.raises(ValueError, match="maj@2: expected the 2 samples of one problem, got 3"):
         MajAtK(2).update([C, I, I], ["1", "2", "3"])
-    with pytest.raises(ValueError, match=r"maj@2: expected one answer \(or None\) a sample, got 1 for 2"):
+    with pytest.raises(ValueError, match=r"maj@2: expected one answer \(or None\) per sample, got 1 for 2"):
         MajAtK(2).update([C, I], ["1"])
     with pytest.raises(ValueError, match="pass@4: expected at least 4 samples for each problem, got 3"):
         PassAtK(4).update([C, I, I])
