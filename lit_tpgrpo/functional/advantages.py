@@ -59,7 +59,6 @@ def standardise_group(rewards: Tensor, ddof: int = 1, eps: float = 1e-6) -> Tens
 def merge_runs(labels: Tensor) -> Tensor:
     """Return maximal runs of equal labels as half-open spans.
 
-
     Args:
         labels: (S,) integer or bool, one label per step.
 

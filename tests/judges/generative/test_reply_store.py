@@ -40,7 +40,9 @@ def test_invalid_lines_are_named_counted_and_skipped(tmp_path: Path, caplog: pyt
     kept = store.get("c")
     assert kept is not None
     assert kept.text == "half a pair: \ud800"
-    assert f"11 lines of {path} are not valid replies and are skipped (line 2: KeyError: 'reply'; line 3: " in caplog.text
+    assert (
+        f"11 lines of {path} are not valid replies and are skipped (line 2: KeyError: 'reply'; line 3: " in caplog.text
+    )
     assert f"{path}:13 is not a JSON object" in caplog.text
     assert f"{path}:14 is incomplete" in caplog.text
     store.add("b", REPLY)  # and goes on
