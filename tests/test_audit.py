@@ -64,7 +64,7 @@ def lines_of(path: Path) -> list[dict]:
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lit_tpgrpo.audit", *args], cwd=ROOT, capture_output=True, text=True, timeout=900
+        [sys.executable, "-m", "lit_tpgrpo.audit", *args], cwd=ROOT, capture_output=True, text=True, timeout=1200
     )
 
 
@@ -272,7 +272,7 @@ def test_ctrl_c_on_the_real_process(tmp_path: Path):
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=900)
+        stdout, stderr = process.communicate(timeout=1200)
     finally:
         process.kill()
     assert process.returncode == 130

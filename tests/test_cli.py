@@ -44,7 +44,7 @@ def small(folder: Path) -> list[str]:
 
 def run(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *args], cwd=cwd, capture_output=True, text=True, timeout=900
+        [sys.executable, str(ROOT / "train.py"), *args], cwd=cwd, capture_output=True, text=True, timeout=3000
     )
 
 
@@ -527,7 +527,7 @@ def test_the_documented_command_of_a_script_runs_in_a_checkout(script: str, opti
     for name in ("examples", "benchmarks", "lit_tpgrpo"):  # what the command finds, but what it writes stays out
         (tmp_path / name).symlink_to(ROOT / name)
     command = [sys.executable, *found[1].split(), *options.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(said, done.stdout), done.stdout
 

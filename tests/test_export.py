@@ -111,7 +111,7 @@ def test_the_command_and_a_model_that_moved(random_model, tmp_path):
     def command(*args: str) -> subprocess.CompletedProcess:
         run = [sys.executable, "-m", "lit_tpgrpo.export", str(tmp_path / "run"), *args]
         return subprocess.run(
-            run, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=900
+            run, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=1200
         )
 
     gone = command(str(tmp_path / "out"))

@@ -53,7 +53,7 @@ def imported_without(*missing: str) -> tuple[dict[str, str], list[str]]:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     failed, imported = json.loads(done.stdout.splitlines()[-1])

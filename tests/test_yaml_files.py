@@ -74,7 +74,7 @@ def test_a_bomb_in_any_file_of_the_command_line_ends_in_one_line(option: str, tm
     path = tmp_path / "config.yaml"
     path.write_text(BOMB)
     command = [sys.executable, "train.py", "fit", "--config=configs/quickstart.yaml", option.format(path)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert run.returncode != 0
     assert "Traceback" not in run.stderr
     assert len(run.stderr.strip().splitlines()) <= 2, run.stderr

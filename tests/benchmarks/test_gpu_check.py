@@ -58,7 +58,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=900,
+        timeout=1200,
     )
     records = read_records(out / "results.jsonl")
     assert {p.name for p in out.iterdir()} == {"results.jsonl", "table.md", "log.txt"}, done.stdout[-2000:]
@@ -201,7 +201,7 @@ def run_here(
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
         check=True,
-        timeout=900,
+        timeout=1200,
     )
     return done.stdout.decode().rstrip().endswith("True"), read_records(run.results)
 
@@ -354,10 +354,10 @@ def test_the_script_passes_its_options_on(tmp_path):
         env=env,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1200,
     )
     assert [line.split()[0] for line in done.stdout.splitlines()] == [part.name for part in PARTS]
-    bare = subprocess.run(["bash", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
+    bare = subprocess.run(["bash", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1200)
     assert bare.returncode == 2
     assert "WHEELS is a folder of wheels" in bare.stderr
 

@@ -65,7 +65,7 @@ def shards(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1200,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return folder / "checkpoints", json.loads((folder / "told.json").read_text())

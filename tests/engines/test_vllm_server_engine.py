@@ -255,7 +255,7 @@ print("asked", flush=True)
     stand_in = StandIn()
     stand_in.freeze()
     command = [sys.executable, "-c", program, stand_in.url, KEY]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     stand_in.close()
     assert (done.returncode, done.stdout) == (0, "asked\n"), done.stderr
 
@@ -265,7 +265,7 @@ def test_two_processes_agree_on_which_servers_are_there(tmp_path):
     out = tmp_path / "found"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "tests.engines.two_ranks", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         assert (

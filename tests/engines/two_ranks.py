@@ -26,7 +26,8 @@ def main(out: str) -> None:
         stand_in.set(version="default")
     urls: list[list[str]] = [[s.url for s in stand_ins]]
     dist.broadcast_object_list(urls, 0)
-    engine = VLLMServer(urls[0], **QUICK)
+    # A busy machine must not make a server silent: the ones that are gone refuse connections at once.
+    engine = VLLMServer(urls[0], **QUICK | {"silence_timeout_s": 300.0, "absence_timeout_s": 300.0})
     engine.load_weights(Policy(0))
     sample(engine)
     if first:
@@ -42,12 +43,12 @@ def main(out: str) -> None:
         stand_ins[0].kill()
         stand_ins[0].start(version="default")
     dist.barrier()
-    engine.limits = server.PoolLimits(silence_s=2.0, probe_s=0.05, absence_s=3600.0)
+    engine.limits = server.PoolLimits(silence_s=300.0, probe_s=0.05, absence_s=3600.0)
     sample(engine)  # the first process gives it the weights, the second one sees that it has them
     dist.barrier()  # the second one must have its samples before there is no server left
     if first:
         stand_ins[0].kill()
-    engine.limits = server.PoolLimits(silence_s=2.0, probe_s=0.05, absence_s=0.3)
+    engine.limits = server.PoolLimits(silence_s=300.0, probe_s=0.05, absence_s=0.3)
     try:
         engine.load_weights(Policy(3))
     except EngineError as error:

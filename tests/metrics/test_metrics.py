@@ -227,7 +227,7 @@ def test_two_processes_with_unequal_shares_agree_with_one(tmp_path):
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1200,
     )
     assert ran.returncode == 0, ran.stderr
     printed = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]

@@ -200,7 +200,7 @@ def test_a_full_disk_under_fsdp_is_told_and_leaves_the_checkpoint_before(random_
         | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1200,
     )
     folder = tmp_path / "run" / "checkpoints"
     assert ended.returncode == 1

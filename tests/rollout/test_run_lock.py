@@ -121,7 +121,7 @@ class StartsSecond(L.Callback):
         if trainer.global_step == 2:
             self.before = self.files()
             done = subprocess.run(
-                [sys.executable, "-c", SECOND, *self.args], cwd=ROOT, capture_output=True, text=True, timeout=900
+                [sys.executable, "-c", SECOND, *self.args], cwd=ROOT, capture_output=True, text=True, timeout=1200
             )
             assert done.returncode == 0, done.stderr[-3000:]
             self.said, self.after = done.stdout, self.files()

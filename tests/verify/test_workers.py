@@ -142,7 +142,7 @@ def test_the_kernel_holds_the_limits(act: str, ends: str | int, tmp_path: Path):
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1200,
     )
     if isinstance(ends, int):
         assert run.returncode == ends
@@ -397,7 +397,7 @@ def test_workers_die_with_a_parent_that_was_killed(tmp_path: Path):
     )
     run = run_script(script, tmp_path)
     assert run.returncode == -signal.SIGKILL, run.stderr
-    _, alive = psutil.wait_procs(printed_workers(run), timeout=900)
+    _, alive = psutil.wait_procs(printed_workers(run), timeout=1200)
     assert alive == []
 
 
@@ -416,7 +416,7 @@ def test_the_worker_speaks_json_lines_only():
         capture_output=True,
         text=True,
         check=True,
-        timeout=900,
+        timeout=1200,
     )
     assert [json.loads(line) for line in run.stdout.splitlines()] == [{"ready": True}, "correct", "unparsed"]
     assert "noise" in run.stderr
@@ -425,7 +425,7 @@ def test_the_worker_speaks_json_lines_only():
 def test_the_worker_knows_no_torch():
     imports = "import sys, lit_tpgrpo.verify.worker as w; w.load_comparison(); print('torch' in sys.modules)"
     run = subprocess.run(
-        [sys.executable, "-c", imports], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=900
+        [sys.executable, "-c", imports], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=1200
     )
     assert run.stdout == "False\n"
 

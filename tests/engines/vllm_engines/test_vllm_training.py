@@ -71,7 +71,7 @@ def test_sharded_weights_reach_an_engine_a_rank(random_model, tmp_path):
     out = tmp_path / "found"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "tests.engines.vllm_engines.sharded_sync", random_model, str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         text = Path(f"{out}.{rank}").read_text()

@@ -87,7 +87,7 @@ def test_a_short_run_of_the_generative_quickstart(tmp_path):
         *("--trainer.default_root_dir", str(tmp_path), "--data.progress", "false"),
     ]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}, timeout=900
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}, timeout=1200
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "held-out accuracy" in done.stdout.splitlines()[-1]
