@@ -1,4 +1,4 @@
-"""CapabilityEstimator: what the policy can do, per problem; it scales r_c and may weigh which problems come next."""
+"""CapabilityEstimator: the policy's running accuracy per problem, which scales r_c and may weight problem sampling."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import JudgedGroup, Round
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source
+from lit_tpgrpo.rollout.trainer_state import log_to_all
 
 UNSEEN = 0.5
 
 
 def uncertainty(accuracy: float) -> float:
-    """Weight p(1 - p), with a floor so that solved and hopeless problems are still met now and then."""
+    """Return the sampling weight p (1 - p) + 0.05; the floor keeps solved and unsolved problems in the mix.
+
+    Args:
+        accuracy: p, the running accuracy of a problem, in [0, 1].
+    """
     return accuracy * (1.0 - accuracy) + 0.05
 
 
@@ -26,15 +31,15 @@ CURRICULA: dict[str, Callable[[float], float] | None] = {"shuffle": None, "uncer
 
 @checked_arguments()
 class CapabilityEstimator(RoundCallback):
-    """Keeps a running accuracy per problem, in the checkpoint, and lends it to the DataModule.
+    """Keep a running accuracy per problem, saved in the checkpoint, and use it as the DataModule's capability.
 
-    With ``momentum`` 0 the process reward is scaled by this round's acc_G alone: the paper's rule. With more, by
-    ``momentum * estimate + (1 - momentum) * acc_G``: steadier where groups are small and problems come back often.
+    The process reward r_c is scaled by ``momentum * estimate + (1 - momentum) * acc_G``. With ``momentum`` 0 this is the
+    round's acc_G alone, the paper's rule; larger values have less variance where groups are small and problems repeat.
 
     Args:
-        momentum: share of the old estimate, in [0, 1).
-        curriculum: ``shuffle`` meets problems in shuffled passes; ``uncertainty`` draws those that are half solved
-            more often.
+        momentum: weight of the previous estimate, in [0, 1).
+        curriculum: ``shuffle`` takes problems in shuffled passes; ``uncertainty`` samples problems more often the closer
+            their accuracy is to one half.
     """
 
     def __init__(self, momentum: float = 0.0, curriculum: Literal["shuffle", "uncertainty"] = "shuffle") -> None:
@@ -43,17 +48,17 @@ class CapabilityEstimator(RoundCallback):
         self.momentum = momentum
         self._weight = CURRICULA[curriculum]
         self._round = -1
-        # uid -> [estimate before the round of the last visit, estimate now, that round]: a round that is made again
+        # uid -> [estimate before the round of the last visit, estimate now, that round]: a round that is repeated
         # after a restart starts from "before" and so counts once.
         self._estimates: dict[str, list[float]] = {}
-        self._fresh: dict[str, list[float]] = {}  # of this round and this process: the others are told at its end
+        self._updates: dict[str, list[float]] = {}  # of this round, on this rank; gathered when the round ends
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             rollout_source(trainer, self).capability = self
 
     def estimate(self, uid: str) -> float | None:
-        """The running accuracy of a problem, None where it was never met."""
+        """Return the running accuracy of a problem, None if it was never sampled."""
         return self._estimates[uid][1] if uid in self._estimates else None
 
     def scale(self, uid: str, accuracy: float) -> float:
@@ -79,17 +84,16 @@ class CapabilityEstimator(RoundCallback):
     def on_group_judged(self, trainer: L.Trainer, pl_module: L.LightningModule, group: JudgedGroup) -> None:
         uid = group.problem.uid
         before = self._before(uid)
-        self._fresh[uid] = [-1.0 if before is None else before, self.scale(uid, group.accuracy), self._round]
-        self._estimates[uid] = self._fresh[uid]
+        self._updates[uid] = [-1.0 if before is None else before, self.scale(uid, group.accuracy), self._round]
+        self._estimates[uid] = self._updates[uid]
 
-    def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, made: Round) -> None:
-        for fresh in gather(self._fresh):
-            self._estimates |= fresh
-        self._fresh = {}
+    def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, round_: Round) -> None:
+        for updates in gather(self._updates):
+            self._estimates |= updates
+        self._updates = {}
         known = [now for _, now, _ in self._estimates.values()]
         metrics = {"capability/mean": sum(known) / max(len(known), 1), "capability/problems_met": float(len(known))}
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+        log_to_all(trainer, metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {"round": self._round, "estimates": self._estimates}

@@ -1,4 +1,4 @@
-"""ExportHF: the policy as a Hugging Face folder, during training and at its end."""
+"""ExportHF: write the policy as a Hugging Face folder, during training and at its end."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.rollout.evaluation import ScoresGroups
 from lit_tpgrpo.rollout.run_folder import run_folder
+from lit_tpgrpo.rollout.trainer_state import is_dev_run
 from lit_tpgrpo.training.huggingface import RunCard, push_folder, write_folder
 from lit_tpgrpo.training.sharding import dtype_name, torch_dtype
 
 
 @checked_arguments(dtype=dtype_name)
 class ExportHF(L.Callback):
-    """Writes ``hf/step_N`` into the run's folder: weights, tokenizer, generation config and model card.
+    """Write ``hf/step_N`` into the run's folder: weights, tokenizer, generation config and model card.
 
-    Adapters are merged. All processes gather the weights of a sharded policy, one writes.
+    Adapters are merged. All ranks gather the weights of a sharded policy, rank 0 writes.
 
     Args:
-        dirpath: where the folders go instead.
-        every_n_steps: 0 writes at the end of training only.
-        dtype: of the written weights, e.g. ``bfloat16``; by default as they are trained.
-        push_to_hub: ``owner/name`` to upload the last one to, as the user who is logged in.
-        private: whether a new repository is.
+        dirpath: parent folder of the exports; by default ``hf`` in the run's folder.
+        every_n_steps: export every n optimizer steps; 0 exports only at the end of training.
+        dtype: of the written weights, e.g. ``bfloat16``; by default the dtype they are trained in.
+        push_to_hub: ``owner/name`` of the repository to upload the last export to, as the user who is logged in.
+        private: whether a new repository is private.
     """
 
     def __init__(
@@ -51,11 +52,11 @@ class ExportHF(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not _rehearsal(trainer):
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not is_dev_run(trainer):
             self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if _rehearsal(trainer):
+        if is_dev_run(trainer):
             return
         folder = self._write(trainer, pl_module)
         if self.push_to_hub is not None:
@@ -73,9 +74,7 @@ class ExportHF(L.Callback):
         if self._written_at == trainer.global_step:
             return folder
         self._written_at = trainer.global_step
-        # The scores of these weights, not of those that were evaluated last.
-        scored = isinstance(policy, ScoresGroups) and policy.evaluation.version == trainer.global_step
-        metrics = {f"eval/{k}": float(v) for k, v in policy.evaluation.scores.items()} if scored else {}
+        metrics = _eval_scores(policy, trainer.global_step)
         card = RunCard(str(policy.hparams.get("model", "/")), trainer.global_step, policy.hparams, metrics=metrics)
         with raise_on_all_ranks("exporting the policy"):
             write_folder(
@@ -85,12 +84,15 @@ class ExportHF(L.Callback):
                 policy.named_tensors(),
                 card,
                 self.dtype,
-                overwrite=True,  # a resumed run comes by here again
+                overwrite=True,  # a resumed run writes the same step again
                 write=trainer.is_global_zero,
             )
         return folder
 
 
-def _rehearsal(trainer: L.Trainer) -> bool:
-    """``fast_dev_run`` leaves nothing behind."""
-    return bool(trainer.fast_dev_run)  # pyright: ignore[reportAttributeAccessIssue]
+def _eval_scores(policy: object, step: int) -> dict[str, float]:
+    """Return the scores of the weights of this step, none if other weights were evaluated last."""
+    if not isinstance(policy, ScoresGroups):
+        return {}
+    log = policy.evaluation
+    return {f"eval/{k}": float(v) for k, v in log.scores.items()} if log.version == step else {}

@@ -1,4 +1,4 @@
-"""JudgeRefresh: renews the judge every n rounds, voids verdicts it made before, and audits it on labelled steps."""
+"""JudgeRefresh: refresh the judge every n rounds, invalidate its earlier verdicts, and audit it on labelled steps."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
 from lit_tpgrpo.records import StepLabel
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source, shows_bars
 from lit_tpgrpo.rollout.sampling import bar
+from lit_tpgrpo.rollout.trainer_state import log_to_all
 
 log = logging.getLogger(__name__)
 
 
 @runtime_checkable
 class AuditSet(Protocol):
-    """Solutions whose step labels are known."""
+    """Solutions with known step labels, to audit a judge with."""
 
     def cases(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[tuple[JudgeCase, tuple[StepLabel, ...]]]: ...
 
 
 @checked_arguments()
 class JudgeRefresh(RoundCallback):
-    """Every n rounds, before sampling: refresh the judge where it can be, void older verdicts, audit.
+    """Every n rounds, before sampling: refresh the judge if it can be, invalidate its earlier verdicts, and audit it.
 
-    A judge that does not change with the policy is frozen: it stays as it is and its verdicts stay valid. The audit logs
-    precision, recall and F1 of each label, the share of steps left ABSTAINED and the judge's own counts under
-    ``judge_audit/``, and warns where an F1 falls below ``alarm_f1``.
+    A judge that does not depend on the policy is not refreshed and its verdicts stay valid. The audit logs precision,
+    recall and F1 of each label, the share of ABSTAINED steps and the judge's own counters under ``judge_audit/``, and
+    warns if an F1 is below ``alarm_f1``.
 
     Args:
         every_n_rounds: at least 1.
-        audit: labelled solutions; None audits nothing.
-        alarm_f1: F1 under which a label raises the alarm, in [0, 1].
+        audit: labelled solutions; None skips the audit.
+        alarm_f1: F1 below which a label is warned of, in [0, 1].
     """
 
     def __init__(self, every_n_rounds: int = 1, audit: AuditSet | None = None, alarm_f1: float = 0.8) -> None:
@@ -64,26 +65,25 @@ class JudgeRefresh(RoundCallback):
                 source.invalidate_verdicts()
         if self.audit is not None and isinstance(pl_module, Policy):
             with raise_on_all_ranks("the audit of the judge"):
-                mine = self.audit.cases(pl_module.tokenizer)[trainer.global_rank :: trainer.world_size]
-                watched = partial(
+                cases = self.audit.cases(pl_module.tokenizer)[trainer.global_rank :: trainer.world_size]
+                with_bar = partial(
                     bar,
                     desc=f"round {round_index}: audit of the judge",
-                    total=len(mine),
+                    total=len(cases),
                     show=shows_bars(trainer, source.progress),
                     unit="solution",
                 )
-                # A stored reply says nothing of the judge of today.
+                # A cached reply would measure the judge of an earlier round.
                 with source.judge.bypass_cache() if isinstance(source.judge, StoringJudge) else nullcontext():
-                    counts = count_labels(source.judge, mine, watched)
-            # Taken here, or they would be added to the round's.
-            own = gather_sum(tally_of(source.judge))
-            self._publish(trainer, gather_sum(counts), own.metrics())
+                    counts = count_labels(source.judge, cases, with_bar)
+            # Read the judge's counters here, or the audit's would be added to the round's.
+            counters = gather_sum(tally_of(source.judge))
+            self._publish(trainer, gather_sum(counts), counters.metrics())
 
-    def _publish(self, trainer: L.Trainer, counts: LabelCounts, own: Mapping[str, float]) -> None:
-        metrics = {f"judge_audit/{name}": value for name, value in {**own, **counts.metrics()}.items()}
+    def _publish(self, trainer: L.Trainer, counts: LabelCounts, counters: Mapping[str, float]) -> None:
+        metrics = {f"judge_audit/{name}": value for name, value in {**counters, **counts.metrics()}.items()}
         alarms = [label for label in counts.present() if counts.f1(label) < self.alarm_f1]
         metrics["judge_audit/alarms"] = float(len(alarms))
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+        log_to_all(trainer, metrics)
         for label in alarms:
             log.warning("judge audit: F1 of %s steps is %.3f, under %.3f", label.value, counts.f1(label), self.alarm_f1)

@@ -1,4 +1,4 @@
-"""JudgedSolutionWriter: ``predict`` as JSON lines, one judged solution a line, written as they come."""
+"""JudgedSolutionWriter: the results of ``predict`` as JSON lines, one judged solution a line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lit_tpgrpo.rollout.run_folder import run_folder
 
 @checked_arguments()
 class JudgedSolutionWriter(L.Callback):
-    """Writes what ``predict`` sampled, verified and judged.
+    """Write the solutions that ``predict`` samples, verifies and judges to a file, batch by batch.
 
     Args:
-        path: the file, made anew by each run; by default ``judged_solutions.jsonl`` in the run's folder. With
-            several processes each writes its own, with the rank before the suffix.
+        path: the file, overwritten by each run; by default ``judged_solutions.jsonl`` in the run's folder. With
+            several ranks each writes its own file, with the rank before the suffix.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -44,14 +44,14 @@ class JudgedSolutionWriter(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if isinstance(batch, Round):
-            # Half a surrogate pair (in an error that a judge quotes) is written as JSON's escape, which reads back the same.
+            # A lone surrogate (in an error that a judge quotes) is written as JSON's escape, which reads back the same.
             with self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 for row in judged_rows(batch):
                     file.write(redacted(json.dumps(row, ensure_ascii=False)) + "\n")
             self.written += len(batch.credited)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # On a line of its own: the progress bar leaves the cursor where it ended.
+        # Start a new line: the progress bar leaves the cursor at its end.
         print(f"\n{self.written} judged solutions in {self._file}", flush=True)
 
     def _target(self, trainer: L.Trainer) -> Path:

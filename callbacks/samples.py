@@ -1,4 +1,4 @@
-"""SolutionSamples: what the policy wrote and what it was paid, in TensorBoard; histograms of advantages and lengths."""
+"""SolutionSamples: solutions with their labels and rewards in TensorBoard, and histograms of advantages and lengths."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from lit_tpgrpo.redaction import redacted
 from lit_tpgrpo.rollout.hooks import RoundCallback
 from lit_tpgrpo.rollout.summary import advantages_and_lengths
 
-# U+2400 and the following are pictures of the control characters, which have no look of their own.
+# U+2400 and the following are the visible symbols of the control characters.
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 
 
 @checked_arguments()
 class SolutionSamples(RoundCallback):
-    """Writes a table of solutions with their thoughts, labels and rewards, and two histograms, each n rounds.
+    """Write tables of solutions with their thoughts, labels and rewards, and two histograms, to TensorBoard.
 
-    Takes solutions with the most thoughts first: they show what the judge did. Other loggers than TensorBoard are left
-    alone.
+    Solutions with the most thoughts come first: they show the judge's work best. Other loggers get nothing.
 
     Args:
         solutions: tables per round.
-        every_n_rounds: 1 writes each round.
-        max_chars: longer thought texts are cut in the middle.
+        every_n_rounds: write every n-th round; 1 writes all.
+        max_chars: longer thought texts are shortened in the middle.
     """
 
     def __init__(self, solutions: int = 4, every_n_rounds: int = 1, max_chars: int = 400) -> None:
@@ -41,12 +40,12 @@ class SolutionSamples(RoundCallback):
         self.every_n_rounds = every_n_rounds
         self.max_chars = max_chars
 
-    def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, made: Round) -> None:
-        if made.index % self.every_n_rounds or not trainer.is_global_zero:
+    def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, round_: Round) -> None:
+        if round_.index % self.every_n_rounds or not trainer.is_global_zero:
             return
-        shown = sorted(made.credited, key=lambda s: -len(s.thoughts))[: self.solutions]
-        text = "\n<hr>\n".join(solution_table(s, self._prompt(made, s), self.max_chars) for s in shown)
-        advantages, lengths = advantages_and_lengths(made)
+        shown = sorted(round_.credited, key=lambda s: -len(s.thoughts))[: self.solutions]
+        text = "\n<hr>\n".join(solution_table(s, self._prompt(round_, s), self.max_chars) for s in shown)
+        advantages, lengths = advantages_and_lengths(round_)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 writer, step = logger.experiment, trainer.global_step
@@ -55,16 +54,16 @@ class SolutionSamples(RoundCallback):
                 writer.add_histogram("rollout/lengths", lengths, step)
 
     @staticmethod
-    def _prompt(made: Round, solution: CreditedSolution) -> str:
+    def _prompt(round_: Round, solution: CreditedSolution) -> str:
         uid = solution.judged.solution.problem_uid
-        return next(g.problem.prompt for g in made.groups if g.problem.uid == uid)
+        return next(g.problem.prompt for g in round_.groups if g.problem.uid == uid)
 
 
 def solution_table(solution: CreditedSolution, prompt: str, max_chars: int) -> str:
-    """Write one solution as HTML: what was asked and decided, then a table with a row for each thought.
+    """Render one solution as HTML: prompt, outcome and answer, then a table with a row for each thought.
 
-    TensorBoard reads Markdown, in which ``1*9=9 … 1*9=0`` is half in italics. It leaves HTML elements as they are, as long
-    as no line inside begins with text of the model.
+    TensorBoard renders Markdown, where ``1*9=9 … 1*9=0`` would be partly in italics. It leaves HTML elements unchanged if
+    no line inside them begins with text of the model.
     """
     judged = solution.judged
     decided = (
@@ -89,10 +88,10 @@ def solution_table(solution: CreditedSolution, prompt: str, max_chars: int) -> s
 
 
 def visible(text: str) -> str:
-    """Escape a text for HTML so that a browser shows what it says, line breaks included.
+    """Escape a text for HTML so that a browser shows every character, line breaks included.
 
-    Half a surrogate pair, which no file holds, becomes its escape (``\\udc80``); a control character its picture (``␀``).
-    Keys of endpoints are left out.
+    A lone surrogate, which cannot be encoded, becomes its escape (``\\udc80``); a control character its symbol (``␀``).
+    API keys are redacted.
     """
     text = redacted(text).replace("\r\n", "\n").replace("\r", "\n")
     text = text.encode("utf-8", "backslashreplace").decode()
@@ -104,7 +103,7 @@ def _row(tag: str, *cells: object) -> str:
 
 
 def _signed(value: float) -> str:
-    """With its sign and three decimals; what rounds to nothing is ``+0.000``, never ``-0.000``."""
+    """Format with sign and three decimals; a value that rounds to zero is ``+0.000``, never ``-0.000``."""
     return f"{value:+z.3f}"
 
 

@@ -228,8 +228,9 @@ def policy_chains(correct: bool) -> list[tuple[NumberedSolution, ChainTruth]]:
             truth = solution_truth(problem, text)
             cases = label_cases([(problem, text)])[0]
             numbered = number_solution(cases[0][0]) if cases else None
-            fits = isinstance(truth, ChainTruth) and truth.correct is correct
-            if fits and numbered is not None and len(numbered.paragraphs) == len(truth.steps) - 1:
+            if not isinstance(truth, ChainTruth) or truth.correct is not correct or numbered is None:
+                continue
+            if len(numbered.paragraphs) == len(truth.steps) - 1:
                 found.append((numbered, truth))
     return found
 

@@ -83,5 +83,5 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Q
     )
     # Not special: decoding with skip_special_tokens must keep the tags, the judge and the verifier read them.
     tags: list[str | AddedToken] = [AddedToken(tag, special=False, normalized=False) for tag in THINK_TAGS]
-    tokenizer.add_tokens(tags)
+    tokenizer.add_tokens(tags)  # pyright: ignore[reportArgumentType]
     return tokenizer

@@ -34,7 +34,8 @@ class Judge(Protocol):
     the counters since the last call and resets them. ``close`` frees processes and connections and may be called twice.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]: ...
 

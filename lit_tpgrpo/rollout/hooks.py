@@ -1,4 +1,4 @@
-"""Round hooks: what the DataModule tells the trainer's callbacks besides Lightning's own events."""
+"""Round hooks: events of the rollouts that the trainer's callbacks receive besides Lightning's own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge
 from lit_tpgrpo.records import EvaluatedGroup, JudgedGroup, Problem, Round
 from lit_tpgrpo.rollout.rounds import Capability
+from lit_tpgrpo.rollout.trainer_state import callbacks_of
 
 Split = Literal["val", "test", "predict"]
 
 
 @runtime_checkable
 class RolloutSource(Protocol):
-    """What our callbacks ask of the trainer's DataModule."""
+    """The part of the DataModule that our callbacks use."""
 
     capability: Capability
     judge: Judge
@@ -31,8 +32,8 @@ class RolloutSource(Protocol):
     def invalidate_verdicts(self) -> None: ...
 
 
-def rollout_source(trainer: L.Trainer, asker: object) -> RolloutSource:
-    """The trainer's DataModule, checked.
+def rollout_source(trainer: L.Trainer, caller: object) -> RolloutSource:
+    """Return the trainer's DataModule after checking that it makes rollouts.
 
     Raises:
         ConfigError: there is none, or it makes no rollouts.
@@ -40,35 +41,39 @@ def rollout_source(trainer: L.Trainer, asker: object) -> RolloutSource:
     source = getattr(trainer, "datamodule", None)
     if not isinstance(source, RolloutSource):
         raise ConfigError(
-            f"{type(asker).__name__} works on the rollouts of a MathRolloutDataModule, but the trainer has "
+            f"{type(caller).__name__} works on the rollouts of a MathRolloutDataModule, but the trainer has "
             f"{type(source).__name__ if source is not None else 'no DataModule'}; pass one to trainer.fit(datamodule=...)"
         )
     return source
 
 
 def shows_bars(trainer: L.Trainer, progress: bool) -> bool:
-    """Whether this process shows bars of sampling and judging: where they are wanted and the trainer has one too."""
+    """Return whether this rank shows progress bars of sampling and judging: only if the trainer shows one, too."""
     return progress and trainer.is_global_zero and trainer.progress_bar_callback is not None
 
 
 class RoundCallback(L.Callback):
-    """A Lightning callback with round hooks; override what you need. Any callback that merely has a method of one of
-    these names is called too."""
+    """A Lightning callback with round hooks; override those you need.
+
+    A callback of another class that has a method of one of these names is called as well.
+    """
 
     def on_round_start(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
-        """Before sampling, with the policy that will sample."""
+        """Called before a round is sampled, with the policy that will sample it."""
 
     def on_group_judged(self, trainer: L.Trainer, pl_module: L.LightningModule, group: JudgedGroup) -> None:
-        """After a group's last verdict, before credit is assigned to the next group. Not for a group without a decided
-        solution: it has no accuracy."""
+        """Called after a group's last verdict, before credit is assigned to it.
 
-    def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, made: Round) -> None:
-        """When the round is ready to train on."""
+        Not called for a group whose solutions are all UNDECIDED: it has no accuracy.
+        """
+
+    def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, round_: Round) -> None:
+        """Called when the round is ready to be trained on, with this rank's share of it."""
 
 
 def call_round_hook(trainer: L.Trainer, name: str, *args: Any) -> None:
     """Call a round hook on every callback of the trainer that has it, in the trainer's order."""
-    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+    for callback in callbacks_of(trainer):
         hook = getattr(callback, name, None)
         if hook is not None:
             hook(trainer, trainer.lightning_module, *args)

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lit_tpgrpo.distributed import gather, raise_on_all_ranks
 from lit_tpgrpo.errors import StorageError
+from lit_tpgrpo.rollout.trainer_state import is_dev_run
 
 _FOLDERS: weakref.WeakKeyDictionary[L.Trainer, Path] = weakref.WeakKeyDictionary()
 _CHOSEN: weakref.WeakKeyDictionary[L.Trainer, Path] = weakref.WeakKeyDictionary()  # not yet known to all processes
@@ -58,7 +59,7 @@ def early_folder(trainer: L.Trainer) -> Path | None:
         return folder
     logger = trainer.loggers[0] if trainer.loggers else None
     local = logger is not None and _is_local_file_protocol(str(logger.save_dir or trainer.default_root_dir))
-    if logger is not None and local and logger.version is None and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+    if logger is not None and local and logger.version is None and not is_dev_run(trainer):
         return None
     _CHOSEN[trainer] = _chosen(trainer)
     return _CHOSEN[trainer]
@@ -91,7 +92,7 @@ def writes_versions(logger: Logger) -> TypeGuard[TensorBoardLogger | CSVLogger]:
 
 
 def _chosen(trainer: L.Trainer) -> Path:
-    if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+    if is_dev_run(trainer):
         folder = tempfile.mkdtemp(prefix="fast_dev_run_")
         weakref.finalize(trainer, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)

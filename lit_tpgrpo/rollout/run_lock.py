@@ -22,6 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.errors import ConfigError, StorageError
 from lit_tpgrpo.rollout.run_folder import early_folder, run_folder, share_versions, writes_versions
+from lit_tpgrpo.rollout.trainer_state import is_dev_run
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _log_folders(trainer: L.Trainer) -> list[Path]:
 
 def _checkpoint_folders(trainer: L.Trainer) -> list[Path]:
     """Those that are given."""
-    if trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+    if trainer.state.fn != TrainerFn.FITTING or is_dev_run(trainer):
         return []
     given = [c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     return [Path(f).resolve() for f in given if f is not None and _is_local_file_protocol(str(f))]

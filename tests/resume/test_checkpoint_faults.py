@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from lit_tpgrpo.callbacks import SafeCheckpoint
-from lit_tpgrpo.callbacks import checkpoint as saving
 from lit_tpgrpo.training.checkpoints import fault_of, usable_checkpoint
+from lit_tpgrpo.training.checkpoints.writing import commit_checkpoint, prepare_folder
 from tests.datamodules.test_rollout_datamodule import CountingEngine, data, module, trainer
 
 ROOT = Path(__file__).parents[2]
@@ -73,13 +73,13 @@ def test_a_kill_while_a_folder_of_shards_is_replaced_loses_none(tmp_path: Path, 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", killed)
         with pytest.raises(SystemExit):
-            saving._take_its_place(new, last)
+            commit_checkpoint(new, last)
     assert not last.exists()
     if before_lookup:  # torn tables: found again, and named
         with pytest.raises(ValueError, match=r"no whole checkpoint .* \(1 looked at\)"):
             usable_checkpoint(tmp_path)
     with pytest.warns(UserWarning, match="was not written to its end"):
-        saving._make_ready(tmp_path)
+        prepare_folder(tmp_path)
     assert [p.name for p in tmp_path.glob("[!.]*")] == ["last.ckpt"]
     assert torch.load(last / "meta.pt", weights_only=True)["global_step"] == 1
 

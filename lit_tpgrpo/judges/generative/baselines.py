@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
@@ -31,7 +31,10 @@ class DirectLabels:
     """
 
     steps_per_question: int = 40
-    name: ClassVar[str] = "llm_as_judge"
+
+    @property
+    def name(self) -> str:
+        return "llm_as_judge"
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps_per_question <= 400:
@@ -75,7 +78,9 @@ class DirectLabels:
 class StepByStep:
     """In the manner of GenPRM (2504.00891): one question per step; works best with a thinking judge."""
 
-    name: ClassVar[str] = "genprm"
+    @property
+    def name(self) -> str:
+        return "genprm"
 
     @property
     def settings(self) -> dict[str, Any]:

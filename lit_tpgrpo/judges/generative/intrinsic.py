@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
@@ -26,7 +26,10 @@ class IntrinsicSignals:
 
     reflections_per_question: int = 8
     steps_per_question: int = 40
-    name: ClassVar[str] = "intrinsic"
+
+    @property
+    def name(self) -> str:
+        return "intrinsic"
 
     def __post_init__(self) -> None:
         if self.reflections_per_question < 1 or not 1 <= self.steps_per_question <= 400:

@@ -19,7 +19,8 @@ class Method(Protocol):
     ``step_starts`` holds the first paragraph of each step, ascending; ``flagged`` returns indices into it.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def settings(self) -> dict[str, Any]: ...

@@ -1,0 +1,67 @@
+"""What the Trainer knows about its run and Lightning's types do not say: dev runs, time limits, batches, precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
+
+import lightning as L
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loops.progress import _ProcessedTracker
+from lightning.pytorch.plugins import MixedPrecision
+
+
+def is_dev_run(trainer: L.Trainer) -> bool:
+    """Return whether ``fast_dev_run`` is on: such a run leaves nothing behind."""
+    return dev_run_steps(trainer) is not None
+
+
+def dev_run_steps(trainer: L.Trainer) -> int | None:
+    """Return the optimizer steps that ``fast_dev_run`` allows, None where it is off."""
+    return int(trainer.fast_dev_run) or None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
+    """Return the trainer's own list of callbacks."""
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def epochs_processed(trainer: L.Trainer) -> int:
+    """Return the epochs that ``fit`` has been through, the one whose end hooks are running included."""
+    return cast(_ProcessedTracker, trainer.fit_loop.epoch_progress.current).processed
+
+
+def no_batch_in_progress(trainer: L.Trainer) -> bool:
+    """Return whether every training batch that was started was also processed: no optimizer step is half done."""
+    batches = cast(_ProcessedTracker, trainer.fit_loop.epoch_loop.batch_progress.total)
+    return batches.processed == batches.started
+
+
+def is_out_of_time(trainer: L.Trainer) -> bool:
+    """Return whether ``max_time`` (a Timer) is over and training may end. Lightning looks at optimizer steps only."""
+    left = [c.time_remaining() for c in callbacks_of(trainer) if isinstance(c, Timer)]
+    return any(t is not None and t <= 0 for t in left) and trainer.fit_loop._can_stop_early
+
+
+def batch_limit(trainer: L.Trainer, batches: Callable[[L.Trainer], list[int | float]]) -> int | None:
+    """Return how many batches Lightning will take of our loader, None where it takes all or has other loaders too.
+
+    Args:
+        batches: reads Lightning's numbers, one per loader, e.g. ``lambda t: t.num_val_batches``.
+    """
+    wanted = batches(trainer)
+    return int(wanted[0]) if len(wanted) == 1 and math.isfinite(wanted[0]) else None
+
+
+def sampling_precision(trainer: L.Trainer) -> AbstractContextManager[object]:
+    """Return the autocast context of training, so that under mixed precision sampling uses the same arithmetic."""
+    plugin = trainer.precision_plugin
+    return plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
+
+
+def log_to_all(trainer: L.Trainer, metrics: dict[str, float]) -> None:
+    """Send metrics to every logger of the trainer, at the current optimizer step."""
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step=trainer.global_step)
