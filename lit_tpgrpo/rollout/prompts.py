@@ -60,13 +60,18 @@ def filter_long_prompts(
     """The problems whose prompt fits into ``max_tokens``, and the number of those that do not.
 
     Raises:
-        InputError: a prompt is too long and ``on_long`` is ``stop``, or none is left.
+        InputError: a prompt is too long and ``on_long`` is ``stop``, none is left, or a source gave no ``Problem`` objects.
         ConfigError: the template has no ``{problem}``.
     """
     if "{problem}" not in template:
         raise ConfigError(f"prompt_template must hold {{problem}}, got {template!r}")
     fitting = []
     for problem in problems:
+        if not isinstance(problem, Problem):
+            raise InputError(
+                f"expected a source's load() to return lit_tpgrpo.records.Problem objects, got {type(problem).__name__}: "
+                f"{str(problem)[:80]}; MemoryProblems(rows) makes them of rows"
+            )
         length = len(prompt_ids(tokenizer, problem, template))
         if length <= max_tokens:
             fitting.append(problem)

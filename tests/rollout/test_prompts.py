@@ -33,6 +33,13 @@ def test_without_a_chat_template_the_text_is_the_prompt(random_model):
     assert tokenizer.decode(prompt_ids(tokenizer, SHORT, "Q: {problem}\nA:")) == "Q: 1+1?\nA:"
 
 
+def test_rows_that_are_no_problems_are_named(tokenizer):
+    with pytest.raises(
+        InputError, match=r"return lit_tpgrpo\.records\.Problem objects, got dict: {'problem': '1\+1'}; Mem"
+    ):
+        filter_long_prompts([{"problem": "1+1"}], tokenizer, INSTRUCTION, 100, "skip")
+
+
 def test_long_prompts_are_skipped_with_a_count_or_refused(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         fitting, skipped = filter_long_prompts([SHORT, LONG], tokenizer, INSTRUCTION, 100, "skip")
