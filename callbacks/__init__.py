@@ -1,4 +1,10 @@
-"""Lightning callbacks: each works in any Trainer whose DataModule makes rollouts."""
+"""Lightning callbacks: each works in any Trainer whose DataModule makes rollouts.
+
+``MathEvaluation`` evaluates before the first step and after the last, ``SafeCheckpoint`` writes checkpoints,
+``SolutionSamples`` shows judged solutions, ``CapabilityEstimator`` keeps an accuracy per problem, ``JudgeRefresh`` renews and
+audits the judge, ``ExportHF`` writes Hugging Face folders, ``JudgedSolutionWriter`` what ``predict`` returns. A new one derives
+from ``RoundCallback``, which adds the hooks of a round to Lightning's own.
+"""
 
 from lit_tpgrpo.callbacks.capability import CapabilityEstimator
 from lit_tpgrpo.callbacks.checkpoint import SafeCheckpoint
@@ -20,3 +26,8 @@ __all__ = [
     "SafeCheckpoint",
     "SolutionSamples",
 ]
+
+if __name__ == "callbacks":  # imported without the package, in a checkout
+    from lit_tpgrpo.checkout import import_as_part_of_package
+
+    import_as_part_of_package(__name__)

@@ -1,7 +1,174 @@
 """TP-GRPO for PyTorch Lightning: thought-level process rewards from intrinsic signals.
 
-The package is imported by worker processes that need neither torch nor Lightning, so this file imports nothing heavy:
-take what you need from its home, e.g. ``from lit_tpgrpo.module import TPGRPOModule``.
+    from lit_tpgrpo import MathRolloutDataModule, TPGRPOModule
+
+The public names are here and in the packages that define them (``lit_tpgrpo.credit``, ``lit_tpgrpo.judges``, ...). Each is
+imported when it is first asked for: worker processes, which import this package too, load neither torch nor Lightning.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lit_tpgrpo.checkout import add_folders_beside
+from lit_tpgrpo.lazy_imports import lazy_attributes
+
 __version__ = "0.1.0"
+add_folders_beside(__name__, "callbacks", "datamodules")
+
+if TYPE_CHECKING:
+    from lit_tpgrpo.callbacks import (
+        AuditSet,
+        CapabilityEstimator,
+        ExportHF,
+        JudgedSolutionWriter,
+        JudgeRefresh,
+        MathEvaluation,
+        RoundCallback,
+        SafeCheckpoint,
+        SolutionSamples,
+    )
+    from lit_tpgrpo.chat import ChatClient, LocalChat, OpenAIChat
+    from lit_tpgrpo.credit import CreditAssignment, OutcomeCredit, StepCredit, ThoughtCredit, UnadaptedThoughtCredit
+    from lit_tpgrpo.datamodules import MathRolloutDataModule
+    from lit_tpgrpo.datamodules.arithmetic import ArithmeticProblems
+    from lit_tpgrpo.datamodules.sources import (
+        Decontaminated,
+        FieldMap,
+        FileProblems,
+        HubProblems,
+        MemoryProblems,
+        ProblemSource,
+    )
+    from lit_tpgrpo.engines import Engine, HFEngine, SamplingParams, VLLMEngine, VLLMServer
+    from lit_tpgrpo.export import export_checkpoint
+    from lit_tpgrpo.judges import Judge, RuleJudge
+    from lit_tpgrpo.judges.generative import (
+        DirectLabels,
+        GenerativeJudge,
+        IntrinsicSignals,
+        LLMSegmentation,
+        QueryConfig,
+        RequestLimits,
+        RoundBudget,
+        RuleSegmentation,
+        StepByStep,
+    )
+    from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
+    from lit_tpgrpo.module import TPGRPOModule
+    from lit_tpgrpo.records import (
+        JudgedGroup,
+        JudgedSolution,
+        Outcome,
+        Problem,
+        Round,
+        Solution,
+        Step,
+        StepLabel,
+        StopReason,
+        Thought,
+        TrainBatch,
+        Verdict,
+    )
+    from lit_tpgrpo.training import AdapterOff, FrozenCopy, LoRA, OffloadedCopy, SequenceLR, Sharding, TransformersLR
+    from lit_tpgrpo.verify import MathVerifier, Verifier
+else:
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {
+            "callbacks": (
+                "AuditSet CapabilityEstimator ExportHF JudgedSolutionWriter JudgeRefresh MathEvaluation "
+                "RoundCallback SafeCheckpoint SolutionSamples"
+            ),
+            "chat": "ChatClient LocalChat OpenAIChat",
+            "credit": "CreditAssignment OutcomeCredit StepCredit ThoughtCredit UnadaptedThoughtCredit",
+            "datamodules": "MathRolloutDataModule",
+            "datamodules.arithmetic": "ArithmeticProblems",
+            "datamodules.sources": "Decontaminated FieldMap FileProblems HubProblems MemoryProblems ProblemSource",
+            "engines": "Engine HFEngine SamplingParams VLLMEngine VLLMServer",
+            "export": "export_checkpoint",
+            "judges": "Judge RuleJudge",
+            "judges.generative": (
+                "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
+                "RoundBudget RuleSegmentation StepByStep"
+            ),
+            "metrics": "AvgAtK MajAtK PassAtK",
+            "module": "TPGRPOModule",
+            "records": (
+                "JudgedGroup JudgedSolution Outcome Problem Round Solution Step StepLabel StopReason "
+                "Thought TrainBatch Verdict"
+            ),
+            "training": "AdapterOff FrozenCopy LoRA OffloadedCopy SequenceLR Sharding TransformersLR",
+            "verify": "MathVerifier Verifier",
+        },
+    )
+
+__all__ = [
+    "AdapterOff",
+    "ArithmeticProblems",
+    "AuditSet",
+    "AvgAtK",
+    "CapabilityEstimator",
+    "ChatClient",
+    "CreditAssignment",
+    "Decontaminated",
+    "DirectLabels",
+    "Engine",
+    "ExportHF",
+    "FieldMap",
+    "FileProblems",
+    "FrozenCopy",
+    "GenerativeJudge",
+    "HFEngine",
+    "HubProblems",
+    "IntrinsicSignals",
+    "Judge",
+    "JudgeRefresh",
+    "JudgedGroup",
+    "JudgedSolution",
+    "JudgedSolutionWriter",
+    "LLMSegmentation",
+    "LoRA",
+    "LocalChat",
+    "MajAtK",
+    "MathEvaluation",
+    "MathRolloutDataModule",
+    "MathVerifier",
+    "MemoryProblems",
+    "OffloadedCopy",
+    "OpenAIChat",
+    "Outcome",
+    "OutcomeCredit",
+    "PassAtK",
+    "Problem",
+    "ProblemSource",
+    "QueryConfig",
+    "RequestLimits",
+    "Round",
+    "RoundBudget",
+    "RoundCallback",
+    "RuleJudge",
+    "RuleSegmentation",
+    "SafeCheckpoint",
+    "SamplingParams",
+    "SequenceLR",
+    "Sharding",
+    "Solution",
+    "SolutionSamples",
+    "Step",
+    "StepByStep",
+    "StepCredit",
+    "StepLabel",
+    "StopReason",
+    "TPGRPOModule",
+    "Thought",
+    "ThoughtCredit",
+    "TrainBatch",
+    "TransformersLR",
+    "UnadaptedThoughtCredit",
+    "VLLMEngine",
+    "VLLMServer",
+    "Verdict",
+    "Verifier",
+    "export_checkpoint",
+]

@@ -19,13 +19,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lit_tpgrpo.checkout import subpackage_folder
 from lit_tpgrpo.checksums import CHECKSUMS, checksum_fault
 from lit_tpgrpo.errors import ConfigError
 
 EMBEDDED = "embedded:"
 IN_MEMORY = "in-memory:"
 """Prefix of the name that a checkpoint stores for a model that was passed as an object."""
-_EMBEDDED_ROOT = Path(__file__).parent / "datamodules" / "arithmetic" / "assets"
+_EMBEDDED_ROOT = subpackage_folder("datamodules") / "arithmetic" / "assets"
 # Config keys of architectures that rescale logits after the head: our log-probs would silently differ from generate()'s.
 _RESCALING = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 

@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import lit_tpgrpo
+from lit_tpgrpo.checkout import subpackage_folder
 from lit_tpgrpo.errors import USER_ERRORS, all_causes, first_among
 from lit_tpgrpo.redaction import redacted
 
@@ -36,9 +37,11 @@ _CHECKPOINTING = (
     " Leave the checkpoint callback (SafeCheckpoint in our configs) out of the config's trainer.callbacks, or drop all "
     "callbacks, the evaluation's too, with --trainer.callbacks null"
 )
-_HERE = Path(lit_tpgrpo.__file__).parent
-# The last two are symbolic links in a checkout. Not the parent folder: a checkout may contain the virtual environment.
-_OURS = tuple(folder.resolve() for folder in (_HERE, _HERE / "callbacks", _HERE / "datamodules"))
+# The last two are outside of the first in a checkout. Not the parent folder: a checkout may contain the virtual environment.
+_OURS = tuple(
+    folder.resolve()
+    for folder in (Path(lit_tpgrpo.__file__).parent, subpackage_folder("callbacks"), subpackage_folder("datamodules"))
+)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "lit_tpgrpo.functional": 0,
     "lit_tpgrpo.errors": 0,
+    "lit_tpgrpo.checkout": 0,
+    "lit_tpgrpo.lazy_imports": 0,
     "lit_tpgrpo.redaction": 0,
     "lit_tpgrpo.checksums": 0,
     "lit_tpgrpo.seeds": 0,

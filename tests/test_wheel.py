@@ -51,16 +51,19 @@ def test_one_import_name_from_the_wheel(installed: Path, tmp_path: Path):
         "print(lit_tpgrpo.callbacks.MathEvaluation.__module__)\n"
         "print(resolve_model('embedded:tiny-qwen2'))\n"
         "print('callbacks' in sys.modules, 'datamodules' in sys.modules)\n"
+        "from pathlib import Path\n"
+        "print((Path(lit_tpgrpo.__file__).parent / 'py.typed').is_file(), len(lit_tpgrpo.__path__))\n"
     )
     out = subprocess.run(
         [installed, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=1200
     )
-    package, callback, model, strays = out.stdout.splitlines()
+    package, callback, model, strays, typed = out.stdout.splitlines()
     environment = str(installed.parent.parent)
     assert package.startswith(environment)
     assert callback == "lit_tpgrpo.callbacks.evaluation"
     assert model.startswith(environment)
     assert strays == "False False"
+    assert typed == "True 1"
 
 
 @pytest.mark.slow

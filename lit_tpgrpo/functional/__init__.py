@@ -1,1 +1,33 @@
+"""Pure functions of tensors, without any other import of this package: the formulas of the paper and of its relatives.
 
+``advantages`` has the token advantages of TP-GRPO, ``kl`` estimators of the KL term, ``corrections`` importance weights between
+engine and trainer, ``logprobs`` the log-probs of chosen tokens without the logits of all.
+"""
+
+from lit_tpgrpo.functional.advantages import (
+    closed_form_advantages,
+    merge_runs,
+    process_rewards,
+    standardise_group,
+    suffix_sum_advantages,
+)
+from lit_tpgrpo.functional.corrections import CORRECTIONS, importance_weights
+from lit_tpgrpo.functional.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k2_unbiased, kl_k3, kl_k3_unbiased
+from lit_tpgrpo.functional.logprobs import selected_logprobs
+
+__all__ = [
+    "CORRECTIONS",
+    "KL_ESTIMATORS",
+    "closed_form_advantages",
+    "importance_weights",
+    "kl_k1",
+    "kl_k2",
+    "kl_k2_unbiased",
+    "kl_k3",
+    "kl_k3_unbiased",
+    "merge_runs",
+    "process_rewards",
+    "selected_logprobs",
+    "standardise_group",
+    "suffix_sum_advantages",
+]

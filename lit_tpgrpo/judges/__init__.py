@@ -1,1 +1,43 @@
+"""Judges: verified solutions in, a label for each step out (paper, Stage I).
 
+``RuleJudge`` reads the intrinsic signals by rule, without a model; ``lit_tpgrpo.judges.generative`` asks a language model. A
+new one implements ``Judge``: a ``Verdict`` for each ``JudgeCase``. ``ErrorReport`` and ``count_labels`` score a judge on steps
+whose truth is known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lit_tpgrpo.lazy_imports import lazy_attributes
+
+if TYPE_CHECKING:
+    from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge, StoringJudge, TallyingJudge, abstain
+    from lit_tpgrpo.judges.error_detection import ErrorReport, ErrorScores, WrongSteps
+    from lit_tpgrpo.judges.rule import RuleJudge
+    from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
+else:
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {
+            "base": "Judge JudgeCase RefreshableJudge StoringJudge TallyingJudge abstain",
+            "error_detection": "ErrorReport ErrorScores WrongSteps",
+            "rule": "RuleJudge",
+            "scoring": "LabelCounts count_labels",
+        },
+    )
+
+__all__ = [
+    "ErrorReport",
+    "ErrorScores",
+    "Judge",
+    "JudgeCase",
+    "LabelCounts",
+    "RefreshableJudge",
+    "RuleJudge",
+    "StoringJudge",
+    "TallyingJudge",
+    "WrongSteps",
+    "abstain",
+    "count_labels",
+]
