@@ -1,4 +1,4 @@
-"""Which classes a setting takes whose type is a protocol: those with its methods and their arguments, annotated or not."""
+"""Accept a class for a setting whose type is a protocol if it has the protocol's methods and arguments, annotated or not."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _typehints: Any = jsonargparse._typehints
 
 
 def accept_by_methods() -> None:
-    """Have the parser accept a class by the methods that it has.
+    """Make the parser accept a class by its methods.
 
-    jsonargparse (4.53) also compares the annotations, to the letter: it refuses a judge without any, and one whose ``-> None``
-    is evaluated where the protocol's is text (``from __future__ import annotations``).
+    jsonargparse (4.53) also compares annotations literally: it refuses a judge without annotations, and one whose ``-> None``
+    is evaluated while the protocol's is a string (``from __future__ import annotations``).
     """
     strict = _typehints.implements_protocol
     if getattr(strict, "accepts_by_methods", False):
@@ -24,7 +24,7 @@ def accept_by_methods() -> None:
     def implements_protocol(value: Any, protocol: Any) -> bool:
         if strict(value, protocol):
             return True
-        # Not a class of classes: the parser also asks of a class itself whether it is an object that fits.
+        # Not a metaclass: the parser also asks whether a class itself is an object that implements the protocol.
         is_candidate = inspect.isclass(value) and not issubclass(value, type) and value.__module__ != "builtins"
         is_candidate = is_candidate and _typehints.is_protocol(protocol)
         return is_candidate and misfit(value, _typehints.get_protocol_origin(protocol)) is None
@@ -34,22 +34,22 @@ def accept_by_methods() -> None:
 
 
 def misfit(given: type, protocol: type) -> str | None:
-    """The first method of a protocol that a class has not, or that takes other arguments; None where it fits."""
+    """Describe the first method of a protocol that a class lacks or that takes other arguments; None if the class fits."""
     for name in _typehints.get_protocol_members(protocol):
-        wanted = [p.name for p in inspect.signature(getattr(protocol, name)).parameters.values()][1:]
+        expected = [p.name for p in inspect.signature(getattr(protocol, name)).parameters.values()][1:]
         method = next((vars(base)[name] for base in given.__mro__[:-1] if name in vars(base)), None)
         if method is None:
-            return f"it has no method {name}({', '.join(wanted)})"
+            return f"it has no method {name}({', '.join(expected)})"
         bound = () if isinstance(method, staticmethod | classmethod) else (None,)
         try:
-            inspect.signature(getattr(given, name)).bind(*bound, **dict.fromkeys(wanted))
+            inspect.signature(getattr(given, name)).bind(*bound, **dict.fromkeys(expected))
         except TypeError:
-            return f"its method {name} must take ({', '.join(wanted)})"
+            return f"its method {name} must take ({', '.join(expected)})"
     return None
 
 
 def misfit_of_paths(given: str, protocol: str) -> str | None:
-    """``misfit`` by import paths; None too where one of them cannot be imported."""
+    """Call ``misfit`` with import paths; return None also if one of them cannot be imported."""
     try:
         return misfit(_imported(given), _imported(protocol))
     except (ImportError, AttributeError, ValueError, TypeError):

@@ -150,7 +150,7 @@ def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path
         (["--data.eval_sampling.top_k", "-3"], r"top_k must be 0 \(off\) or positive, got -3"),
         (["--model.model", "models/nope"], r"the folder .*/models/nope does not exist, and no hub model"),
         (["--ckpt_path", "no/such.ckpt"], r"ckpt_path 'no/such\.ckpt' does not exist \(looked at /.*/no/such\.ckpt\)"),
-        (["--trainer.accelerator", "gpuu"], r"the settings are refused: .*invalid accelerator name.*gpuu"),
+        (["--trainer.accelerator", "gpuu"], r"the settings are invalid: .*invalid accelerator name.*gpuu"),
         (["--trainer.devices", "0"], r"`Trainer\(devices='0'\)` value is not a valid input"),
         (["--ckpt_path", "best"], r"--ckpt_path best: only the process that trained knows which one that is"),
         (["--ckpt_path", "last"], r"--ckpt_path last: each run has a new folder.* give .* the run's folder"),
@@ -215,7 +215,7 @@ MISTYPED = {
     "--data.train lit_tpgrpo.datamodules.sources.HubProblems --data.train.preset gsm8k --data.train.answer_form boxx": "data."
     "train.answer_form: expected one of BOX, GSM8K_LINE, GSM8K_HASH, ANSWER_LINE, PLAIN or dict or null, got boxx",
     "--data.judge RuleJudge": "data.judge: there is no class or file RuleJudge; did you mean lit_tpgrpo.judges.rule.RuleJudge?",
-    "--data.verifier Foo": "data.verifier: there is no class or file Foo; give its whole path, such as package.module.Class",
+    "--data.verifier Foo": "data.verifier: there is no class or file Foo; give its full path, such as package.module.Class",
     "--data.judge lit_tpgrpo.judges.rule.RuleJudg": "data.judge: there is no class or file lit_tpgrpo.judges.rule.RuleJudg; "
     "did you mean lit_tpgrpo.judges.rule.RuleJudge?",
     "--data.predict.n 2": "data.predict.n: no class is given for data.predict; give --data.predict and the path of a "
@@ -231,7 +231,7 @@ MISTYPED = {
     "--config {trainer}": "unknown key trainer.max_step in a config; did you mean trainer.max_steps?",
     "--config {broken}": "the config cannot be read: {broken}:3: expected ',' or ']', but got '<stream end>'",
     "--config {twice}": "the config cannot be read: {twice}:3: 'data' is given twice, first in line 1",
-    "--config {text}": "the config cannot be read: {text} holds a str; expected keys and values, such as trainer: ...",
+    "--config {text}": "the config cannot be read: {text} contains a str; expected keys and values, such as trainer: ...",
 }
 FILES = {
     "typo": "data: {class_path: lit_tpgrpo.datamodules.MathRolloutDataModule, init_args: {sampling: {max_new_token: 3}}}",

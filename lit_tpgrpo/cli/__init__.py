@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_tpgrpo import notices  # first: it hides what the others' libraries say when imported
+from lit_tpgrpo import notices  # first: it hides messages that libraries print when imported
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
 from lit_tpgrpo.cli.messages import refusal
 from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text
@@ -34,10 +34,10 @@ _ENVIRONMENT = re.compile(r"PL_((FIT|VALIDATE|TEST|PREDICT)(__.*)?|CONFIG|(TRAIN
 
 
 class SavedConfig(SaveConfigCallback):
-    """Writes the run's settings into its folder as ``config.yaml``, without keys of endpoints."""
+    """Writes the run's settings into its folder as ``config.yaml``, with API keys redacted."""
 
     def __init__(self, parser: LightningArgumentParser, config: Any, given: Any, **kwargs: Any) -> None:
-        super().__init__(parser, given, overwrite=True, **kwargs)  # not what the folder was decided by
+        super().__init__(parser, given, overwrite=True, **kwargs)  # the user's settings, without the chosen folder
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = run_folder(trainer)
@@ -59,15 +59,14 @@ class SavedConfig(SaveConfigCallback):
 
 
 class TPGRPOCLI(LightningCLI):
-    """Lightning's CLI with the prediction writer always at hand.
+    """Lightning's CLI with run folders, checked checkpoints and the writer of predictions.
 
-    Settings come from the configs and the command line, never from the hyperparameters that a checkpoint holds. What the
-    checkpoint brings back is the run's state: weights, the optimizer's moments, the learning rate schedule, counters,
-    callbacks.
+    Settings come from the configs and the command line, never from the hyperparameters in a checkpoint. A checkpoint restores
+    the run's state: weights, the optimizer's moments, the learning rate schedule, counters, callbacks.
     """
 
-    reserved: Path | None = None
-    folder: Path | None = None  # of validate, test and predict without a logger
+    reserved: Path | None = None  # version folder of a training run
+    folder: Path | None = None  # folder of validate, test and predict without a logger
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(JudgedSolutionWriter, "writer")
@@ -77,17 +76,20 @@ class TPGRPOCLI(LightningCLI):
         self.given = list(sys.argv[1:] if args is None else args)
         OneLineParser.configs = tuple(config_files(self.given))
         OneLineParser.keys = tuple(key for path in OneLineParser.configs for key in config_keys(path))
-        # Not super(): it warns of arguments that are given although the process has some, which are these.
-        self.config = parser.parse_args(spelt_out(self.given))
+        # Not super(), which warns if arguments are passed although sys.argv has some too.
+        self.config = parser.parse_args(with_default_classes(self.given))
 
     def _parse_ckpt_path(self) -> None:
-        """Leave settings alone: Lightning would put the checkpoint's over those given on the command line."""
+        """Do nothing: Lightning would override the command line's settings by the checkpoint's."""
 
     def before_instantiate_classes(self) -> None:
-        """Look for the checkpoint first: Lightning does so after data and model are ready, and ends in a traceback."""
+        """Resolve the checkpoint, name the run and choose its folder, before anything is built.
+
+        Lightning looks for the checkpoint only after data and model are built, and ends with a traceback.
+        """
         settings, command = self.config, self.subcommand
         self.save_config_kwargs = {"given": settings}
-        if command is None:  # built, not run
+        if command is None:  # the classes are built but nothing is run
             return
         settings = settings[command]
         if (path := settings.get("ckpt_path")) is not None:
@@ -96,7 +98,7 @@ class TPGRPOCLI(LightningCLI):
                 str(path), exact=None if command == "fit" else True, trusted=trusted
             )
         if "weights_only" in settings and settings["weights_only"] is None:
-            settings["weights_only"] = True  # ours hold nothing else, and others' may run code
+            settings["weights_only"] = True  # this package's checkpoints need no more, and others could run code
         name_run(settings, config_files(self.given), self.given)
         self.save_config_kwargs = {"given": settings.clone()}
         if command == "fit":
@@ -106,34 +108,32 @@ class TPGRPOCLI(LightningCLI):
             self.folder = follow_run(settings, command, local)
             if path is None and rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
                 model = settings.model.get("init_args", {}).get("model", "the model")
-                print(
-                    f"{command}: no --ckpt_path is given: these are the weights of {model}, untrained", file=sys.stderr
-                )
+                print(f"{command}: no --ckpt_path is given: using the weights of {model}, untrained", file=sys.stderr)
 
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
         except Exception as error:
-            self.give_back()
+            self.remove_reserved()
             kinds = (ValueError, TypeError, ImportError, AttributeError)
             if user_error(error) is None and isinstance(error, kinds) and not in_our_code(error):
-                raise ConfigError(f"the settings are refused: {refusal(str(error))}") from error
+                raise ConfigError(f"the settings are invalid: {refusal(str(error))}") from error
             raise
 
     def after_instantiate_classes(self) -> None:
         if self.folder is not None and not self.trainer.loggers:
             set_run_folder(self.trainer, self.folder)
 
-    def give_back(self) -> None:
-        """Remove the version folder of a run that did not come about."""
+    def remove_reserved(self) -> None:
+        """Remove the version folder that was reserved for a run that could not start."""
         if self.reserved is not None:
             with contextlib.suppress(OSError):  # it is not empty
                 self.reserved.rmdir()
                 self.reserved.parent.rmdir()
 
 
-# A misspelt option must be named, not taken for the abbreviation of another.
-_WHOLE_NAMES = {"allow_abbrev": False}
+# Report a misspelt option instead of taking it for an abbreviation of another one.
+_NO_ABBREVIATIONS = {"allow_abbrev": False}
 SETTINGS = {
     "subclass_mode_model": True,
     "subclass_mode_data": True,
@@ -141,36 +141,36 @@ SETTINGS = {
     "seed_everything_default": 0,
     "save_config_callback": SavedConfig,
     "parser_class": OneLineParser,
-    "parser_kwargs": _WHOLE_NAMES | dict.fromkeys(("fit", "validate", "test", "predict"), _WHOLE_NAMES),
+    "parser_kwargs": _NO_ABBREVIATIONS | dict.fromkeys(("fit", "validate", "test", "predict"), _NO_ABBREVIATIONS),
 }
 
 
-def spelt_out(args: Sequence[str]) -> list[str]:
-    """The arguments with our classes where ``--data.help`` or ``--model.help`` names none."""
-    spelt = []
-    for at, arg in enumerate(args):
-        spelt.append(arg)
+def with_default_classes(args: Sequence[str]) -> list[str]:
+    """Add this package's class to ``--data.help`` and ``--model.help`` if they name none; return all arguments."""
+    completed = []
+    for index, arg in enumerate(args):
+        completed.append(arg)
         owner = SHOWN.get(arg.removeprefix("--").removesuffix(".help")) if arg.endswith(".help") else None
-        if owner is not None and (at + 1 == len(args) or args[at + 1].startswith("-")):
-            spelt.append(f"{owner.__module__}.{owner.__name__}")
-    return spelt
+        if owner is not None and (index + 1 == len(args) or args[index + 1].startswith("-")):
+            completed.append(f"{owner.__module__}.{owner.__name__}")
+    return completed
 
 
 def config_files(args: Sequence[str]) -> list[Path]:
-    """The config files that are given, in order."""
+    """Return the config files on the command line, in order."""
     files = []
-    for at, arg in enumerate(args):
+    for index, arg in enumerate(args):
         name, _, value = arg.partition("=")
         if name in ("--config", "-c"):
-            files += [value] if value else list(args[at + 1 : at + 2])
+            files += [value] if value else list(args[index + 1 : index + 2])
     return [Path(file) for file in files]
 
 
 def check_configs(args: Sequence[str]) -> None:
-    """Refuse a config file that cannot be read as YAML, by file and line.
+    """Check that all config files can be read as YAML.
 
     Raises:
-        InputError: there is one.
+        InputError: one cannot; the message names its file and line.
     """
     for path in config_files(args):
         if (fault := config_fault(path)) is not None:
@@ -178,23 +178,22 @@ def check_configs(args: Sequence[str]) -> None:
 
 
 def resolve_checkpoint(path: str, exact: bool | None = None, trusted: bool = False) -> str:
-    """A whole local checkpoint of a Trainer, see ``usable_checkpoint``; Lightning's own names and URLs are Lightning's to
-    resolve.
+    """Return the path of a complete local checkpoint, see ``usable_checkpoint``; leave Lightning's names and URLs unchanged.
 
     Args:
-        path: as given.
+        path: as on the command line.
         exact: see ``usable_checkpoint``.
-        trusted: whether it may hold more than tensors and plain values.
+        trusted: whether it may contain objects other than tensors and plain values.
 
     Raises:
-        InputError: there is none at the path; it is damaged; it could run code; or it is ``best`` or ``last``, which Lightning
-            looks for in the folder of the process's own run, a new one each time: for ``last`` it would start from the first
-            weights and say nothing.
+        InputError: there is no checkpoint at the path; it is damaged; it could run code; or the path is ``best`` or ``last``.
+            Lightning looks for these in the folder of the current run, which is always new: with ``last`` it would silently
+            start from the initial weights.
     """
     if path in ("best", "last"):
         why = {
             "best": "only the process that trained knows which one that is",
-            "last": "each run has a new folder, which has none yet",
+            "last": "each run has a new folder, which has no checkpoint yet",
         }
         raise InputError(
             f"--ckpt_path {path}: {why[path]}; give the checkpoint itself, or the run's folder for its newest one"
@@ -202,19 +201,19 @@ def resolve_checkpoint(path: str, exact: bool | None = None, trusted: bool = Fal
     special = path == "hpc" or path.lower() == "registry" or path.lower().startswith("registry:")
     if special or "://" in path or "::" in path:  # the last two: a URL, a chain of file systems
         return path
-    found = usable_checkpoint(Path(path).expanduser(), exact)
-    check_checkpoint(found, weights_only=not trusted)
-    check_contents(found)
-    return str(found)
+    checkpoint = usable_checkpoint(Path(path).expanduser(), exact)
+    check_checkpoint(checkpoint, weights_only=not trusted)
+    check_contents(checkpoint)
+    return str(checkpoint)
 
 
 def ignored_environment() -> list[str]:
-    """Variables that name settings, which Lightning's CLI reads only where it is told to."""
+    """Return the environment variables that look like settings of Lightning's CLI, which are not read here."""
     return sorted(name for name in os.environ if _ENVIRONMENT.fullmatch(name))
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one subcommand. A user's mistake ends in one line, not in a traceback."""
+    """Run one subcommand; a user error ends it with one line, not a traceback."""
     notices.hide_notices()
     keep_text()
     accept_by_methods()

@@ -1,4 +1,4 @@
-"""The classes that settings may name, by their paths: ours, and Lightning's and torch's that go with them."""
+"""Find classes that settings may name, by similar names: this package's, Lightning's and torch's."""
 
 from __future__ import annotations
 
@@ -34,40 +34,42 @@ _OURS = tuple(
         "verify",
     )
 )
-_ALIKE = 0.75
+_MIN_SIMILARITY = 0.75
+"""Cutoff of ``difflib`` for a suggestion, from 0 to 1."""
 
 
 def nearest_path(given: str) -> str | None:
-    """The path of the class whose name is most like that of a given path, None where none is alike."""
+    """Return the path of the class whose name is most similar to that of a given path; None if none is similar."""
     paths = _paths()
     name = given.rpartition(".")[2].lower()
-    near = difflib.get_close_matches(name, list(paths), n=1, cutoff=_ALIKE)
+    near = difflib.get_close_matches(name, list(paths), n=1, cutoff=_MIN_SIMILARITY)
     return paths[near[0]] if near else None
 
 
 @functools.cache
 def _paths() -> dict[str, str]:
-    """By lower-case name; of several places that a class can be taken from the highest."""
-    found: dict[str, str] = {}
+    """Return class paths by lower-case class name; the shortest path if a class can be imported from several modules."""
+    paths: dict[str, str] = {}
     for module in _modules():
         for name, value in vars(module).items():
-            if not _is_part(value) or name.startswith("_") or not _is_at_home(value, module.__name__):
+            if not _is_concrete_class(value) or name.startswith("_") or not _is_published_by(value, module.__name__):
                 continue
             path = f"{module.__name__}.{name}"
-            known = found.get(name.lower())
+            known = paths.get(name.lower())
             if known is None or path.count(".") < known.count("."):
-                found[name.lower()] = path
-    return found
+                paths[name.lower()] = path
+    return paths
 
 
-def _is_part(value: object) -> bool:
+def _is_concrete_class(value: object) -> bool:
+    """Return whether a value is a class that a setting may name: not an error, an enum or a protocol."""
     if not inspect.isclass(value) or issubclass(value, (BaseException, enum.Enum)):
         return False
     return not getattr(value, "_is_protocol", False)
 
 
-def _is_at_home(value: type, module: str) -> bool:
-    """Whether the module defines or publishes the class, and does not just use it."""
+def _is_published_by(value: type, module: str) -> bool:
+    """Return whether a module defines or re-exports a class of its package, and does not only use it."""
     return f"{value.__module__}.".startswith(f"{module}.")
 
 
@@ -78,8 +80,8 @@ def _modules() -> Iterator[ModuleType]:
         yield module
         if name in _OURS and hasattr(module, "__path__"):
             for inner in pkgutil.walk_packages(module.__path__, f"{name}.", onerror=lambda _: None):
-                if not inner.name.endswith("__main__") and (part := _imported(inner.name)) is not None:
-                    yield part
+                if not inner.name.endswith("__main__") and (submodule := _imported(inner.name)) is not None:
+                    yield submodule
 
 
 def _imported(name: str) -> ModuleType | None:

@@ -1,4 +1,4 @@
-"""What the parser has to say in one line: the decisive part of its report, and the nearest name to a misspelt one."""
+"""Reduce the parser's error report to one line, with the nearest name to a misspelt one."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _EMPTY_BASES = ("lightning.LightningDataModule", "lightning.Callback", "lightnin
 def one_line(
     message: str, options: Collection[str] = (), keys: Collection[str] = (), configs: Sequence[Path] = ()
 ) -> str:
-    """The decisive line of a report of jsonargparse.
+    """Return the one line of an error report of jsonargparse that explains the error.
 
     Args:
-        message: as its parser's ``error`` gets it.
-        options: that the command line has, with their dashes, for suggestions.
-        keys: that the configs set, e.g. ``data.credit.alpha``, for suggestions too.
-        configs: the config files that were given.
+        message: the report, as passed to the parser's ``error``.
+        options: options of the command line, with their dashes, for suggestions.
+        keys: keys that the configs set, e.g. ``data.credit.alpha``, for suggestions.
+        configs: the config files on the command line.
     """
-    if found := _UNRECOGNIZED.match(message):
-        return _unrecognized(found[1], options)
-    if found := _NOT_IN_CONFIG.search(message):
+    if match := _UNRECOGNIZED.match(message):
+        return _unrecognized(match[1], options)
+    if match := _NOT_IN_CONFIG.search(message):
         keys = [option.removeprefix("--") for option in options]
-        return f"unknown key {found[1]} in a config{_suggestion(found[1], keys)}"
-    if found := _NOT_SUBCOMMAND.search(message):
+        return f"unknown key {match[1]} in a config{_suggestion(match[1], keys)}"
+    if match := _NOT_SUBCOMMAND.search(message):
         choices = ("fit", "validate", "test", "predict")
-        return f"unknown command {found[1]!r}{_suggestion(found[1], choices)}; it is one of {', '.join(choices)}"
+        return f"unknown command {match[1]!r}{_suggestion(match[1], choices)}; it is one of {', '.join(choices)}"
     if 'expected "subcommand"' in message:
         return "give a command: fit, validate, test or predict, and a config, e.g. fit --config configs/quickstart.yaml"
-    if found := REQUIRED.fullmatch(message):
-        return _without_base(found[1], configs)
+    if match := REQUIRED.fullmatch(message):
+        return _without_base(match[1], configs)
     return _nested(message, keys)
 
 
@@ -56,7 +56,7 @@ def _unrecognized(given: str, options: Collection[str]) -> str:
 
 
 def _without_base(missing: str, configs: Sequence[Path]) -> str:
-    """Of settings without a model or without data, as those of a config are that changes another one."""
+    """Return the message for settings without model or data, such as an overlay config without the config it changes."""
     what = " and ".join(sorted((name.rpartition(".")[2] for name in missing.split(", ")), reverse=True))
     example = "--config configs/quickstart.yaml"
     if not configs:
@@ -66,6 +66,7 @@ def _without_base(missing: str, configs: Sequence[Path]) -> str:
 
 
 def _nested(message: str, keys: Collection[str]) -> str:
+    """Return the message for a nested report about one setting."""
     report = read_report(message)
     if report.unknown is not None and not _known_elsewhere(report, *report.unknown):
         key, option, owner = report.unknown
@@ -74,7 +75,7 @@ def _nested(message: str, keys: Collection[str]) -> str:
                 f"{key}.{option}: no class is given for {key}; give a config first, e.g. --config configs/quickstart.yaml, or "
                 f"--{key} and the path of a class"
             )
-        if owner.startswith("typing."):  # of the annotation, in place of a class
+        if owner.startswith("typing."):  # the annotation instead of a class
             example = _EXAMPLES.get(key.rpartition(".")[2])
             return f"{key}.{option}: no class is given for {key}; give --{key} and the path of one first" + (
                 f", e.g. {example}" if example else ""
@@ -85,7 +86,7 @@ def _nested(message: str, keys: Collection[str]) -> str:
         near = near or (f"; it has {', '.join(names)}" if names else "")
         return f"unknown option {key}.{option}: {owner.split('.')[-1]} has no {option!r}{near}"
     if report.missing_class is not None and (kind := _number_of(report, report.missing_class[0])):
-        return f"{report.missing_class[0]}: expected {kind}, got {report.given}"  # a float or a Tensor, say
+        return f"{report.missing_class[0]}: expected {kind}, got {report.given}"  # e.g. a union of float and Tensor
     if report.missing_class is not None:
         key, path = report.missing_class
         path = report.given if report.given.startswith(f"{path}.") else path
@@ -94,7 +95,7 @@ def _nested(message: str, keys: Collection[str]) -> str:
         key, given, protocol = report.misfit
         given = given or report.given
         why = misfit_of_paths(given, protocol)
-        return f"{key}: {given} is no {protocol}" + (f": {why}" if why else "")
+        return f"{key}: {given} is not a {protocol}" + (f": {why}" if why else "")
     if report.required is not None:
         key, owner, names = report.required
         name = names.split(", ")[0]
@@ -102,47 +103,47 @@ def _nested(message: str, keys: Collection[str]) -> str:
     if report.expected is not None:
         key, kind, value = report.expected
         return f"{key}: expected {_type_name(kind)}, got {value}"
-    if found := re.fullmatch(r"\w+\(key='(.*?)', val=.*\)", report.given):
+    if match := re.fullmatch(r"\w+\(key='(.*?)', val=.*\)", report.given):
         key = ".".join(report.path)
-        return f"{key}.{found[1]}: no class is given for {key}; give --{key} and the path of a class first"
+        return f"{key}.{match[1]}: no class is given for {key}; give --{key} and the path of a class first"
     if report.types:
-        key = max((key for key, _ in report.types), key=len)  # an outer one's members say nothing of the value
+        key = max((key for key, _ in report.types), key=len)  # the types of an outer key say nothing about this value
         return f"{key}: expected {_type_names(report, key)}, got {report.given}"
     return " ".join(message.replace('Parser key "config":', "config:").split())
 
 
 def _known_elsewhere(report: Report, key: str, option: str, owner: str) -> bool:
-    """Whether only the base class in a union does not know an option, of which the class beside it says what it expects."""
-    told = [report.expected[0]] if report.expected is not None else []
-    return owner in _EMPTY_BASES and f"{key}.{option}" in [*told, *(at for at, _ in report.types)]
+    """Return whether an option is unknown only to the base class of a union, while another member reports its expected type."""
+    expected = [report.expected[0]] if report.expected is not None else []
+    return owner in _EMPTY_BASES and f"{key}.{option}" in [*expected, *(typed_key for typed_key, _ in report.types)]
 
 
 def refusal(report: str) -> str:
-    """What a class said when it was built, without what the parser says of the other members of a union."""
+    """Return the error that a class raised when it was built, without the parser's text on other members of a union."""
     text = " ".join(report.split())
     _, _, errors = text.rpartition("Errors: - ")
     return re.split(r" - Expected an? | - Not a valid | Given value type: ", errors)[0] or text
 
 
 def _number_of(report: Report, key: str) -> str:
-    """The kinds of number among the members of a setting's union, '' where there are none."""
-    kinds = [kind for at, kind in report.types if at == key and kind in ("<class 'int'>", "<class 'float'>")]
+    """Return the names of the number types in a setting's union, "" if there are none."""
+    kinds = [kind for typed, kind in report.types if typed == key and kind in ("<class 'int'>", "<class 'float'>")]
     return " or ".join(dict.fromkeys(_type_name(kind) for kind in kinds))
 
 
 def _type_names(report: Report, key: str) -> str:
-    """The members of a setting's union; all values of its Literals as one list."""
-    kinds = [kind for at, kind in report.types if at == key]
+    """Return the names of the types in a setting's union, with all values of its Literals as one list."""
+    kinds = [kind for typed, kind in report.types if typed == key]
     values = [v for kind in kinds if LITERAL.fullmatch(kind) for v in kind[len("typing.Literal[") : -1].split(", ")]
     names = [] if not values else ["one of " + ", ".join(dict.fromkeys(v.strip("'") for v in values))]
     return " or ".join(dict.fromkeys([*names, *(_type_name(k) for k in kinds if not LITERAL.fullmatch(k))]))
 
 
 def _type_name(kind: str) -> str:
-    if found := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
-        return "one of " + found[1].replace("'", "")
-    if found := re.fullmatch(r"<class '([^']+)'>", kind):
-        return {"NoneType": "null", "int": "a whole number", "float": "a number"}.get(found[1], found[1])
+    if match := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
+        return "one of " + match[1].replace("'", "")
+    if match := re.fullmatch(r"<class '([^']+)'>", kind):
+        return {"NoneType": "null", "int": "a whole number", "float": "a number"}.get(match[1], match[1])
     return kind
 
 
@@ -152,17 +153,17 @@ def _suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def _class_suggestion(path: str) -> str:
-    """The nearest class of its own module, else of all that settings may name."""
+    """Suggest the nearest class name in the same module, or else among all classes for settings."""
     module, _, name = path.rpartition(".")
     if near := _suggestion(name, _classes(module), module + ".") if module else "":
         return near
     if (known := nearest_path(path)) is not None:
         return f"; did you mean {known}?"
-    return "" if module else "; give its whole path, such as package.module.Class"
+    return "" if module else "; give its full path, such as package.module.Class"
 
 
 def _parameters(path: str) -> list[str]:
-    """The arguments of a class, those that it hands on to its bases too; none where it cannot be imported."""
+    """Return the names of a class's arguments, including those passed on to its bases; none if it cannot be imported."""
     module, _, name = path.rpartition(".")
     try:
         return [p.name for p in get_signature_parameters(getattr(importlib.import_module(module), name))]
@@ -172,7 +173,7 @@ def _parameters(path: str) -> list[str]:
 
 def _classes(module: str) -> list[str]:
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ImportError:
         return []
-    return [name for name, value in vars(found).items() if inspect.isclass(value)]
+    return [name for name, value in vars(imported).items() if inspect.isclass(value)]

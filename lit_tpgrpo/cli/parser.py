@@ -1,4 +1,4 @@
-"""The parser of the command line: mistakes in one line, a help page of our settings, text that reaches its setting as typed."""
+"""The command line's parser: one-line errors, a help page of this package's settings, and values passed on as typed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _WIDTH = 34
 
 
 class OneLineParser(LightningArgumentParser):
-    """Ends with one line on a mistake; ``--help`` of a subcommand shows our settings, ``--trainer.help`` all options."""
+    """Parser with one-line errors; ``--help`` of a subcommand shows this package's settings, ``--trainer.help`` all options."""
 
-    configs: tuple[Path, ...] = ()  # those that are given
-    keys: tuple[str, ...] = ()  # what they set, for suggestions
+    configs: tuple[Path, ...] = ()  # config files on the command line
+    keys: tuple[str, ...] = ()  # keys that they set, for suggestions
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # an inner parser, of whose error the outer one makes its report
+        if not self.exit_on_error:  # an inner parser, whose error becomes part of the outer parser's report
             super().error(message, ex)
-        said = one_line(message, self._known_options(), OneLineParser.keys, OneLineParser.configs)
-        self.exit(2, f"error: {said}\n")
+        line = one_line(message, self._known_options(), OneLineParser.keys, OneLineParser.configs)
+        self.exit(2, f"error: {line}\n")
 
     def _known_options(self) -> list[str]:
         parsers = [self]
@@ -48,12 +48,12 @@ class OneLineParser(LightningArgumentParser):
         return help_page(self.prog.split(" [options]")[0] + " " + self.prog.split()[-1], self.description or "")
 
     def format_all(self) -> str:
-        """Lightning's own page: every option of the Trainer."""
+        """Return Lightning's help page, with every option of the Trainer."""
         return super().format_help()
 
 
 class ShowAll(argparse.Action):
-    """``--trainer.help``."""
+    """The action of ``--trainer.help``: print all options and exit."""
 
     def __init__(self, option_strings: list[str], dest: str, help: str | None = None, **kwargs: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
@@ -64,29 +64,29 @@ class ShowAll(argparse.Action):
 
 
 def help_page(command: str, description: str) -> str:
-    """What to give, and the settings of our module and DataModule with their defaults."""
+    """Return the help page: usage, and the settings of this package's module and DataModule with their defaults."""
     lines = [
         f"usage: {command} --config FILE [--config FILE ...] [--KEY VALUE ...]",
         "",
         description,
         "",
         *_row("--config FILE", "settings as YAML, e.g. configs/quickstart.yaml; later files override earlier ones"),
-        *_row("--KEY VALUE", "any setting of them, e.g. --data.credit.alpha 0.5; null for none"),
+        *_row("--KEY VALUE", "override a setting, e.g. --data.credit.alpha 0.5; null for none"),
         *_row("--ckpt_path PATH", "a checkpoint or a run's folder"),
         *_row("--seed_everything N", "seed of everything random (default 0)"),
-        *_row("--print_config", "print the settings that result, and stop"),
+        *_row("--print_config", "print the resulting settings and exit"),
         *_row("--trainer.help", "print all options of Lightning's Trainer"),
         *_row(
             "--data.help MathRolloutDataModule --data.judge.help lit_tpgrpo.judges.rule.RuleJudge",
-            "print those of a part",
+            "print the options of a component",
         ),
     ]
     for key, owner in SHOWN.items():
         lines += ["", f"{owner.__name__} (--{key}.help {owner.__name__} prints types):"]
-        told = documented(owner)
+        descriptions = documented(owner)
         for name, parameter in inspect.signature(owner).parameters.items():
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-                lines += _row(f"--{key}.{name} {_shown(parameter.default)}", told.get(name, ""))
+                lines += _row(f"--{key}.{name} {_shown(parameter.default)}", descriptions.get(name, ""))
     return "\n".join(lines) + "\n"
 
 
@@ -106,25 +106,25 @@ def _shown(default: Any) -> str:
 
 
 def documented(owner: type) -> dict[str, str]:
-    """The description of each argument, from the docstrings of a class and its bases."""
-    told: dict[str, str] = {}
+    """Return the description of each argument, from the docstrings of a class and its bases."""
+    descriptions: dict[str, str] = {}
     for base in reversed(owner.__mro__):
         if base not in (LightningModule, LightningDataModule) and base.__module__.startswith("lit_tpgrpo"):
             parsed = docstring_parser.parse(base.__doc__ or "")
-            told |= {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
-    return told
+            descriptions |= {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
+    return descriptions
 
 
-# ---- text that reaches its setting as typed ----
+# ---- pass values on as typed ----
 
 
 _typehints: Any = jsonargparse._typehints
 
 
 class _Typed(NestedArg):
-    """A value of an option such as ``--data.val.preset null`` with the text that was typed.
+    """The value of an option such as ``--data.val.preset null``, together with the text that was typed.
 
-    jsonargparse (4.53) reads such a text at each class on the way to the setting and hands on what it read, as a text again:
+    jsonargparse (4.53) parses such a text at each class on the way to the setting and passes on the parsed value as text:
     ``null`` arrives as the text 'None' and ``007`` as 7.
     """
 
@@ -132,14 +132,14 @@ class _Typed(NestedArg):
 
 
 def keep_text() -> None:
-    """Have each class on the way to a setting read the text that was typed."""
-    read: Callable[..., Any] = _typehints.parse_value_or_config
-    hand_on: Callable[..., Any] = _typehints.subclass_spec_as_namespace
-    if getattr(read, "keeps_text", False):
+    """Make jsonargparse parse the typed text at each class on the way to a setting."""
+    parse: Callable[..., Any] = _typehints.parse_value_or_config
+    to_namespace: Callable[..., Any] = _typehints.subclass_spec_as_namespace
+    if getattr(parse, "keeps_text", False):
         return
 
     def parse_value_or_config(value: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        parsed, path = read(value, *args, **kwargs)
+        parsed, path = parse(value, *args, **kwargs)
         if isinstance(value, NestedArg) and isinstance(value.val, str):
             kept = _Typed(parsed.key, parsed.val)
             kept.text = value.val
@@ -147,9 +147,9 @@ def keep_text() -> None:
         return parsed, path
 
     def subclass_spec_as_namespace(val: Any, prev_val: Any = None) -> Any:
-        if isinstance(val, _Typed):  # the arguments of this very class are a mapping, not the text of one
+        if isinstance(val, _Typed):  # the arguments of this class are a mapping already, not text
             val = NestedArg(val.key, val.val if val.key == "init_args" else val.text)
-        return hand_on(val, prev_val)
+        return to_namespace(val, prev_val)
 
     parse_value_or_config.keeps_text = True  # pyright: ignore[reportFunctionMemberAccess]
     _typehints.parse_value_or_config = parse_value_or_config
@@ -160,7 +160,7 @@ def keep_text() -> None:
 
 
 def config_keys(path: Path) -> list[str]:
-    """The settings of a config file as options name them: ``data.credit.alpha``."""
+    """Return the keys of a config file as in options: ``data.credit.alpha``; none if it cannot be read."""
     try:
         content = read_yaml(path)
     except (OSError, ValueError, yaml.YAMLError):
@@ -177,7 +177,7 @@ def _keys(content: Any, prefix: str) -> Iterator[str]:
 
 
 def config_fault(path: Path) -> str | None:
-    """What is wrong with a config file as YAML, None where nothing is or it is not there."""
+    """Return what is wrong with a config file as YAML; None if it is valid or does not exist."""
     try:
         content = read_yaml(path)
     except yaml.YAMLError as error:
@@ -185,7 +185,7 @@ def config_fault(path: Path) -> str | None:
     except UnicodeDecodeError:
         return f"{path} is not a text file"
     except OSError:
-        return None  # the parser says it
+        return None  # the parser reports it
     if content is not None and not isinstance(content, dict):
-        return f"{path} holds a {type(content).__name__}; expected keys and values, such as trainer: ..."
+        return f"{path} contains a {type(content).__name__}; expected keys and values, such as trainer: ..."
     return None

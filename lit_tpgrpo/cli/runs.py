@@ -1,4 +1,4 @@
-"""What a run is called and where it writes: names from the configs, a version folder a run, one folder for what follows it."""
+"""Name a run by its configs, and choose its folder: a version folder per run, and one inside it for each evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMED_BY_OPTION = re.compile(r"--trainer\.logger(\.init_args)?\.(name|run_name)
 
 
 def loggers(settings: Namespace) -> Iterator[tuple[str, Namespace]]:
-    """Class name and arguments of each logger that the settings spell out."""
+    """Yield the class name and arguments of each logger that the settings give explicitly."""
     given = settings.trainer.get("logger")
     for logger in given if isinstance(given, list) else [given]:
         if isinstance(logger, Namespace) and "class_path" in logger:
@@ -33,12 +33,12 @@ def loggers(settings: Namespace) -> Iterator[tuple[str, Namespace]]:
 def name_run(settings: Namespace, configs: Sequence[Path], args: Sequence[str]) -> None:
     """Name the run by its configs, unless an option names it.
 
-    To the name that a config gives its logger the stems of the configs after it are appended (``quickstart-outcome_only``);
-    where none gives a name it is all stems.
+    If a config names its logger, the stems of the configs after it are appended to that name (``quickstart-outcome_only``);
+    if none does, the name consists of all stems.
     """
     if any(_NAMED_BY_OPTION.match(arg) for arg in args):
         return
-    naming = [at for at, path in enumerate(configs) if _names_logger(path)]
+    naming = [index for index, path in enumerate(configs) if _names_logger(path)]
     for kind, init_args in loggers(settings):
         if (key := _NAME_OF.get(kind)) is None or not configs:
             continue
@@ -49,6 +49,7 @@ def name_run(settings: Namespace, configs: Sequence[Path], args: Sequence[str]) 
 
 
 def _names_logger(path: Path) -> bool:
+    """Return whether a config names its logger."""
     try:
         content = read_yaml(path) or {}
     except (OSError, ValueError, yaml.YAMLError):
@@ -59,10 +60,10 @@ def _names_logger(path: Path) -> bool:
 
 
 def reserve_version(settings: Namespace) -> Path | None:
-    """Create the version folder of a run that is to be trained, so that no other one gets it; None where the logger has none.
+    """Create the version folder of a training run, so that no other run gets the same; None if its logger has none.
 
     Raises:
-        StorageError: it cannot be created.
+        StorageError: the folder cannot be created.
     """
     for kind, init_args in loggers(settings):
         if kind not in _VERSIONED:
@@ -70,17 +71,17 @@ def reserve_version(settings: Namespace) -> Path | None:
         rank: int = rank_zero_only.rank  # pyright: ignore[reportFunctionMemberAccess]
         if init_args.get("version") is not None or settings.trainer.get("fast_dev_run") or rank:
             return None
-        place = os.path.expandvars(os.path.expanduser(str(init_args.save_dir)))
-        if not _is_local_file_protocol(place):
+        save_dir = os.path.expandvars(os.path.expanduser(str(init_args.save_dir)))
+        if not _is_local_file_protocol(save_dir):
             return None
-        folder = new_version(Path(place, init_args.get("name") or ""))
+        folder = new_version(Path(save_dir, init_args.get("name") or ""))
         init_args["version"] = int(folder.name.removeprefix("version_"))
         return folder
     return None
 
 
 def run_of(checkpoint: str | None) -> Path | None:
-    """The folder of the run that a checkpoint is from, if it lies in one that can be written."""
+    """Return the folder of the run to which a checkpoint belongs; None if there is none, or it cannot be written."""
     if checkpoint is None:
         return None
     for folder in list(Path(checkpoint).absolute().parents)[:2]:
@@ -90,8 +91,10 @@ def run_of(checkpoint: str | None) -> Path | None:
 
 
 def follow_run(settings: Namespace, command: str, checkpoint: str | None) -> Path:
-    """Let ``validate``, ``test`` and ``predict`` log into a folder of their name: in that of the checkpoint's run, or else
-    beside the versions of their own name. No version of a training run is taken up by them.
+    """Let ``validate``, ``test`` and ``predict`` log into a folder named after the command.
+
+    It is in the folder of the checkpoint's run, or else beside the version folders under the logger's name. These commands
+    take no version number of a training run.
 
     Returns:
         The folder, for a run without logger.
@@ -103,6 +106,6 @@ def follow_run(settings: Namespace, command: str, checkpoint: str | None) -> Pat
                 init_args["save_dir"], init_args["name"] = str(run), ""
             if kind == "TensorBoardLogger":
                 init_args["version"] = command
-            else:  # CSVLogger deletes what is in its folder
+            else:  # CSVLogger deletes the contents of its folder
                 init_args["name"] = str(Path(init_args.get("name") or "", command))
     return (run or Path(settings.trainer.get("default_root_dir") or ".")) / command
