@@ -85,8 +85,8 @@ def user_error(error: BaseException | None) -> str | None:
     of other libraries count if the user can fix their cause: conflicting settings, packages that are not installed, a full or
     read-only disk, a checkpoint of another model, too little GPU memory.
     """
-    if (ours := first_among(error, USER_ERRORS)) is not None:
-        return str(ours)
+    if (known := first_among(error, USER_ERRORS)) is not None:
+        return str(known)
     messages = (_library_error(cause) for cause in all_causes(error))
     return next((message for message in messages if message is not None), None)
 

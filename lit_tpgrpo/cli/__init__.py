@@ -34,7 +34,7 @@ _ENVIRONMENT = re.compile(r"PL_((FIT|VALIDATE|TEST|PREDICT)(__.*)?|CONFIG|(TRAIN
 
 
 class SavedConfig(SaveConfigCallback):
-    """Writes the run's settings into its folder as ``config.yaml``, with API keys redacted."""
+    """Callback that writes the run's settings into its folder as ``config.yaml``, with API keys redacted."""
 
     def __init__(self, parser: LightningArgumentParser, config: Any, given: Any, **kwargs: Any) -> None:
         super().__init__(parser, given, overwrite=True, **kwargs)  # the user's settings, without the chosen folder

@@ -93,7 +93,7 @@ def run_of(checkpoint: str | None) -> Path | None:
 def follow_run(settings: Namespace, command: str, checkpoint: str | None) -> Path:
     """Let ``validate``, ``test`` and ``predict`` log into a folder named after the command.
 
-    It is in the folder of the checkpoint's run, or else beside the version folders under the logger's name. These commands
+    It is in the folder of the checkpoint's run, or else next to the version folders under the logger's name. These commands
     take no version number of a training run.
 
     Returns:

@@ -9,7 +9,7 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup
 
 @runtime_checkable
 class CreditAssignment(Protocol):
-    """Computes token advantages for the judged solutions of one problem, in the group's order.
+    """Interface of a credit assignment: token advantages for the judged solutions of one problem, in the group's order.
 
     An instance has settings (alpha, ddof, ...) and no state.
     """

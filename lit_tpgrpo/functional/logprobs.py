@@ -87,6 +87,8 @@ def _tiles(
 
 
 class _SelectedLogprobs(torch.autograd.Function):
+    """Autograd function of ``selected_logprobs``: recomputes the logits of each tile in the backward pass."""
+
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature, chunk):
         n, wide = len(hidden), _wide(hidden.dtype)

@@ -203,14 +203,14 @@ def _link(gap: str) -> str:
 
 
 def _same(first: str, second: str) -> bool:
-    """Whether two boxes have one content, or the same plain number in them."""
+    """Return whether two boxes have the same content or the same plain number."""
     if first == second:
         return True
-    ours, theirs = _reading(first), _reading(second)
-    if ours is None or theirs is None:
+    first_reading, second_reading = _reading(first), _reading(second)
+    if first_reading is None or second_reading is None:
         return False
-    numbers = ours[1], theirs[1]
-    return ours[0] == theirs[0] or (
+    numbers = first_reading[1], second_reading[1]
+    return first_reading[0] == second_reading[0] or (
         numbers[0] is not None and numbers[1] is not None and numbers[0].value == numbers[1].value
     )
 

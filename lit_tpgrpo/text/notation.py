@@ -113,7 +113,7 @@ def _grouped(text: str) -> list[Node]:
 
 
 class _NotationScanner:
-    """Read nodes one after another; an argument is one token or group after skipped spaces, as in TeX."""
+    """Scanner of nodes; as in TeX, an argument is one token or one group, after skipped spaces."""
 
     def __init__(self, nodes: list[Node], depth: int) -> None:
         self.nodes = nodes

@@ -75,7 +75,7 @@ _MAX_TOPIC = 8
 
 @dataclass(slots=True)
 class _ReflectionParser:
-    """Parse a step sentence by sentence; ``topic`` holds the equations to which a following "yes", "no" or "that" refers."""
+    """Parser of a step, sentence by sentence; ``topic``: the equations to which a following "yes", "no" or "that" refers."""
 
     asserted: Statements = field(default_factory=Statements)
     renewed: Statements = field(default_factory=Statements)

@@ -46,13 +46,13 @@ def equal(gold: str, answer: str) -> Match:
     # sympy tests for zero at random points: a fixed seed gives the same pair the same verdict every time.
     random.seed(0)
     sympy.core.random.seed(0)
-    ours, theirs = (_read(text) for text in _distinct_case(gold, answer))
-    if ours is None or theirs is None:
+    expected, given = (_read(text) for text in _distinct_case(gold, answer))
+    if expected is None or given is None:
         return Match.UNREADABLE
-    differ = _relations_differ if isinstance(ours, sympy.logic.boolalg.Boolean) else _values_differ
-    if differ(ours, theirs):
+    differ = _relations_differ if isinstance(expected, sympy.logic.boolalg.Boolean) else _values_differ
+    if differ(expected, given):
         return Match.DIFFERENT
-    same = verify([ours], [theirs], timeout_seconds=None, raise_on_error=True)
+    same = verify([expected], [given], timeout_seconds=None, raise_on_error=True)
     return Match.SAME if same else Match.DIFFERENT
 
 
@@ -91,10 +91,10 @@ def _values_differ(gold: sympy.Basic, answer: sympy.Basic) -> bool:
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     tolerance = ROUNDED if gold.has(sympy.Float) or answer.has(sympy.Float) else EXACT
     for point in _points(symbols):
-        ours, theirs = _at(gold, point), _at(answer, point)
-        if ours is None or theirs is None:
+        expected, given = _at(gold, point), _at(answer, point)
+        if expected is None or given is None:
             return False
-        if sympy.Abs(ours - theirs) > tolerance * sympy.Max(sympy.Abs(ours), sympy.Abs(theirs)):
+        if sympy.Abs(expected - given) > tolerance * sympy.Max(sympy.Abs(expected), sympy.Abs(given)):
             return True
     return False
 
@@ -120,10 +120,10 @@ def _proportional(gold: sympy.Eq, answer: sympy.Eq) -> bool:
     """Return whether one equation is a constant multiple of the other, judged at a few points."""
     ratios = []
     for point in _points(sorted(gold.free_symbols, key=str)):
-        ours, theirs = (_at(equation.lhs - equation.rhs, point) for equation in (gold, answer))  # pyright: ignore
-        if not ours or not theirs:
+        expected, given = (_at(equation.lhs - equation.rhs, point) for equation in (gold, answer))  # pyright: ignore
+        if not expected or not given:
             return False
-        ratios.append(ours / theirs)
+        ratios.append(expected / given)
     return all(sympy.Abs(ratio - ratios[0]) <= EXACT * sympy.Abs(ratios[0]) for ratio in ratios)
 
 

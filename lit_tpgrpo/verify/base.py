@@ -10,10 +10,10 @@ from lit_tpgrpo.records import Outcome
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Compares answers with golds.
+    """Interface of a verifier, which compares answers with golds.
 
-    ``verify_all`` returns one outcome a pair ``(gold, answer)``, in their order; an answer of None (the solution gives none)
-    is INCORRECT. ``metrics`` returns counters since the last call and resets them. ``close`` frees processes and may be
+    ``verify_all`` returns one outcome per pair ``(gold, answer)``, in their order; an answer of None (the solution gives none)
+    is INCORRECT. ``metrics`` returns the counters since the last call and resets them. ``close`` frees processes and may be
     called twice.
     """
 

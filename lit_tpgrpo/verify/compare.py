@@ -132,14 +132,14 @@ def _collections(gold: Collection, answer: Collection, equal: Equal) -> Match:
 
     They are compared in order if the gold's parts are words, or if only one side names its values (x=1, y=2).
     """
-    ours, theirs = gold.parts, answer.parts
-    if len(ours) != len(theirs):
+    expected, given = gold.parts, answer.parts
+    if len(expected) != len(given):
         return relations.compare_sets(gold, answer, compare_shapes, equal)
-    if all(isinstance(part, Scalar) and (atoms.read_words(part.text) or "x")[1:] for part in ours):
-        return _in_order(ours, theirs, equal)
-    if relations.different_names(ours) != relations.different_names(theirs):
-        return _in_order(ours, theirs, equal)
-    unmatched, remaining = _without_same_layout(ours, theirs)
+    if all(isinstance(part, Scalar) and (atoms.read_words(part.text) or "x")[1:] for part in expected):
+        return _in_order(expected, given, equal)
+    if relations.different_names(expected) != relations.different_names(given):
+        return _in_order(expected, given, equal)
+    unmatched, remaining = _without_same_layout(expected, given)
     if len(unmatched) > MAX_UNMATCHED_PARTS:
         raise Unreadable(f"expected at most {MAX_UNMATCHED_PARTS} answers that are not written like the gold's")
     unreadable = False
@@ -155,14 +155,14 @@ def _collections(gold: Collection, answer: Collection, equal: Equal) -> Match:
     return Match.SAME
 
 
-def _without_same_layout(ours: Items[Shape], theirs: Items[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _without_same_layout(expected: Items[Shape], given: Items[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Remove pairs of parts with the same layout, which needs no mathematics; return the remaining parts of each side."""
     indices: defaultdict[str, deque[int]] = defaultdict(deque)
-    for index, other in enumerate(theirs):
+    for index, other in enumerate(given):
         indices[layout_key(other.text)].append(index)
-    remaining = dict(enumerate(theirs))
+    remaining = dict(enumerate(given))
     unmatched = []
-    for part in ours:
+    for part in expected:
         if same := indices.get(layout_key(part.text)):
             del remaining[same.popleft()]
         else:
@@ -209,21 +209,21 @@ def compare_scalars(gold: str, answer: str, equal: Equal) -> Match:
         match = stage(gold, answer, equal)
         if match is not None:
             return match
-    ours, theirs = split_unit(gold), split_unit(answer)
-    if not units_agree(ours, theirs):
+    expected, given = split_unit(gold), split_unit(answer)
+    if not units_agree(expected, given):
         return Match.DIFFERENT
-    if "percent" in ours.unit ^ theirs.unit:
-        return _percent(ours, theirs, equal)
-    return compare_values(ours.value, theirs.value, equal)
+    if "percent" in expected.unit ^ given.unit:
+        return _percent(expected, given, equal)
+    return compare_values(expected.value, given.value, equal)
 
 
 def compare_values(gold: str, answer: str, equal: Equal) -> Match:
     """Compare two values without units: exactly if both are plain numbers, otherwise by math-verify."""
     if same_layout(gold, answer):
         return Match.SAME
-    ours, theirs = read_numeral(gold), read_numeral(answer)
-    if ours is not None and theirs is not None:
-        return Match.SAME if same_number(ours, theirs) else Match.DIFFERENT
+    expected, given = read_numeral(gold), read_numeral(answer)
+    if expected is not None and given is not None:
+        return Match.SAME if same_number(expected, given) else Match.DIFFERENT
     if _MISREAD.search(gold) or _MISREAD.search(answer):
         return Match.UNREADABLE
     if gold.count("'") != answer.count("'"):
@@ -232,35 +232,35 @@ def compare_values(gold: str, answer: str, equal: Equal) -> Match:
 
 
 def _choices(gold: str, answer: str, equal: Equal) -> Match | None:
-    ours, theirs = atoms.read_choice(gold), atoms.read_choice(answer)
-    if ours is not None and theirs is not None:
-        if ours.letter != theirs.letter:
+    expected, given = atoms.read_choice(gold), atoms.read_choice(answer)
+    if expected is not None and given is not None:
+        if expected.letter != given.letter:
             return Match.DIFFERENT
-        return compare(ours.option, theirs.option, equal) if ours.option and theirs.option else Match.SAME
-    if theirs is not None and theirs.option and ours is None:
-        return compare(gold, theirs.option, equal)
+        return compare(expected.option, given.option, equal) if expected.option and given.option else Match.SAME
+    if given is not None and given.option and expected is None:
+        return compare(gold, given.option, equal)
     letters = atoms.read_letters(gold), atoms.read_letters(answer)
     return Match.DIFFERENT if None not in letters else None
 
 
 def _words(gold: str, answer: str, equal: Equal) -> Match | None:
-    ours, theirs = atoms.read_words(gold), atoms.read_words(answer)
-    if ours is None and theirs is None:
+    expected, given = atoms.read_words(gold), atoms.read_words(answer)
+    if expected is None and given is None:
         return None
-    if ours is None or theirs is None:
-        bare = answer if theirs is None else gold
-        theirs_or_ours = bare.casefold() if bare.isalpha() else None
-        return Match.SAME if theirs_or_ours is not None and theirs_or_ours in (ours, theirs) else Match.DIFFERENT
-    return Match.SAME if ours == theirs else Match.DIFFERENT
+    if expected is None or given is None:
+        bare = answer if given is None else gold
+        word = bare.casefold() if bare.isalpha() else None
+        return Match.SAME if word is not None and word in (expected, given) else Match.DIFFERENT
+    return Match.SAME if expected == given else Match.DIFFERENT
 
 
 def _times(gold: str, answer: str, equal: Equal) -> Match | None:
     if ":" not in gold and ":" not in answer:
         return None
-    ours, theirs = atoms.read_clock(gold), atoms.read_clock(answer)
-    if ours is not None and theirs is not None:
-        return Match.SAME if atoms.clocks_agree(ours, theirs) else Match.DIFFERENT
-    if ours is not None or theirs is not None:
+    expected, given = atoms.read_clock(gold), atoms.read_clock(answer)
+    if expected is not None and given is not None:
+        return Match.SAME if atoms.clocks_agree(expected, given) else Match.DIFFERENT
+    if expected is not None or given is not None:
         return Match.DIFFERENT  # 11:30 is not 11/30
     ratios = atoms.read_ratio(gold), atoms.read_ratio(answer)
     if None not in ratios:
@@ -274,14 +274,14 @@ def _times(gold: str, answer: str, equal: Equal) -> Match | None:
 
 
 def _bases(gold: str, answer: str, equal: Equal) -> Match | None:
-    ours, theirs = read_based(gold), read_based(answer)
-    if ours is None and theirs is None:
+    expected, given = read_based(gold), read_based(answer)
+    if expected is None and given is None:
         return None
-    if ours is not None and theirs is not None:
-        return Match.SAME if (ours.base, ours.value) == (theirs.base, theirs.value) else Match.DIFFERENT
-    if ours is not None:  # the problem asks for digits in that base, so the answer may leave the base out
+    if expected is not None and given is not None:
+        return Match.SAME if (expected.base, expected.value) == (given.base, given.value) else Match.DIFFERENT
+    if expected is not None:  # the problem asks for digits in that base, so the answer may leave the base out
         digits = answer.replace(r"\text{", "").replace("}", "").replace(" ", "")
-        return Match.SAME if digits == ours.digits else Match.DIFFERENT
+        return Match.SAME if digits == expected.digits else Match.DIFFERENT
     return Match.DIFFERENT
 
 
@@ -292,10 +292,10 @@ def _percent(gold: Quantity, answer: Quantity, equal: Equal) -> Match:
     additional sign (50% for 50).
     """
     percent, other = (gold, answer) if "percent" in gold.unit else (answer, gold)
-    ours, theirs = read_numeral(percent.value), read_numeral(other.value)
-    if ours is None or theirs is None:
+    percentage, number = read_numeral(percent.value), read_numeral(other.value)
+    if percentage is None or number is None:
         return compare_values(gold.value, answer.value, equal)
-    if ours.value == 100 * theirs.value:
+    if percentage.value == 100 * number.value:
         return Match.SAME
-    whole = ours.value.denominator == 1 and ours.value > 1
-    return Match.SAME if ours.value == theirs.value and (percent is gold or whole) else Match.DIFFERENT
+    whole = percentage.value.denominator == 1 and percentage.value > 1
+    return Match.SAME if percentage.value == number.value and (percent is gold or whole) else Match.DIFFERENT

@@ -165,10 +165,10 @@ def _renamed(first: str, other_first: str, value: str) -> str | None:
 
     Returns None unless both sides are the same function of one letter.
     """
-    ours, theirs = (_FUNCTION.fullmatch(side.replace(" ", "")) for side in (first, other_first))
-    if ours is None or theirs is None or ours["name"] != theirs["name"]:
+    expected, given = (_FUNCTION.fullmatch(side.replace(" ", "")) for side in (first, other_first))
+    if expected is None or given is None or expected["name"] != given["name"]:
         return None
-    new, old = ours["argument"], theirs["argument"]
+    new, old = expected["argument"], given["argument"]
     tokens = _TOKEN.findall(value)
     if not (len(new) == len(old) == 1 and new.isalpha() and old.isalpha()) or new in tokens:
         return None
@@ -219,14 +219,14 @@ def _as_union(shape: Shape) -> Shape | None:
 
 def compare_sets(gold: Shape, answer: Shape, same: CompareShapes, equal: Equal) -> Match:
     """Compare unions of intervals part by part in any order, and other sets of numbers by math-verify."""
-    ours, theirs = _as_union(gold) or gold, _as_union(answer) or answer
+    expected, given = _as_union(gold) or gold, _as_union(answer) or answer
     if (
-        isinstance(ours, Union)
-        and isinstance(theirs, Union)
-        and len(ours.parts) == len(theirs.parts) <= MAX_UNMATCHED_PARTS
+        isinstance(expected, Union)
+        and isinstance(given, Union)
+        and len(expected.parts) == len(given.parts) <= MAX_UNMATCHED_PARTS
     ):
-        remaining = list(theirs.parts)
-        for part in ours.parts:
+        remaining = list(given.parts)
+        for part in expected.parts:
             equal_part = next((other for other in remaining if same(part, other, equal) is Match.SAME), None)
             if equal_part is None:
                 break
@@ -234,11 +234,11 @@ def compare_sets(gold: Shape, answer: Shape, same: CompareShapes, equal: Equal) 
         else:
             return Match.SAME
     if (
-        _is_set(ours)
-        and _is_set(theirs)
-        and (isinstance(ours, Union) or isinstance(theirs, Union) or _has_set_signs(ours, theirs))
+        _is_set(expected)
+        and _is_set(given)
+        and (isinstance(expected, Union) or isinstance(given, Union) or _has_set_signs(expected, given))
     ):
-        return equal(ours.text, theirs.text)
+        return equal(expected.text, given.text)
     return Match.DIFFERENT
 
 

@@ -64,7 +64,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """Sets joined by ``\\cup``."""
+    """A union of sets joined by ``\\cup``."""
 
     text: str
     parts: tuple[Shape, ...]

@@ -43,7 +43,7 @@ _CACHEABLE = frozenset({Reply.CORRECT, Reply.INCORRECT, Reply.UNPARSED})
 
 @checked_arguments()
 class MathVerifier:
-    """Compare answers in worker processes with a limit on the processor time of each comparison.
+    """Verifier that compares answers in worker processes, with a limit on the processor time of each comparison.
 
     Workers start with the first comparison that needs one and are replaced when lost; a pair that crashes one does not
     affect other pairs. All methods are thread-safe. ``close`` ends the processes, as do garbage collection and the
