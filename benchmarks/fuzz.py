@@ -1,9 +1,9 @@
-"""Call every reader of foreign text with random texts: ``python -m benchmarks.fuzz --calls 1000000 --seed 0``.
+"""Fuzz all readers of untrusted text: ``python -m benchmarks.fuzz --calls 1000000 --seed 0``.
 
-Texts are put together from what readers look for (``benchmarks.readers.PIECES``), and cut and changed at random. A reader may
-refuse a text by the errors that its caller handles; any other exception is a fault. The table gives for each reader its calls,
-exceptions, and the processor time, length and seed of its longest call, which ``--reader NAME --only SEED`` repeats. The
-exit code is 1 if there was an exception.
+Texts are random combinations of tokens that readers look for (``benchmarks.readers.PIECES``), sometimes changed at random. A
+reader may refuse a text with the errors that its caller handles; any other exception is a fault. The table gives for each
+reader its calls, exceptions, and the processor time, length and seed of its longest call, which ``--reader NAME --only SEED``
+repeats. The exit code is 1 if there was an exception.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_PIECES, LONG = 40, 400
 
 
 def random_text(seed: int) -> str:
-    """A text of pieces: mixed, repeated, nested or cut; one in twenty is long."""
+    """Return a random text of pieces, mixed, repeated, nested or changed; one in twenty is long."""
     draw = random.Random(seed)
     pieces = [draw.choice(PIECES) for _ in range(draw.randint(0, MAX_PIECES))]
     if draw.random() < 0.05:
@@ -36,18 +36,17 @@ def random_text(seed: int) -> str:
         pieces = [opening * depth, *pieces, closing * depth]
     text = "".join(pieces)
     if text and draw.random() < 0.3:
-        at = draw.randrange(len(text))
-        text = (
-            text[:at] + chr(draw.choice((0, 9, 32, 123, 125, 0x301, 0x200B, 0x2028, 0xD800, 0x1F600))) + text[at + 1 :]
-        )
+        index = draw.randrange(len(text))
+        character = chr(draw.choice((0, 9, 32, 123, 125, 0x301, 0x200B, 0x2028, 0xD800, 0x1F600)))
+        text = text[:index] + character + text[index + 1 :]
     return text
 
 
 def fuzz(calls: int, seed: int, names: Sequence[str]) -> tuple[list[str], int]:
-    """The lines of the table, and how many calls raised."""
+    """Call the readers; return the lines of the table and the number of calls that raised."""
     lines = [f"{'reader':<26}{'calls':>9}{'exceptions':>12}{'longest call, ms':>18}{'characters':>12}  seed"]
     total = raised = 0
-    # Files and comparisons are slower by far: they get a twentieth of the calls.
+    # Files and comparisons are far slower, so they get a twentieth of the calls.
     shares = {name: 0.05 if name in FILES or name in ("sheet", "comparison") else 1.0 for name in names}
     for name in names:
         longest, failures = (0.0, 0, seed), 0
@@ -57,7 +56,7 @@ def fuzz(calls: int, seed: int, names: Sequence[str]) -> tuple[list[str], int]:
             start = time.process_time()
             try:
                 READERS[name](text)
-            except Exception as error:  # every kind is a fault, which the table counts
+            except Exception as error:  # any exception is a fault, which the table counts
                 failures += 1
                 if failures <= 3:
                     print(f"{name}, seed {number}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
@@ -70,10 +69,12 @@ def fuzz(calls: int, seed: int, names: Sequence[str]) -> tuple[list[str], int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=20_000, help="of all readers together")
-    parser.add_argument("--seed", type=int, default=0, help="the first text's; the others' follow it")
-    parser.add_argument("--reader", choices=READERS, help="this one alone")
-    parser.add_argument("--only", type=int, metavar="SEED", help="one text, which is printed; an exception is raised")
+    parser.add_argument("--calls", type=int, default=20_000, help="number of calls of all readers together")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first text; later ones have the next seeds")
+    parser.add_argument("--reader", choices=READERS, help="only this reader")
+    parser.add_argument(
+        "--only", type=int, metavar="SEED", help="only this text, which is printed; exceptions are raised"
+    )
     args = parser.parse_args()
     names = [args.reader] if args.reader else list(READERS)
     if args.only is not None:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Install wheels from a folder, without network and beside what the machine has, and run the parts in the order of their worth:
+# Install wheels from a folder, without a network and in addition to the installed packages, and run the parts by priority:
 #   bash benchmarks/gpu_check.sh WHEELS OUT [options of python -m benchmarks.gpu_check, e.g. --budget 420 --parts quickstart]
 # WHEELS is a folder of wheels (see gpu_wheels.txt), or - to install nothing. OUT gets results.jsonl, table.md and log.txt.
-# PYTHON names the interpreter that has torch; by default python3.
+# PYTHON names the interpreter with torch; by default python3.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     sed -n '2,5s/^# \{0,1\}//p' "$0" >&2

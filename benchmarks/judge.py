@@ -1,9 +1,10 @@
-"""What the generative judge costs: python -m benchmarks.judge overhead | prefix
+"""Measure the cost of the generative judge: python -m benchmarks.judge overhead | prefix
 
-overhead: our code beside a bare loop over the official client. The same requests go to the same server, which answers at
-    once, with the same concurrency; the judge adds segmentation, protocols, validation, storing and counting.
-prefix: requests and prompt tokens for each solution, and how many of them a prefix cache (blocks of 16 tokens, as vLLM has)
-    serves, with the shared text first as we send it and with the question first.
+overhead: this package's code compared with a plain loop over the official client. The same requests go to the same server,
+    which replies immediately, with the same concurrency; the judge adds segmentation, protocols, validation, storing and
+    counting.
+prefix: requests and prompt tokens per solution, and how many tokens a prefix cache (blocks of 16 tokens, as in vLLM) serves,
+    with the shared text first, as it is sent, and with the question first.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from lit_tpgrpo.text.reflections import Stance, read_step
 BLOCK = 16
 
 
-# ---- a server that answers at once ----
+# ---- a server that replies immediately ----
 
 
 def instant_verdict(name: str, prompt: str) -> dict[str, Any]:
-    """A well-formed verdict, made with no more than a look at the prompt."""
+    """Return a valid verdict, built by a few regular expressions on the prompt."""
     reply: dict[str, Any] = {"id": re.findall(r'"id": "([0-9a-f]{4})"', prompt)[-1]}
     paragraphs = [(int(n), text) for n, text in re.findall(r"^\[(\d+)\] (.*)$", prompt, re.MULTILINE)]
     if name == "segmentation":
@@ -82,7 +83,7 @@ def _serve(port: Any) -> None:
 
 
 class Recording(OpenAIChat):
-    """Keeps what was asked."""
+    """Chat client that records its requests."""
 
     asked: list[ChatRequest]
 
@@ -92,7 +93,7 @@ class Recording(OpenAIChat):
 
 
 def _bare(url: str, requests: Sequence[ChatRequest], concurrency: int) -> None:
-    """The same requests through the official client and nothing else."""
+    """Send the same requests through the official client, and nothing else."""
 
     async def main() -> None:
         slots = asyncio.Semaphore(concurrency)
@@ -116,17 +117,18 @@ def _bare(url: str, requests: Sequence[ChatRequest], concurrency: int) -> None:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     run()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def overhead(n: int, repeats: int, concurrency: int) -> None:
+    """Print the time per judgement of this package and of a plain loop."""
     cases = _cases("2", n, "writer")
-    ours, theirs = mp.Pipe()
-    server = mp.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+    receiver, sender = mp.Pipe()
+    server = mp.get_context("spawn").Process(target=_serve, args=(sender,), daemon=True)
     server.start()
-    url = f"http://127.0.0.1:{ours.recv()}/v1"
+    url = f"http://127.0.0.1:{receiver.recv()}/v1"
     chat = Recording("judge", url)
     times: dict[str, list[float]] = {"ours": [], "ours, stored replies": [], "bare": []}
     for _ in range(repeats):
@@ -142,10 +144,13 @@ def overhead(n: int, repeats: int, concurrency: int) -> None:
         times["bare"].append(_seconds(lambda requests=requests: _bare(url, requests, concurrency)))
     server.kill()
     print(
-        f"{n} solutions, {len(requests)} requests, {concurrency} at once, best and median of {repeats} (same run, in turn)"
+        f"{n} solutions, {len(requests)} requests, {concurrency} in parallel, minimum and median of {repeats} (same run, "
+        "alternating)"
     )
     for name, values in times.items():
-        print(f"{name:<22} {min(values):7.3f} s  {median(values):7.3f} s  {1000 * min(values) / n:7.2f} ms a judgement")
+        print(
+            f"{name:<22} {min(values):7.3f} s  {median(values):7.3f} s  {1000 * min(values) / n:7.2f} ms per judgement"
+        )
     print(f"ratio ours / bare      {min(times['ours']) / min(times['bare']):7.2f}")
     print(f"our code per judgement {1000 * (min(times['ours']) - min(times['bare'])) / n:7.2f} ms")
 
@@ -154,7 +159,7 @@ def overhead(n: int, repeats: int, concurrency: int) -> None:
 
 
 def cached_tokens(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that a cache of whole blocks serves, when the prompts come one after the other."""
+    """Return the number of tokens that a cache of whole blocks serves, for prompts one after another."""
     seen: set[tuple[int, ...]] = set()
     served = 0
     for ids in prompts:
@@ -168,6 +173,8 @@ def cached_tokens(prompts: Sequence[Sequence[int]]) -> int:
 
 
 class RecordingLocal(LocalChat):
+    """Local chat model that records its requests."""
+
     asked: list[ChatRequest]
 
     async def complete(self, request: ChatRequest) -> ChatReply:
@@ -176,7 +183,7 @@ class RecordingLocal(LocalChat):
 
 
 def prefix(n: int, level: str, samples: str) -> None:
-    """Requests of the tiny judge about solutions of the embedded domain, with its own prompts and the default ones' length."""
+    """Print the requests and cached tokens of the tiny judge, with its prompts, on solutions of the embedded domain."""
     chat = RecordingLocal("embedded:tiny-judge")
     tokenizer = load_tokenizer("embedded:tiny-judge")
     judge = GenerativeJudge(chat, query=QueryConfig(max_tokens=400), prompts="embedded:judge-prompts", store=None)
@@ -185,20 +192,20 @@ def prefix(n: int, level: str, samples: str) -> None:
     for case in cases:
         chat.asked = []
         list(judge.judge([case]))
-        turned = [replace(r, shared=r.question + "\n", question=r.shared) for r in chat.asked]
-        first, last = ([tokenizer(r.content)["input_ids"] for r in order] for order in (chat.asked, turned))
+        swapped = [replace(r, shared=r.question + "\n", question=r.shared) for r in chat.asked]
+        first, last = ([tokenizer(r.content)["input_ids"] for r in order] for order in (chat.asked, swapped))
         totals["requests"] += len(chat.asked)
         totals["prompt"] += sum(map(len, first))
         totals["shared text first"] += cached_tokens(first)
         totals["question first"] += cached_tokens(last)
     size = len(cases)
     print(f"{size} solutions of level {level} ({samples}), tiny judge")
-    print(f"requests a solution         {totals['requests'] / size:8.2f}")
-    print(f"prompt tokens a solution    {totals['prompt'] / size:8.1f}")
+    print(f"requests per solution       {totals['requests'] / size:8.2f}")
+    print(f"prompt tokens per solution  {totals['prompt'] / size:8.1f}")
     for order in ("shared text first", "question first"):
-        left = (totals["prompt"] - totals[order]) / size
+        uncached = (totals["prompt"] - totals[order]) / size
         share = totals[order] / totals["prompt"]
-        print(f"to be computed, {order:<18} {left:8.1f}  (cache serves {share:.0%})")
+        print(f"not cached, {order:<22} {uncached:8.1f}  (cache serves {share:.0%})")
 
 
 def _cases(level: str, n: int, samples: str) -> list[JudgeCase]:

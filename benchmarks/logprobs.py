@@ -1,7 +1,7 @@
-"""Time and peak memory of the log-prob head, forward and backward: python -m benchmarks.logprobs --help
+"""Measure time and peak memory of the log-prob head, forward and backward: python -m benchmarks.logprobs --help
 
-Each variant runs in a process of its own. Memory is what it adds to the resident set (Linux) or to the CUDA allocator
-above its inputs, gradients included; time is the best of the repeats (the others measure the machine's other work).
+Each variant runs in a separate process. Memory is what it adds to the resident set (Linux) or to the CUDA allocator in
+addition to its inputs, including gradients. Time is the minimum of the repeats, since slower ones include other load.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Head = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def naive(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """All logits at once, log_softmax in fp32: what a trainer without a fused head does."""
+    """Compute all logits at once and log_softmax in fp32, like a trainer without a fused head."""
     logp = torch.log_softmax((hidden @ weight.t()).float(), dim=-1)
     with torch.no_grad():
         entropy = -(logp.exp() * logp).sum(-1)
@@ -33,7 +33,7 @@ def naive(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 
 
 def token_tiles(hidden: Tensor, weight: Tensor, targets: Tensor, rows: int = 512) -> tuple[Tensor, Tensor]:
-    """The naive head on tiles of tokens, each under torch.utils.checkpoint."""
+    """Apply the naive head to tiles of tokens, each under torch.utils.checkpoint."""
     tiles = [
         checkpoint(naive, h, weight, t, use_reentrant=False)
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
@@ -42,7 +42,7 @@ def token_tiles(hidden: Tensor, weight: Tensor, targets: Tensor, rows: int = 512
 
 
 def trl_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """TRL's chunked head at the tile its GRPO trainer takes (Triton on CUDA, torch operations elsewhere)."""
+    """Call TRL's chunked head with the tile size of its GRPO trainer (Triton on CUDA, torch operations elsewhere)."""
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
     logp, entropy, *_ = ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, 8192, None, 1.0, ("entropy",))
@@ -50,7 +50,7 @@ def trl_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, T
 
 
 def liger_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Liger's fused cross-entropy without reduction (Triton, so GPUs alone); it computes no entropy."""
+    """Call Liger's fused cross-entropy without reduction (Triton, so GPUs only); it computes no entropy."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     loss = LigerFusedLinearCrossEntropyLoss(reduction="none", accum_dtype=torch.float32)(weight, hidden, targets)
@@ -71,7 +71,7 @@ def _peak_bytes(device: str, reset: bool = False) -> int:
         if reset:
             torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated()
-    # Not ru_maxrss: imports raise it above what is resident when the measurement starts, and it never falls.
+    # Not ru_maxrss: imports raise it above the resident memory at the start of the measurement, and it never decreases.
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text().splitlines()
@@ -79,7 +79,7 @@ def _peak_bytes(device: str, reset: bool = False) -> int:
 
 
 def measure(variant: str, args: argparse.Namespace) -> dict[str, float]:
-    """One variant, in this process."""
+    """Measure one variant in this process; return seconds forward and backward, and MiB."""
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)
@@ -92,7 +92,7 @@ def measure(variant: str, args: argparse.Namespace) -> dict[str, float]:
         if args.device == "cuda":
             torch.cuda.synchronize()
 
-    # Imports and first-call work, on inputs of its own: a freed gradient stays in the heap and would hide the next one.
+    # Warm up with small separate inputs: a freed large gradient would stay in the heap and hide the next one.
     small = [torch.zeros(8, args.hidden, device=args.device, dtype=dtype, requires_grad=True) for _ in range(2)]
     head(small[0], small[1], targets[:8] % 8)[0].sum().backward()
     before = _peak_bytes(args.device, reset=True)

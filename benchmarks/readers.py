@@ -1,7 +1,7 @@
-"""All readers of foreign text: what a policy writes, a judge replies, a data set or a config holds.
+"""Registry of all readers of untrusted text: a policy's completions, a judge's replies, data sets, configs.
 
-The test of linear work (``tests/linear``) and the fuzz go over this list. A reader takes one text, makes of it what it needs
-(two texts, a solution, a row), and may refuse it by the errors that its caller handles.
+The tests of linear time (``tests/linear``) and the fuzz test use this registry. A reader takes one text, builds its input from
+it (two texts, a solution, a row), and may refuse it with the errors that its caller handles.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PIECES = (
     "is 5 ", "not 1 ",
     "that is wrong, ", "error ", "Step 1: ", "step 1 ", "choice_", "a, ", "\u3000", "&", "- - ", "* ", "0", "<a>", "∞",
 )  # fmt: skip
-"""By hand: blanks, digits, signs, brackets, TeX, tags, marker words."""
+"""Hand-picked pieces of text: blanks, digits, signs, brackets, TeX, tags, marker words."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ class Reader:
 
 
 def halves(text: str) -> tuple[str, str]:
-    """A text as two."""
+    """Split a text into two halves."""
     return text[: len(text) // 2], text[len(text) // 2 :]
 
 
-def ask_nobody(gold: str, answer: str) -> Match:
-    """In place of math-verify, which works in a process of its own with a limit on its time."""
+def undecided(gold: str, answer: str) -> Match:
+    """Replace math-verify, which runs in a separate process with a time limit."""
     return Match.UNREADABLE
 
 
 def make_case(text: str, outcome: Outcome = Outcome.CORRECT, prompt: str = "What is $1+1$?") -> JudgeCase:
-    """A solution whose tokens are its characters."""
+    """Build a judge's case from a text, with one token per character."""
     starts = tuple(range(len(text)))
     solution = Solution("p", 0, (1,), starts, (0.0,) * len(starts), StopReason.EOS, 0, text, starts)
     return JudgeCase(
@@ -89,55 +89,55 @@ def make_case(text: str, outcome: Outcome = Outcome.CORRECT, prompt: str = "What
 
 
 def judged(text: str, outcome: Outcome) -> object:
-    """The rule judge's verdict."""
+    """Return the rule judge's verdict."""
     solution = text if "</think>" in text else f"{text}</think>\n\n\\boxed{{2}}"
     return list(RuleJudge(max_work=100_000).judge([make_case(solution, outcome)]))
 
 
 def adopted(text: str) -> object:
-    """The steps that an answer adopts, with the text as steps, answer and problem."""
+    """Return the steps that an answer adopts, with parts of the text as steps, answer and problem."""
     think, rest = halves(text)
     answer, prompt = halves(rest)
     return adoption.adopted_steps([think], [reflections.read_step(think)], answer, prompt)
 
 
-def shown_sheet(text: str) -> object:
-    """What a judge is shown in windows of a long solution."""
+def windows_of(text: str) -> object:
+    """Build a judge's prompt windows of a long solution."""
     case = make_case(f"{text}\n</think>\n\n{text}")
-    made = numbered_solution.number_solution(case, max_chars=1000)
-    if made is None:
+    numbered = numbered_solution.number_solution(case, max_chars=1000)
+    if numbered is None:
         return None
-    view = prompt_window.PromptWindow(made, PROMPTS, 500)
-    windows, starts = view.windows(60, 6), made.step_starts(case.steps)
+    view = prompt_window.PromptWindow(numbered, PROMPTS, 500)
+    windows, starts = view.windows(60, 6), numbered.step_starts(case.steps)
     indices = list(range(len(starts)))[:200]
-    shown = [PROMPTS.shared(made, *window) for window in windows[:2]]
-    return shown, view.chunks(starts, indices, 8), view.parts(starts), [view.quoted(starts, i) for i in indices[:3]]
+    shared = [PROMPTS.shared(numbered, *window) for window in windows[:2]]
+    return shared, view.chunks(starts, indices, 8), view.parts(starts), [view.quoted(starts, i) for i in indices[:3]]
 
 
 def verdict(text: str) -> object:
-    """A reply read as each kind of verdict."""
-    found = []
-    for form in verdicts.VerdictModel.__subclasses__():
+    """Parse a reply as each type of verdict."""
+    parsed = []
+    for verdict_type in verdicts.VerdictModel.__subclasses__():
         try:
-            found.append(verdicts.read_verdict(text, form, "abcd"))
+            parsed.append(verdicts.read_verdict(text, verdict_type, "abcd"))
         except verdicts.VerdictError:
             continue
-    return found
+    return parsed
 
 
 def copies(text: str) -> object:
-    """Decontamination by statement and by n-grams."""
+    """Run the decontamination by statement and by n-grams."""
     training, evaluation = (Problem(f"p{i}", part, "1", "s") for i, part in enumerate(halves(text)))
     return list(decontaminate.find_copies([training], [evaluation], ngram=3))
 
 
 def row(text: str) -> object:
-    """A row of a data set."""
+    """Convert a row of a data set to a problem."""
     return rows.to_problem({"prompt": text or "?", "answer": text or "?", "level": text}, RowFormat(), "source", {})
 
 
 def mrben(text: str) -> object:
-    """A solution of MR-Ben whose lines are the text's."""
+    """Read a solution of MR-Ben with the lines of the text."""
     return audit_sets._mrben_record(
         {
             "Model_Solution_Steps": text.splitlines() or [text],
@@ -150,7 +150,7 @@ def mrben(text: str) -> object:
 
 
 def prmbench(text: str) -> object:
-    """A solution of PRMBench whose answer and last step are the text's halves."""
+    """Read a solution of PRMBench with the halves of the text as answer and last step."""
     gold, step = halves(text)
     return audit_sets._prmbench_record(
         {"modified_process": [step], "ground_truth": gold, "error_steps": [1], "question": "?", "idx": "0"}
@@ -158,7 +158,7 @@ def prmbench(text: str) -> object:
 
 
 def reply(text: str) -> object:
-    """The body of an endpoint's answer: the text itself, and a completion that holds it."""
+    """Read an endpoint's response body: the text itself, and a completion that contains it."""
     body = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 10**400}}
     for data in (text.encode(errors="replace"), json.dumps(body).encode()):
         for thinks in (False, True):
@@ -170,7 +170,7 @@ def reply(text: str) -> object:
 
 
 def file_of(suffix: str) -> Callable[[str], object]:
-    """A problem file with the text as content."""
+    """Return a reader of problem files with the text as content."""
 
     def read(text: str) -> object:
         with tempfile.TemporaryDirectory() as folder:
@@ -182,7 +182,7 @@ def file_of(suffix: str) -> Callable[[str], object]:
 
 
 def config(text: str) -> object:
-    """A YAML file of settings."""
+    """Read a YAML file of settings."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
         path.write_bytes(text.encode(errors="replace"))
@@ -190,7 +190,7 @@ def config(text: str) -> object:
 
 
 def changed(text: str) -> object:
-    """Wrong answers made of a gold."""
+    """Derive wrong answers from a gold."""
     return [change(text, random.Random(0)) for change in mutations.MUTATIONS.values() if text]
 
 
@@ -230,8 +230,8 @@ VERIFY: Mapping[str, Reader] = {
     ),
     "clock": Reader(lambda t: (atoms.read_clock(t), atoms.read_ratio(t))),
     "name": Reader(lambda t: (relations.is_name(t), relations.is_constant(t))),
-    "comparison": Reader(lambda t: compare.compare(*halves(t[: 2 * 1000]), ask_nobody)),
-    "comparison with itself": Reader(lambda t: compare.compare(t[:1000], f"{t[:999]} ", ask_nobody)),
+    "comparison": Reader(lambda t: compare.compare(*halves(t[: 2 * 1000]), undecided)),
+    "comparison with itself": Reader(lambda t: compare.compare(t[:1000], f"{t[:999]} ", undecided)),
     "mutations": Reader(lambda t: changed(t[:200])),
 }
 JUDGES: Mapping[str, Reader] = {
@@ -239,7 +239,7 @@ JUDGES: Mapping[str, Reader] = {
     "rule judge, wrong answer": Reader(lambda t: judged(t, Outcome.INCORRECT)),
     "adoption": Reader(adopted),
     "neutralize_control_tokens": Reader(numbered_solution.neutralize_control_tokens),
-    "sheet": Reader(shown_sheet),
+    "sheet": Reader(windows_of),
     "verdict": Reader(verdict),
     "reply": Reader(reply),
     "MR-Ben": Reader(mrben, (InputError,)),

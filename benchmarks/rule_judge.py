@@ -1,12 +1,11 @@
-"""How the rule judge does on real chains: python -m benchmarks.rule_judge corrections | adoption --data-dir DIR
+"""Evaluate the rule judge on real chains: python -m benchmarks.rule_judge corrections | adoption --data-dir DIR
 
 corrections: INCORRECT labels on all chains of MR-Ben's maths (mrben_math.json) and PRMBench's QwQ solutions
-    (prmbench_qwq_solutions.jsonl), each judged as if its answer were right, against tests/data/rule_judge_chains.jsonl: the
-    steps that we read and judged to be really put right by a later step. Chains that nobody read and on which the judge
-    labels something are named and counted: those labels have no truth.
-adoption: MATCHED labels where the answer repeats a value. For each gold of MATH-500 (math500_test.jsonl) a chain that announces
-    it in five wordings and puts it into the box; and each gold solution with its box taken off, before an answer block
-    with the box.
+    (prmbench_qwq_solutions.jsonl), each judged as if its answer were correct, compared with
+    tests/data/rule_judge_chains.jsonl: the steps that we annotated by hand as corrected by a later step. Chains without
+    annotation on which the judge labels a step are listed and counted, since the truth of these labels is unknown.
+adoption: MATCHED labels where the answer repeats a value: for each gold of MATH-500 (math500_test.jsonl), chains that announce
+    it in five wordings and box it; and each gold solution without its box, before an answer block with the box.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason
 from lit_tpgrpo.text.steps import segment_steps
 
-READ = Path(__file__).parent.parent / "tests" / "data" / "rule_judge_chains.jsonl"
+ANNOTATIONS = Path(__file__).parent.parent / "tests" / "data" / "rule_judge_chains.jsonl"
 WORDINGS = (
     "Therefore, the answer is ${}$.",
     "So the answer is {}.",
@@ -36,70 +35,71 @@ WORDINGS = (
 )
 
 
-def read_truth() -> dict[str, dict[str, Any]]:
-    """What we read, by chain."""
-    rows = (json.loads(line) for line in READ.read_text(encoding="utf-8").splitlines())
+def read_annotations() -> dict[str, dict[str, Any]]:
+    """Load the annotations by chain."""
+    rows = (json.loads(line) for line in ANNOTATIONS.read_text(encoding="utf-8").splitlines())
     return {row["uid"]: row for row in rows}
 
 
 def make_case(problem: Problem, text: str, outcome: Outcome) -> JudgeCase:
-    """A case from a text; one token a character serves as well as any tokenizer."""
+    """Build a case from a text, with one token per character, which does not affect the judge."""
     starts = tuple(range(len(text)))
     solution = Solution(problem.uid, 0, (), starts, (0.0,) * len(starts), StopReason.EOS, 0, text, starts)
     return JudgeCase(problem, solution, outcome, segment_steps(text, starts, len(starts)))
 
 
 def labelled(case: JudgeCase, label: StepLabel) -> list[int]:
-    """The numbers, from 1, of the think steps that the judge gives a label."""
+    """Return the numbers, from 1, of the think steps to which the judge gives a label."""
     ((_, verdict),) = RuleJudge().judge([case])
     return [n for n, given in enumerate(verdict.labels[:-1], start=1) if given is label]
 
 
 def real_chains(folder: Path) -> Iterator[tuple[JudgeCase, bool]]:
-    """All chains as if they were right, and whether they are."""
+    """Yield all chains as if their answers were correct, and whether they are."""
     for report in (read_prmbench(folder / "prmbench_qwq_solutions.jsonl"), read_mrben(folder / "mrben_math.json")):
         for case in report.cases:
             yield replace(case, outcome=Outcome.CORRECT), case.outcome is Outcome.CORRECT
 
 
 def corrections(folder: Path) -> None:
-    truth = read_truth()
+    """Print precision and recall of INCORRECT labels on the annotated chains."""
+    annotations = read_annotations()
     chains: Counter[bool] = Counter()
     counts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
-    unread: list[str] = []
-    for case, right in real_chains(folder):
-        chains[right] += 1
+    unannotated: list[str] = []
+    for case, correct in real_chains(folder):
+        chains[correct] += 1
         uid = case.problem.uid
-        given = labelled(case, StepLabel.INCORRECT)
-        row = truth.get(uid)
+        steps = labelled(case, StepLabel.INCORRECT)
+        row = annotations.get(uid)
         if row is None:
-            counts[right]["unread"] += len(given)
-            unread += [f"{uid} {given}"] if given else []
+            counts[correct]["unknown"] += len(steps)
+            unannotated += [f"{uid} {steps}"] if steps else []
             continue
-        counts[right]["true"] += len(row["incorrect"])
-        for step in given:
+        counts[correct]["true"] += len(row["incorrect"])
+        for step in steps:
             kind = "hit" if step in row["incorrect"] else "arguable" if step in row["arguable"] else "false"
-            counts[right][kind] += 1
+            counts[correct][kind] += 1
     rows = (
         ("answer right", chains[True], counts[True]),
         ("answer wrong", chains[False], counts[False]),
         ("all", chains.total(), counts[True] + counts[False]),
     )
-    print(f"{'':<13} chains  labelled  right  arguable  wrong  unread  precision  recall")
+    print(f"{'':<13} chains  labelled  right  arguable  wrong  unknown  precision  recall")
     for name, n, c in rows:
-        given = c["hit"] + c["arguable"] + c["false"]
-        precision = f"{c['hit'] / given:9.3f}" if given else f"{'-':>9}"
+        known = c["hit"] + c["arguable"] + c["false"]
+        precision = f"{c['hit'] / known:9.3f}" if known else f"{'-':>9}"
         recall = f"{c['hit'] / c['true']:.3f} of {c['true']}" if c["true"] else "-"
         print(
-            f"{name:<13} {n:6}  {given + c['unread']:8}  {c['hit']:5}  {c['arguable']:8}  {c['false']:5}  {c['unread']:6}  "
-            f"{precision}  {recall}"
+            f"{name:<13} {n:6}  {known + c['unknown']:8}  {c['hit']:5}  {c['arguable']:8}  {c['false']:5}  "
+            f"{c['unknown']:7}  {precision}  {recall}"
         )
-    for line in unread:
-        print(f"not read: {line}")
+    for line in unannotated:
+        print(f"not annotated: {line}")
 
 
 def unboxed(text: str) -> str:
-    r"""The text with ``\boxed{x}`` replaced by x."""
+    r"""Replace each ``\boxed{x}`` by x."""
     while box := re.search(r"\\boxed\s*\{", text):
         depth, end = 1, box.end()
         while depth:
@@ -110,9 +110,10 @@ def unboxed(text: str) -> str:
 
 
 def adoption(folder: Path) -> None:
+    """Print how many values that the answer repeats are not matched."""
     rows = [json.loads(line) for line in (folder / "math500_test.jsonl").read_text(encoding="utf-8").splitlines()]
     missed: Counter[str] = Counter()
-    nothing = last = taken = 0
+    without_match = last_unmatched = false_matches = 0
     for number, row in enumerate(rows):
         problem = Problem(f"math500/{number}", row["problem"], row["answer"], "math500")
         gold, other = row["answer"], rows[(number + 7) % len(rows)]["answer"]
@@ -123,22 +124,25 @@ def adoption(folder: Path) -> None:
         if other != gold:
             think = f"Let me think.\n\n{WORDINGS[0].replace('{}', gold)}"
             case = make_case(problem, f"{think}\n</think>\n\n\\boxed{{{other}}}", Outcome.INCORRECT)
-            taken += labelled(case, StepLabel.MATCHED) != []
+            false_matches += labelled(case, StepLabel.MATCHED) != []
         text = f"{unboxed(row['solution']).strip()}\n</think>\n\nThe final answer is $\\boxed{{{gold}}}$."
         case = make_case(problem, text, Outcome.INCORRECT)
         matched = labelled(case, StepLabel.MATCHED)
-        nothing += not matched
-        last += len(case.steps) - 1 not in matched
+        without_match += not matched
+        last_unmatched += len(case.steps) - 1 not in matched
     for wording in WORDINGS:
         print(f"golds announced as {wording!r:<36} and not matched: {missed[wording]:4} of {len(rows)}")
-    print(f"golds matched to the box of another answer: {taken}")
-    print(f"gold solutions: {nothing} of {len(rows)} without a matched step, {last} whose last step is not matched")
+    print(f"golds matched to the box of another answer: {false_matches}")
+    print(
+        f"gold solutions: {without_match} of {len(rows)} without a matched step, "
+        f"{last_unmatched} whose last step is not matched"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("corrections", "adoption"))
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the named files")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with these files")
     args = parser.parse_args()
     (corrections if args.what == "corrections" else adoption)(args.data_dir)
 

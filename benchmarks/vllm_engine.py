@@ -1,10 +1,10 @@
-"""What our vLLM engine costs over vLLM itself, side by side in one process.
+"""Measure the overhead of this package's vLLM engine over vLLM itself, side by side in one process.
 
     python -m benchmarks.vllm_engine sample   # tokens/s: raw LLM.generate, VLLMEngine, HFEngine, on the same prompts
-    python -m benchmarks.vllm_engine sync     # seconds: load_weights, vLLM's own reload, a bare copy of the same tensors
+    python -m benchmarks.vllm_engine sync     # seconds: load_weights, vLLM's own reload, a plain copy of the same tensors
 
-The rounds of the candidates alternate, so that a machine that gets slower does so for all; medians and their ratios are
-printed. ``--model`` takes any causal language model, ``--layers`` and ``--hidden`` make a Qwen2 with random weights.
+The candidates run in alternation, so that a machine that becomes slower affects all of them; medians and their ratios are
+printed. ``--model`` takes any causal language model, ``--layers`` and ``--hidden`` build a Qwen2 with random weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lit_tpgrpo.seeds import derived_seed
 
 
 def policy_of(args: argparse.Namespace) -> LoadedModel:
-    """The model asked for, on the GPU if there is one."""
+    """Load or build the model of the arguments, on the GPU if there is one."""
     tokenizer = load_tokenizer(args.model)
     if args.hidden:
         config = Qwen2Config(
@@ -51,7 +51,7 @@ def policy_of(args: argparse.Namespace) -> LoadedModel:
 
 
 def medians(candidates: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, after one round that is not counted."""
+    """Return the median seconds of each candidate, after one warm-up round."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats + 1):
         for name, run in candidates.items():
@@ -64,7 +64,7 @@ def medians(candidates: dict[str, Callable[[], None]], repeats: int) -> dict[str
 
 
 def sampling(args: argparse.Namespace) -> None:
-    """Raw and ours make the same tokens: same weights, prompts and seeds."""
+    """Print tokens/s; vLLM and this package sample the same tokens, with the same weights, prompts and seeds."""
     import vllm
 
     from lit_tpgrpo.engines.vllm.environment import scratch_folder
@@ -105,12 +105,12 @@ def sampling(args: argparse.Namespace) -> None:
 
     def generate(name: str, **changes: Any) -> None:
         raw.reset_prefix_cache()
-        made = raw.generate(
+        outputs = raw.generate(
             [{"prompt_token_ids": list(p)} for p in prompts],
             [vllm.SamplingParams(**(s | changes)) for s in settings],
             use_tqdm=False,
         )
-        counts[name] = sum(len(c.token_ids) for o in made for c in o.outputs)
+        counts[name] = sum(len(c.token_ids) for o in outputs for c in o.outputs)
 
     def run_ours() -> None:
         engine.reset_prefix_cache()
@@ -127,8 +127,8 @@ def sampling(args: argparse.Namespace) -> None:
         "ours": run_ours,
         "hf": run_hf,
     }
-    found = medians(candidates, args.repeats)
-    speed = {name: counts[name] / seconds for name, seconds in found.items()}
+    times = medians(candidates, args.repeats)
+    speed = {name: counts[name] / seconds for name, seconds in times.items()}
     labels = {
         "raw": "LLM.generate",
         "flat": "LLM.generate, flat_logprobs",
@@ -144,7 +144,7 @@ def sampling(args: argparse.Namespace) -> None:
 
 
 def syncing(args: argparse.Namespace) -> None:
-    """Ours checks that every weight came and empties the prefix cache; a bare copy does neither."""
+    """Print the time to load weights; ``load_weights`` also checks that all arrived and resets the prefix cache."""
     policy = policy_of(args)
     ours = VLLMEngine(max_num_seqs=8, kv_cache_gib=args.kv_gib, sleep_level=0)
     ours.load_weights(policy)
@@ -157,13 +157,13 @@ def syncing(args: argparse.Namespace) -> None:
     def reload() -> None:
         ours._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(policy.named_tensors())})
 
-    found = medians(
-        {"bare copy": copy, "vLLM reload": reload, "load_weights": lambda: ours.load_weights(policy)}, args.repeats
+    times = medians(
+        {"plain copy": copy, "vLLM reload": reload, "load_weights": lambda: ours.load_weights(policy)}, args.repeats
     )
     size = sum(t.numel() * t.element_size() for t in target.values())
     print(f"{len(target)} tensors, {size / 2**20:,.0f} MiB")
-    for name, seconds in found.items():
-        print(f"{name:14} {seconds * 1e3:10.1f} ms  {seconds / found['bare copy']:.2f} of a bare copy")
+    for name, seconds in times.items():
+        print(f"{name:14} {seconds * 1e3:10.1f} ms  {seconds / times['plain copy']:.2f} of a plain copy")
     ours.close()
 
 
@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("sample", "sync"))
     parser.add_argument("--model", default="embedded:tiny-qwen2")
-    parser.add_argument("--hidden", type=int, default=0, help="width of a random Qwen2 in place of the model")
+    parser.add_argument("--hidden", type=int, default=0, help="width of a random Qwen2 instead of the model")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--vocab", type=int, default=32000)
     parser.add_argument("--dtype", default="float32")

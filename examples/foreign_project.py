@@ -1,7 +1,6 @@
-"""TP-GRPO inside a Lightning project of your own, in a plain Trainer: python -m examples.foreign_project
+"""Use TP-GRPO in your Lightning project with a plain Trainer: python -m examples.foreign_project
 
-The model, the problems and the verifier are objects that are in memory already; names, files and the built-in verifier
-do as well.
+The model, the problems and the verifier are objects in memory here; names, files and the built-in verifier work as well.
 """
 
 import lightning as L

@@ -1,6 +1,6 @@
-"""An OpenAI-compatible server for a local model, to try a judge behind an endpoint: python -m examples.judge_server
+"""Serve a local model with an OpenAI-compatible API, to try a judge behind an endpoint: python -m examples.judge_server
 
-It serves one model with transformers on 127.0.0.1: chat completions, models, health. For work, take vLLM or SGLang.
+It serves one model with transformers on 127.0.0.1: chat completions, models, health. For real use, take vLLM or SGLang.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ OPEN, CLOSE = "<think>", "</think>"
 
 @dataclass(slots=True)
 class Waiting:
+    """A queued request."""
+
     ids: list[int]
     params: SamplingParams
     seed: int
@@ -36,7 +38,7 @@ class Waiting:
 
 
 class Sampler:
-    """Samples together what waits together, as far as schema and settings are the same."""
+    """Sampler of queued requests, in batches with equal schema and settings."""
 
     def __init__(self, name: str) -> None:
         self.model = LoadedModel(load_causal_lm(name, False, None, "sdpa").eval(), load_tokenizer(name))
@@ -62,9 +64,9 @@ class Sampler:
                 await self._finish(batch, params)
 
     async def _finish(self, batch: list[Waiting], params: SamplingParams) -> None:
-        """Sample a batch; if that fails, each by itself, so that a bad request fails alone."""
+        """Sample a batch; if that fails, sample each request separately, so that only a bad one fails."""
         try:
-            made = await asyncio.to_thread(self._generate, batch, params)
+            completions = await asyncio.to_thread(self._generate, batch, params)
         except Exception as error:
             if len(batch) > 1:
                 for one in batch:
@@ -72,16 +74,18 @@ class Sampler:
             elif not batch[0].result.done():
                 batch[0].result.set_exception(error)
             return
-        for one, completion in zip(batch, made, strict=True):
+        for one, completion in zip(batch, completions, strict=True):
             if not one.result.done():
                 one.result.set_result(completion)
 
     def _generate(self, batch: list[Waiting], params: SamplingParams) -> list[Completion]:
-        made = dict(self.engine.sample([one.ids for one in batch], 1, params, [one.seed for one in batch]))
-        return [made[i][0] for i in range(len(batch))]
+        groups = dict(self.engine.sample([one.ids for one in batch], 1, params, [one.seed for one in batch]))
+        return [groups[i][0] for i in range(len(batch))]
 
 
-class Server:
+class JudgeServer:
+    """HTTP routes of the server."""
+
     def __init__(self, name: str, think: bool) -> None:
         self.name, self.think = name, think
         self.sampler = Sampler(name)
@@ -110,13 +114,13 @@ class Server:
     async def complete(self, request: web.Request) -> web.Response:
         try:
             return web.json_response(await self.answer(await request.json()))
-        # Settings and inputs that cannot be used: of the wrong kind, beyond all numbers, nested without end.
+        # Invalid settings and inputs: of the wrong type, too large, too deeply nested.
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-            said = {"message": f"{type(error).__name__}: {error}"[:500], "type": "invalid_request_error", "code": None}
-            return web.json_response({"error": said}, status=400)
+            fault = {"message": f"{type(error).__name__}: {error}"[:500], "type": "invalid_request_error", "code": None}
+            return web.json_response({"error": fault}, status=400)
 
     async def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The chat completion for a request's JSON."""
+        """Compute the chat completion for a request's JSON."""
         think = bool((body.get("chat_template_kwargs") or {}).get("enable_thinking", self.think))
         prompt = self.prompt(body["messages"], think)
         params = SamplingParams(
@@ -129,21 +133,21 @@ class Server:
             raise ValueError("seed must be at least 0 and less than 2**63")
         if think:
             close = self.tokenizer.convert_tokens_to_ids(CLOSE)
-            made = await self.sampler.sample(prompt, replace(params, stop_ids=(close,)), seed)
-            thought = list(made.token_ids)
+            completion = await self.sampler.sample(prompt, replace(params, stop_ids=(close,)), seed)
+            thought = list(completion.token_ids)
             full = len(thought) == limit
-            if full or thought[-1] != close:  # no room for a reply, or an end without one
-                return self.completion(prompt, thought, [], StopReason.LENGTH if full else made.stop)
+            if full or thought[-1] != close:  # no tokens left for a reply, or the model ended without one
+                return self.completion(prompt, thought, [], StopReason.LENGTH if full else completion.stop)
         form = body.get("response_format") or {}
         schema = json.dumps(form["json_schema"]["schema"]) if form.get("type") == "json_schema" else None
         params = replace(params, max_new_tokens=limit - len(thought), json_schema=schema)
-        made = await self.sampler.sample(prompt + thought, params, seed)
-        return self.completion(prompt, thought, list(made.token_ids), made.stop)
+        completion = await self.sampler.sample(prompt + thought, params, seed)
+        return self.completion(prompt, thought, list(completion.token_ids), completion.stop)
 
     def prompt(self, messages: list[dict[str, str]], think: bool) -> list[int]:
-        """Token ids of the conversation, with the think block opened or closed."""
+        """Return the token ids of the conversation, with the think block opened or closed."""
         if not isinstance(messages, list) or not all(isinstance(m["content"], str) for m in messages):
-            raise ValueError("messages must be a list of {role, content}, each content a text")
+            raise ValueError("messages must be a list of {role, content}, each content a string")
         if self.tokenizer.chat_template is None:
             text = "\n".join(m["content"] for m in messages) + "\n"
         else:
@@ -160,6 +164,8 @@ class Server:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def completion(self, prompt: list[int], thought: list[int], reply: list[int], stop: StopReason) -> dict[str, Any]:
+        """Build the response from token ids."""
+
         def decode(ids: list[int]) -> str:
             return str(self.tokenizer.decode(ids, skip_special_tokens=True)).replace(CLOSE, "").strip()
 
@@ -187,19 +193,19 @@ class Server:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="folder, hub name or embedded:NAME")
-    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--port", type=int, default=0, help="port (default 0: any free one)")
     parser.add_argument("--think", action="store_true", help="think before replying unless a request says otherwise")
     args = parser.parse_args()
-    try:  # before the model is loaded
+    try:  # bind the port before the model is loaded
         listener = socket.create_server(("127.0.0.1", args.port))
     except OSError as error:
         sys.exit(
             f"error: no server can be started on port {args.port} ({error.strerror or error}); give another --port"
         )
     with listener:
-        server = Server(args.model, args.think)
+        server = JudgeServer(args.model, args.think)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        # Ends on SIGINT and SIGTERM.
+        # run_app returns on SIGINT and SIGTERM.
         web.run_app(server.app(address), sock=listener, print=None, shutdown_timeout=1.0)
 
 

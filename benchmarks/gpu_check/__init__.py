@@ -1,16 +1,16 @@
-"""What works on a GPU, and how fast: ``python -m benchmarks.gpu_check --out runs/gpu_check``.
+"""Check what works on a GPU, and how fast: ``python -m benchmarks.gpu_check --out runs/gpu_check``.
 
-Every claim that one card can settle is a *part* with a time limit, run in a process of its own; ``parts.py`` lists them in
-the order of their worth. Rows are appended to ``results.jsonl`` as they are measured and ``table.md`` is written after each
-part, so that whatever ends the run leaves what it had. A part that fails gives the last lines of its error, and the next one
-runs; one whose packages are not installed is skipped by name.
+Each claim that can be checked on one GPU is a *part* with a time limit, run in a separate process; ``parts.py`` lists them by
+priority. Rows are appended to ``results.jsonl`` as they are measured and ``table.md`` is written after each part, so that the
+results so far survive any end of the run. If a part fails, the last lines of its error are stored and the next one runs; a
+part whose packages are not installed is skipped with a message.
 
-    python -m benchmarks.gpu_check --list                                   # the parts, and what each settles
+    python -m benchmarks.gpu_check --list                                   # the parts, and what each checks
     python -m benchmarks.gpu_check --parts quickstart precision --out DIR   # some of them
-    python -m benchmarks.gpu_check --budget 480 --out DIR                   # all, as far as eight minutes go
-    python -m benchmarks.gpu_check --table --out DIR                        # the table of what is there
-    python -m benchmarks.gpu_check --device cpu --size tiny                 # a rehearsal: every part with a CPU form
-    bash benchmarks/gpu_check.sh WHEELS OUT                                 # on a machine without network
+    python -m benchmarks.gpu_check --budget 480 --out DIR                   # as many as run within eight minutes
+    python -m benchmarks.gpu_check --table --out DIR                        # the table of the results so far
+    python -m benchmarks.gpu_check --device cpu --size tiny                 # a rehearsal of all parts that run on a CPU
+    bash benchmarks/gpu_check.sh WHEELS OUT                                 # on a machine without a network
 
 ``DIR`` gets three files: ``results.jsonl``, ``table.md`` and ``log.txt``.
 """

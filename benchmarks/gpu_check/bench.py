@@ -1,4 +1,4 @@
-"""What a part is given, and how it says what it measured."""
+"""A part's settings, and its interface for storing measurements."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Value = float | int | str | bool | None
 Size = Literal["full", "tiny"]
 ROOT = Path(__file__).parent.parent.parent
 ERROR_LINES = 12
-"""Last lines of an error that a result keeps; the log has all."""
+"""Number of an error's last lines that are stored; the log has all lines."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One claim, or a few that need the same things.
+    """One claim to check, or several with the same requirements.
 
     Args:
-        name: on the command line.
-        settles: what is known after it, for the table.
-        run: dotted name of a function of ``Bench`` that measures, calls ``Bench.row``, and raises what goes wrong; it is
-            imported in the part's own process.
+        name: its name on the command line.
+        settles: what it checks, for the table.
+        run: dotted name of a function of ``Bench`` that measures, calls ``Bench.row``, and raises if something is wrong; it
+            is imported in the part's process.
         seconds: time limit on a GPU.
-        arguments: further ones of that function.
-        alone: whether other parts would disturb what it times.
+        arguments: further arguments of the function.
+        alone: whether it must not run in parallel with other parts, which would disturb its timings.
         needs: modules without which it is skipped.
-        cuda_only: there is nothing to run on a CPU.
+        cuda_only: whether it does not run on a CPU.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a part runs and how large, and its way to the results.
+    """A part's device and size, and its interface for storing results.
 
     Args:
-        part: its name.
+        part: name of the part.
         device: ``cuda`` or ``cpu``.
         size: ``full``, or ``tiny`` for a rehearsal.
         results: the JSON lines file.
-        scratch: an empty folder of the part's own.
+        scratch: an empty folder for this part.
         failed_rows: labels of the rows that ``attempt`` could not measure.
     """
 
@@ -72,15 +72,15 @@ class Bench:
         return self.size == "tiny"
 
     def row(self, label: str, **values: Value) -> None:
-        """Append one measured row at once."""
+        """Append one measured row to the results immediately."""
         append(self.results, {"part": self.part, "row": label, "values": values})
         print(f"[{self.part}] {label}: {values}", flush=True)
 
     @contextmanager
     def attempt(self, label: str) -> Iterator[None]:
-        """One row among several that are independent: its error becomes the row, and the part goes on.
+        """Measure one of several independent rows: an error is stored as the row, and the part continues.
 
-        Memory that an error's traceback held is free afterwards.
+        Memory held by an error's traceback is freed afterwards.
         """
         try:
             yield
@@ -91,14 +91,14 @@ class Bench:
         self.free()
 
     def sync(self) -> None:
-        """Wait for the device: its work is asynchronous."""
+        """Wait for the device, whose work is asynchronous."""
         if self.device == "cuda":
             import torch
 
             torch.cuda.synchronize()
 
     def free(self) -> None:
-        """Give back what nothing refers to any more, to the device too."""
+        """Free unreferenced memory, also on the device."""
         gc.collect()
         if self.device == "cuda":
             import torch
@@ -106,14 +106,14 @@ class Bench:
             torch.cuda.empty_cache()
 
     def reset_peak(self) -> None:
-        """Begin a new measurement of ``peak_gib``."""
+        """Start a new measurement of ``peak_gib``."""
         if self.device == "cuda":
             import torch
 
             torch.cuda.reset_peak_memory_stats()
 
     def peak_gib(self) -> float | None:
-        """Most GPU memory that tensors took since ``reset_peak``, in GiB; None on a CPU."""
+        """Return the peak GPU memory of tensors since ``reset_peak``, in GiB; None on a CPU."""
         if self.device != "cuda":
             return None
         import torch
@@ -121,20 +121,20 @@ class Bench:
         return round(torch.cuda.max_memory_allocated() / 2**30, 2)
 
     def seconds(self, work: Callable[[], object], repeats: int = 3) -> list[float]:
-        """Wall time of each of some runs after one that warms up, the device's work included."""
+        """Return the wall time in seconds of each of ``repeats`` runs after a warm-up run, including the device's work."""
         work()
         times = []
         for _ in range(repeats):
             self.sync()
-            began = time.perf_counter()
+            start = time.perf_counter()
             work()
             self.sync()
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
         return times
 
 
 def append(path: Path, record: dict[str, object]) -> None:
-    """One line in one write: several processes append to the file."""
+    """Append a record as one line in one write, since several processes append to the file."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
         file.flush()
@@ -142,13 +142,13 @@ def append(path: Path, record: dict[str, object]) -> None:
 
 
 def error_lines(error: BaseException, lines: int = ERROR_LINES) -> str:
-    """The end of an error as Python would print it."""
+    """Return the last lines of an error as Python would print it."""
     text = "".join(traceback.format_exception(error)).rstrip().splitlines()
     return "\n".join(text[-lines:])[-2000:]
 
 
 def preload(modules: tuple[str, ...]) -> None:
-    """Import modules; print the error of each that fails, or that exits."""
+    """Import modules, and print the error of each that fails or exits."""
     for name in modules:
         try:
             importlib.import_module(name)

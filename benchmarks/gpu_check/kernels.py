@@ -22,7 +22,7 @@ from benchmarks.gpu_check.models import architecture, random_model
 
 
 def logprob_head(bench: Bench) -> None:
-    """Forward and backward of log softmax(hidden @ W.T)[target] and its entropy, each way, time and memory above inputs."""
+    """Measure each implementation of log softmax(hidden @ W.T)[target] and its entropy: time, and memory beyond the inputs."""
     arch = architecture(bench)
     settings = argparse.Namespace(
         tokens=64 if bench.tiny else 8192,
@@ -38,7 +38,7 @@ def logprob_head(bench: Bench) -> None:
             bench.row(variant, note=f"not installed: {module}")
             continue
         if variant == "liger" and bench.device != "cuda":
-            continue  # Triton alone
+            continue  # it needs Triton
         with bench.attempt(variant):
             measured = logprobs.measure(variant, settings)
             bench.row(
@@ -57,7 +57,7 @@ def logprob_head(bench: Bench) -> None:
 
 
 def attention(bench: Bench) -> None:
-    """The attention call alone, then forward and backward of a few decoder layers by transformers' names."""
+    """Time the attention call, then forward and backward of a few decoder layers with transformers' implementations."""
     _kernels(bench)
     _implementations(bench)
 
@@ -83,7 +83,7 @@ def _kernels(bench: Bench) -> None:
         from torch.nn.attention.flex_attention import flex_attention
 
         call = torch.compile(flex_attention) if bench.device == "cuda" else flex_attention
-        # CPUs have the forward pass alone, and refuse inputs that ask for more.
+        # On a CPU there is only the forward pass, and inputs that require gradients are refused.
         inputs = (q, k, v) if bench.device == "cuda" else (q.detach(), k.detach(), v.detach())
         return lambda: call(*inputs, block_mask=block_mask)  # pyright: ignore[reportReturnType]
 
@@ -107,7 +107,7 @@ def _kernels(bench: Bench) -> None:
         ("flex, causal, no mask", None, lambda: flex(blocks(False))),
         ("flex, padding mask", None, lambda: flex(blocks(True))),
     ]
-    # Causal: half of 2 * 2 T^2 D a head forward, and 2.5 times that backward, in which scores are computed again.
+    # Causal: half of 2 * 2 T^2 D per head forward, and 2.5 times that backward, where scores are recomputed.
     flops = 3.5 * 2 * rows * heads * length**2 * width
     for label, backend, build in variants:
         if bench.device == "cpu" and backend not in (None, SDPBackend.FLASH_ATTENTION):
@@ -116,7 +116,7 @@ def _kernels(bench: Bench) -> None:
         with bench.attempt(label), sdpa_kernel(backend) if backend is not None else nullcontext():
             call = build()
 
-            # Gradients are returned: adding them to those in .grad would be timed too.
+            # Gradients are returned: accumulating them in .grad would be timed too.
             def both(call: Callable[[], Tensor] = call, backward: bool = backward) -> None:
                 out = call()
                 if backward:
@@ -137,7 +137,7 @@ def _kernels(bench: Bench) -> None:
 
 
 def _implementations(bench: Bench) -> None:
-    """A few decoder layers through transformers, whose mask may keep the fast kernel from being chosen."""
+    """Time a few decoder layers in transformers, whose mask may prevent the choice of the fast kernel."""
     arch = architecture(bench)
     layers = 2 if bench.tiny else 8
     rows, length = (2, 32) if bench.tiny else (4, 4096)

@@ -1,4 +1,4 @@
-"""Random-weight policies of a known architecture, batches for them, and what a step of them costs in operations."""
+"""Random-weight policies of a known architecture, batches for them, and the operations of an optimizer step."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 
 TOKENIZER = "embedded:tiny-qwen2"
-"""Any tokenizer will do: what is timed never sees text."""
+"""Any tokenizer works, since the timed code uses no text."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a Qwen2 model is built from; the head is the embedding."""
+    """Dimensions of a Qwen2 model whose head is tied to the embedding."""
 
     hidden_size: int
     intermediate_size: int
@@ -36,7 +36,7 @@ class Architecture:
     tie_word_embeddings: bool = True
 
     def config(self) -> Qwen2Config:
-        """As transformers has it, with the tokenizer's special tokens."""
+        """Return transformers' config, with the tokenizer's special tokens."""
         tokenizer = load_tokenizer(TOKENIZER)
         settings = asdict(self)
         theta = settings.pop("rope_theta")
@@ -48,7 +48,7 @@ class Architecture:
         )
 
     def write(self, folder: Path) -> str:
-        """A folder with config and tokenizer, and no weights: for ``random_init``."""
+        """Write a folder with config and tokenizer but no weights, for ``random_init``; return its path."""
         folder.mkdir(parents=True, exist_ok=True)
         settings = self.config().to_dict() | {"architectures": ["Qwen2ForCausalLM"]}
         (folder / "config.json").write_text(json.dumps(settings))
@@ -57,16 +57,16 @@ class Architecture:
 
     @property
     def matrix_parameters(self) -> int:
-        """Parameters that every token is multiplied with, without the head."""
+        """Number of parameters in the layers' matrices, by which every token is multiplied, without the head."""
         h, kv = self.hidden_size, self.hidden_size // self.num_attention_heads * self.num_key_value_heads
         return self.num_hidden_layers * (2 * h * h + 2 * h * kv + 3 * h * self.intermediate_size)
 
     def training_flops(self, lengths: Sequence[tuple[int, int]]) -> float:
-        """Operations that one step's mathematics needs, forward and backward, of (prompt, completion) lengths.
+        """Compute the floating-point operations of one step, forward and backward, from (prompt, completion) lengths.
 
         6 P N for the layers' matrices, 6 H V n for the head on the n completion tokens, and 6 L H T^2 for causal
         attention on a sequence of T tokens: 2 T^2 H for the scores and as much for the values forward, half of it
-        masked, and twice that backward. Neither padding nor recomputation counts: a step that does either has more work.
+        masked, and twice that backward. Padding and recomputation, which are additional work, do not count.
         """
         tokens = sum(p + c for p, c in lengths)
         completion = sum(c for _, c in lengths)
@@ -81,14 +81,14 @@ TINY = Architecture(64, 128, 2, 4, 2, 512, max_position_embeddings=1024)
 
 
 def architecture(bench: Bench) -> Architecture:
-    """Of the policy that is timed."""
+    """Return the architecture of the timed policy."""
     return TINY if bench.tiny else QWEN2_1_5B
 
 
 def random_model(
     arch: Architecture, device: str, dtype: torch.dtype, attention: str = "sdpa", layers: int | None = None
 ) -> PreTrainedModel:
-    """The model with random weights, built where it is used: filling 1.5 billion numbers takes a CPU half a minute."""
+    """Build a model with random weights on its device: initialising 1.5 billion numbers takes half a minute on a CPU."""
     from transformers import AutoModelForCausalLM
 
     config = arch.config()
@@ -104,7 +104,7 @@ def random_model(
 
 
 def solution_lengths(count: int, shortest: int, longest: int, median: float, spread: float = 0.6) -> list[int]:
-    """Completion lengths of a reasoning model: the quantiles of a log-normal distribution, within bounds."""
+    """Return completion lengths as of a reasoning model: the quantiles of a log-normal distribution, within bounds."""
     normal = NormalDist(math.log(median), spread)
     quantiles = (math.exp(normal.inv_cdf((i + 0.5) / count)) for i in range(count))
     return [int(min(longest, max(shortest, q))) for q in quantiles]
@@ -112,26 +112,26 @@ def solution_lengths(count: int, shortest: int, longest: int, median: float, spr
 
 @dataclass(frozen=True)
 class Mix:
-    """The solutions of one step: prompts of one length, completions of ``solution_lengths``."""
+    """Lengths of one step's solutions: prompts of one length, completions of ``solution_lengths``."""
 
     prompt: int
     completions: tuple[int, ...]
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
-        """(prompt, completion) of each solution."""
+        """(prompt, completion) length of each solution."""
         return [(self.prompt, c) for c in self.completions]
 
 
 def mix(bench: Bench) -> Mix:
-    """40 solutions of 1k to 8k tokens, or what a CPU can rehearse."""
+    """Return the lengths of 40 solutions of 1k to 8k tokens, or of a few short ones in a rehearsal."""
     if bench.tiny:
         return Mix(8, tuple(solution_lengths(8, 12, 48, 24)))
     return Mix(128, tuple(solution_lengths(40, 1024, 8192, 3000)))
 
 
 def step_batch(arch: Architecture, solutions: Mix, seed: int = 0) -> TrainBatch:
-    """Random tokens with the log-probs of a uniform sampler, and advantages of both signs that sum to about 0."""
+    """Build a batch of random tokens with the log-probs of a uniform sampler, and advantages of alternating sign."""
     generator = torch.Generator().manual_seed(seed)
     sequences = []
     for i, (prompt, completion) in enumerate(solutions.lengths):
@@ -147,14 +147,14 @@ def step_batch(arch: Architecture, solutions: Mix, seed: int = 0) -> TrainBatch:
     return TrainBatch(tuple(sequences), temperature=1.0, round_index=0, policy_version=0)
 
 
-# ---- the card's own rates ----
+# ---- the GPU's throughput ----
 
-# Dense bf16 TFLOP/s by the vendor's data sheets; of others the measured matrix product alone is known.
+# Dense bf16 TFLOP/s by the vendor's data sheets; for other GPUs there is only the measured matrix product.
 _PEAK = {"H100 PCIe": 756.0, "H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0}
 
 
 def peak_tflops(bench: Bench) -> float | None:
-    """What the data sheet says of this card's bf16 matrix units, in TFLOP/s."""
+    """Return the throughput of this GPU's bf16 matrix units by its data sheet, in TFLOP/s; None if unknown."""
     if bench.device != "cuda":
         return None
     name = torch.cuda.get_device_name()
@@ -162,7 +162,7 @@ def peak_tflops(bench: Bench) -> float | None:
 
 
 def matmul_tflops(bench: Bench, dtype: torch.dtype) -> float:
-    """This machine's rate for a large square matrix product on random data, the median of five, in TFLOP/s."""
+    """Measure the throughput of a large square matrix product on random data, the median of five, in TFLOP/s."""
     n = 256 if bench.tiny else 8192
     a, b = (torch.randn(n, n, device=bench.device).to(dtype) for _ in range(2))
     out = torch.empty(n, n, device=bench.device, dtype=dtype)

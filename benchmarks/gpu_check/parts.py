@@ -1,4 +1,4 @@
-"""The parts, in the order of their worth; those that may run at once first."""
+"""The parts by priority; those that may run in parallel come first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from benchmarks.gpu_check.bench import Part
 _TRAINING, _STEP, _SAMPLING, _KERNELS = (
     f"benchmarks.gpu_check.{m}" for m in ("training", "step", "sampling", "kernels")
 )
-# Rounds are read back with pydantic.
+# Rounds are loaded with pydantic.
 _MATHS = ("math_verify", "pydantic")
 _GENERATIVE = ("pydantic", "tenacity", "aiolimiter", "llguidance")
 
@@ -52,12 +52,12 @@ PARTS = (
     ),
     Part(
         "resume",
-        "a checkpoint of this device goes on on the CPU, and back",
+        "a checkpoint of this device is resumed on the CPU, and back",
         f"{_TRAINING}.resume",
         90,
         needs=_MATHS,
     ),
-    Part("lora", "LoRA, its base as the reference", f"{_TRAINING}.lora", 90, needs=(*_MATHS, "peft")),
+    Part("lora", "LoRA, with its base model as the reference", f"{_TRAINING}.lora", 90, needs=(*_MATHS, "peft")),
     Part("references", "references `frozen` and `offloaded`", f"{_TRAINING}.references", 90, needs=_MATHS),
     Part(
         "bitsandbytes",
@@ -66,7 +66,7 @@ PARTS = (
         120,
         needs=(*_MATHS, "peft", "bitsandbytes"),
     ),
-    Part("judge", "the tiny judge by LocalChat", f"{_SAMPLING}.judge", 90, needs=_GENERATIVE),
+    Part("judge", "the tiny judge with LocalChat", f"{_SAMPLING}.judge", 90, needs=_GENERATIVE),
     Part(
         "trainer_step",
         "an optimizer step on 40 solutions of 1k to 8k tokens, 1.5B, against TRL's on the same batch",

@@ -1,6 +1,6 @@
-"""Imported once by the fork server: what nearly every part needs, and nothing that would initialise CUDA.
+"""Imports for the fork server: libraries that most parts need, and that do not initialise CUDA.
 
-What cannot be imported costs the parts that import it themselves; the fork server goes on, and its output shows the error.
+A module that cannot be imported here is imported by each part that needs it; the fork server's output shows the error.
 """
 
 from benchmarks.gpu_check.bench import preload

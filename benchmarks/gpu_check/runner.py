@@ -1,8 +1,8 @@
-"""Running parts: a process each, forked from one that has imported the libraries, under a limit and a total budget.
+"""Run parts, each in a process forked from one that has imported the libraries, with a time limit and a total budget.
 
 Importing torch, transformers and Lightning takes longer than most parts, so it is done once, in a fork server. CUDA must not be
-initialised there, for a forked process cannot use it then: the libraries are told to look for GPUs through NVML. Where one of
-them initialises it all the same, the part notices and runs in a fresh interpreter, which costs it the imports.
+initialised there, because a forked process could not use it then; so the libraries are set to detect GPUs through NVML. If one
+of them initialises CUDA nevertheless, the part detects it and runs in a new interpreter, which must repeat the imports.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from benchmarks.gpu_check.bench import ERROR_LINES, ROOT, Bench, Part, Size, append, error_lines
-from benchmarks.gpu_check.stopping import StopSignals, end_with_main_process
+from benchmarks.gpu_check.stopping import KillOnSignal, end_with_main_process
 
 PRELOADED = "benchmarks.gpu_check.preload"
 _terminal = threading.Lock()
-"""Held by who prints, and while the output goes elsewhere."""
+"""Held while printing, and while the output is redirected."""
 LOG_BYTES = 1_000_000
-"""Of a part's output; the end is kept."""
+"""Maximum size of a part's output in the log; its end is kept."""
 FAILED, PARTLY = 1, 3
 """Exit codes of a part's process that raised, and of one that could not measure some of its rows."""
 ENVIRONMENT = {
@@ -44,7 +44,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
-    # A machine whose host name resolves to nothing: one process talks to itself alone.
+    # The machine's host name may not resolve, and there is only one process.
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
 }
@@ -57,9 +57,9 @@ class Run:
     Args:
         device: ``cuda`` or ``cpu``.
         size: ``full`` or ``tiny``.
-        out: the folder that gets the results.
-        budget: seconds for everything; parts that no longer fit are skipped.
-        jobs: parts that run at once, unless they must be alone.
+        out: folder of the results.
+        budget: seconds in total; parts that no longer fit are skipped.
+        jobs: number of parts that run in parallel, unless they must run alone.
     """
 
     device: str
@@ -78,31 +78,33 @@ class Run:
 
 
 def run_parts(run: Run, parts: Sequence[Part], after_each: Callable[[], None]) -> bool:
-    """Run parts in their order, several at once where they allow it; whether none failed, even partly.
+    """Run parts in order, several in parallel if they allow it; return whether none failed, even partly.
 
     Args:
-        after_each: called when a part has ended, never twice at once.
+        run: settings of the run.
+        parts: the parts to run.
+        after_each: called when a part has ended, never concurrently.
 
     Raises:
-        SystemExit: after SIGTERM, SIGINT or SIGHUP, when the parts that ran are killed and their ends written.
+        SystemExit: after SIGTERM, SIGINT or SIGHUP, once the running parts are killed and their status is written.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # The fork server looks for modules where its own start leaves it.
+    # The fork server finds modules by PYTHONPATH only.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     context = mp.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
     deadline = time.monotonic() + run.budget
     oks: list[bool] = []
     ending = threading.Lock()
-    stop = StopSignals()
+    stop = KillOnSignal()
 
-    def one(part: Part, beside: int) -> bool:
+    def one(part: Part, parallel: int) -> bool:
         if stop.received is not None:
             return False
         try:
-            status = _run_part(run, part, deadline, context, beside, stop)
-        except Exception as error:  # of the runner itself: the fork server died, the disk is full
+            status = _run_part(run, part, deadline, context, parallel, stop)
+        except Exception as error:  # in the runner: the fork server died, the disk is full
             traceback.print_exc()
             append(run.results, {"part": part.name, "status": "failed", "error": error_lines(error)})
             status = "failed"
@@ -113,9 +115,9 @@ def run_parts(run: Run, parts: Sequence[Part], after_each: Callable[[], None]) -
     with stop.handled():
         for alone, group in itertools.groupby(parts, key=lambda part: part.alone):
             members = list(group)
-            beside = 1 if alone else min(run.jobs, len(members))
-            with ThreadPoolExecutor(beside) as pool:
-                oks += pool.map(one, members, itertools.repeat(beside))
+            parallel = 1 if alone else min(run.jobs, len(members))
+            with ThreadPoolExecutor(parallel) as pool:
+                oks += pool.map(one, members, itertools.repeat(parallel))
     if stop.received is not None:
         print(f"stopped by {stop.received.name}", flush=True)
         raise SystemExit(128 + stop.received)
@@ -124,52 +126,52 @@ def run_parts(run: Run, parts: Sequence[Part], after_each: Callable[[], None]) -
 
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Let this process's output, and that of programs started inside, go to a file."""
-    kept = [os.dup(1), os.dup(2)]
+    """Redirect the output of this process, and of programs started in the block, to a file."""
+    saved = [os.dup(1), os.dup(2)]
     try:
         with open(log, "ab", buffering=0) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         yield
     finally:
-        for fd, original in zip((1, 2), kept, strict=True):
+        for fd, original in zip((1, 2), saved, strict=True):
             os.dup2(original, fd)
             os.close(original)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     with _terminal:
         print(text, flush=True)
 
 
-def _run_part(run: Run, part: Part, deadline: float, context, beside: int, stop: StopSignals) -> str:
-    """Run one part to its end or its limit, and append how it ended."""
+def _run_part(run: Run, part: Part, deadline: float, context, parallel: int, stop: KillOnSignal) -> str:
+    """Run one part until it ends or reaches its time limit, store its status and return it."""
     reason = _skip_reason(run, part, deadline)
     if reason:
         append(run.results, {"part": part.name, "status": "skipped", "error": reason})
         return "skipped"
     limit = min(part.seconds if run.device == "cuda" else 10 * part.seconds, deadline - time.monotonic())
     append(run.results, {"part": part.name, "started": round(time.time())})
-    with _terminal, _output_to(run.log):  # whoever waits for the end of our output must not wait for the fork server's
+    with _terminal, _output_to(run.log):  # the fork server must not keep this process's output open after its end
         forkserver.ensure_running()
-    _say(f"{part.name} ...")
+    _print(f"{part.name} ...")
     with tempfile.TemporaryDirectory(prefix=f"gpu_check_{part.name}_", ignore_cleanup_errors=True) as scratch:
         output = Path(scratch) / "output.txt"
         work = Path(scratch) / "work"
         work.mkdir()
         bench = Bench(part.name, run.device, run.size, run.results, work)
-        process = context.Process(target=work_in_process, args=(part, bench, output, _threads(beside)), daemon=False)
+        process = context.Process(target=work_in_process, args=(part, bench, output, _threads(parallel)), daemon=False)
         process.start()  # returns when the fork server has imported everything
-        began = time.monotonic()
-        with stop.killed_by_them(process):
+        start = time.monotonic()
+        with stop.killing(process):
             process.join(limit)
             status, error = _end(process, limit, output)
         if status == "failed" and stop.received is not None:
             error = f"stopped by {stop.received.name}\n{error}"
-        seconds = round(time.monotonic() - began, 1)
-        _keep_output(run.log, part.name, output)
-    append(run.results, {"part": part.name, "status": status, "seconds": seconds, "at_once": beside, "error": error})
-    _say(f"{part.name}: {status} after {seconds} s")
+        seconds = round(time.monotonic() - start, 1)
+        _append_to_log(run.log, part.name, output)
+    append(run.results, {"part": part.name, "status": status, "seconds": seconds, "at_once": parallel, "error": error})
+    _print(f"{part.name}: {status} after {seconds} s")
     return status
 
 
@@ -178,20 +180,20 @@ def _skip_reason(run: Run, part: Part, deadline: float) -> str | None:
     if missing:
         return f"not installed: {', '.join(missing)}"
     if part.cuda_only and run.device != "cuda":
-        return "has no CPU form"
+        return "does not run on a CPU"
     left = deadline - time.monotonic()
-    # Half a part's limit is about what it takes.
+    # A part takes about half its limit.
     if run.device == "cuda" and left < part.seconds / 2:
         return f"{left:.0f} s of the budget are left"
     return None
 
 
 def _end(process: BaseProcess, limit: float, output: Path) -> tuple[str, str | None]:
-    """How a part ended, and the end of its output if not well; what it started ends with it."""
+    """Kill what is left of a part's process group; return its status and, unless it succeeded, the end of its output."""
     late = process.is_alive()
     pid = process.pid
     if pid is not None:
-        # It leads its own process group: workers that it started go with it.
+        # It leads a process group, so the workers that it started are killed too.
         for group_signal in (signal.SIGTERM, signal.SIGKILL) if late else (signal.SIGKILL,):
             try:
                 os.killpg(pid, group_signal)
@@ -199,7 +201,7 @@ def _end(process: BaseProcess, limit: float, output: Path) -> tuple[str, str | N
                 break
             process.join(3)
     if late:
-        process.kill()  # if it does not lead its group yet
+        process.kill()  # in case it does not lead its group yet
     process.join()
     if not late and process.exitcode in (0, PARTLY):
         return ("ok", None) if process.exitcode == 0 else ("partly", "some rows could not be measured")
@@ -208,33 +210,36 @@ def _end(process: BaseProcess, limit: float, output: Path) -> tuple[str, str | N
     return "failed", f"{why}\n{tail[-2000:]}"
 
 
-def _keep_output(log: Path, name: str, output: Path) -> None:
+def _append_to_log(log: Path, name: str, output: Path) -> None:
     text = output.read_bytes()[-LOG_BYTES:] if output.exists() else b""
     with open(log, "ab") as file:
         file.write(f"\n===== {name} =====\n".encode() + text)
 
 
-def _threads(beside: int) -> int:
-    """Threads of each part, so that those that run at once share the CPU cores."""
-    return max(1, len(os.sched_getaffinity(0)) // beside)
+def _threads(parallel: int) -> int:
+    """Return the number of threads per part, so that parallel parts share the CPU cores."""
+    return max(1, len(os.sched_getaffinity(0)) // parallel)
 
 
 def work_in_process(part: Part, bench: Bench, output: Path, threads: int) -> None:
-    """A part's process: its own process group, which ends with the main process; output to a file, CUDA checked first."""
+    """Run a part in its process, after setting up the process group, the output file and the number of threads.
+
+    The process group ends with the main process. If CUDA cannot be used after the fork, the part runs in a new interpreter.
+    """
     os.setsid()
     end_with_main_process()
-    if beside_others := "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # of programs that it starts
-    if beside_others and "torch" in sys.modules:
+    if set_threads := "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for programs that the part starts
+    if set_threads and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     with open(output, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(ROOT)
     if bench.device == "cuda" and not _cuda_works():
-        print("CUDA cannot be used in a forked process here: this part runs in a fresh interpreter", flush=True)
-        fresh = "import pickle, sys; from benchmarks.gpu_check.runner import work; work(*pickle.load(sys.stdin.buffer))"
-        done = subprocess.run([sys.executable, "-c", fresh], input=pickle.dumps((part, bench)))
+        print("CUDA cannot be used in a forked process here: this part runs in a new interpreter", flush=True)
+        code = "import pickle, sys; from benchmarks.gpu_check.runner import work; work(*pickle.load(sys.stdin.buffer))"
+        done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps((part, bench)))
         sys.exit(done.returncode)
     work(part, bench)
 
@@ -251,7 +256,7 @@ def _cuda_works() -> bool:
 
 
 def work(part: Part, bench: Bench) -> None:
-    """Run a part in this process, whose output shows an error whole."""
+    """Run a part in this process, whose output shows an error in full."""
     module, _, name = part.run.rpartition(".")
     try:
         getattr(importlib.import_module(module), name)(bench, *part.arguments)

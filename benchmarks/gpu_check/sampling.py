@@ -1,4 +1,4 @@
-"""Parts that sample: HFEngine's rate with a large random-weight policy, and the tiny judge behind LocalChat."""
+"""Parts that sample: HFEngine's throughput with a large random-weight policy, and the tiny judge with LocalChat."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUP = 8
 
 
 def engine_rate(bench: Bench) -> None:
-    """Sampled tokens/s of HFEngine at two batch sizes; with random weights hardly a row ends before the limit."""
+    """Measure HFEngine's tokens/s at two batch sizes; with random weights hardly any row ends before the token limit."""
     arch = architecture(bench)
     dtype = torch.bfloat16 if bench.device == "cuda" else torch.float32
     model = random_model(arch, bench.device, dtype)
@@ -36,14 +36,14 @@ def engine_rate(bench: Bench) -> None:
             list(engine.sample(prompts, GROUP, SamplingParams(max_new_tokens=4), list(range(len(prompts)))))
             bench.reset_peak()
             bench.sync()
-            began = time.perf_counter()
-            made = list(engine.sample(prompts, GROUP, SamplingParams(max_new_tokens=new), list(range(len(prompts)))))
+            start = time.perf_counter()
+            groups = list(engine.sample(prompts, GROUP, SamplingParams(max_new_tokens=new), list(range(len(prompts)))))
             bench.sync()
-            seconds = time.perf_counter() - began
-            tokens = sum(len(c.token_ids) for _, group in made for c in group)
+            seconds = time.perf_counter() - start
+            tokens = sum(len(c.token_ids) for _, group in groups for c in group)
             engine.close()
-            if sum(len(group) for _, group in made) != sequences:
-                raise PartFailed(f"{label}: {sum(len(g) for _, g in made)} completions came back")
+            if (count := sum(len(group) for _, group in groups)) != sequences:
+                raise PartFailed(f"{label}: got {count} completions")
             bench.row(
                 label,
                 **{
@@ -56,7 +56,7 @@ def engine_rate(bench: Bench) -> None:
 
 
 def judge(bench: Bench) -> None:
-    """The tiny judge on this device, against the truth of written solutions."""
+    """Score the tiny judge on this device, on written solutions with known labels."""
     from lit_tpgrpo.datamodules.arithmetic.judge_measure import tiny_judge
     from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, written
     from lit_tpgrpo.judges.generative import IntrinsicSignals
@@ -65,9 +65,9 @@ def judge(bench: Bench) -> None:
     cases, _ = label_cases(written("1", 4 if bench.tiny else 100, 0))
     tested = tiny_judge("embedded:tiny-judge", IntrinsicSignals())
     tested.chat.device = bench.device
-    began = time.perf_counter()
+    start = time.perf_counter()
     counts = count_labels(tested, cases)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     metrics = tested.metrics()
     tested.close()
     scores = {label.value: counts.f1(label) for label in counts.present()}
@@ -78,6 +78,6 @@ def judge(bench: Bench) -> None:
         **{"solutions/s": round(len(cases) / seconds, 2)},
         **{f"F1 {name}": round(score, 3) for name, score in scores.items()},
     )
-    # Measured on a CPU: .99, .95, 1, .99 on a thousand; far under that the arithmetic here is wrong.
+    # Measured on a CPU: .99, .95, 1, .99 on a thousand; far below, this device's arithmetic is wrong.
     if not bench.tiny and (min(scores.values()) < 0.8 or metrics["abstained"] > 0.1 * len(cases)):
         raise PartFailed(f"the judge labels worse than on a CPU: {scores}, {metrics['abstained']} abstained")

@@ -1,16 +1,16 @@
-"""Parts that time optimizer steps of a random-weight policy: ours and TRL's on the same batch, and compiled layers.
+"""Parts that time optimizer steps of a random-weight policy: this package's and TRL's on the same batch, and compiled layers.
 
-What is compared: 40 solutions with the same tokens, old log-probs and advantages, the same architecture, float32 weights with
-bfloat16 autocast, fused AdamW, a gradient norm limit of 1, the PPO-clip loss averaged over the step's tokens without a KL term,
-and entropies, which both log.
+Both take 40 solutions with the same tokens, old log-probs and advantages, the same architecture, float32 weights with bfloat16
+autocast, fused AdamW, a gradient norm limit of 1, the PPO-clip loss averaged over the step's tokens without a KL term, and log
+entropies.
 
 - *Ours*: ``TPGRPOModule`` in a Lightning trainer, as in training; micro-batches under a token budget.
-- *TRL*: ``GRPOTrainer.train`` of TRL as it comes, of which only the generation is replaced by the recorded batch. It pads all
-  completions to the longest of the step and trains on ``per_device_train_batch_size`` of them at a time (8, its default, or
-  half as many until memory suffices), with its own fused log-prob head and, by its default, gradient checkpointing.
+- *TRL*: unchanged ``GRPOTrainer.train``, except that the recorded batch replaces generation. It pads all completions to the
+  longest of the step and trains on ``per_device_train_batch_size`` of them at a time (8, its default, halved until the batch
+  fits into memory), with its fused log-prob head and, by default, gradient checkpointing.
 
-A step's time is that between two steps' ends, from the first forward pass to the updated weights, the device's work included.
-Tokens are completion tokens. Both report the loss of the first step: the same number says that it was the same step.
+The time of a step is from the first forward pass to the updated weights, including the device's work. Tokens are completion
+tokens. Both report the loss of the first step: equal losses show that it was the same step.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ TIMED_STEPS = 2
 
 
 def adamw(parameters: Iterable[torch.nn.Parameter], device: str) -> torch.optim.Optimizer:
-    """The optimizer of both."""
+    """Build the optimizer of both trainers."""
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=device == "cuda")
 
 
 def trainer_step(bench: Bench) -> None:
-    """Ours with and without gradient checkpointing, TRL's, and both beside the card's own matrix product."""
+    """Time steps of this package with and without gradient checkpointing, TRL's, and a matrix product for comparison."""
     arch, solutions = architecture(bench), mix(bench)
     batch = step_batch(arch, solutions)
     gemm = matmul_tflops(bench, torch.bfloat16)
@@ -70,7 +70,7 @@ def trainer_step(bench: Bench) -> None:
 
 
 def _add_trl(report: _Report, bench: Bench, arch: Architecture, batch: TrainBatch) -> None:
-    """TRL at the largest batch that memory suffices for."""
+    """Time TRL at the largest batch size that fits into memory."""
     size = TRL_BATCH
     while size >= 1:
         try:
@@ -80,13 +80,13 @@ def _add_trl(report: _Report, bench: Bench, arch: Architecture, batch: TrainBatc
         else:
             report.add(f"TRL, batches of {size}", *steps, per_device_batch=size)
             return
-        # Only here: while the error is handled its traceback holds the model.
+        # Free memory only here: while the error is handled, its traceback holds the model.
         size //= 2
         bench.free()
 
 
 class _Report:
-    """Rows of one comparison, and the ratio of each row of ours to TRL's."""
+    """The rows of one comparison, and the ratios of this package's rows to TRL's."""
 
     def __init__(self, bench: Bench, arch: Architecture, batch: TrainBatch, gemm: float) -> None:
         self.bench, self.gemm = bench, gemm
@@ -96,7 +96,7 @@ class _Report:
         self.results: dict[str, tuple[float, float | None]] = {}
 
     def add(self, label: str, times: list[float], loss: float, **settings: Value) -> None:
-        """One side's steps."""
+        """Store the row of one trainer."""
         seconds, peak = median(times), self.bench.peak_gib()
         rate = self.flops / seconds / 1e12
         sheet = peak_tflops(self.bench)
@@ -113,7 +113,7 @@ class _Report:
         self.bench.row(label, **values, **settings)
 
     def ratio(self) -> None:
-        """Each row of ours over TRL's, if it ran: tokens/s, and the memory of the same configuration."""
+        """Store the ratio of each of this package's rows to TRL's, if TRL ran: tokens/s and peak memory."""
         trl = next((result for label, result in self.results.items() if label.startswith("TRL")), None)
         if trl is None:
             return
@@ -131,30 +131,30 @@ class _Report:
 
 
 class _StepTimes(L.Callback):
-    """Wall times of a trainer's steps, the device's work included."""
+    """Wall times of a trainer's steps, including the device's work."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.times: list[float] = []
         self.losses: list[float] = []
-        self._began = 0.0
+        self._start = 0.0
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.bench.sync()
-        if len(self.times) == 1:  # what the first step leaves is there in every later one
+        if len(self.times) == 1:  # memory that the first step allocates stays allocated in all later steps
             self.bench.reset_peak()
-        self._began = time.perf_counter()
+        self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self.bench.sync()
-        self.times.append(time.perf_counter() - self._began)
+        self.times.append(time.perf_counter() - self._start)
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
 
 
 def our_steps(
     bench: Bench, arch: Architecture, batch: TrainBatch, checkpointing: bool, tokens_per_microbatch: int
 ) -> tuple[list[float], float]:
-    """Seconds of the timed steps, and the loss of the first of all."""
+    """Run this package's steps; return the seconds of each timed step, and the loss of the first step."""
     module = TPGRPOModule(
         arch.write(bench.scratch / "model"),
         optimizer=lambda parameters: adamw(parameters, bench.device),
@@ -185,7 +185,7 @@ def our_steps(
 
 
 def trl_steps(bench: Bench, arch: Architecture, batch: TrainBatch, size: int) -> tuple[list[float], float]:
-    """The same of TRL, ``size`` sequences at a time."""
+    """Run TRL's steps on ``size`` sequences at a time; return the same as ``our_steps``."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl.trainer.grpo_config import GRPOConfig
@@ -203,21 +203,21 @@ def trl_steps(bench: Bench, arch: Architecture, batch: TrainBatch, size: int) ->
             return dict(recorded)
 
     class Times(TrainerCallback):
-        """Wall times, each written at once: the part may meet its limit before the last step."""
+        """Wall times, each stored immediately: the part may reach its time limit before the last step."""
 
         def __init__(self) -> None:
             self.times: list[float] = []
-            self._began = 0.0
+            self._start = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             bench.sync()
             if len(self.times) == 1:
                 bench.reset_peak()
-            self._began = time.perf_counter()
+            self._start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             bench.sync()
-            self.times.append(time.perf_counter() - self._began)
+            self.times.append(time.perf_counter() - self._start)
             label = f"step {len(self.times)} of TRL, batches of {size}"
             bench.row(label, **{"s a step": round(self.times[-1], 3)})
 
@@ -257,7 +257,7 @@ def trl_steps(bench: Bench, arch: Architecture, batch: TrainBatch, size: int) ->
 
 
 def trl_batch(batch: TrainBatch, device: str) -> dict[str, torch.Tensor]:
-    """A step in the form of TRL's own: prompts padded on the left, completions on the right, to the longest of all."""
+    """Convert a batch to TRL's format: prompts padded on the left, completions on the right, to the longest."""
     prompts, completions = ([getattr(s, name) for s in batch.sequences] for name in ("prompt_ids", "completion_ids"))
     old = [s.old_logprobs for s in batch.sequences]
     pad = torch.nn.utils.rnn.pad_sequence
@@ -279,7 +279,7 @@ def trl_batch(batch: TrainBatch, device: str) -> dict[str, torch.Tensor]:
 
 
 def compiled_layers(bench: Bench) -> None:
-    """Forward and backward of one micro-batch with the decoder layers as they are, then compiled one by one."""
+    """Time forward and backward of one micro-batch, first with uncompiled decoder layers, then with each layer compiled."""
     from lit_tpgrpo.training.microbatches import collate
     from lit_tpgrpo.training.policy import PolicyModel
     from lit_tpgrpo.training.sharding import decoder_layers
@@ -311,7 +311,7 @@ def compiled_layers(bench: Bench) -> None:
         )
 
     timed("as they are")
-    # Inductor needs minutes and a C++ compiler on a CPU: there only the tracing is rehearsed.
+    # On a CPU, Inductor needs minutes and a C++ compiler, so a rehearsal only traces.
     for layer in decoder_layers(policy.causal_lm):
         layer.compile(backend="inductor" if bench.device == "cuda" else "aot_eager")
     first = _once(bench, both)
@@ -326,14 +326,14 @@ def compiled_layers(bench: Bench) -> None:
 
 
 def _once(bench: Bench, work: Any) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
     bench.sync()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _cut(sequence, length: int):
-    """The first ``length`` tokens of a sequence."""
+    """Return the first ``length`` tokens of a sequence."""
     from dataclasses import replace
 
     kept = max(1, length - len(sequence.prompt_ids))

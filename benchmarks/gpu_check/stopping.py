@@ -1,4 +1,4 @@
-"""Ending what runs when the run ends: no part outlives the main process, whether a signal tells it to end or it is killed."""
+"""End all parts with the main process, whether it receives a signal or is killed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from multiprocessing.process import BaseProcess
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class StopSignals:
-    """The main process's signals that end a run: each kills the process groups of all parts.
+class KillOnSignal:
+    """Handlers of signals that end a run, which kill the process groups of all parts.
 
-    A worker thread enters a part with ``killed_by_them``; the handler runs in the main thread and takes no lock.
+    A worker thread registers a part with ``killing``; the handler runs in the main thread and takes no lock.
     """
 
     def __init__(self) -> None:
@@ -25,14 +25,14 @@ class StopSignals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle them inside, repeated or not (``timeout`` sends two); one that is ignored (``nohup``) stays so."""
-        before = {s: handler for s in SIGNALS if (handler := signal.getsignal(s)) not in (signal.SIG_IGN, None)}
-        for number in before:
+        """Handle the signals in the block, also repeated ones (``timeout`` sends two); an ignored one (``nohup``) stays so."""
+        previous = {s: handler for s in SIGNALS if (handler := signal.getsignal(s)) not in (signal.SIG_IGN, None)}
+        for number in previous:
             signal.signal(number, self._handle)
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _: object) -> None:
@@ -41,11 +41,11 @@ class StopSignals:
             kill_group(leader)
 
     @contextmanager
-    def killed_by_them(self, process: BaseProcess) -> Iterator[None]:
-        """While inside, a signal kills the group that a started process leads; so does one that came before."""
+    def killing(self, process: BaseProcess) -> Iterator[None]:
+        """Within the block, let a signal kill the group that a started process leads; an earlier signal counts too."""
         leader = process.pid
         assert leader is not None
-        # First added, then asked: the handler does it the other way round, so that one of both sees the other.
+        # Add first, then check for a signal: the handler does it in reverse order, so one of the two sees the other.
         self._leaders.add(leader)
         try:
             if self.received is not None:
@@ -56,20 +56,20 @@ class StopSignals:
 
 
 def kill_group(leader: int) -> None:
-    """Kill a part's process and its group, which it may not lead yet."""
+    """Kill a part's process and its process group, which may not exist yet."""
     for kill in (os.killpg, os.kill):
         with suppress(ProcessLookupError, PermissionError):
             kill(leader, signal.SIGKILL)
 
 
 def end_with_main_process() -> None:
-    """In a part's process, which leads its group: kill the group when the process that started it is gone."""
+    """Kill this part's process group when the main process ends; called in the process that leads the group."""
     main = mp.parent_process()
     if main is None:
-        raise RuntimeError("a part runs in a process that multiprocessing started")
+        raise RuntimeError("a part must run in a process started by multiprocessing")
 
     def wait() -> None:
-        main.join()  # on a pipe whose other end the main process alone holds
+        main.join()  # waits on a pipe whose other end only the main process holds
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=wait, name="end_with_main_process", daemon=True).start()

@@ -1,4 +1,4 @@
-"""``results.jsonl`` as a Markdown table with hardware and versions."""
+"""Render ``results.jsonl`` as a Markdown table with hardware and versions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _VERSIONED = (
 
 
 def environment(device: str, size: str) -> dict[str, Any]:
-    """Hardware and versions, without initialising CUDA."""
-    found: dict[str, Any] = {"device": device, "size": size, "python": platform.python_version()}
-    found["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPU cores, {_memory_gib():.0f} GiB"
+    """Describe hardware and versions, without initialising CUDA."""
+    described: dict[str, Any] = {"device": device, "size": size, "python": platform.python_version()}
+    described["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPU cores, {_memory_gib():.0f} GiB"
     if device == "cuda":
-        found["gpu"] = _gpu()
-    found["versions"] = {name: v for name in _VERSIONED if (v := _version(name)) is not None}
-    return found
+        described["gpu"] = _gpu()
+    described["versions"] = {name: v for name in _VERSIONED if (v := _version(name)) is not None}
+    return described
 
 
 def _memory_gib() -> float:
@@ -40,7 +40,7 @@ def _version(name: str) -> str | None:
 
 
 def _gpu() -> str:
-    """As the driver's own tool says it."""
+    """Return the GPU's name, memory and driver version by nvidia-smi."""
     import subprocess
 
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -51,7 +51,7 @@ def _gpu() -> str:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a results file; one that was cut short by a kill is left out."""
+    """Read the records of a results file, skipping lines cut short by a kill."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -62,21 +62,21 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def render(records: Sequence[Mapping[str, Any]], parts: Sequence[Part]) -> str:
-    """The whole table: what it ran on, how each part ended, and its rows.
+    """Render all results: the environment, the status of each part, and its rows.
 
-    Of a part run twice the last run counts, unless that was skipped: for want of time, say. Parts that were asked for and
-    never begun are "not reached".
+    If a part was run twice, the last run counts, unless it was skipped (for lack of time, for example). Requested parts that
+    did not start are "not reached".
     """
     runs = [r["environment"] for r in records if "environment" in r]
     lines = ["# GPU check", ""]
-    for found in runs[-1:]:
-        versions = ", ".join(f"{name} {v}" for name, v in found["versions"].items())
+    for latest in runs[-1:]:
+        versions = ", ".join(f"{name} {v}" for name, v in latest["versions"].items())
         lines += [
-            f"- {found.get('gpu') or 'no GPU'}; {found['machine']}; size {found['size']}",
-            f"- Python {found['python']}, {versions}",
+            f"- {latest.get('gpu') or 'no GPU'}; {latest['machine']}; size {latest['size']}",
+            f"- Python {latest['python']}, {versions}",
             "",
         ]
-    planned = {name for found in runs for name in found.get("parts", ())}
+    planned = {name for recorded in runs for name in recorded.get("parts", ())}
     of = {p.name: _last_run([r for r in records if r.get("part") == p.name]) for p in parts}
     known = [p for p in parts if of[p.name] or p.name in planned]
     lines += ["| part | settles | result | seconds | at once | again with |", "|---|---|---|---|---|---|"]
@@ -94,18 +94,18 @@ def render(records: Sequence[Mapping[str, Any]], parts: Sequence[Part]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command(part: Part, found: Mapping[str, Any]) -> str:
-    """What repeats a part."""
-    given = "".join(
-        f" --{name} {found[name]}"
-        for name, usual in (("device", "cuda"), ("size", "full"))
-        if found.get(name, usual) != usual
+def command(part: Part, recorded: Mapping[str, Any]) -> str:
+    """Return the command that repeats a part in a recorded environment."""
+    options = "".join(
+        f" --{name} {recorded[name]}"
+        for name, default in (("device", "cuda"), ("size", "full"))
+        if recorded.get(name, default) != default
     )
-    return f"python -m benchmarks.gpu_check --parts {part.name}{given}"
+    return f"python -m benchmarks.gpu_check --parts {part.name}{options}"
 
 
 def _last_run(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A part's records since it last began; how it was skipped, if it never did."""
+    """Return a part's records since its last start; the last record if it was only ever skipped."""
     ran = [r for r in records if r.get("status") != "skipped"]
     if not ran:
         return list(records[-1:])
@@ -114,11 +114,11 @@ def _last_run(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return ran[max([0, *begins, *(i + 1 for i in ends)]) :]
 
 
-def other_kind(records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str | None:
-    """What earlier results were measured on, if that is another device or size than now; one table cannot hold both."""
+def other_environment(records: Sequence[Mapping[str, Any]], current: Mapping[str, Any]) -> str | None:
+    """Describe the environment of earlier results if its device, size or GPU differs: a table covers only one; else None."""
     for earlier in (r["environment"] for r in records if "environment" in r):
         for name in ("device", "size", "gpu"):
-            before, now = (str(e.get(name) or "unknown").split(",")[0] for e in (earlier, found))
+            before, now = (str(e.get(name) or "unknown").split(",")[0] for e in (earlier, current))
             if before != now and not (name == "gpu" and any(v.startswith("unknown") for v in (before, now))):
                 return f"{name} {before}, not {now}"
     return None

@@ -17,7 +17,7 @@ from benchmarks.gpu_check.bench import ROOT, Bench, Value
 
 SETTINGS = "benchmarks/gpu_check/two_steps.yaml"
 PRECISIONS = ("32", "bf16-mixed", "16-mixed", "bf16-true")
-# Two groups in which the policy gets some solutions right and some wrong: with fewer or shorter ones there is no gradient.
+# Two groups with both correct and incorrect solutions: with fewer or shorter ones there is no gradient.
 _TINY = ("--data.problems_per_step=2", "--data.train.n=16", "--trainer.max_steps=1")
 _QUICKSTART_TINY = (
     *(
@@ -29,7 +29,7 @@ _QUICKSTART_TINY = (
     *("--data.val.n=4", "--data.eval_samples=1", "--data.train.n=32", "--data.keep=all", "--trainer.max_steps=2"),
     "--trainer.val_check_interval=2",
 )
-# What is logged of a step, and the columns that show it.
+# Logged metrics of a step, and their columns in the table.
 _SHOWN = {
     "train/loss": "loss",
     "train/grad_norm": "grad norm",
@@ -38,17 +38,17 @@ _SHOWN = {
     "mismatch/logprob_mean": "mean log-prob gap",
     "mismatch/logprob_max": "max log-prob gap",
 }
-# Mean |engine - trainer| of a token's log-prob above which they no longer have the same arithmetic. Measured on a CPU at full
-# size: 4.7e-7 in 32, 3.6e-4 in bf16-mixed, 4.4e-4 in bf16-true; 16-mixed rounds less than bf16.
+# Maximum mean |engine - trainer| of a token's log-prob; above it, their arithmetic differs. Measured on a CPU at full size:
+# 4.7e-7 in 32, 3.6e-4 in bf16-mixed, 4.4e-4 in bf16-true; 16-mixed rounds less than bf16.
 _PARITY = {"32": 1e-4, "bf16-mixed": 5e-3, "16-mixed": 5e-3, "bf16-true": 5e-3}
 
 
 class PartFailed(Exception):
-    """A part ran to its end, and what it measured is not right."""
+    """A part ran to its end, but a measured value is wrong."""
 
 
 def accelerator(bench: Bench) -> str:
-    """Lightning's name of the device."""
+    """Return Lightning's name of the device."""
     return "gpu" if bench.device == "cuda" else "cpu"
 
 
@@ -56,29 +56,29 @@ def accelerator(bench: Bench) -> str:
 
 
 def quickstart(bench: Bench) -> None:
-    """``train.py fit`` with the quickstart's configuration, half of its steps; reads its last line."""
+    """Run ``train.py fit`` with half of the quickstart's steps, and read the accuracies in its last line."""
     arguments = [
         *("fit", "--config", "configs/quickstart.yaml", f"--trainer.accelerator={accelerator(bench)}"),
         *("--trainer.max_steps=40", "--trainer.val_check_interval=40"),
         *(f"--trainer.logger.save_dir={bench.scratch}", f"--trainer.default_root_dir={bench.scratch}"),
         *(_QUICKSTART_TINY if bench.tiny else ()),
     ]
-    began = time.perf_counter()
+    start = time.perf_counter()
     status, output = run_echoed([sys.executable, "train.py", *arguments])
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     if status != 0:
         raise PartFailed(f"train.py ended with {status}")
     before, after = held_out_accuracies(output)
     bench.row("quickstart", **{"held-out before": before, "after": after, "seconds": round(seconds, 1)})
     if not bench.tiny and after < before + 0.2:
-        raise PartFailed(f"held-out accuracy went from {before} to {after}: nothing was learnt")
+        raise PartFailed(f"held-out accuracy went from {before} to {after}: the policy did not learn")
 
 
 def run_echoed(command: Sequence[str]) -> tuple[int, str]:
-    """Run a program in the repository's root and print its lines as they come: what it said before it was killed is kept.
+    """Run a program in the repository's root and print its lines as they arrive, so that a kill does not lose them.
 
     Returns:
-        Its exit status, and its output with its errors.
+        The exit status, and the output including stderr.
     """
     lines = []
     with subprocess.Popen(
@@ -92,11 +92,11 @@ def run_echoed(command: Sequence[str]) -> tuple[int, str]:
 
 
 def held_out_accuracies(output: str) -> tuple[float, float]:
-    """The two numbers of the last line ``held-out accuracy B -> A``."""
-    found = re.findall(r"held-out accuracy ([\d.]+) -> ([\d.]+)", output)
-    if not found:
+    """Return the two numbers of the last line ``held-out accuracy B -> A``."""
+    matches = re.findall(r"held-out accuracy ([\d.]+) -> ([\d.]+)", output)
+    if not matches:
         raise PartFailed(f"no held-out accuracy in the output, which ends: {output[-300:]}")
-    before, after = found[-1]
+    before, after = matches[-1]
     return float(before), float(after.rstrip("."))
 
 
@@ -104,17 +104,17 @@ def held_out_accuracies(output: str) -> tuple[float, float]:
 
 
 def fit(bench: Bench, label: str, *arguments: str) -> list[dict[str, float]]:
-    """Run ``train.py fit`` for two steps in this process and add a row of what it logged; the metrics of each step.
+    """Run ``train.py fit`` for two steps in this process, store a row of its metrics, and return the metrics of each step.
 
     Raises:
-        PartFailed: it ended with a message, the loss or the gradient is not finite, no step had a gradient, or nothing was
-            logged.
+        PartFailed: it ended with an error message, the loss or the gradient is not finite, no step had a gradient, or nothing
+            was logged.
     """
     import train
 
     folder = bench.scratch / re.sub(r"\W+", "-", label)
     bench.reset_peak()
-    began = time.perf_counter()
+    start = time.perf_counter()
     settings = [
         *("fit", "--config", SETTINGS, f"--trainer.accelerator={accelerator(bench)}"),
         *(f"--trainer.logger.save_dir={folder}", f"--trainer.default_root_dir={folder}"),
@@ -123,9 +123,9 @@ def fit(bench: Bench, label: str, *arguments: str) -> list[dict[str, float]]:
     ]
     try:
         train.main(settings)
-    except SystemExit as error:  # its way to tell a user's mistake
+    except SystemExit as error:  # how train.py reports a user error
         raise PartFailed(f"train.py ended: {error}") from error
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     steps = logged_steps(folder)
     last = steps[-1]
     values: dict[str, Value] = {column: _short(last[name]) for name, column in _SHOWN.items() if name in last}
@@ -140,20 +140,24 @@ def fit(bench: Bench, label: str, *arguments: str) -> list[dict[str, float]]:
 
 
 def logged_steps(folder: Path) -> list[dict[str, float]]:
-    """The metrics of each optimizer step that a run's CSV logger wrote, in order."""
-    found = sorted(folder.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    """Read the metrics of each optimizer step, in order, from the file of a run's CSV logger."""
+    paths = sorted(folder.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    if not paths:
         raise PartFailed(f"no metrics were logged in {folder}")
-    with open(found[-1], newline="") as file:
+    with open(paths[-1], newline="") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     steps = [row for row in rows if "train/loss" in row]
     if not steps:
-        raise PartFailed(f"no optimizer step was logged in {found[-1]}")
+        raise PartFailed(f"no optimizer step was logged in {paths[-1]}")
     return steps
 
 
 def check_that_it_trained(label: str, steps: Sequence[Mapping[str, float]]) -> None:
-    """Raise unless a step moved the weights: neither skipped for overflow (16-mixed) nor with a gradient of 0."""
+    """Check that a step changed the weights: one neither skipped for overflow (16-mixed) nor with a gradient of 0.
+
+    Raises:
+        PartFailed: there is no such step.
+    """
     if all(s.get("train/step_skipped", 0.0) for s in steps):
         raise PartFailed(f"{label}: all {len(steps)} steps were skipped, their gradients overflowed")
     if not any(s.get("train/grad_norm", 0.0) > 0 and not s.get("train/step_skipped", 0.0) for s in steps):
@@ -165,14 +169,14 @@ def _short(value: float) -> float:
 
 
 def precisions(bench: Bench) -> None:
-    """Two steps in each precision, and how far the engine's log-probs are from the trainer's in it.
+    """Run two steps in each precision, and check the mismatch between the engine's log-probs and the trainer's.
 
-    16-mixed gets four: its loss scale may be too large for the first ones, which are skipped.
+    16-mixed gets four steps, because its loss scale may be too large for the first ones, which are then skipped.
     """
     wrong = []
     for precision in PRECISIONS:
         if precision == "16-mixed" and bench.device == "cpu":
-            continue  # Lightning takes bf16-mixed instead
+            continue  # Lightning uses bf16-mixed instead
         with bench.attempt(precision):
             more = ("--trainer.max_steps=4",) if precision == "16-mixed" else ()
             steps = fit(bench, precision, f"--trainer.precision={precision}", *more)
@@ -184,10 +188,11 @@ def precisions(bench: Bench) -> None:
 
 
 def fsdp(bench: Bench, *arguments: str) -> None:
-    """Two steps under FSDP2 with one process: over NCCL on a GPU, over gloo on a CPU.
+    """Run two steps with FSDP2 on one rank, with NCCL on a GPU and gloo on a CPU.
 
     Args:
-        arguments: of ``train.py``, besides the strategy.
+        bench: the part's settings.
+        arguments: further arguments of ``train.py``.
     """
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import get_backend_config
@@ -211,15 +216,14 @@ def fsdp(bench: Bench, *arguments: str) -> None:
 
 
 def lora(bench: Bench) -> None:
-    """LoRA, with the policy without its adapter as the reference."""
+    """Run two steps with LoRA, with the policy without its adapter as the reference."""
     fit(bench, "LoRA", "--config", "configs/memory/lora.yaml")
     if not bench.tiny:
         fit(bench, "LoRA, bf16-mixed", "--config", "configs/memory/lora.yaml", "--trainer.precision=bf16-mixed")
 
 
 def references(bench: Bench) -> None:
-    """The two copies of the initial policy that the KL term can refer to: the policy's equal before its first step, and
-    not after it."""
+    """Run with each kind of reference copy; its KL must be 0 before the first step and positive after it."""
     for name in ("frozen", "offloaded"):
         steps = fit(bench, f"reference {name}", f"--model.reference={name}")
         kl = [step["train/kl_ref"] for step in steps]
@@ -227,20 +231,20 @@ def references(bench: Bench) -> None:
         if not abs(kl[0]) < 1e-5:
             raise PartFailed(f"the KL to the {name} reference is {kl[0]} before the first step, which must be 0")
         if not bench.tiny and not kl[-1] > 1e-6:
-            raise PartFailed(f"the KL to the {name} reference is {kl[-1]} after a step: it moved along with the policy")
+            raise PartFailed(f"the KL to the {name} reference is {kl[-1]} after a step: the reference changed too")
 
 
 def resume(bench: Bench) -> None:
-    """A checkpoint written on the device goes on on the CPU, and what that writes goes on on the device."""
-    here, there = accelerator(bench), "cpu"
+    """Resume a checkpoint of the device on the CPU, and the CPU's checkpoint on the device."""
+    device = accelerator(bench)
     checkpoint: Path | None = None
-    for steps, place in ((1, here), (2, there), (3, here)):
-        label = f"step {steps} on {place}"
+    for steps, name in ((1, device), (2, "cpu"), (3, device)):
+        label = f"step {steps} on {name}"
         folder = bench.scratch / re.sub(r"\W+", "-", label)
         fit(
             bench,
             label,
-            f"--trainer.accelerator={place}",
+            f"--trainer.accelerator={name}",
             f"--trainer.max_steps={steps}",
             "--trainer.enable_checkpointing=true",
             "--trainer.callbacks+=lit_tpgrpo.callbacks.SafeCheckpoint",
@@ -250,19 +254,19 @@ def resume(bench: Bench) -> None:
         checkpoint = newest_checkpoint(folder)
         step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
         if step != steps:
-            raise PartFailed(f"{label}: the checkpoint holds step {step}")
+            raise PartFailed(f"{label}: the checkpoint is of step {step}")
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The file that a run wrote last."""
-    found = sorted(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    """Return the newest checkpoint file in a folder."""
+    paths = sorted(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not paths:
         raise PartFailed(f"no checkpoint in {folder}")
-    return found[-1]
+    return paths[-1]
 
 
 def bitsandbytes(bench: Bench) -> None:
-    """4-bit weights under LoRA, and Adam's moments in 8 bits, paged or not."""
+    """Run two steps with 4-bit weights under LoRA, and with Adam's moments in 8 bits, paged or not."""
     for label, config in (("nf4", "qlora"), ("8-bit AdamW", "adamw8bit"), ("paged 8-bit AdamW", "paged_adamw8bit")):
         with bench.attempt(label):
             fit(bench, label, "--config", f"configs/memory/{config}.yaml")

@@ -1,1 +1,1 @@
-"""A long run in a hostile world: see ``python -m benchmarks.soak --help``."""
+"""Soak test: long training runs under injected faults; see ``python -m benchmarks.soak --help``."""

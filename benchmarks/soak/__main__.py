@@ -1,10 +1,9 @@
-"""A long run in a hostile world: python -m benchmarks.soak [--rounds 300] [--processes 1 2] [--out DIR]
+"""Soak test under injected faults: python -m benchmarks.soak [--rounds 300] [--processes 1 2] [--out DIR]
 
-Trains the quickstart's policy for many short rounds, once left alone and once disturbed: one request in ten to the judge's
-endpoint meets a fault, verifier workers are killed, files can no longer grow, and in every 20th round a training process
-gets SIGKILL; each time the run is resumed by its folder. Says whether both came to the same weights, bit for bit, and what
-memory, open files and threads the training processes held at the beginning and at the end. Exits with 1 if one of the
-promises is broken.
+Trains the quickstart's policy for many short rounds, once undisturbed and once with faults: one request in ten to the judge's
+endpoint fails, verifier workers are killed, files can no longer grow, and in every 20th round a training process gets
+SIGKILL; each time the run is resumed from its folder. Reports whether both runs end with the same weights, bit for bit, and
+the memory, open files and threads of the training processes at the beginning and at the end. Exits with 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -20,22 +19,23 @@ from statistics import median
 
 import torch
 
-from benchmarks.soak.run import KILL_EVERY, Outcome, Soak, SoakFailed
-from benchmarks.soak.watch import Reading
+from benchmarks.soak.run import KILL_EVERY, Soak, SoakFailed, SoakOutcome
+from benchmarks.soak.watch import ResourceReading
 
 WARM_UP = 0.2
-"""Share of a start's rounds before memory is looked at: caches fill, the allocator finds its size."""
-MOST_GROWTH_MB_PER_100_ROUNDS = 5.0
-MOST_BETWEEN_STARTS_MB = 30.0
-"""More memory at the end of late starts than of early ones: what a run has stored is not to be held."""
+"""Share of a start's rounds before memory is measured, while caches fill and the allocator's pools grow."""
+MAX_GROWTH_MB_PER_100_ROUNDS = 5.0
+MAX_BETWEEN_STARTS_MB = 30.0
+"""Memory by which the end of late starts may exceed that of early ones: a run must not hold in memory what it has stored."""
 
 
-def after_warm_up(readings: list[Reading]) -> list[Reading]:
+def after_warm_up(readings: list[ResourceReading]) -> list[ResourceReading]:
+    """Drop the readings of the warm-up."""
     return readings[int(len(readings) * WARM_UP) :]
 
 
-def growth(readings: list[Reading]) -> float:
-    """MB of resident memory gained in 100 rounds: median of the last third less that of the first, after the warm-up."""
+def growth(readings: list[ResourceReading]) -> float:
+    """Return the growth of resident memory in MB per 100 rounds: median of the last third minus that of the first."""
     steady = after_warm_up(readings)
     third = len(steady) // 3
     if third == 0:
@@ -45,14 +45,15 @@ def growth(readings: list[Reading]) -> float:
     return (median(r.memory_mb for r in last) - median(r.memory_mb for r in first)) * 100 / max(rounds, 1)
 
 
-def growth_between_starts(outcome: Outcome) -> float:
-    """MB that the last third of the starts held at their end, less those of the first third (medians)."""
+def growth_between_starts(outcome: SoakOutcome) -> float:
+    """Return the median memory in MB at the end of the last third of the starts minus that of the first third."""
     ends = [start[-1].memory_mb for start in outcome.readings if len(start) > 1]
     third = len(ends) // 3
     return median(ends[-third:]) - median(ends[:third]) if third else 0.0
 
 
-def row(name: str, outcome: Outcome, equal: str) -> list[str]:
+def row(name: str, outcome: SoakOutcome, equal: str) -> list[str]:
+    """Return the cells of a run's row in the table."""
     longest, steady = outcome.longest, after_warm_up(outcome.longest)
     first, last = steady[0], steady[-1]
     faults = sum(outcome.endpoint.values())
@@ -91,38 +92,38 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def broken(outcome: Outcome, equal: bool) -> list[str]:
-    """The promises that a run did not keep."""
+def broken(outcome: SoakOutcome, equal: bool) -> list[str]:
+    """Return the checks that a run failed."""
     longest, steady = outcome.longest, after_warm_up(outcome.longest)
-    happened = not outcome.disturbed or (
+    injected = not outcome.disturbed or (
         outcome.kills + outcome.disks == outcome.due > 0 and sum(outcome.endpoint.values()) > 0
     )
-    promises = {
-        "faults that were planned did not happen": happened,
-        "the weights are not those of the undisturbed run": equal,
+    checks = {
+        "planned faults were not injected": injected,
+        "the weights differ from the undisturbed run": equal,
         f"{outcome.left} processes were left behind": not outcome.left,
         f"temporary files were left behind: {', '.join(outcome.files[:5])}": not outcome.files,
-        f"{outcome.tracebacks} starts ended in a traceback": not outcome.tracebacks,
-        "memory grows": len(longest) < 100 or growth(longest) <= MOST_GROWTH_MB_PER_100_ROUNDS,
-        "memory grows from start to start": growth_between_starts(outcome) <= MOST_BETWEEN_STARTS_MB,
+        f"{outcome.tracebacks} starts ended with a traceback": not outcome.tracebacks,
+        "memory grows": len(longest) < 100 or growth(longest) <= MAX_GROWTH_MB_PER_100_ROUNDS,
+        "memory grows from start to start": growth_between_starts(outcome) <= MAX_BETWEEN_STARTS_MB,
         "open files grow": steady[-1].handles <= steady[0].handles + 4,
         "threads grow": steady[-1].threads <= steady[0].threads + 2,
     }
-    return [fault for fault, kept in promises.items() if not kept]
+    return [fault for fault, passed in checks.items() if not passed]
 
 
 def soak(rounds: int, processes: int, seed: int, kill_every: int, folder: Path) -> tuple[list[list[str]], list[str]]:
-    """Rows of the table, and what was broken."""
-    alone = Soak(folder / f"alone_{processes}", rounds, processes, False, seed, kill_every)
+    """Run both runs on ``processes`` processes; return the rows of the table and the failed checks."""
+    undisturbed = Soak(folder / f"undisturbed_{processes}", rounds, processes, False, seed, kill_every)
     disturbed = Soak(folder / f"disturbed_{processes}", rounds, processes, True, seed, kill_every)
     rows, faults = [], []
-    for run, name in ((alone, "left alone"), (disturbed, "disturbed")):
+    for run, name in ((undisturbed, "undisturbed"), (disturbed, "disturbed")):
         outcome = run.run()
         (run.folder / "outcome.json").write_text(json.dumps(asdict(outcome), indent=1))
-        weights, expected = run.weights(), alone.weights()
+        weights, expected = run.weights(), undisturbed.weights()
         same = weights.keys() == expected.keys() and all(torch.equal(weights[k], expected[k]) for k in expected)
         label = f"{processes} process{'es' if processes > 1 else ''}, {name}"
-        rows.append(row(label, outcome, "" if run is alone else "yes" if same else "NO"))
+        rows.append(row(label, outcome, "" if run is undisturbed else "yes" if same else "NO"))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
         faults += [f"{label}: {fault}" for fault in broken(outcome, same)]
     return rows, faults
@@ -131,12 +132,10 @@ def soak(rounds: int, processes: int, seed: int, kill_every: int, folder: Path) 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("benchmarks.soak", description=__doc__)
     parser.add_argument("--rounds", type=int, default=300, help="rounds of each run")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes, each tried")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes to test")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
     parser.add_argument("--kill_every", type=int, default=KILL_EVERY, help="rounds between two kills of a process")
-    parser.add_argument(
-        "--out", type=Path, help="a new folder that keeps logs and readings; by default nothing is kept"
-    )
+    parser.add_argument("--out", type=Path, help="new folder for logs and readings; by default nothing is kept")
     args = parser.parse_args(arguments)
     folder = args.out or Path(tempfile.mkdtemp(prefix="soak_"))
     rows, faults = [], []
@@ -152,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.out is None:
         shutil.rmtree(folder)
     for fault in faults:
-        print(f"broken: {fault}", file=sys.stderr)
+        print(f"failed: {fault}", file=sys.stderr)
     return 1 if faults else 0
 
 

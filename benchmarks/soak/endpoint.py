@@ -1,4 +1,4 @@
-"""A judge's endpoint on loopback that misbehaves: each prompt has one right reply, and sometimes a fault comes first."""
+"""A faulty judge endpoint on loopback: each prompt has one correct reply, sometimes after a few faults."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from aiohttp import web
 
 from benchmarks.judge import instant_verdict
 
-MOST_IN_A_ROW = 3
-"""Faults that one prompt meets before it is answered, well below the attempts that the judge makes."""
+MAX_IN_A_ROW = 3
+"""Maximum number of faults before a prompt is answered, well below the judge's attempts."""
 FAULTS = {
     "status 500": 10,
     "status 429": 10,
@@ -30,11 +30,11 @@ FAULTS = {
     "8 MB of junk": 2,
     "silence": 1,
 }
-"""What happens instead of a reply, with its weight."""
+"""Faults instead of a reply, with their relative frequencies."""
 
 
-class Endpoint:
-    """``share`` of the requests meet a fault, at most ``MOST_IN_A_ROW`` times in a row for one prompt."""
+class FaultyEndpoint:
+    """Handler that injects faults into ``share`` of the requests, at most ``MAX_IN_A_ROW`` in a row for one prompt."""
 
     def __init__(self, seed: int, share: float, counts: dict[str, Synchronized[int]]) -> None:
         self._random = random.Random(seed)
@@ -45,10 +45,10 @@ class Endpoint:
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         prompt = body["messages"][0]["content"]
-        if "response_format" not in body:  # the judge's first question: is anybody there?
+        if "response_format" not in body:  # the judge's first request, which checks the connection
             return _completion("OK")
         verdict = json.dumps(instant_verdict(body["response_format"]["json_schema"]["name"], prompt))
-        if self._random.random() >= self._share or self._in_a_row[prompt] >= MOST_IN_A_ROW:
+        if self._random.random() >= self._share or self._in_a_row[prompt] >= MAX_IN_A_ROW:
             self._in_a_row.pop(prompt, None)
             return _completion(verdict)
         self._in_a_row[prompt] += 1
@@ -100,8 +100,8 @@ def _completion(content: str) -> web.Response:
 def _serve(port: Any, seed: int, share: float, counts: dict[str, Synchronized[int]]) -> None:
     async def main() -> None:
         app = web.Application(client_max_size=2**26)
-        app.router.add_post("/v1/chat/completions", Endpoint(seed, share, counts))
-        # A client that goes away cancels the handler that keeps silent for it.
+        app.router.add_post("/v1/chat/completions", FaultyEndpoint(seed, share, counts))
+        # A client that disconnects cancels the handler that never replies to it.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -113,14 +113,14 @@ def _serve(port: Any, seed: int, share: float, counts: dict[str, Synchronized[in
 
 @contextmanager
 def judge_endpoint(seed: int, share: float) -> Iterator[tuple[str, dict[str, Synchronized[int]]]]:
-    """Serve in a process of its own; yields the base URL and the counters of faults."""
+    """Serve in a separate process; yield the base URL and the counters of faults."""
     spawn = mp.get_context("spawn")
     counts: dict[str, Synchronized[int]] = {fault: spawn.Value("i", 0) for fault in FAULTS}
-    ours, theirs = mp.Pipe()
-    server = spawn.Process(target=_serve, args=(theirs, seed, share, counts), daemon=True)
+    receiver, sender = mp.Pipe()
+    server = spawn.Process(target=_serve, args=(sender, seed, share, counts), daemon=True)
     server.start()
     try:
-        yield f"http://127.0.0.1:{ours.recv()}/v1", counts
+        yield f"http://127.0.0.1:{receiver.recv()}/v1", counts
     finally:
         server.kill()
         server.join()

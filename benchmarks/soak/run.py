@@ -1,4 +1,4 @@
-"""One run of many short rounds, started again whenever a fault has ended it, until it is done."""
+"""One training run of many short rounds, resumed after each fault that ends it, until it is complete."""
 
 from __future__ import annotations
 
@@ -17,38 +17,40 @@ import torch
 from torch import Tensor
 
 from benchmarks.soak.endpoint import judge_endpoint
-from benchmarks.soak.watch import ProcessTree, Reading, files_in
+from benchmarks.soak.watch import ProcessTree, ResourceReading, files_in
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = (ROOT / "configs" / "quickstart.yaml", Path(__file__).with_name("config.yaml"))
 ROUND = re.compile(r"^round (\d+) \|", re.MULTILINE)
 KILL_EVERY = 20
 DISK_FACTOR = 3
-"""Kills for each full disk."""
+"""Number of kills per full disk."""
 WORKER_SHARE = 0.15
-"""Of the rounds: a verifier worker is killed in them."""
+"""Share of the rounds in which a verifier worker is killed."""
 FAULT_SHARE = 0.1
-"""Of the requests to the judge's endpoint: they meet a fault first."""
+"""Share of the requests to the judge's endpoint that fail."""
 FULL_BYTES = 20_000
-"""The kernel lets no file of a run grow beyond this once its disk is "full"."""
+"""Limit on the size of a run's files, by the kernel, once its disk is "full"."""
 
 
 @dataclass
-class Outcome:
-    """What a run went through and what it held.
+class SoakOutcome:
+    """The faults injected into a run, and the resources that it used.
 
     Attributes:
         processes: training processes of the run.
-        disturbed: faults were injected.
-        starts: times it was started.
-        due: kills and full disks that were planned.
-        kills: SIGKILLs of a training process; disks: ends by a disk that was full; workers: verifier workers killed.
+        disturbed: whether faults were injected.
+        starts: number of starts.
+        due: number of planned kills and full disks.
+        kills: SIGKILLs of a training process.
+        disks: full disks.
+        workers: verifier workers killed.
         endpoint: faults of the judge's endpoint, by kind.
         ends: exit status of each start (negative: signal).
         left: processes that outlived a start by ``watch.GONE_WITHIN_S``.
         files: temporary files left after starts that were not killed.
-        tracebacks: starts whose output holds a traceback.
-        readings: by start, one a round.
+        tracebacks: starts whose output contains a traceback.
+        readings: for each start, one reading per round.
         seconds: wall time of all starts.
     """
 
@@ -64,21 +66,21 @@ class Outcome:
     left: int = 0
     files: list[str] = field(default_factory=list)
     tracebacks: int = 0
-    readings: list[list[Reading]] = field(default_factory=list)
+    readings: list[list[ResourceReading]] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
-    def longest(self) -> list[Reading]:
-        """Of the start with most rounds: a leak shows where a process lives long."""
+    def longest(self) -> list[ResourceReading]:
+        """Readings of the start with the most rounds, since a leak shows in a long-lived process."""
         return max(self.readings, key=len)
 
 
 class SoakFailed(RuntimeError):
-    """A run ended where no fault had been injected, or makes no headway."""
+    """A run ended without an injected fault, or does not make progress."""
 
 
 class Soak:
-    """``rounds`` rounds on ``processes`` processes in ``folder``; ``seed`` draws the faults, not the training."""
+    """A run of ``rounds`` rounds on ``processes`` processes in ``folder``; ``seed`` is for the faults, not the training."""
 
     def __init__(
         self, folder: Path, rounds: int, processes: int, disturbed: bool, seed: int, kill_every: int = KILL_EVERY
@@ -86,37 +88,42 @@ class Soak:
         self.folder, self.rounds = folder, rounds
         self.seed, self.kill_every = seed, kill_every
         self.random = random.Random(f"{seed}:{processes}")
-        self.outcome = Outcome(processes, disturbed)
+        self.outcome = SoakOutcome(processes, disturbed)
         due = range(kill_every, rounds, kill_every) if disturbed else ()
         self.due_kills = set(due)
-        # Half-way between two kills, and not in each such gap.
+        # In the middle between two kills, but not between all of them.
         self.due_disks = {r + kill_every // 2 for r in due if r % (DISK_FACTOR * kill_every) == 0}
-        self.due_disks &= set(range(rounds - 1))  # there is a checkpoint to come that finds no room
+        self.due_disks &= set(range(rounds - 1))  # a checkpoint must follow that finds no space
         self.outcome.due = len(self.due_kills) + len(self.due_disks)
 
     @property
     def run_folder(self) -> Path:
         return self.folder / "soak" / "run"
 
-    def run(self) -> Outcome:
+    def run(self) -> SoakOutcome:
+        """Start and resume the run until it is complete.
+
+        Raises:
+            SoakFailed: it ended without an injected fault, or does not make progress.
+        """
         self.folder.mkdir(parents=True)
-        began = time.monotonic()
+        start = time.monotonic()
         with judge_endpoint(self.seed, FAULT_SHARE if self.outcome.disturbed else 0.0) as (url, counts):
             while not self._start(url):
-                self._check_headway()
+                self._check_progress()
             self.outcome.endpoint = {fault: count.value for fault, count in counts.items()}
-        self.outcome.seconds = time.monotonic() - began
+        self.outcome.seconds = time.monotonic() - start
         return self.outcome
 
     def weights(self) -> dict[str, Tensor]:
-        """Of the last checkpoint."""
+        """Load the weights of the last checkpoint."""
         path = self.run_folder / "checkpoints" / "last.ckpt"
         return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
 
     def _command(self, url: str) -> list[str]:
         ddp = ["--trainer.strategy", "ddp"] if self.outcome.processes > 1 else []
-        begun = (self.run_folder / "checkpoints").is_dir()
-        resumed = ["--ckpt_path", str(self.run_folder)] if begun else []
+        has_checkpoints = (self.run_folder / "checkpoints").is_dir()
+        resume = ["--ckpt_path", str(self.run_folder)] if has_checkpoints else []
         return [
             *(sys.executable, "train.py", "fit"),
             *(arg for config in CONFIGS for arg in ("--config", str(config))),
@@ -126,11 +133,11 @@ class Soak:
             *("--trainer.logger.version", "run", "--trainer.enable_progress_bar", "false"),
             *("--data.progress", "false"),
             *("--data.judge.chat.base_url", url, "--data.judge.store", str(self.folder / "replies")),
-            *resumed,
+            *resume,
         ]
 
     def _start(self, url: str) -> bool:
-        """True if the run came to its end."""
+        """Start or resume the run once; return whether it completed."""
         o = self.outcome
         temporary, log = self.folder / f"tmp_{o.starts}", self.folder / f"log_{o.starts}.txt"
         temporary.mkdir()
@@ -150,26 +157,26 @@ class Soak:
         finally:
             o.left += tree.left_behind()
         o.ends.append(process.wait())
-        said = log.read_text(errors="replace")
-        o.tracebacks += "Traceback (most recent call last)" in said
+        text = log.read_text(errors="replace")
+        o.tracebacks += "Traceback (most recent call last)" in text
         if not killed:
             o.files += files_in(temporary)
         if o.ends[-1] and not killed and not full:
-            raise SoakFailed(f"the run ended with status {o.ends[-1]} by itself, see {log}:\n{said[-2000:]}")
+            raise SoakFailed(f"the run ended with status {o.ends[-1]} without a fault, see {log}:\n{text[-2000:]}")
         return not o.ends[-1]
 
     def _follow(self, process: subprocess.Popen[bytes], tree: ProcessTree, log: Path) -> tuple[bool, bool]:
-        """Watch and disturb it until it ends; whether it was killed, and whether its disk was full."""
-        o, place, killed, full = self.outcome, 0, False, False
+        """Watch the run and inject faults until it ends; return whether it was killed, and whether its disk was full."""
+        o, position, killed, full = self.outcome, 0, False, False
         while process.poll() is None:
             time.sleep(0.05)
-            tree.look()
+            tree.update()
             with log.open(errors="replace") as text:
-                text.seek(place)
+                text.seek(position)
                 lines = text.read()
-            whole = lines.rfind("\n") + 1
-            place += len(lines[:whole].encode())
-            for index in map(int, ROUND.findall(lines[:whole])):
+            complete = lines.rfind("\n") + 1
+            position += len(lines[:complete].encode())
+            for index in map(int, ROUND.findall(lines[:complete])):
                 if (reading := tree.reading(index)) is not None:
                     o.readings[-1].append(reading)
                 if index in self.due_kills and not killed:
@@ -183,7 +190,7 @@ class Soak:
         return killed, full
 
     def _kill(self, tree: ProcessTree) -> bool:
-        """SIGKILL one of the training processes, at a moment in the next rounds that chance chooses."""
+        """Send SIGKILL to one of the training processes at a random moment in the next rounds."""
         time.sleep(self.random.uniform(0, 2))
         trainers = tree.trainers()
         if not trainers:
@@ -193,6 +200,7 @@ class Soak:
         return True
 
     def _fill_disk(self, tree: ProcessTree) -> bool:
+        """Limit the size of the training processes' files; return whether there are such processes."""
         trainers = tree.trainers()
         for trainer in trainers:
             trainer.rlimit(resource.RLIMIT_FSIZE, (FULL_BYTES, FULL_BYTES))
@@ -205,7 +213,7 @@ class Soak:
             self.random.choice(workers).send_signal(signal.SIGKILL)
             self.outcome.workers += 1
 
-    def _check_headway(self) -> None:
-        most = 3 * (self.rounds // self.kill_every) + 5
-        if self.outcome.starts > most:
-            raise SoakFailed(f"{most} starts did not bring the run to its end, see {self.folder}")
+    def _check_progress(self) -> None:
+        limit = 3 * (self.rounds // self.kill_every) + 5
+        if self.outcome.starts > limit:
+            raise SoakFailed(f"the run is not complete after {limit} starts, see {self.folder}")

@@ -8,7 +8,7 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
 class LastThoughtCredit(GroupRelativeCredit):
-    """Give the outcome's advantage to the tokens of the last thought alone, 0 to all others.
+    """Credit that gives the outcome advantage to the tokens of the last thought, and 0 to all other tokens.
 
     The base class standardises the outcome rewards within the group; its arguments ``ddof`` and ``eps`` are this class's too.
     """

@@ -9,16 +9,16 @@ from lit_tpgrpo.records import StopReason
 
 
 class PlainEngine:
-    """Sample from the policy's own weights token by token, without a cache: short to read and slow."""
+    """Engine that samples from the policy's weights token by token, without a cache: short, but slow."""
 
     def load_weights(self, policy: Policy) -> None:
-        """Take the policy's weights of this moment; an engine with a copy of them updates it here."""
+        """Use the policy's current weights; an engine with a copy of them updates the copy here."""
         self._policy = policy
 
     def sample(
         self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seeds: Sequence[int]
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """Yield (index of the prompt, its n completions); sample k depends on the prompt's seed and k alone."""
+        """Yield (index of the prompt, its n completions); sample k depends only on the prompt's seed and k."""
         for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             yield index, tuple(self._complete(list(prompt), params, seed + k) for k in range(n))
 
@@ -37,10 +37,10 @@ class PlainEngine:
         return Completion(tuple(ids), tuple(logprobs), StopReason.EOS if eos in ids[-1:] else StopReason.LENGTH)
 
     def sleep(self) -> None:
-        """Free what the trainer needs: nothing is held here."""
+        """Free memory for the trainer; this engine holds none."""
 
     def wake(self) -> None:
-        """Take it back before sampling."""
+        """Allocate memory again before sampling."""
 
     def close(self) -> None:
-        """Free everything at the end of the run."""
+        """Free all resources at the end of the run."""

@@ -7,10 +7,10 @@ from lit_tpgrpo.records import Outcome, StepLabel, Verdict
 
 
 class KeywordJudge:
-    """Label a step of a correct solution INCORRECT where the step after it contains a word.
+    """Judge that labels a step of a correct solution INCORRECT if the next step contains a word.
 
     Args:
-        word: looked for in lower case.
+        word: the word, in lower case.
     """
 
     name = "keyword"
@@ -20,7 +20,7 @@ class KeywordJudge:
         self._labelled = 0
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
-        """Yield (index of the case, verdict); abstain where there is no answer block to label."""
+        """Yield (index of the case, verdict); abstain if there is no answer block to label."""
         for index, case in enumerate(cases):
             if not case.steps or not case.steps[-1].is_answer:
                 yield index, abstain(case, "no answer block")
@@ -40,4 +40,4 @@ class KeywordJudge:
         return {"steps": float(labelled)}
 
     def close(self) -> None:
-        """Free nothing: there is no process and no connection."""
+        """Do nothing: there are no processes or connections to close."""

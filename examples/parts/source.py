@@ -6,10 +6,10 @@ from lit_tpgrpo.records import Problem
 
 
 class RepeatedSums:
-    """Sums of a digit and several times another one, modulo 10, in the words that the quickstart's policy knows.
+    """Sums of a digit and a multiple of another one, modulo 10, in the wording that the quickstart's policy knows.
 
     Args:
-        times: how often the second digit is added.
+        times: number of times that the second digit is added.
     """
 
     name = "sums"
@@ -18,7 +18,7 @@ class RepeatedSums:
         self.times = times
 
     def load(self) -> Sequence[Problem]:
-        """Return the same problems in the same order each time; a uid begins with the source's name and is used once."""
+        """Return the problems, always in the same order; a uid is unique and begins with the source's name."""
         return [self._problem(a, b) for a in range(10) for b in range(10)]
 
     def _problem(self, a: int, b: int) -> Problem:

@@ -1,4 +1,4 @@
-"""A verifier: ``--data.verifier examples.parts.verifier.LastNumberVerifier``; in Python a function does as well."""
+"""A verifier: ``--data.verifier examples.parts.verifier.LastNumberVerifier``; in Python a function works as well."""
 
 import re
 from collections.abc import Iterable
@@ -7,10 +7,10 @@ from lit_tpgrpo.records import Outcome
 
 
 class LastNumberVerifier:
-    """Compare the last whole number of an answer with the gold.
+    """Verifier that compares the last integer of an answer with the gold.
 
     Args:
-        modulus: numbers that differ by a multiple of it are equal; 0 compares them as they are.
+        modulus: numbers that differ by a multiple of it are equal; 0 compares them exactly.
     """
 
     def __init__(self, modulus: int = 0) -> None:
@@ -18,7 +18,7 @@ class LastNumberVerifier:
         self._pairs = 0
 
     def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:
-        """Return an outcome for each (gold, answer), in order; no answer is incorrect."""
+        """Return an outcome for each (gold, answer), in order; a missing answer is incorrect."""
         outcomes = [self._outcome(int(gold), re.findall(r"-?\d+", answer or "")) for gold, answer in pairs]
         self._pairs += len(outcomes)
         return outcomes
@@ -34,4 +34,4 @@ class LastNumberVerifier:
         return {"pairs": float(pairs)}
 
     def close(self) -> None:
-        """Free nothing: no process is started."""
+        """Do nothing: there are no processes to end."""

@@ -25,7 +25,7 @@ from benchmarks.gpu_check.models import QWEN2_1_5B, Architecture, solution_lengt
 from benchmarks.gpu_check.parts import PARTS
 from benchmarks.gpu_check.runner import Run, run_parts
 from benchmarks.gpu_check.step import _Report
-from benchmarks.gpu_check.table import other_kind, read_records, render
+from benchmarks.gpu_check.table import other_environment, read_records, render
 from benchmarks.gpu_check.training import PartFailed, check_that_it_trained, held_out_accuracies, run_echoed
 
 ROOT = Path(__file__).parent.parent.parent
@@ -316,7 +316,7 @@ def test_what_cannot_run_is_skipped_by_name(tmp_path):
     assert ok
     assert {r["part"]: (r["status"], r["error"]) for r in records} == {
         "succeeds": ("skipped", "not installed: no_such_package"),
-        "fails": ("skipped", "has no CPU form"),
+        "fails": ("skipped", "does not run on a CPU"),
     }
 
 
@@ -395,7 +395,7 @@ def test_the_table_of_what_is_there(tmp_path):
         "\n"
         "| part | settles | result | seconds | at once | again with |\n"
         "|---|---|---|---|---|---|\n"
-        "| judge | the tiny judge by LocalChat | skipped |  |  | `python -m benchmarks.gpu_check --parts judge` |\n"
+        "| judge | the tiny judge with LocalChat | skipped |  |  | `python -m benchmarks.gpu_check --parts judge` |\n"
         "| engine | HFEngine's tokens/s at 64 and 256 sequences, 1.5B | ok | 12.5 | 1 | "
         "`python -m benchmarks.gpu_check --parts engine` |\n"
         "\n"
@@ -444,15 +444,15 @@ def test_the_table_names_parts_that_were_not_reached_and_keeps_rows_of_those_ski
 def test_results_of_another_device_or_size_are_refused_before_anything_runs(tmp_path):
     gpu = {"device": "cuda", "size": "full", "gpu": "H100, 81559 MiB, 590.1"}
     earlier = [{"environment": gpu}]
-    assert other_kind([], gpu) is None
-    assert other_kind(earlier, gpu | {"gpu": "H100, 81559 MiB, 595.2"}) is None
-    assert other_kind(earlier, gpu | {"gpu": "unknown (nvidia-smi: gone)"}) is None
-    assert other_kind(earlier, gpu | {"gpu": "H200, 1 MiB, 590.1"}) == "gpu H100, not H200"
-    assert other_kind(earlier, gpu | {"size": "tiny"}) == "size full, not tiny"
+    assert other_environment([], gpu) is None
+    assert other_environment(earlier, gpu | {"gpu": "H100, 81559 MiB, 595.2"}) is None
+    assert other_environment(earlier, gpu | {"gpu": "unknown (nvidia-smi: gone)"}) is None
+    assert other_environment(earlier, gpu | {"gpu": "H200, 1 MiB, 590.1"}) == "gpu H100, not H200"
+    assert other_environment(earlier, gpu | {"size": "tiny"}) == "size full, not tiny"
     results = tmp_path / "results.jsonl"
     results.write_text(json.dumps(earlier[0]) + "\n")
     with pytest.raises(
-        SystemExit, match=re.escape(f"{tmp_path} holds results of device cuda, not cpu: give another folder")
+        SystemExit, match=re.escape(f"{tmp_path} contains results of device cuda, not cpu: give another folder")
     ):
         main(["--device", "cpu", "--out", str(tmp_path), "--parts", "judge"])
     assert read_records(results) == earlier

@@ -12,15 +12,15 @@ import pytest
 from benchmarks.soak import run as soak_run
 from benchmarks.soak import watch
 from benchmarks.soak.__main__ import broken, growth, main
-from benchmarks.soak.endpoint import FAULTS, MOST_IN_A_ROW, judge_endpoint
-from benchmarks.soak.run import Outcome, SoakFailed
-from benchmarks.soak.watch import ProcessTree, Reading
+from benchmarks.soak.endpoint import FAULTS, MAX_IN_A_ROW, judge_endpoint
+from benchmarks.soak.run import SoakFailed, SoakOutcome
+from benchmarks.soak.watch import ProcessTree, ResourceReading
 from lit_tpgrpo.chat.base import ChatError, ChatRequest
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
 
 
-def held(memory: list[float], handles: int = 9, threads: int = 5) -> list[Reading]:
-    return [Reading(at, mb, handles, threads) for at, mb in enumerate(memory)]
+def held(memory: list[float], handles: int = 9, threads: int = 5) -> list[ResourceReading]:
+    return [ResourceReading(at, mb, handles, threads) for at, mb in enumerate(memory)]
 
 
 def test_growth_is_that_of_the_steady_rounds():
@@ -32,23 +32,23 @@ def test_growth_is_that_of_the_steady_rounds():
 @pytest.mark.parametrize(
     ("outcome", "equal", "said"),
     [
-        (Outcome(1, False, readings=[held([400.0] * 100)]), True, []),
-        (Outcome(1, True, readings=[held([400.0] * 100)]), True, ["faults that were planned did not happen"]),
-        (Outcome(1, True, due=2, kills=1, disks=1, endpoint={"reset": 3}, readings=[held([400.0] * 100)]), True, []),
-        (Outcome(1, True, due=2, kills=1, endpoint={"reset": 3}, readings=[held([400.0] * 100)]), True,
-         ["faults that were planned did not happen"]),
-        (Outcome(1, False, readings=[held([400.0 + 20 * s] * 9) for s in range(6)]), True,
+        (SoakOutcome(1, False, readings=[held([400.0] * 100)]), True, []),
+        (SoakOutcome(1, True, readings=[held([400.0] * 100)]), True, ["planned faults were not injected"]),
+        (SoakOutcome(1, True, due=2, kills=1, disks=1, endpoint={"reset": 3}, readings=[held([400.0] * 100)]), True, []),
+        (SoakOutcome(1, True, due=2, kills=1, endpoint={"reset": 3}, readings=[held([400.0] * 100)]), True,
+         ["planned faults were not injected"]),
+        (SoakOutcome(1, False, readings=[held([400.0 + 20 * s] * 9) for s in range(6)]), True,
          ["memory grows from start to start"]),
-        (Outcome(1, False, readings=[held([400.0] * 100)]), False, ["the weights are not those of the undisturbed run"]),
-        (Outcome(1, False, left=2, readings=[held([400.0] * 100)]), True, ["2 processes were left behind"]),
-        (Outcome(1, False, readings=[held([400.0 + r for r in range(100)])]), True, ["memory grows"]),
-        (Outcome(1, False, readings=[held([400.0] * 50), held([400.0] * 99, 9)[:-1] + held([400.0], 30)]), True,
+        (SoakOutcome(1, False, readings=[held([400.0] * 100)]), False, ["the weights differ from the undisturbed run"]),
+        (SoakOutcome(1, False, left=2, readings=[held([400.0] * 100)]), True, ["2 processes were left behind"]),
+        (SoakOutcome(1, False, readings=[held([400.0 + r for r in range(100)])]), True, ["memory grows"]),
+        (SoakOutcome(1, False, readings=[held([400.0] * 50), held([400.0] * 99, 9)[:-1] + held([400.0], 30)]), True,
          ["open files grow"]),
-        (Outcome(1, False, tracebacks=1, files=["a"], readings=[held([400.0])]), True,
-         ["temporary files were left behind: a", "1 starts ended in a traceback"]),
+        (SoakOutcome(1, False, tracebacks=1, files=["a"], readings=[held([400.0])]), True,
+         ["temporary files were left behind: a", "1 starts ended with a traceback"]),
     ],
 )  # fmt: skip
-def test_broken_promises_are_told(outcome: Outcome, equal: bool, said: list[str]):
+def test_broken_promises_are_told(outcome: SoakOutcome, equal: bool, said: list[str]):
     assert broken(outcome, equal) == said
 
 
@@ -61,7 +61,7 @@ def test_a_process_that_outlives_its_run_is_counted_and_killed(monkeypatch):
         assert run.stdout is not None
         run.stdout.readline()
         tree = ProcessTree(run.pid)
-        tree.look()
+        tree.update()
         run.kill()
         run.wait()
         assert tree.left_behind() == 1
@@ -78,7 +78,7 @@ def test_every_fault_is_one_that_the_client_names_or_a_reply_that_says_nothing()
         schema = {"type": "object"}
         prompt = '{"id": "abcd"}\n[1] a step\n'
         async with chat.session():
-            for _ in range(MOST_IN_A_ROW + 1):
+            for _ in range(MAX_IN_A_ROW + 1):
                 request = ChatRequest("", prompt, schema=schema, schema_name="segmentation", max_tokens=9)
                 try:
                     ends.append((await chat.complete(request)).text)
@@ -88,7 +88,7 @@ def test_every_fault_is_one_that_the_client_names_or_a_reply_that_says_nothing()
 
     with judge_endpoint(0, 1.0) as (url, counts):
         ends = asyncio.run(asked(url))
-        assert sum(count.value for count in counts.values()) == MOST_IN_A_ROW
+        assert sum(count.value for count in counts.values()) == MAX_IN_A_ROW
         assert set(counts) == set(FAULTS)
     assert ends[-1] == '{"id": "abcd", "steps": [[1, 1]]}'
     assert ends[-1] not in ends[:-1]
@@ -109,5 +109,5 @@ def test_a_short_soak_keeps_its_promises(tmp_path: Path, capsys):
 @pytest.mark.slow
 def test_a_run_that_ends_by_itself_is_told_with_its_last_words(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(soak_run, "CONFIGS", (tmp_path / "none.yaml",))
-    with pytest.raises(SoakFailed, match=r"status 2 by itself(.|\n)*none\.yaml"):
+    with pytest.raises(SoakFailed, match=r"status 2 without a fault(.|\n)*none\.yaml"):
         soak_run.Soak(tmp_path / "soak", 4, 1, disturbed=False, seed=0).run()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_data import RealData
 
-from benchmarks.rule_judge import labelled, read_truth
+from benchmarks.rule_judge import labelled, read_annotations
 from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, premise_holds
 from lit_tpgrpo.datamodules.arithmetic.problems import Task, make_problems
@@ -494,7 +494,7 @@ def test_it_says_once_what_it_can_see_where_problems_are_not_the_embedded_domain
 def test_real_corrections_are_labelled_precisely():
     """The steps and reflections that we read of MR-Ben and PRMBench, each chain shortened to them."""
     given_right = given = true = 0
-    for uid, row in read_truth().items():
+    for uid, row in read_annotations().items():
         numbers = [int(n) for n in row["steps"]]
         problem = Problem(uid, row["problem"], "?", "arithmetic")
         record = make_record(problem, list(row["steps"].values()), "\\boxed{1}", Outcome.CORRECT, None)
