@@ -69,7 +69,8 @@ def test_the_command_line_says_what_a_class_lacks(capsys: pytest.CaptureFixture)
         main(["fit", "--config", "configs/quickstart.yaml", "--data.judge", f"{__name__}.Unclosed"])
     said = capsys.readouterr().err
     assert (
-        said == f"error: data.judge: {__name__}.Unclosed is not a lit_tpgrpo.judges.base.Judge: it has no method close()\n"
+        said
+        == f"error: data.judge: {__name__}.Unclosed is not a lit_tpgrpo.judges.base.Judge: it has no method close()\n"
     )
 
 
