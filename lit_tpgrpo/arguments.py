@@ -36,7 +36,8 @@ class _Refused(Exception):
 def checked_arguments(**converters: Convert) -> Callable[[C], C]:
     """Decorate a class so that its constructor checks its arguments.
 
-    What the constructor passes to its base class as ``**kwargs`` is checked against the base class's constructor.
+    What the constructor passes to its base class as ``**kwargs`` is checked against the base class's constructor. A class attribute
+    ``MOVED_ARGUMENTS``, ``{argument: (part, class of the part)}``, names those that are now arguments of one of its parts.
 
     Args:
         converters: by argument name, a function called as ``convert(value, where=name for messages)`` instead of the check
@@ -58,10 +59,11 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
         def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
             class_name = type(self).__name__
             names = [*signature.parameters, *(inspect.signature(base).parameters if base is not None else ())]
+            moved: Mapping[str, tuple[str, str]] = getattr(type(self), "MOVED_ARGUMENTS", {})
             try:
                 bound = signature.bind(self, *args, **kwargs)
             except TypeError as error:
-                raise ConfigError(_unknown_argument(class_name, kwargs, names) or str(error)) from error
+                raise ConfigError(_unknown_argument(class_name, kwargs, names, moved) or str(error)) from error
 
             def checked(given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
                 converted = {}
@@ -71,7 +73,7 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
                 return converted
 
             base_arguments = bound.arguments.pop(kwargs_name, {}) if kwargs_name is not None else {}
-            if base is not None and (fault := _unknown_argument(class_name, base_arguments, names)):
+            if base is not None and (fault := _unknown_argument(class_name, base_arguments, names, moved)):
                 raise ConfigError(fault)
             init_arguments = {name: value for name, value in bound.arguments.items() if name != "self"}
             bound.arguments.update(checked(init_arguments, _hints(init)))
@@ -88,12 +90,17 @@ def _next_init(cls: type) -> Callable[..., None]:
     return next(vars(base)["__init__"] for base in cls.__mro__[1:] if "__init__" in vars(base))
 
 
-def _unknown_argument(class_name: str, given: Mapping[str, Any], parameters: Collection[str]) -> str:
+def _unknown_argument(
+    class_name: str, given: Mapping[str, Any], parameters: Collection[str], moved: Mapping[str, tuple[str, str]]
+) -> str:
     """Return an error message about the first unknown argument; "" if all names are known."""
     names = [name for name in dict.fromkeys(parameters) if name not in ("self", "kwargs")]
     unknown = next((name for name in given if name not in names), None)
     if unknown is None:
         return ""
+    if unknown in moved:
+        part, kind = moved[unknown]
+        return f"{class_name} has no argument {unknown!r}; it is now one of its {part}: {part}={kind}({unknown}=...)"
     near = difflib.get_close_matches(unknown, names, n=1)
     return f"{class_name} has no argument {unknown!r}; " + (
         f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"

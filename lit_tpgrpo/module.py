@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import lightning as L
 import torch
@@ -23,8 +23,11 @@ from lit_tpgrpo.arguments import checked_arguments, shown
 from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.fingerprint import fingerprint
-from lit_tpgrpo.functional.kl import KLName
-from lit_tpgrpo.functional.losses import BatchCounts, Normalisation, grpo_loss, sequence_weights
+from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation, sequence_weights
+from lit_tpgrpo.losses.base import TokenLoss, loss_inputs
+from lit_tpgrpo.losses.clipped import ClippedSurrogate
+from lit_tpgrpo.losses.metrics import measure
+from lit_tpgrpo.losses.settings import as_loss, loss_settings
 from lit_tpgrpo.pretrained import refuse_rescaled_logits
 from lit_tpgrpo.records import Round, TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.correction import warn_of_mismatch
@@ -48,7 +51,7 @@ from lit_tpgrpo.training.sharding import Sharding, dtype_name, unsharded
 from lit_tpgrpo.training.trainer_options import check_trainer
 
 
-@checked_arguments(model=as_model, dtype=dtype_name, optimizer=as_factory, lr_scheduler=as_factory)
+@checked_arguments(model=as_model, dtype=dtype_name, optimizer=as_factory, lr_scheduler=as_factory, loss=as_loss)
 class TPGRPOModule(L.LightningModule):
     """GRPO with per-token advantages, optimised manually: one ``TrainBatch`` is one optimizer step.
 
@@ -57,12 +60,8 @@ class TPGRPOModule(L.LightningModule):
             ``PreTrainedModel``, which is trained itself, with its weights put into ``dtype``.
         optimizer: called with the trainable parameters.
         lr_scheduler: called with the optimizer and stepped once per optimizer step.
-        clip_low: lower epsilon of the clipped surrogate: ratios under ``1 - clip_low`` stop pushing down.
-        clip_high: upper epsilon: ratios over ``1 + clip_high`` stop pushing up.
-        kl_beta: weight of the KL term to the frozen initial policy; 0 keeps no reference in memory.
-        kl_estimator: ``k1``, ``k2`` or ``k3``, or ``k2_unbiased`` or ``k3_unbiased``, which correct for off-policy tokens;
-            see ``lit_tpgrpo.functional.kl``.
-        normalisation: how tokens are averaged over the step: ``token``, ``sequence`` or ``constant``.
+        loss: of the tokens; by default ``ClippedSurrogate`` without a KL term. See ``lit_tpgrpo.losses``.
+        normalisation: how any loss is averaged over the step's tokens: ``token``, ``sequence`` or ``constant``.
         norm_length: the constant length of ``constant`` normalisation, usually ``max_new_tokens``.
         tokens_per_microbatch: padded tokens of one forward pass; memory grows with it, results do not change.
         max_grad_norm: gradient norm limit; None clips nothing.
@@ -81,15 +80,16 @@ class TPGRPOModule(L.LightningModule):
         tokenizer: folder, hub name or object; by default the model's own.
     """
 
+    MOVED_ARGUMENTS: ClassVar = dict.fromkeys(
+        ("clip_low", "clip_high", "kl_beta", "kl_estimator"), ("loss", "ClippedSurrogate")
+    )
+
     def __init__(
         self,
         model: str | PreTrainedModel = "embedded:tiny-qwen2",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
-        clip_low: float = 0.2,
-        clip_high: float = 0.2,
-        kl_beta: float = 0.0,
-        kl_estimator: KLName = "k3",
+        loss: TokenLoss = ClippedSurrogate(),  # noqa: B008  frozen
         normalisation: Normalisation = "token",
         norm_length: int | None = None,
         tokens_per_microbatch: int = 8192,
@@ -110,12 +110,14 @@ class TPGRPOModule(L.LightningModule):
                 "quantization 'nf4' needs a model.adapter, for 4-bit weights do not train, and weights of a checkpoint, not "
                 "random_init"
             )
-        _check_settings(clip_low, clip_high, kl_beta, normalisation, norm_length, tokens_per_microbatch)
+        _check_settings(normalisation, norm_length, tokens_per_microbatch)
         self._source = model_source(
             model, tokenizer, weights_dtype(dtype, adapter is not None), attention, random_init, quantization
         )
         model, tokenizer = self._source.name, tokenizer_name(tokenizer)  # checkpoints hold names, not objects
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "sharding", "adapter"], logger=False)
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "loss", "sharding", "adapter"], logger=False)
+        self.hparams["loss"] = loss_settings(loss)
+        self.token_loss = loss
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._sharding = sharding or Sharding()
@@ -211,7 +213,7 @@ class TPGRPOModule(L.LightningModule):
             self.adapter.apply(lm)
         self.policy = PolicyModel(lm)
         self.policy.train()
-        if hp["kl_beta"] > 0:
+        if self.token_loss.needs_reference():
             offloaded = replace(self._sharding, cpu_offload=True)
             self._reference = make_reference(
                 hp["reference"], self.policy, self._shard, lambda model: self._shard(model, offloaded)
@@ -305,7 +307,7 @@ class TPGRPOModule(L.LightningModule):
             pieces.append(sums if micro is not None else sums.zeros_like())
         # After the sums over ranks: what is wrong on one of them stops all.
         totals = sum_pieces(pieces).reduced(self._reduce)
-        self._check_finite(totals.loss.policy_loss + totals.loss.kl_loss, batch.round_index, "loss")
+        self._check_finite(totals.loss.loss, batch.round_index, "loss")
         self._round_index = batch.round_index
         optimizer.step()  # clips on its way, in on_before_optimizer_step
         self._log_step(totals, on_policy, time.perf_counter() - started)
@@ -361,23 +363,20 @@ class TPGRPOModule(L.LightningModule):
         self, micro: MicroBatch, temperature: float, counts: BatchCounts, reference: Tensor | None = None
     ) -> tuple[Tensor, BatchSums]:
         assert self.policy is not None
-        hp = self.hparams
         logprobs, entropy = self.policy(micro, temperature)
-        weights = sequence_weights(micro.lengths, hp["normalisation"], counts)[micro.row]
-        loss, sums = grpo_loss(
+        inputs = loss_inputs(
             logprobs,
             micro.old_logprobs,
             micro.advantages,
-            torch.ones_like(micro.targets, dtype=torch.bool),
-            weights,
-            hp["clip_low"],
-            hp["clip_high"],
-            ref_logprobs=reference,
-            kl=hp["kl_estimator"],
-            beta=hp["kl_beta"],
+            sequence_weights(micro.lengths, self.hparams["normalisation"], counts)[micro.row],
+            micro.row,
+            micro.lengths,
             importance_weights=micro.importance_weights,
+            entropy=entropy,
+            ref_logprobs=reference,
         )
-        return loss, BatchSums.of(sums, logprobs.detach(), micro.old_logprobs, entropy)
+        output = self.token_loss(inputs)
+        return output.loss, BatchSums.of(measure(inputs, output), logprobs.detach(), micro.old_logprobs, entropy)
 
     def _global_counts(self, batch: TrainBatch) -> BatchCounts:
         """Completion tokens and sequences over all ranks: what every per-token weight divides by."""
@@ -466,18 +465,7 @@ def _check_batch(batch: object) -> None:
         )
 
 
-def _check_settings(
-    clip_low: float,
-    clip_high: float,
-    kl_beta: float,
-    normalisation: Normalisation,
-    norm_length: int | None,
-    tokens_per_microbatch: int,
-) -> None:
-    if not 0 <= clip_low < 1 or clip_high < 0:
-        raise ConfigError(f"clip_low must lie in [0, 1) and clip_high be at least 0, got {clip_low} and {clip_high}")
-    if kl_beta < 0:
-        raise ConfigError(f"kl_beta must be 0 (no reference) or positive, got {kl_beta}")
+def _check_settings(normalisation: Normalisation, norm_length: int | None, tokens_per_microbatch: int) -> None:
     if (normalisation == "constant") != (norm_length is not None):
         raise ConfigError(
             f"norm_length belongs to normalisation 'constant' and is needed there; got {normalisation!r} with "

@@ -12,6 +12,7 @@ from test_rollout_datamodule import data, trainer
 
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.pretrained import load_causal_lm
 from lit_tpgrpo.records import TrainingSequence
@@ -24,7 +25,11 @@ PACKED = "__bnb_optimizer_quant_state__"  # how bitsandbytes saves its moments
 
 def adapted(model: str, **kwargs) -> TPGRPOModule:
     torch.manual_seed(0)
-    settings = {"adapter": LoRA(4, 8.0), "optimizer": lambda p: torch.optim.SGD(p, lr=0.5), "kl_beta": 0.1}
+    settings = {
+        "adapter": LoRA(4, 8.0),
+        "optimizer": lambda p: torch.optim.SGD(p, lr=0.5),
+        "loss": ClippedSurrogate(kl_beta=0.1),
+    }
     return TPGRPOModule(model, **(settings | kwargs))
 
 
@@ -279,7 +284,7 @@ def test_layers_that_cannot_be_adapted(random_model):
         with pytest.raises(ConfigError, match=message):
             adapted(random_model, adapter=LoRA(target_modules=targets)).configure_model()
     with pytest.raises(ConfigError, match=r"needs a model\.adapter: without one"):
-        TPGRPOModule(random_model, kl_beta=0.1, reference="adapter_off").configure_model()
+        TPGRPOModule(random_model, loss=ClippedSurrogate(kl_beta=0.1), reference="adapter_off").configure_model()
     with pytest.raises(ConfigError, match="rank of at least 1"):
         LoRA(rank=0)
 

@@ -30,6 +30,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative import GenerativeJudge, IntrinsicSignals, QueryConfig
 from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.text.answers import AnswerForm
 from lit_tpgrpo.training.schedules import TransformersLR
@@ -67,8 +68,12 @@ REFUSED = [
     (MODULE, {"optimizer": torch.optim.SGD([torch.zeros(1)])}, "optimizer: expected a function that builds one, got an object of torch.optim.sgd.SGD; give lambda parameters: SGD(parameters, ...)"),
     (MODULE, {"optimizer": None}, "optimizer: expected a function, got None"),
     (MODULE, {"adapter": {"rnk": 2}}, "adapter: LoRA has no 'rnk'; did you mean rank?"),
-    (MODULE, {"kl_estimator": "k9"}, "k3_unbiased, got 'k9' (str)"),
-    (MODULE, {"clip_low": [0.2]}, "clip_low: expected a number, got [0.2] (list)"),
+    (MODULE, {"kl_beta": 0.1}, "TPGRPOModule has no argument 'kl_beta'; it is now one of its loss: loss=ClippedSurrogate(kl_beta=...)"),
+    (MODULE, {"loss": ClippedSurrogate}, "give an object: ClippedSurrogate(...)"),
+    (MODULE, {"loss": {"class_path": "subprocess.Popen", "init_args": {"args": "true"}}}, "TPGRPOModule: loss: the loss subprocess.Popen cannot be built, for no loss of this name is imported"),
+    (MODULE, {"loss": {"class_path": "lit_tpgrpo.losses.no.Loss"}}, "loss: the loss lit_tpgrpo.losses.no.Loss cannot be built"),
+    (ClippedSurrogate, {"kl_estimator": "k9"}, "k3_unbiased, got 'k9' (str)"),
+    (ClippedSurrogate, {"clip_low": [0.2]}, "clip_low: expected a number, got [0.2] (list)"),
     (MODULE, {"tokenizer": object}, "tokenizer: expected a text or PreTrainedTokenizerBase or None, got the class object"),
     (SamplingParams, {"temperature": "1"}, "SamplingParams: temperature: expected a number, got '1' (str)"),
     (SamplingParams, {"top_k": None}, "top_k: expected an integer, got None"),

@@ -305,7 +305,7 @@ def test_help_shows_our_settings_and_how_to_see_the_others(capsys: pytest.Captur
     assert len(page.splitlines()) < 100
     for line in (
         r"  --data\.group_size 8 +solutions per problem, at least 2\.",
-        r"  --model\.kl_beta 0\.0 +weight of the KL term",
+        r"  --model\.max_grad_norm 1\.0 +gradient norm limit",
         r"  --data\.engine null +samples solutions",
     ):
         assert re.search(line, page), page
@@ -313,7 +313,7 @@ def test_help_shows_our_settings_and_how_to_see_the_others(capsys: pytest.Captur
     for args, shown in (
         (["--data.help", "MathRolloutDataModule"], "--data.group_size GROUP_SIZE"),
         ([*QUICKSTART, "--data.help"], "--data.group_size GROUP_SIZE"),
-        (["--model.help"], "--model.kl_beta KL_BETA"),
+        (["--model.help"], "--model.loss.help"),
         (["--data.help", "MathRolloutDataModule", "--data.judge.help", rule], "max_work"),
         (["--trainer.help"], "--trainer.max_steps MAX_STEPS"),
     ):

@@ -153,6 +153,7 @@ def test_all_of_them_train_by_the_command_line(tmp_path: Path, monkeypatch: pyte
     events = EventAccumulator(str(tmp_path / "quickstart-overlay" / "version_0"))
     events.Reload()
     assert events.Scalars("train/loss")
+    assert events.Scalars("train/capped")
     assert 1 <= events.Scalars("samples/longest")[0].value <= 176
     assert events.Scalars("judge/steps")[0].value > 0
     assert events.Scalars("verify/pairs")[0].value == 2

@@ -129,7 +129,7 @@ def test_the_command_and_a_model_that_moved(random_model, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "for 3 optimizer steps" in card
     assert "library_name: transformers" in card
-    assert "| clip_low | 0.2 |" in card
+    assert "| loss.clip_low | 0.2 |" in card
     assert "kl_beta: 0.1" in card
     assert "somebody" not in card
     assert str(tmp_path) not in card

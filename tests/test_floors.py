@@ -33,6 +33,7 @@ FLOORS = {
     "lit_tpgrpo.records": 1,
     "lit_tpgrpo.user_errors": 1,
     "lit_tpgrpo.credit": 2,
+    "lit_tpgrpo.losses": 2,
     "lit_tpgrpo.metrics": 2,
     "lit_tpgrpo.text": 2,
     "lit_tpgrpo.chat": 3,

@@ -29,6 +29,7 @@ _OURS = tuple(
         "datamodules",
         "engines",
         "judges",
+        "losses",
         "module",
         "training",
         "verify",

@@ -6,7 +6,8 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Collection, Iterable, Sequence
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jsonargparse._parameter_resolvers import get_signature_parameters
@@ -80,6 +81,9 @@ def _nested(message: str, keys: Collection[str]) -> str:
             return f"{key}.{option}: no class is given for {key}; give --{key} and the path of one first" + (
                 f", e.g. {example}" if example else ""
             )
+        if option in (moved := _moved_arguments(owner)):
+            part = f"{key}.{moved[option][0]}"
+            return f"unknown option {key}.{option}: it is now {part}.{option}, an argument of {part}"
         names = _parameters(owner)
         deeper = [k for k in keys if k.startswith(f"{key}.") and k.endswith(f".{option}")]
         near = _suggestion(option, names) or (f"; did you mean {deeper[0]}?" if deeper else "")
@@ -169,6 +173,12 @@ def _parameters(path: str) -> list[str]:
         return [p.name for p in get_signature_parameters(getattr(importlib.import_module(module), name))]
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
+
+
+def _moved_arguments(path: str) -> Mapping[str, tuple[str, str]]:
+    """Return the arguments of a class that are now those of one of its parts, see ``checked_arguments``."""
+    module, _, name = path.rpartition(".")
+    return getattr(getattr(sys.modules.get(module), name, None), "MOVED_ARGUMENTS", {})
 
 
 def _classes(module: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 An engine with other kernels or precision samples from mu, which is close to the policy pi that the trainer computes with the
 same weights. The weight ``c_t = pi(y_t) / mu(y_t)`` corrects this, bounded so that no token dominates. The weights are
-constants of the loss (``importance_weights`` of ``grpo_loss``), which divides by the number of all tokens, masked or not.
+constants of the loss (``LossInputs.importance_weights``), which divides by the number of all tokens, masked or not.
 
     token_truncate     min(max(c_t, floor), cap)                  Yao et al., "Your Efficient RL Framework Secretly Brings
     token_mask         c_t, 0 outside [floor, cap]                You Off-Policy RL Training" (2025); IcePop: mask, 0.5 to 5

@@ -13,7 +13,7 @@ KL(q || p) for k3, and zero for k1. Off-policy, the expectation of ``k1``, ``k2`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -76,3 +76,36 @@ KL_ESTIMATORS: Mapping[KLName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "k3_unbiased": kl_k3_unbiased,
 }
 """Called with (logprobs, old_logprobs, ref_logprobs) of one shape; only the first is differentiated."""
+
+
+class KLPenalty(NamedTuple):
+    """``loss``, 0-d and differentiable, and the ``per_token`` estimates without gradient; both 0 without a reference."""
+
+    loss: Tensor
+    per_token: Tensor
+
+
+def kl_penalty(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor | None,
+    weights: Tensor,
+    estimator: KLName,
+    beta: float,
+) -> KLPenalty:
+    """Compute the KL term of a loss, ``beta * sum_t w_t * kl_t``; all tensors have one shape.
+
+    With beta 0 it is only measured.
+
+    Raises:
+        ValueError: beta is positive and there are no ``ref_logprobs``.
+    """
+    if ref_logprobs is None:
+        if beta > 0:
+            raise ValueError(
+                f"a KL term of weight {beta} needs ref_logprobs, got None: pass them, or set the weight to 0"
+            )
+        return KLPenalty(weights.new_zeros(()), weights.new_zeros(weights.shape))
+    kl = KL_ESTIMATORS[estimator](logprobs, old_logprobs, ref_logprobs)
+    loss = beta * (weights * kl).sum() if beta else weights.new_zeros(())
+    return KLPenalty(loss, kl.detach())

@@ -28,6 +28,7 @@ def run_settings(trainer: L.Trainer) -> dict[str, bool | int | float | str]:
     module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
     found = _plain("model", {k: v for k, v in module.hparams.items() if not k.startswith("_")})
     found |= _part("model.adapter", getattr(module, "adapter", None))
+    found |= _part("model.loss", getattr(module, "token_loss", None))
     for optimizer in trainer.optimizers[:1]:
         found |= {"optimizer": type(optimizer).__name__} | _plain("optimizer", optimizer.defaults)
     for config in trainer.lr_scheduler_configs[:1]:

@@ -53,7 +53,8 @@ class RunCard:
             base_model=self.base_model if on_hub else None,
             tags=["tp-grpo", "grpo", "process-reward", "reinforcement-learning"],
         )
-        rows = [f"| {name} | {value} |" for name, value in self.settings.items() if _is_shown(name, value)]
+        settings = _flattened(self.settings).items()
+        rows = [f"| {name} | {value} |" for name, value in settings if _is_shown(name, value)]
         parts = [
             f"---\n{data.to_yaml()}\n---",
             "# A policy trained with TP-GRPO",
@@ -69,6 +70,18 @@ class RunCard:
             parts.append(f"## The run's configuration\n\n```yaml\n{shown}\n```")
         parts.append("Made with " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES) + ".")
         return "\n\n".join(parts) + "\n"
+
+
+def _flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the class of a part and its arguments beside the other settings: ``loss``, ``loss.clip_low``."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and "class_path" in value:
+            flat[name] = str(value["class_path"]).rpartition(".")[2]
+            flat |= {f"{name}.{argument}": v for argument, v in (value.get("init_args") or {}).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _is_shown(name: str, value: Any) -> bool:

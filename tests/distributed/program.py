@@ -19,6 +19,7 @@ from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import OtherProcessError
+from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.training.adapters import LoRA
@@ -119,8 +120,7 @@ def module_of(model: str, name: str) -> TPGRPOModule:
     return TPGRPOModule(
         model,
         optimizer=lambda p: torch.optim.SGD(p, lr=0.5),
-        kl_beta=0.0 if "plain" in name else 0.1,
-        kl_estimator="k2",
+        loss=ClippedSurrogate(kl_beta=0.0 if "plain" in name else 0.1, kl_estimator="k2"),
         tokens_per_microbatch=60,
         gradient_checkpointing="recomputed" in name,
         sharding=Sharding(precision, reshard_after_forward="kept" not in name, cpu_offload="offloaded" in name),

@@ -4,15 +4,12 @@ import math
 
 import pytest
 import torch
+from padded import clipped_loss
 
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.functional.aggregation import NORMALISATIONS, BatchCounts, sequence_weights, token_weights
 from lit_tpgrpo.functional.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k3
-from lit_tpgrpo.functional.losses import (
-    NORMALISATIONS,
-    BatchCounts,
-    grpo_loss,
-    sequence_weights,
-    token_weights,
-)
+from lit_tpgrpo.losses import ClippedSurrogate
 
 LENGTHS = (5, 1, 3, 7, 2, 4)
 
@@ -25,16 +22,14 @@ def one_token(log_ratio, advantage, **settings):
     """Loss and gradient of a single token of weight 1 with the given log-ratio."""
     logprobs = torch.tensor([log_ratio - 1.0], requires_grad=True)
     ones = torch.ones(1)
-    loss, sums = grpo_loss(
-        logprobs, -ones, torch.tensor([advantage]), torch.tensor([True]), ones, **{"clip_low": 0.2, **settings}
-    )
+    loss, sums = clipped_loss(logprobs, -ones, torch.tensor([advantage]), torch.tensor([True]), ones, settings=settings)
     loss.backward()
     assert logprobs.grad is not None
     return loss.item(), logprobs.grad.item(), sums
 
 
 def random_step(width=7, seed=0, dtype=torch.float64):
-    """A padded step of sequences of LENGTHS: the arguments of grpo_loss but for weights, NaN on the padding."""
+    """A padded step of sequences of LENGTHS: the inputs of a loss but for weights, NaN on the padding."""
     g = torch.Generator().manual_seed(seed)
     mask = torch.arange(width) < torch.tensor(LENGTHS).unsqueeze(1)
 
@@ -55,7 +50,7 @@ def random_step(width=7, seed=0, dtype=torch.float64):
 
 
 COUNTS = BatchCounts(tokens=sum(LENGTHS), sequences=len(LENGTHS), max_length=10)
-SETTINGS = {"clip_low": 0.2, "clip_high": 0.28, "kl": "k3", "beta": 0.1}
+SETTINGS = {"clip_low": 0.2, "clip_high": 0.28, "kl_estimator": "k3", "kl_beta": 0.1}
 
 
 # --- weights -------------------------------------------------------------------------------------------------------
@@ -97,7 +92,7 @@ def test_gradient_at_ratio_one_is_reinforce():
     advantages = torch.tensor([[2.0, -1.0], [0.5, 9.0]])
     mask = torch.tensor([[True, True], [True, False]])
     weights = torch.tensor([[0.1, 0.2], [0.3, 0.0]])
-    loss, _ = grpo_loss(logprobs, logprobs.detach().clone(), advantages, mask, weights)
+    loss, _ = clipped_loss(logprobs, logprobs.detach().clone(), advantages, mask, weights)
     loss.backward()
     close(loss.detach(), -(0.1 * 2.0 - 0.2 * 1.0 + 0.3 * 0.5))
     close(logprobs.grad, [[-0.2, 0.2], [-0.15, 0.0]])
@@ -120,16 +115,16 @@ def test_clip_with_separate_bounds(ratio, advantage, loss, grad, low, high):
     value, gradient, sums = one_token(math.log(ratio), advantage, clip_low=0.2, clip_high=0.5)
     assert value == pytest.approx(loss, abs=1e-6)
     assert gradient == pytest.approx(grad, abs=1e-6)
-    assert (sums.clipped_low.item(), sums.clipped_high.item()) == (low, high)
+    assert (sums.token_sums["clipped_low"].item(), sums.token_sums["clipped_high"].item()) == (low, high)
 
 
 def test_importance_weights_scale_the_surrogate_but_not_the_kl():
     logprobs = torch.tensor([-1.0], requires_grad=True)
     one, mask = torch.ones(1), torch.tensor([True])
     weights = torch.tensor([0.5], requires_grad=True)
-    loss, _ = grpo_loss(
-        logprobs, -one, one, mask, one, ref_logprobs=-2 * one, kl="k2", beta=0.1, importance_weights=weights
-    )
+    settings = {"kl_estimator": "k2", "kl_beta": 0.1}
+    optional = {"ref_logprobs": -2 * one, "importance_weights": weights}
+    loss, _ = clipped_loss(logprobs, -one, one, mask, one, settings=settings, **optional)
     loss.backward()
     close(loss.detach(), -0.5 + 0.1 * 0.5)
     close(logprobs.grad, [-0.5 + 0.1 * 1.0])
@@ -218,20 +213,22 @@ def test_unbiased_kl_literals():
 def test_kl_enters_with_beta(kl, value):
     logprobs, one, mask = torch.tensor([math.log(0.5)]), torch.ones(1), torch.tensor([True])
     arguments = (logprobs, logprobs, 0 * one, mask, 2 * one)
-    loss, sums = grpo_loss(*arguments, ref_logprobs=torch.tensor([math.log(0.25)]), kl=kl, beta=0.1)
+    reference = torch.tensor([math.log(0.25)])
+    settings = {"kl_estimator": kl, "kl_beta": 0.1}
+    loss, sums = clipped_loss(*arguments, ref_logprobs=reference, settings=settings)
     close(loss, 2 * 0.1 * value)
-    close(sums.kl_loss, 2 * 0.1 * value)
-    close(sums.kl_ref, value)
-    loss, sums = grpo_loss(*arguments, ref_logprobs=torch.tensor([math.log(0.25)]), kl=kl)
+    close(sums.terms["kl_loss"], 2 * 0.1 * value)
+    close(sums.token_sums["kl_ref"], value)
+    loss, sums = clipped_loss(*arguments, ref_logprobs=reference, settings={"kl_estimator": kl})
     close(loss, 0.0)
-    close(sums.kl_ref, value)  # measured all the same
+    close(sums.token_sums["kl_ref"], value)  # measured all the same
 
 
 def test_kl_that_is_only_measured_cannot_poison_the_loss():
     logprobs, one = torch.tensor([-1.0], requires_grad=True), torch.ones(1)
-    loss, sums = grpo_loss(logprobs, -one, one, one.bool(), one, ref_logprobs=torch.tensor([-torch.inf]))
+    loss, sums = clipped_loss(logprobs, -one, one, one.bool(), one, ref_logprobs=torch.tensor([-torch.inf]))
     loss.backward()
-    assert sums.kl_ref.item() == math.inf
+    assert sums.token_sums["kl_ref"].item() == math.inf
     assert loss.item() == -1.0
     assert logprobs.grad is not None
     assert logprobs.grad.item() == -1.0
@@ -242,7 +239,7 @@ def test_kl_that_is_only_measured_cannot_poison_the_loss():
 
 def loss_and_grad(step, weights):
     logprobs = step["logprobs"].clone().requires_grad_()
-    loss, sums = grpo_loss(**{**step, "logprobs": logprobs}, weights=weights, **SETTINGS)
+    loss, sums = clipped_loss(**{**step, "logprobs": logprobs}, weights=weights, settings=SETTINGS)
     loss.backward()
     assert logprobs.grad is not None
     return loss.detach(), logprobs.grad, sums
@@ -266,8 +263,8 @@ def test_cutting_and_padding_change_nothing(normalisation, cuts):
     close(total, whole, atol=1e-12)
     assert torch.equal(torch.cat(grads), whole_grad[step["mask"]])
     assert sums is not None
-    for name, value in whole_sums.means().items():
-        close(sums.means()[name], value, atol=1e-12)
+    for name, value in whole_sums.values().items():
+        close(sums.values()[name], value, atol=1e-12)
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
@@ -293,17 +290,23 @@ def test_dummy_without_tokens_is_zero_with_a_graph():
     logprobs = torch.full((1, 3), torch.nan, requires_grad=True)
     nothing = torch.zeros(1, 3, dtype=torch.bool)
     nan = torch.full((1, 3), torch.nan)
-    loss, sums = grpo_loss(
-        logprobs, nan, nan, nothing, token_weights(nothing, "sequence", COUNTS), ref_logprobs=nan, beta=0.1
+    loss, sums = clipped_loss(
+        logprobs,
+        nan,
+        nan,
+        nothing,
+        token_weights(nothing, "sequence", COUNTS),
+        ref_logprobs=nan,
+        settings={"kl_beta": 0.1},
     )
     loss.backward()
     assert loss.item() == 0.0
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [[0.0, 0.0, 0.0]]
-    assert sums.ratio_max.item() == 0.0
-    assert sums.means()["ratio"].item() == 0.0
+    assert sums.maxima["ratio_max"].item() == 0.0
+    assert sums.values()["ratio"].item() == 0.0
     empty = torch.zeros(0)
-    assert grpo_loss(empty, empty, empty, empty.bool(), empty)[0].item() == 0.0
+    assert clipped_loss(empty, empty, empty, empty.bool(), empty)[0].item() == 0.0
 
 
 # --- what is measured --------------------------------------------------------------------------------------------------
@@ -313,11 +316,10 @@ def test_sums_by_hand_and_reduced_over_ranks():
     old = torch.tensor([-1.0, -1.0, -1.0, -1.0])
     ratio = torch.tensor([2.0, 0.25, 1.0, 50.0])
     mask = torch.tensor([True, True, True, False])
-    _, sums = grpo_loss(
-        old + ratio.log(), old, torch.tensor([1.0, -1.0, 3.0, 1.0]), mask, torch.full((4,), 0.5), 0.2, 0.2
-    )
+    _, sums = clipped_loss(old + ratio.log(), old, torch.tensor([1.0, -1.0, 3.0, 1.0]), mask, torch.full((4,), 0.5))
     expected = {
         "tokens": 3.0,
+        "loss": -0.5 * (1.2 - 0.8 + 3.0),
         "policy_loss": -0.5 * (1.2 - 0.8 + 3.0),
         "kl_loss": 0.0,
         "advantage": 3.0,
@@ -328,18 +330,19 @@ def test_sums_by_hand_and_reduced_over_ranks():
         "kl_ref": 0.0,
         "ratio_max": 2.0,
     }
-    assert {name: getattr(sums, name).item() for name in expected} == pytest.approx(expected, abs=1e-6)
+    every = {**sums.terms, **sums.token_sums, **sums.maxima}
+    assert {name: value.item() for name, value in every.items()} == pytest.approx(expected, abs=1e-6)
     both = sums.reduce(all_sum=lambda t: 2 * t, all_max=lambda t: t + 1)
     assert both.tokens.item() == 6.0
-    assert both.means()["advantage"].item() == pytest.approx(1.0)
-    assert both.ratio_max.item() == pytest.approx(3.0)
-    assert not any(getattr(sums, name).requires_grad for name in expected)
+    assert both.values()["advantage"].item() == pytest.approx(1.0)
+    assert both.maxima["ratio_max"].item() == pytest.approx(3.0)
+    assert not any(value.requires_grad for value in every.values())
 
 
 def test_half_precision_logprobs_are_raised_to_float32():
     logprobs = torch.tensor([-1.0], dtype=torch.bfloat16, requires_grad=True)
     one = torch.ones(1)
-    loss, _ = grpo_loss(logprobs, torch.tensor([-1.001]), one, torch.tensor([True]), one)
+    loss, _ = clipped_loss(logprobs, torch.tensor([-1.001]), one, torch.tensor([True]), one)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(-math.exp(0.001), abs=1e-6)
 
@@ -347,18 +350,20 @@ def test_half_precision_logprobs_are_raised_to_float32():
 def test_refusals_name_what_came():
     x, mask = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"advantages of the shape of logprobs, \(2, 3\), got \(2,\)"):
-        grpo_loss(x, x, torch.zeros(2), mask, x)
+        clipped_loss(x, x, torch.zeros(2), mask, x)
     with pytest.raises(ValueError, match=r"bool mask, got torch.float32"):
-        grpo_loss(x, x, x, mask.float(), x)
+        clipped_loss(x, x, x, mask.float(), x)
     with pytest.raises(ValueError, match=r"floating point weights, got torch.int64"):
-        grpo_loss(x, x, x, mask, x.long())
+        clipped_loss(x, x, x, mask, x.long())
     with pytest.raises(ValueError, match="floating point logprobs"):
-        grpo_loss(x.long(), x, x, mask, x)
+        clipped_loss(x.long(), x, x, mask, x)
     with pytest.raises(ValueError, match="needs ref_logprobs, got None"):
-        grpo_loss(x, x, x, mask, x, beta=0.1)
-    with pytest.raises(ValueError, match="beta must not be negative"):
-        grpo_loss(x, x, x, mask, x, beta=-0.1)
-    with pytest.raises(ValueError, match=r"one of \['k1', 'k2', .*'k3_unbiased'\], got 'k4'"):
-        grpo_loss(x, x, x, mask, x, kl="k4")
-    with pytest.raises(ValueError, match="clip_low <= 1"):
-        grpo_loss(x, x, x, mask, x, clip_low=1.5)
+        clipped_loss(x, x, x, mask, x, settings={"kl_beta": 0.1})
+    with pytest.raises(ConfigError, match=r"kl_beta must be 0 \(no reference\) or positive, got -0.1"):
+        ClippedSurrogate(kl_beta=-0.1)
+    with pytest.raises(ConfigError, match=r"kl_estimator: expected k1, k2, .* or k3_unbiased, got 'k4'"):
+        ClippedSurrogate(kl_estimator="k4")  # pyright: ignore
+    with pytest.raises(ConfigError, match=r"clip_low must lie in \[0, 1\)"):
+        ClippedSurrogate(clip_low=1.5)
+    with pytest.raises(ConfigError, match="clip_high be at least 0"):
+        ClippedSurrogate(clip_high=-0.1)

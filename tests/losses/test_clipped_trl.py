@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from padded import clipped_loss
 
-from lit_tpgrpo.functional.losses import BatchCounts, grpo_loss, token_weights
+from lit_tpgrpo.functional.aggregation import BatchCounts, token_weights
 
 trl = pytest.importorskip("trl", reason="the reference implementation is a test extra")
 
@@ -77,21 +78,18 @@ def trl_loss(data, loss_type, clip_low, clip_high, beta, importance_weights=None
 def our_loss(data, normalisation, clip_low, clip_high, beta, importance_weights=None, kl="k3_unbiased"):
     mask = data["mask"]
     logprobs = data["logprobs"].clone().requires_grad_()
-    loss, sums = grpo_loss(
+    loss, sums = clipped_loss(
         logprobs,
         data["old_logprobs"],
         data["advantages"].unsqueeze(1).expand_as(mask),
         mask,
         token_weights(mask, normalisation, BatchCounts(sum(LENGTHS), len(LENGTHS), MAX_LENGTH)),
-        clip_low,
-        clip_high,
+        settings={"clip_low": clip_low, "clip_high": clip_high, "kl_estimator": kl, "kl_beta": beta},
         ref_logprobs=data["ref_logprobs"],
-        kl=kl,
-        beta=beta,
         importance_weights=importance_weights,
     )
     loss.backward()
-    return loss.detach(), logprobs.grad, {name: value.item() for name, value in sums.means().items()}
+    return loss.detach(), logprobs.grad, {name: value.item() for name, value in sums.values().items()}
 
 
 @pytest.mark.parametrize(("loss_type", "normalisation"), LOSS_TYPES)

@@ -1,0 +1,79 @@
+"""Weights that average a loss over the tokens of a whole optimizer step.
+
+They are computed from the counts of the *whole* step (all micro-batches of all ranks), so the loss of a step is the plain
+sum of the losses of its pieces: how a step is cut, sharded or padded changes nothing. A trainer that averages gradients over
+ranks multiplies by the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Normalisation = Literal["token", "sequence", "constant"]
+
+
+class BatchCounts(NamedTuple):
+    """Counts of one whole optimizer step, over all micro-batches and ranks; dummies are not counted.
+
+    ``max_length`` is the constant of Dr. GRPO (the token limit of a completion); the other modes do not read it.
+    """
+
+    tokens: int
+    sequences: int
+    max_length: int = 0
+
+
+def _token_mean(lengths: Tensor, counts: BatchCounts) -> Tensor:
+    """1 / tokens: every token counts alike (DAPO; TRL's "dapo", and "bnpo" over one micro-batch)."""
+    return torch.full_like(lengths, 1.0 / counts.tokens, dtype=torch.float32)
+
+
+def _sequence_mean(lengths: Tensor, counts: BatchCounts) -> Tensor:
+    """1 / (sequences * length): every solution counts alike (GRPO, eq. 3; TRL's "grpo")."""
+    return 1.0 / (counts.sequences * lengths.clamp(min=1).float())
+
+
+def _constant(lengths: Tensor, counts: BatchCounts) -> Tensor:
+    """1 / (sequences * max_length): no length bias (Dr. GRPO, 2503.20783; TRL's "dr_grpo")."""
+    return torch.full_like(lengths, 1.0 / (counts.sequences * counts.max_length), dtype=torch.float32)
+
+
+NORMALISATIONS: Mapping[str, Callable[[Tensor, BatchCounts], Tensor]] = {
+    "token": _token_mean,
+    "sequence": _sequence_mean,
+    "constant": _constant,
+}
+
+
+def sequence_weights(lengths: Tensor, normalisation: Normalisation, counts: BatchCounts) -> Tensor:
+    """Return the weight of *each token* of each sequence; for packed tokens, ``.repeat_interleave(lengths)``.
+
+    Args:
+        lengths: (B,) int64, completion tokens of each whole sequence (0 for a dummy).
+        normalisation: "token", "sequence" or "constant", see ``NORMALISATIONS``.
+        counts: of the whole optimizer step.
+
+    Returns:
+        (B,) float32.
+
+    Raises:
+        ValueError: the name is unknown, or a count that it divides by is below 1.
+    """
+    if normalisation not in NORMALISATIONS:
+        raise ValueError(f"normalisation must be one of {sorted(NORMALISATIONS)}, got {normalisation!r}")
+    if counts.tokens < 1 or counts.sequences < 1:
+        raise ValueError(f"expected at least one token and one sequence in the optimizer step, got {counts}")
+    if normalisation == "constant" and counts.max_length < 1:
+        raise ValueError(f'normalisation "constant" needs max_length >= 1 (the token limit), got {counts}')
+    return NORMALISATIONS[normalisation](lengths, counts)
+
+
+def token_weights(mask: Tensor, normalisation: Normalisation, counts: BatchCounts) -> Tensor:
+    """Spread ``sequence_weights`` over a padded micro-batch: (B, L) float32, zero outside the (B, L) bool mask."""
+    if mask.ndim != 2 or mask.dtype != torch.bool:
+        raise ValueError(f"expected a bool mask of shape (B, L), got {mask.dtype} {tuple(mask.shape)}")
+    return sequence_weights(mask.sum(dim=1), normalisation, counts).unsqueeze(1) * mask

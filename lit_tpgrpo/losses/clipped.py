@@ -1,0 +1,77 @@
+"""PPO's clipped surrogate with one advantage per token and a KL term, as in GRPO and DAPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.functional.kl import KLName, kl_penalty
+from lit_tpgrpo.losses.base import LossInputs, LossOutput
+from lit_tpgrpo.losses.metrics import clipped_tokens
+
+
+@checked_arguments()
+@dataclass(frozen=True)
+class ClippedSurrogate:
+    """Penalise the ratio of new to old policy for leaving the clip range, and the distance to the reference.
+
+    Sources: GRPO, DeepSeekMath (arXiv 2402.03300, eq. 3); separate clip bounds, DAPO (arXiv 2503.14476, eq. 10).
+
+    Args:
+        clip_low: lower epsilon: ratios under ``1 - clip_low`` stop pushing down.
+        clip_high: upper epsilon: ratios over ``1 + clip_high`` stop pushing up.
+        kl_beta: weight of the KL term to the frozen initial policy; 0 keeps no reference in memory.
+        kl_estimator: ``k1``, ``k2`` or ``k3``, or ``k2_unbiased`` or ``k3_unbiased``, which correct for off-policy tokens;
+            see ``lit_tpgrpo.functional.kl``.
+
+    Raises:
+        ConfigError: a bound or the weight is out of range.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_beta: float = 0.0
+    kl_estimator: KLName = "k3"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clip_low < 1 or self.clip_high < 0:
+            raise ConfigError(
+                f"clip_low must lie in [0, 1) and clip_high be at least 0, got {self.clip_low} and {self.clip_high}"
+            )
+        if self.kl_beta < 0:
+            raise ConfigError(f"kl_beta must be 0 (no reference) or positive, got {self.kl_beta}")
+
+    def needs_reference(self) -> bool:
+        """Tell whether there is a KL term."""
+        return self.kl_beta > 0
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        """Compute the loss, with weights w_t and importance weights c_t, both constants, the latter not on the KL term:
+
+            ratio_t = exp(logprob_t - old_logprob_t)
+            loss = sum_t w_t * (-c_t * min(ratio_t * A_t, clip(ratio_t, 1 - clip_low, 1 + clip_high) * A_t) + kl_beta * kl_t)
+
+        Raises:
+            ValueError: there is a KL term and no ``ref_logprobs``.
+        """
+        ratio = (inputs.logprobs - inputs.old_logprobs).exp()
+        clipped = ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high)
+        surrogate = torch.minimum(ratio * inputs.advantages, clipped * inputs.advantages) * inputs.importance_weights
+        policy_loss = -(inputs.weights * surrogate).sum()
+        kl = kl_penalty(
+            inputs.logprobs,
+            inputs.old_logprobs,
+            inputs.ref_logprobs,
+            inputs.weights,
+            self.kl_estimator,
+            self.kl_beta,
+        )
+        return LossOutput(
+            loss=policy_loss + kl.loss,
+            terms={"policy_loss": policy_loss, "kl_loss": kl.loss},
+            token_values=clipped_tokens(ratio, inputs.advantages, self.clip_low, self.clip_high)
+            | {"kl_ref": kl.per_token},
+        )

@@ -1,0 +1,58 @@
+"""A loss as plain values, by which checkpoints record it, and back."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from lit_tpgrpo.arguments import accepted
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.losses.base import TokenLoss
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def loss_settings(loss: TokenLoss) -> dict[str, Any]:
+    """Return ``class_path`` and ``init_args`` of a loss; ``init_args`` is None where the arguments are not its attributes."""
+    names = [n for n in inspect.signature(type(loss)).parameters if n not in ("args", "kwargs")]
+    init_args = {name: getattr(loss, name) for name in names if hasattr(loss, name)}
+    plain = len(init_args) == len(names) and all(isinstance(value, _PLAIN) for value in init_args.values())
+    path = f"{type(loss).__module__}.{type(loss).__qualname__}"
+    return {"class_path": path, "init_args": init_args if plain else None}
+
+
+def as_loss(value: Any, where: str) -> TokenLoss:
+    """Return a loss; a dict of ``class_path`` and ``init_args`` is built.
+
+    A checkpoint's hyperparameters arrive as such a dict, so it must not import code: the class is one of this package's or of a
+    module that is imported already.
+
+    Raises:
+        ConfigError: it is something else, or the class is not at hand.
+    """
+    if not isinstance(value, Mapping):
+        return accepted(value, TokenLoss, where)
+    path, init_args = str(value.get("class_path")), value.get("init_args", {})
+    kind = _imported_class(path)
+    if kind is None or init_args is None:
+        reason = "its arguments were not recorded" if kind is not None else "no loss of this name is imported"
+        raise ConfigError(
+            f"{where}: the loss {path} cannot be built, for {reason}; give it as an object, "
+            f"loss={path.rpartition('.')[2]}(...)"
+        )
+    return kind(**init_args)
+
+
+def _imported_class(path: str) -> type | None:
+    module, _, name = path.rpartition(".")
+    if module.startswith("lit_tpgrpo.losses.") and module not in sys.modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            return None
+    kind = getattr(sys.modules.get(module), name, None)
+    is_loss = isinstance(kind, type) and hasattr(kind, "needs_reference") and "__call__" in dir(kind)
+    return kind if is_loss else None
