@@ -36,8 +36,8 @@ class _Refused(Exception):
 def checked_arguments(**converters: Convert) -> Callable[[C], C]:
     """Decorate a class so that its constructor checks its arguments.
 
-    What the constructor passes to its base class as ``**kwargs`` is checked against the base class's constructor. A class attribute
-    ``MOVED_ARGUMENTS``, ``{argument: (part, class of the part)}``, names those that are now arguments of one of its parts.
+    What the constructor passes to its base class as ``**kwargs`` is checked against the base class's constructor. A class
+    attribute ``MOVED_ARGUMENTS``, ``{argument: (part, class of the part)}``, names those that are now arguments of a part.
 
     Args:
         converters: by argument name, a function called as ``convert(value, where=name for messages)`` instead of the check
