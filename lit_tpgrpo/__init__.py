@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         RuleSegmentation,
         StepByStep,
     )
+    from lit_tpgrpo.losses import ClippedSurrogate, LossInputs, LossOutput, TokenLoss
     from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
     from lit_tpgrpo.module import TPGRPOModule
     from lit_tpgrpo.records import (
@@ -92,6 +93,7 @@ else:
                 "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
                 "RoundBudget RuleSegmentation StepByStep"
             ),
+            "losses": "ClippedSurrogate LossInputs LossOutput TokenLoss",
             "metrics": "AvgAtK MajAtK PassAtK",
             "module": "TPGRPOModule",
             "records": (
@@ -110,6 +112,7 @@ __all__ = [
     "AvgAtK",
     "CapabilityEstimator",
     "ChatClient",
+    "ClippedSurrogate",
     "CreditAssignment",
     "Decontaminated",
     "DirectLabels",
@@ -130,6 +133,8 @@ __all__ = [
     "LLMSegmentation",
     "LoRA",
     "LocalChat",
+    "LossInputs",
+    "LossOutput",
     "MajAtK",
     "MathEvaluation",
     "MathRolloutDataModule",
@@ -163,6 +168,7 @@ __all__ = [
     "TPGRPOModule",
     "Thought",
     "ThoughtCredit",
+    "TokenLoss",
     "TrainBatch",
     "TransformersLR",
     "UnadaptedThoughtCredit",

@@ -1,7 +1,8 @@
 """Pure functions of tensors, without any other import of this package: the formulas of the paper and of its relatives.
 
-``advantages`` has the token advantages of TP-GRPO, ``kl`` estimators of the KL term, ``corrections`` importance weights between
-engine and trainer, ``logprobs`` the log-probs of chosen tokens without the logits of all.
+``advantages`` has the token advantages of TP-GRPO, ``kl`` estimators of the KL term, ``aggregation`` weights that average over
+an optimizer step, ``corrections`` importance weights between engine and trainer, ``logprobs`` the log-probs of chosen tokens
+without the logits of all.
 """
 
 from lit_tpgrpo.functional.advantages import (
@@ -11,13 +12,16 @@ from lit_tpgrpo.functional.advantages import (
     standardise_group,
     suffix_sum_advantages,
 )
+from lit_tpgrpo.functional.aggregation import NORMALISATIONS, BatchCounts, sequence_weights, token_weights
 from lit_tpgrpo.functional.corrections import CORRECTIONS, importance_weights
-from lit_tpgrpo.functional.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k2_unbiased, kl_k3, kl_k3_unbiased
+from lit_tpgrpo.functional.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k2_unbiased, kl_k3, kl_k3_unbiased, kl_penalty
 from lit_tpgrpo.functional.logprobs import selected_logprobs
 
 __all__ = [
     "CORRECTIONS",
     "KL_ESTIMATORS",
+    "NORMALISATIONS",
+    "BatchCounts",
     "closed_form_advantages",
     "importance_weights",
     "kl_k1",
@@ -25,9 +29,12 @@ __all__ = [
     "kl_k2_unbiased",
     "kl_k3",
     "kl_k3_unbiased",
+    "kl_penalty",
     "merge_runs",
     "process_rewards",
     "selected_logprobs",
+    "sequence_weights",
     "standardise_group",
     "suffix_sum_advantages",
+    "token_weights",
 ]
