@@ -129,7 +129,8 @@ def test_there_are_the_configs_that_the_readmes_name():
     names = {str(p.relative_to(ROOT / "configs")) for p in CONFIGS}
     assert set(re.findall(r"^\| `([\w./]+)` \|", page, re.MULTILINE)) == names
     assert set(re.findall(r"configs/([\w./]+\.yaml)", page)) == names
-    used = {p: re.findall(r"configs/([\w./]+\.yaml)", p.read_text()) for p in (ROOT / "README.md", *CONFIGS)}
+    pages = (ROOT / "README.md", *(ROOT / "docs").glob("[!l]*.md"), *CONFIGS)
+    used = {p: re.findall(r"configs/([\w./]+\.yaml)", p.read_text()) for p in pages}
     assert [(str(p), name) for p, found in used.items() for name in found if name not in names] == []
 
 

@@ -31,7 +31,7 @@ class UnsafeCheckpointError(InputError):
 def check_checkpoint(path: Path, weights_only: bool = True) -> None:
     """Check a checkpoint (a file, or a folder of shards) without loading it.
 
-    It is read once, as fast as a CRC-32 is computed (README, Stopping and resuming).
+    It is read once, as fast as a CRC-32 is computed (docs/resuming.md).
 
     Args:
         path: of the checkpoint.
