@@ -1,7 +1,7 @@
-"""Attributes of a package that are imported when they are first asked for (PEP 562).
+"""Package attributes that are imported on first access (PEP 562).
 
-The ``__init__.py`` of a package runs before any module in it. If it imported what it publishes, each worker process of the
-verifier would import torch, and importing one engine would import all.
+The ``__init__.py`` of a package runs before any of its modules. If it imported all public names, each worker process of the
+verifier would import torch, and importing one engine would import all of them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 
 def lazy_attributes(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and ``__dir__`` of a package that publishes names of its modules.
+    """Build ``__getattr__`` and ``__dir__`` of a package that publishes names of its modules.
 
-    Type checkers and editors cannot follow it: import the same names under ``TYPE_CHECKING`` and list them in ``__all__``
-    (``tests/test_public_names.py`` holds the three equal). A value is looked up at each access and not stored in the package,
-    so that what ``vars()`` shows of it does not depend on what was used before.
+    Type checkers and editors do not understand it, so import the same names under ``TYPE_CHECKING`` and list them in
+    ``__all__`` (``tests/test_public_names.py`` checks that the three agree). A value is looked up at each access and not stored
+    in the package, so that ``vars()`` of the package does not depend on earlier accesses.
 
     Args:
         package: the package's ``__name__``.
@@ -28,7 +28,7 @@ def lazy_attributes(package: str, names: Mapping[str, str]) -> tuple[Callable[[s
     def getattr_(name: str) -> Any:
         if (home := homes.get(name)) is not None:
             return getattr(import_module(home), name)
-        # With a name of its own the error is not given a second suggestion by Python, which knows one only when it ends.
+        # Given ``name``, Python does not append a second suggestion when it prints the uncaught error.
         raise AttributeError(f"module {package!r} has no attribute {name!r}{_suggestion(name, homes)}", name=name)
 
     def dir_() -> list[str]:
@@ -38,7 +38,7 @@ def lazy_attributes(package: str, names: Mapping[str, str]) -> tuple[Callable[[s
 
 
 def _suggestion(name: str, known: Mapping[str, str]) -> str:
-    """The nearest published name, as the end of a sentence; nothing for Python's own ``__names__``."""
+    """Return the nearest published name as the end of a sentence; "" for Python's special ``__names__``."""
     if name.startswith("_"):
         return ""
     import difflib  # not needed by the worker processes

@@ -137,4 +137,4 @@ def test_processes_are_started_in_one_place():
     """Where their environment and their limits are chosen."""
     starters = ("subprocess", "multiprocessing", "concurrent.futures.process", "pty")
     found = [m for m, path in project_files() if any(n.startswith(starters) for n in imports(path))]
-    assert found == ["lit_tpgrpo.verify.pool"]
+    assert found == ["lit_tpgrpo.verify.worker_process"]

@@ -96,14 +96,12 @@ JUDGES = _any(r"\b(?:right|correct|true|wrong|incorrect|mistaken|mistake|error|h
 SUPPOSES = _any(
     r"\b(?:if|suppose|supposing|assume|assuming|let|when|where|for|try|say|set|case|consider|iff)\W+(?:\w+ )?$",
 )
-SETS_ASIDE = _any(
+REJECTS = _any(
     # Not "310/2 = 155, which is not 150", which only distinguishes two numbers.
     r"(?:[,;:(]\s*|[\d)]\s+)not\s+(?:just |merely )?$",
     r"\b(?:instead of|rather than)\s+(?:just |merely )?$",
 )
-PUTS_INSTEAD = _any(
-    r"\b(?:should (?:have been|actually be|be)|must be|(?:it|that)(?:'s| is)(?: actually)?|actually,?)\s+"
-)
+REPLACES = _any(r"\b(?:should (?:have been|actually be|be)|must be|(?:it|that)(?:'s| is)(?: actually)?|actually,?)\s+")
 LOOK_BACK = 40
 """Characters searched before an expression; the limit keeps long sentences linear."""
 

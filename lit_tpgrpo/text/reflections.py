@@ -163,7 +163,7 @@ class _ReflectionParser:
         after = tuple(e for e in equations if e.end > wrong.start())
         if wrong["admission"]:
             # "I wrote A = b instead of A = c" rejects the first equation, not the second, so it is ignored.
-            after = tuple(e for e in after if not matches_before(markers.SETS_ASIDE, sentence, e.start))
+            after = tuple(e for e in after if not matches_before(markers.REJECTS, sentence, e.start))
             after = after or tuple(e for e in extract_equations(sentence) if e.start > wrong.end())
             gap = markers.ADMITTED_OBJECT.match(sentence, wrong.end())
             if after and gap and gap.end() == after[0].start:
@@ -188,7 +188,7 @@ class _ReflectionParser:
 
         If there is none, return ``equations`` unchanged.
         """
-        phrase = None if equations or not self.denied else markers.PUTS_INSTEAD.search(sentence)
+        phrase = None if equations or not self.denied else markers.REPLACES.search(sentence)
         value = next(find_expressions(sentence, phrase.end()), None) if phrase else None
         if phrase is None or value is None or value.start() != phrase.end():
             return equations
@@ -201,7 +201,7 @@ class _ReflectionParser:
         """
         if markers.HEDGES.search(sentence):
             return equations
-        rejected = [matches_before(markers.SETS_ASIDE, sentence, e.start) for e in equations]
+        rejected = [matches_before(markers.REJECTS, sentence, e.start) for e in equations]
         kept = [e for e, reject in zip(equations, rejected, strict=True) if not reject]
         denied = [e for e, reject in zip(equations, rejected, strict=True) if reject]
         starts, kept_ends = [e.start for e in equations], [e.end for e in kept]
@@ -212,7 +212,7 @@ class _ReflectionParser:
             within = bisect_right(starts, value.start()) - 1
             if within >= 0 and value.start() < equations[within].end:
                 continue
-            if not matches_before(markers.SETS_ASIDE, sentence, value.start()):
+            if not matches_before(markers.REJECTS, sentence, value.start()):
                 continue
             before = bisect_right(kept_ends, value.start()) - 1
             if before >= 0:

@@ -24,18 +24,8 @@ from lit_tpgrpo.text.notation import Unreadable, canonical, layout_key
 from lit_tpgrpo.text.numerals import read_based, read_numeral, same_number
 from lit_tpgrpo.verify import atoms, relations
 from lit_tpgrpo.verify.match import MAX_NESTING, MAX_UNMATCHED_PARTS, Equal, Match, every
-from lit_tpgrpo.verify.structure import (
-    Collection,
-    Matrix,
-    Relation,
-    Scalar,
-    Sequence,
-    Shape,
-    Union,
-    read_shape,
-    same_layout,
-    without_introduction,
-)
+from lit_tpgrpo.verify.shapes import Collection, Matrix, Relation, Scalar, Sequence, Shape, Union
+from lit_tpgrpo.verify.structure import read_shape, same_layout, without_introduction
 from lit_tpgrpo.verify.units import Quantity, split_unit, units_agree
 
 _MISREAD = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable
 
-from lit_tpgrpo.verify.structure import Shape
+from lit_tpgrpo.verify.shapes import Shape
 
 MAX_UNMATCHED_PARTS = 50
 """Maximum number of parts of an unordered list that are compared pairwise, which takes quadratic time."""

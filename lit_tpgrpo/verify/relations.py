@@ -12,7 +12,8 @@ from collections.abc import Sequence as Items
 
 from lit_tpgrpo.text.notation import layout_key
 from lit_tpgrpo.verify.match import MAX_UNMATCHED_PARTS, CompareShapes, Equal, Match, every
-from lit_tpgrpo.verify.structure import Collection, Relation, Scalar, Sequence, Shape, Union, read_shape, same_layout
+from lit_tpgrpo.verify.shapes import Collection, Relation, Scalar, Sequence, Shape, Union
+from lit_tpgrpo.verify.structure import read_shape, same_layout
 
 _NAME = re.compile(
     r"(?:m?\\(?:angle|triangle|measuredangle))?"

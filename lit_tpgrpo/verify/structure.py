@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 
 from lit_tpgrpo.text.notation import Unreadable, layout_key
 from lit_tpgrpo.text.numerals import read_numeral
+from lit_tpgrpo.verify.shapes import Collection, Matrix, Relation, Scalar, Sequence, Shape, Union
 
 MAX_DEPTH = 20
 
@@ -33,61 +33,6 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _LEADING_SIGN = re.compile(r"(?:=|:|\\approx|\\therefore|\\Rightarrow|\\rightarrow|\\quad) ?(?![A-Za-z]{2})")
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """An unstructured part: a number, an expression, words."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """Several answers without an order; ``joined`` is their separator (``,``, ``or``, ``and``), ``braces`` marks a set."""
-
-    text: str
-    parts: tuple[Shape, ...]
-    joined: str = ","
-    braces: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Sequence:
-    """An ordered tuple, vector or interval between the brackets ``opening`` and ``closing``."""
-
-    text: str
-    parts: tuple[Shape, ...]
-    opening: str = "("
-    closing: str = ")"
-
-
-@dataclass(frozen=True, slots=True)
-class Union:
-    """A union of sets joined by ``\\cup``."""
-
-    text: str
-    parts: tuple[Shape, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """A matrix, as rows of entries."""
-
-    text: str
-    rows: tuple[tuple[Shape, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """A chain of relations ``sides[0] operators[0] sides[1] ...``."""
-
-    text: str
-    sides: tuple[str, ...]
-    operators: tuple[str, ...]
-
-
-Shape = Scalar | Collection | Sequence | Union | Matrix | Relation
 
 
 def without_introduction(text: str) -> str:

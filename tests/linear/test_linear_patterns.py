@@ -36,7 +36,7 @@ WINDOWED = {
     "text.equations._CUT_BEFORE_NAME": 24,
     "text.equations._CALLED": 24,
     "text.markers.SUPPOSES": 40,
-    "text.markers.SETS_ASIDE": 40,
+    "text.markers.REJECTS": 40,
     "text.subjects._REASON": 80,
     "text.subjects._HELD": 80,
     "text.subjects._POINTER": 80,

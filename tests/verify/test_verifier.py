@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.verify.pool import WorkerProcess, WorkerTimeout
 from lit_tpgrpo.verify.verifier import MathVerifier
+from lit_tpgrpo.verify.worker_process import WorkerProcess, WorkerTimeout
 
 C, I, U = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNVERIFIABLE  # noqa: E741
 

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.verify.pool import PoolClosed, WorkerPool, WorkerProcess, WorkerTimeout, _exit_error
+from lit_tpgrpo.verify.pool import PoolClosed, WorkerPool
 from lit_tpgrpo.verify.verifier import MathVerifier
 from lit_tpgrpo.verify.worker import PASSED_ON, Reply
+from lit_tpgrpo.verify.worker_process import WorkerProcess, WorkerTimeout, _exit_error
 
 C, I, U = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNVERIFIABLE  # noqa: E741
 UNDECIDED = Outcome.UNDECIDED
