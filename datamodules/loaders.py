@@ -1,5 +1,7 @@
-"""Sized iterables over what the DataModule makes on the fly. Lightning prefetches from a loader without a length, which
-would make rollouts one policy old; from these it takes a batch exactly when it trains on it."""
+"""Loaders of batches that are computed on demand.
+
+They have a length: Lightning prefetches from a loader without one, which would make rollouts one policy version old.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ T = TypeVar("T")
 
 
 class OpaqueBatch(Generic[T]):
-    """A batch on its way from a loader to the DataModule's ``transfer_batch_to_device``, which unpacks it.
+    """Hide a batch from Lightning between a loader and ``transfer_batch_to_device``, which unpacks it.
 
-    Lightning's precision plugins look into every batch in between: they would round log-probs and advantages to the
-    training dtype, and they refuse frozen dataclasses. They leave alone what they do not know.
+    Lightning's precision plugins convert every batch in between: they would round log-probs and advantages to the
+    training dtype, and they refuse frozen dataclasses. Types that they do not know are passed through.
     """
 
     __slots__ = ("content",)
@@ -26,7 +28,7 @@ class OpaqueBatch(Generic[T]):
 
 
 class TrainBatchLoader:
-    """``length`` batches an epoch, each fetched when asked for; the epoch ends early where there is none."""
+    """Yield ``length`` batches an epoch, each computed on demand; None ends the epoch early."""
 
     def __init__(self, next_batch: Callable[[], TrainBatch | None], length: int) -> None:
         self._next_batch = next_batch
@@ -43,24 +45,24 @@ class TrainBatchLoader:
             yield OpaqueBatch(batch)
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing of its own: the DataModule keeps the position. Lightning warns of a loader without this."""
+        """Return nothing: the DataModule keeps the position. Lightning warns of a loader without this method."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """See ``state_dict``."""
+        """Do nothing, see ``state_dict``."""
 
 
 class StreamLoader(Generic[T]):
-    """A known number of items from a generator that starts anew with each pass; None follows where it ends before.
+    """Yield a fixed number of items from a new generator in each pass, padded with None if it ends early.
 
-    The generator is closed before the last item is handed out: Lightning asks for no more than the items it wants, and what the
-    generator holds (an awake engine, gathered weights) would stay held while training goes on.
+    The generator is closed before the last item is yielded: Lightning takes only the items it wants, and resources that the
+    generator holds (an awake engine, gathered weights) would otherwise be held during training.
 
     Args:
-        start: makes the generator of one pass.
+        start: returns the generator of one pass.
         length: items of a whole pass.
-        limit: how many of them Lightning will take of the pass that begins; None takes all.
-        what: the work in words. An error in it on one process ends all, at the last item of those where it went well.
+        limit: returns how many of them Lightning will take in the pass that begins; None for all.
+        what: name of the work, for messages. An error on one rank is raised on all, at their last item at the latest.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The order in which problems are met: shuffled passes without end, or draws weighted by capability."""
+"""The order in which problems are sampled: endless shuffled passes, or draws weighted by capability."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from lit_tpgrpo.seeds import derived_seed
 
 
 class ProblemStream:
-    """Problems by position in an endless stream: pass p is a permutation that depends on (seed, p) alone, so that any
-    position can be reached again after a restart without replaying the stream."""
+    """Problems by position in an endless stream.
+
+    Pass p is a permutation that depends on (seed, p) alone, so a restarted run reaches any position without replaying the
+    stream.
+    """
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
         self.problems = tuple(problems)
@@ -21,11 +24,17 @@ class ProblemStream:
         self._pass: tuple[int, list[int]] = (-1, [])
 
     def take(self, start: int, count: int) -> list[Problem]:
-        """The problems at positions ``start .. start + count``."""
+        """Return the problems at positions ``start`` to ``start + count - 1``."""
         return [self._at(position) for position in range(start, start + count)]
 
     def draw(self, start: int, count: int, weights: Sequence[float]) -> list[Problem]:
-        """``count`` problems drawn by weight, without repeats while the set allows."""
+        """Draw ``count`` problems by weight, without replacement if enough have a positive weight.
+
+        Args:
+            start: position in the stream, which seeds the draw.
+            count: number of problems.
+            weights: one for each problem, not negative; they need not sum to 1.
+        """
         tensor = torch.as_tensor(weights, dtype=torch.float64)
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "draw", start))
         repeat = count > int((tensor > 0).sum())

@@ -1,8 +1,9 @@
-"""Rounds cut into optimizer steps, with a position that survives a checkpoint."""
+"""Schedules: when rounds are made and in which batches they are trained on, with a position that survives a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from lit_tpgrpo.errors import EmptyRoundError
 from lit_tpgrpo.records import CreditedSolution, Round, TrainBatch
@@ -11,17 +12,42 @@ from lit_tpgrpo.rollout.training_sequences import even_steps, training_sequence
 MakeRound = Callable[[int, int, int | None], Round]
 
 
+class BatchSchedule(Protocol):
+    """Gives the training batches of a run, one per optimizer step.
+
+    ``MathRolloutDataModule.build_schedule`` returns the one of a run. ``TrainBatchStream`` is the serial schedule; others may
+    make rounds ahead, or train on the first solutions of a round while its last ones are sampled.
+    """
+
+    def next_batch(self) -> TrainBatch:
+        """Return this rank's batch of the next optimizer step. Collective.
+
+        Raises:
+            EmptyRoundError: there is nothing to train on.
+            OutOfTimeError: ``max_time`` was reached while a round was made.
+        """
+        ...
+
+    def state_dict(self, version: int) -> dict[str, Any]:
+        """Return the position in plain numbers and texts, given the number of optimizer steps taken."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a position; keys of others may be in ``state`` as well."""
+        ...
+
+
 class TrainBatchStream:
-    """Gives one ``TrainBatch`` after another and makes the next round exactly when the one in hand is used up.
+    """The serial schedule: make the next round exactly when the current one is used up, and cut it into batches.
 
     Args:
         make_round: called with (round index, problems consumed before it, policy version that must have sampled it, or
-            None for the current policy's); gives this process's part of the round.
-        solutions_per_step: kept solutions of one optimizer step over all processes.
-        problems_per_round: problems that a round consumes over all processes.
+            None for the current policy's); returns this rank's share of the round.
+        solutions_per_step: kept solutions of one optimizer step, over all ranks.
+        problems_per_round: problems that a round consumes, over all ranks.
         max_empty_rounds: rounds in a row with nothing to train on before ``EmptyRoundError``.
-        everywhere: the places in the round of all processes' kept solutions, given this one's. Steps are cut from all of
-            them, so that a step holds the same solutions on any number of processes.
+        gather_indices: maps this rank's kept indices to those of all ranks. Batches are cut from all of them, so that a
+            batch holds the same solutions on any number of ranks.
     """
 
     def __init__(
@@ -36,17 +62,17 @@ class TrainBatchStream:
         self._solutions_per_step = solutions_per_step
         self._problems_per_round = problems_per_round
         self._max_empty_rounds = max_empty_rounds
-        self._everywhere = gather_indices
+        self._gather_indices = gather_indices
         self._round, self._position, self._n_steps, self._cursor, self._version = -1, 0, 0, 0, 0
         self._steps: list[tuple[CreditedSolution, ...]] | None = None
         self._temperature = 1.0
 
     def state_dict(self, version: int) -> dict[str, int]:
-        """Plain numbers: the round in hand, the batches of it that were trained on, its batches in all, problems
-        consumed before it, and the policy version that sampled it.
+        """Return the current round, its batches that were trained on, the number of its batches, the problems consumed before
+        it, and the policy version that sampled it.
 
         Args:
-            version: optimizer steps taken; a batch that was handed out and not trained on will be handed out again.
+            version: optimizer steps taken; a batch that was returned but not trained on will be returned again.
         """
         return {
             "round": self._round,
@@ -56,21 +82,22 @@ class TrainBatchStream:
             "version": self._version,
         }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._round, self._position, self._n_steps = state["round"], state["position"], state["n_steps"]
         self._cursor, self._version = state["cursor"], state["version"]
         self._steps = None
 
     def next_batch(self) -> TrainBatch:
-        """This process's solutions of the next optimizer step, which may be none while others have some.
+        """Return this rank's solutions of the next optimizer step, possibly none while other ranks have some.
 
         Raises:
-            EmptyRoundError: ``max_empty_rounds`` rounds in a row kept nothing on any process.
+            EmptyRoundError: ``max_empty_rounds`` rounds in a row kept nothing on any rank.
         """
         if self._steps is None and self._position < self._n_steps:
-            made = self._make_round(self._round, self._cursor, self._version)
-            # Another version: what was sampled is lost, and this is a new round in its place.
-            self._load(made, self._round, self._cursor, self._position if made.policy_version == self._version else 0)
+            round_ = self._make_round(self._round, self._cursor, self._version)
+            # Another version: the stored round was lost and sampled again, so its first batch comes next.
+            position = self._position if round_.policy_version == self._version else 0
+            self._load(round_, self._round, self._cursor, position)
         empty = 0
         while self._position >= self._n_steps:
             if empty == self._max_empty_rounds:
@@ -80,7 +107,7 @@ class TrainBatchStream:
                     "problems' difficulty, data.group_size or data.keep"
                 )
             cursor = self._cursor + (self._problems_per_round if self._round >= 0 else 0)
-            # Only a finished round takes the place of the last one: an interruption in between leaves a state to resume.
+            # The state changes only when the round is complete: an interruption before leaves one that can be resumed.
             self._load(self._make_round(self._round + 1, cursor, None), self._round + 1, cursor, 0)
             empty += 1
         assert self._steps is not None
@@ -89,10 +116,10 @@ class TrainBatchStream:
         sequences = tuple(training_sequence(s) for s in solutions)
         return TrainBatch(sequences, self._temperature, self._round, self._version)
 
-    def _load(self, made: Round, index: int, cursor: int, position: int) -> None:
-        own = dict(zip(made.kept_indices, made.kept, strict=True))
-        steps = even_steps(self._everywhere(made.kept_indices), self._solutions_per_step)
+    def _load(self, round_: Round, index: int, cursor: int, position: int) -> None:
+        local = dict(zip(round_.kept_indices, round_.kept, strict=True))
+        steps = even_steps(self._gather_indices(round_.kept_indices), self._solutions_per_step)
         self._n_steps = len(steps)
-        self._steps = [tuple(own[at] for at in places if at in own) for places in steps]
-        self._version, self._temperature = made.policy_version, made.temperature
+        self._steps = [tuple(local[i] for i in indices if i in local) for indices in steps]
+        self._version, self._temperature = round_.policy_version, round_.temperature
         self._round, self._cursor, self._position = index, cursor, position

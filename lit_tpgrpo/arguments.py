@@ -33,13 +33,14 @@ class _Refused(Exception):
     """A value does not match an annotation; the message is the remedy, if there is one."""
 
 
-def checked_arguments(**converters: Convert) -> Callable[[C], C]:
+def checked_arguments(*, renamed: Mapping[str, str] | None = None, **converters: Convert) -> Callable[[C], C]:
     """Decorate a class so that its constructor checks its arguments.
 
     What the constructor passes to its base class as ``**kwargs`` is checked against the base class's constructor. A class
     attribute ``MOVED_ARGUMENTS``, ``{argument: (part, class of the part)}``, names those that are now arguments of a part.
 
     Args:
+        renamed: former names of arguments and their present ones, for the error message.
         converters: by argument name, a function called as ``convert(value, where=name for messages)`` instead of the check
             against the annotation, for arguments with forms that the command line does not have.
 
@@ -63,7 +64,9 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
             try:
                 bound = signature.bind(self, *args, **kwargs)
             except TypeError as error:
-                raise ConfigError(_unknown_argument(class_name, kwargs, names, moved) or str(error)) from error
+                raise ConfigError(
+                    _unknown_argument(class_name, kwargs, names, moved, renamed) or str(error)
+                ) from error
 
             def checked(given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
                 converted = {}
@@ -80,6 +83,7 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
             init(*bound.args, **bound.kwargs, **checked(base_arguments, {} if base is None else _hints(base)))
 
         cls.__init__ = checked_init
+        cls.renamed_arguments = dict(renamed or {})
         return cls
 
     return decorate
@@ -91,7 +95,11 @@ def _next_init(cls: type) -> Callable[..., None]:
 
 
 def _unknown_argument(
-    class_name: str, given: Mapping[str, Any], parameters: Collection[str], moved: Mapping[str, tuple[str, str]]
+    class_name: str,
+    given: Mapping[str, Any],
+    parameters: Collection[str],
+    moved: Mapping[str, tuple[str, str]],
+    renamed: Mapping[str, str] | None = None,
 ) -> str:
     """Return an error message about the first unknown argument; "" if all names are known."""
     names = [name for name in dict.fromkeys(parameters) if name not in ("self", "kwargs")]
@@ -101,6 +109,8 @@ def _unknown_argument(
     if unknown in moved:
         part, kind = moved[unknown]
         return f"{class_name} has no argument {unknown!r}; it is now one of its {part}: {part}={kind}({unknown}=...)"
+    if renamed and unknown in renamed:
+        return f"{class_name}: {unknown} is now {renamed[unknown]}"
     near = difflib.get_close_matches(unknown, names, n=1)
     return f"{class_name} has no argument {unknown!r}; " + (
         f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"

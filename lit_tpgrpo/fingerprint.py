@@ -1,12 +1,12 @@
-"""Identify the weights that sampled a round, and the settings of a component.
-
-A step number alone does not identify weights, because every run has a step 0.
-"""
+"""Fingerprints of weights, settings and functions: stored rounds are reused only where they are equal."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from types import CodeType
 from typing import Any
 
 from torch import Tensor
@@ -29,10 +29,45 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
 def settings_of(component: Any) -> dict[str, Any]:
     """Return the class and settings of a component (a judge, a verifier, ...), as stored with a round.
 
-    The settings are its attribute ``settings``, or else its public attributes that are bool, int, float or str.
+    The settings are its attribute ``settings``, or else its public attributes that are bool, int, float or str. For a
+    function it is ``callable_name``, so that another function, or the same one after an edit, differs.
     """
+    if inspect.isroutine(component) or isinstance(component, functools.partial):
+        return {"function": callable_name(component)}
     settings = getattr(component, "settings", None)
     if settings is None:
         public = {name: value for name, value in vars(component).items() if not name.startswith("_")}
         settings = {name: value for name, value in public.items() if isinstance(value, (bool, int, float, str))}
     return {"class": f"{type(component).__module__}.{type(component).__qualname__}"} | dict(settings)
+
+
+def callable_name(function: Callable[..., Any]) -> str:
+    """Return the dotted name of a function or callable object and, of a function, a hash of its code.
+
+    The hash tells lambdas, closures over other plain values and edited functions apart. Of a ``functools.partial`` it is
+    that of the function with the arguments behind it.
+    """
+    if isinstance(function, functools.partial):
+        given = [*map(repr, function.args), *(f"{k}={v!r}" for k, v in sorted(function.keywords.items()))]
+        return f"{callable_name(function.func)}({', '.join(given)})"
+    name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return name
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _is_plain(cell)]
+    content = repr((*_code_content(code), *([cells] if cells else []))).encode()
+    return f"{name}#{hashlib.blake2b(content, digest_size=4).hexdigest()}"
+
+
+def _is_plain(cell: Any) -> bool:
+    try:
+        return isinstance(cell.cell_contents, bool | int | float | str | None)
+    except ValueError:  # not assigned yet
+        return False
+
+
+def _code_content(code: CodeType) -> tuple[Any, ...]:
+    """Byte code, names and plain constants, also of the functions inside; without file and line numbers."""
+    plain = [c for c in code.co_consts if isinstance(c, bool | int | float | str | None)]
+    inner = [_code_content(c) for c in code.co_consts if isinstance(c, CodeType)]
+    return (code.co_code, code.co_names, plain, *inner)

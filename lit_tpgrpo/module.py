@@ -30,8 +30,8 @@ from lit_tpgrpo.losses.metrics import measure
 from lit_tpgrpo.losses.settings import as_loss, loss_settings
 from lit_tpgrpo.pretrained import refuse_rescaled_logits
 from lit_tpgrpo.records import Round, TrainBatch, TrainingSequence
-from lit_tpgrpo.rollout.correction import warn_of_mismatch
 from lit_tpgrpo.rollout.evaluation import EvaluationLog
+from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
 from lit_tpgrpo.rollout.rows import judged_rows
 from lit_tpgrpo.rollout.run_settings import log_run_settings
 from lit_tpgrpo.training.adapters import ADAPTER, LoRA, adapter_state, check_adapter_state, check_base, plain_tensors

@@ -57,7 +57,11 @@ REFUSED = [
     (DATA, {"group_size": True}, "group_size: expected an integer, got True (bool)"),
     (DATA, {"group_size": 8.0}, "group_size: expected an integer, got 8.0 (float)"),
     (DATA, {"group_sise": 8}, "MathRolloutDataModule has no argument 'group_sise'; did you mean group_size?"),
-    (DATA, {"correction_cap": "2"}, "correction_cap: expected a number, got '2' (str)"),
+    (DATA, {"correction_cap": 2}, "MathRolloutDataModule: correction_cap is now correction.cap"),
+    (DATA, {"correction": {"cap": "2"}}, "Correction: cap: expected a number, got '2' (str)"),
+    (DATA, {"correction": {"capp": 2}}, "correction: Correction has no 'capp'; did you mean cap?"),
+    (DATA, {"keep": 3}, "keep: expected all, nonzero_advantage, nonzero_process_reward or a function (CreditedSolution) -> bool, got 3 (int)"),
+    (DATA, {"keep": Path}, "keep: got the class Path; give an object: Path(...)"),
     (DATA, {"keep": "everything"}, "keep: expected all, nonzero_advantage or nonzero_process_reward, got 'everything' (str)"),
     (DATA, {"on_long_prompt": None}, "on_long_prompt: expected skip or stop, got None"),
     (DATA, {"prompt_template": None}, "prompt_template: expected a text, got None"),
@@ -124,7 +128,7 @@ def test_what_can_only_mean_one_thing_is_taken_as_that(tmp_path):
         val=FileProblems(tmp_path / "x.jsonl", fields={"prompt": "q"}, answer_form="box"),
         sampling={"max_new_tokens": 8, "temperature": 1, "stop_ids": [3]},  # pyright: ignore[reportArgumentType]
         group_size=np.int64(4),  # pyright: ignore[reportArgumentType]
-        correction_cap=3,
+        correction={"cap": 3},  # pyright: ignore[reportArgumentType]
         store_dir=tmp_path,
     )
     assert data.sampling == SamplingParams(8, 1.0, stop_ids=(3,))

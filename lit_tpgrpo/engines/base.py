@@ -48,6 +48,11 @@ class SamplingParams:
         if self.top_k < 0:
             raise ConfigError(f"sampling: top_k must be 0 (off) or positive, got {self.top_k}")
 
+    @property
+    def cuts_distribution(self) -> bool:
+        """Whether ``top_p`` or ``top_k`` removes tokens from what is sampled from."""
+        return self.top_p < 1 or self.top_k > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

@@ -78,7 +78,7 @@ CORRECTIONS: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
 def importance_weights(
     trainer_logprobs: Tensor,
     engine_logprobs: Tensor,
-    method: str,
+    method: str | Callable[[Tensor, float, float], Tensor],
     cap: float,
     floor: float = 0.0,
     kept_mass: float = 1.0,
@@ -88,7 +88,7 @@ def importance_weights(
     Args:
         trainer_logprobs: (T,) the trainer's log-probs of the sampled tokens, with the weights that sampled them.
         engine_logprobs: (T,) the engine's log-probs of the same tokens, at the same temperature.
-        method: a name in ``CORRECTIONS``.
+        method: a name in ``CORRECTIONS``, or a function like those there: (T,) log c_t, floor and cap to (T,) weights.
         cap: maximum weight; a larger one is set to the cap or to 0, depending on the method.
         floor: minimum weight; a smaller one is set to the floor or to 0.
         kept_mass: estimate by ``truncation_sums``, if the engine's log-probs are those after ``top_p`` or ``top_k``.
@@ -97,7 +97,8 @@ def importance_weights(
         (T,) float32, finite, without gradient.
     """
     log_ratio = _log_ratio(trainer_logprobs, engine_logprobs) - torch.tensor(kept_mass).log()
-    return torch.nan_to_num(CORRECTIONS[method](log_ratio, floor, cap), nan=0.0)
+    weigh = CORRECTIONS[method] if isinstance(method, str) else method
+    return torch.nan_to_num(weigh(log_ratio, floor, cap), nan=0.0)
 
 
 def truncation_sums(trainer_logprobs: Tensor, engine_logprobs: Tensor, cap: float) -> tuple[float, int]:

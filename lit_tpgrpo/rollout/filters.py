@@ -1,10 +1,13 @@
-"""Which solutions of a round are trained on. Each rule is a function; ``KEEP_RULES`` names them for configs."""
+"""Keep rules: which solutions of a round are trained on. ``KEEP_RULES`` names ours; any function may be one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+from lit_tpgrpo.arguments import accepted, shown
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.fingerprint import callable_name
 from lit_tpgrpo.records import CreditedSolution
 
 KeepRule = Callable[[CreditedSolution], bool]
@@ -12,18 +15,20 @@ KeepName = Literal["all", "nonzero_advantage", "nonzero_process_reward"]
 
 
 def keep_all(solution: CreditedSolution) -> bool:
-    """Everything, also what has no gradient."""
+    """Keep everything, solutions without a gradient too."""
     return True
 
 
 def keep_nonzero_advantage(solution: CreditedSolution) -> bool:
-    """Solutions with a token that has an advantage. Unlike a filter on outcome variance this keeps an all-correct
-    group's wrong thoughts, which still teach."""
+    """Keep solutions with a nonzero token advantage.
+
+    Unlike a filter on outcome variance this keeps the incorrect thoughts of an all-correct group, which carry a gradient.
+    """
     return bool(solution.advantages.any())
 
 
 def keep_nonzero_process_reward(solution: CreditedSolution) -> bool:
-    """The paper's filter: only solutions in which some thought has a process reward."""
+    """Keep solutions with a nonzero process reward: the paper's filter."""
     return any(solution.process_rewards)
 
 
@@ -32,3 +37,36 @@ KEEP_RULES: dict[KeepName, KeepRule] = {
     "nonzero_advantage": keep_nonzero_advantage,
     "nonzero_process_reward": keep_nonzero_process_reward,
 }
+
+
+def as_keep_rule(value: Any, where: str) -> KeepRule:
+    """Return the keep rule of a name; a function or callable object is one itself.
+
+    Raises:
+        ConfigError: it is neither; ``where`` names the argument.
+    """
+    if isinstance(value, str):
+        return KEEP_RULES[accepted(value, KeepName, where)]
+    if isinstance(value, type):
+        raise ConfigError(f"{where}: got {shown(value)}; give an object: {value.__name__}(...)")
+    if not callable(value):
+        raise ConfigError(
+            f"{where}: expected {', '.join(KEEP_RULES)} or a function (CreditedSolution) -> bool, got {shown(value)}"
+        )
+    return value
+
+
+def is_kept(rule: KeepRule, solution: CreditedSolution) -> bool:
+    """Apply a keep rule to one solution.
+
+    Raises:
+        ConfigError: the rule returned something other than a bool (of Python, numpy or torch).
+    """
+    result: Any = rule(solution)
+    if isinstance(result, bool) or (
+        str(getattr(result, "dtype", "")).removeprefix("torch.") == "bool" and getattr(result, "ndim", None) == 0
+    ):
+        return bool(result)
+    raise ConfigError(
+        f"data.keep: {callable_name(rule)} must return True (train on the solution) or False, got {shown(result)}"
+    )

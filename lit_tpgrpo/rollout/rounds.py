@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import lightning as L
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.merging import check_verdict
-from lit_tpgrpo.engines.base import Batching, Engine, SamplingParams
-from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, abstain, tally_of
+from lit_tpgrpo.engines.base import Batching, Engine, Policy, SamplingParams
+from lit_tpgrpo.fingerprint import settings_of
+from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, RefreshableJudge, abstain, tally_of
 from lit_tpgrpo.records import (
     CreditedSolution,
     JudgedGroup,
@@ -25,10 +27,11 @@ from lit_tpgrpo.records import (
     Solution,
     Verdict,
 )
-from lit_tpgrpo.rollout.filters import KeepRule
+from lit_tpgrpo.rollout.filters import KeepRule, is_kept
 from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups, verify_solutions
 from lit_tpgrpo.rollout.store import RoundFile, Sampled
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
+from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.signals import STOP
 from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.base import Verifier
@@ -43,6 +46,25 @@ class Assignment:
     group_index: int
     problem: Problem
     seed: int
+
+
+def assign_problems(trainer: L.Trainer, problems: Sequence[Problem], seed: int, *purpose: object) -> list[Assignment]:
+    """Return this rank's problems, round-robin.
+
+    A group is sampled on one rank, so its baseline needs no communication. Group indices and seeds do not depend on the
+    number of ranks.
+
+    Args:
+        trainer: knows rank and world size.
+        problems: of all ranks.
+        seed: of the run.
+        purpose: tells the seeds of rounds and evaluations apart.
+    """
+    return [
+        Assignment(group_index, problem, derived_seed(seed, *purpose, group_index))
+        for group_index, problem in enumerate(problems)
+        if group_index % trainer.world_size == trainer.global_rank
+    ]
 
 
 class Capability(Protocol):
@@ -82,6 +104,39 @@ class RoundMaker:
     template: str
     show_progress: bool = True
 
+    def sampling_settings(self, problems: Sequence[Problem], version: int, weights: str, seed: int) -> dict[str, Any]:
+        """Return what stored solutions must have been sampled with to be reused.
+
+        Args:
+            problems: of the round, over all ranks.
+            version: of the policy.
+            weights: fingerprint of its weights.
+            seed: of the run.
+        """
+        return {
+            "policy_version": version,
+            "weights": weights,
+            "seed": seed,
+            "group_size": self.group_size,
+            "sampling": repr(self.sampling),
+            "prompt_template": self.template,
+            "problems": [p.uid for p in problems],
+        }
+
+    def judging_settings(self) -> dict[str, Any]:
+        """Return what stored verdicts must have been made with to be reused."""
+        judge = {"name": self.judge.name} | settings_of(self.judge)
+        return {"judge": judge, "verifier": settings_of(self.verifier)}
+
+    def prepare_judge(self, policy: Policy) -> None:
+        """Give a judge that is the policy itself the current weights, if it has none.
+
+        That is the case without ``JudgeRefresh`` and in a resumed run: earlier weights ended with their process.
+        """
+        if isinstance(self.judge, RefreshableJudge) and self.judge.needs_policy:
+            log.warning("the policy judges itself, from now on with its weights of step %d", policy.policy_version)
+            self.judge.refresh(policy)
+
     def make(
         self,
         index: int,
@@ -112,7 +167,7 @@ class RoundMaker:
             own = self.credit(scaled[-1])
             credited += own
             indices += [assignment.group_index * self.group_size + sample for sample in range(len(own))]
-        keeps = [s.judged.outcome is not Outcome.UNDECIDED and self.keep(s) for s in credited]
+        keeps = [s.judged.outcome is not Outcome.UNDECIDED and is_kept(self.keep, s) for s in credited]
         made = Round(
             index,
             policy_version,

@@ -12,6 +12,25 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.plugins import MixedPrecision
 
+from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.errors import ConfigError
+
+
+def policy_of(trainer: L.Trainer) -> Policy:
+    """Return the trainer's module as the policy that an engine samples from.
+
+    Raises:
+        ConfigError: it lacks part of ``Policy``.
+    """
+    module = trainer.lightning_module
+    if not isinstance(module, Policy):
+        raise ConfigError(
+            f"MathRolloutDataModule samples from the trainer's module, and {type(module).__name__} lacks part of "
+            "lit_tpgrpo.engines.base.Policy (policy_model, tokenizer, policy_version, named_tensors); use "
+            "TPGRPOModule or add them"
+        )
+    return module
+
 
 def is_dev_run(trainer: L.Trainer) -> bool:
     """Return whether ``fast_dev_run`` is on: such a run leaves nothing behind."""

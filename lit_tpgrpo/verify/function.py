@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_tpgrpo.arguments import accepted, shown
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.fingerprint import callable_name
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.verify.base import Verifier
 
@@ -37,7 +37,7 @@ class FunctionVerifier:
 
     def __init__(self, compare: Compare) -> None:
         accepted(compare, Callable[..., Any], "FunctionVerifier: compare")
-        self.function = _name_with_hash(compare)  # public: another function invalidates the verdicts of a stored round
+        self.function = callable_name(compare)  # public: another function invalidates the verdicts of a stored round
         self._compare = compare
         self._counts: Counter[str] = Counter()
         self._returned = False
@@ -106,14 +106,3 @@ def as_verifier(value: Any, where: str) -> Any:
     if isinstance(value, type) or not callable(value):
         accepted(value, Verifier, where)
     return FunctionVerifier(value)
-
-
-def _name_with_hash(function: Compare) -> str:
-    """Return a function's name and a hash of its code, since all lambdas of a scope have the same name."""
-    name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return name
-    plain = [c for c in code.co_consts if isinstance(c, bool | int | float | str | None)]
-    content = repr((code.co_code, code.co_names, plain)).encode()
-    return f"{name}#{hashlib.blake2b(content, digest_size=4).hexdigest()}"

@@ -18,6 +18,7 @@ from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.rollout.correction import scorer_of
 from lit_tpgrpo.rollout.training_sequences import training_sequence
 from lit_tpgrpo.verify.verifier import MathVerifier
 
@@ -102,8 +103,8 @@ def weights(of: TPGRPOModule) -> torch.Tensor:
     ("settings", "weight"),
     [
         ({}, 2.718281828**OFFSET),
-        ({"correction_cap": 1.1}, 1.1),
-        ({"correction": "token_mask", "correction_cap": 1.1}, 0.0),
+        ({"correction": {"cap": 1.1}}, 1.1),
+        ({"correction": {"method": "token_mask", "cap": 1.1}}, 0.0),
         # The engine's log-probs would be those after the cut: their common offset is the kept mass, here e^0.25.
         ({"sampling": SamplingParams(max_new_tokens=12, temperature=0.8, top_p=0.999)}, 1.0),
     ],
@@ -213,12 +214,12 @@ def test_settings_that_cannot_be_corrected_are_named(random_model, tmp_path):
         data(tmp_path, correction="off", sampling=cut)
     assert data(tmp_path, sampling=cut).correction is not None
     assert data(tmp_path, correction="off", sampling=cut, engine=HFEngine()).correction is None
-    with pytest.raises(ConfigError, match="correction_cap must be at least 1"):
-        data(tmp_path, correction_cap=0.5)
-    with pytest.raises(ConfigError, match=r"correction_floor must lie between 0 .* got 1.5"):
-        data(tmp_path, correction_floor=1.5)
-    assert data(tmp_path, correction_floor=0.5).correction.floor == 0.5  # pyright: ignore
-    with pytest.raises(ConfigError, match="correction: expected auto, off, token_truncate"):
+    with pytest.raises(ConfigError, match=r"correction.cap must be at least 1"):
+        data(tmp_path, correction={"cap": 0.5})
+    with pytest.raises(ConfigError, match=r"correction.floor must lie between 0 .* got 1.5"):
+        data(tmp_path, correction={"floor": 1.5})
+    assert data(tmp_path, correction={"floor": 0.5}).correction.floor == 0.5  # pyright: ignore
+    with pytest.raises(ConfigError, match="correction: expected Correction or auto, off, token_truncate"):
         data(tmp_path, correction="token")
 
 
@@ -226,7 +227,5 @@ def test_a_module_that_cannot_score_is_named(random_model, tmp_path):
     class Bare(L.LightningModule):
         """A user's own module without the method."""
 
-    source = data(tmp_path)
-    source.trainer = type("T", (), {"lightning_module": Bare()})()
     with pytest.raises(ConfigError, match="Bare has no completion_logprobs"):
-        source._corrected(None, None, True)  # pyright: ignore
+        scorer_of(Bare())

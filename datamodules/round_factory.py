@@ -1,0 +1,173 @@
+"""Make the rounds of a training run: choose problems, sample and judge them, correct log-probs, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import lightning as L
+
+from lit_tpgrpo.datamodules.stream import ProblemStream
+from lit_tpgrpo.distributed import gather, gather_sum, raise_on_all_ranks
+from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.fingerprint import fingerprint
+from lit_tpgrpo.records import Problem, Round
+from lit_tpgrpo.rollout.correction import Correction, scorer_of
+from lit_tpgrpo.rollout.hooks import call_round_hook
+from lit_tpgrpo.rollout.mismatch import MismatchTally
+from lit_tpgrpo.rollout.report import report_round
+from lit_tpgrpo.rollout.rounds import Assignment, Capability, RoundMaker, assign_problems, stored_groups
+from lit_tpgrpo.rollout.run_store import RunStore
+from lit_tpgrpo.rollout.store import RoundFile
+from lit_tpgrpo.rollout.summary import RoundTally
+from lit_tpgrpo.rollout.trainer_state import is_out_of_time, policy_of, sampling_precision
+from lit_tpgrpo.signals import STOP, OutOfTimeError, unless_out_of_time
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """A round that is ready to be sampled.
+
+    Attributes:
+        index: of the round.
+        version: policy version (optimizer steps) that samples it, or sampled it before a restart.
+        assignments: this rank's problems.
+        file: the round on disk.
+        maker: the stages it goes through.
+    """
+
+    index: int
+    version: int
+    assignments: Sequence[Assignment]
+    file: RoundFile
+    maker: RoundMaker
+
+
+@dataclass(frozen=True)
+class RoundFactory:
+    """Make rounds with the current policy, or take them up again from disk. A schedule decides when.
+
+    ``make`` is ``plan``, ``fill`` and ``finish`` one after another; a schedule that overlaps them with training calls them
+    itself. All are collective.
+
+    Args:
+        trainer: of the run; its module is the policy.
+        problems: returns the training problems.
+        problems_per_round: over all ranks.
+        seed: of the order of problems and of sampling.
+        store: the run's rounds on disk.
+        maker: returns the stages of a round. Called after the hook ``on_round_start``, which may change the judge.
+        capability: returns what scales r_c and may weight the problems.
+        correction: of the engine–trainer log-prob mismatch; None for none.
+    """
+
+    trainer: L.Trainer
+    problems: Callable[[], Sequence[Problem]]
+    problems_per_round: int
+    seed: int
+    store: RunStore
+    maker: Callable[[], RoundMaker]
+    capability: Callable[[], Capability]
+    correction: Correction | None
+
+    @property
+    def policy(self) -> Policy:
+        return policy_of(self.trainer)
+
+    def make(self, index: int, cursor: int, version: int | None) -> Round:
+        """Make round ``index``.
+
+        Args:
+            index: of the round.
+            cursor: problems that earlier rounds have consumed, over all ranks.
+            version: policy version that sampled the round before a restart; None samples it with the current policy.
+
+        Returns:
+            This rank's share of the round. Its ``policy_version`` is another than ``version`` if the stored round was
+            incomplete: it has then been sampled again.
+
+        Raises:
+            OutOfTimeError: ``max_time`` was reached while the round was sampled or judged; what is complete is stored.
+        """
+        plan = self.plan(index, cursor, version)
+        with sampling_precision(self.trainer):
+            round_, tally = self.fill(plan)
+            return self.finish(plan, round_, tally)
+
+    def plan(self, index: int, cursor: int, version: int | None) -> RoundPlan:
+        """Choose the round's problems and open it on disk; see ``make`` for the arguments."""
+        stream = ProblemStream(self.problems(), self.seed)
+        if version is None:
+            version = self._begin(index)
+        weights = self.capability().weights([p.uid for p in stream.problems])
+        count = self.problems_per_round
+        problems = stream.take(cursor, count) if weights is None else stream.draw(cursor, count, weights)
+        plan = self._open(index, version, problems)
+        if version != self.policy.policy_version and any(gather(_is_incomplete(plan))):
+            log.warning(
+                "round %d was sampled at step %d and is not whole on disk any more (data.keep_rounds is %d): all of it is "
+                "sampled again, with the weights of step %d",
+                *(index, version, self.store.keep, self.policy.policy_version),
+            )
+            plan = self._open(index, self._begin(index), problems)
+        plan.maker.prepare_judge(self.policy)
+        plan.maker.engine.load_weights(self.policy)  # after the hooks: an audit may have used the same engine
+        return plan
+
+    def fill(self, plan: RoundPlan) -> tuple[Round, RoundTally]:
+        """Sample, verify, judge and credit what the store lacks; return this rank's share and the sums for its metrics."""
+        with raise_on_all_ranks(f"round {plan.index}"), STOP.until(lambda: is_out_of_time(self.trainer)):
+            result = unless_out_of_time(
+                lambda: plan.maker.make(
+                    plan.index,
+                    plan.assignments,
+                    plan.file,
+                    self.capability(),
+                    policy_version=plan.version,
+                    on_group=lambda group: call_round_hook(self.trainer, "on_group_judged", group),
+                )
+            )
+        if any(gather(result is None)) or result is None:  # the second is for the type checker
+            plan.maker.engine.sleep()
+            raise OutOfTimeError
+        return result
+
+    def finish(self, plan: RoundPlan, round_: Round, tally: RoundTally) -> Round:
+        """Correct log-probs, compute the metrics of all ranks, log them, and call ``on_round_end``."""
+        round_, mismatch = self._correct(plan, round_)
+        metrics = gather_sum(tally).metrics() | ({} if mismatch is None else gather_sum(mismatch).metrics())
+        round_ = replace(round_, metrics=metrics)
+        report_round(self.trainer, round_)
+        call_round_hook(self.trainer, "on_round_end", round_)
+        return round_
+
+    def _begin(self, index: int) -> int:
+        """Let the current policy sample the round; return its version."""
+        self.store.sampled_by = fingerprint(self.policy.named_tensors())
+        call_round_hook(self.trainer, "on_round_start", index)
+        return self.policy.policy_version
+
+    def _open(self, index: int, version: int, problems: Sequence[Problem]) -> RoundPlan:
+        maker = self.maker()
+        sampled_with = maker.sampling_settings(problems, version, self.store.sampled_by, self.seed)
+        file = self.store.open(self.trainer, index, sampled_with, maker.judging_settings())
+        assignments = assign_problems(self.trainer, problems, self.seed, "round", index)
+        return RoundPlan(index, version, assignments, file, maker)
+
+    def _correct(self, plan: RoundPlan, round_: Round) -> tuple[Round, MismatchTally | None]:
+        if self.correction is None:
+            return round_, None
+        current = plan.version == self.policy.policy_version
+        sampling = plan.maker.sampling
+        return self.correction.apply(
+            round_, plan.file, scorer_of(self.trainer.lightning_module), current, sampling.cuts_distribution
+        )
+
+
+def _is_incomplete(plan: RoundPlan) -> bool:
+    """Return whether groups of this rank are not on disk as they were sampled."""
+    stored = stored_groups(plan.file, plan.assignments, plan.maker.group_size, plan.version)
+    return len(stored) < len(plan.assignments)

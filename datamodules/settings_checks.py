@@ -1,0 +1,53 @@
+"""Check the DataModule's settings against each other, with the remedy in the message."""
+
+from __future__ import annotations
+
+from lit_tpgrpo.engines.base import Engine, SamplingParams
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.rollout.correction import Correction
+
+
+def check_counts(group_size: int, keep_rounds: int, **positive: int) -> None:
+    """Check numbers of solutions, problems, steps and rounds.
+
+    Args:
+        group_size: at least 2.
+        keep_rounds: at least 0.
+        positive: at least 1 each, by name.
+
+    Raises:
+        ConfigError: one is too small.
+    """
+    if group_size < 2:
+        raise ConfigError(
+            f"group_size must be at least 2, got {group_size}: an advantage is a reward relative to the other "
+            "solutions of the same problem, and one solution has no others"
+        )
+    for name, value in positive.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+    if keep_rounds < 0:
+        raise ConfigError(f"keep_rounds must be 0 (keep all) or positive, got {keep_rounds}")
+
+
+def check_sampling(engine: Engine, sampling: SamplingParams | None, correction: Correction | None) -> None:
+    """Check that training solutions are random and that their log-probs can be compared with the trainer's.
+
+    A mismatched engine returns log-probs of the distribution that ``top_p`` and ``top_k`` leave, the trainer computes those
+    of the whole one. Only the correction reconciles them: the loss then takes the trainer's as the old ones.
+
+    Raises:
+        ConfigError: one of both does not hold.
+    """
+    if sampling is None:
+        return
+    if sampling.temperature == 0:
+        raise ConfigError(
+            "sampling.temperature must be positive, got 0: greedy solutions of one problem are all equal, and an "
+            "advantage compares them; eval_sampling may be greedy"
+        )
+    if sampling.cuts_distribution and correction is None and getattr(engine, "mismatched", False):
+        raise ConfigError(
+            f"{type(engine).__name__} returns log-probs after top_p and top_k, which the trainer cannot compare with "
+            "its own; sample for training with top_p 1 and top_k 0, or leave data.correction on"
+        )

@@ -1,0 +1,86 @@
+"""Sample held-out problems with the current policy: evaluation verifies them, prediction also judges and credits them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import lightning as L
+
+from lit_tpgrpo.distributed import raise_on_all_ranks
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.fingerprint import fingerprint
+from lit_tpgrpo.records import EvaluatedGroup, Round
+from lit_tpgrpo.rollout.rounds import Assignment, Capability, RoundMaker
+from lit_tpgrpo.rollout.run_store import RunStore
+from lit_tpgrpo.rollout.sampling import evaluate_problems
+from lit_tpgrpo.rollout.trainer_state import policy_of, sampling_precision
+from lit_tpgrpo.signals import STOP
+
+
+def evaluate_groups(
+    trainer: L.Trainer, maker: RoundMaker, assignments: Sequence[Assignment], samples: int, params: SamplingParams
+) -> Iterator[EvaluatedGroup]:
+    """Yield the evaluated group of each of this rank's problems as the engine finishes it.
+
+    The engine sleeps again when the iteration ends or is closed.
+
+    Args:
+        trainer: its module is the policy.
+        maker: engine, verifier, tokenizer and prompt template.
+        assignments: this rank's problems.
+        samples: solutions per problem.
+        params: how they are sampled.
+    """
+    policy = policy_of(trainer)
+    maker.engine.load_weights(policy)
+    maker.engine.wake()
+    try:
+        with sampling_precision(trainer):
+            for group in evaluate_problems(
+                maker.engine,
+                maker.verifier,
+                maker.tokenizer,
+                [a.problem for a in assignments],
+                [a.seed for a in assignments],
+                samples,
+                params,
+                template=maker.template,
+                policy_version=policy.policy_version,
+            ):
+                STOP.check()
+                yield group
+    finally:
+        maker.engine.sleep()
+
+
+def predict_rounds(
+    trainer: L.Trainer,
+    maker: RoundMaker,
+    parts: Sequence[Sequence[Assignment]],
+    store: RunStore,
+    capability: Capability,
+    seed: int,
+) -> Iterator[Round]:
+    """Yield the judged and credited solutions of each part of this rank's problems.
+
+    Collective: every rank needs the same number of parts, some of them may be empty.
+
+    Args:
+        trainer: its module is the policy.
+        maker: the stages of a round.
+        parts: this rank's problems, part by part.
+        store: where they are stored as they complete.
+        capability: what scales r_c.
+        seed: of sampling, stored with the solutions.
+    """
+    policy = policy_of(trainer)
+    maker.prepare_judge(policy)
+    weights = fingerprint(policy.named_tensors())
+    for index, part in enumerate(parts):
+        sampled_with = maker.sampling_settings([a.problem for a in part], policy.policy_version, weights, seed)
+        maker.engine.load_weights(policy)  # each time: a sleeping engine has none
+        with sampling_precision(trainer):
+            file = store.open_prediction(trainer, index, sampled_with, maker.judging_settings())
+            with raise_on_all_ranks(f"prediction, part {index},"):
+                round_, _ = maker.make(index, part, file, capability, policy_version=policy.policy_version)
+        yield round_

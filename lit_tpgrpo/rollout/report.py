@@ -1,0 +1,34 @@
+"""Report a finished round: loggers, callback metrics, one printed line, and warnings of what its figures show."""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from tqdm.auto import tqdm
+
+from lit_tpgrpo.records import Round
+from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
+from lit_tpgrpo.rollout.summary import round_line
+from lit_tpgrpo.rollout.trainer_state import log_to_all
+
+
+def report_round(trainer: L.Trainer, round_: Round) -> None:
+    """Log the metrics of a round on all ranks, print its line and warn on rank 0."""
+    metrics = round_.metrics
+    log_to_all(trainer, dict(metrics) | {"round": round_.index})
+    trainer.callback_metrics.update({name: torch.tensor(float(value)) for name, value in metrics.items()})
+    if trainer.is_global_zero:
+        tqdm.write(round_line(round_.index, round_.policy_version, metrics))
+    if metrics["rollout/undecided_share"] > 0:
+        rank_zero_warn(
+            f"{metrics['rollout/undecided_share']:.1%} of the solutions of round {round_.index} are undecided and left "
+            "out: verifier workers were killed or did not get to run. Free memory, or lower verifier.workers"
+        )
+    if "mismatch/kept_mass" not in metrics:  # otherwise the distance includes what top_p or top_k cut off
+        warn_of_mismatch(metrics.get("mismatch/kl", 0.0), round_.index)
+    if metrics["rollout/unclosed_think_share"] == 1.0:
+        rank_zero_warn(
+            f"no solution of round {round_.index} closes its think block: answers are looked for after </think> only, "
+            "so none can score. Take a reasoning model, or raise sampling.max_new_tokens"
+        )
