@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
@@ -55,7 +55,6 @@ log = logging.getLogger(__name__)
     verifier=as_verifier,
     keep=as_keep_rule,
     correction=as_correction,
-    renamed={"correction_cap": "correction.cap", "correction_floor": "correction.floor"},
 )
 class MathRolloutDataModule(L.LightningDataModule):
     """Stream batches of credited solutions, sampled from the current policy in off-policy rounds.
@@ -92,6 +91,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         seed: of problem order and sampling; by default that of ``seed_everything``.
         progress: show bars of sampling and judging, unless the Trainer's ``enable_progress_bar`` is off.
     """
+
+    RENAMED_ARGUMENTS: ClassVar = {"correction_cap": "correction.cap", "correction_floor": "correction.floor"}
 
     def __init__(
         self,

@@ -31,7 +31,8 @@ class ProblemSplits:
         on_long: Literal["skip", "stop"],
     ) -> None:
         self._sources = sources
-        self._template, self._max_tokens, self._on_long = template, max_tokens, on_long
+        self._template, self._max_tokens = template, max_tokens
+        self._on_long: Literal["skip", "stop"] = on_long
         self._loaded: dict[str, list[Problem]] = {}
 
     def load(self, split: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Problem], dict[str, float]]:

@@ -33,14 +33,14 @@ class _Refused(Exception):
     """A value does not match an annotation; the message is the remedy, if there is one."""
 
 
-def checked_arguments(*, renamed: Mapping[str, str] | None = None, **converters: Convert) -> Callable[[C], C]:
+def checked_arguments(**converters: Convert) -> Callable[[C], C]:
     """Decorate a class so that its constructor checks its arguments.
 
     What the constructor passes to its base class as ``**kwargs`` is checked against the base class's constructor. A class
-    attribute ``MOVED_ARGUMENTS``, ``{argument: (part, class of the part)}``, names those that are now arguments of a part.
+    attribute ``MOVED_ARGUMENTS``, ``{argument: (part, class of the part)}``, names those that are now arguments of a part; ``RENAMED_ARGUMENTS``,
+    ``{argument: present name}``, those with another name.
 
     Args:
-        renamed: former names of arguments and their present ones, for the error message.
         converters: by argument name, a function called as ``convert(value, where=name for messages)`` instead of the check
             against the annotation, for arguments with forms that the command line does not have.
 
@@ -61,12 +61,11 @@ def checked_arguments(*, renamed: Mapping[str, str] | None = None, **converters:
             class_name = type(self).__name__
             names = [*signature.parameters, *(inspect.signature(base).parameters if base is not None else ())]
             moved: Mapping[str, tuple[str, str]] = getattr(type(self), "MOVED_ARGUMENTS", {})
+            renamed: Mapping[str, str] = getattr(type(self), "RENAMED_ARGUMENTS", {})
             try:
                 bound = signature.bind(self, *args, **kwargs)
             except TypeError as error:
-                raise ConfigError(
-                    _unknown_argument(class_name, kwargs, names, moved, renamed) or str(error)
-                ) from error
+                raise ConfigError(_unknown_argument(class_name, kwargs, names, moved, renamed) or str(error)) from error
 
             def checked(given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
                 converted = {}
@@ -83,7 +82,6 @@ def checked_arguments(*, renamed: Mapping[str, str] | None = None, **converters:
             init(*bound.args, **bound.kwargs, **checked(base_arguments, {} if base is None else _hints(base)))
 
         cls.__init__ = checked_init
-        cls.renamed_arguments = dict(renamed or {})
         return cls
 
     return decorate

@@ -221,6 +221,10 @@ MISTYPED = {
     "--data.predict.n 2": "data.predict.n: no class is given for data.predict; give --data.predict and the path of a "
     "class first",
     "--data.keep foo": "data.keep: expected one of all, nonzero_advantage, nonzero_process_reward, got foo",
+    "--data.keep lit_tpgrpo.rollout.filters.keep_some": "data.keep: there is no class or file "
+    "lit_tpgrpo.rollout.filters.keep_some",
+    "--data.correction_cap 3": "data.correction_cap is now data.correction.cap",
+    "--data.correction.cap x": "data.correction.cap: expected a number, got x",
     "--trainer.max_step 3": "unknown option --trainer.max_step; did you mean --trainer.max_steps?",
     "--trainer.max_steps x": "trainer.max_steps: expected a whole number, got x",
     "--seed_everything x": "seed_everything: expected bool or a whole number, got x",

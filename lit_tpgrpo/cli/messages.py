@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse._parameter_resolvers import get_signature_parameters
 
@@ -81,9 +82,11 @@ def _nested(message: str, keys: Collection[str]) -> str:
             return f"{key}.{option}: no class is given for {key}; give --{key} and the path of one first" + (
                 f", e.g. {example}" if example else ""
             )
-        if option in (moved := _moved_arguments(owner)):
+        if option in (moved := _class_attribute(owner, "MOVED_ARGUMENTS")):
             part = f"{key}.{moved[option][0]}"
             return f"unknown option {key}.{option}: it is now {part}.{option}, an argument of {part}"
+        if now := _class_attribute(owner, "RENAMED_ARGUMENTS").get(option):
+            return f"{key}.{option} is now {key}.{now}"
         names = _parameters(owner)
         deeper = [k for k in keys if k.startswith(f"{key}.") and k.endswith(f".{option}")]
         near = _suggestion(option, names) or (f"; did you mean {deeper[0]}?" if deeper else "")
@@ -91,7 +94,7 @@ def _nested(message: str, keys: Collection[str]) -> str:
         return f"unknown option {key}.{option}: {owner.split('.')[-1]} has no {option!r}{near}"
     if report.missing_class is not None and (kind := _number_of(report, report.missing_class[0])):
         return f"{report.missing_class[0]}: expected {kind}, got {report.given}"  # e.g. a union of float and Tensor
-    if report.missing_class is not None:
+    if report.missing_class is not None and not _is_misspelt_choice(report, *report.missing_class):
         key, path = report.missing_class
         path = report.given if report.given.startswith(f"{path}.") else path
         return f"{key}: there is no class or file {path}{_class_suggestion(path)}"
@@ -114,6 +117,11 @@ def _nested(message: str, keys: Collection[str]) -> str:
         key = max((key for key, _ in report.types), key=len)  # the types of an outer key say nothing about this value
         return f"{key}: expected {_type_names(report, key)}, got {report.given}"
     return " ".join(message.replace('Parser key "config":', "config:").split())
+
+
+def _is_misspelt_choice(report: ErrorReport, key: str, path: str) -> bool:
+    """Return whether a setting that takes names or an import path was given neither: one word that is no name."""
+    return "." not in path and any(at == key and LITERAL.fullmatch(kind) for at, kind in report.types)
 
 
 def _known_elsewhere(report: ErrorReport, key: str, option: str, owner: str) -> bool:
@@ -175,10 +183,10 @@ def _parameters(path: str) -> list[str]:
         return []
 
 
-def _moved_arguments(path: str) -> Mapping[str, tuple[str, str]]:
-    """Return the arguments of a class that are now those of one of its parts, see ``checked_arguments``."""
+def _class_attribute(path: str, attribute: str) -> Mapping[str, Any]:
+    """Return a table of a class's former arguments (moved or renamed), see ``checked_arguments``; {} if it has none."""
     module, _, name = path.rpartition(".")
-    return getattr(getattr(sys.modules.get(module), name, None), "MOVED_ARGUMENTS", {})
+    return getattr(getattr(sys.modules.get(module), name, None), attribute, {})
 
 
 def _classes(module: str) -> list[str]:

@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -173,7 +173,7 @@ def as_correction(value: Any, where: str) -> Correction:
         ConfigError: it is neither; ``where`` names the argument.
     """
     if callable(value) and not isinstance(value, type):
-        return Correction(value)
+        return Correction(cast(WeightRule, value))
     given = accepted(value, Correction | CorrectionName, where)
     return given if isinstance(given, Correction) else Correction(given)
 

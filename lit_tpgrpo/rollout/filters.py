@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lit_tpgrpo.arguments import accepted, shown
 from lit_tpgrpo.errors import ConfigError
@@ -53,7 +53,7 @@ def as_keep_rule(value: Any, where: str) -> KeepRule:
         raise ConfigError(
             f"{where}: expected {', '.join(KEEP_RULES)} or a function (CreditedSolution) -> bool, got {shown(value)}"
         )
-    return value
+    return cast(KeepRule, value)
 
 
 def is_kept(rule: KeepRule, solution: CreditedSolution) -> bool:
