@@ -36,9 +36,9 @@ class _Refused(Exception):
 def checked_arguments(**converters: Convert) -> Callable[[C], C]:
     """Decorate a class so that its constructor checks its arguments.
 
-    What the constructor passes to its base class as ``**kwargs`` is checked against the base class's constructor. A class
-    attribute ``MOVED_ARGUMENTS``, ``{argument: (part, class of the part)}``, names those that are now arguments of a part; ``RENAMED_ARGUMENTS``,
-    ``{argument: present name}``, those with another name.
+    What the constructor passes to its base class as ``**kwargs`` is checked against the base class's constructor. Two
+    class attributes name former arguments: ``MOVED_ARGUMENTS``, ``{argument: (part, class of the part)}``, those that are now
+    arguments of a part, and ``RENAMED_ARGUMENTS``, ``{argument: present name}``, those with another name.
 
     Args:
         converters: by argument name, a function called as ``convert(value, where=name for messages)`` instead of the check

@@ -47,7 +47,7 @@ REFUSED = [
     (DATA, {"predict": iter(ROWS)}, "make a list of what can be read only once"),
     (DATA, {"engine": HFEngine}, "engine: expected an object with close, load_weights, sample, sleep, wake (Engine) or None, got the class HFEngine; give an object: HFEngine(...)"),
     (DATA, {"engine": "vllm"}, "got 'vllm' (str); it has no close, load_weights, sample, sleep, wake"),
-    (DATA, {"verifier": MathVerifier}, "verifier: expected an object with close, metrics, verify_all (Verifier), got the class MathVerifier; give an object"),
+    (DATA, {"verifier": MathVerifier}, "verifier: expected an object with close, extract, metrics, verify_all (Verifier), got the class MathVerifier; give an object"),
     (DATA, {"verifier": "exact"}, "got 'exact' (str)"),
     (DATA, {"judge": max}, "judge: expected an object with close, judge, metrics, name (Judge) or None, got the function max"),
     (DATA, {"credit": ThoughtCredit}, "give an object: ThoughtCredit(...)"),

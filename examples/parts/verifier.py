@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.text.answers import answer_block
 
 
 class LastNumberVerifier:
@@ -16,6 +17,10 @@ class LastNumberVerifier:
     def __init__(self, modulus: int = 0) -> None:
         self.modulus = modulus
         self._pairs = 0
+
+    def extract(self, text: str) -> str | None:
+        """Return the answer in a solution's text: all that follows the think block."""
+        return answer_block(text)
 
     def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:
         """Return an outcome for each (gold, answer), in order; a missing answer is incorrect."""

@@ -23,8 +23,11 @@ from lit_tpgrpo.rollout.training_sequences import training_sequence
 
 log = logging.getLogger(__name__)
 
-WeightRule = Callable[[Tensor, float, float], Tensor]
-"""``(log_ratio, floor, cap) -> weights``, as the functions of ``lit_tpgrpo.functional.corrections``."""
+WeightRule = Callable[[Tensor, float, float], Any]
+"""``(log_ratio, floor, cap) -> weights``, as the functions of ``lit_tpgrpo.functional.corrections``.
+
+With Tensor in place of Any the command line would refuse a function without a return annotation.
+"""
 
 CorrectionName = Literal[
     "auto",

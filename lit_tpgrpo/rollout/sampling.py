@@ -9,10 +9,11 @@ from typing import TypeVar
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from lit_tpgrpo.arguments import shown
 from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import EvaluatedGroup, Outcome, Problem, Solution
 from lit_tpgrpo.rollout.prompts import prompt_ids
-from lit_tpgrpo.text.answers import extract_boxed
 from lit_tpgrpo.text.spans import decode_with_offsets
 from lit_tpgrpo.verify.base import Verifier
 
@@ -77,9 +78,23 @@ def _solution(
 
 
 def verify_solutions(verifier: Verifier, pairs: Sequence[tuple[Problem, Solution]]) -> list[tuple[Outcome, str | None]]:
-    """Outcome and extracted answer of each solution, in order. No closed box after ``</think>`` is INCORRECT."""
-    answers = [extract_boxed(solution.text) for _, solution in pairs]
-    outcomes = verifier.verify_all([(p.answer, a) for (p, _), a in zip(pairs, answers, strict=True)])
+    """Return outcome and extracted answer of each solution, in order; a solution without an answer is INCORRECT.
+
+    Raises:
+        ConfigError: the verifier returned another number of outcomes, or something else than outcomes and answers.
+    """
+    answers = [verifier.extract(solution.text) for _, solution in pairs]
+    for answer in answers:
+        if answer is not None and not isinstance(answer, str):
+            raise ConfigError(f"{type(verifier).__name__}.extract must return a text or None, got {shown(answer)}")
+    outcomes = list(verifier.verify_all([(p.answer, a) for (p, _), a in zip(pairs, answers, strict=True)]))
+    wrong = next((o for o in outcomes if not isinstance(o, Outcome)), None)
+    if wrong is not None or len(outcomes) != len(answers):
+        got = f"{len(outcomes)} outcomes" if wrong is None else shown(wrong)
+        raise ConfigError(
+            f"{type(verifier).__name__}.verify_all must return one lit_tpgrpo.records.Outcome for each of the {len(answers)} "
+            f"pairs, got {got}"
+        )
     return list(zip(outcomes, answers, strict=True))
 
 

@@ -23,11 +23,12 @@ from pathlib import Path
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.verify.base import Verifier
 from lit_tpgrpo.verify.checks import CHECKS, GSM8K_FILE, MATH500_FILE, Labelled, cases
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 
-def check(labelled: Labelled, verifier: MathVerifier) -> tuple[list[int], dict[str, float], float]:
+def check(labelled: Labelled, verifier: Verifier) -> tuple[list[int], dict[str, float], float]:
     """Verify labelled answers; return the indices that disagree with their label, the counters, and the time in seconds."""
     verifier.verify_all([("x+1", "1+x"), ("x+2", "2+x")])  # start the workers before the timing
     verifier.metrics()

@@ -1,4 +1,4 @@
-"""The verifier interface: from a gold and an extracted answer to an outcome."""
+"""The verifier interface: from a solution's text to its answer, from gold and answer to an outcome."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.text.answers import extract_boxed
 
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Interface of a verifier, which compares answers with golds.
+    """Extracts answers and compares them with golds.
 
-    ``verify_all`` returns one outcome per pair ``(gold, answer)``, in their order; an answer of None (the solution gives none)
-    is INCORRECT. ``metrics`` returns the counters since the last call and resets them. ``close`` frees processes and may be
-    called twice.
+    A class that inherits from this one gets ``extract``, ``metrics`` and ``close`` as they are here.
     """
 
-    def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]: ...
+    def extract(self, text: str) -> str | None:
+        """Return the answer that a solution's text gives, None if it gives none: the box after the think block."""
+        return extract_boxed(text)
 
-    def metrics(self) -> dict[str, float]: ...
+    def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:
+        """Return one outcome for each ``(gold, answer)``, in order; an answer of None is INCORRECT."""
+        ...
 
-    def close(self) -> None: ...
+    def metrics(self) -> dict[str, float]:
+        """Return counters since the last call, logged under ``verify/`` as sums over all ranks, and reset them."""
+        return {}
+
+    def close(self) -> None:
+        """Free processes; may be called twice, and the verifier may be used again."""

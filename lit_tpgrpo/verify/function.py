@@ -11,6 +11,7 @@ from lit_tpgrpo.arguments import accepted, shown
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import callable_name
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.text.answers import extract_boxed
 from lit_tpgrpo.verify.base import Verifier
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,10 @@ class FunctionVerifier:
         self._compare = compare
         self._counts: Counter[str] = Counter()
         self._returned = False
+
+    def extract(self, text: str) -> str | None:
+        """Return the content of the last box after the think block, None if there is none."""
+        return extract_boxed(text)
 
     def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:
         """Return the outcomes in the order of the pairs.

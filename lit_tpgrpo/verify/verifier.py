@@ -26,6 +26,7 @@ from concurrent.futures import Future, as_completed
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.text.answers import extract_boxed
 from lit_tpgrpo.verify.compare import compare
 from lit_tpgrpo.verify.match import Match
 from lit_tpgrpo.verify.pool import WorkerPool
@@ -93,6 +94,10 @@ class MathVerifier:
         self._pool: WorkerPool | None = None
         self._end_workers: weakref.finalize | None = None
         self._lost_before = 0
+
+    def extract(self, text: str) -> str | None:
+        """Return the content of the last box after the think block, None if there is none."""
+        return extract_boxed(text)
 
     def verify(self, pairs: Iterable[tuple[str, str | None]]) -> Iterator[tuple[int, Outcome]]:
         """Yield ``(index, outcome)`` as each ``(gold, answer)`` is decided, in any order, each index exactly once.
