@@ -101,7 +101,7 @@ WRONG = [
     ({"keep": f"{HERE}.number_of_steps"}, rf"data.keep: {HERE}.number_of_steps#\w+ must return True .* or False, got \d+ \(int\)"),
     ({"correction": {"method": f"{HERE}.one_weight"}}, rf"data.correction.method: {HERE}.one_weight#\w+ must return a tensor of \(\d+,\) finite weights, one for each token, got shape \(\)"),
     ({"correction": {"method": f"{HERE}.infinite"}}, "got values that are not finite"),
-    ({"verifier": {"class_path": f"{HERE}.WithoutExtract"}}, rf"data.verifier: {HERE}.WithoutExtract is no lit_tpgrpo.verify.base.Verifier: it has no method extract\(text\)"),
+    ({"verifier": {"class_path": f"{HERE}.WithoutExtract"}}, rf"data.verifier: {HERE}.WithoutExtract is not a lit_tpgrpo.verify.base.Verifier: it has no method extract\(text\)"),
     ({"keep": f"{HERE}.nothing"}, f"data.keep: there is no class or file {HERE}.nothing"),
 ]  # fmt: skip
 
