@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
     from lit_tpgrpo.module import TPGRPOModule
     from lit_tpgrpo.records import (
+        CreditedSolution,
         JudgedGroup,
         JudgedSolution,
         Outcome,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         TrainBatch,
         Verdict,
     )
+    from lit_tpgrpo.rollout import Correction
     from lit_tpgrpo.training import AdapterOff, FrozenCopy, LoRA, OffloadedCopy, SequenceLR, Sharding, TransformersLR
     from lit_tpgrpo.verify import MathVerifier, Verifier
 else:
@@ -97,9 +99,10 @@ else:
             "metrics": "AvgAtK MajAtK PassAtK",
             "module": "TPGRPOModule",
             "records": (
-                "JudgedGroup JudgedSolution Outcome Problem Round Solution Step StepLabel StopReason "
+                "CreditedSolution JudgedGroup JudgedSolution Outcome Problem Round Solution Step StepLabel StopReason "
                 "Thought TrainBatch Verdict"
             ),
+            "rollout": "Correction",
             "training": "AdapterOff FrozenCopy LoRA OffloadedCopy SequenceLR Sharding TransformersLR",
             "verify": "MathVerifier Verifier",
         },
@@ -113,7 +116,9 @@ __all__ = [
     "CapabilityEstimator",
     "ChatClient",
     "ClippedSurrogate",
+    "Correction",
     "CreditAssignment",
+    "CreditedSolution",
     "Decontaminated",
     "DirectLabels",
     "Engine",
