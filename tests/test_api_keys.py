@@ -113,7 +113,7 @@ def test_an_allowed_key_is_sent_to_its_host(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_a_key_in_the_options_that_are_stored_is_refused():
-    with pytest.raises(ConfigError, match="extra_body holds the key") as caught:
+    with pytest.raises(ConfigError, match="extra_body contains the key") as caught:
         chat(extra_body={"metadata": {"key": KEY}})
     assert KEY not in str(caught.value)
 

@@ -1,6 +1,6 @@
-"""The chat interface: one request in, one reply out, asynchronously; what a generative judge asks its questions through.
+"""The chat interface through which a generative judge queries its LLM: one request in, one reply out, asynchronously.
 
-Implementations: ``openai_chat`` (any OpenAI-compatible endpoint) and ``local_chat`` (a sampling engine of ours).
+Implementations: ``openai_chat`` (any OpenAI-compatible endpoint) and ``local_chat`` (an ``Engine`` in this process).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One user turn: ``shared`` is the text that many requests begin with, ``question`` what this one ends with.
+    """One user turn, ``shared + question``: ``shared`` is the prefix that many requests have in common.
 
-    The turn is ``shared + question``; a cache of prefixes then serves all questions about one text.
+    A prefix cache then serves all questions about one text.
     """
 
     shared: str
     question: str
     schema: Mapping[str, Any] | None = None
-    """JSON schema that the reply has to satisfy; free text without one. Thinking is never constrained."""
+    """JSON schema that the reply must satisfy; None for free text. Thinking is never constrained."""
     schema_name: str = "reply"
     max_tokens: int = 1024
-    """Of the reply, without the thinking."""
+    """Most tokens of the reply, without the thinking."""
     thinking_tokens: int = 0
-    """How many tokens the model may think before it replies; 0: not at all."""
+    """Most tokens that the model may think before it replies; 0 disables thinking."""
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -41,9 +41,12 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """``text`` without the thinking. Token counts are the engine's own; ``cached_tokens`` of the prompt came from a prefix
-    cache, ``thinking_tokens`` are part of ``completion_tokens``. ``cut``: the token limit ended it. ``oversized``: there was an
-    answer, too large to be read or kept; this is in its place."""
+    """One reply; ``text`` is without the thinking.
+
+    Token counts are those reported by the endpoint or engine: ``cached_tokens`` are prompt tokens served from a prefix
+    cache, ``thinking_tokens`` are included in ``completion_tokens``. ``cut``: the token limit ended the reply.
+    ``oversized``: the reply was too large to read or store, and this empty one replaces it.
+    """
 
     text: str
     thinking: str = ""
@@ -56,24 +59,24 @@ class ChatReply:
 
 
 class Fault(enum.Enum):
-    """What went wrong with a request. All but the last three may pass if it is sent again."""
+    """Kind of failure of a request. All but the last three are transient: a retry may succeed."""
 
     CONNECTION = "connection"
     TIMEOUT = "timeout"
     RATE_LIMIT = "rate_limit"
     SERVER = "server"
     MALFORMED = "malformed"
-    """An answer that is no chat completion: cut off, not JSON, without choices."""
+    """The response is not a chat completion: truncated, not JSON, without choices."""
     OVERSIZED = "oversized"
-    """The answer is larger than it may be, and was given up."""
+    """The response exceeds the size limit; the rest of it was not read."""
     REFUSED = "refused"
-    """This request is at fault (too long, a schema the endpoint cannot take): sending it again is in vain."""
+    """Invalid request (too long, unsupported schema); do not retry."""
     SETUP = "setup"
     """No request can succeed: wrong key, unknown model, wrong address."""
 
 
 class ChatError(Exception):
-    """A request that came to nothing. ``retry_after``: seconds that the endpoint asked to be left alone for."""
+    """A failed request. ``retry_after``: seconds to wait before a retry, as the endpoint demands; None if it does not."""
 
     def __init__(self, fault: Fault, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -84,32 +87,32 @@ class ChatError(Exception):
         return ChatError, (self.fault, str(self), self.retry_after)
 
     @property
-    def passing(self) -> bool:
-        """Whether the same request may succeed later."""
+    def transient(self) -> bool:
+        """Whether a retry of the same request may succeed."""
         return self.fault not in (Fault.OVERSIZED, Fault.REFUSED, Fault.SETUP)
 
 
 @runtime_checkable
 class ChatClient(Protocol):
-    """Answers chat requests.
+    """Interface of a client that answers chat requests.
 
-    All coroutines of one ``async with engine.session()`` run on one event loop; a session that ends, however it does,
-    leaves no task, thread or connection behind. ``complete`` does not retry. What an endpoint does wrong is a ``ChatError``;
-    anything else that it raises is a mistake in the program or the settings (``ConfigError``) and ends the judging.
+    All coroutines of one ``async with chat.session()`` run on one event loop; however a session ends, it leaves no task,
+    thread or connection behind. ``complete`` does not retry. It raises ``ChatError`` for failures of the endpoint; any
+    other exception is an error of the program or the settings (``ConfigError``) and ends the judging.
     """
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What replies depend on besides the request, as it was configured; never a key or a secret."""
+        """The configured settings that replies depend on, besides the request; never a key or secret."""
         ...
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The settings, and the weights where they may change: stored replies are looked up by it."""
+        """The settings and, if they can change, a fingerprint of the weights: part of the key of stored replies."""
         ...
 
     def session(self) -> Any:
-        """An async context manager around all calls of ``complete``."""
+        """Return an async context manager; enter it around all calls of ``complete``."""
         ...
 
     async def complete(self, request: ChatRequest) -> ChatReply: ...
@@ -119,17 +122,17 @@ class ChatClient(Protocol):
 
 @runtime_checkable
 class PolicyChat(Protocol):
-    """A chat engine that can be the policy itself."""
+    """A chat client whose model can be the policy itself."""
 
     @property
     def needs_policy(self) -> bool:
-        """Whether nothing can be asked before the next ``refresh``."""
+        """Whether ``refresh`` must be called before ``complete``."""
         ...
 
     def share_engine(self, engine: Engine) -> None:
-        """Use the policy's engine, where the policy is what answers and no other engine was chosen."""
+        """Sample with the policy's engine, if the model is the policy and no other engine was configured."""
         ...
 
     def refresh(self, policy: Policy) -> bool:
-        """Take over the policy's weights, if it is what answers; returns whether anything changed."""
+        """Load the policy's weights, if the model is the policy; return whether the weights changed."""
         ...

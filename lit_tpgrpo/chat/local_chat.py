@@ -1,4 +1,4 @@
-"""Chat on a sampling engine of ours: a judge model in this process, or the policy judging itself."""
+"""Chat client on an ``Engine`` in this process: a local judge model, or the policy judging itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model as an engine asks for it (see ``engines.base.Policy``); its version never changes."""
+    """A model behind the interface that engines load weights from (``engines.base.Policy``); its version never changes."""
 
     policy_model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -42,8 +42,8 @@ class LoadedModel:
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A prompt in the queue, and what it is to be sampled with. Prompts with equal ``params`` share a batch."""
+class _QueuedPrompt:
+    """A prompt in the queue and its sampling parameters. Prompts with equal ``params`` share a batch."""
 
     ids: list[int]
     params: SamplingParams
@@ -53,21 +53,21 @@ class _Waiting:
 
 @checked_arguments()
 class LocalChat:
-    """Answers chat requests with a model in this process; requests that wait together are sampled together.
+    """Chat client with a model in this process; requests that are waiting at the same time are sampled in one batch.
 
-    A request that may think is sampled twice: first freely, up to ``</think>`` or its thinking budget, then the reply,
-    constrained to its schema, behind the closed think block. The thinking budget is therefore exact.
+    A request with thinking is sampled twice: first unconstrained, up to ``</think>`` or its thinking budget, then the
+    reply, constrained to its schema, after the closed think block. The thinking budget is therefore exact.
 
     Args:
         model: Hugging Face folder or hub name, ``embedded:tiny-judge``, or ``policy``: the policy judges itself with a
-            copy of its weights, which ``JudgeRefresh`` renews.
-        engine: samples; by default transformers or, where the policy judges itself, the engine that it is sampled with.
-        dtype: of the weights; the checkpoint's own where not given.
-        attention: of transformers.
-        device: ``auto`` is this process's GPU where there is one.
+            copy of its weights, which ``JudgeRefresh`` updates.
+        engine: engine that samples; by default ``HFEngine`` or, if the policy judges itself, the rollout engine.
+        dtype: dtype of the weights; None keeps the checkpoint's.
+        attention: attention implementation of transformers.
+        device: device of the model; ``auto`` is this process's GPU if it has one.
     """
 
-    in_process = True  # a round's patience ends no request: nobody else could be down
+    in_process = True  # the patience of a round does not apply: there is no remote endpoint that could be down
 
     def __init__(
         self,
@@ -85,39 +85,41 @@ class LocalChat:
         self.device = device
         self._loaded: LoadedModel | None = None
         self._weights = ""
-        self._queue: asyncio.Queue[_Waiting] | None = None
+        self._queue: asyncio.Queue[_QueuedPrompt] | None = None
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """The model's name and a fingerprint of its weights.
 
         Raises:
-            ConfigError: the policy is to judge itself, but has not been taken over yet.
+            ConfigError: the model is the policy, and ``refresh`` has not been called yet.
         """
         self._ready()
         return {"engine": "local", "model": self.model, "weights": self._weights, "dtype": self.dtype}
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What it was configured with."""
+        """The configured model and dtype."""
         return {"engine": "local", "model": self.model, "dtype": self.dtype}
 
     @property
     def needs_policy(self) -> bool:
-        """Whether the policy is to judge itself and has not been taken over since the process began."""
+        """Whether the model is the policy and its weights have not been loaded in this process yet."""
         return self.model == POLICY and self._loaded is None
 
     def share_engine(self, engine: Engine) -> None:
-        """Sample with the policy's engine from now on, unless an engine was given: one copy of a large engine serves both,
-        for a policy is never sampled and judged at once. Not one whose weights all ranks send together: a rank may have
-        nothing to judge."""
+        """Sample with the policy's engine from now on, unless an engine was configured.
+
+        One engine can serve both because the policy is never sampled and judged at the same time. An engine whose
+        ``load_weights`` is collective is not shared: some ranks may have nothing to judge.
+        """
         if self._may_share and not getattr(engine, "collective", False):
             self.engine = engine
 
     def refresh(self, policy: Policy) -> bool:
-        """Take over the policy's weights, if it judges itself; returns whether anything changed.
+        """Copy the policy's weights, if it judges itself; return whether the weights changed.
 
-        The copy is made once, on the policy's device, and overwritten afterwards, name by name.
+        The copy is allocated once, on the policy's device, and overwritten afterwards, tensor by tensor.
         """
         if self.model != POLICY:
             return False
@@ -125,26 +127,26 @@ class LocalChat:
             config = copy.deepcopy(policy.policy_model.config)  # from_config writes to it
             dtype = getattr(torch, self.dtype) if self.dtype else policy.policy_model.dtype
             with torch.random.fork_rng(devices=[]):
-                own_model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=self.attention)
-            own_model.generation_config = policy.policy_model.generation_config
-            own_model.to(policy.policy_model.device).eval().requires_grad_(False)
-            self._loaded = LoadedModel(cast(PreTrainedModel, own_model), policy.tokenizer)
-        own = dict(self._loaded.policy_model.named_parameters())
+                model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=self.attention)
+            model.generation_config = policy.policy_model.generation_config
+            model.to(policy.policy_model.device).eval().requires_grad_(False)
+            self._loaded = LoadedModel(cast(PreTrainedModel, model), policy.tokenizer)
+        parameters = dict(self._loaded.policy_model.named_parameters())
         with torch.no_grad():
             for name, tensor in policy.named_tensors():
-                own[name].copy_(tensor)
+                parameters[name].copy_(tensor)
         before, self._weights = self._weights, fingerprint(self._loaded.named_tensors())
         return self._weights != before
 
     def close(self) -> None:
-        """Give the model back; a judge that is the policy needs a new ``refresh`` then."""
+        """Free the model. If it is the policy, ``refresh`` must be called again before the next session."""
         self.engine.close()
         self._loaded = None
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
-        """Load the model if need be, and sample for ``complete`` until the session ends."""
-        # Each time: an engine that slept may have lost them, and a shared one has the policy's.
+        """Load the model if necessary, and run the sampling task that serves ``complete`` until the session ends."""
+        # At each session: an engine that slept may have lost the weights, and a shared one holds the policy's.
         self.engine.load_weights(self._ready())
         self._queue = asyncio.Queue()
         self.engine.wake()
@@ -158,37 +160,36 @@ class LocalChat:
             self.engine.sleep()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """See ``ChatClient``. A prompt that the model has no positions for is REFUSED."""
+        """Sample the reply to one request, see ``ChatClient``. A prompt that exceeds the model's positions is REFUSED."""
         prompt = self._prompt(request)
-        asked = len(self._encode(prompt))
-        thinking, thought = "", 0
+        prompt_tokens = len(self._encode(prompt))
+        thinking, thinking_tokens = "", 0
         if request.thinking_tokens:
             stop = self._ready().tokenizer.convert_tokens_to_ids(_CLOSE)
             stop_ids = (stop,) if isinstance(stop, int) and stop != self._ready().tokenizer.unk_token_id else ()
-            free = await self._sampled(
-                prompt, self._params(request, request.thinking_tokens, None, stop_ids), request.seed
-            )
-            thinking = self._decode(free).split(_CLOSE)[0].strip()
-            thought = len(free.token_ids)
+            params = self._params(request, request.thinking_tokens, None, stop_ids)
+            completion = await self._sample(prompt, params, request.seed)
+            thinking = self._decode(completion).split(_CLOSE)[0].strip()
+            thinking_tokens = len(completion.token_ids)
             prompt += f"{thinking}\n{_CLOSE}\n\n"
-        # Not sorted: structured output writes the properties in the schema's order, and models expect theirs.
+        # Not sorted: structured output writes properties in the schema's order, and models expect that order.
         schema = json.dumps(request.schema) if request.schema is not None else None
-        made = await self._sampled(prompt, self._params(request, request.max_tokens, schema, ()), request.seed)
+        completion = await self._sample(prompt, self._params(request, request.max_tokens, schema, ()), request.seed)
         return ChatReply(
-            text=self._decode(made),
+            text=self._decode(completion),
             thinking=thinking,
-            prompt_tokens=asked,
-            completion_tokens=len(made.token_ids) + thought,
-            thinking_tokens=thought,
-            cut=made.stop is StopReason.LENGTH,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=len(completion.token_ids) + thinking_tokens,
+            thinking_tokens=thinking_tokens,
+            cut=completion.stop is StopReason.LENGTH,
         )
 
     def _ready(self) -> LoadedModel:
         if self._loaded is None:
             if self.model == POLICY:
                 raise ConfigError(
-                    "the policy is to judge itself (judge.chat.model is 'policy'), but its weights were never taken over; "
-                    "add the callback lit_tpgrpo.callbacks.JudgeRefresh, which does it every n rounds"
+                    "the policy judges itself (judge.chat.model is 'policy'), but its weights were never loaded into the "
+                    "judge; add the callback lit_tpgrpo.callbacks.JudgeRefresh, which does so every n rounds"
                 )
             dtype = getattr(torch, self.dtype) if self.dtype else None
             model = load_causal_lm(self.model, False, dtype, self.attention)
@@ -198,7 +199,7 @@ class LocalChat:
         return self._loaded
 
     def _prompt(self, request: ChatRequest) -> str:
-        """The turn in the chat template, with the think block opened or closed as the request wants it."""
+        """Return the turn in the chat template, with the think block opened or closed according to the request."""
         thinks = request.thinking_tokens > 0
         tokenizer = self._ready().tokenizer
         if tokenizer.chat_template is None:
@@ -211,7 +212,7 @@ class LocalChat:
         return text + f"\n{_CLOSE}\n\n" if opened and not thinks else text
 
     def _encode(self, text: str) -> list[int]:
-        # The chat template has written BOS where the model wants one.
+        # The chat template has already added BOS if the model needs it.
         return cast(list[int], self._ready().tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _decode(self, completion: Completion) -> str:
@@ -221,7 +222,8 @@ class LocalChat:
     def _params(request: ChatRequest, limit: int, schema: str | None, stop_ids: tuple[int, ...]) -> SamplingParams:
         return SamplingParams(limit, request.temperature, request.top_p, json_schema=schema, stop_ids=stop_ids)
 
-    async def _sampled(self, prompt: str, params: SamplingParams, seed: int) -> Completion:
+    async def _sample(self, prompt: str, params: SamplingParams, seed: int) -> Completion:
+        """Queue a prompt and wait for its completion."""
         if self._queue is None:
             raise RuntimeError("LocalChat.complete was called outside of a session")
         ids = self._encode(prompt)
@@ -229,47 +231,49 @@ class LocalChat:
         if limit is not None and len(ids) + params.max_new_tokens > limit:
             raise ChatError(
                 Fault.REFUSED,
-                f"the prompt has {len(ids)} tokens and may be answered by {params.max_new_tokens}, together more than the "
+                f"the prompt has {len(ids)} tokens and the reply may have {params.max_new_tokens}, together more than the "
                 f"{limit} positions of {self.model}; lower the judge's max_shown_chars or max_tokens",
             )
-        waiting = _Waiting(ids, params, seed, asyncio.get_running_loop().create_future())
-        self._queue.put_nowait(waiting)
-        return await waiting.result
+        queued = _QueuedPrompt(ids, params, seed, asyncio.get_running_loop().create_future())
+        self._queue.put_nowait(queued)
+        return await queued.result
 
-    async def _sample_queued(self, queue: asyncio.Queue[_Waiting]) -> None:
-        """Take all that waits, sample the largest set of equal settings in a thread, and look again."""
-        waiting: list[_Waiting] = []
+    async def _sample_queued(self, queue: asyncio.Queue[_QueuedPrompt]) -> None:
+        """Serve the queue until cancelled: sample the largest set of prompts with equal parameters, in a thread, repeat."""
+        waiting: list[_QueuedPrompt] = []
         while True:
             if not waiting:
                 waiting.append(await queue.get())
             while not queue.empty():
                 waiting.append(queue.get_nowait())
-            waiting = [w for w in waiting if not w.result.done()]  # without those whose request was cancelled
+            waiting = [prompt for prompt in waiting if not prompt.result.done()]  # drop cancelled requests
             if not waiting:
                 continue
-            kinds: dict[SamplingParams, list[_Waiting]] = {}
-            for one in waiting:
-                kinds.setdefault(one.params, []).append(one)
-            params, batch = max(kinds.items(), key=lambda kind: len(kind[1]))
-            waiting = [w for w in waiting if w.params != params]
+            by_params: dict[SamplingParams, list[_QueuedPrompt]] = {}
+            for prompt in waiting:
+                by_params.setdefault(prompt.params, []).append(prompt)
+            params, batch = max(by_params.items(), key=lambda item: len(item[1]))
+            waiting = [prompt for prompt in waiting if prompt.params != params]
             job = asyncio.ensure_future(asyncio.to_thread(self._generate, batch, params))
             try:
-                made = await asyncio.shield(job)
+                completions = await asyncio.shield(job)
             except asyncio.CancelledError:
                 await asyncio.wait([job])  # a thread cannot be cancelled, and must not outlive the session
                 raise
-            except BaseException as error:  # a panic in a library must not leave its callers waiting for ever
-                for one in batch:
-                    if not one.result.done():
-                        one.result.set_exception(error)
+            except BaseException as error:  # a panic in a library must not leave the callers waiting for ever
+                for prompt in batch:
+                    if not prompt.result.done():
+                        prompt.result.set_exception(error)
                 continue
-            for one, completion in zip(batch, made, strict=True):
-                if not one.result.done():
-                    one.result.set_result(completion)
+            for prompt, completion in zip(batch, completions, strict=True):
+                if not prompt.result.done():
+                    prompt.result.set_result(completion)
 
-    def _generate(self, batch: Sequence[_Waiting], params: SamplingParams) -> list[Completion]:
-        made = dict(self.engine.sample([one.ids for one in batch], 1, params, [one.seed for one in batch]))
-        return [made[i][0] for i in range(len(batch))]
+    def _generate(self, batch: Sequence[_QueuedPrompt], params: SamplingParams) -> list[Completion]:
+        """Sample one completion per prompt, in the order of the batch."""
+        prompts, seeds = [prompt.ids for prompt in batch], [prompt.seed for prompt in batch]
+        completions = dict(self.engine.sample(prompts, 1, params, seeds))
+        return [completions[i][0] for i in range(len(batch))]
 
 
 def _device(name: str) -> torch.device:

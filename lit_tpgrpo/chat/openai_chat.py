@@ -1,4 +1,4 @@
-"""Chat requests to any OpenAI-compatible endpoint: a local vLLM or SGLang server, a gateway, a provider."""
+"""Chat client for any OpenAI-compatible endpoint: a local vLLM or SGLang server, a gateway, a provider."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 STOP_THINKING = "Stop thinking here. Give the verdict now, in the form that was asked for."
 THINK_FIRST = "\n\nThink it over first, in plain text and without the verdict: you will be asked for it afterwards."
 _NO_KEY = "no-key-was-set"
-# Shorter than the five seconds of common servers: a connection that the server is about to close is not used again.
+# Shorter than the five seconds of common servers, so that no request uses a connection that the server is closing.
 _KEEPALIVE_S = 3.0
 
 Message = dict[str, str]
@@ -38,34 +38,35 @@ Body = dict[str, Any]
 
 @checked_arguments()
 class OpenAIChat:
-    """Asks an endpoint with the official ``openai`` client. It never retries; whoever asks does.
+    """Chat client on the official ``openai`` package. It never retries; the caller does.
 
-    Prompts and key go to ``base_url`` and nowhere else: there is no default address, and redirects are not followed. The
-    key is read from the environment when a session begins, kept by the client alone, and removed from whatever the endpoint
-    says. An answer that is larger than ``max_answer_bytes`` is given up as it comes.
+    Prompts and key are sent to ``base_url`` only: there is no default address, and redirects are not followed. The key is
+    read from the environment when a session begins, held by the client only, and redacted from all text the endpoint
+    returns. A response larger than ``max_answer_bytes`` is aborted while it is received.
 
     Args:
         model: the name under which the endpoint serves the model.
-        base_url: address up to and with ``/v1``, without user, password or query; None: taken from OPENAI_BASE_URL.
-        api_key_env: name of the environment variable with the key: OPENAI_API_KEY, VLLM_API_KEY, or one that the person who
-            runs this allows in LIT_TPGRPO_API_KEY_ENVS (see ``lit_tpgrpo.api_keys``). If it is not set, a placeholder is
-            sent, which local servers accept.
-        timeout_s: seconds for a request, all of its turns together.
-        connect_timeout_s: seconds until a connection stands.
-        max_connections: as many requests are under way at once; further ones wait, and their time runs.
-        max_answer_bytes: of one answer, on the wire and decompressed; thoughts of 100,000 tokens are below 1 MB.
-        response_format: how a schema is asked for: ``json_schema`` (strict, the reply is constrained to it),
-            ``json_object`` (any JSON), ``none`` (by the prompt alone, for endpoints without structured output).
-        thinking: what a request with ``thinking_tokens`` does. ``off``: ignores them. ``native``: the model thinks by
-            itself, in the ``reasoning`` or ``reasoning_content`` of the message or before ``</think>``; if it
-            ends before a reply began, a second turn asks for the reply. ``two_turns``: the first turn only thinks,
-            at most ``thinking_tokens``, the second replies; a hard limit with any endpoint.
+        base_url: address including ``/v1``, without user, password or query; None reads OPENAI_BASE_URL.
+        api_key_env: name of the environment variable with the key: OPENAI_API_KEY, VLLM_API_KEY, or one that the user
+            allows in LIT_TPGRPO_API_KEY_ENVS (see ``lit_tpgrpo.api_keys``). If it is not set, a placeholder is sent,
+            which local servers accept.
+        timeout_s: seconds for a request, including all its turns.
+        connect_timeout_s: seconds to establish a connection.
+        max_connections: most concurrent requests; further ones wait for a connection, within their timeout.
+        max_answer_bytes: most bytes of one response, both compressed and decompressed; thinking of 100,000 tokens is below
+            1 MB.
+        response_format: how a schema is requested: ``json_schema`` (strict, the reply is constrained to it),
+            ``json_object`` (any JSON), ``none`` (by the prompt only, for endpoints without structured output).
+        thinking: how a request with ``thinking_tokens`` is sent. ``off``: ignore them. ``native``: the model thinks by
+            itself, in the ``reasoning`` or ``reasoning_content`` of the message or before ``</think>``; if it ends before
+            the reply begins, a second turn asks for the reply. ``two_turns``: the first turn only thinks, at most
+            ``thinking_tokens``, the second replies; this is a hard limit with any endpoint.
         thinking_switch: send ``chat_template_kwargs: {"enable_thinking": ...}`` (vLLM and SGLang with Qwen3).
-        limit_name: the parameter that limits the reply's length; newer OpenAI models want ``max_completion_tokens``.
+        limit_name: the parameter that limits the reply's length; newer OpenAI models need ``max_completion_tokens``.
         extra_body: further options of the endpoint, sent with each request and stored with the replies: no secrets.
 
     Raises:
-        ConfigError: a value cannot be used, or no address is given.
+        ConfigError: a value is invalid, or no address is given.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class OpenAIChat:
         self.base_url, host, self._address = checked_url(base_url)
         self.api_key_env = api_key_env.strip()
         check_key_env(self.api_key_env, host, "OpenAIChat")
-        read_key(self.api_key_env)  # from now on it is removed from what is written
+        read_key(self.api_key_env)  # registers the key: from now on it is redacted from everything that is written
         self.timeout_s, self.connect_timeout_s = timeout_s, connect_timeout_s
         self.max_connections, self.max_answer_bytes = max_connections, max_answer_bytes
         self.response_format: ResponseFormat = response_format
@@ -113,18 +114,20 @@ class OpenAIChat:
         return f"OpenAIChat(model={self.model!r}, base_url={self.base_url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open client: a connection cannot be copied, and the key must not be."""
+        """Pickle without the open client: a connection cannot be copied, and the key must not be."""
         return {**self.__dict__, "_open": None}
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The settings: what weights an endpoint serves can only be told from the model's name."""
+        """The settings: the model's name is all that identifies the weights of an endpoint."""
         return self.settings
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Model and what shapes the reply; no timeouts, limits of connections or keys, and no address: the same model may
-        be served from another port or node tomorrow, and its replies stay good."""
+        """The model and the options that affect replies; no timeouts, connection limits or keys, and no address.
+
+        Stored replies stay valid if the same model is served from another port or node.
+        """
         return {
             "engine": "openai",
             "model": self.model,
@@ -137,7 +140,7 @@ class OpenAIChat:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
-        """Around all calls of ``complete``; connections are opened as needed and closed at the end.
+        """Open the client for calls of ``complete``; connections are opened on demand and closed at the end.
 
         Raises:
             ConfigError: ``openai`` is not installed, or the key cannot be sent in a header.
@@ -152,24 +155,24 @@ class OpenAIChat:
             await client.close()
 
     def close(self) -> None:
-        """Nothing is held outside a session, which closes what it opened; may be called at any time."""
+        """Do nothing: a session closes everything it opened."""
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """The reply to one request.
+        """Send one request and return its reply.
 
         Raises:
-            ChatError: it came to nothing.
+            ChatError: the request failed.
             RuntimeError: there is no session.
         """
         if self._open is None:
-            raise RuntimeError("OpenAIChat.complete was called outside a session: use `async with engine.session()`")
+            raise RuntimeError("OpenAIChat.complete was called outside a session: use `async with chat.session()`")
         try:
-            # The client's own timeouts start again with each byte: a server that trickles would never meet them.
+            # The client's timeouts restart with each byte: a server that sends slowly would never reach them.
             async with asyncio.timeout(self.timeout_s):
                 return await self._answer(request, *self._open)
         except TimeoutError:
-            pass  # raised below, so that no exception with the request in it hangs on ours
-        raise ChatError(Fault.TIMEOUT, f"{self._address} (model {self.model!r}) gave no answer in {self.timeout_s:g} s")
+            pass  # raised below, so that the request is not part of the exception's context
+        raise ChatError(Fault.TIMEOUT, f"{self._address} (model {self.model!r}) did not answer in {self.timeout_s:g} s")
 
     async def _answer(self, request: ChatRequest, client: AsyncOpenAI, endpoint: Endpoint) -> ChatReply:
         async def turn(messages: list[Message], limit: int, schema: bool, thinks: bool) -> ChatReply:
@@ -187,7 +190,7 @@ class OpenAIChat:
         else:
             user["content"] += THINK_FIRST
             first = await turn([user], request.thinking_tokens, schema=False, thinks=True)
-        # Plain text: chat templates drop what stands before </think> in an earlier turn.
+        # As plain text: chat templates drop the text before </think> in earlier turns.
         thought = "\n\n".join(t for t in (first.thinking.strip(), first.text.strip()) if t)
         later = [{"role": "assistant", "content": thought}, {"role": "user", "content": STOP_THINKING}]
         messages = [user, *later] if thought else [{"role": "user", "content": request.content}]
@@ -244,11 +247,11 @@ class OpenAIChat:
 
 async def _send(client: AsyncOpenAI, endpoint: Endpoint, body: Body) -> bytes:
     try:
-        # Raw: the client would make a completion of any JSON, and text of anything else.
+        # Raw: the client would parse any JSON as a completion, and anything else as text.
         answer = await client.chat.completions.with_raw_response.create(**body)
     except Exception as error:
         failure = fault_of(error, endpoint)
     else:
         return answer.http_response.content
-    # Out of the except block: as a context, the client's error would carry the request with the key in its headers.
+    # Outside the except block: the client's error, as context, would hold the request with the key in its headers.
     raise failure

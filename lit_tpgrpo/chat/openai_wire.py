@@ -1,4 +1,4 @@
-"""What comes back from an OpenAI-compatible endpoint: replies are read, failures named, keys kept out of both."""
+"""Parses responses of an OpenAI-compatible endpoint: replies, and failures as ``ChatError``, with keys redacted from both."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _BY_STATUS = {
 
 
 def fault_of(error: Exception, endpoint: Endpoint) -> ChatError:
-    """What an exception of the ``openai`` client means.
+    """Convert an exception of the ``openai`` client to a ``ChatError``.
 
-    Every ``Exception`` has a meaning, also those that the client lets through: ``ValueError`` while it encodes a request
-    (a lone surrogate in the prompt), ``OSError``, and whatever a pool that is closed under a request raises.
+    Every ``Exception`` is converted, including those that the client does not wrap: ``ValueError`` while it encodes a
+    request (a lone surrogate in the prompt), ``OSError``, and those of a connection pool that is closed during a request.
     """
     import openai
 
@@ -49,7 +49,7 @@ def fault_of(error: Exception, endpoint: Endpoint) -> ChatError:
     if isinstance(error, openai.APIStatusError):
         return _status_fault(error, endpoint)
     if isinstance(error, openai.APIResponseValidationError):
-        return ChatError(Fault.MALFORMED, f"{endpoint} answered with no chat completion: {endpoint.quote(str(error))}")
+        return ChatError(Fault.MALFORMED, f"{endpoint} did not return a chat completion: {endpoint.quote(str(error))}")
     what = f"{type(error).__name__}: {endpoint.quote(str(error))}"
     if isinstance(error, ValueError):
         return ChatError(Fault.REFUSED, f"the request to {endpoint} cannot be encoded: {what}")
@@ -66,14 +66,14 @@ def _status_fault(error: APIStatusError, endpoint: Endpoint) -> ChatError:
     fault = _BY_STATUS.get(status) or (Fault.SERVER if status >= 500 else Fault.SETUP)
     if error.code == "insufficient_quota":  # sent with 429, but no waiting helps
         fault = Fault.SETUP
-    said = endpoint.quote(_words(error.body))
-    message = f"{endpoint} answered {status}" + (f": {said}" if said else "")
+    detail = endpoint.quote(_error_text(error.body))
+    message = f"{endpoint} answered {status}" + (f": {detail}" if detail else "")
     if fault is Fault.SETUP:
         return ChatError(fault, f"{message}; {_remedy(status, endpoint)}")
     return ChatError(fault, message, retry_after(headers))
 
 
-def _words(body: object) -> str:
+def _error_text(body: object) -> str:
     if isinstance(body, Mapping):
         message = body.get("message")
         return message if isinstance(message, str) and message else json.dumps(body, default=str)
@@ -87,14 +87,14 @@ def _remedy(status: int, endpoint: Endpoint) -> str:
         )
         return f"the key {state}; check that variable, and that the key may use this model at this base_url"
     if 300 <= status < 400:
-        return "redirects are not followed, so that prompts go nowhere else; set base_url to the final address"
+        return "redirects are not followed, so that prompts are sent nowhere else; set base_url to the final address"
     if status in (402, 429):
-        return "the account behind the key has nothing left; top it up, or use another endpoint"
+        return "the account of the key has no credit left; top it up, or use another endpoint"
     return "check base_url (most end in /v1) and the model's name, which the endpoint lists under base_url + /models"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``retry-after-ms`` or ``Retry-After`` (seconds or a date) ask for; None without a usable one."""
+    """Return the seconds in ``retry-after-ms`` or ``Retry-After`` (seconds or a date); None without a valid one."""
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) / scale
@@ -109,16 +109,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def read_reply(data: bytes, endpoint: Endpoint, *, thinks: bool, constrained: bool) -> ChatReply:
-    """The reply in the body of an answer with status 200, without the keys that this process sends.
+    """Parse the body of a response with status 200, and redact the keys that this process sends.
 
     Args:
         data: the body.
         endpoint: for messages.
-        thinks: the model was to think, so what stands before ``</think>`` is thinking even without ``<think>``.
-        constrained: the reply was to be JSON, so a cut text that does not begin like JSON is thinking.
+        thinks: thinking was requested, so the text before ``</think>`` is thinking even without ``<think>``.
+        constrained: a JSON reply was requested, so a cut text that does not begin like JSON is thinking.
 
     Raises:
-        ChatError: it is no chat completion, or one that the endpoint would not finish.
+        ChatError: it is not a chat completion, or one that the endpoint refused or failed to finish.
     """
     choice = _choice(data)
     if isinstance(choice, str):
@@ -128,10 +128,10 @@ def read_reply(data: bytes, endpoint: Endpoint, *, thinks: bool, constrained: bo
     content = message.get("content") or ""
     thinking = next((t for k in ("reasoning", "reasoning_content") if isinstance(t := message.get(k), str) and t), "")
     if finish == "content_filter" or (not content and message.get("refusal")):
-        said = endpoint.quote(str(message.get("refusal") or finish))
-        raise ChatError(Fault.REFUSED, f"{endpoint} would not answer: {said}")
+        detail = endpoint.quote(str(message.get("refusal") or finish))
+        raise ChatError(Fault.REFUSED, f"{endpoint} refused to answer: {detail}")
     if finish in ("abort", "error"):
-        raise ChatError(Fault.SERVER, f"{endpoint} broke off its answer (finish_reason {finish})")
+        raise ChatError(Fault.SERVER, f"{endpoint} aborted its answer (finish_reason {finish})")
     cut = finish == "length"
     if not thinking:
         thinking, content = _split(content, thinks, cut and constrained)
@@ -147,7 +147,7 @@ def read_reply(data: bytes, endpoint: Endpoint, *, thinks: bool, constrained: bo
 
 
 def _choice(data: bytes) -> tuple[Mapping[str, Any], object, object] | str:
-    """(message, finish reason, usage) of the first choice, or what is wrong with the body."""
+    """Return (message, finish reason, usage) of the first choice, or a description of what is wrong with the body."""
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):
@@ -159,12 +159,12 @@ def _choice(data: bytes) -> tuple[Mapping[str, Any], object, object] | str:
     if not isinstance(message, dict):
         return "a choice without a message"
     if not isinstance(message.get("content"), str | None):
-        return "a message whose content is no text"
+        return "a message whose content is not text"
     return message, choices[0].get("finish_reason"), body.get("usage")
 
 
 def _split(text: str, thinks: bool, cut_json: bool) -> tuple[str, str]:
-    """(thinking, reply) of a text whose thinking the endpoint left in it."""
+    """Return (thinking, reply) of a text in which the endpoint did not separate the thinking."""
     start = text.lstrip()
     if not thinks and not start.startswith(_THINK):
         return "", text
@@ -178,7 +178,7 @@ def _split(text: str, thinks: bool, cut_json: bool) -> tuple[str, str]:
 
 
 def _count(usage: object, *path: str) -> int:
-    """A count of tokens; 0 where the endpoint tells none, or one that no request can have."""
+    """Return a token count; 0 if the endpoint reports none or an impossible one."""
     for key in path:
         usage = usage.get(key) if isinstance(usage, Mapping) else None
     return usage if isinstance(usage, int) and not isinstance(usage, bool) and 0 < usage <= _MOST_TOKENS else 0

@@ -194,7 +194,7 @@ def test_addresses_that_cannot_be_used(url: str):
         ({"thinking": "on"}, "thinking: expected off, native or two_turns"),
         ({"max_answer_bytes": 10}, "max_answer_bytes must be at least 1024, got 10"),
         ({"limit_name": "n"}, "limit_name: expected max_tokens or max_completion_tokens"),
-        ({"extra_body": {"seed": 1, "model": "x"}}, "extra_body may not hold model, seed"),
+        ({"extra_body": {"seed": 1, "model": "x"}}, "extra_body must not set model, seed"),
         ({"extra_body": {"x": object()}}, "extra_body must be plain JSON"),
         ({"extra_body": {"chat_template_kwargs": [1]}}, "chat_template_kwargs must be a mapping"),
     ],

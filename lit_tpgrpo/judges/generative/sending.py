@@ -113,7 +113,7 @@ class RequestSender:
         sending = AsyncRetrying(
             stop=stop_after_attempt(self.limits.attempts),
             wait=self._wait,
-            retry=retry_if_exception(lambda e: isinstance(e, ChatError) and e.passing),
+            retry=retry_if_exception(lambda e: isinstance(e, ChatError) and e.transient),
             before_sleep=lambda _: self.counters.add("retries"),
             reraise=True,
         )
