@@ -58,7 +58,7 @@ def arguments(argv: Sequence[str], cpu: bool) -> list[str]:
         settings["--kv-cache-memory-bytes"] = str(2**30)
     flags = ["--enable-scale-out", *(word for pair in settings.items() for word in pair)]  # tokens-in, tokens-out route
     if cpu:
-        flags += ["--enforce-eager", "--no-enable-chunked-prefill"]  # see environment.WHOLE_PROMPTS
+        flags += ["--enforce-eager", "--no-enable-chunked-prefill"]  # see environment.UNCHUNKED_PREFILL
     return ["--model", str(resolve_model(options.model)), *flags, *vllm_options]
 
 

@@ -1,4 +1,4 @@
-"""The sampling engine interface: token-id prompts in, token-id completions with sampling log-probs out."""
+"""The sampling engine interface: takes prompts as token ids, returns completions as token ids with sampling log-probs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 @checked_arguments()
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample. ``temperature`` 0 is greedy (log-probs are then those at temperature 1).
+    """Sampling parameters. ``temperature`` 0 is greedy (log-probs are then those at temperature 1).
 
-    Log-probs are of softmax(logits / temperature) before ``top_p``, ``top_k`` and ``json_schema`` cut it; those of a
-    ``mismatched`` engine (see ``Engine``) may be of what is left. ``json_schema``
-    (JSON text) leaves only tokens with which the text can still become an instance of the schema; ``stop_ids`` end a
-    completion besides EOS. A judge needs both, a policy neither.
+    Log-probs are of softmax(logits / temperature) before truncation by ``top_p``, ``top_k`` and ``json_schema``; those of
+    a ``mismatched`` engine (see ``Engine``) may be of the truncated distribution. ``json_schema`` (JSON text) masks all
+    tokens after which the text can no longer satisfy the schema; ``stop_ids`` end a completion, in addition to EOS.
+    Judges need both, a policy neither.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -44,7 +44,7 @@ class SamplingParams:
         if not 0 <= self.temperature < math.inf:  # written so that nan is refused as well
             raise ConfigError(f"sampling: temperature must be 0 (greedy) or positive, got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"sampling: top_p must lie in (0, 1], where 1 cuts nothing, got {self.top_p}")
+            raise ConfigError(f"sampling: top_p must lie in (0, 1], where 1 is off, got {self.top_p}")
         if self.top_k < 0:
             raise ConfigError(f"sampling: top_k must be 0 (off) or positive, got {self.top_k}")
 
@@ -56,7 +56,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled continuation: ids (with EOS where ``stop`` is EOS) and the log-prob of each, same length."""
+    """One sampled completion: token ids (including EOS if ``stop`` is EOS) and the log-prob of each."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -65,7 +65,7 @@ class Completion:
 
 @runtime_checkable
 class Policy(Protocol):
-    """What an engine may ask of the module that trains the policy."""
+    """Interface of the policy that an engine samples from, implemented by the training module."""
 
     @property
     def policy_model(self) -> PreTrainedModel: ...
@@ -79,47 +79,47 @@ class Policy(Protocol):
         ...
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
-        """Full (unsharded) weights, name by name."""
+        """Yield the full (unsharded) weights as (name, tensor)."""
         ...
 
 
 @runtime_checkable
 class Sharded(Protocol):
-    """A policy whose weights may lie in shards."""
+    """A policy whose weights may be sharded."""
 
     def unsharded(self) -> AbstractContextManager[None]:
-        """Meanwhile every process has the whole weights and may call the model on its own. Entered by all together."""
+        """Return a context in which every rank holds the full weights and may call the model independently. Collective."""
         ...
 
 
 @runtime_checkable
 class Batching(Protocol):
-    """An engine that samples several prompts in one batch, whose rounding depends on all of them."""
+    """An engine that samples several prompts in one batch, so that rounding depends on the composition of batches."""
 
     def prompts_at_once(self, n: int) -> int:
-        """Prompts of n samples each in a batch. Batches are made in the order of prompts, longest first, and yielded so."""
+        """Return the number of prompts per batch, with n samples each. Batches are yielded in order, longest prompts first."""
         ...
 
 
 @runtime_checkable
 class Interruptible(Protocol):
-    """An engine that may wait long for others, and asks meanwhile whether it should."""
+    """An engine that may wait a long time (for servers), and whose wait the caller can end."""
 
     while_waiting: Callable[[], None]
-    """Called about twice a second; what it raises ends the wait."""
+    """Called about twice a second during a wait; an exception from it ends the wait."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Samples from a policy.
+    """Interface of an engine that samples from a policy.
 
     ``sample`` yields ``(prompt index, completions)`` per prompt as it finishes, n completions each, every index once.
-    ``seeds`` holds one seed for each prompt; sample k of a prompt depends on its own seed and k alone. The same prompt, seed,
-    params and weights give the same completions, up to rounding, whatever else is sampled beside it: so what is left of a
-    round after a crash, or is dealt to another number of processes, is sampled as it would have been.
+    ``seeds`` holds one seed for each prompt; sample k of a prompt depends only on the prompt's seed and k. The same
+    prompt, seed, params and weights give the same completions, up to rounding, whatever else is in the batch. So the rest
+    of a round is sampled identically after a crash or with another number of processes.
 
-    An engine that computes log-probs otherwise than the trainer (kernels or a precision of its own) says so by an attribute
-    ``mismatched = True``: its samples are then corrected by importance weights unless the user says otherwise.
+    An engine that computes log-probs differently from the trainer (other kernels or precision) has the attribute
+    ``mismatched = True``: its samples are then corrected by importance weights, unless the user disables it.
     """
 
     def load_weights(self, policy: Policy) -> None:
@@ -131,7 +131,7 @@ class Engine(Protocol):
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]: ...
 
     def sleep(self) -> None:
-        """Free what training needs (a no-op where nothing is held)."""
+        """Free memory for training (a no-op for engines that hold none)."""
         ...
 
     def wake(self) -> None: ...

@@ -1,4 +1,4 @@
-"""What every engine asks of a model and of its prompts before it samples."""
+"""Checks that all engines apply to a model and its prompts before sampling."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ from lit_tpgrpo.errors import ConfigError, InputError
 
 
 def stop_ids(model: PreTrainedModel, tokenizer_eos: int | None) -> list[int]:
-    """The ids that end a solution: the tokenizer's EOS and those of the model's generation config (chat models list
-    more than one)."""
+    """Return the ids that end a solution, ascending: the tokenizer's EOS and those in the model's generation config.
+
+    Chat models list more than one.
+
+    Raises:
+        ConfigError: there is none.
+    """
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = {tokenizer_eos} if tokenizer_eos is not None else set()
     ids |= set(configured) if isinstance(configured, list) else ({configured} if configured is not None else set())
     if not ids:
         raise ConfigError(
-            "a solution needs an end: neither the tokenizer nor the generation config names an EOS token; "
+            "no end token: neither the tokenizer nor the generation config names an EOS token; "
             "set tokenizer.eos_token or generation_config.eos_token_id"
         )
     return sorted(ids)
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """The most tokens of prompt and completion together; None where the model has no limit."""
+    """Return the most tokens of prompt and completion together; None if the model has no limit."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def check_lengths(prompts: Sequence[Sequence[int]], max_new_tokens: int, limit: int | None) -> None:
-    """Refuse prompts that there are no positions for, before anything is sampled.
+    """Check that all prompts fit the model's positions, before anything is sampled.
 
     Raises:
         InputError: a prompt is empty, or with ``max_new_tokens`` it exceeds ``limit``.

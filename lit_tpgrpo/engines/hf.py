@@ -1,4 +1,4 @@
-"""Sampling with transformers' ``generate`` on the policy's own weights: no copy, no second engine, any device."""
+"""Sampling with transformers' ``generate`` on the policy's weights in place: no copy, any device."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams, Sharded
 from lit_tpgrpo.engines.checks import check_lengths, position_limit, stop_ids
 from lit_tpgrpo.engines.schema_constraint import SchemaConstraint
-from lit_tpgrpo.engines.seeded_choice import SeededChoice, cuts
+from lit_tpgrpo.engines.seeded_choice import SeededChoice, truncations
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
 
 
 @checked_arguments()
 class HFEngine:
-    """Batched sampling with left padding, the longest prompts first so that each batch pads little.
+    """Engine on transformers: batched sampling with left padding, longest prompts first to reduce padding.
 
-    Weights are shared with the trainer, so ``load_weights`` only takes a reference. Those of a sharded policy are gathered
-    from ``wake`` to ``sleep``, which all processes call together; in between each samples on its own.
+    Weights are shared with the trainer, so ``load_weights`` only stores a reference. The weights of a sharded policy are
+    all-gathered from ``wake`` to ``sleep``, which are collective; between them each rank samples independently.
 
     Args:
-        batch_size: sequences decoded at once; its KV cache is the memory that sampling needs.
+        batch_size: sequences decoded at once; it determines the memory of the KV cache.
     """
 
     def __init__(self, batch_size: int = 128) -> None:
@@ -41,11 +41,11 @@ class HFEngine:
         self._policy = policy
 
     def sleep(self) -> None:
-        """Go back to shards. Nothing else is held besides the trainer's own weights."""
+        """Reshard the weights of a sharded policy; the engine holds no other memory."""
         self._unsharded.close()
 
     def wake(self) -> None:
-        """Gather the weights of a sharded policy."""
+        """All-gather the weights of a sharded policy."""
         self.sleep()
         if isinstance(self._policy, Sharded):
             self._unsharded.enter_context(self._policy.unsharded())
@@ -57,7 +57,7 @@ class HFEngine:
     def sample(
         self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seeds: Sequence[int]
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """Yield ``(prompt index, n completions)`` as prompts finish; the global random state is left as it was.
+        """Yield ``(prompt index, n completions)`` as prompts finish; the global random state does not change.
 
         Raises:
             InputError: a prompt is empty, or prompt plus ``max_new_tokens`` exceeds the model's positions.
@@ -66,21 +66,21 @@ class HFEngine:
             raise RuntimeError("HFEngine.sample was called before load_weights: it has no policy to sample from")
         model = self._policy.policy_model
         check_lengths(prompts, params.max_new_tokens, position_limit(model))
-        # Whole prompts share a batch: their groups complete together, and the same ones share it again after a crash.
+        # Batches hold all samples of a prompt: groups complete together, and batches are the same after a crash.
         queue = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         size = self.prompts_at_once(n)
         for start in range(0, len(queue), size):
             chunk = queue[start : start + size]
             rows = [(i, k) for i in chunk for k in range(n)]
-            made: list[Completion] = []
+            completions: list[Completion] = []
             for first in range(0, len(rows), self.batch_size):
                 part = rows[first : first + self.batch_size]
-                made += self._generate([prompts[i] for i, _ in part], params, [seeds[i] + k for i, k in part])
-            for place, i in enumerate(chunk):
-                yield i, tuple(made[place * n : (place + 1) * n])
+                completions += self._generate([prompts[i] for i, _ in part], params, [seeds[i] + k for i, k in part])
+            for position, i in enumerate(chunk):
+                yield i, tuple(completions[position * n : (position + 1) * n])
 
     def prompts_at_once(self, n: int) -> int:
-        """Prompts of n samples each that make up a batch; one at least."""
+        """Return the number of prompts in a batch, with n samples each; at least one."""
         return max(1, self.batch_size // n)
 
     def _generate(
@@ -101,11 +101,11 @@ class HFEngine:
         if params.json_schema is not None:
             processors.append(SchemaConstraint(tokenizer, params.json_schema, eos_ids))
         if params.temperature > 0:
-            processors += cuts(params)
+            processors += truncations(params)
             processors.append(SeededChoice(seeds, params.max_new_tokens, width, model.device))
         config = GenerationConfig(
             max_new_tokens=params.max_new_tokens,
-            do_sample=False,  # the last processor leaves one token to take
+            do_sample=False,  # the last processor masks all tokens but the sampled one
             num_beams=1,
             repetition_penalty=1.0,
             eos_token_id=eos_ids,
@@ -118,24 +118,24 @@ class HFEngine:
                 attention_mask=mask.to(model.device),
                 generation_config=config,
                 logits_processor=LogitsProcessorList(processors),
-                synced_gpus=False,  # each process has the whole weights and problems of its own
+                synced_gpus=False,  # each rank holds the full weights and samples its own prompts
             )
         recorder.finish(output)
         new_ids = output[:, width:].tolist()
         logprobs = recorder.stacked().tolist()
-        return [_cut(i, p, eos_ids) for i, p in zip(new_ids, logprobs, strict=True)]
+        return [_truncate_at_eos(i, p, eos_ids) for i, p in zip(new_ids, logprobs, strict=True)]
 
 
 class _LogprobRecorder(LogitsProcessor):
-    """Divides by the temperature and records log-probs one step late, when the sampled token is known.
+    """Divides logits by the temperature, and records the log-prob of each sampled token one call later, when it is known.
 
-    This holds one (batch, vocabulary) tensor at a time; ``output_logits=True`` would hold one for every token.
+    It holds one (batch, vocabulary) tensor at a time; ``output_logits=True`` would hold one for every token.
     """
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature or 1.0
         self._last: Tensor | None = None
-        self._taken: list[Tensor] = []
+        self._recorded: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.finish(input_ids)
@@ -145,14 +145,14 @@ class _LogprobRecorder(LogitsProcessor):
 
     def finish(self, input_ids: Tensor) -> None:
         if self._last is not None:
-            self._taken.append(self._last.gather(-1, input_ids[:, -1:]))
+            self._recorded.append(self._last.gather(-1, input_ids[:, -1:]))
             self._last = None
 
     def stacked(self) -> Tensor:
-        return torch.cat(self._taken, dim=-1)
+        return torch.cat(self._recorded, dim=-1)
 
 
-def _cut(ids: list[int], logprobs: list[float], eos_ids: Sequence[int]) -> Completion:
+def _truncate_at_eos(ids: list[int], logprobs: list[float], eos_ids: Sequence[int]) -> Completion:
     for t, token in enumerate(ids):
         if token in eos_ids:
             return Completion(tuple(ids[: t + 1]), tuple(logprobs[: t + 1]), StopReason.EOS)
@@ -161,7 +161,7 @@ def _cut(ids: list[int], logprobs: list[float], eos_ids: Sequence[int]) -> Compl
 
 @contextmanager
 def _inference(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode and neutral generation defaults (a shipped repetition penalty would bias the log-probs)."""
+    """Set evaluation mode and neutral generation defaults (a checkpoint's repetition penalty would bias the log-probs)."""
     training, defaults = model.training, model.generation_config
     model.eval()
     model.generation_config = GenerationConfig()

@@ -1,6 +1,6 @@
-"""Structured output for transformers' ``generate``: only tokens that keep the text on the way to the JSON schema.
+"""Structured output for transformers' ``generate``: masks all tokens after which the text cannot satisfy a JSON schema.
 
-llguidance does the work, as it does in vLLM; it is imported when first used.
+Implemented by llguidance, as in vLLM; it is imported when first used.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lit_tpgrpo.errors import ConfigError
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-# Without white space between the elements: a model that has nothing to say could go on with blanks for ever.
+# No white space between elements: a model could generate blanks without end.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 
 
 class SchemaConstraint(LogitsProcessor):
-    """Sets the logits of all other tokens to minus infinity; a row that has closed its object can only end.
+    """Logits processor that sets all tokens the schema excludes to -inf; after the closed object only EOS is allowed.
 
     Args:
-        tokenizer: of the model, a fast one.
+        tokenizer: fast tokenizer of the model.
         schema: JSON schema as JSON text.
         eos_ids: the ids that end a completion.
 
@@ -64,15 +64,15 @@ class SchemaConstraint(LogitsProcessor):
             for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
                 if not row.is_stopped():
                     row.consume_token(token)
-        for place, row in enumerate(self._rows):
-            self._backend.fill_next_token_bitmask(row, self._mask, place)
+        for index, row in enumerate(self._rows):
+            self._backend.fill_next_token_bitmask(row, self._mask, index)
         return scores.masked_fill(~_allowed(self._mask.to(scores.device), scores.shape[-1]), -torch.inf)
 
 
 def _allowed(mask: Tensor, vocabulary: int) -> Tensor:
-    """A bit mask (rows, words of 32 bits) as booleans (rows, vocabulary).
+    """Unpack a bit mask (rows, 32-bit words) to booleans (rows, vocabulary).
 
-    llguidance has this too, behind ``torch.compile``: that takes half a minute and needs a C compiler.
+    llguidance's own version uses ``torch.compile``, which takes half a minute and needs a C compiler.
     """
     bits = torch.arange(32, dtype=torch.int32, device=mask.device)
     return ((mask.unsqueeze(-1) >> bits) & 1).bool().flatten(1)[:, :vocabulary]
@@ -80,12 +80,12 @@ def _allowed(mask: Tensor, vocabulary: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _guide(tokenizer: PreTrainedTokenizerBase, vocabulary: int, eos_ids: tuple[int, ...]) -> LLTokenizer:
-    """The tokenizer's trie; made once, for a large vocabulary takes a second."""
+    """Return the tokenizer's trie, cached: building it takes a second for a large vocabulary."""
     import llguidance.hf
 
     try:
         return llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(eos_ids))  # pyright: ignore
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"structured output needs a fast tokenizer that llguidance can read; {type(tokenizer).__name__} is none: {error}"
+            f"structured output needs a fast tokenizer that llguidance can read, got {type(tokenizer).__name__}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Sampling in which every row of a batch draws from a random stream of its own."""
+"""Sampling with an independent random stream for every row of a batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from lit_tpgrpo.engines.base import SamplingParams
 
 
 class SeededChoice(LogitsProcessor):
-    """Draws each row's next token by inverse transform sampling and leaves it alone possible.
+    """Logits processor that draws each row's next token by inverse transform sampling and masks all other tokens.
 
-    The token is the first at which the row's cumulative distribution exceeds a uniform number; row r's numbers are the
-    stream of ``seeds[r]``. ``torch.multinomial`` draws from one stream for the whole batch: a row's tokens would depend on
-    its place in the batch and on the rows beside it.
+    The token is the first at which the row's cumulative distribution exceeds a uniform number; the numbers of row r are
+    the stream of ``seeds[r]``. ``torch.multinomial`` draws from one stream for the whole batch, so a row's tokens would
+    depend on its position in the batch and on the other rows.
 
     Args:
         seeds: one for each row.
-        length: tokens that may be drawn.
-        width: tokens of the padded prompts.
+        length: most tokens drawn per row.
+        width: length of the padded prompts, in tokens.
+        device: device of the logits.
     """
 
     def __init__(self, seeds: Sequence[int], length: int, width: int, device: torch.device) -> None:
@@ -31,19 +32,19 @@ class SeededChoice(LogitsProcessor):
         self._width = width
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """(rows, vocabulary) scores -> 0 at the token drawn, -inf elsewhere."""
+        """Map scores (rows, vocabulary) to 0 at the drawn token and -inf elsewhere."""
         cumulative = torch.softmax(scores.float(), dim=-1).to(self._exact).cumsum(dim=-1)
         drawn = self._uniform[:, input_ids.shape[1] - self._width, None] * cumulative[:, -1:]
-        # To the right: a token of probability 0 is never taken.
+        # right=True: a token of probability 0 is never drawn.
         token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
-def cuts(params: SamplingParams) -> list[LogitsProcessor]:
-    """What ``top_k`` and ``top_p`` leave out, in transformers' own order."""
-    found: list[LogitsProcessor] = []
+def truncations(params: SamplingParams) -> list[LogitsProcessor]:
+    """Return the logits processors for ``top_k`` and ``top_p``, in transformers' order."""
+    processors: list[LogitsProcessor] = []
     if params.top_k > 0:
-        found.append(TopKLogitsWarper(params.top_k))
+        processors.append(TopKLogitsWarper(params.top_k))
     if params.top_p < 1:
-        found.append(TopPLogitsWarper(params.top_p))
-    return found
+        processors.append(TopPLogitsWarper(params.top_p))
+    return processors

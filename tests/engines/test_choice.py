@@ -7,7 +7,7 @@ import torch
 from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.engines.seeded_choice import SeededChoice, cuts
+from lit_tpgrpo.engines.seeded_choice import SeededChoice, truncations
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def test_what_top_k_and_top_p_cut_is_never_drawn():
     scores = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     for params, left in ((SamplingParams(top_k=2), 2), (SamplingParams(top_p=0.6), 2), (SamplingParams(), 4)):
         kept = scores
-        for cut in cuts(params):
+        for cut in truncations(params):
             kept = cut(torch.zeros(1, 1, dtype=torch.long), kept)
         assert int((kept > -torch.inf).sum()) == left
 

@@ -72,14 +72,14 @@ def test_the_server_of_an_endless_answer_is_hung_up_on():
 
 def test_a_rollout_server_cannot_send_more_either(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(client, "MAX_ANSWER_BYTES", MB)
-    loop = client.LoopThread()
+    loop = client.EventLoopThread()
     try:
         with MisbehavingServer(lambda *_: bad.FLOOD) as server:
             asks = client.ServerClient(server.base_url, "a-key-of-some-length", "VLLM_API_KEY", loop, 3600.0, 3600.0)
             with pytest.raises(client.ServerLostError, match="has more than 1,048,576 bytes"):
                 asks.ask("GET", "weight_info")
             with pytest.raises(client.ServerLostError, match="has more than 1,048,576 bytes"):
-                asks.check_guarded()
+                asks.check_requires_key()
             server.wait_for(lambda: server.connections == 0)
             assert server.flooded < 64 * MB
             asks.close()

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from lit_tpgrpo.engines.base import Completion, SamplingParams
-from lit_tpgrpo.engines.vllm.answers import completions_of
-from lit_tpgrpo.engines.vllm.client import LoopThread, ServerClient
+from lit_tpgrpo.engines.vllm.answers import parse_completions
+from lit_tpgrpo.engines.vllm.client import EventLoopThread, ServerClient
 from lit_tpgrpo.engines.vllm.pool import MAX_FAILURES, ServerPool
-from lit_tpgrpo.engines.vllm.sampling import repeated, request_settings
+from lit_tpgrpo.engines.vllm.sampling import repeat_greedy, request_settings
 from lit_tpgrpo.engines.vllm.servers import PoolLimits, Server
 from lit_tpgrpo.errors import EngineError
 from lit_tpgrpo.records import StopReason
@@ -87,8 +87,8 @@ def stand_ins() -> Iterator[list[StandIn]]:
 
 
 @pytest.fixture
-def loop() -> Iterator[LoopThread]:
-    thread = LoopThread()
+def loop() -> Iterator[EventLoopThread]:
+    thread = EventLoopThread()
     yield thread
     thread.close()
 
@@ -107,7 +107,7 @@ def expected(index: int) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
 class Round:
     """One ``generate`` over stand-ins; ``rest`` checks that each prompt's answer came once, with its very numbers."""
 
-    def __init__(self, loop: LoopThread, stand_ins: list[StandIn], limits: PoolLimits = LIMITS) -> None:
+    def __init__(self, loop: EventLoopThread, stand_ins: list[StandIn], limits: PoolLimits = LIMITS) -> None:
         self.loop, self.by_url = loop, {s.url: s for s in stand_ins}
         self.servers = [
             Server(ServerClient(s.url, KEY, "VLLM_API_KEY", loop, 60.0, limits.silence_s)) for s in stand_ins
@@ -120,7 +120,7 @@ class Round:
 
     def begin(self) -> None:
         self.done: dict[int, Any] = {}
-        self.answers = self.pool.generate(BODIES, VERSION, lambda client, a: completions_of(client, a, VERSION))
+        self.answers = self.pool.generate(BODIES, VERSION, lambda client, a: parse_completions(client, a, VERSION))
 
     def admit(self, server: Server) -> None:
         self.admitted.append(server.url)
@@ -152,7 +152,9 @@ def test_a_server_that_is_killed_in_mid_round_loses_nothing(loop, stand_ins, cap
     stand_ins[0].kill()
     work.rest()
     assert [
-        r.message for r in caplog.records if "is lost" in r.message and "its 2 prompts go to the others" in r.message
+        r.message
+        for r in caplog.records
+        if "is lost" in r.message and "its 2 prompts go to the other servers" in r.message
     ]
 
 
@@ -197,7 +199,7 @@ def test_a_server_that_is_restarted_in_mid_round_gets_the_weights_and_works(loop
     work.rest()
     assert work.admitted == [first.url]
     assert f"the vLLM server {first.url} is back and is used again" in caplog.messages
-    assert "no vLLM server is left: waiting up to 3600 s for one to come back" in caplog.messages
+    assert "no vLLM server is available: waiting up to 3600 s for one" in caplog.messages
 
 
 def test_one_that_restarts_between_two_looks_is_noticed_by_what_it_answers(loop, stand_ins):
@@ -231,10 +233,10 @@ def test_a_server_that_cannot_be_given_the_weights_is_not_used(loop, stand_ins, 
 
 def test_samples_are_as_many_as_were_asked_for():
     a, b, c = (Completion((i,), (0.0,), StopReason.EOS) for i in range(3))
-    assert repeated([a, b], 2) == (a, b)
-    assert repeated([a], 3) == (a, a, a)  # greedy
-    with pytest.raises(EngineError, match="returned 3 samples of a prompt, and 8 were asked for"):
-        repeated([a, b, c], 8)
+    assert repeat_greedy([a, b], 2) == (a, b)
+    assert repeat_greedy([a], 3) == (a, a, a)  # greedy
+    with pytest.raises(EngineError, match="returned 3 samples of a prompt, expected 8"):
+        repeat_greedy([a, b, c], 8)
 
 
 def test_without_any_server_the_work_ends_with_one_line(loop, stand_ins):
@@ -244,7 +246,7 @@ def test_without_any_server_the_work_ends_with_one_line(loop, stand_ins):
     with pytest.raises(EngineError) as ending:
         Round(loop, stand_ins, limits).rest()
     message = str(ending.value)
-    assert message.startswith("no vLLM server was there for 0.3 s (http://127.0.0.1:")
+    assert message.startswith("no vLLM server was available for 0.3 s (http://127.0.0.1:")
     assert message.count("did not answer") == 3
     assert message.endswith("start a server, then resume with --ckpt_path")
     assert "\n" not in message
@@ -299,11 +301,11 @@ def test_weights_of_another_run_are_an_error(loop, stand_ins):
     work = Round(loop, stand_ins[:1], PoolLimits(concurrency=1, probe_s=3600.0))
     work.take(1)
     stand_ins[0].set(version="step 3, update 1 of run 1")
-    said = r"sampled with weights of \['step 3, update 1 of run 1'\], and 'step 3, update 1 of run 0' was sent"
+    said = r"sampled with weights of \['step 3, update 1 of run 1'\], expected 'step 3, update 1 of run 0'"
     with pytest.raises(EngineError, match=said):
         work.rest()
     stand_ins[1].set(version="step 3, update 1 of run 1", hold=True)
-    with pytest.raises(EngineError, match=r"has weights of 'step 3, update 1 of run 1', and"):
+    with pytest.raises(EngineError, match=r"has weights of 'step 3, update 1 of run 1', expected"):
         Round(loop, stand_ins[1:2]).rest()
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_tpgrpo.engines.vllm.guard import HOSTS_ENV, KEY_ENV, OPEN_ROUTES, Guard
+from lit_tpgrpo.engines.vllm.guard import HOSTS_ENV, KEY_ENV, OPEN_ROUTES, AccessMiddleware
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.serve import arguments, guarded_environment, private_scratch
 from lit_tpgrpo.serve import main as serve
@@ -28,22 +28,24 @@ CONTROL = ("sleep", "wake_up", "pause", "resume", "collective_rpc", "abort_reque
 PATHS = ("weight_checker", "start_profile", "v1/load_lora_adapter", "scale_elastic_ep", "reset_mm_cache", "docs")
 
 
-def guarded(monkeypatch, hosts: str = "") -> Guard:
+def guarded(monkeypatch, hosts: str = "") -> AccessMiddleware:
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
     monkeypatch.setenv(KEY_ENV, KEY)
     monkeypatch.setenv(HOSTS_ENV, hosts)
-    return Guard(app)
+    return AccessMiddleware(app)
 
 
 @pytest.fixture
-def guard(monkeypatch) -> Guard:
+def guard(monkeypatch) -> AccessMiddleware:
     return guarded(monkeypatch)
 
 
-def status(guard: Guard, method: str, path: str, *headers: tuple[str, str], kind: str = "http", root: str = "") -> int:
+def status(
+    guard: AccessMiddleware, method: str, path: str, *headers: tuple[str, str], kind: str = "http", root: str = ""
+) -> int:
     sent = []
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers]
 
@@ -156,7 +158,7 @@ def test_websockets_are_closed_and_the_lifespan_passes(guard):
 
 
 @pytest.mark.parametrize(
-    ("key", "said"), [("", "is not set"), ("short", "has 5 characters"), ("a" * 20 + " b", "no header")]
+    ("key", "said"), [("", "is not set"), ("short", "has 5 characters"), ("a" * 20 + " b", "not allowed in a header")]
 )
 def test_a_server_without_a_usable_key_does_not_start(monkeypatch, key, said):
     monkeypatch.setenv(KEY_ENV, key)
@@ -165,7 +167,7 @@ def test_a_server_without_a_usable_key_does_not_start(monkeypatch, key, said):
     assert str(ending.value).startswith("error: ")
     assert not key or key not in str(ending.value)
     with pytest.raises(ConfigError, match=said):
-        Guard(lambda scope, receive, send: asyncio.sleep(0))
+        AccessMiddleware(lambda scope, receive, send: asyncio.sleep(0))
 
 
 def test_the_key_is_not_given_on_the_command_line(monkeypatch):
@@ -181,7 +183,7 @@ def test_the_variable_and_the_names_of_a_server_can_be_chosen(monkeypatch):
     given = ["some/model", "--api-key-env", "OTHER_API_KEY", "--allowed-hosts", "a, b.example", "--host", "node7"]
     assert guarded_environment(given) == {KEY_ENV: KEY, HOSTS_ENV: "a,b.example,node7"}
     words = arguments(given, cpu=False)
-    assert words[words.index("--middleware") + 1] == "lit_tpgrpo.engines.vllm.guard.Guard"
+    assert words[words.index("--middleware") + 1] == "lit_tpgrpo.engines.vllm.guard.AccessMiddleware"
     assert words[-2:] == ["--host", "node7"]
 
 

@@ -31,7 +31,7 @@ class Transfer:
     def __init__(self, client: Any, log: list[str]) -> None:
         self.server, self.log = client, log
         self.client = SimpleNamespace(version="")
-        self.source = SimpleNamespace(expect=lambda: None, drain=lambda: None)
+        self.source = SimpleNamespace(reset=lambda: None, drain=lambda: None)
 
     def send_weights(self) -> None:
         self.server.ask("POST", "test", json={"version": self.client.version})
@@ -149,7 +149,7 @@ def test_without_servers_the_run_waits_and_ends_with_one_line(engine, pair, capl
         stand_in.kill()
     with pytest.raises(EngineError) as ending:
         engine.load_weights(Policy())
-    assert str(ending.value).startswith("no vLLM server was there for 0.3 s (")
+    assert str(ending.value).startswith("no vLLM server was available for 0.3 s (")
     assert raised_on_all_ranks(ending.value)  # so that a checkpoint is saved
     assert caplog.messages.count("no vLLM server can be used: waiting up to 0.3 s for one") == 1
 
@@ -187,7 +187,9 @@ def test_a_stop_is_heard_while_no_server_is_there(engine, pair):
 def test_setups_that_cannot_work_end_the_run_at_once(pair, monkeypatch):
     other = VLLMServer(pair[0].url)  # with the waits of a real run
     monkeypatch.setenv("VLLM_API_KEY", "another-key-of-some-length")
-    with pytest.raises(EngineError, match=r"\(401\): .*; it was started with another key than VLLM_API_KEY holds here"):
+    with pytest.raises(
+        EngineError, match=r"\(401\): .*; it was started with another key than the one in VLLM_API_KEY here"
+    ):
         other.load_weights(Policy())
     monkeypatch.setenv("VLLM_API_KEY", KEY)
     pair[0].set(config={"logprobs_mode": "raw_logprobs"})
@@ -195,11 +197,11 @@ def test_setups_that_cannot_work_end_the_run_at_once(pair, monkeypatch):
         other.load_weights(Policy())
     pair[0].set(key="")
     with pytest.raises(
-        EngineError, match="answers without a key, so that whoever reaches it could replace its weights"
+        EngineError, match="answers without a key, so that anyone who can reach it could replace its weights"
     ):
         other.load_weights(Policy())
     monkeypatch.delenv("VLLM_API_KEY")
-    with pytest.raises(ConfigError, match="VLLM_API_KEY is not set; set it, to the same for server and training"):
+    with pytest.raises(ConfigError, match="VLLM_API_KEY is not set; set it to the same value for server and training"):
         other.load_weights(Policy())
 
 
@@ -208,8 +210,8 @@ def test_setups_that_cannot_work_end_the_run_at_once(pair, monkeypatch):
     [
         ([], "needs an address"),
         ("127.0.0.1:8000", "must look like http://127.0.0.1:8000"),
-        ("http://user:secret@host:1", "got one that holds them"),
-        (["http://a:1", "http://a:1/"], "each of urls is one server"),
+        ("http://user:secret@host:1", "got one with some of these"),
+        (["http://a:1", "http://a:1/"], "urls must be different servers"),
         ("http://a:1?key=x", "without user, password or query"),
     ],
 )
@@ -246,10 +248,10 @@ def test_a_frozen_server_does_not_hold_up_the_end_of_the_process():
     """A thread that reads from it would be joined when Python ends, up to an hour later."""
     program = """
 import sys
-from lit_tpgrpo.engines.vllm.client import LoopThread, ServerClient
-loop = LoopThread()
+from lit_tpgrpo.engines.vllm.client import EventLoopThread, ServerClient
+loop = EventLoopThread()
 client = ServerClient(sys.argv[1], sys.argv[2], "VLLM_API_KEY", loop, 3600.0, 3600.0)
-loop.start(client.asked("GET", "weight_info"))
+loop.submit(client.ask_async("GET", "weight_info"))
 print("asked", flush=True)
 """
     stand_in = StandIn()
@@ -269,5 +271,7 @@ def test_two_processes_agree_on_which_servers_are_there(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         assert (
-            Path(f"{out}.{rank}").read_text().startswith("True no vLLM server was there for 0.3 s (http://127.0.0.1:")
+            Path(f"{out}.{rank}")
+            .read_text()
+            .startswith("True no vLLM server was available for 0.3 s (http://127.0.0.1:")
         )

@@ -1,4 +1,4 @@
-"""vLLM as the sampling engine: in this process (``VLLMEngine``) or behind addresses (``VLLMServer``).
+"""vLLM as the sampling engine: in this process (``VLLMEngine``) or on remote servers (``VLLMServer``).
 
 vLLM is imported when an engine is first used, never by importing this package.
 """

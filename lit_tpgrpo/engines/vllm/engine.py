@@ -1,4 +1,4 @@
-"""vLLM in the training process: one engine a rank, on the rank's own GPU or CPU."""
+"""vLLM in the training process: one engine per rank, on the rank's GPU or CPU."""
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
@@ -19,20 +19,20 @@ from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
 from lit_tpgrpo.engines.vllm import process_groups
 from lit_tpgrpo.engines.vllm.environment import (
-    WHOLE_PROMPTS,
-    as_guest,
+    UNCHUNKED_PREFILL,
     import_vllm,
+    isolated_call,
     on_cpu,
+    preserve_process_state,
     scratch_folder,
-    undisturbed,
 )
 from lit_tpgrpo.engines.vllm.reload import reload_worker
 from lit_tpgrpo.engines.vllm.sampling import (
     LOGPROBS_MODE,
     STRUCTURED_OUTPUTS,
-    completion,
-    repeated,
+    repeat_greedy,
     request_settings,
+    to_completion,
 )
 from lit_tpgrpo.errors import ConfigError, EngineError
 
@@ -41,26 +41,26 @@ log = logging.getLogger(__name__)
 
 @checked_arguments()
 class VLLMEngine:
-    """Samples with vLLM in this process; the weights are handed over name by name at each ``load_weights``.
+    """Engine on vLLM in this process; each ``load_weights`` copies the policy's weights into it, tensor by tensor.
 
-    vLLM is built at the first ``load_weights``, from the policy's configuration and tokenizer, with no weights of its own:
-    it can only ever sample from what was handed to it. On GPUs it sleeps while the trainer works.
+    vLLM is built at the first ``load_weights``, from the policy's configuration and tokenizer, with dummy weights: it can
+    only sample after the policy's weights were loaded. On GPUs it sleeps while the trainer runs.
 
     Args:
-        max_model_len: prompt and completion together; by default the model's positions. Less needs less KV cache.
+        max_model_len: most tokens of prompt and completion together; None: the model's positions. Less needs less KV cache.
         max_num_seqs: sequences decoded at once.
-        dtype: of vLLM's weights and arithmetic; ``auto`` takes what training computes in (bfloat16 under bf16-mixed). Merged
-            adapters need ``float32``: bfloat16 rounds their small updates away.
-        gpu_memory_utilization: share of the GPU for vLLM's weights and KV cache together while it is awake.
-        kv_cache_gib: KV cache in GiB; by default what the share leaves, on a CPU 1.
-        prefix_caching: reuse the KV cache of equal beginnings, e.g. of the G samples of one prompt.
-        enforce_eager: no compilation and no CUDA graphs; by default on a CPU only.
-        sleep_level: what ``sleep`` frees on a GPU: 2 the weights and the KV cache, 1 the same with the weights kept in host
-            memory, 0 nothing. Weights are handed over anew before each use, so that 2 loses nothing.
+        dtype: dtype of vLLM's weights and arithmetic; ``auto`` is the compute dtype of training (bfloat16 under
+            bf16-mixed). Merged adapters need ``float32``: bfloat16 rounds their small updates away.
+        gpu_memory_utilization: share of the GPU's memory for vLLM's weights and KV cache together while it is awake.
+        kv_cache_gib: size of the KV cache in GiB; None: the rest of that share, or 1 on a CPU.
+        prefix_caching: reuse the KV cache of common prefixes, e.g. of the G samples of one prompt.
+        enforce_eager: disable compilation and CUDA graphs; None: on a CPU only.
+        sleep_level: what ``sleep`` frees on a GPU: 2 the weights and the KV cache, 1 the same but with the weights kept in
+            host memory, 0 nothing. Weights are loaded again before each use, so 2 loses nothing.
         options: further arguments of ``vllm.EngineArgs``, e.g. ``{"max_num_batched_tokens": 8192}``.
     """
 
-    mismatched = True  # its kernels are not the trainer's: see ``Engine`` in lit_tpgrpo.engines.base
+    mismatched = True  # its kernels differ from the trainer's: see ``Engine`` in lit_tpgrpo.engines.base
 
     def __init__(
         self,
@@ -92,49 +92,53 @@ class VLLMEngine:
         self._engine: Any = None
         self._policy: Policy | None = None
         self._device = torch.device("cpu")
-        self._asleep: set[str] = set()  # which of vLLM's two kinds of memory are given back
-        self._loaded = False  # whether all of the weights in it are of one policy version
+        self._asleep: set[str] = set()  # which of vLLM's two kinds of memory are freed
+        self._loaded = False  # whether all of its weights are of one policy version
         self._requests = 0
 
     # ---- weights ----
 
     def load_weights(self, policy: Policy) -> None:
-        """Hand over the policy's current weights. Collective where the policy is sharded.
+        """Copy the policy's current weights into vLLM, and build it if necessary. Collective if the policy is sharded.
 
         Raises:
-            EngineError: they did not arrive completely. vLLM is then shut down, for a half-loaded model cannot be mended, and
-                the next ``load_weights`` builds it anew.
+            EngineError: not all weights were loaded. vLLM is then shut down, because a partly loaded model cannot be
+                repaired; the next ``load_weights`` builds it again.
         """
         engine = self._engine or self._build(policy)
         self._policy, self._loaded = policy, False
         version = str(policy.policy_version)
-        with undisturbed(self._device):
+        with isolated_call(self._device):
             self._wake("weights")
             try:
                 engine.collective_rpc(reload_worker, args=(policy.named_tensors(),))
                 engine.set_weight_version(version)
-                fresh = engine.reset_prefix_cache()
+                cache_reset = engine.reset_prefix_cache()
             except Exception as error:
                 self.close()
                 raise EngineError(
-                    f"vLLM did not take over the policy's weights of step {version}: {error}. It is shut down, so that nothing "
-                    "is sampled from what it had; a model that vLLM names differently than transformers needs HFEngine"
+                    f"vLLM did not load the policy's weights of step {version}: {error}. It is shut down, so that nothing is "
+                    "sampled from old weights; a model whose weights vLLM names differently than transformers needs HFEngine"
                 ) from error
-        if not fresh or engine.get_weight_version() != version:
+        if not cache_reset or engine.get_weight_version() != version:
             raise EngineError(
                 f"vLLM holds weights of step {engine.get_weight_version()} after those of step {version} were sent"
-                + ("" if fresh else ", and its prefix cache could not be emptied, for requests are still running")
+                + (
+                    ""
+                    if cache_reset
+                    else ", and its prefix cache could not be reset, because requests are still running"
+                )
             )
         self._loaded = True
 
     def _dtype_name(self, policy: Policy) -> str:
-        """What vLLM computes in."""
-        own = getattr(policy, "compute_dtype", policy.policy_model.dtype)
-        name = str(own).removeprefix("torch.") if self.dtype == "auto" else self.dtype
+        """Return the name of vLLM's dtype; warn if it rounds the updates of an adapter away."""
+        compute_dtype = getattr(policy, "compute_dtype", policy.policy_model.dtype)
+        name = str(compute_dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
         if name != "float32" and any(".lora_" in parameter for parameter, _ in policy.policy_model.named_parameters()):
             log.warning(
-                "vLLM takes the adapter merged into its weights, and %s rounds small updates away (a third of those of 1e-4, "
-                "nine in ten of those of 1e-5): set data.engine.dtype to float32, or watch mismatch/kl",
+                "the adapter is merged into vLLM's weights, and %s rounds small updates away (a third of those of size 1e-4, "
+                "nine in ten of size 1e-5): set data.engine.dtype to float32, or watch mismatch/kl",
                 name,
             )
         return name
@@ -151,16 +155,16 @@ class VLLMEngine:
                 f"the policy is on {model.device} and the installed vLLM is the CPU build; install the one in "
                 "requirements-vllm.txt, or set trainer.accelerator to cpu"
             )
-        # The weights may come from host memory, as a judge's do that nobody trains.
-        own = (
+        # The model may be in host memory, e.g. that of a judge that is not trained.
+        gpu = (
             model.device if model.device.type == "cuda" else torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         )
-        self._device = torch.device("cpu") if cpu else own
+        self._device = torch.device("cpu") if cpu else gpu
         if cpu:
-            log.info("vLLM cannot free memory on a CPU: it keeps its weights and KV cache while the trainer works")
+            log.info("vLLM cannot free memory on a CPU: it keeps its weights and KV cache while the trainer runs")
         gib = self.kv_cache_gib if self.kv_cache_gib is not None else (1.0 if cpu else None)
         process_groups.before_build()
-        with scratch_folder() as folder, as_guest():
+        with scratch_folder() as folder, preserve_process_state():
             config = copy.deepcopy(model.config)
             config.architectures = config.architectures or [_architecture(model)]
             config.save_pretrained(folder)
@@ -178,16 +182,16 @@ class VLLMEngine:
                 "enable_sleep_mode": not cpu and self.sleep_level > 0,
                 "logprobs_mode": LOGPROBS_MODE,
                 "structured_outputs_config": STRUCTURED_OUTPUTS,
-                "generation_config": "vllm",  # a shipped repetition penalty or top_k would bias the samples
+                "generation_config": "vllm",  # a checkpoint's repetition penalty or top_k would bias the samples
                 "disable_log_stats": True,
             }
             if cpu:
-                arguments |= WHOLE_PROMPTS
-            # One of many processes, or not on the first GPU: vLLM is told so as a process of torchrun is.
-            launched = process_groups.world_size() > 1 or bool(self._device.index)
-            if launched:
+                arguments |= UNCHUNKED_PREFILL
+            # One of many ranks, or not on the first GPU: vLLM learns its rank and device from torchrun's variables.
+            external = process_groups.world_size() > 1 or bool(self._device.index)
+            if external:
                 arguments["distributed_executor_backend"] = "external_launcher"
-            with process_groups.as_launched(self._device) if launched else nullcontext():
+            with process_groups.launcher_environment(self._device) if external else nullcontext():
                 self._engine = LLMEngine.from_engine_args(EngineArgs(**{**arguments, **self.options}))
         process_groups.register(self._engine)
         atexit.register(self.close)
@@ -198,10 +202,10 @@ class VLLMEngine:
     def sample(
         self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seeds: Sequence[int]
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """Yield ``(prompt index, n completions)`` as prompts finish. Requests of an iterator that is left are aborted.
+        """Yield ``(prompt index, n completions)`` as prompts finish. Closing the iterator aborts its requests.
 
-        Log-probs are those that vLLM calls processed: after the temperature (and, unlike the HF engine's, after ``top_p``
-        and ``top_k``).
+        Log-probs are vLLM's processed ones: after the temperature and, unlike the HF engine's, after ``top_p`` and
+        ``top_k``.
 
         Raises:
             InputError: a prompt is empty, or prompt plus ``max_new_tokens`` exceeds ``max_model_len``.
@@ -213,22 +217,22 @@ class VLLMEngine:
         model = self._policy.policy_model
         limit = cast(int, self._engine.model_config.max_model_len)
         check_lengths(prompts, params.max_new_tokens, limit)
-        ends = sorted({*stop_ids(model, cast(int | None, self._policy.tokenizer.eos_token_id)), *params.stop_ids})
-        engine, waiting = self._engine, self._add(prompts, n, params, seeds, ends)
+        end_ids = sorted({*stop_ids(model, cast(int | None, self._policy.tokenizer.eos_token_id)), *params.stop_ids})
+        engine, pending = self._engine, self._add(prompts, n, params, seeds, end_ids)
         try:
-            while waiting:
-                with undisturbed(self._device):
+            while pending:
+                with isolated_call(self._device):
                     outputs = engine.step()
                 for output in outputs:
                     if output.finished:
-                        made = [
-                            completion(c.token_ids, _sampled_logprobs(c.logprobs), c.finish_reason)
+                        completions = [
+                            to_completion(c.token_ids, _sampled_logprobs(c.logprobs), c.finish_reason)
                             for c in output.outputs
                         ]
-                        yield waiting.pop(output.request_id), repeated(made, n)
+                        yield pending.pop(output.request_id), repeat_greedy(completions, n)
         finally:
-            if waiting and self._engine is engine:
-                engine.abort_request(list(waiting))
+            if pending and self._engine is engine:
+                engine.abort_request(list(pending))
 
     def _add(
         self,
@@ -236,41 +240,41 @@ class VLLMEngine:
         n: int,
         params: SamplingParams,
         seeds: Sequence[int],
-        ends: Sequence[int],
+        end_ids: Sequence[int],
     ) -> dict[str, int]:
-        """Queue one request a prompt; request id -> prompt index. vLLM gives the n samples consecutive seeds."""
+        """Queue one request per prompt; return request id -> prompt index. vLLM gives the n samples consecutive seeds."""
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
         from vllm.sampling_params import SamplingParams as VLLMParams
 
-        waiting: dict[str, int] = {}
+        pending: dict[str, int] = {}
         for i, prompt in enumerate(prompts):
-            settings = request_settings(params, n, seeds[i], ends)
+            settings = request_settings(params, n, seeds[i], end_ids)
             if "structured_outputs" in settings:
                 settings["structured_outputs"] = StructuredOutputsParams(**settings["structured_outputs"])
             sampling = VLLMParams(**settings, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY)
             self._requests += 1
             request = str(self._requests)
-            waiting[request] = i
+            pending[request] = i
             self._engine.add_request(request, {"prompt_token_ids": list(prompt)}, sampling)
-        return waiting
+        return pending
 
-    # ---- memory and life ----
+    # ---- memory and shutdown ----
 
     def sleep(self) -> None:
-        """Give the GPU's memory to the trainer. Nothing can be freed on a CPU."""
+        """Free the GPU's memory for the trainer. On a CPU nothing can be freed."""
         if self._engine is None or len(self._asleep) == 2 or self.sleep_level == 0 or self._device.type == "cpu":
             return
-        self.wake()  # where only the weights were taken back, for nothing was left to sample
-        with undisturbed(self._device):
+        self.wake()  # only the weights may be awake, if no prompt was left to sample; vLLM sleeps from fully awake only
+        with isolated_call(self._device):
             self._engine.sleep(level=self.sleep_level)
         self._asleep = {"weights", "kv_cache"}
         self._loaded = self._loaded and self.sleep_level == 1
 
     def wake(self) -> None:
-        """Take it back: the weights first, unless ``load_weights`` has done so, and the KV cache after them."""
+        """Allocate the freed memory again: the weights, unless ``load_weights`` has done so, then the KV cache."""
         if self._asleep:
-            torch.cuda.empty_cache()  # the trainer's cached blocks are what vLLM is about to map again
-            with undisturbed(self._device):
+            torch.cuda.empty_cache()  # vLLM needs the memory of the trainer's cached blocks
+            with isolated_call(self._device):
                 self._wake("weights")
                 self._wake("kv_cache")
 
@@ -280,7 +284,7 @@ class VLLMEngine:
             self._asleep.remove(kind)
 
     def close(self) -> None:
-        """Shut vLLM down and free all it held; a later ``load_weights`` builds it anew."""
+        """Shut vLLM down and free all its memory; a later ``load_weights`` builds it again."""
         if self._engine is None:
             return
         atexit.unregister(self.close)
@@ -294,10 +298,10 @@ class VLLMEngine:
 
 
 def _architecture(model: torch.nn.Module) -> str:
-    """The class that vLLM looks up: not the one that sharding derived from it."""
+    """Return the name of the model class that vLLM looks up, not of the subclass that FSDP derives from it."""
     return next(c.__name__ for c in type(model).__mro__ if not c.__name__.startswith("FSDP"))
 
 
 def _sampled_logprobs(logprobs: Any) -> list[float]:
-    """The sampled token's, which stands first at each position of vLLM's flat list."""
+    """Return the log-prob of each sampled token, the first entry of each position in vLLM's flat list."""
     return [logprobs.logprobs[start] for start in cast(Mapping[int, int], logprobs.start_indices)]

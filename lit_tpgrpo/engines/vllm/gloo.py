@@ -1,7 +1,7 @@
-"""A weight-transfer backend for vLLM servers without GPUs: what vLLM's NCCL backend does, over gloo.
+"""A weight-transfer backend over gloo for vLLM servers without GPUs, modelled on vLLM's NCCL backend.
 
-vLLM's weight-transfer API has the roles, the HTTP routes and the registry; it ships NCCL and CUDA IPC, which need GPUs.
-Importing this module adds ``gloo`` to the trainer's side of its registry; ``extension`` adds it to the workers'.
+vLLM's weight-transfer API provides the roles, the HTTP routes and the registry; its NCCL and CUDA IPC backends need GPUs.
+Importing this module registers ``gloo`` on the trainer's side; ``extension`` registers it in the workers.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -25,14 +25,14 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from lit_tpgrpo.engines.vllm.reload import Reload
+from lit_tpgrpo.engines.vllm.reload import WeightReload
 
 BACKEND = "gloo"
 
 
 @dataclass
 class GlooTrainerInitInfo(TrainerInitInfo):
-    """Where the trainer's rank 0 waits for the server's workers, and how many all of them are."""
+    """Address at which the trainer's rank 0 waits for the server's workers, and the number of all participants."""
 
     backend: ClassVar[str] = BACKEND
 
@@ -44,7 +44,7 @@ class GlooTrainerInitInfo(TrainerInitInfo):
 
 @dataclass
 class GlooInitInfo(WeightTransferInitInfo):
-    """The same, as a worker gets it."""
+    """The same values as ``GlooTrainerInitInfo``, as they are sent to a worker."""
 
     master_address: str
     master_port: int
@@ -54,7 +54,7 @@ class GlooInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """What the next broadcasts carry, in order."""
+    """Names, dtypes and shapes of the tensors that are broadcast next, in order."""
 
     names: list[str]
     dtype_names: list[str]
@@ -62,33 +62,33 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """The worker's side: one broadcast a tensor, each given to the layer-wise reload as it comes."""
+    """The worker's side: receives one broadcast per tensor and passes it on to the layer-wise reload."""
 
     init_info_cls = GlooInitInfo
     update_info_cls = GlooUpdateInfo
     _group: Any = None
-    _update: Reload | None = None
+    _update: WeightReload | None = None
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        own = self.parallel_config
-        rank = 1 + own.data_parallel_index * own.world_size + own.rank
+        config = self.parallel_config
+        rank = 1 + config.data_parallel_index * config.world_size + config.rank
         self._group = _join(init_info, rank)
 
     def start_weight_update(self) -> None:
-        self._update = Reload(self.model, self.model_config)
+        self._update = WeightReload(self.model, self.model_config)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        self.receive_weights(self.parse_update_info(update_info))  # no accelerator to wait for
+        self.receive_weights(self.parse_update_info(update_info))  # no accelerator to synchronize with
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
         if self._update is None:
-            raise RuntimeError("weights came before start_weight_update")
+            raise RuntimeError("update_weights was called before start_weight_update")
         update, self._update = self._update, None
-        # Finished here, where vLLM ends its session on an error; one that failed in finish_weight_update stays open for ever.
+        # Finished here, where vLLM closes the update after an error; after one in finish_weight_update it stays open for ever.
         try:
             update.load(self._received(update_info))
         except BaseException:
-            update.abandon()
+            update.finalize()
             raise
         update.finish()
 
@@ -99,14 +99,14 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             yield name, tensor
 
     def finish_weight_update(self) -> None:
-        """Nothing is left to do: ``receive_weights`` gets all of the weights at once."""
+        """Do nothing: ``receive_weights`` receives all weights in one call and finishes the update."""
 
     def shutdown(self) -> None:
         self._group = None
 
 
 class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
-    """The trainer's side. All ranks walk through the source, whose gathers are collective; rank 0 sends."""
+    """The trainer's side. All ranks iterate over the source, whose all-gathers are collective; rank 0 broadcasts."""
 
     init_info_cls = GlooTrainerInitInfo
     _group: Any = None
@@ -120,7 +120,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             info = GlooInitInfo(
                 init_info.master_address, init_info.master_port, init_info.world_size, init_info.timeout_s
             )
-            with ThreadPoolExecutor(max_workers=1) as pool:  # both sides wait for one another
+            with ThreadPoolExecutor(max_workers=1) as pool:  # both sides wait for each other
                 joined = pool.submit(client.init_weight_transfer_engine, asdict(info))
                 engine._group = _join(init_info, 0)
                 joined.result()
@@ -143,11 +143,11 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         try:
             received = pool.submit(self.client.update_weights, asdict(info))
             try:
-                for (_, tensor), wanted in zip(self.source, meta, strict=True):
-                    self._group.broadcast(tensor.to("cpu", wanted.dtype).contiguous(), 0).wait()
+                for (_, tensor), expected in zip(self.source, meta, strict=True):
+                    self._group.broadcast(tensor.to("cpu", expected.dtype).contiguous(), 0).wait()
             except RuntimeError:
                 if received.done():
-                    received.result()  # why the other side left, rather than that it is gone
+                    received.result()  # raises the server's error, which explains why the broadcast failed
                 raise
             received.result()
         finally:

@@ -1,8 +1,8 @@
-"""What stands between a vLLM server that trains and everybody who can reach its address: a key, and a list of open routes.
+"""Access control of a rollout server: an API key and an allow-list of routes.
 
-vLLM's own ``--api-key`` guards the routes below ``/v1`` and ``/inference``; those that pause the server, put it to sleep,
-replace its weights or call any method of its workers stay open to each program of the machine and to web pages, whose
-``text/plain`` requests need no permission of the server.
+vLLM's own ``--api-key`` protects the routes below ``/v1`` and ``/inference`` only. Routes that pause the server, put it to
+sleep, replace its weights or call methods of its workers stay open to every program on the machine and to web pages,
+whose ``text/plain`` requests need no CORS permission.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from urllib.parse import urlsplit
 from lit_tpgrpo.errors import ConfigError
 
 KEY_ENV = "VLLM_API_KEY"
-"""Where a server has its key. vLLM itself reads the same variable, for the routes that it guards."""
+"""Environment variable with a server's key. vLLM reads the same variable, for the routes that it protects."""
 HOSTS_ENV = "LIT_TPGRPO_SERVE_HOSTS"
-"""Names under which a server may be addressed besides its machine's, with commas between."""
-MIDDLEWARE = "lit_tpgrpo.engines.vllm.guard.Guard"
+"""Environment variable with further host names of a server besides its machine's, separated by commas."""
+MIDDLEWARE = "lit_tpgrpo.engines.vllm.guard.AccessMiddleware"
 MIN_KEY = 16
-"""Characters of a key. Fewer could be guessed by trying."""
+"""Fewest characters of a key. Shorter keys could be guessed by brute force."""
 
 HEALTH = "/health"
-"""The one route that needs no key: it tells that a server runs, and nothing else."""
+"""The only route that needs no key: it only reports that the server runs."""
 OPEN_ROUTES = frozenset(
     [
         *(("GET", f"/{name}") for name in ("v1/models", "version", "load", "metrics", "metrics/")),
@@ -40,8 +40,8 @@ OPEN_ROUTES = frozenset(
         ("POST", "/reset_prefix_cache"),
     ]
 )
-"""What rollouts and judges use. All else is closed, with the key as well: ``/collective_rpc``, which can write weights to
-any path and read them from any, ``/sleep``, ``/pause``, adapters by path, profiles, and whatever a later vLLM adds."""
+"""The routes that rollouts and judges use. All others are closed, even with the key: ``/collective_rpc``, which can write
+weights to any path and read them from any, ``/sleep``, ``/pause``, adapters by path, profiles, and future routes of vLLM."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -50,11 +50,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class Guard:
-    """ASGI middleware, outside of vLLM's own. The key and the names come from the environment when the server starts.
+class AccessMiddleware:
+    """ASGI middleware that checks host, origin, key, route and content type before vLLM's own middleware.
+
+    The key and the host names are read from the environment when the server starts.
 
     Raises:
-        ConfigError: there is no usable key.
+        ConfigError: there is no valid key.
     """
 
     def __init__(self, app: App) -> None:
@@ -66,7 +68,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-        elif scope["type"] != "http":  # no route of ours is a WebSocket
+        elif scope["type"] != "http":  # no open route is a WebSocket
             await send({"type": "websocket.close", "code": 1008})
         elif refusal := self.refusal(scope):
             await _refuse(send, *refusal)
@@ -74,28 +76,28 @@ class Guard:
             await self._app(scope, receive, send)
 
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and reason for a request that goes no further. Reasons repeat nothing that was sent."""
+        """Return status and reason if the request is refused, else None. Reasons repeat no content of the request."""
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             word = name.decode("latin-1").lower()
             if word in headers and word in ("host", "origin", "authorization", "content-type", "content-length"):
                 return 400, f"more than one {word} header"
             headers[word] = value.decode("latin-1")
-        # A page whose name an attacker points at this address sends that name; only an address cannot be pointed elsewhere.
-        if not self._is_ours(headers.get("host", "")):
+        # DNS rebinding: a page whose name an attacker resolves to this address sends that name as Host. An IP address is safe.
+        if not self._is_allowed_host(headers.get("host", "")):
             return (
                 403,
-                f"this Host is not served; if it is this server's, start it with --allowed-hosts (or {HOSTS_ENV})",
+                f"this Host is not allowed; if it is this server's, start it with --allowed-hosts (or {HOSTS_ENV})",
             )
         if (origin := headers.get("origin")) is not None and urlsplit_netloc(origin) != headers["host"].lower():
-            return 403, "requests of web pages of other origins are not answered"
+            return 403, "requests from web pages of other origins are refused"
         route = (scope["method"], scope["path"].removeprefix(scope.get("root_path", "")))
         if route == ("GET", HEALTH):
             return None
         if not self._has_key(headers.get("authorization", "")):
             return 401, "this route needs the server's key, as `Authorization: Bearer KEY`"
         if route not in OPEN_ROUTES:
-            return 403, "this route is closed; a server for rollouts opens those that training and judging use"
+            return 403, "this route is closed; a rollout server opens only the routes that training and judging use"
         kind = headers.get("content-type")
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         if (kind is None and has_body) or (
@@ -104,7 +106,7 @@ class Guard:
             return 415, "the body must be application/json"
         return None
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_allowed_host(self, host: str) -> bool:
         name = _host_name(host)
         if name is None:
             return False
@@ -116,25 +118,27 @@ class Guard:
 
     def _has_key(self, authorization: str) -> bool:
         scheme, _, key = authorization.partition(" ")
-        # Compared as bytes, in a time that does not tell how much of it is right.
+        # Constant-time comparison: the time must not depend on how many characters are right.
         return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), self._key)
 
 
 def checked_key(key: str, variable: str) -> str:
-    """The key of an environment variable.
+    """Validate the key of an environment variable and return it without surrounding white space.
 
     Raises:
-        ConfigError: it is missing, short, or no header can carry it. The message does not hold it.
+        ConfigError: it is missing, too short, or not allowed in a header. The message does not contain it.
     """
     key = key.strip()
     remedy = f'export {variable}=$(python -c "import secrets; print(secrets.token_urlsafe(32))")'
     if not key:
         raise ConfigError(
-            f"a rollout server needs a key, for whoever reaches it could replace its weights, and {variable} is not set; "
-            f"set it, to the same for server and training: {remedy}"
+            f"a rollout server needs a key, because anyone who can reach it could replace its weights, and {variable} is not "
+            f"set; set it to the same value for server and training: {remedy}"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigError(f"the key in {variable} has characters that no header can carry; set another: {remedy}")
+        raise ConfigError(
+            f"the key in {variable} has characters that are not allowed in a header; set another: {remedy}"
+        )
     if len(key) < MIN_KEY:
         raise ConfigError(
             f"the key in {variable} has {len(key)} characters, fewer than {MIN_KEY}; set another: {remedy}"
@@ -143,7 +147,7 @@ def checked_key(key: str, variable: str) -> str:
 
 
 def urlsplit_netloc(origin: str) -> str | None:
-    """Host and port of an Origin; None for ``null`` and what is no URL."""
+    """Return host and port of an Origin header; None for ``null`` and invalid URLs."""
     try:
         return urlsplit(origin).netloc.lower() or None
     except ValueError:
@@ -151,7 +155,7 @@ def urlsplit_netloc(origin: str) -> str | None:
 
 
 def _host_name(host: str) -> str | None:
-    """The name in a Host header, in lower case and without the port; None where there is none."""
+    """Return the name in a Host header, in lower case and without the port; None if it is invalid."""
     if any(c in host for c in "/?#@\\ \t"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Prompts over several rollout servers that may end, freeze and come back while they sample."""
+"""Distributes prompts over several rollout servers, which may fail, hang and recover while they sample."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lit_tpgrpo.engines.vllm.client import LoopThread, ServerClient, ServerLostError, ServerRefusedError
-from lit_tpgrpo.engines.vllm.servers import PoolLimits, Server, none_left, of_another_run
+from lit_tpgrpo.engines.vllm.client import EventLoopThread, ServerClient, ServerLostError, ServerRefusedError
+from lit_tpgrpo.engines.vllm.servers import PoolLimits, Server, is_from_another_run, no_server_message
 from lit_tpgrpo.errors import EngineError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_FAILURES = 3
-"""Times that a prompt may be answered with an error of the server before that is taken for the prompt's doing."""
+"""Server errors per prompt before the prompt itself is considered the cause."""
 MAX_LOSSES = 8
-"""Times that a prompt may be lost with its server before it is taken for what ends servers."""
+"""Lost servers per prompt before the prompt is considered the cause of their failures."""
 _TICK_S = 0.5
-_ELSEWHERE = (401, 403, 404)  # of the server, not of the request: what answers is not what was there before
+_SERVER_CHANGED = (401, 403, 404)  # the server is at fault, not the request: another program answers at its address
 
 
 @dataclass(eq=False)
-class _Flight:
-    """A prompt that a server works on."""
+class _InFlight:
+    """A prompt that was sent to a server and is not answered yet."""
 
     index: int
     server: Server
@@ -39,29 +39,29 @@ class _Flight:
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """What a look at a server showed: the version of its weights, or why there is none."""
+class _ProbeResult:
+    """Result of a status request to a server: the version of its weights, or the error."""
 
     server: Server
-    asked_at: float
+    sent_at: float
     version: str
     error: EngineError | None
 
 
 @dataclass(frozen=True)
 class ServerPool:
-    """Deals prompts to the servers that are there. Decisions are taken in the caller's thread, one after another.
+    """Distributes prompts over the available servers. All decisions are taken in the caller's thread, one after another.
 
     Attributes:
-        servers: all of the run's.
-        loop: where requests run.
-        limits: see there.
-        admit: gives a server that came back the current weights; raises ``EngineError`` where it cannot be used.
-        while_waiting: called about twice a second; what it raises ends the work.
+        servers: all servers of the run.
+        loop: event loop of the requests.
+        limits: concurrency and timeouts.
+        admit: sends the current weights to a server that recovered; raises ``EngineError`` if it cannot be used.
+        while_waiting: called about twice a second; an exception from it ends ``generate``.
     """
 
     servers: Sequence[Server]
-    loop: LoopThread
+    loop: EventLoopThread
     limits: PoolLimits
     admit: Callable[[Server], None]
     while_waiting: Callable[[], None]
@@ -69,27 +69,27 @@ class ServerPool:
     def generate(
         self, bodies: Sequence[dict[str, Any]], version: str, read: Callable[[ServerClient, Any], T]
     ) -> Iterator[tuple[int, T]]:
-        """Yield ``(index of the body, its answer)`` as answers come.
+        """Send one request per body; yield ``(index of the body, parsed response)`` as responses arrive.
 
         Args:
-            bodies: of the requests, without ``request_id``: each way to a server gets one of its own.
-            version: of the weights that servers must have to be used.
-            read: an answer; raises ``ServerLostError`` where the server gave the request up.
+            bodies: bodies of the requests, without ``request_id``: each attempt gets a new one.
+            version: the version of the weights that a server must have to be used.
+            read: parses a response; raises ``ServerLostError`` if the server aborted the request.
 
         Raises:
-            EngineError: no server came back in time, or a request is at fault itself.
+            EngineError: no server recovered in time, or a request itself is at fault.
         """
-        run = _Run(self, bodies, version, read)
+        run = _Generation(self, bodies, version, read)
         try:
             while run.left:
-                yield from run.step()
+                yield from run.advance()
                 self.while_waiting()
         finally:
-            run.end()
+            run.close()
 
 
-class _Run:
-    """One call of ``generate``: what waits, what is in flight, what was heard."""
+class _Generation:
+    """State of one call of ``generate``: waiting prompts, prompts in flight, events of servers."""
 
     def __init__(
         self,
@@ -102,33 +102,33 @@ class _Run:
         self._bodies, self._version, self._read = bodies, version, read
         self.left = len(bodies)
         self._waiting = deque(range(len(bodies)))
-        self._flights: set[_Flight] = set()
+        self._in_flight: set[_InFlight] = set()
         self._failures, self._losses = [0] * len(bodies), [0] * len(bodies)
-        self._events: queue.SimpleQueue[_Flight | _Heard] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[_InFlight | _ProbeResult] = queue.SimpleQueue()
         self._absent_since: float | None = None
-        self._watchers = [pool.loop.start(self._watch(server)) for server in pool.servers] if bodies else []
+        self._probes = [pool.loop.submit(self._probe(server)) for server in pool.servers] if bodies else []
 
-    def step(self) -> Iterator[tuple[int, Any]]:
-        """Send what can be sent, then take what has come."""
+    def advance(self) -> Iterator[tuple[int, Any]]:
+        """Send waiting prompts, then handle one event, if one arrives within half a second."""
         self._check_absence()
         self._send()
         try:
             event = self._events.get(timeout=_TICK_S)
         except queue.Empty:
             return
-        if isinstance(event, _Heard):
-            self._hear(event)
-        elif event in self._flights:  # else a late answer, of a server that was given up
-            self._flights.remove(event)
-            yield from self._landed(event)
+        if isinstance(event, _ProbeResult):
+            self._handle_probe(event)
+        elif event in self._in_flight:  # otherwise the late response of a lost server, which is ignored
+            self._in_flight.remove(event)
+            yield from self._handle_response(event)
 
-    def end(self) -> None:
-        """Leave nothing running, here or on the servers that are there."""
-        for work in [*self._watchers, *(flight.future for flight in self._flights)]:
-            work.cancel()
-        for flight in self._flights:
-            flight.server.orphans.append(flight.request_id)
-        self._flights.clear()
+    def close(self) -> None:
+        """Cancel all tasks here, and abort the requests on the servers that are available."""
+        for future in [*self._probes, *(request.future for request in self._in_flight)]:
+            future.cancel()
+        for request in self._in_flight:
+            request.server.orphans.append(request.request_id)
+        self._in_flight.clear()
         for server in self._servers:
             if not server.lost:
                 try:
@@ -140,100 +140,104 @@ class _Run:
 
     def _send(self) -> None:
         ready = [server for server in self._servers if not server.lost]
-        while ready and self._waiting and len(self._flights) < self._limits.concurrency:
+        while ready and self._waiting and len(self._in_flight) < self._limits.concurrency:
             load = dict.fromkeys(ready, 0)
-            for flight in self._flights:
-                load[flight.server] += 1
+            for request in self._in_flight:
+                load[request.server] += 1
             server = min(ready, key=load.__getitem__)
             index = self._waiting.popleft()
             request_id = uuid.uuid4().hex
             body = {**self._bodies[index], "request_id": request_id}
-            work = server.client.asked("POST", "inference/v1/generate", self._limits.request_s, json=body)
-            flight = _Flight(index, server, request_id, self._loop.start(work))
-            self._flights.add(flight)
-            flight.future.add_done_callback(lambda _, flight=flight: self._events.put(flight))
+            response = server.client.ask_async("POST", "inference/v1/generate", self._limits.request_s, json=body)
+            request = _InFlight(index, server, request_id, self._loop.submit(response))
+            self._in_flight.add(request)
+            request.future.add_done_callback(lambda _, request=request: self._events.put(request))
 
-    # ---- what comes ----
+    # ---- events ----
 
-    def _landed(self, flight: _Flight) -> Iterator[tuple[int, Any]]:
+    def _handle_response(self, request: _InFlight) -> Iterator[tuple[int, Any]]:
         try:
-            result = self._read(flight.server.client, flight.future.result())
+            result = self._read(request.server.client, request.future.result())
         except ServerLostError as error:
-            self._lose(flight.server, str(error), [flight.index])
+            self._mark_lost(request.server, str(error), [request.index])
         except ServerRefusedError as error:
-            if error.status < 500 and error.status not in _ELSEWHERE:
+            if error.status < 500 and error.status not in _SERVER_CHANGED:
                 raise
-            self._failures[flight.index] += 1
-            if self._failures[flight.index] > MAX_FAILURES:
+            self._failures[request.index] += 1
+            if self._failures[request.index] > MAX_FAILURES:
                 raise EngineError(
-                    f"prompt {flight.index} failed {MAX_FAILURES + 1} times; the last time: {error}"
+                    f"prompt {request.index} failed {MAX_FAILURES + 1} times; the last time: {error}"
                 ) from error
-            self._lose(flight.server, str(error), [flight.index], counted=False)
+            self._mark_lost(request.server, str(error), [request.index], count_losses=False)
         else:
             self.left -= 1
-            yield flight.index, result
+            yield request.index, result
 
-    def _hear(self, heard: _Heard) -> None:
-        server = heard.server
-        if heard.asked_at < server.changed_at:
+    def _handle_probe(self, probe: _ProbeResult) -> None:
+        server = probe.server
+        if probe.sent_at < server.changed_at:
             return
-        if heard.error is not None:
+        if probe.error is not None:
             if server.lost:
-                server.lost = str(heard.error)  # why it is not there now
+                server.lost = str(probe.error)  # the current reason
             else:
-                self._lose(server, str(heard.error), [])
-        elif not server.lost and heard.version != self._version:
-            if of_another_run(heard.version, self._version):
+                self._mark_lost(server, str(probe.error), [])
+        elif not server.lost and probe.version != self._version:
+            if is_from_another_run(probe.version, self._version):
                 raise EngineError(
-                    f"the vLLM server {server.url} has weights of {heard.version!r}, and {self._version!r} was sent: does "
-                    "another run send weights to it?"
+                    f"the vLLM server {server.url} has weights of {probe.version!r}, expected {self._version!r}: does another "
+                    "run send weights to it?"
                 )
-            self._lose(server, "it was restarted", [])
-        elif server.lost and (heard.version == self._version or time.monotonic() >= server.retry_at):
-            self._return(server, heard.version)
+            self._mark_lost(server, "it was restarted", [])
+        elif server.lost and (probe.version == self._version or time.monotonic() >= server.retry_at):
+            self._readmit(server, probe.version)
 
-    def _return(self, server: Server, version: str) -> None:
+    def _readmit(self, server: Server, version: str) -> None:
+        """Use a server that recovered again, after sending it the weights if it lacks them."""
         try:
             server.abort_orphans(self._loop)
             if version != self._version:
-                if of_another_run(version, self._version):
+                if is_from_another_run(version, self._version):
                     raise EngineError(f"it has weights of {version!r}: does another run send weights to it?")
                 self._admit(server)
         except EngineError as error:
             server.postpone(str(error))
             return
         log.warning("the vLLM server %s is back and is used again", server.url)
-        server.take_back()
+        server.readmit()
 
-    def _lose(self, server: Server, reason: str, with_it: list[int], counted: bool = True) -> None:
-        """Its prompts go to the others, first of all that wait; an answer that comes late is not looked at.
+    def _mark_lost(self, server: Server, reason: str, failed: list[int], count_losses: bool = True) -> None:
+        """Stop using a server and put its prompts first in the queue for the others; late responses are ignored.
 
         Args:
-            with_it: prompts that are not in flight any more.
-            counted: as a loss of its prompts. Those beside one that a server failed at had no part in it.
+            server: the lost server.
+            reason: why it is lost, for messages.
+            failed: prompts of the server that are not in flight any more.
+            count_losses: count this as a loss of all its prompts. Not if the server failed at one prompt: then the prompts
+                beside it are not the cause.
         """
-        gone = [flight for flight in self._flights if flight.server is server]
-        for flight in gone:
-            self._flights.remove(flight)
-            flight.future.cancel()
-            server.orphans.append(flight.request_id)
-        indices = sorted([*with_it, *(flight.index for flight in gone)])
+        lost = [request for request in self._in_flight if request.server is server]
+        for request in lost:
+            self._in_flight.remove(request)
+            request.future.cancel()
+            server.orphans.append(request.request_id)
+        indices = sorted([*failed, *(request.index for request in lost)])
         self._waiting.extendleft(reversed(indices))
-        for index in indices if counted else ():
+        for index in indices if count_losses else ():
             self._losses[index] += 1
             if self._losses[index] > MAX_LOSSES:
                 raise EngineError(
                     f"prompt {index} was lost with its server {self._losses[index]} times; the last time: {reason}. Look at "
-                    "the servers' own logs: does the prompt end them?"
+                    "the servers' logs: does the prompt crash them?"
                 )
         if not server.lost:
             log.warning(
-                "the vLLM server %s is lost (%s): its %d prompts go to the others; it is used again when it is back",
+                "the vLLM server %s is lost (%s): its %d prompts go to the other servers; it is used again when it is back",
                 *(server.url, reason, len(indices)),
             )
         server.lost, server.changed_at = reason, time.monotonic()
 
-    # ---- time ----
+    # ---- timeouts ----
 
     def _check_absence(self) -> None:
         if any(not server.lost for server in self._servers):
@@ -242,17 +246,17 @@ class _Run:
         now, limit = time.monotonic(), self._limits.absence_s
         if self._absent_since is None:
             self._absent_since = now
-            log.warning("no vLLM server is left: waiting up to %g s for one to come back", limit)
+            log.warning("no vLLM server is available: waiting up to %g s for one", limit)
         elif now - self._absent_since > limit:
-            raise EngineError(none_left(self._servers, limit))
+            raise EngineError(no_server_message(self._servers, limit))
 
-    async def _watch(self, server: Server) -> None:
-        """Ask a server again and again which weights it has: one that ended or is frozen does not say so itself."""
+    async def _probe(self, server: Server) -> None:
+        """Fetch the version of a server's weights at intervals: a server that fails or hangs does not report it."""
         while True:
-            asked_at = time.monotonic()
+            sent_at = time.monotonic()
             try:
-                heard = _Heard(server, asked_at, await server.client.asked_version(), None)
+                result = _ProbeResult(server, sent_at, await server.client.fetch_weight_version(), None)
             except EngineError as error:
-                heard = _Heard(server, asked_at, "", error)
-            self._events.put(heard)
+                result = _ProbeResult(server, sent_at, "", error)
+            self._events.put(result)
             await asyncio.sleep(self._limits.probe_s)

@@ -1,8 +1,8 @@
-"""Engines that share a process with a trainer, and with one another: who made the process groups, and who ends them.
+"""Process-group lifetime when vLLM engines share the trainer's process, and collectives of the engines.
 
-vLLM takes a process to be its own. A closing engine destroys all process groups, also the trainer's and those of another
-engine, and it does so again when it is garbage-collected. Here the groups go with the last engine, the default one only if
-no one else made it.
+vLLM assumes that it owns its process: an engine that is closed destroys all process groups, including the trainer's and
+those of other engines, and does so again when it is garbage-collected. Here vLLM's groups are destroyed with the last
+engine, and the default group only if an engine created it.
 """
 
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
@@ -20,29 +20,29 @@ from lit_tpgrpo.errors import EngineError, mark_raised_on_all
 
 T = TypeVar("T")
 
-_living: list[Any] = []
-_made_default_group = False
+_engines: list[Any] = []
+_owns_default_group = False
 
 
 def before_build() -> None:
-    """Before an engine is built."""
-    global _made_default_group
-    if not _living:
-        _made_default_group = not torch.distributed.is_initialized()
+    """Record whether the next engine creates the default process group. Call before an engine is built."""
+    global _owns_default_group
+    if not _engines:
+        _owns_default_group = not torch.distributed.is_initialized()
 
 
 @contextmanager
-def as_launched(device: torch.device) -> Iterator[None]:
-    """vLLM joins the trainer's processes as torchrun's children do, by variables that other launchers set otherwise."""
-    given = {
+def launcher_environment(device: torch.device) -> Iterator[None]:
+    """Set the variables that torchrun sets, by which vLLM joins the trainer's ranks; other launchers set different ones."""
+    variables = {
         "RANK": str(rank()),
         "LOCAL_RANK": str(device.index if device.type == "cuda" else rank()),
         "WORLD_SIZE": str(world_size()),
     }
     if not torch.distributed.is_initialized():
-        given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -54,73 +54,76 @@ def as_launched(device: torch.device) -> Iterator[None]:
 
 
 def rank() -> int:
-    """Of this process among those that train together."""
+    """Return the rank of this process; 0 without distributed training."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Processes that train together."""
+    """Return the number of training processes; 1 without distributed training."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def from_all(value: T) -> list[T]:
-    """Every process's value (picklable, small), by rank. Collective."""
+def all_gather(value: T) -> list[T]:
+    """Return every rank's value (picklable, small), by rank. Collective."""
     if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def raise_if_any_failed(action: Callable[[], None]) -> None:
-    """Do it on all ranks; raise on all where it fails on one, so that none waits in a collective for one that is gone."""
+    """Run an action on all ranks; raise on all if it fails on one. Collective.
+
+    Otherwise the healthy ranks would hang in their next collective.
+    """
     failure = None
     try:
         action()
     except BaseException as error:  # also a signal that ends the run
         failure = error
-    raise_together(failure)
+    raise_on_every_rank(failure)
 
 
-def raise_together(failure: BaseException | None) -> None:
-    """Raise on every rank what went wrong on any. Collective.
+def raise_on_every_rank(failure: BaseException | None) -> None:
+    """Raise on every rank if any rank failed: the rank's own exception, or an EngineError with the first message. Collective.
 
     Raises:
-        EngineError: it went well here and failed elsewhere.
+        EngineError: this rank did not fail, but another one did.
     """
-    told = from_all(None if failure is None else str(failure) or type(failure).__name__)
+    messages = all_gather(None if failure is None else str(failure) or type(failure).__name__)
     if failure is not None:
         raise mark_raised_on_all(failure)
-    if (first := next((words for words in told if words is not None), None)) is not None:
+    if (first := next((message for message in messages if message is not None), None)) is not None:
         raise mark_raised_on_all(EngineError(first))
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on."""
+    """Return a TCP port that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])
 
 
 def register(engine: Any) -> None:
-    """After it: from here on only ``leave`` shuts it down."""
+    """Register an engine after it was built: only ``shutdown`` shuts it down, not garbage collection."""
     engine.engine_core._finalizer.detach()
-    _living.append(engine)
+    _engines.append(engine)
 
 
 def shutdown(engine: Any) -> None:
-    """Shut an engine down. The last one takes vLLM's process groups with it."""
+    """Shut an engine down. If it is the last one, destroy vLLM's process groups."""
     from vllm.distributed import parallel_state
     from vllm.v1.engine import core
 
-    _living[:] = [other for other in _living if other is not engine]
-    everything, core.cleanup_dist_env_and_memory = core.cleanup_dist_env_and_memory, lambda: None
+    _engines[:] = [other for other in _engines if other is not engine]
+    cleanup, core.cleanup_dist_env_and_memory = core.cleanup_dist_env_and_memory, lambda: None
     try:
         engine.engine_core.engine_core.shutdown()
     finally:
-        core.cleanup_dist_env_and_memory = everything
-    if not _living:
-        if _made_default_group:
+        core.cleanup_dist_env_and_memory = cleanup
+    if not _engines:
+        if _owns_default_group:
             parallel_state.cleanup_dist_env_and_memory()
         else:
             parallel_state.destroy_model_parallel()

@@ -1,4 +1,4 @@
-"""Our sampling parameters in vLLM's terms, and its outputs in ours."""
+"""Conversion of sampling parameters to vLLM's, and of vLLM's outputs to ``Completion``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from lit_tpgrpo.errors import EngineError
 from lit_tpgrpo.records import StopReason
 
 LOGPROBS_MODE = "processed_logprobs"
-"""vLLM's log-probs *after* the temperature. The default, ``raw_logprobs``, are those at temperature 1: of another
-distribution than the one sampled from. With ``top_p`` or ``top_k`` the processed ones are those of the cut distribution."""
+"""vLLM's log-probs *after* the temperature: those of the distribution that is sampled from.
+
+The default, ``raw_logprobs``, are those at temperature 1. With ``top_p`` or ``top_k`` the processed ones are those of the
+truncated distribution.
+"""
 
 STRUCTURED_OUTPUTS: dict[str, Any] = {"backend": "guidance", "disable_any_whitespace": True}
-"""llguidance, as for the HF engine, and no free white space: a model with nothing to say could go on with blanks for ever."""
+"""llguidance, as in the HF engine, without free white space: a model could generate blanks without end."""
 
 
 def request_settings(params: SamplingParams, n: int, seed: int, stop_ids: Sequence[int]) -> dict[str, Any]:
-    """Keyword arguments of ``vllm.SamplingParams``, in plain values. Greedy requests are asked for once, see ``repeated``."""
+    """Return the arguments of ``vllm.SamplingParams`` as plain values. A greedy request has n = 1, see ``repeat_greedy``."""
     settings: dict[str, Any] = {
         "n": n if params.temperature > 0 else 1,
         "temperature": params.temperature,
@@ -26,7 +29,7 @@ def request_settings(params: SamplingParams, n: int, seed: int, stop_ids: Sequen
         "top_k": params.top_k,
         "max_tokens": params.max_new_tokens,
         "stop_token_ids": list(stop_ids),
-        "logprobs": 0,  # of the sampled token alone
+        "logprobs": 0,  # only that of the sampled token
         "seed": seed,
         "detokenize": False,
     }
@@ -35,23 +38,24 @@ def request_settings(params: SamplingParams, n: int, seed: int, stop_ids: Sequen
     return settings
 
 
-def repeated(completions: Sequence[Completion], n: int) -> tuple[Completion, ...]:
-    """vLLM refuses n > 1 greedy samples of a prompt, for they are all equal: so they are.
+def repeat_greedy(completions: Sequence[Completion], n: int) -> tuple[Completion, ...]:
+    """Return n completions: vLLM refuses n > 1 greedy samples, which are all equal, so a single one is repeated n times.
 
     Raises:
-        EngineError: there are neither ``n`` nor one.
+        EngineError: the number of completions is neither ``n`` nor one.
     """
     if len(completions) not in (1, n):
-        raise EngineError(f"vLLM returned {len(completions)} samples of a prompt, and {n} were asked for")
+        raise EngineError(f"vLLM returned {len(completions)} samples of a prompt, expected {n}")
     return tuple(completions) if len(completions) == n else tuple(completions[0] for _ in range(n))
 
 
-def completion(token_ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None) -> Completion:
-    """A finished sample. vLLM ends with ``stop`` only on an end token (which is then the last id): text to stop at is never
-    asked for.
+def to_completion(token_ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None) -> Completion:
+    """Convert a finished sample of vLLM.
+
+    ``stop`` means that the last id is an end token: stop strings are never requested.
 
     Raises:
-        RuntimeError: vLLM gave it up (``abort``, ``error``).
+        RuntimeError: vLLM did not finish the sample (``abort``, ``error``).
     """
     if finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a request with {finish_reason!r}; expected 'stop' or 'length'")

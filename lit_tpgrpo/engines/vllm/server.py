@@ -1,4 +1,4 @@
-"""vLLM behind addresses: rollouts by servers of their own, on this machine or others."""
+"""Rollouts on vLLM servers, on this machine or others."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
 from lit_tpgrpo.engines.vllm import process_groups
-from lit_tpgrpo.engines.vllm.answers import completions_of
-from lit_tpgrpo.engines.vllm.client import LoopThread, ServerClient, checked_address, key_from
+from lit_tpgrpo.engines.vllm.answers import parse_completions
+from lit_tpgrpo.engines.vllm.client import EventLoopThread, ServerClient, checked_address, read_server_key
 from lit_tpgrpo.engines.vllm.environment import import_vllm
 from lit_tpgrpo.engines.vllm.guard import KEY_ENV
 from lit_tpgrpo.engines.vllm.pool import ServerPool
-from lit_tpgrpo.engines.vllm.sampling import repeated, request_settings
-from lit_tpgrpo.engines.vllm.servers import PoolLimits, Server, none_left
+from lit_tpgrpo.engines.vllm.sampling import repeat_greedy, request_settings
+from lit_tpgrpo.engines.vllm.servers import PoolLimits, Server, no_server_message
 from lit_tpgrpo.engines.vllm.weights import WeightSender, served_model
 from lit_tpgrpo.errors import ConfigError, EngineError
 
@@ -31,29 +31,29 @@ log = logging.getLogger(__name__)
 
 @checked_arguments()
 class VLLMServer:
-    """Samples from vLLM servers and sends them the policy's weights through vLLM's weight-transfer API.
+    """Engine on vLLM servers; sends them the policy's weights through vLLM's weight-transfer API.
 
-    Start each with ``python -m lit_tpgrpo.serve MODEL`` and the same key in its environment. A prompt goes to the server that
-    has fewest, all its n samples to the same one. Every sample says which weights made it; one of other weights than were
-    sent is an error. A server that ends or freezes loses its prompts to the others, with the same seeds; when it is back it
-    is checked, given the weights and used again.
+    Start each server with ``python -m lit_tpgrpo.serve MODEL`` and the same key in its environment. A prompt is sent, with
+    all its n samples, to the server with the fewest prompts in flight. Every sample carries the version of the weights that
+    sampled it; a version other than the one sent is an error. If a server fails or hangs, its prompts are sampled by the
+    other servers with the same seeds; when it recovers it is checked, receives the weights and is used again.
 
     Args:
-        urls: one address or several, e.g. ``http://127.0.0.1:8000``.
-        transfer: how weights travel: ``nccl`` between GPUs, ``ipc`` between processes on one GPU, ``gloo`` between CPUs;
-            ``auto`` is nccl where the policy is on a GPU, else gloo. The servers must have been started with the same.
-        trainer_address: of this machine (of rank 0), as the servers reach it.
+        urls: one or more addresses, e.g. ``http://127.0.0.1:8000``.
+        transfer: how weights are sent: ``nccl`` between GPUs, ``ipc`` between processes on one GPU, ``gloo`` between CPUs;
+            ``auto`` is nccl if the policy is on a GPU, else gloo. The servers must have been started with the same value.
+        trainer_address: address of this machine (rank 0) that the servers can reach.
         api_key_env: name of the environment variable with the servers' key: VLLM_API_KEY, OPENAI_API_KEY, or one that the
-            person who runs this allows (see ``lit_tpgrpo.api_keys``).
+            user allows (see ``lit_tpgrpo.api_keys``).
         concurrency: prompts of this rank in flight at once, over all servers.
-        timeout_s: of one prompt's n samples.
-        transfer_timeout_s: how long an update waits for a server's next step.
-        silence_timeout_s: a server that does not answer a small question for so long counts as lost.
-        absence_timeout_s: how long the run waits while all servers are lost, before it ends (with a checkpoint).
-        probe_interval_s: time between two such questions to a server.
+        timeout_s: seconds for one prompt's n samples.
+        transfer_timeout_s: seconds that an update waits for a server's current step.
+        silence_timeout_s: seconds after which a server that does not answer a small status request counts as lost.
+        absence_timeout_s: seconds that the run waits while all servers are lost, before it ends (with a checkpoint).
+        probe_interval_s: seconds between two status requests to a server.
     """
 
-    collective = True  # load_weights is: no part may call it that only some ranks have work for
+    collective = True  # load_weights is collective: callers must not call it on some ranks only
     mismatched = True  # see ``Engine`` in lit_tpgrpo.engines.base
 
     def __init__(
@@ -75,7 +75,7 @@ class VLLMServer:
                 f"VLLMServer needs an address and a concurrency of at least 1, got {urls!r}, {concurrency}"
             )
         if len(set(self.urls)) < len(self.urls):
-            raise ConfigError(f"VLLMServer: each of urls is one server, got some twice: {', '.join(self.urls)}")
+            raise ConfigError(f"VLLMServer: urls must be different servers, got some twice: {', '.join(self.urls)}")
         limits = {
             "timeout_s": timeout_s,
             "transfer_timeout_s": transfer_timeout_s,
@@ -90,9 +90,9 @@ class VLLMServer:
         self.api_key_env = api_key_env
         self.transfer_timeout_s = transfer_timeout_s
         self.limits = PoolLimits(concurrency, timeout_s, silence_timeout_s, probe_interval_s, absence_timeout_s)
-        self.while_waiting: Callable[[], None] = go_on  # see ``Interruptible`` in lit_tpgrpo.engines.base
+        self.while_waiting: Callable[[], None] = keep_waiting  # see ``Interruptible`` in lit_tpgrpo.engines.base
         self._policy: Policy | None = None
-        self._loop: LoopThread | None = None
+        self._loop: EventLoopThread | None = None
         self._servers: list[Server] = []
         self._sender: WeightSender | None = None
         self._limit: int | None = None
@@ -102,20 +102,22 @@ class VLLMServer:
     # ---- weights ----
 
     def load_weights(self, policy: Policy) -> None:
-        """Send the policy's current weights to all servers that are there. Collective: every rank calls it, rank 0 sends.
+        """Send the policy's current weights to all available servers. Collective: every rank calls it, rank 0 sends.
 
         Raises:
-            EngineError: no server came in time, one was started otherwise than training needs, or did not take all of the
-                weights over. No rank samples then.
+            EngineError: no server became available in time, the settings of one do not fit training, or one did not load
+                all of the weights. No rank samples then.
         """
         if process_groups.world_size() > 1:
-            torch.distributed.barrier()  # another rank may still be sampling with the weights of before
+            torch.distributed.barrier()  # another rank may still be sampling with the previous weights
         self._policy, self._version = policy, ""
         self._updates += 1
         version = f"step {policy.policy_version}, update {self._updates}"
         try:
             process_groups.raise_if_any_failed(lambda: self._connect(policy))
-            version += f" of run {process_groups.from_all(uuid.uuid4().hex[:8])[0]}"  # two runs may be at the same step
+            version += (
+                f" of run {process_groups.all_gather(uuid.uuid4().hex[:8])[0]}"  # two runs may be at the same step
+            )
             self._update_servers(version)
         except EngineError:
             self._disconnect()
@@ -123,51 +125,51 @@ class VLLMServer:
         self._version = version
 
     def _update_servers(self, version: str) -> None:
-        """Until at least one server has the weights, or the time is up."""
-        since, said = time.monotonic(), False
-        while not sum(self._sender_of().update(server, version) for server in self._servers):  # all of them, not any
-            if not said:
+        """Send the weights to all servers; repeat until at least one has them or ``absence_timeout_s`` is over."""
+        since, logged = time.monotonic(), False
+        while not sum(self._weight_sender().update(server, version) for server in self._servers):  # sum: update all
+            if not logged:
                 log.warning("no vLLM server can be used: waiting up to %g s for one", self.limits.absence_s)
-                said = True
-            expired = process_groups.from_all(time.monotonic() - since > self.limits.absence_s)[0]
-            process_groups.raise_if_any_failed(self._give_up if expired else self.while_waiting)
+                logged = True
+            expired = process_groups.all_gather(time.monotonic() - since > self.limits.absence_s)[0]
+            process_groups.raise_if_any_failed(self._raise_no_server if expired else self.while_waiting)
             time.sleep(min(self.limits.probe_s, self.limits.absence_s))
-        process_groups.raise_if_any_failed(self._take_limits)
+        process_groups.raise_if_any_failed(self._read_limits)
 
-    def _give_up(self) -> None:
-        raise EngineError(none_left(self._servers, self.limits.absence_s))
+    def _raise_no_server(self) -> None:
+        raise EngineError(no_server_message(self._servers, self.limits.absence_s))
 
     def _connect(self, policy: Policy) -> None:
         if self._sender is not None:
             return
-        key = key_from(self.api_key_env)
+        key = read_server_key(self.api_key_env)
         import_vllm()
         backend = self.transfer if self.transfer != "auto" else _backend_of(policy)
-        self._loop = loop = LoopThread()
-        self._sender = WeightSender(self._current, backend, self.trainer_address, self.transfer_timeout_s, loop)
-        waits = (self.transfer_timeout_s, self.limits.silence_s)
-        self._servers = [Server(ServerClient(url, key, self.api_key_env, loop, *waits)) for url in self.urls]
+        self._loop = loop = EventLoopThread()
+        self._sender = WeightSender(self._current_policy, backend, self.trainer_address, self.transfer_timeout_s, loop)
+        timeouts = (self.transfer_timeout_s, self.limits.silence_s)
+        self._servers = [Server(ServerClient(url, key, self.api_key_env, loop, *timeouts)) for url in self.urls]
 
-    def _take_limits(self) -> None:
-        """Prompts must fit on each server."""
+    def _read_limits(self) -> None:
+        """Read the smallest ``max_model_len`` of the servers: a prompt must fit on each."""
         self._limit = min(served_model(server.client)[1] for server in self._servers if not server.lost)
 
     def _admit(self, server: Server) -> None:
-        """Give a server that came back in mid-round the weights that are being sampled from."""
-        if not self._sender_of().alone:
-            raise EngineError("it gets the weights with the next round's, from all processes of the run together")
+        """Send the round's weights to a server that recovered during the round."""
+        if not self._weight_sender().can_send_alone:
+            raise EngineError("it gets the weights of the next round, which all ranks send together")
         try:
-            self._sender_of().greet(server)
-            self._sender_of().send(server, self._version)
+            self._weight_sender().prepare(server)
+            self._weight_sender().send(server, self._version)
         except EngineError:
-            self._sender_of().drop(server)
+            self._weight_sender().drop(server)
             raise
 
-    def _sender_of(self) -> WeightSender:
+    def _weight_sender(self) -> WeightSender:
         assert self._sender is not None
         return self._sender
 
-    def _current(self) -> Policy:
+    def _current_policy(self) -> Policy:
         assert self._policy is not None
         return self._policy
 
@@ -178,43 +180,43 @@ class VLLMServer:
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """Yield ``(prompt index, n completions)`` as prompts finish.
 
-        Log-probs are those that vLLM calls processed, see ``VLLMEngine.sample``.
+        Log-probs are vLLM's processed ones, see ``VLLMEngine.sample``.
 
         Raises:
             InputError: a prompt is empty, or prompt plus ``max_new_tokens`` exceeds the servers' ``max_model_len``.
-            EngineError: no weights were sent, no server came back in time, a prompt is refused, or a sample is of another
+            EngineError: no weights were sent, no server recovered in time, a prompt is refused, or a sample is of another
                 run's weights.
         """
         if not self._version or self._policy is None or self._loop is None:
             raise EngineError("VLLMServer.sample was called without weights: load_weights was not called, or it failed")
         check_lengths(prompts, params.max_new_tokens, self._limit)
         tokenizer = self._policy.tokenizer
-        ends = sorted(
+        end_ids = sorted(
             {*stop_ids(self._policy.policy_model, cast(int | None, tokenizer.eos_token_id)), *params.stop_ids}
         )
         bodies = [
-            {"token_ids": list(prompt), "sampling_params": request_settings(params, n, own_seed, ends)}
-            for prompt, own_seed in zip(prompts, seeds, strict=True)
+            {"token_ids": list(prompt), "sampling_params": request_settings(params, n, seed, end_ids)}
+            for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         pool = ServerPool(self._servers, self._loop, self.limits, self._admit, self.while_waiting)
-        for i, completions in pool.generate(bodies, self._version, partial(completions_of, version=self._version)):
-            yield i, repeated(completions, n)
+        for i, completions in pool.generate(bodies, self._version, partial(parse_completions, version=self._version)):
+            yield i, repeat_greedy(completions, n)
 
-    # ---- life ----
+    # ---- shutdown ----
 
     def sleep(self) -> None:
-        """The servers have their own memory."""
+        """Do nothing: the servers use other memory than the trainer."""
 
     def wake(self) -> None:
-        """They are awake."""
+        """Do nothing: the servers are always awake."""
 
     def close(self) -> None:
-        """Leave the servers: they go on, and another run may use them."""
+        """Disconnect from the servers. They keep running, and another run can use them."""
         for server in self._servers if process_groups.rank() == 0 else ():
             if server.lost:
                 continue
             try:
-                self._sender_of().say_goodbye(server)
+                self._weight_sender().release(server)
             except EngineError as error:
                 log.warning("%s", error)
         self._disconnect()
@@ -229,8 +231,8 @@ class VLLMServer:
         self._servers, self._loop, self._sender, self._version = [], None, None, ""
 
 
-def go_on() -> None:
-    """What waits, waits on."""
+def keep_waiting() -> None:
+    """Do nothing, so that the wait continues: the default of ``while_waiting``."""
 
 
 def _backend_of(policy: Policy) -> Literal["nccl", "gloo"]:

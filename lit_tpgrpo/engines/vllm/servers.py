@@ -1,4 +1,4 @@
-"""Rollout servers as a process of the training sees them: which are used, and how long one waits for them."""
+"""State of the rollout servers on a training rank: which are used, and the timeouts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lit_tpgrpo.engines.vllm.client import FRESH, LoopThread, ServerClient
+from lit_tpgrpo.engines.vllm.client import INITIAL_VERSION, EventLoopThread, ServerClient
 
 log = logging.getLogger(__name__)
 
@@ -16,14 +16,14 @@ _BACKOFF_S = (2.0, 300.0)
 
 @dataclass(frozen=True)
 class PoolLimits:
-    """How long a pool waits for what.
+    """Concurrency and timeouts of a ``ServerPool``.
 
     Attributes:
         concurrency: prompts in flight at once, over all servers.
         request_s: seconds for one prompt.
-        silence_s: seconds after which a server that does not say which weights it has counts as lost.
-        probe_s: seconds between two such questions.
-        absence_s: seconds without any server before the work is given up.
+        silence_s: seconds after which a server that does not answer a probe (its weight version) counts as lost.
+        probe_s: seconds between two probes.
+        absence_s: seconds without any server before the run gives up.
     """
 
     concurrency: int = 256
@@ -35,18 +35,21 @@ class PoolLimits:
 
 @dataclass(eq=False)
 class Server:
-    """One server as a rank sees it.
+    """State of one server on this rank.
 
     Attributes:
-        known: it has been used in this run. One that then comes back otherwise is left out; before, that is a mistake of setup.
-        lost: why it gets no prompts; "" while it gets some.
-        orphans: requests that it may still be working on, for nobody.
-        retry_at: when it may be taken back at the earliest (``time.monotonic``).
-        changed_at: when it was last lost or taken back. What was seen of it before is out of date.
+        client: HTTP client of the server.
+        used_before: it has been used in this run. If it then recovers with other settings, it is excluded; before, wrong
+            settings are an error of setup.
+        lost: why it gets no prompts; "" while it is used.
+        orphans: ids of requests that it may still be working on although no one needs the result.
+        retry_at: earliest time of the next attempt to use it again (``time.monotonic``).
+        refusals: attempts to use it again that failed.
+        changed_at: when it was last lost or used again; results of earlier probes are outdated.
     """
 
     client: ServerClient
-    known: bool = False
+    used_before: bool = False
     lost: str = ""
     orphans: list[str] = field(default_factory=list)
     retry_at: float = 0.0
@@ -57,40 +60,41 @@ class Server:
     def url(self) -> str:
         return self.client.base_url
 
-    def abort_orphans(self, loop: LoopThread) -> None:
-        """End what it does for nobody: it would hold up an update, and slow down all else."""
+    def abort_orphans(self, loop: EventLoopThread) -> None:
+        """Abort its orphaned requests, which would delay an update and slow down other requests."""
         if self.orphans:
             loop.run(self.client.abort(self.orphans))
             self.orphans = []
 
-    def leave_out(self, reason: str) -> None:
-        """Use it no more until ``take_back``."""
+    def exclude(self, reason: str) -> None:
+        """Stop using it until ``readmit``."""
         if reason != self.lost:
             log.warning("the vLLM server %s is not used: %s", self.url, reason)
         self.lost = reason
 
     def postpone(self, reason: str) -> None:
-        """It could not be taken back: each time it is tried again later."""
+        """Record that it cannot be used again yet: the next attempt is made after a backoff that doubles each time."""
         if reason != self.lost:
             log.warning("the vLLM server %s answers and is not used: %s", self.url, reason)
         self.lost = reason
         self.refusals += 1
         self.retry_at = time.monotonic() + min(_BACKOFF_S[0] * 2**self.refusals, _BACKOFF_S[1])
 
-    def take_back(self) -> None:
-        self.known, self.lost, self.refusals, self.retry_at = True, "", 0, 0.0
+    def readmit(self) -> None:
+        """Use it from now on."""
+        self.used_before, self.lost, self.refusals, self.retry_at = True, "", 0, 0.0
         self.changed_at = time.monotonic()
 
 
-def of_another_run(version: str, ours: str) -> bool:
-    """Whether weights were sent by another run than ours: neither nobody's nor an earlier update of this run."""
-    return version != FRESH and version.rpartition(" of run ")[2] != ours.rpartition(" of run ")[2]
+def is_from_another_run(version: str, current: str) -> bool:
+    """Return whether a weight version is neither the initial one nor an earlier update of the run of ``current``."""
+    return version != INITIAL_VERSION and version.rpartition(" of run ")[2] != current.rpartition(" of run ")[2]
 
 
-def none_left(servers: Sequence[Server], limit: float) -> str:
-    """What is said where the work is given up."""
+def no_server_message(servers: Sequence[Server], limit: float) -> str:
+    """Return the error message for a run that gives up waiting for servers."""
     reasons = "; ".join(f"{server.url}: {server.lost}" for server in servers)
     return (
-        f"no vLLM server was there for {limit:g} s ({reasons}). What was sampled is stored: start a server, then resume with "
+        f"no vLLM server was available for {limit:g} s ({reasons}). All samples are stored: start a server, then resume with "
         "--ckpt_path"
     )

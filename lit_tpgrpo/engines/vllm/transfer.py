@@ -20,7 +20,7 @@ Backend = Literal["nccl", "ipc", "gloo"]
 
 
 class PolicySource(WeightSource):
-    """The policy's full tensors, name by name, gathered anew at each pass. Collective where they are sharded."""
+    """The policy's full tensors by name, all-gathered again at each pass. Collective if they are sharded."""
 
     def __init__(self, policy: Callable[[], Policy]) -> None:
         self._policy = policy
@@ -28,7 +28,7 @@ class PolicySource(WeightSource):
         self._pass: Iterator[tuple[str, Tensor]] | None = None
 
     def metadata(self) -> list[ParamMeta]:
-        if self._metadata is None:  # names and shapes never change; the first look at them gathers once
+        if self._metadata is None:  # names and shapes never change; reading them takes one pass
             self._metadata = [ParamMeta(name, t.dtype, tuple(t.shape)) for name, t in self]
         return self._metadata
 
@@ -36,21 +36,21 @@ class PolicySource(WeightSource):
         self._pass = iter(self._policy().named_tensors())
         yield from self._pass
 
-    def expect(self) -> None:
-        """A pass is about to begin."""
+    def reset(self) -> None:
+        """Forget the last pass, before a new one begins."""
         self._pass = None
 
     def drain(self) -> None:
-        """Finish the pass, from where it broke off or from its start: other ranks wait in its gathers."""
+        """Run the current pass to its end, or a full pass if none has begun: other ranks wait in its all-gathers."""
         for _ in self._pass if self._pass is not None else self._policy().named_tensors():
             pass
 
 
 class WeightControl(HTTPVLLMWeightSyncClient):
-    """vLLM's client of the weight-transfer routes, over ours: with the key, and with the server's own words when it fails."""
+    """vLLM's client of the weight-transfer routes, over ``ServerClient``: sends the key, and errors quote the server."""
 
     version = ""
-    """What the next finished update is to be called."""
+    """The weight version that the next finished update gets."""
 
     def __init__(self, client: ServerClient) -> None:
         super().__init__(client.base_url)
@@ -66,10 +66,15 @@ class WeightControl(HTTPVLLMWeightSyncClient):
 def open_transfer(
     backend: Backend, client: ServerClient, source: PolicySource, rank: int, address: str, timeout_s: float
 ) -> Any:
-    """A ready transfer to one server; called on every rank of the trainer, of which rank 0 sends.
+    """Open a transfer to one server. Called on every rank of the trainer; rank 0 sends.
 
     Args:
-        address: of this machine, as the server's machine reaches it.
+        backend: how the weights are transferred.
+        client: client of the server.
+        source: the policy's weights.
+        rank: rank of this process.
+        address: address of this machine that the server can reach.
+        timeout_s: seconds that an update waits for the server (gloo only).
     """
     workers = client.n_workers if rank == 0 else 0
     port = free_port() if rank == 0 else 0

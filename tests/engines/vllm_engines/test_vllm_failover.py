@@ -107,7 +107,7 @@ def test_a_run_whose_servers_are_gone_ends_with_a_checkpoint_and_goes_on_from_it
     assert process.returncode == 1, err[-3000:]
     last = err.strip().splitlines()[-1]
     assert re.match(
-        rf"error: no vLLM server was there for 3 s \({server.url}: .*\)\. What was sampled is stored", last
+        rf"error: no vLLM server was available for 3 s \({server.url}: .*\)\. All samples are stored", last
     ), last
     checkpoint = re.search(r"resume with --ckpt_path (\S+)", out)
     assert checkpoint is not None, out

@@ -105,7 +105,7 @@ def test_a_second_run_takes_over_and_the_first_one_notices(server, random_model)
     first.load_weights(policy)
     second.load_weights(build_policy(random_model, version=9))
     with pytest.raises(
-        EngineError, match=r"weights of \S*'step 9, update 1 of run \w+'\S*, and 'step 0, update 1 of run \w+' was sent"
+        EngineError, match=r"weights of \S*'step 9, update 1 of run \w+'\S*, expected 'step 0, update 1 of run \w+'"
     ):
         sample(first, SamplingParams(LENGTH))
     second.close()
