@@ -27,7 +27,7 @@ from openai import AsyncOpenAI
 from lit_tpgrpo.chat.base import ChatReply, ChatRequest
 from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
-from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, sampled, written
+from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, policy_samples, writer_samples
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.generative import GenerativeJudge, QueryConfig, RequestLimits
 from lit_tpgrpo.pretrained import load_tokenizer
@@ -209,7 +209,7 @@ def prefix(n: int, level: str, samples: str) -> None:
 
 
 def _cases(level: str, n: int, samples: str) -> list[JudgeCase]:
-    pairs = (sampled if samples == "model" else written)(level, n, 0)
+    pairs = (policy_samples if samples == "model" else writer_samples)(level, n, 0)
     return [case for case, _ in label_cases(pairs)[0]]
 
 

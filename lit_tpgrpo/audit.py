@@ -26,7 +26,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
-from lit_tpgrpo.datamodules.arithmetic.judge_report import LabelReport, sampled, written
+from lit_tpgrpo.datamodules.arithmetic.judge_report import LabelReport, policy_samples, writer_samples
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.jsonl import append_line
@@ -159,7 +159,7 @@ def make_report(options: Namespace) -> Report:
     level = options.level or DEFAULT_LEVEL
     if level not in LEVELS:
         raise ConfigError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
-    make = sampled if options.samples == "model" else written
+    make = policy_samples if options.samples == "model" else writer_samples
     return LabelReport(make(level, options.n or 500, options.seed or 0))
 
 

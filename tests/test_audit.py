@@ -224,7 +224,7 @@ def test_the_command_on_the_embedded_domain(tmp_path: Path):
     supports = [int(line.split()[-1]) for line in table.splitlines() if line.startswith(("correct ", "incorrect "))]
     supports += [int(line.split()[-1]) for line in table.splitlines() if line.startswith(("matched ", "unmatched "))]
     assert sum(supports) == sum(len(row["labels"]) for row in rows)
-    assert "correct solutions in which every error was put right" in done.stdout
+    assert "correct solutions in which every error was corrected" in done.stdout
     assert "solutions     cases 20" in done.stdout
     assert "Warning" not in done.stderr
 

@@ -58,11 +58,11 @@ def engine_rate(bench: Bench) -> None:
 def judge(bench: Bench) -> None:
     """Score the tiny judge on this device, on written solutions with known labels."""
     from lit_tpgrpo.datamodules.arithmetic.judge_measure import tiny_judge
-    from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, written
+    from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, writer_samples
     from lit_tpgrpo.judges.generative import IntrinsicSignals
     from lit_tpgrpo.judges.scoring import count_labels
 
-    cases, _ = label_cases(written("1", 4 if bench.tiny else 100, 0))
+    cases, _ = label_cases(writer_samples("1", 4 if bench.tiny else 100, 0))
     tested = tiny_judge("embedded:tiny-judge", IntrinsicSignals())
     tested.chat.device = bench.device
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The embedded domain: chains of modular arithmetic with exact step truth, and a tiny policy warm-started on them.
+"""The embedded arithmetic domain: chains of modular arithmetic with exact step labels, and a tiny policy trained on them.
 
 ``ArithmeticProblems`` is its problem source, ``ArithmeticAudit`` the labelled solutions by which ``JudgeRefresh`` audits.
 """

@@ -1,4 +1,4 @@
-"""Labelled solutions of the embedded domain, for ``JudgeRefresh`` to audit a judge on."""
+"""Labelled solutions of the embedded domain, with which ``JudgeRefresh`` audits a judge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, written
+from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, writer_samples
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase
@@ -16,12 +16,12 @@ from lit_tpgrpo.records import StepLabel
 
 @checked_arguments()
 class ArithmeticAudit:
-    """Solutions of the noisy writer with their exact step labels.
+    """Source of audit cases: solutions of the noisy writer with their exact step labels.
 
     Args:
-        level: of the problems, ``1`` to ``5``.
+        level: level of the problems, ``1`` to ``5``.
         n: number of solutions.
-        seed: which ones.
+        seed: seed of the problems and the writer.
     """
 
     def __init__(self, level: str = DEFAULT_LEVEL, n: int = 200, seed: int = 0) -> None:
@@ -32,5 +32,5 @@ class ArithmeticAudit:
         self.level, self.n, self.seed = level, n, seed
 
     def cases(self, tokenizer: PreTrainedTokenizerBase) -> Sequence[tuple[JudgeCase, tuple[StepLabel, ...]]]:
-        """The labelled cases, the same each time; the tokenizer has no say in labels of text."""
-        return label_cases(written(self.level, self.n, self.seed))[0]
+        """Return the labelled cases, the same at each call. The labels are of text and do not depend on the tokenizer."""
+        return label_cases(writer_samples(self.level, self.n, self.seed))[0]

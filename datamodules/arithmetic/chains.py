@@ -1,12 +1,13 @@
-"""A writer of noisy, self-correcting chains of thought in the form that R1-style models write them.
+"""Generator of noisy, self-correcting chains of thought in the format of R1-style models.
 
-The completion begins after ``<think>\\n`` (the chat template ends the prompt with it): paragraphs, ``</think>``, an
-answer block that restates the results the writer ended up with. Errors are wrong table entries; some are noticed at
-once, some only after further steps have been built on them (which are then redone), some never. The writer knows what
-it did, so each paragraph carries its exact truth; ``truth.py`` finds the same from the text alone.
+The completion begins after ``<think>\\n`` (the last part of the prompt in the chat template): paragraphs, ``</think>``, an
+answer block that restates the final results. Errors are wrong table entries; some are noticed immediately, some only
+after further steps have been built on them (which are then redone), some never. The generator knows the errors, so each
+paragraph has its exact label; ``truth.py`` computes the same labels from the text alone.
 
-The answer block restates the last result first. In the order of the chain, a policy under training learns to do all
-sums once more there and lets its thoughts go to seed, since unmatched thoughts are never punished (docs/log.md).
+The answer block restates the last result first. If it restated them in the order of the chain, a policy in training would
+learn to repeat the computation there and let its thoughts degenerate, because unmatched thoughts are never penalised
+(docs/log.md).
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ _LATE_NOTICE_REACH = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Noise:
-    """Probabilities: errors per written equation, the rest per occasion."""
+class NoiseRates:
+    """Probabilities of errors (per written equation) and of the writer's other events (per opportunity)."""
 
     error: float = 0.02
     """The result of an addition or subtraction is a wrong table entry (off by one or two)."""
     error_multiply: float = 0.4
-    """The same for a multiplication: errors gather where the table is hard."""
+    """The same for a multiplication, where most errors occur."""
     notice_now: float = 0.5
     """A wrong step is corrected in the next paragraph."""
     notice_late: float = 0.1
@@ -40,22 +41,22 @@ class Noise:
     false_alarm: float = 0.01
     """A right step is replaced by a wrong one."""
     check: float = 0.03
-    """A step, right or wrong, is looked at again and confirmed."""
+    """A step, right or wrong, is checked and confirmed."""
     filler: float = 0.01
     """A paragraph that claims nothing."""
     omitted: float = 0.0
     """The answer block leaves out an equation (never the last)."""
     max_reflections: int = 5
     variety: float = 0.3
-    """A phrase is drawn evenly from those of its kind; else it is the first of them."""
+    """A phrase is drawn uniformly from those of its kind; otherwise the first one is used."""
 
 
-NO_NOISE = Noise(error=0, error_multiply=0, false_alarm=0, check=0, filler=0, omitted=0)
+NO_NOISE = NoiseRates(error=0, error_multiply=0, false_alarm=0, check=0, filler=0, omitted=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """``right``: what it asserts is true of the problem. ``claim`` is None for openings, fillers and the answer."""
+    """A written paragraph. ``right``: its claim is true of the problem. ``claim`` is None for openings, fillers, the answer."""
 
     kind: Kind
     text: str
@@ -83,7 +84,7 @@ class Chain:
 
     @property
     def labels(self) -> tuple[StepLabel, ...]:
-        """The truth in the judge's terms, one label per paragraph (see ``truth.py`` for the definitions)."""
+        """The true labels, one per paragraph (see ``truth.py`` for the definitions)."""
         if self.correct:
             return tuple(StepLabel.CORRECT if p.right else StepLabel.INCORRECT for p in self.paragraphs)
         adopted = set(self.restated)
@@ -94,21 +95,21 @@ class Chain:
 
     @property
     def has_corrected_error(self) -> bool:
-        """Some correction put a wrong result right."""
+        """Whether some correction replaces a wrong result by the right one."""
         return any(p.kind is Kind.CORRECTION and p.right for p in self.paragraphs)
 
 
-def write_chain(task: Task, noise: Noise, rng: random.Random) -> Chain:
-    """Write one solution of the task."""
+def write_chain(task: Task, noise: NoiseRates, rng: random.Random) -> Chain:
+    """Write one solution of the task with random errors and corrections."""
     return _Writer(task, noise, rng).write()
 
 
 @dataclass(slots=True)
 class _Writer:
-    """The state while writing: the equations in force, of which a correction drops the later ones."""
+    """State of the writer: the equations in force, from which a correction removes all later ones."""
 
     task: Task
-    noise: Noise
+    noise: NoiseRates
     rng: random.Random
     truth: tuple[TaskEquation, ...] = ()
     in_force: list[TaskEquation] = field(default_factory=list)
@@ -135,7 +136,7 @@ class _Writer:
         return self.rng.choice(choices) if self._happens(self.noise.variety) else choices[0]
 
     def _compute(self, index: int, wrong: bool) -> TaskEquation:
-        """Equation ``index`` on the value in force, right by the table or off by a little."""
+        """Compute equation ``index`` on the current value; if ``wrong``, with a result that is off by one or two."""
         left = self.in_force[index - 1].result if index else self.task.start
         operation: Operation = self.task.operations[index]
         offset = self.rng.choice((-2, -1, 1, 2)) if wrong else 0
@@ -159,14 +160,14 @@ class _Writer:
         last = len(self.in_force) - 1
         wrong = [i for i, e in enumerate(self.in_force) if self._off_table(e) and last - i <= _LATE_NOTICE_REACH]
         if wrong and self._happens(self.noise.notice_now if wrong[0] == last else self.noise.notice_late):
-            self._correct(self._read_as(wrong[0]), botched=self._happens(self.noise.botched))
+            self._correct(self._latest_equal(wrong[0]), botched=self._happens(self.noise.botched))
         elif not wrong and self._happens(self.noise.false_alarm):
             self._correct(last, botched=True)
         elif self._happens(self.noise.check):
             self._check(last)
 
-    def _read_as(self, index: int) -> int:
-        """The place that a reader takes a quotation of equation ``index`` to mean: the latest where it is in force."""
+    def _latest_equal(self, index: int) -> int:
+        """Return the last index with the same equation as ``index``: the one that a quotation refers to."""
         return max(i for i, e in enumerate(self.in_force) if e == self.in_force[index])
 
     def _check(self, index: int) -> None:
@@ -176,9 +177,9 @@ class _Writer:
         self.reflections += 1
 
     def _correct(self, index: int, botched: bool) -> None:
-        """Replace equation ``index``; what was built on it is no longer in force and will be written again."""
+        """Replace equation ``index``; all later equations are no longer in force and will be written again."""
         denied, claim = self.in_force[index], self._compute(index, wrong=botched)
-        if claim == denied:  # a botched correction that hits the same wrong result is no correction
+        if claim == denied:  # a botched correction may produce the same wrong result again
             return self._check(index)
         text = self._phrase(phrases.CORRECTIONS).format(denied=denied, claim=claim)
         self.paragraphs.append(Paragraph(Kind.CORRECTION, text, claim, claim == self.truth[index]))

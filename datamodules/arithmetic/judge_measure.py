@@ -1,4 +1,4 @@
-"""How well a judge model labels the embedded domain, through the whole generative path, as each of its methods."""
+"""Label scores of a judge model on the embedded domain with each labelling method, through ``GenerativeJudge``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPTS = "embedded:judge-prompts"
 
 
 def tiny_judge(model: str | Path, method: IntrinsicSignals | DirectLabels | StepByStep) -> GenerativeJudge:
-    """The judge as the quickstart has it, without a store."""
+    """Build the judge of the quickstart, without a reply store."""
     return GenerativeJudge(
         LocalChat(str(model)),
         method,
@@ -36,12 +36,12 @@ def tiny_judge(model: str | Path, method: IntrinsicSignals | DirectLabels | Step
 def measure_judge(
     model: str | Path, pairs: Sequence[tuple[Problem, str]], step_solutions: int
 ) -> dict[str, dict[str, float]]:
-    """F1 of each label and the shares of abstained solutions and invalid replies, for each method.
+    """Return for each method the F1 of each label and the shares of abstained solutions and invalid replies.
 
     Args:
         model: folder or name of the judge model.
-        pairs: problems and solutions; those whose truth is not known are left out.
-        step_solutions: fewer are asked about step by step, for each step is a request.
+        pairs: problems and solutions; those without known labels are left out.
+        step_solutions: number of solutions for ``StepByStep``, which needs one request per step.
     """
     cases, _ = label_cases(pairs)
     scores: dict[str, dict[str, float]] = {}

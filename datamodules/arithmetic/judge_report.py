@@ -1,9 +1,9 @@
 """Measure a judge against exact step truth: ``python -m lit_tpgrpo.datamodules.arithmetic.judge_report --level 2``.
 
-Prints precision, recall and F1 per label with support, the confusion matrix, and what was left out, for chains made by
-the noisy writer or, with ``--samples model``, sampled from the shipped tiny policy. A second table holds only the
-correct solutions for which the paper's premise is true (Stage I: every wrong step was put right by a reflection): in
-the others errors cancelled out unnoticed, which no judge can see that reads and does not recalculate.
+Prints precision, recall and F1 per label with support, the confusion matrix, and what was left out, for chains of the
+noisy writer or, with ``--samples model``, sampled from the packaged tiny policy. A second table covers only the correct
+solutions for which the paper's premise holds (Stage I: every wrong step was corrected by a reflection): in the remaining
+ones errors cancelled out unnoticed, which a judge that only reads and does not recalculate cannot detect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
+from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Task, make_problems
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, Unparsable, solution_truth
 from lit_tpgrpo.judges.base import Judge, JudgeCase
@@ -28,7 +28,7 @@ LabelledCase = tuple[JudgeCase, tuple[StepLabel, ...]]
 
 
 def label_cases(pairs: Sequence[tuple[Problem, str]]) -> tuple[list[LabelledCase], Counter[str]]:
-    """Cases with the true label of every rule-made step, and the reasons why the truth of the others is not known."""
+    """Return cases with the true label of every step (segmented by rules), and counts of why other texts have no labels."""
     cases: list[LabelledCase] = []
     left_out: Counter[str] = Counter()
     for problem, text in pairs:
@@ -36,7 +36,7 @@ def label_cases(pairs: Sequence[tuple[Problem, str]]) -> tuple[list[LabelledCase
         if isinstance(truth, Unparsable):
             left_out[truth.reason] += 1
             continue
-        # Labels are about text: one token per character serves as well as any tokenizer.
+        # Only the text is labelled, so one token per character replaces a tokenizer.
         starts = tuple(range(len(text)))
         steps = segment_steps(text, starts, len(starts))
         if len(steps) != len(truth.steps):
@@ -49,20 +49,20 @@ def label_cases(pairs: Sequence[tuple[Problem, str]]) -> tuple[list[LabelledCase
 
 
 def premise_holds(case: LabelledCase) -> bool:
-    """Whether a solution is correct and all its errors were put right: no wrong step stands at the end."""
+    """Return whether a solution is correct and all its errors were corrected: no wrong step holds at the end."""
     truth = solution_truth(case[0].problem, case[0].solution.text)
-    return isinstance(truth, ChainTruth) and truth.correct and truth.mended
+    return isinstance(truth, ChainTruth) and truth.correct and truth.all_errors_corrected
 
 
-def written(level: str, n: int, seed: int) -> list[tuple[Problem, str]]:
-    """One chain of the noisy writer for each of n held-out problems."""
+def writer_samples(level: str, n: int, seed: int) -> list[tuple[Problem, str]]:
+    """Write one noisy chain for each of n held-out problems."""
     rng = random.Random(f"judge report/{level}/{seed}")
     problems = make_problems(level, n, seed, "heldout")
-    return [(p, write_chain(Task.from_prompt(p.prompt), Noise(), rng).text) for p in problems]
+    return [(p, write_chain(Task.from_prompt(p.prompt), NoiseRates(), rng).text) for p in problems]
 
 
-def sampled(level: str, n: int, seed: int) -> list[tuple[Problem, str]]:
-    """One solution of the shipped tiny policy, at temperature 1, for each of n held-out problems."""
+def policy_samples(level: str, n: int, seed: int) -> list[tuple[Problem, str]]:
+    """Sample one solution of the packaged tiny policy, at temperature 1, for each of n held-out problems."""
     from transformers import AutoTokenizer, Qwen2ForCausalLM
 
     from lit_tpgrpo.datamodules.arithmetic.measure import sample_texts
@@ -76,7 +76,7 @@ def sampled(level: str, n: int, seed: int) -> list[tuple[Problem, str]]:
 
 
 def confusion(counts: LabelCounts) -> str:
-    """Steps by true label (rows) and given label (columns)."""
+    """Format the confusion matrix: steps by true label (rows) and predicted label (columns)."""
     given = [label for label in StepLabel if any(g is label for _, g in counts.pairs)]
     lines = [f"{'true / given':<14}" + "".join(f"{g.value:>11}" for g in given)]
     for true in counts.present():
@@ -85,7 +85,7 @@ def confusion(counts: LabelCounts) -> str:
 
 
 class LabelReport:
-    """What a judge's verdicts on texts of the domain come to: every one is counted once, in each table it belongs to."""
+    """Scores of a judge's verdicts on solutions of the domain: of all, and of those for which the paper's premise holds."""
 
     def __init__(self, pairs: Sequence[tuple[Problem, str]]) -> None:
         self.labelled, self.left_out = label_cases(pairs)
@@ -95,11 +95,11 @@ class LabelReport:
 
     @property
     def cases(self) -> list[JudgeCase]:
-        """What is to be judged."""
+        """The cases to judge."""
         return [case for case, _ in self.labelled]
 
     def truth(self, index: int) -> list[str]:
-        """The true labels of a case."""
+        """Return the true labels of a case."""
         return [label.value for label in self.labelled[index][1]]
 
     def add(self, index: int, verdict: Verdict) -> None:
@@ -109,7 +109,7 @@ class LabelReport:
             self.premise_counts.add(*self.labelled[index], verdict)
 
     def heading(self) -> str:
-        """What there is to judge."""
+        """Return a line that says how many solutions are correct, incorrect and without known labels."""
         correct = sum(case.outcome is Outcome.CORRECT for case in self.cases)
         missing = sum(self.left_out.values())
         return (
@@ -118,20 +118,20 @@ class LabelReport:
         )
 
     def tables(self) -> str:
-        """The labels of all solutions, and those of correct ones in which every error was put right."""
+        """Return the tables for all solutions and for the correct ones in which every error was corrected."""
         correct = sum(case.outcome is Outcome.CORRECT for case in self.cases)
         return "\n".join(
             (
                 self.counts.table(),
                 confusion(self.counts),
-                f"\ncorrect solutions in which every error was put right: {len(self.premised)} of {correct}",
+                f"\ncorrect solutions in which every error was corrected: {len(self.premised)} of {correct}",
                 self.premise_counts.table(),
             )
         )
 
 
 def report(judge: Judge, pairs: Sequence[tuple[Problem, str]]) -> str:
-    """Everything that is printed."""
+    """Judge the solutions and return the full report as text."""
     labels = LabelReport(pairs)
     for index, verdict in judge.judge(labels.cases):
         labels.add(index, verdict)
@@ -140,7 +140,7 @@ def report(judge: Judge, pairs: Sequence[tuple[Problem, str]]) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--level", choices=LEVELS, default=DEFAULT_LEVEL)
     parser.add_argument("--n", type=int, default=2000, help="solutions (default: %(default)s)")
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--judge", choices=JUDGES, default="rule")
     parser.add_argument("--samples", choices=("writer", "model"), default="writer")
     args = parser.parse_args()
-    pairs = (sampled if args.samples == "model" else written)(args.level, args.n, args.seed)
+    pairs = (policy_samples if args.samples == "model" else writer_samples)(args.level, args.n, args.seed)
     judge = JUDGES[args.judge]()
     try:
         print(report(judge, pairs))

@@ -1,8 +1,8 @@
-"""Rows for the tiny judge: chains, questions about them, and the replies that the exact truth gives.
+"""Training rows of the tiny judge: chains, questions about them, and the replies that follow from the exact labels.
 
-One row holds a chain once and all questions about it as *branches*: each sees the shared text and itself, and its
-positions go on from the end of the shared text, so that it is to the model what the question alone would be
-(``pad_branch_rows`` makes the mask). The replies are predicted and, at the side, the shared text.
+One row has a chain once and all questions about it as *branches*: each attends to the shared text and to itself, and its
+positions continue from the end of the shared text, so it is equivalent to a prompt with this question only
+(``pad_branch_rows`` builds the mask). The loss is on the replies and, with a lower weight, on the shared text.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REFLECTION_KINDS = (Kind.CHECK, Kind.CORRECTION)
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question and the reply it should get."""
+    """A question and its target reply."""
 
     question: Question
     variables: Mapping[str, Any]
@@ -50,15 +50,15 @@ class Exchange:
 
 
 def source_intervals(steps: Sequence[StepTruth], number: int) -> list[list[int]]:
-    """What reflection ``number`` (from 1) shows to be wrong: all from the denied paragraph up to it, if that is wrong."""
+    """Return what reflection ``number`` (from 1) shows to be wrong: from the denied paragraph up to it, if that is wrong."""
     denied = steps[number - 1].denied
     if denied is None or steps[denied].label is not StepLabel.INCORRECT:
         return []
     return [[denied + 1, number - 1]]
 
 
-def asked_of(sources: Sequence[ReflectionSource]) -> list[int]:
-    """The steps to be verified: all that lie in some interval. Here every paragraph is a step."""
+def suspect_steps(sources: Sequence[ReflectionSource]) -> list[int]:
+    """Return the steps to verify: all that lie in an interval. In this domain every paragraph is a step."""
     return sorted({n for s in sources for first, last in s.intervals for n in range(first, last + 1)})
 
 
@@ -68,7 +68,7 @@ def _judgements(id: str, asked: Sequence[int], wrong: Sequence[bool]) -> Judgeme
 
 
 def stage_exchanges(numbered: NumberedSolution, truth: ChainTruth, ids: Sequence[str]) -> list[Exchange]:
-    """The questions by which a solution is labelled in stages; ``ids`` are one for each of at most three."""
+    """Return the questions of the paper's protocol for a solution; ``ids`` has one for each of at most three questions."""
     think = truth.steps[:-1]
     last = len(think)
     if not truth.correct:
@@ -81,7 +81,7 @@ def stage_exchanges(numbered: NumberedSolution, truth: ChainTruth, ids: Sequence
         sources = [ReflectionSource(reflection=n, intervals=source_intervals(think, n)) for n in numbers]
         shown = [(n, numbered.texts[n - 1]) for n in numbers]
         exchanges.append(Exchange(Question.SOURCES, {"reflections": shown}, SourcesVerdict(id=ids[1], sources=sources)))
-        if asked := asked_of(sources):
+        if asked := suspect_steps(sources):
             wrong = [think[n - 1].label is StepLabel.INCORRECT for n in asked]
             exchanges.append(Exchange(Question.VERIFICATION, {"asked": asked}, _judgements(ids[2], asked, wrong)))
     return exchanges
@@ -106,38 +106,38 @@ def step_exchange(truth: ChainTruth, number: int, id: str) -> Exchange:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeMix:
-    """How often a chain is asked the questions that fit any solution; those of its stages it is always asked."""
+    """Frequencies of the optional questions about a chain; the questions of ``stage_exchanges`` are always included."""
 
     segmentation: float = 0.1
     labelling: float = 0.25
     steps: int = 2
-    """Single steps asked about; half of them are drawn from the wrong ones, where there are any."""
+    """Number of questions about a single step; half of the steps are drawn from the wrong ones, if there are any."""
 
 
 def training_exchanges(
     numbered: NumberedSolution, truth: ChainTruth, mix: ExchangeMix, rng: random.Random
 ) -> list[Exchange]:
-    """The questions of one training row."""
+    """Draw the questions of one training row."""
 
-    def fresh() -> str:
+    def new_id() -> str:
         return f"{rng.randrange(16**4):04x}"
 
-    exchanges = stage_exchanges(numbered, truth, [fresh() for _ in range(3)])
+    exchanges = stage_exchanges(numbered, truth, [new_id() for _ in range(3)])
     if rng.random() < mix.segmentation:
-        exchanges.append(segmentation_exchange(truth, fresh()))
+        exchanges.append(segmentation_exchange(truth, new_id()))
     if rng.random() < mix.labelling:
-        exchanges.append(labelling_exchange(truth, fresh()))
-    everything = range(1, len(truth.steps))
-    wrong = [n for n in everything if not truth.steps[n - 1].right]
+        exchanges.append(labelling_exchange(truth, new_id()))
+    all_steps = range(1, len(truth.steps))
+    wrong = [n for n in all_steps if not truth.steps[n - 1].right]
     for _ in range(mix.steps):
-        numbers = wrong if wrong and rng.random() < 0.5 else everything
-        exchanges.append(step_exchange(truth, rng.choice(numbers), fresh()))
+        numbers = wrong if wrong and rng.random() < 0.5 else all_steps
+        exchanges.append(step_exchange(truth, rng.choice(numbers), new_id()))
     return exchanges
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Token ids of a question and its reply; those from ``reply`` on are predicted."""
+    """Token ids of a question and its reply; the loss is on those from index ``reply`` on."""
 
     question: Question
     ids: list[int]
@@ -145,14 +145,17 @@ class Branch:
 
 
 MARKS = (2, 2, 2, 2, 64, 64, 64, 64)
-"""Classes of each of a paragraph's marks (see ``paragraph_marks``)."""
+"""Number of classes of each mark of a paragraph (see ``paragraph_marks``)."""
 _EQUATION = re.compile(r"(?<!\d)\d+[-+*]\d+=\d+")
 
 
 def paragraph_marks(numbered: NumberedSolution, truth: ChainTruth) -> list[tuple[int, ...]]:
-    """What a judge should know of each think paragraph at its end: whether it is a reflection, is right, asserts an
-    equation of the answer block, and one of the table; then its number, the numbers of the last reflection and of the
-    last restated paragraph before it, and that of the paragraph which it shows to be wrong (0 if none)."""
+    """Return auxiliary targets ("marks") for the end of each think paragraph, as class indices in the order of ``MARKS``.
+
+    They are: whether it is a reflection, is right, asserts an equation of the answer block, and asserts a true table
+    entry; then its number, the numbers of the last reflection and of the last restated paragraph before it, and the
+    number of the paragraph which it shows to be wrong (0 if none).
+    """
     restated, modulus = set(_EQUATION.findall(numbered.answer)), Task.from_prompt(numbered.case.problem.prompt).modulus
     marks, reflection, restating = [], 0, 0
     for number, step in enumerate(truth.steps[:-1], 1):
@@ -167,8 +170,7 @@ def paragraph_marks(numbered: NumberedSolution, truth: ChainTruth) -> list[tuple
 
 @dataclass(frozen=True, slots=True)
 class BranchRow:
-    """The shared text's token ids, what branches from their end, and the marks of the paragraphs by the position of
-    their last token."""
+    """Token ids of the shared text, the branches after it, and the marks of paragraphs by position of their last token."""
 
     shared: list[int]
     branches: tuple[Branch, ...]
@@ -178,14 +180,17 @@ class BranchRow:
         return len(self.shared) + sum(len(branch.ids) for branch in self.branches)
 
 
-def rendered(prompts: PromptSet, numbered: NumberedSolution, exchange: Exchange) -> tuple[str, str, str]:
-    """Shared text, question and reply as they stand in the chat; the first two together are the whole prompt.
+def render_exchange(prompts: PromptSet, numbered: NumberedSolution, exchange: Exchange) -> tuple[str, str, str]:
+    """Render shared text, question and reply in the chat format; the first two together are the full prompt.
 
     The shared text ends with a line feed after a sentence and the question begins with a letter: no token of Qwen2's
-    splitting spans the two, so that they may be tokenized apart.
+    pre-tokenizer spans the two, so they can be tokenized separately.
+
+    Raises:
+        ValueError: the prompt does not have this form.
     """
     shared = prompts.shared(numbered, 1, len(numbered.paragraphs))
-    # Fields are read as attributes: the id is known to the verdict alone.
+    # The id is stored in the verdict only.
     question = prompts.question(exchange.question, exchange.verdict.id, **exchange.variables)
     if not shared.endswith(".\n") or not question[0].isalpha():
         raise ValueError(f"the prompt cannot be cut between {shared[-10:]!r} and {question[:10]!r}")
@@ -199,8 +204,8 @@ def branch_row(
     exchanges: Sequence[Exchange],
     tokenizer: PreTrainedTokenizerBase,
 ) -> BranchRow:
-    """All exchanges about one solution as a row."""
-    texts = [rendered(prompts, numbered, exchange) for exchange in exchanges]
+    """Tokenize all exchanges about one solution into a row."""
+    texts = [render_exchange(prompts, numbered, exchange) for exchange in exchanges]
     flat = [texts[0][0], *(part for _, question, reply in texts for part in (question, reply))]
     shared, *parts = cast(list[list[int]], tokenizer(flat, add_special_tokens=False)["input_ids"])
     end = [cast(int, tokenizer.eos_token_id)]
@@ -208,16 +213,18 @@ def branch_row(
         Branch(exchange.question, parts[2 * i] + parts[2 * i + 1] + end, len(parts[2 * i]))
         for i, exchange in enumerate(exchanges)
     )
-    # A line each: the problem, the answer, the paragraphs.
+    # The problem, the answer and each paragraph are one line each.
     ends = [i for i, token in enumerate(tokenizer.convert_ids_to_tokens(shared)) if token.endswith("Ċ")][2:]
     return BranchRow(shared, tuple(branches), dict(zip(ends, paragraph_marks(numbered, truth), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
 class BranchBatch:
-    """Right-padded rows. ``targets`` is the next token of the shared text or a reply, or IGNORED; ``kinds`` is 0 in the
-    shared text and then the question's place in ``Question``, from 1. ``ends`` indexes the last tokens of paragraphs,
-    whose marks are in ``marks``."""
+    """Right-padded rows.
+
+    ``targets`` is the next token of the shared text or a reply, or IGNORED; ``kinds`` is 0 in the shared text and the
+    index in ``Question``, from 1, in a question. ``ends`` indexes the last tokens of paragraphs, whose marks are ``marks``.
+    """
 
     input_ids: Tensor
     positions: Tensor
@@ -229,11 +236,11 @@ class BranchBatch:
 
 
 def pad_branch_rows(rows: Sequence[BranchRow], pad: int) -> BranchBatch:
-    """Rows as tensors. The mask is ``(rows, 1, query, key)``, True where the query may look."""
+    """Pad rows to tensors. The mask is ``(rows, 1, query, key)``, True where the query attends to the key."""
     size = (len(rows), max(map(len, rows)))
     input_ids, targets = torch.full(size, pad), torch.full(size, IGNORED)
     positions, kinds = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.long)
-    owner = torch.full(size, -1)  # 0 the shared text, then the branches; padding sees the shared text and itself
+    owner = torch.full(size, -1)  # 0: shared text, from 1: branches, -1: padding (attends to shared text and itself)
     for i, row in enumerate(rows):
         at = len(row.shared)
         input_ids[i, :at], positions[i, :at], owner[i, :at] = torch.tensor(row.shared), torch.arange(at), 0

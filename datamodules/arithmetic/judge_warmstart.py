@@ -1,10 +1,10 @@
-"""Make the tiny judge: learn a tokenizer, train on questions about noisy chains and their true replies, measure, save.
+"""Train the tiny judge: learn a tokenizer, train on questions about noisy chains and their true replies, evaluate, save.
 
     python -m lit_tpgrpo.datamodules.arithmetic.judge_warmstart --out /tmp/tiny-judge
 
-It writes the verdicts of the generative judge to the prompts in ``assets/judge-prompts``. Chains are written on the fly from
-the training split; what is measured are held-out ones. The folder holds ``warmstart.json``: the settings, the loss
-curve, in all and per question, and how well the labels agree with the truth on each level.
+The model learns to reply with verdicts to the prompts in ``assets/judge-prompts``. Chains are generated from the training
+split; evaluation is on held-out problems. The output folder contains ``warmstart.json``: the settings, the loss curves, in
+total and per question, and the label scores on each level.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from transformers import (
 )
 
 from lit_tpgrpo.datamodules.arithmetic import phrases
-from lit_tpgrpo.datamodules.arithmetic.chains import Chain, Noise, Paragraph, write_chain
+from lit_tpgrpo.datamodules.arithmetic.chains import Chain, NoiseRates, Paragraph, write_chain
 from lit_tpgrpo.datamodules.arithmetic.judge_measure import PROMPTS, measure_judge
-from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, sampled, written
+from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, policy_samples, writer_samples
 from lit_tpgrpo.datamodules.arithmetic.judge_training import (
     MARKS,
     BranchRow,
     ExchangeMix,
     branch_row,
     pad_branch_rows,
-    rendered,
+    render_exchange,
     training_exchanges,
 )
 from lit_tpgrpo.datamodules.arithmetic.measure import sample_texts
@@ -54,7 +54,7 @@ from lit_tpgrpo.datamodules.arithmetic.warmstart import Phase, Stage, StageOptim
 from lit_tpgrpo.judges.generative.numbered_solution import NumberedSolution, number_solution
 from lit_tpgrpo.judges.generative.prompts import PromptSet, Question
 
-# No think block is opened: the judge replies at once.
+# The generation prompt opens no think block: the judge replies without thinking.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] }}"
@@ -63,7 +63,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-BUSY = Noise(
+BUSY = NoiseRates(
     error=0.05,
     error_multiply=0.5,
     notice_now=0.5,
@@ -78,24 +78,23 @@ BUSY = Noise(
 
 
 def tiny_judge_path() -> Path:
-    """The folder of the shipped judge model and tokenizer, for ``from_pretrained``."""
+    """Return the folder of the packaged judge model and tokenizer, for ``from_pretrained``."""
     return Path(__file__).parent / "assets" / "tiny-judge"
 
 
 @dataclass(frozen=True, slots=True)
 class JudgePhase(Phase):
-    """Steps on one mix of chains: ``busy`` is the share with the noise ``BUSY``, the others have ``noise``."""
+    """Optimizer steps on one mix of chains: the share ``busy`` has the noise ``rare``, the rest ``noise``."""
 
     mix: dict[str, float] = field(default_factory=dict)
     busy: float = 0.5
     batch: int = 32
     stubborn: float = 0.0
-    """Share of chains with a correction added that asserts again what it denies: the policy writes them, the writer
-    never does."""
+    """Share of chains with an added correction that asserts what it denies; the policy writes such ones, the writer not."""
     policy: float = 0.0
-    """Share of chains sampled from the shipped policy, which writes what the writer never would."""
-    rare: Noise = BUSY
-    """The noise of the busy chains."""
+    """Share of chains sampled from the packaged policy, whose chains differ from those of the writer."""
+    rare: NoiseRates = BUSY
+    """NoiseRates of the share ``busy``."""
 
 
 LATE = replace(BUSY, notice_now=0.25, notice_late=0.5, botched=0.1, false_alarm=0.02)
@@ -106,8 +105,8 @@ _NEAR_HOME = _FAR | {"mix": {"1": 0.75, "2": 0.25}, "policy": 0.25}
 STAGES = (
     Stage(
         phases=(
-            JudgePhase(350, Noise(), mix={"1": 1.0}, busy=0.7, batch=12),
-            JudgePhase(350, Noise(), mix={"1": 0.55, "2": 0.35, "3": 0.02, "4": 0.06, "5": 0.02}, batch=12),
+            JudgePhase(350, NoiseRates(), mix={"1": 1.0}, busy=0.7, batch=12),
+            JudgePhase(350, NoiseRates(), mix={"1": 0.55, "2": 0.35, "3": 0.02, "4": 0.06, "5": 0.02}, batch=12),
         ),
         lr=0.003,
         warmup=30,
@@ -116,24 +115,24 @@ STAGES = (
     Stage(
         phases=(
             JudgePhase(
-                400, Noise(), mix={"1": 0.5, "2": 0.38, "3": 0.03, "4": 0.06, "5": 0.03}, batch=12, stubborn=0.15
+                400, NoiseRates(), mix={"1": 0.5, "2": 0.38, "3": 0.03, "4": 0.06, "5": 0.03}, batch=12, stubborn=0.15
             ),
         ),
         lr=0.003,
         warmup=20,
         hold=0.3,
     ),
-    # Corrections of what lies further back, and the policy's own solutions.
-    Stage(phases=(JudgePhase(500, Noise(), **_FAR),), lr=0.003, warmup=20, hold=0.4),
-    Stage(phases=(JudgePhase(650, Noise(), **_FAR),), lr=0.003, warmup=20, hold=0.1),
-    Stage(phases=(JudgePhase(600, Noise(), **_NEAR_HOME),), lr=0.003, warmup=20, hold=0.05),
+    # Corrections of earlier steps, and solutions sampled from the policy.
+    Stage(phases=(JudgePhase(500, NoiseRates(), **_FAR),), lr=0.003, warmup=20, hold=0.4),
+    Stage(phases=(JudgePhase(650, NoiseRates(), **_FAR),), lr=0.003, warmup=20, hold=0.1),
+    Stage(phases=(JudgePhase(600, NoiseRates(), **_NEAR_HOME),), lr=0.003, warmup=20, hold=0.05),
 )
 POLICY_PROBLEMS = 1200
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeWarmStart:
-    """Settings of the script; the defaults made the shipped model."""
+    """Settings of the script; the packaged model was trained with the defaults."""
 
     seed: int = 0
     stages: tuple[Stage, ...] = STAGES
@@ -141,9 +140,9 @@ class JudgeWarmStart:
     right: float = 0.5
     """Share of chains with a right final answer."""
     shared_weight: float = 0.5
-    """Weight of a token of the shared text beside one of a reply."""
+    """Loss weight of a token of the shared text, relative to a token of a reply."""
     mark_weight: float = 0.5
-    """Weight of each mark of paragraphs beside a token of a reply."""
+    """Loss weight of each mark of paragraphs, relative to a token of a reply."""
     micro_batch: int = 4
     weight_decay: float = 0.01
     vocab_size: int = 640
@@ -154,24 +153,24 @@ class JudgeWarmStart:
     key_value_heads: int = 2
     intermediate_size: int = 256
     evaluation_problems: int = 200
-    """On levels 1 and 2; a quarter of it on the others."""
+    """Number of evaluation problems on levels 1 and 2; a quarter of it on the other levels."""
     step_problems: int = 40
-    """Fewer are asked about step by step: each step is a prompt."""
+    """Number of evaluation problems for ``StepByStep``, which needs one prompt per step."""
 
 
 def with_stubborn_correction(chain: Chain, rng: random.Random) -> Chain:
-    """The chain with "6+9=5 is wrong. It should be 6+9=5." after one of its steps."""
-    place = rng.choice([i for i, p in enumerate(chain.paragraphs, 1) if p.kind is phrases.Kind.STEP])
-    claim = chain.paragraphs[place - 1].claim
+    """Return the chain with "6+9=5 is wrong. It should be 6+9=5." inserted after one of its steps."""
+    index = rng.choice([i for i, p in enumerate(chain.paragraphs, 1) if p.kind is phrases.Kind.STEP])
+    claim = chain.paragraphs[index - 1].claim
     text = rng.choice(phrases.CORRECTIONS).format(denied=claim, claim=claim)
     added = Paragraph(phrases.Kind.CORRECTION, text, claim, right=False)
-    return replace(chain, paragraphs=(*chain.paragraphs[:place], added, *chain.paragraphs[place:]))
+    return replace(chain, paragraphs=(*chain.paragraphs[:index], added, *chain.paragraphs[index:]))
 
 
 def draw_chain(
-    level: str, noise: Noise, correct: bool, rng: random.Random, stubborn: float = 0.0
+    level: str, noise: NoiseRates, correct: bool, rng: random.Random, stubborn: float = 0.0
 ) -> tuple[NumberedSolution, ChainTruth]:
-    """A written chain of the training split with a right (or wrong) final answer."""
+    """Draw a chain of the training split with a correct (or incorrect) final answer, and its ground truth."""
     while True:
         task = draw_task(LEVELS[level], rng)
         chain = write_chain(task, noise, rng) if task.split == "train" else None
@@ -184,15 +183,15 @@ def draw_chain(
     cases, left_out = label_cases([(problem, chain.text)])
     numbered = number_solution(cases[0][0]) if cases else None
     if numbered is None or not isinstance(truth, ChainTruth) or len(numbered.paragraphs) != len(truth.steps) - 1:
-        raise RuntimeError(f"the writer wrote a chain that is not understood ({dict(left_out)}): {chain.text!r}")
+        raise RuntimeError(f"the writer wrote a chain that cannot be parsed ({dict(left_out)}): {chain.text!r}")
     return numbered, truth
 
 
 def equation_tokens() -> list[str | AddedToken]:
-    """Tokens for ``6+9`` and ``=3``, of which all equations of the domain are made.
+    """Return tokens for ``6+9`` and ``=3``: each equation of the domain consists of two of them.
 
-    A judge spends its layers on finding an equation elsewhere, which takes one step for each token that has to agree:
-    with five tokens an equation, it was not learnt in as many steps as this makes enough.
+    The judge must locate an equation elsewhere in the text, which takes one layer for each token that must match. With
+    five tokens per equation this was not learnt in a number of steps that is sufficient with two.
     """
     lefts = range(max(level.modulus for level in LEVELS.values()))
     terms = [f"{left}{symbol}{n}" for left in lefts for symbol in "+-*" for n in range(2 if symbol == "*" else 1, 10)]
@@ -200,7 +199,7 @@ def equation_tokens() -> list[str | AddedToken]:
 
 
 def judge_tokenizer(settings: JudgeWarmStart, prompts: PromptSet) -> PreTrainedTokenizerBase:
-    """Learnt on what the judge reads and writes, without letters in the ids: no merge shall come from chance."""
+    """Learn a tokenizer on prompts and replies, with ids of digits only, so that no merge is learnt from random ids."""
     rng = random.Random(f"judge corpus/{settings.seed}")
     texts = []
     for i in range(settings.corpus):
@@ -208,7 +207,7 @@ def judge_tokenizer(settings: JudgeWarmStart, prompts: PromptSet) -> PreTrainedT
         for exchange in training_exchanges(numbered, truth, ExchangeMix(1, 1, 1), rng):
             id = f"{rng.randrange(10**4):04d}"
             verdict = exchange.verdict.model_copy(update={"id": id})
-            parts = rendered(prompts, numbered, type(exchange)(exchange.question, exchange.variables, verdict))
+            parts = render_exchange(prompts, numbered, type(exchange)(exchange.question, exchange.variables, verdict))
             texts += [part.removeprefix("<|user|>").removesuffix("<|assistant|>") for part in parts]
     tokenizer = build_tokenizer(texts, settings.vocab_size, MAX_LENGTH)
     tokenizer.add_tokens(equation_tokens())
@@ -218,10 +217,10 @@ def judge_tokenizer(settings: JudgeWarmStart, prompts: PromptSet) -> PreTrainedT
 
 @cache
 def policy_chains(correct: bool) -> list[tuple[NumberedSolution, ChainTruth]]:
-    """Solutions of training problems, sampled from the shipped policy, that are of the domain's form."""
+    """Sample solutions of training problems from the packaged policy; return those in the domain's format."""
     path = tiny_policy_path()
     model, tokenizer = Qwen2ForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    found: list[tuple[NumberedSolution, ChainTruth]] = []
+    chains: list[tuple[NumberedSolution, ChainTruth]] = []
     for level in ("1", "2"):
         problems = make_problems(level, POLICY_PROBLEMS, 1, "train")
         for problem, (text, *_) in zip(problems, sample_texts(model, tokenizer, problems, 1, False), strict=True):
@@ -231,8 +230,8 @@ def policy_chains(correct: bool) -> list[tuple[NumberedSolution, ChainTruth]]:
             if not isinstance(truth, ChainTruth) or truth.correct is not correct or numbered is None:
                 continue
             if len(numbered.paragraphs) == len(truth.steps) - 1:
-                found.append((numbered, truth))
-    return found
+                chains.append((numbered, truth))
+    return chains
 
 
 def draw_batch(
@@ -242,7 +241,7 @@ def draw_batch(
     tokenizer: PreTrainedTokenizerBase,
     rng: random.Random,
 ) -> list[BranchRow]:
-    """The rows of one optimizer step, sorted by length."""
+    """Draw the rows of one optimizer step, sorted by length."""
     rows = []
     for level in rng.choices(list(phase.mix), list(phase.mix.values()), k=phase.batch):
         if phase.policy:
@@ -265,8 +264,8 @@ def draw_batch(
 
 
 @dataclass(slots=True)
-class Curve:
-    """Loss in nats per predicted token, of all replies and of those to each question; ``shared`` is the text itself."""
+class LossCurve:
+    """Loss in nats per token at each step: of all replies, per question, of the ``shared`` text and of the marks."""
 
     all: list[float] = field(default_factory=list)
     sums: list[dict[str, float]] = field(default_factory=list)
@@ -276,7 +275,7 @@ class Curve:
         return [round(sum(self.all[i : i + width]) / width, 4) for i in range(0, len(self.all) // width * width, width)]
 
     def per_question(self, since: int = 0) -> dict[str, float]:
-        """Means from step ``since`` on."""
+        """Return the mean of each part of the loss from step ``since`` on."""
         total, count = Counter[str](), Counter[str]()
         for sums, counts in zip(self.sums[since:], self.counts[since:], strict=True):
             total.update(sums)
@@ -285,8 +284,8 @@ class Curve:
 
 
 def mark_losses(probe: nn.Linear, states: Tensor, marks: Tensor) -> list[Tensor]:
-    """Mean loss of each mark, read off the states at the ends of paragraphs by a linear map."""
-    # Normalised as the next layer sees them.
+    """Return the mean loss of each mark, predicted by a linear probe from the states at the ends of paragraphs."""
+    # Normalised like the input of the next layer.
     logits = probe(nn.functional.rms_norm(states, states.shape[-1:])).split(MARKS, dim=-1)
     return [
         nn.functional.cross_entropy(of, marks[:, i], ignore_index=IGNORED, reduction="sum") / len(marks)
@@ -301,11 +300,11 @@ def train_judge(
     prompts: PromptSet,
     number: int,
     stop: int | None = None,
-) -> Curve:
-    """Train in place on stage ``number`` (up to step ``stop``)."""
-    stage, curve, began = settings.stages[number], Curve(), time.perf_counter()
+) -> LossCurve:
+    """Train the model in place on stage ``number`` (up to step ``stop``); return the loss curve."""
+    stage, curve, start = settings.stages[number], LossCurve(), time.perf_counter()
     rng = random.Random(f"judge warmstart/{settings.seed + number}")
-    # Thrown away afterwards: it makes the layers below the last gather what the replies need, long before replies can.
+    # The probe is discarded afterwards: its loss trains the layers below the last one to collect what replies need.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         probe = nn.Linear(settings.hidden_size, sum(MARKS))
@@ -344,7 +343,7 @@ def train_judge(
         curve.sums.append(sums)
         curve.counts.append(counts)
         if step % 50 == 49:
-            print(f"step {step + 1:4d}  loss {sum(curve.all[-50:]) / 50:.4f}  {time.perf_counter() - began:6.1f} s  "
+            print(f"step {step + 1:4d}  loss {sum(curve.all[-50:]) / 50:.4f}  {time.perf_counter() - start:6.1f} s  "
                   f"{curve.per_question(step - 49)}", flush=True)  # fmt: skip
     return curve
 
@@ -352,8 +351,8 @@ def train_judge(
 RECORD = "warmstart.json"
 
 
-def record_of(settings: JudgeWarmStart, model: Qwen2ForCausalLM, curves: Sequence[Curve]) -> dict[str, Any]:
-    """What ``warmstart.json`` says of the training."""
+def record_of(settings: JudgeWarmStart, model: Qwen2ForCausalLM, curves: Sequence[LossCurve]) -> dict[str, Any]:
+    """Return the part of ``warmstart.json`` about training."""
     return {
         "settings": asdict(settings),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -375,7 +374,7 @@ def save(out: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase,
 
 
 def judge_config(settings: JudgeWarmStart, tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
-    """The architecture."""
+    """Return the config of the judge model."""
     return tiny_config(
         tokenizer,
         settings.hidden_size,
@@ -388,13 +387,13 @@ def judge_config(settings: JudgeWarmStart, tokenizer: PreTrainedTokenizerBase) -
 
 @torch.no_grad()
 def prime_heads(model: Qwen2ForCausalLM, seed: int) -> None:
-    """Begin with heads that look one and two tokens back (first layer) and for what is like the own state (the others).
+    """Initialise heads to attend one and two tokens back (first layer) and to states similar to the query's (other layers).
 
-    To find an equation elsewhere takes both in a row; from random heads it was not learnt in a thousand steps.
+    Locating an equation elsewhere takes both in sequence; from random heads it was not learnt in a thousand steps.
     """
     width = model.config.hidden_size // model.config.num_attention_heads
     half = width // 2
-    # Qwen2's rotary frequencies from fast to slow: places are told apart by the fast, content by the slow ones.
+    # Qwen2's rotary frequencies from fast to slow: fast ones distinguish positions, slow ones carry content.
     frequencies = 10000.0 ** (-torch.arange(half) / half)
     first, *others = (cast(Any, layer).self_attn for layer in model.model.layers)
     strength = 6.0
@@ -413,14 +412,14 @@ def prime_heads(model: Qwen2ForCausalLM, seed: int) -> None:
 
 
 def new_judge(settings: JudgeWarmStart, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """Where training begins."""
+    """Build the untrained judge: random weights and primed heads."""
     model = random_policy(judge_config(settings, tokenizer), settings.seed)
     prime_heads(model, settings.seed)
     return model
 
 
 def run(settings: JudgeWarmStart, out: Path) -> None:
-    """The whole script."""
+    """Run the script: tokenizer, training, output, evaluation."""
     prompts = PromptSet(PROMPTS)
     tokenizer = judge_tokenizer(settings, prompts)
     model = new_judge(settings, tokenizer)
@@ -430,15 +429,15 @@ def run(settings: JudgeWarmStart, out: Path) -> None:
 
 
 def measure_levels(settings: JudgeWarmStart, out: Path) -> None:
-    """Add to ``warmstart.json`` how the saved judge labels each level."""
+    """Add the label scores of the saved judge on each level to ``warmstart.json``."""
     record = json.loads((out / RECORD).read_text())
     record["levels"] = {}
     for level in LEVELS:
-        # Two kinds of solutions: those of the noisy writer, and those of the policy that the judge will read.
+        # Two kinds of solutions: the noisy writer's, and those of the policy that the judge will label.
         few = settings.evaluation_problems if level in ("1", "2") else settings.evaluation_problems // 4
         record["levels"][level] = {
             name: measure_judge(out, make(level, few, settings.seed), settings.step_problems)
-            for name, make in (("written", written), ("sampled", sampled))
+            for name, make in (("written", writer_samples), ("sampled", policy_samples))
         }
         print(f"level {level}: {record['levels'][level]}", flush=True)
     (out / RECORD).write_text(json.dumps(record, indent=1) + "\n")

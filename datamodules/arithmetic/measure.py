@@ -1,4 +1,4 @@
-"""How good a policy is at the embedded problems: sampled and greedy accuracy, and how chains end and correct."""
+"""Scores of a policy on the embedded problems: sampled and greedy accuracy, termination and corrections of chains."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Measurement:
     sampled: float
     greedy: float
     corrected: float
-    """Of the correct sampled solutions: some reflection put a wrong step right."""
+    """Share of the correct sampled solutions in which a reflection corrects a wrong step."""
     ended: float
     unparsable: float
     mean_tokens: float
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, statement: str) -> str:
-    """The statement in the chat template, think block opened."""
+    """Apply the chat template to a statement; the prompt ends with the open think block."""
     messages = [{"role": "user", "content": statement}]
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def is_correct(problem: Problem, text: str) -> bool:
-    """The last box after the think block holds the gold number."""
+    """Return whether the last box after the think block has the gold number."""
     boxes = _BOX.findall(text.rpartition(THINK_END)[2]) if THINK_END in text else []
     return bool(boxes) and boxes[-1] == problem.answer
 
@@ -52,7 +52,7 @@ def sample_texts(
     max_new_tokens: int = 512,
     rows: int = 128,
 ) -> list[tuple[str, int, bool]]:
-    """One solution per problem: ``(text, completion tokens, ended by EOS)``."""
+    """Sample one solution per problem; return ``(text, completion tokens, ended by EOS)`` for each."""
     model.eval()
     choice = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     config = GenerationConfig(

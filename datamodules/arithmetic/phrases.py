@@ -1,7 +1,7 @@
-"""The sentences of this domain: the writer fills them in, the truth parser reads them back.
+"""Sentence templates of the domain, shared by the writer, which fills them in, and the parser in ``truth.py``.
 
-One list serves both, so a phrasing cannot be written that is not understood. Placeholders: ``{claim}`` is the equation
-that the paragraph asserts, ``{denied}`` one that it rejects, ``{start}`` and ``{modulus}`` numbers of the problem,
+Because both use one list, every sentence that is written can be parsed. Placeholders: ``{claim}`` is the equation that
+the paragraph asserts, ``{denied}`` one that it rejects, ``{start}`` and ``{modulus}`` numbers of the problem,
 ``{claims}`` the equations restated in the answer block, ``{answer}`` the boxed number.
 """
 
@@ -11,7 +11,7 @@ import enum
 
 
 class Kind(enum.Enum):
-    """What a paragraph does. CHECK and CORRECTION are the reflections."""
+    """Kind of a paragraph. CHECK and CORRECTION are the reflections."""
 
     OPENING = "opening"
     FILLER = "filler"
@@ -40,7 +40,7 @@ CORRECTIONS = (
     "Wait, is {denied} right? No, {claim}.",
     "I made a mistake: {denied} is wrong, because {claim}.",
 )
-# Marker words without a reflection: a reader that counts "wait" and "hmm" as corrections is misled.
+# Marker words without a reflection: a judge that treats every "wait" and "hmm" as a correction is wrong here.
 FILLERS = ("Hmm, let me see what comes next.", "Wait, I should keep the order in mind.")
 ANSWERS = (
     "So {claims}, and the answer is \\boxed{{{answer}}}.",

@@ -1,7 +1,7 @@
-"""Problems made by code: start with a number, apply + - * one after the other, all modulo m.
+"""Generated problems: start with a number, apply + - * one after the other, all modulo m.
 
-``make_problems("2", 100, seed=0, split="train")`` gives 100 ``Problem`` records; ``Task.from_prompt`` reads the
-operations back from the statement, so that nothing but the record has to travel with a problem.
+``make_problems("2", 100, seed=0, split="train")`` returns 100 ``Problem`` records; ``Task.from_prompt`` parses the
+operations from the statement, so that the record is all that is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OPERATION = re.compile(r"(add|subtract|multiply by) (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How hard: the number of operations and the modulus (the size of the tables that have to be known)."""
+    """Difficulty: the number of operations, and the modulus (the size of the tables that must be learnt)."""
 
     steps: int
     modulus: int
@@ -48,7 +48,7 @@ class Level:
 
     @property
     def tasks(self) -> int:
-        """How many different tasks there are: starts, and at each step nine operands for + and -, and multipliers."""
+        """Number of different tasks: starts, times at each step nine operands for + and -, and the multipliers."""
         return self.modulus * (9 + 9 + len(self.multipliers)) ** self.steps
 
 
@@ -79,7 +79,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class TaskEquation:
-    """What a step claims, written ``6+9=3``: Qwen2's tokenizer makes five tokens of it, spaces would make it eight."""
+    """The equation that a step claims, written ``6+9=3``: five tokens for Qwen2's tokenizer, eight with spaces."""
 
     left: int
     operation: Operation
@@ -136,10 +136,10 @@ class Task:
 
 
 def draw_task(level: Level, rng: random.Random) -> Task:
-    """A task of this level, uniform over starts and, at each step, over + - * and their operands.
+    """Draw a task of this level, uniform over starts and, at each step, over + - * and their operands.
 
-    Multipliers are coprime with the modulus: every operation is then a bijection, and a wrong value can only be put
-    right by a reflection (or by a second error), never by the operations that follow.
+    Multipliers are coprime with the modulus: every operation is then a bijection, so a wrong value can only be corrected
+    by a reflection (or by a second error), never by the operations that follow.
     """
     multipliers, operations = level.multipliers, []
     for _ in range(level.steps):
@@ -153,9 +153,9 @@ def as_problem(task: Task, level_name: str) -> Problem:
 
 
 def most_problems(level: str, split: Split) -> int:
-    """How many problems of a named level can be asked for: half of those that the split may be expected to hold.
+    """Return the most problems that ``make_problems`` accepts: half of the expected number of tasks in the split.
 
-    The hash gives a split more or fewer tasks than its share, and the last ones would be waited for long.
+    A split has more or fewer tasks than its expected share, and drawing the last ones would take very long.
     """
     tasks = LEVELS[level].tasks
     heldout = tasks // _HELDOUT_SHARE
@@ -163,7 +163,11 @@ def most_problems(level: str, split: Split) -> int:
 
 
 def make_problems(level: str, n: int, seed: int, split: Split) -> tuple[Problem, ...]:
-    """n different problems of a named level. The split is a hash of the problem itself: no seed can mix the two."""
+    """Draw n different problems of a named level. The split is a hash of the problem, so no seed can mix the two splits.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
     if split not in ("train", "heldout"):

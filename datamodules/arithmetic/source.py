@@ -1,4 +1,4 @@
-"""The embedded domain as a problem source."""
+"""Problem source of the embedded arithmetic domain."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lit_tpgrpo.records import Problem
 
 @checked_arguments()
 class ArithmeticProblems:
-    """Problems made by code; the two splits share none.
+    """Generated arithmetic problems; the two splits are disjoint.
 
     Args:
-        level: how hard, ``1`` to ``5``: 4 steps modulo 10 up to 10 steps modulo 13.
-        n: number of problems, at most half of those that the split holds (121,550 held out at level 1).
-        seed: which ones.
+        level: difficulty, ``1`` to ``5``: from 4 steps modulo 10 to 10 steps modulo 13.
+        n: number of problems, at most half of those in the split (121,550 held out at level 1).
+        seed: seed of the problems.
         split: ``train`` or ``heldout``.
 
     Raises:
-        ConfigError: there is no such level or split, or n is not in its range.
+        ConfigError: the level or split is unknown, or n is out of range.
     """
 
     name = "arithmetic"
@@ -40,5 +40,5 @@ class ArithmeticProblems:
         self.split: Split = split
 
     def load(self) -> Sequence[Problem]:
-        """The problems, the same each time."""
+        """Return the problems, the same at each call."""
         return make_problems(self.level, self.n, self.seed, self.split)

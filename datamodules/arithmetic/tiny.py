@@ -1,4 +1,4 @@
-"""The tiny Qwen2 policy: its architecture, and where the warm-started weights that ship with the package lie."""
+"""The tiny Qwen2 policy: its architecture, and the path of the warm-started weights in the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_LENGTH = 4096
 
 
 def tiny_policy_path() -> Path:
-    """The folder of the shipped warm-started model and tokenizer, for ``from_pretrained``."""
+    """Return the folder of the packaged warm-started model and tokenizer, for ``from_pretrained``."""
     return Path(__file__).parent / "assets" / "tiny-qwen2"
 
 
@@ -24,7 +24,7 @@ def tiny_config(
     key_value_heads: int = 2,
     intermediate_size: int = 320,
 ) -> Qwen2Config:
-    """The architecture of the shipped model. Heads of 32 channels are the smallest that every vLLM backend takes."""
+    """Return the config of the packaged model. Heads of 32 channels are the smallest that all vLLM backends support."""
     return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -42,7 +42,7 @@ def tiny_config(
 
 
 def random_policy(config: Qwen2Config, seed: int) -> Qwen2ForCausalLM:
-    """The architecture with random weights; the global random state is left as it was."""
+    """Build the model with random weights; the global random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen2ForCausalLM(config)

@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer in the style of Qwen2 and a chat template in that of DeepSeek-R1-Distill."""
+"""A small byte-level BPE tokenizer like Qwen2's, with a chat template like DeepSeek-R1-Distill's."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
-from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
+from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.phrases import THINK_END
 from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, draw_task
 
 EOS, PAD, USER, ASSISTANT = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>"
 THINK_TAGS = ("<think>", THINK_END)
 
-# Fixed, so that other rates in the writer do not change the shipped vocabulary.
-_CORPUS_NOISE = Noise(
+# Fixed, so that a change of the writer's default rates does not change the packaged vocabulary.
+_CORPUS_NOISE = NoiseRates(
     error=0.12,
     error_multiply=0.12,
     notice_now=0.3,
@@ -41,21 +41,21 @@ CHAT_TEMPLATE = (
 
 
 def corpus(n: int, seed: int) -> list[str]:
-    """Problems and chains of every level in equal parts, to learn merges from."""
+    """Return problems and chains of every level in equal parts, from which merges are learnt."""
     rng = random.Random(f"corpus/{seed}")
     texts = []
     for i in range(n):
         task = draw_task(list(LEVELS.values())[i % len(LEVELS)], rng)
-        # The tag is a token of its own: no merge may be spent on its letters.
+        # The tag is an added token: no merge should be spent on its letters.
         texts += [task.prompt, *write_chain(task, _CORPUS_NOISE, rng).text.split(THINK_END)]
     return texts
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Qwen2Tokenizer:
-    """Learn a vocabulary of at most ``vocab_size`` (the 256 bytes and the added tokens included).
+    """Learn a vocabulary of at most ``vocab_size`` tokens (the 256 bytes and the added tokens included).
 
-    It must be a ``Qwen2Tokenizer``: ``AutoTokenizer`` takes that class for every Qwen2 model, whatever the folder says,
-    and with it Qwen2's own splitting (each digit a token) and NFC normalisation.
+    It must be a ``Qwen2Tokenizer``: ``AutoTokenizer`` uses that class for every Qwen2 model, whatever the folder says, with
+    Qwen2's pre-tokenizer (each digit is a token) and NFC normalisation.
     """
     blank = Qwen2Tokenizer()._tokenizer
     learner = Tokenizer(models.BPE())
@@ -81,7 +81,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Q
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
-    # Not special: decoding with skip_special_tokens must keep the tags, the judge and the verifier read them.
+    # Not special: decoding with skip_special_tokens must keep the tags, which judge and verifier need.
     tags: list[str | AddedToken] = [AddedToken(tag, special=False, normalized=False) for tag in THINK_TAGS]
     tokenizer.add_tokens(tags)  # pyright: ignore[reportArgumentType]
     return tokenizer

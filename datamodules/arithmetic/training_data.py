@@ -1,4 +1,4 @@
-"""Rows for the warm start: chains of thought, and practice sheets that teach the tables cheaply."""
+"""Training rows of the warm start: chains of thought, and sheets of equations that teach the tables with few tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
+from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.measure import prompt_text
 from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Level, TaskEquation, draw_task
 
@@ -20,7 +20,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Token ids and the positions of those to be predicted."""
+    """Token ids, and the positions of those in the loss."""
 
     ids: list[int]
     predicted: Sequence[int]
@@ -44,9 +44,9 @@ def _tokenize(
 
 
 def chain_rows(
-    n: int, mix: Mapping[str, float], noise: Noise, tokenizer: PreTrainedTokenizerBase, rng: random.Random
+    n: int, mix: Mapping[str, float], noise: NoiseRates, tokenizer: PreTrainedTokenizerBase, rng: random.Random
 ) -> list[Row]:
-    """Chains of the training split, EOS included; all tokens after the prompt are predicted."""
+    """Draw chains of the training split, EOS included; the loss is on all tokens after the prompt."""
     statements, completions = [], []
     for level in _draw_levels(mix, n, rng):
         task = draw_task(level, rng)
@@ -64,9 +64,9 @@ def chain_rows(
 def sheet_rows(
     n: int, equations: int, mix: Mapping[str, float], tokenizer: PreTrainedTokenizerBase, rng: random.Random
 ) -> list[Row]:
-    """Unrelated right equations in a row, of which the results alone are predicted.
+    """Draw rows of unrelated right equations; the loss is on their results only.
 
-    A chain spends some 25 tokens for each table entry it exercises, a sheet six.
+    A chain takes about 25 tokens per table entry, a sheet six.
     """
     statements, completions = [], []
     for level in _draw_levels(mix, n, rng):
@@ -85,7 +85,7 @@ def sheet_rows(
 
 
 def _results(ids: list[int], start: int, equals: int, digits: set[int]) -> list[int]:
-    """Positions from ``start`` on of the digits that follow an equals sign."""
+    """Return the positions from ``start`` on of the digits that follow an equals sign."""
     positions, in_result = [], False
     for i in range(start, len(ids)):
         in_result = ids[i - 1] == equals or (in_result and ids[i] in digits)
@@ -95,7 +95,7 @@ def _results(ids: list[int], start: int, equals: int, digits: set[int]) -> list[
 
 
 def pad_rows(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor]:
-    """Right-padded ``(input_ids, targets)``: the target at a position is the next token, or IGNORED."""
+    """Pad rows on the right; return ``(input_ids, targets)``. The target at a position is the next token, or IGNORED."""
     width = max(len(row.ids) for row in rows)
     input_ids = torch.full((len(rows), width), pad)
     targets = torch.full((len(rows), width), IGNORED)

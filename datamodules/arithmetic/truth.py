@@ -1,27 +1,27 @@
-"""The exact truth of every step of a solution text, by parsing it against the problem.
+"""Exact step labels of a solution text, computed by parsing it against the problem.
 
-It is what a judge is measured against: a judge sees the text alone, the truth knows the operations. Works for any text
-of the domain's form, those sampled by a model included; any other text is ``Unparsable``, with the reason, never guessed.
+They are the ground truth for judges: a judge sees only the text, this parser knows the operations. It parses any text in
+the domain's format, including texts sampled by a model; any other text is ``Unparsable``, with the reason, never guessed.
 
-State while reading: the *equations in force*, one for each operation done so far.
+State of the parser: the *equations in force*, one for each operation done so far.
 
 - A STEP asserts the next equation.
-- A CORRECTION quotes an equation in force and asserts another in its place; what was built on it (all later equations)
-  is no longer in force.
+- A CORRECTION quotes an equation in force and replaces it by another; all later equations, which were built on it, are no
+  longer in force.
 - A CHECK quotes an equation in force and asserts it again.
 - OPENING and FILLER assert no equation.
 
-``right``: the asserted equation is the problem's true one at that place (the true operation on the true value, with the
-true result); so a step that builds on a wrong value is wrong even where its own arithmetic holds, and a correction is
-right when what it asserts is true and what it denies is not. An opening is right if it states the problem's start and
+``right``: the asserted equation is the problem's true one for that operation (the true operation on the true value, with
+the true result). So a step that builds on a wrong value is wrong even if its own arithmetic is right, and a correction is
+right if what it asserts is true and what it denies is not. An opening is right if it states the problem's start and
 modulus, a filler always, an answer block if it restates true equations only.
 
-``standing``: no later paragraph took back what the paragraph says. A step, check or correction stands while the equation
-that it asserts, at its place, is in force; what asserts no equation cannot be taken back.
+``still_holds``: no later paragraph retracted the claim. A step, check or correction holds while the equation that it
+asserts is in force at its index; a paragraph that asserts no equation cannot be retracted.
 
-Labels. Correct final answer: CORRECT where right, else INCORRECT. Incorrect final answer: the answer block is MATCHED;
-a think step is MATCHED if the equation it asserts is among those restated in the answer block (the adopted ones:
-a denied equation is not asserted), else UNMATCHED; so openings and fillers, which assert nothing, are UNMATCHED.
+Labels. Correct final answer: CORRECT if right, else INCORRECT. Incorrect final answer: the answer block is MATCHED; a
+think step is MATCHED if the equation it asserts is among those restated in the answer block (the adopted ones; a denied
+equation is not asserted), else UNMATCHED. So openings and fillers, which assert nothing, are UNMATCHED.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lit_tpgrpo.datamodules.arithmetic.phrases import Kind
 from lit_tpgrpo.datamodules.arithmetic.problems import Operation, Task, TaskEquation
 from lit_tpgrpo.records import Problem, StepLabel
 
-_INTEGER = r"\d{1,18}"  # what a sampled text writes may have any length; the domain's numbers have two digits
+_INTEGER = r"\d{1,18}"  # numbers in a sampled text may have any length; the domain's have two digits
 _PARTS = re.compile(rf"({_INTEGER})([-+*])({_INTEGER})=({_INTEGER})")
 _EQUATION = rf"{_INTEGER}[-+*]{_INTEGER}={_INTEGER}"
 _FIELDS = {
@@ -71,22 +71,24 @@ _PARAGRAPH = re.compile(r"\S(?:.|\n(?![ \t]*\n))*")
 
 @dataclass(frozen=True, slots=True)
 class StepTruth:
-    """One paragraph: where it starts in the text, what it asserts, whether that is right and whether it still holds at
-    the end of the think block, and the label it deserves. ``denied`` is, for a correction, the paragraph (counted from
-    0) that first asserted the denied equation at the place where it is in force."""
+    """Ground truth of one paragraph: its start in the text, its claim, whether the claim is right, and the true label.
+
+    ``still_holds``: the claim was not retracted by the end of the think block. ``denied``: for a correction, the paragraph
+    (counted from 0) that first asserted the denied equation at the index where it is in force.
+    """
 
     start: int
     kind: Kind
     claim: TaskEquation | None
     right: bool
-    standing: bool
+    still_holds: bool
     label: StepLabel
     denied: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChainTruth:
-    """``steps``: the paragraphs of the think block in order, then the answer block."""
+    """Ground truth of a solution. ``steps``: the paragraphs of the think block in order, then the answer block."""
 
     correct: bool
     steps: tuple[StepTruth, ...]
@@ -96,40 +98,40 @@ class ChainTruth:
         return tuple(step.label for step in self.steps)
 
     @property
-    def mended(self) -> bool:
-        """Whether every error was put right (the paper's premise for correct solutions): nothing wrong is standing."""
-        return all(step.right or not step.standing for step in self.steps)
+    def all_errors_corrected(self) -> bool:
+        """Whether every error was corrected (the paper's premise for correct solutions): no wrong claim still holds."""
+        return all(step.right or not step.still_holds for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Unparsable:
-    """The text is not of the domain's form, so its step truth is not known.
+    """A text that is not in the domain's format, so its labels are unknown.
 
-    ``reason`` is one of a few fixed sentences, by which texts can be counted; ``found`` is the place that it is about.
+    ``reason`` is one of a few fixed sentences, so that texts can be counted by it; ``excerpt`` is the text it refers to.
     """
 
     reason: str
-    found: str = ""
+    excerpt: str = ""
 
 
-class _NotOfTheDomain(Exception):
-    """Carries the reason and what was found out of the reader; never leaves this module."""
+class _UnparsableError(Exception):
+    """Carries reason and excerpt out of the parser; does not leave this module."""
 
 
 def solution_truth(problem: Problem, text: str) -> ChainTruth | Unparsable:
-    """The truth of ``text``, a completion without its prompt (and without EOS)."""
+    """Return the ground truth of ``text``, a completion without its prompt and without EOS."""
     try:
         return _read(Task.from_prompt(problem.prompt), text)
-    except _NotOfTheDomain as error:
+    except _UnparsableError as error:
         return Unparsable(*error.args)
 
 
 def _read(task: Task, text: str) -> ChainTruth:
     think, tag, answer = text.partition(phrases.THINK_END)
     if not tag:
-        raise _NotOfTheDomain("the think block is never closed")
+        raise _UnparsableError("the think block is never closed")
     if phrases.THINK_END in answer:
-        raise _NotOfTheDomain("more than one </think>")
+        raise _UnparsableError("more than one </think>")
     reader = _ChainParser(task)
     read = [(m.start(), *reader.paragraph(m.group().rstrip())) for m in _PARAGRAPH.finditer(think)]
     restated, value = _read_answer(answer.strip())
@@ -143,7 +145,7 @@ def _read(task: Task, text: str) -> ChainTruth:
             kind,
             claim,
             right,
-            i not in reader.taken_back,
+            i not in reader.retracted,
             _label(correct, right, claim in adopted),
             reader.denied.get(i),
         )
@@ -168,34 +170,34 @@ def _read_answer(text: str) -> tuple[list[TaskEquation], int]:
     for pattern in _ANSWER_PATTERNS:
         if match := pattern.fullmatch(text):
             return [_equation(e) for e in match["claims"].split(", ")], int(match["answer"])
-    raise _NotOfTheDomain("answer block of no known form", text)
+    raise _UnparsableError("answer block of no known form", text)
 
 
 class _ChainParser:
-    """Reads the think block paragraph by paragraph; its state is the equations in force.
+    """Parser of the think block, paragraph by paragraph; its state is the equations in force.
 
-    ``taken_back`` are the paragraphs, counted from 0, whose equation is no longer in force; ``denied`` holds for each
-    correction the paragraph that first asserted, at its place, what the correction denies.
+    ``retracted`` are the paragraphs, counted from 0, whose equation is no longer in force; ``denied`` has for each
+    correction the paragraph that first asserted, at the same index, the equation that it denies.
     """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.truth = task.equations
         self.in_force: list[TaskEquation] = []
-        self.taken_back: set[int] = set()
+        self.retracted: set[int] = set()
         self.denied: dict[int, int] = {}
-        self._asserted_by: list[list[int]] = []  # beside in_force: the paragraphs that assert an equation there
-        self._places: defaultdict[TaskEquation, list[int]] = defaultdict(list)  # of each equation in force, ascending
+        self._asserted_by: list[list[int]] = []  # parallel to in_force: the paragraphs that assert each equation
+        self._indices: defaultdict[TaskEquation, list[int]] = defaultdict(list)  # of each equation in force, ascending
         self._count = 0
 
     def paragraph(self, text: str) -> tuple[Kind, TaskEquation | None, bool]:
-        """The kind of a paragraph, what it asserts and whether that is right."""
+        """Parse a paragraph; return its kind, the claim and whether that is right."""
         for kind, pattern in _THINK_PATTERNS:
             if match := pattern.fullmatch(text):
                 assertion = self._assertion(kind, match)
                 self._count += 1
                 return kind, *assertion
-        raise _NotOfTheDomain("paragraph of no known form", text)
+        raise _UnparsableError("paragraph of no known form", text)
 
     def _assertion(self, kind: Kind, match: re.Match[str]) -> tuple[TaskEquation | None, bool]:
         if kind is Kind.FILLER:
@@ -204,33 +206,37 @@ class _ChainParser:
             return None, (int(match["start"]), int(match["modulus"])) == (self.task.start, self.task.modulus)
         claim = _equation(match["claim"])
         if kind is Kind.STEP:
-            self._put(len(self.in_force), claim)
+            self._assert(len(self.in_force), claim)
             return claim, self._is_true(len(self.in_force) - 1, claim)
         if kind is Kind.CHECK:
-            place = self._place(claim)
-            self._asserted_by[place].append(self._count)
-            return claim, self._is_true(place, claim)
+            index = self._latest_index(claim)
+            self._asserted_by[index].append(self._count)
+            return claim, self._is_true(index, claim)
         denied = _equation(match["denied"])
-        place = self._place(denied)
-        self.denied[self._count] = self._asserted_by[place][0]
-        self._put(place, claim)
-        return claim, self._is_true(place, claim) and claim != denied
+        index = self._latest_index(denied)
+        self.denied[self._count] = self._asserted_by[index][0]
+        self._assert(index, claim)
+        return claim, self._is_true(index, claim) and claim != denied
 
-    def _put(self, place: int, claim: TaskEquation) -> None:
-        """Put an equation in force at a place; what was in force there and after it is taken back."""
-        for paragraphs in self._asserted_by[place:]:
-            self.taken_back.update(paragraphs)
-        for removed in reversed(self.in_force[place:]):
-            self._places[removed].pop()
-        self._places[claim].append(place)
-        self.in_force[place:] = [claim]
-        self._asserted_by[place:] = [[self._count]]
+    def _assert(self, index: int, claim: TaskEquation) -> None:
+        """Set the equation in force at an index; retract the equations at and after it."""
+        for paragraphs in self._asserted_by[index:]:
+            self.retracted.update(paragraphs)
+        for removed in reversed(self.in_force[index:]):
+            self._indices[removed].pop()
+        self._indices[claim].append(index)
+        self.in_force[index:] = [claim]
+        self._asserted_by[index:] = [[self._count]]
 
-    def _is_true(self, place: int, claim: TaskEquation) -> bool:
-        return place < len(self.truth) and claim == self.truth[place]
+    def _is_true(self, index: int, claim: TaskEquation) -> bool:
+        return index < len(self.truth) and claim == self.truth[index]
 
-    def _place(self, quoted: TaskEquation) -> int:
-        """Where the quoted equation is in force; the latest place if there are several."""
-        if places := self._places.get(quoted):
-            return places[-1]
-        raise _NotOfTheDomain("a reflection quotes an equation that is not in force", str(quoted))
+    def _latest_index(self, quoted: TaskEquation) -> int:
+        """Return the last index at which the quoted equation is in force.
+
+        Raises:
+            _UnparsableError: it is not in force.
+        """
+        if indices := self._indices.get(quoted):
+            return indices[-1]
+        raise _UnparsableError("a reflection quotes an equation that is not in force", str(quoted))

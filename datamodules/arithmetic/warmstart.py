@@ -1,11 +1,10 @@
-"""Make the tiny policy: learn a tokenizer, train on noisy self-correcting chains, measure, save.
+"""Train the tiny policy: learn a tokenizer, train on noisy self-correcting chains, evaluate, save.
 
     python -m lit_tpgrpo.datamodules.arithmetic.warmstart --out /tmp/tiny-qwen2
 
-Everything is written on the fly from the training split, so held-out problems are new to the model. The first part of
-the training is right (practice sheets of table entries, chains without errors), the rest is noisy chains: the model
-comes to know the tables, and to be as careless as the writer. The folder holds ``warmstart.json``: the settings, the
-loss curve, and the accuracy per level that the result was measured to have.
+All data are generated from the training split, so held-out problems are unseen. Training begins with data without errors
+(sheets of table entries, chains), followed by noisy chains: the model learns the tables, and makes errors as often as the
+writer. The output folder contains ``warmstart.json``: the settings, the loss curve, and the accuracy per level.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2ForCausalLM
 
-from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, Noise
+from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, NoiseRates
 from lit_tpgrpo.datamodules.arithmetic.measure import Measurement, measure
 from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config
@@ -32,17 +31,20 @@ from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED, Row, chain_
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Steps on one kind of row: chains with this noise, and ``sheets`` practice sheets in place of as many chains."""
+    """Optimizer steps on one kind of batch: chains with this noise, of which ``sheets`` are replaced by sheets."""
 
     steps: int
-    noise: Noise
+    noise: NoiseRates
     sheets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Phases under one optimizer. The learning rate rises over ``warmup`` steps, stays until the share ``hold`` of the
-    stage and then falls linearly to a thirtieth at its end."""
+    """Phases with one optimizer.
+
+    The learning rate rises over ``warmup`` steps, is constant up to the share ``hold`` of the stage, and then falls linearly
+    to 3% of its peak at the end.
+    """
 
     phases: tuple[Phase, ...]
     lr: float
@@ -62,20 +64,20 @@ class Stage:
         raise ValueError(f"step {step} lies beyond the stage's {self.steps} steps")
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rate."""
+        """Return the learning rate at a step, as a share of its peak."""
         falling = (self.steps - step) / (self.steps * (1 - self.hold))
         return min((step + 1) / self.warmup, 1.0, max(0.03, falling))
 
 
 STAGES = (
-    # Tables and copying are learnt faster from right entries, so the errors come late; then many errors that are put
-    # right, for a correction is hard to learn; at the end the writer's own rates.
+    # Tables and copying are learnt faster from right entries, so errors come late; then many corrected errors, because
+    # corrections are hard to learn; at the end the writer's default rates.
     Stage(
         phases=(
             Phase(150, NO_NOISE, sheets=8),
             Phase(200, NO_NOISE),
-            Phase(550, Noise(error=0.05, error_multiply=0.6, notice_now=0.7)),
-            Phase(600, Noise()),
+            Phase(550, NoiseRates(error=0.05, error_multiply=0.6, notice_now=0.7)),
+            Phase(600, NoiseRates()),
         ),
         lr=0.01,
         warmup=30,
@@ -86,26 +88,26 @@ STAGES = (
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """Settings of the script; the defaults made the shipped model."""
+    """Settings of the script; the packaged model was trained with the defaults."""
 
     seed: int = 0
     stages: tuple[Stage, ...] = STAGES
     batch: int = 32
     micro_batch: int = 16
-    """A batch is sorted by length and cut into micro-batches, so that little is padded."""
+    """Rows per micro-batch. A batch is sorted by length before it is split, to reduce padding."""
     weight_decay: float = 0.01
     vocab_size: int = 512
     corpus: int = 3000
     sheet_equations: int = 24
     chain_mix: dict[str, float] = field(default_factory=lambda: {"1": 0.2, "2": 0.4, "3": 0.15, "4": 0.2, "5": 0.05})
-    """How often each level is drawn."""
+    """Share of each level among the chains."""
     sheet_mix: dict[str, float] = field(default_factory=lambda: {"2": 0.6, "4": 0.4})
-    """The same for sheets, one level for each modulus."""
+    """Share of each level among the sheets, one level for each modulus."""
     evaluation_problems: int = 128
 
 
 def draw_batch(phase: Phase, settings: WarmStart, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[Row]:
-    """The rows of one optimizer step, sorted by length."""
+    """Draw the rows of one optimizer step, sorted by length."""
     rows: list[Row] = []
     if phase.sheets:
         rows += sheet_rows(phase.sheets, settings.sheet_equations, settings.sheet_mix, tokenizer, rng)
@@ -114,9 +116,9 @@ def draw_batch(phase: Phase, settings: WarmStart, tokenizer: PreTrainedTokenizer
 
 
 class StageOptimizer:
-    """Muon for the matrices of the layers, AdamW for the rest, one schedule for both.
+    """Muon for the matrices of the layers and AdamW for all other parameters, with one schedule.
 
-    AdamW alone needs several times the steps before the model finds the operation that comes next.
+    With AdamW alone the model needs several times as many steps to learn which operation comes next.
     """
 
     def __init__(self, model: nn.Module, stage: Stage, weight_decay: float) -> None:
@@ -143,11 +145,11 @@ def train_stage(
     number: int,
     stop: int | None = None,
 ) -> list[float]:
-    """Train in place on stage ``number`` (up to step ``stop``); return each step's loss in nats per predicted token."""
+    """Train the model in place on stage ``number`` (up to step ``stop``); return the loss of each step, in nats per token."""
     stage = settings.stages[number]
     rng = random.Random(f"warmstart/{settings.seed}/{number}")
     optimizer = StageOptimizer(model, stage, settings.weight_decay)
-    losses, began = [], time.perf_counter()
+    losses, start = [], time.perf_counter()
     model.train()
     for step in range(stage.steps if stop is None else stop):
         batch = draw_batch(stage.phase_at(step), settings, tokenizer, rng)
@@ -166,7 +168,7 @@ def train_stage(
         losses.append(total)
         if step % 50 == 49:
             print(f"stage {number} step {step + 1:4d}  loss {sum(losses[-50:]) / 50:.4f}  "
-                  f"{time.perf_counter() - began:6.1f} s", flush=True)  # fmt: skip
+                  f"{time.perf_counter() - start:6.1f} s", flush=True)  # fmt: skip
     return losses
 
 
@@ -200,7 +202,7 @@ def save(
 
 
 def run(settings: WarmStart, out: Path) -> None:
-    """The whole script."""
+    """Run the script: tokenizer, training, evaluation, output."""
     tokenizer = build_tokenizer(corpus(settings.corpus, settings.seed), settings.vocab_size, MAX_LENGTH)
     model = random_policy(tiny_config(tokenizer), settings.seed)
     losses = [train_stage(model, tokenizer, settings, number) for number in range(len(settings.stages))]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, Noise, write_chain
+from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.phrases import Kind
 from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Operation, Task, draw_task
 from lit_tpgrpo.records import StepLabel
@@ -31,7 +31,7 @@ def test_a_chain_without_noise_reads_as_it_should():
 
 
 def test_errors_that_are_never_noticed_are_adopted():
-    noise = Noise(error=1, error_multiply=1, notice_now=0, notice_late=0, check=0, filler=0, omitted=0)
+    noise = NoiseRates(error=1, error_multiply=1, notice_now=0, notice_late=0, check=0, filler=0, omitted=0)
     for seed in range(30):
         chain = write_chain(TASK, noise, random.Random(seed))
         assert not any(p.right for p in chain.paragraphs if p.kind is Kind.STEP)
@@ -40,7 +40,7 @@ def test_errors_that_are_never_noticed_are_adopted():
 
 
 def test_errors_noticed_at_once_are_corrected_before_anything_builds_on_them():
-    noise = Noise(error=1, error_multiply=1, notice_now=1, botched=0, check=0, filler=0, omitted=0)
+    noise = NoiseRates(error=1, error_multiply=1, notice_now=1, botched=0, check=0, filler=0, omitted=0)
     chain = write_chain(TASK, noise, random.Random(0))
     expected = [Kind.OPENING, *[Kind.STEP, Kind.CORRECTION] * 3, Kind.ANSWER]
     assert [p.kind for p in chain.paragraphs] == expected
@@ -51,7 +51,7 @@ def test_errors_noticed_at_once_are_corrected_before_anything_builds_on_them():
 
 
 def test_a_late_correction_has_its_dependants_redone():
-    noise = Noise(
+    noise = NoiseRates(
         error=0.5,
         error_multiply=0.5,
         notice_now=0,
@@ -83,7 +83,7 @@ def test_bookkeeping_agrees_with_a_plain_recomputation(level, seed):
     rng = random.Random(seed)
     task = draw_task(LEVELS[level], rng)
     chain = write_chain(
-        task, Noise(error=0.3, error_multiply=0.3, check=0.2, filler=0.1, false_alarm=0.05, botched=0.2), rng
+        task, NoiseRates(error=0.3, error_multiply=0.3, check=0.2, filler=0.1, false_alarm=0.05, botched=0.2), rng
     )
     value = task.start
     for operation in task.operations:  # the answer, once more, by hand
@@ -93,7 +93,7 @@ def test_bookkeeping_agrees_with_a_plain_recomputation(level, seed):
     assert chain.restated[-1].result == chain.answer
     assert len(chain.labels) == len(chain.paragraphs)
     reflections = sum(p.kind in (Kind.CHECK, Kind.CORRECTION) for p in chain.paragraphs)
-    assert reflections <= Noise().max_reflections
+    assert reflections <= NoiseRates().max_reflections
     # What is in force at the end hangs together: each equation starts from the result of the one before it.
     if len(chain.restated) == len(task.operations):
         lefts = [e.left for e in chain.restated]
@@ -101,12 +101,12 @@ def test_bookkeeping_agrees_with_a_plain_recomputation(level, seed):
 
 
 def test_the_same_seed_writes_the_same_chain():
-    assert write_chain(TASK, Noise(), random.Random(5)) == write_chain(TASK, Noise(), random.Random(5))
+    assert write_chain(TASK, NoiseRates(), random.Random(5)) == write_chain(TASK, NoiseRates(), random.Random(5))
 
 
 def test_rates_are_those_asked_for():
     rng = random.Random(0)
-    noise = Noise(error=0.1, error_multiply=0.5, notice_now=0, notice_late=0, check=0, filler=0, false_alarm=0)
+    noise = NoiseRates(error=0.1, error_multiply=0.5, notice_now=0, notice_late=0, check=0, filler=0, false_alarm=0)
     chains = [write_chain(draw_task(LEVELS["2"], rng), noise, rng) for _ in range(4000)]
     for symbols, rate in (("+-", 0.1), ("*", 0.5)):
         firsts = [c.paragraphs[1] for c in chains if c.task.operations[0].symbol in symbols]
@@ -125,6 +125,6 @@ def test_variety_is_the_share_of_phrases_drawn_evenly():
 def test_process_rewards_have_work_to_do_in_correct_solutions():
     # The share of correct solutions of the default level that hold an error put right.
     rng = random.Random(0)
-    chains = [write_chain(draw_task(LEVELS["2"], rng), Noise(), rng) for _ in range(1000)]
+    chains = [write_chain(draw_task(LEVELS["2"], rng), NoiseRates(), rng) for _ in range(1000)]
     correct = [chain for chain in chains if chain.correct]
     assert sum(chain.has_corrected_error for chain in correct) / len(correct) > 0.25

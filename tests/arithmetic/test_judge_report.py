@@ -50,4 +50,4 @@ def test_solutions_left_out_are_counted_by_one_sentence_for_each_cause():
     }
     printed = report(RuleJudge(), pairs)
     assert "7 solutions: 1 correct, 0 incorrect, 6 without known truth {" in printed
-    assert "correct solutions in which every error was put right: 1 of 1" in printed
+    assert "correct solutions in which every error was corrected: 1 of 1" in printed

@@ -10,14 +10,14 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from lit_tpgrpo.datamodules.arithmetic import judge_warmstart
 from lit_tpgrpo.datamodules.arithmetic.judge_measure import PROMPTS, measure_judge
-from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, written
+from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, writer_samples
 from lit_tpgrpo.datamodules.arithmetic.judge_training import (
     ExchangeMix,
     branch_row,
     labelling_exchange,
     pad_branch_rows,
     paragraph_marks,
-    rendered,
+    render_exchange,
     segmentation_exchange,
     stage_exchanges,
     step_exchange,
@@ -250,7 +250,7 @@ def test_a_prompt_that_cannot_be_cut_is_refused(tokenizer, tmp_path):
     (tmp_path / "step.txt").write_text("{# variables: id, step #}\n. step {{ step }} id {{ id }}\n")
     numbered, truth = read(OPENING, "First, 3+5=9.", "So 3+5=9, and the answer is \\boxed{9}.")
     with pytest.raises(ValueError, match="cannot be cut"):
-        rendered(PromptSet(tmp_path), numbered, step_exchange(truth, 1, "12ab"))
+        render_exchange(PromptSet(tmp_path), numbered, step_exchange(truth, 1, "12ab"))
 
 
 def test_branches_are_to_the_model_what_separate_rows_are(tokenizer, prompts):
@@ -360,7 +360,7 @@ def test_the_chat_template_does_not_open_a_think_block(tokenizer):
 @pytest.mark.slow
 def test_the_shipped_judge_labels_as_recorded(record):
     """The first of the recorded solutions, so the counts behind an F1 are smaller."""
-    scores = measure_judge(tiny_judge_path(), written("1", 100, seed=0), step_solutions=10)
+    scores = measure_judge(tiny_judge_path(), writer_samples("1", 100, seed=0), step_solutions=10)
     recorded = record["levels"]["1"]["written"]
     for method in ("intrinsic", "llm_as_judge"):
         for name in ("correct", "matched", "unmatched", "incorrect"):

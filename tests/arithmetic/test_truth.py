@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
+from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.phrases import Kind
 from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Operation, Task, as_problem, draw_task
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, Unparsable, solution_truth
@@ -122,7 +122,7 @@ def standing(*paragraphs: str) -> tuple[str, bool]:
     """A letter for each paragraph: s where it stands, - where it was taken back; and whether nothing wrong stands."""
     truth = solution_truth(PROBLEM, text(*paragraphs))
     assert isinstance(truth, ChainTruth), truth
-    return "".join("s" if step.standing else "-" for step in truth.steps), truth.mended
+    return "".join("s" if step.still_holds else "-" for step in truth.steps), truth.all_errors_corrected
 
 
 def test_a_correction_takes_back_its_object_and_what_was_built_on_it():
@@ -242,7 +242,7 @@ def test_truth_finds_what_the_writer_knows(level, seed, error):
     task = draw_task(LEVELS[level], rng)
     chain = write_chain(
         task,
-        Noise(error, error, false_alarm=0.05, check=0.07, botched=0.2, filler=0.1, omitted=0.2, notice_late=0.15),
+        NoiseRates(error, error, false_alarm=0.05, check=0.07, botched=0.2, filler=0.1, omitted=0.2, notice_late=0.15),
         rng,
     )
     truth = solution_truth(as_problem(task, level), chain.text)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
 from lit_tpgrpo.datamodules.arithmetic import warmstart
-from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, Noise
+from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, NoiseRates
 from lit_tpgrpo.datamodules.arithmetic.measure import Measurement, is_correct, measure, prompt_text, sample_texts
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Task, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config, tiny_policy_path
@@ -97,7 +97,7 @@ def test_chat_template_drops_the_thinking_of_earlier_turns(tokenizer):
 
 
 def test_chain_rows_come_from_the_training_split_and_only_completions_are_predicted(tokenizer):
-    rows = chain_rows(16, {"1": 0.5, "4": 0.5}, Noise(), tokenizer, random.Random(0))
+    rows = chain_rows(16, {"1": 0.5, "4": 0.5}, NoiseRates(), tokenizer, random.Random(0))
     input_ids, targets = pad_rows(rows, tokenizer.pad_token_id)
     for i, row in enumerate(rows):
         prompt, completion = tokenizer.decode(row.ids).split("<|assistant|>")
@@ -128,7 +128,7 @@ def test_sheet_rows_hold_right_equations_and_predict_their_results(tokenizer):
 def test_a_phase_decides_what_a_batch_holds(tokenizer):
     made = warmstart.WarmStart(batch=32)
     clean = warmstart.draw_batch(warmstart.Phase(1, NO_NOISE, sheets=8), made, tokenizer, random.Random(0))
-    noisy = warmstart.draw_batch(warmstart.Phase(1, Noise()), made, tokenizer, random.Random(0))
+    noisy = warmstart.draw_batch(warmstart.Phase(1, NoiseRates()), made, tokenizer, random.Random(0))
     texts = [[tokenizer.decode(row.ids) for row in rows] for rows in (clean, noisy)]
     assert [len(rows) for rows in texts] == [32, 32]
     assert [sum("start with" not in text for text in rows) for rows in texts] == [8, 0]  # the sheets
@@ -140,7 +140,7 @@ def test_a_phase_decides_what_a_batch_holds(tokenizer):
 
 
 def test_a_stage_walks_through_its_phases_and_its_rates():
-    first, second = warmstart.Phase(2, NO_NOISE), warmstart.Phase(8, Noise())
+    first, second = warmstart.Phase(2, NO_NOISE), warmstart.Phase(8, NoiseRates())
     stage = warmstart.Stage((first, second), lr=0.01, warmup=2, hold=0.5)
     assert stage.steps == 10
     assert [stage.phase_at(step) for step in (0, 1, 2, 9)] == [first, first, second, second]
@@ -150,7 +150,7 @@ def test_a_stage_walks_through_its_phases_and_its_rates():
 
 
 def test_training_lowers_the_loss_and_is_reproducible(tokenizer):
-    stage = warmstart.Stage((warmstart.Phase(8, Noise()),), lr=0.01, warmup=2, hold=0.5)
+    stage = warmstart.Stage((warmstart.Phase(8, NoiseRates()),), lr=0.01, warmup=2, hold=0.5)
 
     def losses() -> list[float]:
         model = random_policy(tiny_config(tokenizer, hidden_size=32, layers=1, heads=1, key_value_heads=1), seed=1)
@@ -238,7 +238,7 @@ def test_greedy_sampling_is_deterministic_and_independent_of_padding(policy, tok
 def test_the_shipped_policy_knows_its_domain(policy, tokenizer):
     """Nats per token on fresh chains: a broken export (untied head, wrong ids) is far above."""
     rng = random.Random("fresh")
-    rows = chain_rows(32, {DEFAULT_LEVEL: 1.0}, Noise(), tokenizer, rng)
+    rows = chain_rows(32, {DEFAULT_LEVEL: 1.0}, NoiseRates(), tokenizer, rng)
     input_ids, targets = pad_rows(rows, tokenizer.pad_token_id)
     with torch.inference_mode():
         logits = policy(input_ids=input_ids).logits
@@ -263,7 +263,7 @@ def test_the_script_follows_the_recorded_loss_curve(record):
 @pytest.mark.slow
 def test_the_script_writes_a_folder_that_loads(tmp_path):
     """The whole script with two steps: what it writes is what the package ships."""
-    phase = warmstart.Phase(1, Noise())
+    phase = warmstart.Phase(1, NoiseRates())
     stage = warmstart.Stage((phase, phase), lr=0.01, warmup=1, hold=0.5)
     warmstart.run(warmstart.WarmStart(stages=(stage,), corpus=300, batch=8, evaluation_problems=2), tmp_path)
     again = json.loads((tmp_path / "warmstart.json").read_text())

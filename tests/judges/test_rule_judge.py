@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from real_data import RealData
 
 from benchmarks.rule_judge import labelled, read_annotations
-from lit_tpgrpo.datamodules.arithmetic.chains import Noise, write_chain
+from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, premise_holds
 from lit_tpgrpo.datamodules.arithmetic.problems import Task, make_problems
 from lit_tpgrpo.errors import ConfigError
@@ -461,7 +461,9 @@ def test_any_solution_gets_one_fitting_label_per_step(outcome, text):
 def test_labels_of_generated_chains_agree_with_the_truth(level):
     rng = random.Random(level)
     problems = make_problems(level, 300, 0, "heldout")
-    cases, left_out = label_cases([(p, write_chain(Task.from_prompt(p.prompt), Noise(), rng).text) for p in problems])
+    cases, left_out = label_cases(
+        [(p, write_chain(Task.from_prompt(p.prompt), NoiseRates(), rng).text) for p in problems]
+    )
     assert not left_out
     # Errors that cancel out unnoticed cannot be read: correct solutions count where the paper's premise holds.
     counts = count_labels(RuleJudge(), [c for c in cases if c[0].outcome is not Outcome.CORRECT or premise_holds(c)])

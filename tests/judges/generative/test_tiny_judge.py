@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
-from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, written
+from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, writer_samples
 from lit_tpgrpo.judges.generative import GenerativeJudge, QueryConfig, RequestLimits
 from lit_tpgrpo.judges.scoring import count_labels
 from lit_tpgrpo.records import StepLabel
@@ -34,7 +34,7 @@ def tiny_judge(chat) -> GenerativeJudge:
 def test_labels_of_written_chains_agree_with_the_truth():
     """300 held-out solutions of level 1. The floors leave room for the few wrong steps in so few: .958 on 1,000 of seed 0."""
     judge = tiny_judge(LocalChat("embedded:tiny-judge"))
-    counts = count_labels(judge, label_cases(written("1", 300, seed=5))[0])
+    counts = count_labels(judge, label_cases(writer_samples("1", 300, seed=5))[0])
     scores = {label: counts.f1(label) for label in counts.present()}
     assert scores[StepLabel.CORRECT] > 0.98
     assert scores[StepLabel.INCORRECT] > 0.85
@@ -48,7 +48,7 @@ def test_labels_of_written_chains_agree_with_the_truth():
 @pytest.mark.slow
 def test_the_same_judge_behind_an_endpoint_gives_the_same_labels():
     """Batches differ and with them the last bit of a logit: a single solution may come out otherwise."""
-    cases = [case for case, _ in label_cases(written("1", 40, seed=6))[0]]
+    cases = [case for case, _ in label_cases(writer_samples("1", 40, seed=6))[0]]
     here = dict(tiny_judge(LocalChat("embedded:tiny-judge")).judge(cases))
     command = [sys.executable, "-m", "examples.judge_server", "--model", "embedded:tiny-judge"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
