@@ -44,7 +44,7 @@ REFUSED = [
     (DATA, {"train": FileProblems}, "train: expected an object with load, name (ProblemSource), got the class FileProblems; give an object: FileProblems(...)"),
     (DATA, {"val": {"problem": "?"}}, "val: expected a list of problems, got dict with problem; give one of its values"),
     (DATA, {"test": 3}, "test: expected a problem source, a list of problems or of dicts, or a datasets.Dataset, got 3 (int)"),
-    (DATA, {"predict": iter(ROWS)}, "make a list of what can be read only once"),
+    (DATA, {"predict": iter(ROWS)}, "convert an iterator to a list"),
     (DATA, {"engine": HFEngine}, "engine: expected an object with close, load_weights, sample, sleep, wake (Engine) or None, got the class HFEngine; give an object: HFEngine(...)"),
     (DATA, {"engine": "vllm"}, "got 'vllm' (str); it has no close, load_weights, sample, sleep, wake"),
     (DATA, {"verifier": MathVerifier}, "verifier: expected an object with close, extract, metrics, verify_all (Verifier), got the class MathVerifier; give an object"),

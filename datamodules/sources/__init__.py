@@ -1,4 +1,4 @@
-"""Where problems come from: files, the Hub, memory, presets for the common sets, and decontamination."""
+"""Problem sources: files, the Hugging Face Hub, memory; presets for common data sets; decontamination."""
 
 from lit_tpgrpo.datamodules.sources.base import FieldMap, MalformedRow, ProblemSource, RowFormat
 from lit_tpgrpo.datamodules.sources.decontaminate import Decontaminated, RemovedProblem

@@ -1,4 +1,4 @@
-"""What a source of problems is, and how the columns of its rows are read."""
+"""The interface of problem sources, and the mapping from columns of rows to fields of problems."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lit_tpgrpo.text.answers import AnswerForm
 
 @runtime_checkable
 class ProblemSource(Protocol):
-    """Where problems come from.
+    """Interface of a problem source.
 
-    ``load`` reads everything when it is called, never earlier, and gives the same problems with the same uids in the
-    same order each time, on every rank. Uids are unique within a source and begin with its ``name``.
+    ``load`` reads the data when it is called, not earlier, and returns the same problems with the same uids in the same
+    order at each call, on every rank. Uids are unique within a source and begin with its ``name``.
     """
 
     name: str
@@ -26,17 +26,17 @@ class ProblemSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FieldMap:
-    """Which column of a row holds what. Of several names the first is read that the row has, null not counted.
+    """Mapping from columns of a row to fields of a problem. Of several names the first with a non-null value is used.
 
-    A name with dots that is no column itself leads into lists and objects: ``reward_model.ground_truth``,
+    A name with dots that is not itself a column is a path into lists and objects: ``reward_model.ground_truth``,
     ``prompt.0.content``.
 
     Args:
         prompt: The problem statement. Required in each row.
-        answer: The gold answer, in the form that ``answer_form`` names. Required in each row.
-        uid: The row's own id. Rows without one get a hash of prompt and answer, which survives reordering the file.
-        level: The difficulty, kept as text: 5, 5.0 and ``Level 5`` all become ``5``.
-        context: Text that stands before the statement (a common introduction to several questions).
+        answer: The gold answer, in the format given by ``answer_form``. Required in each row.
+        uid: The id of the row. Rows without one get a hash of prompt and answer, which does not depend on the row order.
+        level: The difficulty, stored as text: 5, 5.0 and ``Level 5`` all become ``5``.
+        context: Text to put before the statement (a common introduction to several questions).
     """
 
     prompt: str | tuple[str, ...] = ("prompt", "problem", "question")
@@ -59,14 +59,16 @@ class FieldMap:
 
 if TYPE_CHECKING:
     Fields = FieldMap | Mapping[str, str | Sequence[str]]
-else:  # what the command line can give
+else:  # the types that the command line accepts
     Fields = FieldMap
 
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """How a row becomes a ``Problem``: columns, the form of the answer, and text that the prompt ends with but the
-    problem does not contain (an instruction that someone put into the file)."""
+    """How a row is converted to a ``Problem``: columns, format of the answer, and suffixes to remove from the prompt.
+
+    Suffixes are instructions that are stored with the prompt but are not part of the problem.
+    """
 
     fields: FieldMap = FieldMap()
     answer_form: AnswerForm | dict[str, AnswerForm] = AnswerForm.PLAIN
@@ -75,7 +77,7 @@ class RowFormat:
 
 @dataclass(frozen=True, slots=True)
 class MalformedRow:
-    """A row that could not be used: where it stands (``line 3``, ``row 17``) and what is wrong with it."""
+    """A row that could not be converted: its position (``line 3``, ``row 17``) and what is wrong with it."""
 
     where: str
     reason: str

@@ -1,13 +1,13 @@
-"""Training problems without those that stand in an evaluation set.
+"""Decontamination: removes training problems that occur in an evaluation set.
 
 Two tests. *The same statement*: equal after ``statement_key``. *Overlap* (off by default): a share of the evaluation
-problem's word n-grams also stands in the training problem. That finds reworded copies, but mostly siblings: problems of
-one family with other numbers or another question, since competition problems share much phrasing. Evaluation problems
-of fewer than n words take part in the first test only.
+problem's word n-grams also occurs in the training problem. That detects reworded copies, but mostly siblings: problems of
+one family with other numbers or another question, because competition problems share much phrasing. Evaluation problems
+of fewer than n words are subject to the first test only.
 
 Measured on rllm's MATH train (7,470 problems) against MATH-500, AIME24, AIME25, AMC23 and OlympiadBench: 2 problems
 have the same statement, both true copies in other LaTeX (as raw text none is equal). One shared 13-gram, the rule for
-web text, takes away 176, a share of 0.5 takes 22 and of 0.6 takes 13; all but the 2 among the 22 are siblings.
+web text, removes 176, a share of 0.5 removes 22 and of 0.6 removes 13; all but the 2 among the 22 are siblings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
 
 _FIGURE_BEGINS, _FIGURE_ENDS = "[asy]", "[/asy]"
-# Commands that change how a formula looks and not what it says. The lookahead keeps \left apart from \leftarrow.
+# Commands that change the layout of a formula but not its meaning. The lookahead distinguishes \left from \leftarrow.
 _LAYOUT = re.compile(
     r"\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|displaystyle|textstyle|quad|qquad|text|textbf|textit|mathrm|mathbf|"
     r"mbox|operatorname)(?![A-Za-z])|\\[ ,;:!\\()\[\]]|\$|~"
@@ -40,8 +40,8 @@ _SYNONYMS = (
     (re.compile(r"``|''(?=[\s.,;:?!]|$)|[\u201c\u201d]"), '"'),
     (re.compile(r"[\u2018\u2019\u2032]"), "'"),
 )
-# Between digits the first three are part of a number or a tuple; elsewhere they are punctuation. The factorial's ! and
-# the derivative's ' mean something and stay.
+# Between digits the first three are part of a number or a tuple; elsewhere they are punctuation. The ! of a factorial and
+# the ' of a derivative are kept: they have a meaning.
 _PUNCTUATION = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|[;?\"{}]")
 _MAX_MARKS = 30
 """Combining marks in a row, as in Unicode's Stream-Safe Text Format (UAX #15)."""
@@ -50,7 +50,7 @@ _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 @dataclass(frozen=True, slots=True)
 class RemovedProblem:
-    """A training problem that was left out, what it matched, and how much of that: 1.0 for the same statement."""
+    """A removed training problem, the evaluation problem it matched, and the overlap: 1.0 for the same statement."""
 
     problem: Problem
     matched: Problem
@@ -59,13 +59,13 @@ class RemovedProblem:
 
 @checked_arguments(source=as_source, against=as_sources)
 class Decontaminated:
-    """A source without the problems that stand in evaluation sets.
+    """Problem source without the problems that occur in evaluation sets.
 
     Args:
         source: The training problems.
         against: The evaluation sets.
-        ngram: Length in words of the n-grams of the overlap test (13 is customary); null for identical statements only.
-        min_overlap: Share of the evaluation problem's n-grams from which a training problem is taken for a copy.
+        ngram: Length in words of the n-grams of the overlap test (13 is customary); null tests identical statements only.
+        min_overlap: Fewest shared n-grams, as a share of the evaluation problem's, for which a problem counts as a copy.
     """
 
     def __init__(
@@ -94,7 +94,11 @@ class Decontaminated:
         return f"{type(self).__name__}({self._source!r})"
 
     def load(self) -> Sequence[Problem]:
-        """Load all sources and drop the copies, which stay in ``removed`` with what they matched."""
+        """Load all sources and remove the copies; they are stored in ``removed`` with the problems they matched.
+
+        Raises:
+            InputError: no training problem is left.
+        """
         training = self._source.load()
         evaluation = [problem for source in self._against for problem in source.load()]
         removed = tuple(find_copies(training, evaluation, self._ngram, self._min_overlap))
@@ -102,24 +106,26 @@ class Decontaminated:
         kept = [problem for problem in training if problem.uid not in uids]
         if not kept:
             raise InputError(
-                f"{self.name}: expected training problems that are in no evaluation set, but all {len(training)} are. "
+                f"{self.name}: expected training problems that are in no evaluation set, but all {len(training)} are in one. "
                 f"Do source and against name the same data?"
             )
         counts = Counter(copy.matched.source for copy in removed)
-        found = ", ".join(f"{source} {count}" for source, count in sorted(counts.items())) or "none"
-        rank_zero_info(f"{self.name}: {len(removed)} of {len(training)} problems stand in evaluation sets ({found})")
+        listed = ", ".join(f"{source} {count}" for source, count in sorted(counts.items())) or "none"
+        rank_zero_info(
+            f"{self.name}: {len(removed)} of {len(training)} problems occur in evaluation sets and are removed ({listed})"
+        )
         self.removed, self._kept = removed, len(kept)
         return kept
 
     def metrics(self) -> dict[str, float]:
-        """Figures of the last ``load``."""
+        """Return the numbers of kept and removed problems of the last ``load``."""
         return {"problems": float(self._kept), "decontaminated": float(len(self.removed))}
 
 
 def find_copies(
     training: Iterable[Problem], evaluation: Sequence[Problem], ngram: int | None = None, min_overlap: float = 0.6
 ) -> Iterator[RemovedProblem]:
-    """The training problems that are copies of evaluation problems, each with the one it is most like."""
+    """Yield the training problems that are copies of evaluation problems, each with its closest match."""
     statements: dict[str, Problem] = {}
     for problem in evaluation:
         statements.setdefault(statement_key(problem.prompt), problem)
@@ -135,8 +141,10 @@ def find_copies(
 
 
 def statement_key(prompt: str) -> str:
-    """The statement without what may differ between two copies of it: spaces, case, punctuation, figures' code, LaTeX
-    spacing and sizing, braces, ``$``, and spellings such as ``\\dfrac``.
+    """Normalise a statement so that copies are equal.
+
+    Removed are spaces, case, punctuation, the code of figures, LaTeX spacing and sizing, braces, ``$``, and spelling variants
+    such as ``\\dfrac``.
 
     ``statement_key(r"Find $\\left(x+\\dfrac12\\right)^2$.") == statement_key(r"find (x + \\frac{1}{2})^{2}")``
     """
@@ -145,7 +153,7 @@ def statement_key(prompt: str) -> str:
 
 
 def words(prompt: str) -> list[str]:
-    """The words and numbers of a statement, for n-grams: symbols are left out, LaTeX commands count by their names."""
+    """Return the words and numbers of a statement, for n-grams: without symbols, LaTeX commands by their names."""
     return _WORD.findall(_plain(prompt).casefold())
 
 
@@ -157,7 +165,7 @@ def _plain(prompt: str) -> str:
 
 
 def _composed(prompt: str) -> str:
-    """The text in NFKC. Of marks without end on one character the first few count: sorting them takes quadratic time."""
+    """Normalise to NFKC. Only the first combining marks of a character are kept: sorting many takes quadratic time."""
     if prompt.isascii():
         return prompt
     kept, run = [], 0
@@ -169,7 +177,7 @@ def _composed(prompt: str) -> str:
 
 
 def _without_figures(text: str) -> str:
-    """A blank in place of each figure's code."""
+    """Replace the code of each figure by a blank."""
     kept, at = [], 0
     while (begin := text.find(_FIGURE_BEGINS, at)) >= 0 and (end := text.find(_FIGURE_ENDS, begin)) >= 0:
         kept += text[at:begin], " "
@@ -178,7 +186,7 @@ def _without_figures(text: str) -> str:
 
 
 class _NgramIndex:
-    """Which evaluation problems hold an n-gram of words."""
+    """Index of evaluation problems by their word n-grams."""
 
     def __init__(self, problems: Sequence[Problem], n: int) -> None:
         self._problems = problems
@@ -192,7 +200,7 @@ class _NgramIndex:
                 self._holders[gram].append(position)
 
     def nearest(self, prompt: str) -> tuple[Problem, float] | None:
-        """The evaluation problem of whose n-grams the largest share stands in the prompt, and that share."""
+        """Return the evaluation problem with the largest share of its n-grams in the prompt, and that share."""
         shared = Counter(position for gram in self._ngrams(prompt) for position in self._holders.get(gram, ()))
         if not shared:
             return None

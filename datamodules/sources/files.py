@@ -1,4 +1,4 @@
-"""Problems from a file: JSON lines, JSON, CSV or Parquet, told apart by the file's extension."""
+"""Problems from a file: JSON Lines, JSON, CSV or Parquet, by the file's extension."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lit_tpgrpo.errors import InputError
 class FileProblems(RowSource):
     """Problems from one file.
 
-    ``.jsonl`` and ``.ndjson`` hold one object a line (blank lines are passed over), ``.json`` one list of objects, ``.csv``
-    and ``.tsv`` a table whose first row names the columns (all cells are text, empty ones null), ``.parquet`` a table. All
-    but the last may be compressed: ``.jsonl.gz``, ``.csv.zst``, ``.json.bz2``.
+    ``.jsonl`` and ``.ndjson`` have one object per line (blank lines are skipped), ``.json`` one list of objects, ``.csv`` and
+    ``.tsv`` a table whose first row names the columns (all cells are text, empty ones null), ``.parquet`` a table. All but
+    the last may be compressed: ``.jsonl.gz``, ``.csv.zst``, ``.json.bz2``.
 
     Args:
         path: The file; a relative path starts at the working directory.
-        kwargs: Further ones of ``RowSource``: ``preset``, ``fields``, ``answer_form``, ...; uids begin with the file's stem
-            where neither ``name`` nor ``preset`` is given.
+        kwargs: Arguments of ``RowSource``: ``preset``, ``fields``, ``answer_form``, ...; uids begin with the file's stem if
+            neither ``name`` nor ``preset`` is given.
     """
 
     def __init__(self, path: str | Path, **kwargs: Any) -> None:
@@ -39,7 +39,7 @@ class FileProblems(RowSource):
         if reader is None:
             raise InputError(
                 f"{self.path}: expected a file ending in {known_extensions()}, got {''.join(self.path.suffixes) or 'none'!r}. "
-                f"The extension tells how the file is read: convert or rename it."
+                f"The extension determines how the file is read: convert or rename it."
             )
         if not self.path.is_file():
             raise InputError(_missing(self.path))
@@ -47,7 +47,7 @@ class FileProblems(RowSource):
             yield from reader(self.path)
         except OSError as error:
             raise InputError(
-                f"{self.path}: expected a whole {''.join(self.path.suffixes)} file that may be read, but {error}"
+                f"{self.path}: expected a complete, readable {''.join(self.path.suffixes)} file, but {error}"
             ) from error
 
     def _described(self) -> str:
@@ -55,7 +55,7 @@ class FileProblems(RowSource):
 
 
 def _missing(path: Path) -> str:
-    """What is wrong with a path that is no file, and what lies near it."""
+    """Return the error message for a path that is not a file, with similar names in its folder."""
     if path.is_dir():
         return f"{path}: expected a file, got a folder. Name one file in it, or read the folder with HubProblems."
     folder = path.parent
@@ -65,5 +65,5 @@ def _missing(path: Path) -> str:
         )
     candidates = sorted(entry.name for entry in folder.iterdir() if find_reader(entry) is not None)
     near = difflib.get_close_matches(path.name, candidates, n=3, cutoff=0.5) or candidates[:5]
-    hint = f"Did you mean {' or '.join(near)}?" if near else "That folder holds no problem files."
+    hint = f"Did you mean {' or '.join(near)}?" if near else "That folder contains no problem files."
     return f"{path}: expected a file, but {folder.resolve()} has none of that name. {hint}"

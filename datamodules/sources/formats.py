@@ -1,6 +1,6 @@
-"""The rows of a file, one reader a format: JSON lines, a JSON list, CSV and TSV, Parquet; the text formats also compressed.
+"""Readers of file formats: JSON Lines, a JSON list, CSV and TSV, Parquet; the text formats also compressed.
 
-Each reader yields ``(where, row)``; a row that cannot even be decoded comes as a ``RowFault``.
+Each reader yields ``(where, row)``; a row that cannot be decoded is yielded as a ``RowFault``.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _COMPRESSIONS = (".gz", ".bz2", ".zst")
 
 
 def find_reader(path: Path) -> Callable[[Path], Rows] | None:
-    """Return the reader that the file's extension names, None where there is none."""
+    """Return the reader for the file's extension, None if there is none."""
     name = path.with_suffix("") if path.suffix.lower() in _COMPRESSIONS else path
     extension = name.suffix.lower()
     return None if name is not path and extension not in _TEXT_READERS else _READERS.get(extension)
 
 
 def data_stem(path: Path) -> str:
-    """Return the file's name without the extensions that say how it is read: ``train`` for ``train.jsonl.gz``."""
+    """Return the file's name without the extensions of format and compression: ``train`` for ``train.jsonl.gz``."""
     return (path.with_suffix("") if path.suffix.lower() in _COMPRESSIONS else path).stem
 
 
 def known_extensions() -> str:
-    """Name the extensions that are read, for messages."""
+    """Return the supported extensions as text, for messages."""
     text = ", ".join(_TEXT_READERS)
     return f"{text} (each also with {', '.join(_COMPRESSIONS[:-1])} or {_COMPRESSIONS[-1]} after it) or .parquet"
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """Open for reading what the file holds once it is decompressed."""
+    """Open a file for reading, decompressed."""
     if path.suffix.lower() not in _COMPRESSIONS:
         return path.open("rb")
     # Imported here because it takes a third of a second and most runs read JSONL.
@@ -56,9 +56,9 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _jsonl_rows(path: Path) -> Rows:
     with _opened(path) as lines:
-        written = ((number, line) for number, line in enumerate(lines, start=1) if line.strip(_BOM_AND_SPACE))
-        for position, (number, line) in enumerate(written):
-            # A list of objects under the wrong extension, on one line or on many.
+        nonblank = ((number, line) for number, line in enumerate(lines, start=1) if line.strip(_BOM_AND_SPACE))
+        for position, (number, line) in enumerate(nonblank):
+            # A JSON list of objects with the wrong extension, on one line or several.
             if position == 0 and line.lstrip(_BOM_AND_SPACE).startswith(b"["):
                 listed = _listed(path)
                 if listed is not None:
@@ -68,7 +68,7 @@ def _jsonl_rows(path: Path) -> Rows:
 
 
 def _listed(path: Path) -> Rows | None:
-    """The items of a file that is one JSON list of objects; None for any other."""
+    """Return the items of a file that is one JSON list of objects; None for any other file."""
     try:
         rows = _loaded(path)
     except InputError:
@@ -82,8 +82,8 @@ def _decoded(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         return RowFault(f"expected UTF-8, got the byte 0x{line[error.start]:02x} at position {error.start}")
     except json.JSONDecodeError as error:
-        return RowFault(f"expected one JSON object, got a text that is no JSON ({error.msg} at column {error.colno})")
-    except ValueError as error:  # The interpreter's limit on the digits of an integer.
+        return RowFault(f"expected one JSON object, got invalid JSON ({error.msg} at column {error.colno})")
+    except ValueError as error:  # Python's limit on the digits of an integer
         return RowFault(f"expected one JSON object, got one with a number that cannot be read ({error})")
     except RecursionError:
         return RowFault("expected one JSON object, got one that is nested too deeply to be read")
@@ -93,8 +93,8 @@ def _json_rows(path: Path) -> Rows:
     rows = _loaded(path)
     if not isinstance(rows, list):
         raise InputError(
-            f"{path}: expected one JSON list of objects, got {type(rows).__name__} at the top level. Take the list out "
-            f"of it, or write one object a line into a .jsonl file."
+            f"{path}: expected one JSON list of objects, got {type(rows).__name__} at the top level. Extract the list from "
+            f"it, or write one object per line to a .jsonl file."
         )
     return _items(rows)
 
@@ -110,17 +110,21 @@ def _loaded(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected UTF-8, got another encoding ({error}). Convert the file.") from error
     except json.JSONDecodeError as error:
-        hint = " One object a line belongs into a .jsonl file: rename it." if error.msg == "Extra data" else ""
-        raise InputError(f"{path}: expected one JSON list of objects, got no valid JSON ({error}).{hint}") from error
+        hint = (
+            " A file with one object per line needs the extension .jsonl: rename it."
+            if error.msg == "Extra data"
+            else ""
+        )
+        raise InputError(f"{path}: expected one JSON list of objects, got invalid JSON ({error}).{hint}") from error
     except ValueError as error:
         raise InputError(
             f"{path}: expected one JSON list of objects, got a number that cannot be read ({error}). Write it as text, or "
-            f"one object a line into a .jsonl file, where on_malformed: skip can leave out its row."
+            f"write one object per line to a .jsonl file, where on_malformed: skip can skip its row."
         ) from error
     except RecursionError as error:
         raise InputError(
-            f"{path}: expected one JSON list of objects, got a value that is nested too deeply to be read. Take it out, or "
-            f"write one object a line into a .jsonl file, where on_malformed: skip can leave out its row."
+            f"{path}: expected one JSON list of objects, got a value that is nested too deeply to be read. Remove it, or "
+            f"write one object per line to a .jsonl file, where on_malformed: skip can skip its row."
         ) from error
 
 
@@ -133,9 +137,9 @@ def _tsv_rows(path: Path) -> Rows:
 
 
 def _separated_rows(path: Path, delimiter: str) -> Rows:
-    """One object a row with the first row's names; an empty cell is null, all others are text."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default would cut off at 131,072 characters
-    # Bytes that are no UTF-8 become halves of surrogate pairs, so that they are the fault of their row alone.
+    """Yield one object per row, with the names in the first row as keys; an empty cell is null, all others are text."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default limit is 131,072 characters
+    # Bytes that are not UTF-8 are decoded to lone surrogates, so that only their row is malformed.
     with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         header: list[str] = []
@@ -145,9 +149,9 @@ def _separated_rows(path: Path, delimiter: str) -> Rows:
             except StopIteration:
                 return
             except csv.Error as error:
-                # Where a quote is not closed the rest of the file is one cell: there is no next row to go on with.
+                # After an unclosed quote the rest of the file is one cell: there is no next row to continue with.
                 raise InputError(
-                    f"{path}: line {reader.line_num}: expected cells separated by {delimiter!r}, each quote closed and those "
+                    f"{path}: line {reader.line_num}: expected cells separated by {delimiter!r}, quotes closed and those "
                     f"in a quoted cell doubled; got {error}. Write the table with a CSV library."
                 ) from error
             if not any(cell.strip() for cell in cells):
@@ -192,7 +196,7 @@ def _batch_rows(batch: RecordBatch) -> list[Any]:
     try:
         return batch.to_pylist()
     except UnicodeDecodeError as error:
-        if batch.num_rows > 1:  # Only the row that holds the byte is malformed.
+        if batch.num_rows > 1:  # only the row with the invalid byte is malformed
             return [row for i in range(batch.num_rows) for row in _batch_rows(batch.slice(i, 1))]
         return [RowFault(f"expected UTF-8, got the byte 0x{error.object[error.start]:02x}")]
 

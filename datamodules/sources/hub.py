@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 class HubProblems(RowSource):
     """Problems from a data set on the Hub.
 
-    ``HubProblems(preset="gsm8k", split="test")`` is enough for a known set. Without network the local cache is used.
+    ``HubProblems(preset="gsm8k", split="test")`` is enough for a known data set. Without network the local cache is used.
 
     Args:
-        dataset: Hub id (``owner/name``) or a local folder of data files. By default the preset's.
-        subset: Configuration of the data set (``main`` of GSM8K). By default the preset's, where its own data set is
-            read: a copy elsewhere may name its subsets otherwise.
-        split: By default the preset's, or ``train``.
+        dataset: Hub id (``owner/name``) or a local folder of data files; null uses the preset's.
+        subset: Configuration of the data set (``main`` of GSM8K); null uses the preset's, but only with the preset's data
+            set: a copy elsewhere may have other names of subsets.
+        split: Split to load; null uses the preset's, or ``train``.
         preset: Name of a known data set (``math500``, ``gsm8k``, ...).
-        revision: Branch, tag or commit of the data set; name a commit for a run that others can repeat.
-        kwargs: Further ones of ``RowSource``: ``fields``, ``answer_form``, ``limit`` (the whole split is downloaded all the
-            same), ...; uids begin with the data set's name where neither ``name`` nor ``preset`` is given.
+        revision: Branch, tag or commit of the data set; give a commit to make the run reproducible.
+        kwargs: Arguments of ``RowSource``: ``fields``, ``answer_form``, ``limit`` (the full split is downloaded even so),
+            ...; uids begin with the data set's name if neither ``name`` nor ``preset`` is given.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class HubProblems(RowSource):
         except ConnectionError as error:
             raise InputError(
                 f"{self._described()}: expected it on the Hub or in the local cache, but the Hub cannot be reached "
-                f"({error}). Download it where there is a network (hf download --repo-type dataset {self.dataset}) and "
-                f"name the folder as dataset, or copy the cache here and set HF_HOME to it, or use FileProblems."
+                f"({error}). Download it on a machine with network access (hf download --repo-type dataset {self.dataset}) "
+                f"and give the folder as dataset, or copy the cache here and set HF_HOME to it, or use FileProblems."
             ) from error
         except DatasetNotFoundError as error:
             raise InputError(
@@ -80,7 +80,7 @@ class HubProblems(RowSource):
                 f"Check the spelling; for a gated one accept its terms and run hf auth login."
             ) from error
         except (FileNotFoundError, DatasetsError) as error:
-            raise InputError(f"{self._described()}: expected data files that can be read, but {error}") from error
+            raise InputError(f"{self._described()}: expected readable data files, but {error}") from error
         except (ValueError, RuntimeError) as error:
             # An unknown subset or split (datasets lists the known ones), or a data set that is a script.
             raise InputError(f"{self._described()}: it cannot be loaded: {error}") from error

@@ -1,4 +1,4 @@
-"""Problems that are in memory already: a list of problems or dicts, or a table."""
+"""Problems in memory: a list of problems or dicts, or a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Rows = Sequence[Problem] | Sequence[Mapping[str, Any]] | Dataset
     Problems = ProblemSource | Rows
-else:  # what the command line can give
+else:  # the types that the command line accepts
     Rows = list[dict[str, Any]]
     Problems = ProblemSource
 
@@ -28,32 +28,32 @@ class MemoryProblems(RowSource):
     """Problems from a list of ``Problem`` or of dicts, a ``datasets.Dataset``, a pandas or pyarrow table.
 
     Args:
-        rows: The problems, which stay as they are.
-        kwargs: Further ones of ``RowSource``: ``preset``, ``fields``, ``answer_form``, ...; the uids of dicts begin with
-            ``memory`` where neither ``name`` nor ``preset`` is given.
+        rows: The problems; they are not modified.
+        kwargs: Arguments of ``RowSource``: ``preset``, ``fields``, ``answer_form``, ...; the uids of dicts begin with
+            ``memory`` if neither ``name`` nor ``preset`` is given.
     """
 
     def __init__(self, rows: Rows, **kwargs: Any) -> None:
-        self._given: Any = rows
+        self._data: Any = rows
         super().__init__(**kwargs)
 
     def _default_name(self) -> str:
         return "memory"
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
-        convert = _TABLES.get(_library(self._given))
-        rows = self._given if convert is None else convert(self._given)
+        convert = _TABLES.get(_library(self._data))
+        rows = self._data if convert is None else convert(self._data)
         return ((f"item {number}", row) for number, row in enumerate(rows, start=1))
 
     def _described(self) -> str:
-        return f"{self.name} ({type(self._given).__name__} of {len(self._given)})"
+        return f"{self.name} ({type(self._data).__name__} of {len(self._data)})"
 
 
 def as_source(value: Any, where: str) -> Any:
-    """Return a source for problems that are in memory; a source as it is.
+    """Wrap problems in memory in a source; return a source unchanged.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the value is neither.
     """
     if isinstance(value, ProblemSource) and not isinstance(value, type):
         return value
@@ -68,12 +68,12 @@ def as_source(value: Any, where: str) -> Any:
 
 
 def as_optional_source(value: Any, where: str) -> Any:
-    """Return None for None; see ``as_source``."""
+    """Return None for None, otherwise like ``as_source``."""
     return None if value is None else as_source(value, where)
 
 
 def as_sources(value: Any, where: str) -> Any:
-    """Return a list of sources for one or several; see ``as_source``."""
+    """Convert one or several values to a list of sources, see ``as_source``."""
     several = isinstance(value, list | tuple) and not any(isinstance(item, Problem | Mapping) for item in value)
     if not several:
         return [as_source(value, where)]
@@ -81,7 +81,7 @@ def as_sources(value: Any, where: str) -> Any:
 
 
 def _checked(rows: Any, where: str) -> Any:
-    """Rows that can be read again and again, in the same order."""
+    """Check that rows can be read repeatedly, in the same order, and return them."""
     if isinstance(rows, Mapping):
         inside = f" with {', '.join(map(str, list(rows)[:5]))}" if rows else ""
         raise ConfigError(
@@ -91,7 +91,7 @@ def _checked(rows: Any, where: str) -> Any:
     if isinstance(rows, str | bytes) or not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
         raise ConfigError(
             f"{where}: expected a problem source, a list of problems or of dicts, or a datasets.Dataset, got {shown(rows)}; "
-            "make a list of what can be read only once"
+            "convert an iterator to a list"
         )
     return rows
 

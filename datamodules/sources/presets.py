@@ -1,7 +1,7 @@
-"""The common mathematics sets: where they are on the Hub and how their rows are read.
+"""Presets of common mathematics data sets: their Hub ids and row formats.
 
-The columns cover the Hub's version and the copies that are passed around as files: rllm's MATH (problem, answer), QwQ's
-AIME (prompt with the instruction in it, integer answers), simpleRL's AMC and OlympiadBench.
+The columns cover the Hub's version and common copies as files: rllm's MATH (problem, answer), QwQ's AIME (prompt with an
+instruction, integer answers), simpleRL's AMC and OlympiadBench.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BOXED_INSTRUCTION = r"Please reason step by step, and put your final answer with
 
 @dataclass(frozen=True, slots=True)
 class DatasetPreset:
-    """Hub id, subset, default split and row format of one data set; ``notes`` says what a user should know of it."""
+    """Hub id, subset, default split and row format of one data set; ``notes`` is advice for users."""
 
     hub_id: str
     subset: str | None
@@ -53,7 +53,7 @@ PRESETS: MappingProxyType[str, DatasetPreset] = MappingProxyType(
             "Hothan/OlympiadBench",
             "OE_TO_maths_en_COMP",
             "train",
-            # The Hub's `difficulty` is "Competition" throughout, which is no level.
+            # The Hub's `difficulty` is "Competition" in all rows, which is not a level.
             RowFormat(FieldMap(prompt=_STATEMENT, answer=("final_answer", "answer"), level="level", context="context")),
             "The unit (8 of 675 problems have one) stays out of the gold: the question asks for the number in it.",
         ),
@@ -77,7 +77,11 @@ PRESETS: MappingProxyType[str, DatasetPreset] = MappingProxyType(
 
 
 def find_preset(name: str) -> DatasetPreset:
-    """The preset of this name; ConfigError with the known names otherwise."""
+    """Return the preset of this name.
+
+    Raises:
+        ConfigError: there is none; the message lists the known names.
+    """
     if name not in PRESETS:
         raise ConfigError(
             f"preset: expected one of {', '.join(sorted(PRESETS))}, got {name!r}. For other data leave preset out and "

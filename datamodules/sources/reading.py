@@ -1,4 +1,4 @@
-"""The common part of the sources that read rows: settings, the loop over rows, the report of malformed ones."""
+"""Base class of the sources that read rows: settings, the loop over rows, the report of malformed ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ def resolve_format(
     answer_form: AnswerForm | dict[str, AnswerForm] | None,
     strip_suffixes: Sequence[str] | None,
 ) -> RowFormat:
-    """The preset's row format (or the default one) with what the user gave in its place."""
+    """Return the preset's row format (or the default one), overridden by the arguments that are given.
+
+    Raises:
+        ConfigError: an argument is invalid, or ``fields`` without ``answer_form`` does not fit the preset.
+    """
     row_format = find_preset(preset).format if preset is not None else RowFormat()
     fields = accepted(fields, FieldMap | None, "fields")
     suffixes = None if strip_suffixes is None else tuple(strip_suffixes)
@@ -43,20 +47,22 @@ def resolve_format(
 
 
 class RowSource(ABC):
-    """Reads rows into problems. A subclass gives the rows as ``(where, row)``, a row that could not even be decoded
-    as a ``RowFault``, and the words in which messages speak of its data.
+    """Source that converts rows to problems.
+
+    A subclass yields the rows as ``(where, row)``, with a ``RowFault`` for a row that cannot be decoded, and describes its
+    data for messages.
 
     Args:
-        preset: Name of a known data set whose columns and answer form the rows have (``math500``, ``gsm8k``, ...).
-        fields: Which column holds what, in place of the preset's: a FieldMap, or a dict of its arguments.
-        answer_form: How the answer is written (one form, or one for each answer column), in place of the preset's.
-        strip_suffixes: Texts to take off the end of each prompt, in place of the preset's: instructions that the data
-            repeats but that are no part of the problem.
-        on_malformed: ``stop`` raises with a list of the malformed rows, ``skip`` warns and leaves them out.
-        limit: Take only the first so many problems.
-        name: What uids begin with and ``Problem.source`` says; the preset's name, or one of the data's, by default.
-        on_duplicate: What becomes of a statement that an earlier row has: ``keep`` it, with a warning that counts them;
-            ``drop`` it, with the same warning; ``stop`` with an error.
+        preset: Name of a known data set with the same columns and answer format as the rows (``math500``, ``gsm8k``, ...).
+        fields: Mapping of columns, overrides the preset's: a FieldMap, or a dict of its arguments.
+        answer_form: Format of the answer (one, or one for each answer column), overrides the preset's.
+        strip_suffixes: Texts to remove from the end of each prompt, override the preset's: instructions in the data that
+            are not part of the problem.
+        on_malformed: ``stop`` raises an error that lists the malformed rows, ``skip`` skips them with a warning.
+        limit: Most problems to load; null loads all.
+        name: Prefix of uids and value of ``Problem.source``; null uses the preset's name, or that of the data.
+        on_duplicate: What to do with a row that repeats the statement of an earlier one: ``keep`` it, with a warning that
+            counts them; ``drop`` it, with the same warning; ``stop`` with an error.
     """
 
     def __init__(
@@ -93,9 +99,13 @@ class RowSource(ABC):
         return f"{type(self).__name__}({self._described()})"
 
     def load(self) -> Sequence[Problem]:
-        """Read the rows now. Malformed ones raise InputError (stop) or are left out and kept in ``malformed`` (skip).
+        """Read the rows and convert them to problems.
 
-        With a limit, reading ends once that many problems are taken; rows after them are not looked at.
+        Skipped rows are listed in ``malformed``. With a limit, reading ends once there are that many problems; later rows
+        are not read.
+
+        Raises:
+            InputError: there are no rows, no row is valid, or rows are malformed (stop) or repeated (``on_duplicate`` stop).
         """
         problems: dict[str, Problem] = {}
         malformed: list[MalformedRow] = []
@@ -110,7 +120,7 @@ class RowSource(ABC):
             except RowFault as fault:
                 malformed.append(MalformedRow(where, str(fault)))
                 continue
-            if not repeats.noted(where, problem) or self._on_duplicate != "drop":
+            if not repeats.is_repeat(where, problem) or self._on_duplicate != "drop":
                 problems[problem.uid] = problem
             if len(problems) == self._limit:
                 break
@@ -120,8 +130,7 @@ class RowSource(ABC):
         return list(problems.values())
 
     def metrics(self) -> dict[str, float]:
-        """Figures of the last ``load``: how many problems it gave, how many rows were malformed, and how many had the
-        statement of an earlier one."""
+        """Return the numbers of problems, malformed rows and repeated statements of the last ``load``."""
         return {
             "problems": float(self._loaded),
             "malformed": float(len(self.malformed)),
@@ -130,7 +139,7 @@ class RowSource(ABC):
 
     @abstractmethod
     def _default_name(self) -> str:
-        """What uids begin with where neither a name nor a preset is given."""
+        """Return the prefix of uids if neither a name nor a preset is given."""
 
     @abstractmethod
     def _rows(self) -> Iterator[tuple[str, Any]]: ...
@@ -148,25 +157,25 @@ class RowSource(ABC):
         listed = "".join(f"\n  {row.where}: {row.reason}" for row in malformed[:_MAX_LISTED])
         if len(malformed) > _MAX_LISTED:
             listed += f"\n  and {len(malformed) - _MAX_LISTED} more"
-        found = f"{self._described()}: {len(malformed)} of {rows} rows read are malformed:{listed}"
+        summary = f"{self._described()}: {len(malformed)} of {rows} rows read are malformed:{listed}"
         if good == 0:
-            raise InputError(f"{found}\nNo usable row is left. Do fields and answer_form fit this data?")
+            raise InputError(f"{summary}\nNo usable row is left. Do fields and answer_form fit this data?")
         if self._on_malformed == "stop":
-            raise InputError(f"{found}\nCorrect them, or leave them out with on_malformed: skip.")
-        rank_zero_warn(f"{found}\nThey were left out (on_malformed: skip).")
+            raise InputError(f"{summary}\nCorrect them, or leave them out with on_malformed: skip.")
+        rank_zero_warn(f"{summary}\nThey were left out (on_malformed: skip).")
 
     def _report_duplicates(self, repeats: _Repeats) -> None:
         if not repeats.count:
             return
-        said = f"{self._described()}: {repeats}"
+        summary = f"{self._described()}: {repeats}"
         if self._on_duplicate == "stop":
-            raise InputError(f"{said}. Take them out, or set on_duplicate to drop or keep.")
-        done = "are kept (on_duplicate: drop leaves them out)" if self._on_duplicate == "keep" else "were left out"
-        rank_zero_warn(f"{said}. They {done}.")
+            raise InputError(f"{summary}. Remove them, or set on_duplicate to drop or keep.")
+        action = "are kept (on_duplicate: drop removes them)" if self._on_duplicate == "keep" else "were dropped"
+        rank_zero_warn(f"{summary}. They {action}.")
 
 
 class _Repeats:
-    """Rows with the statement of an earlier row, spaces and line breaks aside."""
+    """Counts the rows that repeat the statement of an earlier row; spaces and line breaks are ignored."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[str, str]] = {}
@@ -174,8 +183,8 @@ class _Repeats:
         self.count = 0
         self._other_answers = 0
 
-    def noted(self, where: str, problem: Problem) -> bool:
-        """Note a problem; return whether an earlier one has its statement."""
+    def is_repeat(self, where: str, problem: Problem) -> bool:
+        """Record a problem; return whether an earlier one has the same statement."""
         first, answer = self._first.setdefault(" ".join(problem.prompt.split()), (where, problem.answer))
         if first == where:
             return False

@@ -1,4 +1,4 @@
-"""One row of a data set -> one ``Problem``, with the reason where a row is malformed."""
+"""Conversion of one row of a data set to a ``Problem``, or the reason why the row is malformed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ _EXCERPT = 80
 
 
 class RowFault(Exception):
-    """Why a row is malformed. Sources catch it: users see InputError or the report of what was skipped."""
+    """A row is malformed, with the reason. Sources catch it: users see InputError or the report of skipped rows."""
 
 
 def to_problem(row: Any, row_format: RowFormat, source: str, taken: Mapping[str, Problem]) -> Problem:
-    """Convert one row; RowFault says what was expected and what came. ``taken`` holds the problems so far by uid."""
+    """Convert one row. ``taken`` holds the problems so far, by uid.
+
+    Raises:
+        RowFault: with what was expected and what the row has.
+    """
     try:
         return _converted(row, row_format, source, taken)
     except RecursionError as error:
@@ -30,9 +34,9 @@ def to_problem(row: Any, row_format: RowFormat, source: str, taken: Mapping[str,
 
 def _converted(row: Any, row_format: RowFormat, source: str, taken: Mapping[str, Problem]) -> Problem:
     if isinstance(row, Problem):
-        return _whole(row, taken)
+        return _with_free_uid(row, taken)
     if not isinstance(row, Mapping):
-        raise RowFault(f"expected an object with named fields, got {_typed(row)}")
+        raise RowFault(f"expected an object with named fields, got {_describe(row)}")
     fields = row_format.fields
     prompt = _prompt(row, row_format)
     answer = _answer(row, row_format)
@@ -40,13 +44,13 @@ def _converted(row: Any, row_format: RowFormat, source: str, taken: Mapping[str,
     return Problem(uid, prompt, answer, source, _level(row, fields))
 
 
-def _whole(problem: Problem, taken: Mapping[str, Problem]) -> Problem:
-    """A problem as it was given, but for the uid of one that comes twice."""
+def _with_free_uid(problem: Problem, taken: Mapping[str, Problem]) -> Problem:
+    """Check a given problem and return it, with a new uid if the same problem occurs twice."""
     for role in ("uid", "prompt", "answer"):
         value = getattr(problem, role)
         if not isinstance(value, str) or not value.strip():
-            raise RowFault(f"expected a Problem whose {role} is a text, got {_typed(value)}")
-        _writable(value, role, role)
+            raise RowFault(f"expected a Problem whose {role} is a text, got {_describe(value)}")
+        _encodable(value, role, role)
     known = taken.get(problem.uid)
     if known is not None and (known.prompt, known.answer) != (problem.prompt, problem.answer):
         raise RowFault(f"expected a different uid for each Problem, but {problem.uid!r} is repeated")
@@ -54,10 +58,10 @@ def _whole(problem: Problem, taken: Mapping[str, Problem]) -> Problem:
 
 
 def _free(stem: str, taken: Mapping[str, Problem]) -> str:
-    """The uid, with a number where it is taken: the same problem twice, of which the source says whether it stays."""
+    """Return the uid, with a number as suffix if it is taken (by the same problem; the source decides about duplicates)."""
     if stem not in taken:
         return stem
-    last = 1  # copies are numbered in a row: looked for as in a sorted list, not one after another
+    last = 1  # copies are numbered consecutively, so a binary search returns the first free number
     while f"{stem}-{2 * last}" in taken:
         last *= 2
     numbers = range(last + 1, 2 * last + 1)
@@ -66,7 +70,11 @@ def _free(stem: str, taken: Mapping[str, Problem]) -> str:
 
 
 def check_format(row_format: RowFormat) -> None:
-    """ConfigError for anything but a form, or one form for each answer column."""
+    """Check that ``answer_form`` is one form, or one for each answer column.
+
+    Raises:
+        ConfigError: it is not.
+    """
     columns = names(row_format.fields.answer)
     forms = row_format.answer_form
     if isinstance(forms, dict) and set(forms) != set(columns):
@@ -80,7 +88,7 @@ def check_format(row_format: RowFormat) -> None:
 
 
 def names(columns: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The alternatives for a column; a single name may be given bare."""
+    """Return the alternative names of a column as a tuple."""
     return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
@@ -97,8 +105,8 @@ def _prompt(row: Mapping[str, Any], row_format: RowFormat) -> str:
     return f"{_text(row, context, 'context')}\n\n{text}"
 
 
-def _writable(text: str, column: str, role: str) -> str:
-    """JSON can hold half of a surrogate pair, which no file and no tokenizer takes."""
+def _encodable(text: str, column: str, role: str) -> str:
+    """Return the text if it has no lone surrogate: JSON can contain one, files and tokenizers cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -115,10 +123,10 @@ def _text(row: Mapping[str, Any], column: str, role: str) -> str:
         hint = (
             "; a part of it is named with dots, as in messages.0.content" if isinstance(value, list | Mapping) else ""
         )
-        raise RowFault(f"expected the {role} as text in {column!r}, got {_typed(value)}{hint}")
+        raise RowFault(f"expected the {role} as text in {column!r}, got {_describe(value)}{hint}")
     if not value.strip():
         raise RowFault(f"expected the {role} as text in {column!r}, got an empty text")
-    return _writable(value.strip(), column, role)
+    return _encodable(value.strip(), column, role)
 
 
 def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
@@ -127,11 +135,11 @@ def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
     if not isinstance(form, AnswerForm):
         form = form[column]
     try:
-        return _writable(normalise_gold(form, lookup(row, column)), column, "answer")
+        return _encodable(normalise_gold(form, lookup(row, column)), column, "answer")
     except OverflowError as error:
         raise RowFault(f"{column!r}: expected a gold answer, got a number too long to be read") from error
     except InputError as error:
-        # What follows the semicolon is the remedy, which the report of a source gives once for all its rows.
+        # The text after the semicolon is the remedy, which the report of a source gives once for all its rows.
         raise RowFault(f"{column!r}: {str(error).rpartition('; ')[0] or error}") from error
 
 
@@ -141,7 +149,7 @@ def _uid(
     column = _first(row, fields.uid)
     value = lookup(row, column) if column is not None else None
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
-        stem = f"{source}/{_writable(str(value).strip(), str(column), 'id')}"
+        stem = f"{source}/{_encodable(str(value).strip(), str(column), 'id')}"
         if stem in taken and (taken[stem].prompt, taken[stem].answer) != content:
             raise RowFault(
                 f"expected a different id in each row, but {column!r} repeats {value!r}; set fields.uid to the column "
@@ -154,11 +162,11 @@ def _uid(
 
 
 def _level(row: Mapping[str, Any], fields: FieldMap) -> str | None:
-    """Levels are a convenience for curricula: what cannot be read is None and no fault."""
+    """Return the level, or None if it cannot be read: levels are optional, so this does not make the row malformed."""
     column = _first(row, fields.level)
     try:
         level = (
-            _writable(normalise_gold(AnswerForm.PLAIN, lookup(row, column)), column, "level")
+            _encodable(normalise_gold(AnswerForm.PLAIN, lookup(row, column)), column, "level")
             if column is not None
             else ""
         )
@@ -181,12 +189,12 @@ def _column(row: Mapping[str, Any], columns: str | tuple[str, ...], role: str) -
 
 
 def _first(row: Mapping[str, Any], columns: str | tuple[str, ...]) -> str | None:
-    """The first column that says something. In a table each row has all columns, with null where it has no value."""
+    """Return the first column with a value. In a table each row has all columns, with null for missing values."""
     return next((column for column in names(columns) if lookup(row, column) is not None), None)
 
 
 def lookup(row: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a column, or what a name with dots leads to inside of one; None where there is nothing."""
+    """Return the value of a column, or of a path with dots into one; None if there is none."""
     if name in row:
         return row[name]
     value: Any = row
@@ -200,7 +208,7 @@ def lookup(row: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _typed(value: Any) -> str:
+def _describe(value: Any) -> str:
     if value is None:
         return "null"
     return f"{_shortened(value)} ({type(value).__name__})"

@@ -77,8 +77,8 @@ def test_a_json_list_named_jsonl_is_read(tmp_path, indent):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl.gz", gzip.compress(CONTENTS[".jsonl"], mtime=0)[:-9], r"a\.jsonl\.gz: expected a whole \.jsonl\.gz file"),
-        ("a.jsonl.gz", CONTENTS[".jsonl"], r"expected a whole \.jsonl\.gz file"),
+        ("a.jsonl.gz", gzip.compress(CONTENTS[".jsonl"], mtime=0)[:-9], r"a\.jsonl\.gz: expected a complete, readable"),
+        ("a.jsonl.gz", CONTENTS[".jsonl"], r"expected a complete, readable \.jsonl\.gz file"),
         ("a.parquet.gz", b"", r"\.jsonl, .*\.csv, \.tsv \(each also with \.gz, .*\) or \.parquet, got '\.parquet\.gz'"),
         ("a.zip", b"", r"got '\.zip'"),
         ("a.gz", b"", r"got '\.gz'"),
@@ -149,8 +149,8 @@ TWICE = [
 @pytest.mark.parametrize(
     ("choice", "uids", "done"),
     [
-        ("keep", ["t/1", "t/2", "t/3", "t/4", "t/2-2"], "They are kept (on_duplicate: drop leaves them out)."),
-        ("drop", ["t/1", "t/2"], "They were left out."),
+        ("keep", ["t/1", "t/2", "t/3", "t/4", "t/2-2"], "They are kept (on_duplicate: drop removes them)."),
+        ("drop", ["t/1", "t/2"], "They were dropped."),
     ],
 )
 def test_statements_that_come_twice_are_counted_once_in_a_line(tmp_path, choice, uids, done):
@@ -168,7 +168,7 @@ def test_statements_that_come_twice_are_counted_once_in_a_line(tmp_path, choice,
 def test_statements_that_come_twice_may_stop_the_run(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in TWICE[:3]))
-    with pytest.raises(InputError, match=r"1 row repeats .*Take them out, or set on_duplicate to drop or keep"):
+    with pytest.raises(InputError, match=r"1 row repeats .*Remove them, or set on_duplicate to drop or keep"):
         FileProblems(path, on_duplicate="stop").load()
     with pytest.raises(ConfigError, match="on_duplicate: expected keep, drop or stop, got 'skip'"):
         FileProblems(path, on_duplicate="skip")  # pyright: ignore[reportArgumentType]

@@ -97,7 +97,7 @@ def test_unknown_split_subset_and_folder(folder, tmp_path):
         HubProblems(str(folder), split="dev", preset="gsm8k").load()
     with pytest.raises(InputError, match=r"subset main, split train: it cannot be loaded: .*'main' not found"):
         HubProblems(str(folder), subset="main", preset="gsm8k").load()
-    with pytest.raises(InputError, match="expected data files that can be read"):
+    with pytest.raises(InputError, match="expected readable data files"):
         HubProblems(str(tmp_path / "nowhere"), preset="gsm8k").load()
 
 

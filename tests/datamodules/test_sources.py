@@ -119,7 +119,7 @@ def test_instruction_is_stripped_only_from_the_end(tmp_path):
 
 GOOD = json.dumps({"problem": "What?", "answer": "1"}).encode()
 MALFORMED = {
-    "no JSON": (b'{"problem": "What?"', "no JSON"),
+    "no JSON": (b'{"problem": "What?"', "invalid JSON"),
     "no UTF-8": (b'{"problem": "\xff", "answer": "1"}', "expected UTF-8, got the byte 0xff at position 13"),
     "no object": (b'["What?", "1"]', "expected an object with named fields, got ['What?', '1'] (list)"),
     "no prompt field": (b'{"text": "What?", "answer": "1"}', "problem or question, got the fields text, answer"),
@@ -295,15 +295,15 @@ def test_unreadable_files_are_input_errors(tmp_path):
         "rows.xlsx": (b"problem,answer\n", r"ending in .* or \.parquet, got '\.xlsx'"),
         "empty.jsonl": (b"", "expected at least one row, got none"),
         "empty.json": (b"[]", "expected at least one row, got none"),
-        "lines.json": (b'{"a": 1}\n{"a": 2}\n', r"One object a line belongs into a \.jsonl file"),
+        "lines.json": (b'{"a": 1}\n{"a": 2}\n', r"A file with one object per line needs the extension \.jsonl"),
         "object.json": (b'{"rows": []}', "got dict at the top level"),
-        "broken.json": (b"[", "no valid JSON"),
+        "broken.json": (b"[", "invalid JSON"),
         "latin.json": (b'["\xe9"]', "expected UTF-8"),
         "digits.json": (
             b"[" + b"1" * 5_000 + b"]",
             r"digits\.json: .* a number that cannot be read .*Write it as text",
         ),
-        "deep.json": (b"[" * 100_000 + b"]" * 100_000, r"deep\.json: .* nested too deeply to be read\. Take it out"),
+        "deep.json": (b"[" * 100_000 + b"]" * 100_000, r"deep\.json: .* nested too deeply to be read\. Remove it"),
         "text.parquet": (b"no parquet", "expected a Parquet file"),
     }
     for name, (content, message) in cases.items():
