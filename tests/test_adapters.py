@@ -18,6 +18,7 @@ from lit_tpgrpo.pretrained import load_causal_lm
 from lit_tpgrpo.records import TrainingSequence
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.microbatches import collate
+from lit_tpgrpo.training.scoring import reference_logprobs
 
 A_LAYER = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
 PACKED = "__bnb_optimizer_quant_state__"  # how bitsandbytes saves its moments
@@ -102,7 +103,7 @@ def test_the_reference_is_the_same_weights_without_the_adapter(random_model):
     assert type(module._reference).__name__ == "AdapterOff"
     sequence = TrainingSequence(torch.arange(3, 8), torch.arange(20, 40), torch.zeros(20), torch.zeros(20))
     with_adapter = logprobs(module)
-    (found,) = module._reference_logprobs([collate([sequence], 0)], 1.0)
+    (found,) = reference_logprobs(module._reference, [collate([sequence], 0)], 1.0, module.device)
     assert torch.equal(found, logprobs_of_base(random_model)[:20])
     assert torch.equal(logprobs(module), with_adapter)  # it is on again
     assert not torch.equal(with_adapter[:20], found)
@@ -259,7 +260,9 @@ def test_the_reference_has_no_dropout(random_model):
         layer.self_attn.attention_dropout = 0.5
     module.policy.train()
     sequence = TrainingSequence(torch.arange(3, 8), torch.arange(20, 40), torch.zeros(20), torch.zeros(20))
-    one, two = (module._reference_logprobs([collate([sequence], 0)], 1.0)[0] for _ in range(2))
+    one, two = (
+        reference_logprobs(module._reference, [collate([sequence], 0)], 1.0, module.device)[0] for _ in range(2)
+    )
     assert torch.equal(one, two)
     assert module.policy.training
 

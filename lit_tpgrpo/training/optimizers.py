@@ -1,16 +1,35 @@
-"""Optimizers by name, checked against what they can work on."""
+"""Building an optimizer and checking that it can work on the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lit_tpgrpo.errors import ConfigError
+
+
+def build_optimizer(make: Callable[..., Optimizer], policy: nn.Module) -> Optimizer:
+    """Build an optimizer of the policy's trainable parameters, check it, and warn where weights are too coarse for it.
+
+    Raises:
+        ConfigError: it cannot work on them.
+    """
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = make(iter(trained))
+    check_optimizer(optimizer, trained)
+    warn_of_coarse_weights(optimizer, trained)
+    return optimizer
+
+
+def settings_of_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return the settings of each parameter group, without its parameters."""
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
 
 def check_optimizer(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:

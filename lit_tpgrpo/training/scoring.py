@@ -1,0 +1,53 @@
+"""Log-probs of micro-batches: under the reference, and of whole completions under the current weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lit_tpgrpo.records import TrainingSequence
+from lit_tpgrpo.training.microbatches import MicroBatch, collate, dummy_microbatch, token_budget_slices
+from lit_tpgrpo.training.policy import PolicyModel
+from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy
+
+
+def reference_logprobs(
+    reference: FrozenCopy | AdapterOff | None, batches: Sequence[MicroBatch], temperature: float, device: torch.device
+) -> list[Tensor | None]:
+    """Compute (N,) log-probs of each micro-batch of a step under the reference; None each without a reference.
+
+    All of a step at once, so that an offloaded reference comes to the device once.
+    """
+    if reference is None:
+        return [None] * len(batches)
+    with reference.ready(device):
+        return [reference.logprobs(batch, temperature) for batch in batches]
+
+
+def completion_logprobs(
+    policy: PolicyModel,
+    sequences: Sequence[TrainingSequence],
+    temperature: float,
+    budget: int,
+    pad_id: int,
+    device: torch.device,
+    max_over_ranks: Callable[[int], int],
+) -> list[Tensor]:
+    """Compute (T,) float32 log-probs of each sequence's completion, on the CPU, without gradient.
+
+    Cut into micro-batches of ``budget`` padded tokens as in training. Collective: all ranks call it, each with its sequences.
+    """
+    slices = token_budget_slices([len(s) for s in sequences], budget)
+    # First of all: a sharded policy gathers its layers in every forward pass, which all ranks must run as often.
+    passes = max_over_ranks(len(slices))
+    by_index: dict[int, Tensor] = {}
+    with torch.no_grad():
+        for rows in slices:
+            micro = collate([sequences[i].to(device) for i in rows], pad_id)
+            logprobs = policy(micro, temperature)[0].float().cpu()
+            by_index |= zip(rows, logprobs.split(micro.lengths.tolist()), strict=True)
+        for _ in range(passes - len(slices)):
+            policy(dummy_microbatch(device), temperature)
+    return [by_index[i] for i in range(len(sequences))]

@@ -1,0 +1,121 @@
+"""Parts of one optimizer step: its batch, micro-batches, counts, the loss of a micro-batch, what is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_tpgrpo.arguments import shown
+from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
+from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation, sequence_weights
+from lit_tpgrpo.losses.base import TokenLoss, loss_inputs
+from lit_tpgrpo.losses.metrics import measure
+from lit_tpgrpo.records import TrainBatch, TrainingSequence
+from lit_tpgrpo.rollout.correction import warn_of_mismatch
+from lit_tpgrpo.training.batch_sums import BatchSums
+from lit_tpgrpo.training.gradients import GradientNorm, loss_scaler, step_metrics
+from lit_tpgrpo.training.microbatches import MicroBatch, microbatches
+from lit_tpgrpo.training.policy import PolicyModel
+
+
+def check_batch(batch: object) -> None:
+    """Refuse a batch of another loader than that of rollouts, before anything is computed with it.
+
+    Raises:
+        ConfigError: it is no ``TrainBatch``.
+    """
+    if not isinstance(batch, TrainBatch):
+        raise ConfigError(
+            f"TPGRPOModule trains on lit_tpgrpo.records.TrainBatch, and the training loader gave {shown(batch)}; pass "
+            "datamodule=MathRolloutDataModule(...) to the trainer, or a loader that yields TrainBatch"
+        )
+
+
+def is_on_policy(batch: TrainBatch, policy_version: int) -> bool:
+    """Tell whether the very weights that now train sampled the batch, and its old log-probs are the engine's.
+
+    A corrected batch's are the trainer's: how far the engine's are from them was measured once for the round.
+    """
+    corrected = any(s.importance_weights is not None for s in batch.sequences)
+    return batch.policy_version == policy_version and not corrected
+
+
+def rank_microbatches(
+    sequences: Sequence[TrainingSequence], budget: int, pad_id: int, max_over_ranks: Callable[[int], int]
+) -> list[MicroBatch | None]:
+    """Cut this rank's sequences into micro-batches; None tops them up to the number of the rank that has most. Collective."""
+    local: list[MicroBatch | None] = list(microbatches(sequences, budget, pad_id))
+    return local + [None] * (max_over_ranks(len(local)) - len(local))
+
+
+def count_batch(
+    batch: TrainBatch, norm_length: int | None, reduce: Callable[[Tensor, str], Tensor], device: torch.device
+) -> BatchCounts:
+    """Count completion tokens and sequences over all ranks: what every token weight divides by. Collective."""
+    tokens = sum(len(s.completion_ids) for s in batch.sequences)
+    both = reduce(torch.tensor([tokens, len(batch.sequences)], dtype=torch.float32, device=device), "sum")
+    return BatchCounts(max(int(both[0]), 1), max(int(both[1]), 1), norm_length or 1)
+
+
+def microbatch_loss(
+    policy: PolicyModel,
+    token_loss: TokenLoss,
+    micro: MicroBatch,
+    temperature: float,
+    normalisation: Normalisation,
+    counts: BatchCounts,
+    ref_logprobs: Tensor | None,
+) -> tuple[Tensor, BatchSums]:
+    """Run the policy on a micro-batch; return its share of the step's loss (0-d, differentiable) and its metrics."""
+    logprobs, entropy = policy(micro, temperature)
+    inputs = loss_inputs(
+        logprobs,
+        micro.old_logprobs,
+        micro.advantages,
+        sequence_weights(micro.lengths, normalisation, counts)[micro.row],
+        micro.row,
+        micro.lengths,
+        importance_weights=micro.importance_weights,
+        entropy=entropy,
+        ref_logprobs=ref_logprobs,
+    )
+    output = token_loss(inputs)
+    return output.loss, BatchSums.of(measure(inputs, output), logprobs.detach(), micro.old_logprobs, entropy)
+
+
+def check_finite(value: Tensor, name: str, step: int, round_index: int) -> None:
+    """Stop the run at a loss or gradient norm that is not finite.
+
+    Raises:
+        NonFiniteLossError: names the optimizer step, counted from 1, and the round.
+    """
+    if not torch.isfinite(value).all():
+        raise NonFiniteLossError(
+            f"the {name} is {float(value)} at optimizer step {step}, round {round_index}; "
+            "the weights are those of the step before and checkpoints are untouched. Lower the learning rate, or "
+            "train in float32, then resume with --ckpt_path"
+        )
+
+
+def log_step(
+    module: L.LightningModule,
+    totals: BatchSums,
+    gradient: GradientNorm,
+    on_policy: bool,
+    round_index: int,
+    seconds: float,
+) -> None:
+    """Log a step that was taken, under ``train/`` and ``mismatch/``, and warn of a mismatch."""
+    metrics: dict[str, Any] = dict(totals.metrics(on_policy))
+    metrics |= step_metrics(gradient, loss_scaler(module.trainer))
+    if on_policy:
+        warn_of_mismatch(float(metrics["mismatch/kl"]), round_index)
+    rate = module.trainer.optimizers[0].param_groups[0].get("lr")
+    metrics |= {} if rate is None else {"train/lr": rate}  # None where the optimizer sets its own
+    metrics["train/tokens_per_s"] = float(totals.loss.tokens) / seconds
+    module.log_dict(metrics, batch_size=1)
+    module.log("loss", metrics["train/loss"], prog_bar=True, logger=False, batch_size=1)
