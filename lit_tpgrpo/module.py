@@ -24,16 +24,14 @@ from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation
 from lit_tpgrpo.losses.base import TokenLoss
 from lit_tpgrpo.losses.clipped import ClippedSurrogate
 from lit_tpgrpo.losses.settings import as_loss, loss_settings
-from lit_tpgrpo.records import Round, TrainBatch, TrainingSequence
-from lit_tpgrpo.rollout.evaluation import EvaluationLog
-from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
-from lit_tpgrpo.rollout.rows import judged_rows
+from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.run_settings import log_run_settings
 from lit_tpgrpo.training.adapters import LoRA, plain_tensors
 from lit_tpgrpo.training.batch_sums import BatchSums, sum_pieces
 from lit_tpgrpo.training.building import build_policy, check_settings, shard_over_all_ranks
 from lit_tpgrpo.training.checkpoints import check_before_loading, checked_path
 from lit_tpgrpo.training.checkpoints.module_state import add_module_state, check_module_state
+from lit_tpgrpo.training.evaluated_module import EvaluatedModule
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler
 from lit_tpgrpo.training.microbatches import MicroBatch, dummy_microbatch
 from lit_tpgrpo.training.model_source import as_factory, as_model, model_source, tokenizer_name
@@ -59,7 +57,7 @@ from lit_tpgrpo.training.trainer_options import check_trainer
 
 
 @checked_arguments(model=as_model, dtype=dtype_name, optimizer=as_factory, lr_scheduler=as_factory, loss=as_loss)
-class TPGRPOModule(L.LightningModule):
+class TPGRPOModule(EvaluatedModule):
     """GRPO with per-token advantages, optimised manually: one ``TrainBatch`` is one optimizer step.
 
     Args:
@@ -123,7 +121,6 @@ class TPGRPOModule(L.LightningModule):
         self._make_optimizer, self._make_scheduler, self.token_loss = optimizer, lr_scheduler, loss
         self._sharding, self.adapter = sharding or Sharding(), adapter
         self.policy: PolicyModel | None = None
-        self.evaluation = EvaluationLog()
         self._reference: FrozenCopy | AdapterOff | None = None  # no submodule: neither trained nor saved
         self._base = ""  # fingerprint of the weights under the adapter
         self._optimizer_settings: list[dict[str, Any]] = []  # by parameter group
@@ -325,37 +322,3 @@ class TPGRPOModule(L.LightningModule):
 
     def _reduce(self, value: Tensor, op: str) -> Tensor:
         return cast(Tensor, self.trainer.strategy.reduce(value.clone(), reduce_op=op))
-
-    # ---- evaluation and prediction: groups arrive sampled and verified, rounds judged as well ----
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Note a problem's solutions. Batches of other loaders are left alone."""
-        self.evaluation.add(batch)
-
-    def on_validation_epoch_start(self) -> None:
-        self.evaluation.start()
-
-    def on_validation_epoch_end(self) -> None:
-        if not self.trainer.sanity_checking:
-            self.evaluation.finish(self, "eval")
-
-    def on_validation_end(self) -> None:
-        self.evaluation.finished(self.trainer)
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """As ``validation_step``."""
-        self.evaluation.add(batch)
-
-    def on_test_epoch_start(self) -> None:
-        self.evaluation.start()
-
-    def on_test_epoch_end(self) -> None:
-        self.evaluation.finish(self, "test")
-
-    def on_test_end(self) -> None:
-        self.evaluation.finished(self.trainer)
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """A round's solutions with their verdicts and rewards, one dictionary of plain values each (``rollout.rows``);
-        batches of other loaders as they are. ``trainer.predict(..., return_predictions=False)`` keeps none in memory."""
-        return judged_rows(batch) if isinstance(batch, Round) else batch

@@ -106,7 +106,7 @@ def prepare_four_bit(model: PreTrainedModel) -> None:
 
 
 def adapter_layers(model: nn.Module) -> list[Any]:
-    """The layers that have an adapter."""
+    """Return the layers that have an adapter."""
     return [module for module in model.modules() if _is_adapted(module)]
 
 
@@ -115,23 +115,27 @@ def _is_adapted(module: Any) -> bool:
 
 
 def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The adapters' part of a state dict: the rest is where it came from."""
+    """Return the adapters' part of a state dict; base weights are reloaded from the original model."""
     return {name: tensor for name, tensor in state.items() if ".lora_" in name}
 
 
-def check_adapter_state(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Raises:
-    ConfigError: the checkpoint does not hold exactly the adapters of this model.
+def check_adapter_state(state: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Check that a checkpoint holds exactly the adapters of this model.
+
+    Raises:
+        ConfigError: names differ.
     """
-    if different := adapter_state(own).keys() ^ adapter_state(saved).keys():
+    if different := adapter_state(state).keys() ^ adapter_state(saved).keys():
         raise ConfigError(
             f"the checkpoint's adapters are not this model's: {len(different)} tensors differ by name, such as {min(different)}"
         )
 
 
 def check_base(saved: Mapping[str, Any] | None, adapter: LoRA | None, base: str) -> None:
-    """Raises:
-    ConfigError: only one of checkpoint and run has an adapter, or they differ in shape or in the weights beneath.
+    """Check that a checkpoint's adapter and base weights are those of the run.
+
+    Raises:
+        ConfigError: only one of checkpoint and run has an adapter, or they differ in shape or in the base weights.
     """
     if adapter is None:
         if saved is not None:
@@ -173,7 +177,7 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The model's weights name by name as it would have them without adapters' modules: merged, not quantised, not sharded.
+    """Yield the weights under the names that the model has without adapters: merged, not quantised, not sharded.
 
     Merged weights are float32, whatever the dtype beneath: bfloat16 rounds an adapter's small updates away (of N(0, 1e-4^2) on
     weights N(0, 0.02^2) 32% leave no trace, of N(0, 1e-5^2) 88%). Who takes them rounds once, if at all. One at a time, so that

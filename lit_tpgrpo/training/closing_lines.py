@@ -1,4 +1,4 @@
-"""What the last lines of a run say: where it is, its checkpoints, its report, and which limit ended it."""
+"""Last lines of a run: its folder, checkpoints and report, and which limit ended it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def print_ending(trainer: L.Trainer) -> None:
         return
     lines = ending_lines(trainer)  # on all processes: they decide the run's folder together
     if trainer.is_global_zero:
-        # On lines of their own: progress bars leave the cursor where they ended.
+        # After a line break: progress bars leave the cursor at their end.
         print("\n" + "\n".join(lines), flush=True)
 
 
 def ending_lines(trainer: L.Trainer) -> list[str]:
-    """The lines, without the accuracy, which MathEvaluation knows."""
+    """Return the lines, without the accuracy, which MathEvaluation prints."""
     run = f"run: {_shown(run_folder(trainer))}"
     # Lightning skips the loop of a run that was at its end when it was resumed, and goes on resuming.
     done = trainer.ckpt_path is None or not trainer.fit_loop.is_resuming
@@ -45,7 +45,7 @@ def ending_lines(trainer: L.Trainer) -> list[str]:
 
 
 def _nothing_done(trainer: L.Trainer, given: str) -> str:
-    """Which limit the run had reached before."""
+    """Name the limit that the resumed run had reached already."""
     step, steps, done, epochs = trainer.global_step, trainer.max_steps, trainer.current_epoch, trainer.max_epochs
     if step >= steps >= 0:
         return f"nothing was done: {given} is at optimizer step {step} of trainer.max_steps {steps}; raise it to go on"
@@ -62,7 +62,7 @@ def _nothing_done(trainer: L.Trainer, given: str) -> str:
 
 
 def _limit_line(trainer: L.Trainer) -> Iterator[str]:
-    """Where two limits were set, the one that was met first may not be the one that was meant."""
+    """Name the limit that ended the run, if two were set: the user may have meant the other one."""
     steps, epochs, done = trainer.max_steps, trainer.max_epochs, trainer.current_epoch
     if steps < 0 or epochs is None or epochs < 0:
         return
@@ -90,6 +90,6 @@ def _checkpoint_lines(saver: ModelCheckpoint, step: int) -> Iterator[str]:
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    """Relative to the working directory where it lies below it."""
+    """Return a path relative to the working directory if it is below it."""
     whole = Path(path).absolute()
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)

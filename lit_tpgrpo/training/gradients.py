@@ -1,4 +1,4 @@
-"""Gradients between the backward pass and the update: unscaled, clipped, and left to a skipped step where they overflow."""
+"""Unscale and clip gradients between the backward pass and the update; detect overflows, whose step is skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_tpgrpo.training.sharding import full_tensor
 
 @dataclass(frozen=True)
 class GradientNorm:
-    """What clipping saw.
+    """Gradient norm of a step before clipping.
 
     Args:
         value: 0-d, the norm before clipping, over all of the parameters and their shards.
@@ -39,8 +39,8 @@ def clip_gradients(
 ) -> GradientNorm:
     """Scale the gradients down to the norm ``limit``, in place: g <- g * min(1, limit / ||g||). None clips nothing.
 
-    To be called where gradients are unscaled: in the hook ``on_before_optimizer_step``. An optimizer that unscales in its own
-    step (``fused``) is made to do it here. Gradients that are not finite are left as they are. Collective for shards.
+    Call it where gradients are unscaled: in the hook ``on_before_optimizer_step``. For an optimizer that unscales in its step
+    (``fused``) they are unscaled here. Gradients that are not finite are left as they are. Collective for shards.
     """
     if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
         scaler.unscale_(optimizer)
@@ -56,8 +56,7 @@ def clip_gradients(
 
 
 def _overflows(gradients: list[Tensor], scaler: torch.amp.GradScaler) -> bool:
-    """Whether a lower scale may help: an element is not finite (a norm of finite ones may be infinite, too), and the loss was
-    scaled up, not down."""
+    """Tell whether a lower scale may help: an element is not finite (not only the norm), and the loss was scaled up."""
     return scaler.get_scale() >= 1 and not bool(torch.isfinite(full_tensor(get_total_norm(gradients, float("inf")))))
 
 

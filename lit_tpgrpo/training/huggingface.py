@@ -28,7 +28,7 @@ _PACKAGES = ("torch", "transformers", "lightning", "peft")
 
 @dataclass(frozen=True)
 class RunCard:
-    """What the model card says of a run. Paths of the machine are left out.
+    """Contents of a run's model card; paths of this machine are left out.
 
     Args:
         base_model: what was trained.
@@ -45,7 +45,7 @@ class RunCard:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def text(self) -> str:
-        """The card, as README.md of the folder."""
+        """Render the card as the folder's README.md."""
         on_hub = not _is_path(self.base_model)
         data = ModelCardData(
             library_name="transformers",
@@ -89,7 +89,7 @@ def _is_shown(name: str, value: Any) -> bool:
 
 
 def _is_path(value: Any) -> bool:
-    """Whether it names a place on this machine: a hub name has one slash and nothing before its owner."""
+    """Tell whether it names a file or folder of this machine: a hub name has one slash and nothing before its owner."""
     text = str(value).strip("'\" -")
     there = "/" in text and os.path.exists(text)
     return there or text.startswith(("/", "~", ".", "embedded:", "in-memory:")) or text.count("/") > 1
@@ -171,12 +171,12 @@ def _check_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit, NaN too."""
+    """Compare bit for bit, NaN too."""
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*(x.flatten().view(torch.uint8) for x in (a, b)))
 
 
 def _plain(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrainedModel:
-    """The architecture without weights, adapters, shards or quantisation: what the written weights are those of."""
+    """Build the architecture of the written weights, without weights, adapters, shards or quantisation."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         object.__delattr__(config, "quantization_config")
@@ -190,7 +190,7 @@ def _plain(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> PreTrainedM
 
 
 def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
-    """Upload with the hub's own client, as the user who is logged in (``hf auth login`` or HF_TOKEN); its address.
+    """Upload a folder as the logged-in user (``hf auth login`` or HF_TOKEN) and return its address.
 
     Raises:
         InputError: there is no such user, no right to write there, no network, or the name is none.

@@ -1,4 +1,4 @@
-"""Cutting ragged sequences into padded micro-batches under a token budget."""
+"""Cut ragged sequences into padded micro-batches under a token budget."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class MicroBatch:
 
 
 def token_budget_slices(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices in micro-batches whose padded size (rows x longest) stays within ``budget`` tokens.
+    """Group indices into micro-batches whose padded size (rows x longest) stays within ``budget`` tokens.
 
     Sorted by length, longest first, so that little is padding and memory peaks in the first micro-batch. A sequence
-    longer than the budget gets a micro-batch of its own.
+    longer than the budget gets a micro-batch to itself.
     """
     slices: list[list[int]] = []
     width = 0
@@ -49,7 +49,7 @@ def token_budget_slices(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def collate(sequences: Sequence[TrainingSequence], pad_id: int) -> MicroBatch:
-    """Right-pad sequences into one micro-batch on their own device."""
+    """Right-pad sequences into one micro-batch, on their device."""
     ids = [torch.cat((s.prompt_ids, s.completion_ids)) for s in sequences]
     device = ids[0].device
     n_prompt = torch.tensor([len(s.prompt_ids) for s in sequences], device=device)
@@ -74,7 +74,11 @@ def collate(sequences: Sequence[TrainingSequence], pad_id: int) -> MicroBatch:
 
 
 def _joined(weights: Sequence[Tensor | None]) -> Tensor | None:
-    """None where no sequence has any. A step of which some have them would weigh the others by chance."""
+    """Concatenate importance weights; None if no sequence has any.
+
+    Raises:
+        ValueError: only some have them: the others would have weights of another scale.
+    """
     given = [w for w in weights if w is not None]
     if given and len(given) < len(weights):
         raise ValueError(
@@ -84,7 +88,7 @@ def _joined(weights: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def dummy_microbatch(device: torch.device) -> MicroBatch:
-    """Two tokens for a rank that has run out while others have not: collectives must match, its loss counts nothing."""
+    """Build a micro-batch of two tokens for a rank that has run out before others: collectives must match; its loss is 0."""
     zero = torch.zeros(1, dtype=torch.long, device=device)
     return MicroBatch(
         input_ids=torch.zeros(1, 2, dtype=torch.long, device=device),
@@ -99,6 +103,6 @@ def dummy_microbatch(device: torch.device) -> MicroBatch:
 
 
 def microbatches(sequences: Sequence[TrainingSequence], budget: int, pad_id: int) -> Iterator[MicroBatch]:
-    """Collated micro-batches under a token budget, each sequence once."""
+    """Yield collated micro-batches under a token budget, each sequence once."""
     for rows in token_budget_slices([len(s) for s in sequences], budget):
         yield collate([sequences[i] for i in rows], pad_id)

@@ -1,4 +1,4 @@
-"""Where a module's language model and tokenizer come from: a name, or objects that are in memory already."""
+"""Sources of a module's language model and tokenizer: a name, or objects in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lit_tpgrpo.training.adapters import four_bit
 
 
 class ModelSource(Protocol):
-    """Gives a model when it is needed. ``name`` is what a checkpoint says of it: a folder or hub name, if it has one."""
+    """Builds a model on request. ``name`` is recorded in checkpoints: a folder or hub name, if it has one."""
 
     @property
     def name(self) -> str: ...
@@ -43,7 +43,7 @@ class NamedModel:
     quantization: Literal["nf4"] | None
 
     def build(self) -> PreTrainedModel:
-        """Load it."""
+        """Load the model."""
         quantized = four_bit() if self.quantization else None
         return load_causal_lm(self.name, self.random_init, self.dtype, self.attention, quantized)
 
@@ -58,7 +58,7 @@ class GivenModel:
     dtype: torch.dtype | None
 
     def build(self) -> PreTrainedModel:
-        """Return it, in the dtype that was asked for."""
+        """Return the model in the requested dtype."""
         return self.model if self.dtype is None else self.model.to(self.dtype)  # pyright: ignore[reportArgumentType]
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of a run: one for all its optimizer steps."""
+"""Progress bar over all optimizer steps of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, _update_n
 
 
 class OptimizerStepBar(TQDMProgressBar):
-    """Optimizer steps taken out of those of the whole run, instead of batches of an epoch.
+    """Show optimizer steps out of those of the whole run, instead of batches of an epoch.
 
     Lightning's bars begin without a total, and that of a resumed run goes on without one.
     """
@@ -59,7 +59,7 @@ class OptimizerStepBar(TQDMProgressBar):
         return "predicting"
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """The bar goes on: an epoch has no meaning of its own here."""
+        """Keep the bar: it counts the whole run, not epochs."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,8 +76,8 @@ class OptimizerStepBar(TQDMProgressBar):
 def use_step_bar(trainer: L.Trainer) -> None:
     """Put ``OptimizerStepBar`` in the place of the bar that Lightning adds by itself.
 
-    A bar of the user's choosing stays: one of another class, or with settings of its own. Lightning takes rich's bar where
-    rich is installed; its live display and the bars of sampling and judging overwrite each other.
+    A bar that the user chose stays: one of another class, or with other settings than the defaults. Lightning takes rich's bar
+    where rich is installed; its live display and the bars of sampling and judging overwrite each other.
     """
     callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     for place, callback in enumerate(callbacks):

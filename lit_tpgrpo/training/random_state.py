@@ -1,4 +1,4 @@
-"""The state of all random generators of a process, in tensors and plain values, as checkpoints hold it."""
+"""State of all random generators of a process, as tensors and plain values for checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANDOM_STATES = "random_states"
 
 
 def random_state() -> dict[str, Any]:
-    """Of Python, NumPy and torch, on the CPU and on this process's GPU. Loads with ``weights_only=True``."""
+    """Return the states of Python, NumPy and torch, on the CPU and this rank's GPU; they load with ``weights_only=True``."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = cast(tuple[str, Any, int, int, float], np.random.get_state(legacy=True))
     return {
@@ -31,7 +31,7 @@ def random_state() -> dict[str, Any]:
 def restore_random_state(states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
     """Go on where a checkpoint left; with another number of processes there is no state to go on from, which is logged.
 
-    Training and sampling draw from seeds of their own: the state matters to a user's callbacks alone.
+    Training and sampling use explicit seeds: the state matters to a user's callbacks only.
     """
     if len(states) != world_size:
         log.warning(

@@ -1,4 +1,4 @@
-"""The frozen initial policy that the KL term holds on to: a copy of it, on the device or not, or the policy without adapter."""
+"""The frozen initial policy of the KL term: a copy, on the device or offloaded, or the policy without its adapter."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Reference(Protocol):
     """Log-probs of the initial policy. Under sharding every forward pass is collective."""
 
     def ready(self, device: torch.device) -> Iterator[None]:
-        """A context around the forward passes of one optimizer step."""
+        """Enter a context around the forward passes of one optimizer step."""
         ...
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
-        """(N,) float32 log-probs of ``batch.targets``, without gradient."""
+        """Compute (N,) float32 log-probs of ``batch.targets``, without gradient."""
         ...
 
 
@@ -45,8 +45,8 @@ class FrozenCopy:
 
     @contextmanager
     def ready(self, device: torch.device) -> Iterator[None]:
-        """On the device from the first step on."""
-        if not isinstance(self.model, FSDPModule):  # shards are where they belong
+        """Keep the copy on the device from the first step on."""
+        if not isinstance(self.model, FSDPModule):  # shards are on their device already
             self.model.to(device)
         yield
 
@@ -57,12 +57,11 @@ class FrozenCopy:
 
 
 class OffloadedCopy(FrozenCopy):
-    """A copy that lies in host memory and comes to the device for its part of each step only. Sharded, it comes layer by
-    layer: ``shard`` sees to that."""
+    """A copy in host memory that is on the device during its part of each step only; if sharded, layer by layer (``shard``)."""
 
     @contextmanager
     def ready(self, device: torch.device) -> Iterator[None]:
-        """On the device meanwhile."""
+        """Move the copy to the device, and back to host memory at the end."""
         if isinstance(self.model, FSDPModule):
             yield
             return
@@ -74,14 +73,14 @@ class OffloadedCopy(FrozenCopy):
 
 
 class AdapterOff:
-    """The policy's own weights without their adapter: the initial policy, for these never train. No memory of its own."""
+    """The policy with its adapter disabled: base weights are frozen, so this is the initial policy at no memory cost."""
 
     def __init__(self, policy: PolicyModel) -> None:
         self.policy = policy
 
     @contextmanager
     def ready(self, device: torch.device) -> Iterator[None]:
-        """Nothing has to move; a model with dropout keeps it to the policy."""
+        """Disable the adapter and dropout; nothing has to move."""
         training = self.policy.training
         self.policy.eval()
         try:
@@ -102,7 +101,7 @@ def make_reference(
     shard: Callable[[PolicyModel], None],
     shard_offloaded: Callable[[PolicyModel], None],
 ) -> FrozenCopy | AdapterOff:
-    """The reference of a policy that has its initial weights and is not sharded yet.
+    """Build the reference of a policy that has its initial weights and is not sharded yet.
 
     Raises:
         ConfigError: ``adapter_off`` without an adapter.

@@ -62,7 +62,7 @@ class TransformersLR(LambdaLR):
         super().__init__(optimizer, self._factor(warmup_steps + 1 if total_steps is None else total_steps))
 
     def _factor(self, total_steps: int) -> Callable[[int], float]:
-        """f, as transformers gives it to a scheduler of its own."""
+        """Return f, as transformers passes it to its schedulers."""
         from transformers import (
             get_scheduler,  # brings peft and bitsandbytes with it: a third of the start of a process
         )
@@ -103,7 +103,7 @@ class SequenceLR(SequentialLR):
         milestones: the optimizer step at which each but the first takes over.
 
     Raises:
-        ConfigError: their numbers do not match, or one of them would take the run's whole length for its own.
+        ConfigError: their numbers do not match, or one of them would span the whole run.
     """
 
     def __init__(self, optimizer: Optimizer, schedulers: list[LRSchedulerCallable], milestones: list[int]) -> None:

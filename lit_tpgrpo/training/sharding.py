@@ -1,4 +1,4 @@
-"""FSDP2: cutting a model into shards by its own decoder layers, and putting it together again to sample from."""
+"""Shard a model by its decoder layers with FSDP2, and unshard it for sampling."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lit_tpgrpo.fingerprint import fingerprint
 @checked_arguments()
 @dataclass(frozen=True)
 class Sharding:
-    """How FSDP2 cuts the model; has an effect under ``ModelParallelStrategy`` only.
+    """Settings of FSDP2; they have an effect under ``ModelParallelStrategy`` only.
 
     Args:
         param_dtype: what layers compute in, e.g. ``bfloat16``; the shards that are trained keep the weights' own dtype.
@@ -44,7 +44,7 @@ class Sharding:
             torch_dtype(getattr(self, name), name)
 
     def apply(self, model: nn.Module, causal_lm: PreTrainedModel, mesh: DeviceMesh) -> None:
-        """Cut each decoder layer, then what is left (embedding, last norm, head) as part of ``model``.
+        """Shard each decoder layer, then the rest (embedding, last norm, head) as part of ``model``.
 
         Args:
             model: the module whose ``forward`` is called; holds ``causal_lm``.
@@ -69,7 +69,7 @@ class Sharding:
 
 
 def decoder_layers(causal_lm: PreTrainedModel) -> list[nn.Module]:
-    """The modules that the model's author names as what must not be cut in two.
+    """Return the modules that the model class lists as not to be split (``_no_split_modules``).
 
     Raises:
         ConfigError: there are none.
@@ -85,7 +85,7 @@ def decoder_layers(causal_lm: PreTrainedModel) -> list[nn.Module]:
 
 
 def check_same_weights(causal_lm: PreTrainedModel) -> None:
-    """FSDP2 takes each process's share from its own copy: copies that differ would be mixed into one model, unnoticed.
+    """Check that all ranks have the same weights: FSDP2 takes each rank's shard from its copy and would mix them silently.
 
     Raises:
         ConfigError: they differ.
@@ -100,7 +100,7 @@ def check_same_weights(causal_lm: PreTrainedModel) -> None:
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Meanwhile every process has the whole weights and may call parts of ``model`` on its own, e.g. to generate.
+    """Unshard the model within the context: every rank has all weights and may call parts of it alone, e.g. to generate.
 
     Nothing happens where the model is not sharded. Collective on entry; no other collective must run in between.
     """
@@ -132,7 +132,7 @@ def _is_freed_after_forward(part: FSDPModule) -> bool:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The full tensor of a shard, gathered; others as they are. Collective for shards."""
+    """All-gather the full tensor of a shard; return other tensors as they are. Collective for shards."""
     if not isinstance(tensor, DTensor):
         return tensor
     if tensor.device.type != tensor.device_mesh.device_type:  # offloaded: GPUs talk to one another of what they hold
@@ -141,7 +141,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def torch_dtype(name: str | None, setting: str = "dtype") -> torch.dtype | None:
-    """``bfloat16`` -> ``torch.bfloat16``; None stays None.
+    """Look up a torch dtype by its name; None stays None.
 
     Raises:
         ConfigError: torch has no dtype of that name.

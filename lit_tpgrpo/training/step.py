@@ -15,7 +15,7 @@ from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation, sequen
 from lit_tpgrpo.losses.base import TokenLoss, loss_inputs
 from lit_tpgrpo.losses.metrics import measure
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
-from lit_tpgrpo.rollout.correction import warn_of_mismatch
+from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
 from lit_tpgrpo.training.batch_sums import BatchSums
 from lit_tpgrpo.training.gradients import GradientNorm, loss_scaler, step_metrics
 from lit_tpgrpo.training.microbatches import MicroBatch, microbatches

@@ -1,4 +1,4 @@
-"""Options and callbacks of Lightning that cannot work with a manually optimised step: refused before anything is sampled."""
+"""Refuse, before anything is sampled, Lightning's options and callbacks that cannot work with a manually optimised step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are read: found, checked whole before anything loads them, loaded."""
+"""Find checkpoints, check them before anything loads them, and load them."""
 
 from lit_tpgrpo.training.checkpoints.check import (
     CheckpointError,

@@ -1,4 +1,4 @@
-"""The zip archives that ``torch.save`` writes: their checksums, which ``torch.load`` does not look at."""
+"""Check the checksums of the zip archives that ``torch.save`` writes; ``torch.load`` does not."""
 
 from __future__ import annotations
 

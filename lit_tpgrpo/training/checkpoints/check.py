@@ -1,4 +1,4 @@
-"""The check that a checkpoint passes before anything loads it: all parts there, checksums right, nothing but plain types."""
+"""Check a checkpoint before anything loads it: all parts present, checksums right, plain types only."""
 
 from __future__ import annotations
 

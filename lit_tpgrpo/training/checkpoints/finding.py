@@ -1,4 +1,4 @@
-"""Finding a checkpoint to go on from: the newest whole one of a run's folder; a damaged one is never loaded."""
+"""Find the checkpoint to resume from: the newest undamaged one of a run's folder."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _named_is_damaged(path: Path, older: list[Path]) -> CheckpointError:
 
 
 def bring_back(folder: Path) -> None:
-    """Give folders of shards their names back that a run was killed over, between moving the old aside and the new in."""
+    """Rename back the folders of shards that a killed run had moved aside and not yet replaced."""
     for aside in list(_below(folder, ASIDE)):
         _rename(aside)
 
@@ -86,20 +86,22 @@ def _rename(aside: Path) -> None:
 
 
 def _below(folder: Path, ending: str) -> Iterator[Path]:
-    """Files and folders of that ending; those that go while it looks are left out."""
+    """Yield files and folders with that ending; skip those that vanish meanwhile."""
     for place, folders, files in os.walk(folder):
         yield from (Path(place, name) for name in (*folders, *files) if name.endswith(ending))
 
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
-    """Checkpoints, the newest first; ``last`` before one of the same moment."""
+    """Sort checkpoints, the newest first; ``last`` before one of the same time."""
     found = [p for p in paths if p.is_file() or p.is_dir()]
     return sorted(found, key=lambda p: (-_step(p), -_age(p), not p.name.startswith("last")))
 
 
 def _step(path: Path) -> int:
-    """Optimizer steps behind a checkpoint, without reading its tensors. One that cannot be read comes first: it is then
-    named as damaged, not passed over in silence."""
+    """Return the optimizer steps of a checkpoint without reading its tensors.
+
+    One that cannot be read sorts first, so that it is reported as damaged and not skipped silently.
+    """
     try:
         content: Any = torch.load(
             path if path.is_file() else path / REST, map_location="cpu", weights_only=True, mmap=True
@@ -110,7 +112,7 @@ def _step(path: Path) -> int:
 
 
 def _age(path: Path) -> int:
-    """When it was written, in nanoseconds since the epoch."""
+    """Return when it was written, in nanoseconds since the epoch."""
     rest = path / REST
     try:
         return (rest if rest.exists() else path).lstat().st_mtime_ns
@@ -119,5 +121,5 @@ def _age(path: Path) -> int:
 
 
 def _is_sharded(path: Path) -> bool:
-    """Also of a damaged one, which may have lost either of these, or both."""
+    """Tell whether it is a folder of shards, even a damaged one that lost one of its files."""
     return (path / REST).exists() or (path / TABLE).exists() or any(path.glob("*.distcp"))

@@ -1,4 +1,4 @@
-"""Where checkpoints are loaded: nowhere before they have been checked."""
+"""Load checkpoints, after checking them."""
 
 from __future__ import annotations
 

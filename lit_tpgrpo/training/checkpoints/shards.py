@@ -27,7 +27,7 @@ REST = "meta.pt"
 
 @dataclass(frozen=True)
 class Item:
-    """Where a tensor or a value lies: ``length`` bytes from ``offset`` of the folder's file ``file``."""
+    """Location of a tensor or a value: ``length`` bytes from ``offset`` of the folder's file ``file``."""
 
     name: str
     file: str
@@ -81,7 +81,7 @@ def _opened(folder: Path, item: Item) -> Iterator[IO[bytes]]:
 
 
 class _Slice(_ReaderView):
-    """Part of a file, as torch reads it; zipfile also asks for places before its end, which torch's own takes for after it."""
+    """Part of a file as a stream that zipfile can read: it also seeks relative to the end, which torch's stream gets wrong."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.len}[whence]
@@ -192,7 +192,7 @@ class _Properties(_StandIn):
 
 
 class _Value(metaclass=_Fixed):
-    """What is called with plain values: ``torch.Size``, paths, layouts, memory formats."""
+    """Callables that take plain values: ``torch.Size``, paths, layouts, memory formats."""
 
     def __init__(self, *args: Any) -> None:
         if not all(isinstance(arg, (str, int, tuple)) for arg in args):
