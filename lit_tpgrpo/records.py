@@ -1,4 +1,4 @@
-"""What flows between the stages, as frozen dataclasses; nothing here computes.
+"""The data passed between stages, as frozen dataclasses without logic.
 
 ``Problem`` -> G x ``Solution`` -> ``Outcome`` -> ``Step``s -> ``Verdict`` -> ``Thought``s -> ``JudgedSolution`` ->
 ``JudgedGroup`` -> ``CreditedSolution`` -> ``Round`` -> ``TrainBatch``.
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.Enum):
-    """What the verifier says of an answer.
+    """The verifier's decision about an answer.
 
-    UNVERIFIABLE is the answer's own doing (unreadable, too long, exhausts the verifier): it is rewarded as incorrect.
-    UNDECIDED is the machine's misfortune (workers killed from outside, or starved): nothing is known of the answer, so the
-    solution is neither rewarded nor trained on, and its group's statistics are over the others.
+    UNVERIFIABLE is caused by the answer (unreadable, too long, exhausts the verifier): it is rewarded as incorrect.
+    UNDECIDED is caused by the machine (workers killed from outside, or starved): nothing is known about the answer, so the
+    solution is neither rewarded nor trained on, and is excluded from its group's statistics.
     """
 
     CORRECT = "correct"
@@ -33,7 +33,7 @@ class Outcome(enum.Enum):
 
 
 class StopReason(enum.Enum):
-    """Why sampling ended: the model wrote EOS, or the token limit cut the solution short."""
+    """Why sampling ended: the model sampled EOS, or the token limit truncated the solution."""
 
     EOS = "eos"
     LENGTH = "length"
@@ -72,7 +72,7 @@ class Solution:
 
     ``completion_ids`` ends with EOS exactly when ``stop`` is EOS. ``logprobs[t]`` is the log-prob of
     ``completion_ids[t]`` under softmax(logits / temperature). ``token_starts[t]`` is the character of ``text`` at which
-    token t begins (tokens that write no character of their own point at the next one written).
+    token t begins (tokens that add no character point to the next character).
     """
 
     problem_uid: str
@@ -100,12 +100,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judge says of one solution: its steps (the judge may re-segment) and one label for each."""
+    """A judge's verdict on one solution: its steps (the judge may re-segment) and one label per step."""
 
     steps: tuple[Step, ...]
     labels: tuple[StepLabel, ...]
     note: str = ""
-    """Why the judge abstained, or what it fell back to; empty for an ordinary verdict."""
+    """Why the judge abstained or which fallback it used; empty for an ordinary verdict."""
 
     @property
     def abstained(self) -> bool:
@@ -125,7 +125,7 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class JudgedSolution:
-    """A solution with its outcome and verdict. ``answer`` is what was extracted, None where there was no box."""
+    """A solution with its outcome and verdict. ``answer`` is the extracted answer, None if there is none."""
 
     solution: Solution
     outcome: Outcome
@@ -153,12 +153,12 @@ class JudgedGroup:
 
     @property
     def decided(self) -> tuple[JudgedSolution, ...]:
-        """The solutions whose outcome is known: those that the group's statistics are over."""
+        """The solutions with a known outcome, over which the group's statistics are computed."""
         return tuple(s for s in self.solutions if s.outcome is not Outcome.UNDECIDED)
 
     @property
     def accuracy(self) -> float:
-        """acc_G: the share of correct solutions among the decided ones; 0 where none is."""
+        """acc_G: the share of correct solutions among the decided ones; 0 if there is none."""
         return sum(s.outcome is Outcome.CORRECT for s in self.decided) / max(len(self.decided), 1)
 
 
@@ -166,8 +166,8 @@ class JudgedGroup:
 class CreditedSolution:
     """A judged solution with its thoughts, their rewards and float32 token advantages (len(completion_ids),).
 
-    ``process_rewards`` has one entry per thought: the process part alone, 0 where the thought carries none. Where the
-    engine's arithmetic is not the trainer's, the last two are set: float32, (len(completion_ids),) each.
+    ``process_rewards`` has one entry per thought: the process part alone, 0 if the thought has none. If the
+    engine's log-probs are corrected, the last two are set: float32, (len(completion_ids),) each.
     """
 
     judged: JudgedSolution
@@ -181,10 +181,10 @@ class CreditedSolution:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """This process's share of the rollouts sampled by one policy version, in the order in which they are trained on.
+    """This rank's share of the rollouts sampled by one policy version, in training order.
 
-    A solution's place is its group's place in the round over all processes, times G, plus its sample; ``credited_places``
-    and ``kept_indices`` ascend. ``metrics`` are those of all processes.
+    The index of a solution is its group's index in the round over all ranks, times G, plus its sample. ``credited_indices``
+    and ``kept_indices`` ascend. ``metrics`` are those of all ranks.
     """
 
     index: int
@@ -193,14 +193,14 @@ class Round:
     groups: tuple[JudgedGroup, ...]
     credited: tuple[CreditedSolution, ...]
     kept: tuple[CreditedSolution, ...]
-    credited_places: tuple[int, ...] = ()
+    credited_indices: tuple[int, ...] = ()
     kept_indices: tuple[int, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """One solution as the trainer sees it: 1-D tensors; the last four have the length of ``completion_ids``.
+    """One solution as training data: 1-D tensors; the last four have the length of ``completion_ids``.
 
     ``old_logprobs`` are of the weights that sampled it. Without ``importance_weights`` every token weighs 1; all sequences
     of a step have them or none.

@@ -1,4 +1,4 @@
-"""Scores of a validation or test loop: what its batches add up to over all processes, logged by Lightning's ``self.log``."""
+"""Scores of a validation or test loop over all ranks, logged with Lightning's ``self.log``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lit_tpgrpo.records import EvaluatedGroup, Outcome, StopReason
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """What is kept of an evaluated group until the end of the loop."""
+    """The part of an evaluated group that is kept until the end of the loop."""
 
     outcomes: tuple[Outcome, ...]
     answers: tuple[str | None, ...]
@@ -47,18 +47,18 @@ class EvaluationLog:
         self._logging_step: int | None = None
 
     def start(self) -> None:
-        """Forget the groups of a loop that did not come to its end."""
+        """Discard the groups of a loop that was interrupted."""
         self._groups = []
 
     def add(self, batch: Any) -> None:
-        """Take a batch's group; anything else (another loader's batch, None where other processes have more) is left."""
+        """Add a batch's group; ignore anything else (another loader's batch, None if other ranks have more)."""
         if isinstance(batch, EvaluatedGroup):
             truncated = sum(s.stop is StopReason.LENGTH for s in batch.solutions)
             tokens = sum(len(s.completion_ids) for s in batch.solutions)
             self._groups.append(_Scored(tuple(batch.outcomes), tuple(batch.answers), truncated, tokens))
 
     def empty(self) -> bool:
-        """Whether no process has a group. Collective."""
+        """Return whether no rank has a group. Collective."""
         return not any(gather(bool(self._groups)))
 
     def finish(self, module: L.LightningModule, prefix: str) -> None:
@@ -69,14 +69,14 @@ class EvaluationLog:
             return
         self.scores = scores_of(groups, self.pass_at)
         self.version = module.policy_version if isinstance(module, Policy) else module.trainer.global_step
-        # Equal on all processes, so that their mean changes nothing; Lightning warns of what is not synchronised.
+        # Equal on all ranks, so averaging changes nothing; Lightning warns of values that are not synchronised.
         module.log_dict({f"{prefix}/{k}": v for k, v in self.scores.items()}, batch_size=1, sync_dist=True)
         self._log_at(module.trainer, self.version)
         if module.trainer.is_global_zero:
             tqdm.write(score_line(prefix, self.version, self.scores))
 
     def finished(self, trainer: L.Trainer) -> None:
-        """To be called when Lightning has handed the scores to the loggers."""
+        """Restore the step counter after Lightning has sent the scores to the loggers."""
         if self._logging_step is not None:
             trainer.fit_loop.epoch_loop._batches_that_stepped = self._logging_step
             self._logging_step = None

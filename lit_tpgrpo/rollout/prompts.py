@@ -19,8 +19,8 @@ INSTRUCTION = "{problem}\nPlease reason step by step, and put your final answer 
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem, template: str = INSTRUCTION) -> tuple[int, ...]:
-    """The problem as one user turn in the tokenizer's chat template, ready for the answer (R1-style templates open the
-    think block themselves). Without a chat template the bare text is the prompt.
+    """Tokenize the problem as one user turn in the chat template, up to the answer (R1-style templates open the think
+    block). Without a chat template the text itself is the prompt.
 
     Raises:
         ConfigError: the template has no ``{problem}``, or other braces that are not doubled.
@@ -32,9 +32,9 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem, template: s
 
 
 def filled(template: str, problem: str) -> str:
-    """Put the problem in place of ``{problem}``.
+    """Replace ``{problem}`` by the problem.
 
-    Nothing else of ``str.format`` is let in: ``{problem:999999999}`` would make as many characters of it.
+    Nothing else of ``str.format`` is allowed: ``{problem:999999999}`` would produce as many characters.
 
     Raises:
         ConfigError: there are other braces that are not doubled.
@@ -57,7 +57,7 @@ def filter_long_prompts(
     max_tokens: int,
     on_long: Literal["skip", "stop"],
 ) -> tuple[list[Problem], int]:
-    """The problems whose prompt fits into ``max_tokens``, and the number of those that do not.
+    """Return the problems whose prompts have at most ``max_tokens`` tokens, and the number of the others.
 
     Raises:
         InputError: a prompt is too long and ``on_long`` is ``stop``, none is left, or a source gave no ``Problem`` objects.

@@ -1,4 +1,4 @@
-"""Making a round: sample what the store lacks, verify, judge, assign credit, keep what teaches."""
+"""The stages of a round: sample what the store lacks, verify, judge, assign credit, filter."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A problem of a round that this process works on: its place in the round over all processes, and its seed."""
+    """A problem that this rank samples: its group's index in the round over all ranks, and its seed."""
 
     group_index: int
     problem: Problem
@@ -68,19 +68,19 @@ def assign_problems(trainer: L.Trainer, problems: Sequence[Problem], seed: int, 
 
 
 class Capability(Protocol):
-    """What the policy can do, per problem: scales r_c and may weigh which problems come next."""
+    """The policy's capability per problem: scales r_c and may weight the sampling of problems."""
 
     def scale(self, uid: str, accuracy: float) -> float:
-        """The capability that r_c is scaled by, given this round's acc_G. Called once a group, in the round's order."""
+        """Return the factor of r_c, given this round's acc_G. Called once per group, in the round's order."""
         ...
 
     def weights(self, uids: Sequence[str]) -> Sequence[float] | None:
-        """Sampling weights for the next round, or None for a plain shuffle."""
+        """Return the problems' sampling weights for the next round, None for a plain shuffle."""
         ...
 
 
 class GroupAccuracy:
-    """The paper's rule: capability is acc_G itself, problems come in shuffled passes."""
+    """The paper's rule: capability is acc_G, problems are sampled in shuffled passes."""
 
     def scale(self, uid: str, accuracy: float) -> float:
         return accuracy
@@ -91,7 +91,7 @@ class GroupAccuracy:
 
 @dataclass(frozen=True)
 class RoundMaker:
-    """The parts that a round is made with; ``make`` runs them in order."""
+    """Engine, verifier, judge and credit of a round; ``make`` runs them in order."""
 
     engine: Engine
     verifier: Verifier
@@ -147,9 +147,17 @@ class RoundMaker:
         policy_version: int,
         on_group: Callable[[JudgedGroup], None] = lambda group: None,
     ) -> tuple[Round, RoundTally]:
-        """This process's share of a round, and what is to be added up over processes for its metrics.
+        """Return this rank's share of a round, and its sums for the metrics.
 
-        What ``file`` already holds is neither sampled nor judged again.
+        Solutions and verdicts in ``file`` are reused.
+
+        Args:
+            index: of the round.
+            assignments: this rank's problems.
+            file: the round on disk.
+            capability: scales r_c.
+            policy_version: optimizer steps behind the weights that sample.
+            on_group: called with each judged group, before credit is assigned to it.
         """
         started = time.perf_counter()
         groups, new_tokens = self._sample(index, assignments, file, policy_version)
@@ -160,15 +168,15 @@ class RoundMaker:
         indices: list[int] = []
         scaled: list[JudgedGroup] = []
         for assignment, group in zip(assignments, judged, strict=True):
-            if group.decided:  # an acc_G of nothing would pass for one of 0
+            if group.decided:  # without a decided solution acc_G would read 0
                 group = replace(group, capability=capability.scale(group.problem.uid, group.accuracy))
                 on_group(group)
             scaled.append(group)
-            own = self.credit(scaled[-1])
-            credited += own
-            indices += [assignment.group_index * self.group_size + sample for sample in range(len(own))]
+            solutions = self.credit(scaled[-1])
+            credited += solutions
+            indices += [assignment.group_index * self.group_size + sample for sample in range(len(solutions))]
         keeps = [s.judged.outcome is not Outcome.UNDECIDED and is_kept(self.keep, s) for s in credited]
-        made = Round(
+        round_ = Round(
             index,
             policy_version,
             self.sampling.temperature,
@@ -180,12 +188,12 @@ class RoundMaker:
         )
         verified = Counts(self.verifier.metrics())
         seconds = (sampled - started, finished - sampled)
-        return made, tally_round(made, new_tokens, *seconds, verified, tally_of(self.judge))
+        return round_, tally_round(round_, new_tokens, *seconds, verified, tally_of(self.judge))
 
     def _sample(
         self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
     ) -> tuple[dict[int, Sampled], int]:
-        """The groups by their places, in order, and the tokens that had to be sampled for them."""
+        """Return the groups by group index, in order, and the number of tokens that were sampled for them now."""
         done = stored_groups(file, assignments, self.group_size, policy_version)
         missing = [a for a in assignments if a.group_index not in done]
         stream = sample_groups(
@@ -198,10 +206,10 @@ class RoundMaker:
             template=self.template,
             policy_version=policy_version,
         )
-        # What was sampled in one batch is stored in one line: a crash leaves whole batches, to be sampled again as they were.
+        # One line per sampled batch: after a crash only complete batches are left, and the missing ones are sampled again.
         at_once = self.engine.prompts_at_once(self.group_size) if isinstance(self.engine, Batching) else 1
         new_tokens = 0
-        self.engine.wake()  # also with nothing to sample: a sharded policy is gathered by all processes together
+        self.engine.wake()  # also with nothing to sample: gathering a sharded policy is collective
         shown = bar(stream, f"round {index}: sampling", len(missing), self.show_progress)
         for batch in batched(shown, at_once):
             new = {missing[i].group_index: (missing[i].problem, solutions) for i, solutions in batch}
@@ -213,7 +221,7 @@ class RoundMaker:
         return {a.group_index: done[a.group_index] for a in assignments}, new_tokens
 
     def _judge(self, index: int, groups: Mapping[int, Sampled], file: RoundFile) -> list[JudgedGroup]:
-        done = {key: found for key, found in file.verdicts(groups).items() if _fits(groups, key, found)}
+        done = {key: stored for key, stored in file.verdicts(groups).items() if _is_valid(groups, key, stored)}
         todo = [
             (g, problem, solution)
             for g, (problem, solutions) in groups.items()
@@ -232,13 +240,13 @@ class RoundMaker:
             file.add_verdict(g, problem, solution, outcome, answer, verdict)
 
         decided = [i for i, case in enumerate(cases) if case.outcome is not Outcome.UNDECIDED]
-        # Stored as well: decided after a restart, they would change the group of a round that is half trained on.
+        # Stored as well: if they were decided after a restart, a round that is partly trained on would change.
         for i in sorted(set(range(len(cases))) - set(decided)):
             keep(i, abstain(cases[i], "the verifier left the outcome undecided"))
         if decided:
             verdicts = self.judge.judge([cases[i] for i in decided])
-            for at, verdict in bar(verdicts, f"round {index}: judging", len(decided), self.show_progress, "solution"):
-                keep(decided[at], verdict)
+            for i, verdict in bar(verdicts, f"round {index}: judging", len(decided), self.show_progress, "solution"):
+                keep(decided[i], verdict)
                 STOP.check()
         return [_judged_group(g, problem, solutions, done) for g, (problem, solutions) in groups.items()]
 
@@ -246,22 +254,24 @@ class RoundMaker:
 def stored_groups(
     file: RoundFile, assignments: Sequence[Assignment], group_size: int, policy_version: int
 ) -> dict[int, Sampled]:
-    """What the store holds of the assignments' groups, by place: whole ones, of these very problems, by this version of the
-    policy. The others are to be sampled (again)."""
+    """Return the stored groups of the assignments by group index: complete, of the same problems and policy version.
+
+    Missing ones have to be sampled (again).
+    """
     problems = {a.group_index: a.problem for a in assignments}
-    found = file.solutions(group_size, problems.keys())
+    stored = file.solutions(group_size, problems.keys())
     return {
         group_index: (problem, solutions)
-        for group_index, (problem, solutions) in found.items()
+        for group_index, (problem, solutions) in stored.items()
         if problem == problems[group_index] and {s.policy_version for s in solutions} == {policy_version}
     }
 
 
-def _fits(groups: Mapping[int, Sampled], key: tuple[int, int], found: tuple[Outcome, str | None, Verdict]) -> bool:
-    """Whether a stored verdict is one on its solution at all; otherwise it is given again."""
+def _is_valid(groups: Mapping[int, Sampled], key: tuple[int, int], stored: tuple[Outcome, str | None, Verdict]) -> bool:
+    """Return whether a stored verdict is valid for its solution; otherwise the solution is judged again."""
     group_index, sample = key
     try:
-        check_verdict(JudgedSolution(groups[group_index][1][sample], *found))
+        check_verdict(JudgedSolution(groups[group_index][1][sample], *stored))
     except ValueError as error:
         log.warning("%s; it is given again", error)
         return False

@@ -1,4 +1,4 @@
-"""Judged solutions as plain values: what ``predict`` returns and writes."""
+"""Judged solutions as plain values, as ``predict`` writes them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 from lit_tpgrpo.records import CreditedSolution, Round
 
 
-def judged_rows(made: Round) -> list[dict[str, Any]]:
-    """One row a solution of a round: the problem's ``problem`` (uid), ``prompt`` and ``gold``, then ``judged_row``."""
-    problems = {g.problem.uid: g.problem for g in made.groups}
+def judged_rows(round_: Round) -> list[dict[str, Any]]:
+    """Return one row per solution of a round: the problem's ``problem`` (uid), ``prompt`` and ``gold``, then ``judged_row``."""
+    problems = {g.problem.uid: g.problem for g in round_.groups}
     rows = []
-    for solution in made.credited:
+    for solution in round_.credited:
         problem = problems[solution.judged.solution.problem_uid]
         rows.append({"problem": problem.uid, "prompt": problem.prompt, "gold": problem.answer} | judged_row(solution))
     return rows
 
 
 def judged_row(solution: CreditedSolution) -> dict[str, Any]:
-    """A judged solution in plain values; spans are characters of ``text``."""
+    """Return a judged solution as plain values; spans are characters of ``text``."""
     judged = solution.judged
     steps = judged.verdict.steps
     return {

@@ -1,4 +1,4 @@
-"""The folder of a run: rounds, checkpoints, settings, exports and samples lie in it."""
+"""The folder of a run, which holds its rounds, checkpoints, settings, exports and samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHOSEN: weakref.WeakKeyDictionary[L.Trainer, Path] = weakref.WeakKeyDictionary(
 
 
 def run_folder(trainer: L.Trainer) -> Path:
-    """The run's folder, decided once a trainer; collective, like ``trainer.log_dir``.
+    """Return the run's folder, chosen once per trainer; collective, like ``trainer.log_dir``.
 
     With TensorBoardLogger and CSVLogger it is their ``log_dir``; with other loggers ``save_dir/name/version``, where
     Lightning's ModelCheckpoint writes too (W&B: project and run id, MLflow: experiment and run id); without logger, or with
@@ -42,7 +42,7 @@ def run_folder(trainer: L.Trainer) -> Path:
 
 
 def set_run_folder(trainer: L.Trainer, folder: Path) -> None:
-    """Decide the run's folder, on all processes."""
+    """Set the run's folder, on all ranks."""
     _FOLDERS[trainer] = folder
 
 
@@ -87,7 +87,7 @@ def share_versions(loggers: Sequence[Logger]) -> None:
 
 
 def writes_versions(logger: Logger) -> TypeGuard[TensorBoardLogger | CSVLogger]:
-    """Whether the logger counts its runs in a folder on a disk."""
+    """Return whether the logger numbers its runs in a folder on a disk."""
     return isinstance(logger, (TensorBoardLogger, CSVLogger)) and _is_local_file_protocol(str(logger.save_dir))
 
 
@@ -102,20 +102,20 @@ def _chosen(trainer: L.Trainer) -> Path:
 
 
 def _named_by(logger: Logger, root: str) -> Path | None:
-    """None where the logger has no version of its own, or keeps it elsewhere than on a disk."""
-    place = logger.save_dir or root
-    if not _is_local_file_protocol(str(place)):
+    """Return the folder by the logger's name and version, None if it has no version or does not write to a disk."""
+    save_dir = logger.save_dir or root
+    if not _is_local_file_protocol(str(save_dir)):
         return None
     if writes_versions(logger):
         return Path(logger.log_dir)
     if logger.version is None:
         return None
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(place, str(logger.name), version)
+    return Path(save_dir, str(logger.name), version)
 
 
 def new_version(root: Path) -> Path:
-    """Create the next ``version_N`` in a folder; of two processes that ask at once each gets its own.
+    """Create the next ``version_N`` in a folder; two processes that ask at the same time get different ones.
 
     Raises:
         StorageError: it cannot be created.

@@ -34,7 +34,7 @@ _REMEDY = (
 
 
 class RunLock:
-    """Holds the folders that a run writes to: its own, those of its loggers and checkpoints, and its rounds'.
+    """Lock the folders that a run writes to: the run's folder, those of its loggers and checkpoints, and its rounds'.
 
     Lightning opens the loggers before any ``setup`` hook: CSVLogger then deletes the metrics it finds, TensorBoardLogger adds
     a file. ``prepare_data`` is the last hook before, and of the global zero process alone. A run that is refused there is left
@@ -50,7 +50,7 @@ class RunLock:
         self._loggers: list[Logger] = []
 
     def take(self, trainer: L.Trainer, store_dir: str | None) -> None:
-        """Lock what is known before the loggers are opened. On the global zero process."""
+        """Lock the folders that are known before the loggers are opened. On rank 0."""
         try:
             share_versions(trainer.loggers)
             tables = [x for x in trainer.loggers if writes_versions(x) and isinstance(x, CSVLogger)]
@@ -64,7 +64,7 @@ class RunLock:
             self._error, self._loggers, trainer.loggers = error, trainer.loggers, []
 
     def confirm(self, trainer: L.Trainer, store_dir: str | None) -> None:
-        """Raise on all processes what went wrong, and lock a folder that is known only now. Collective.
+        """Raise the error of ``take`` on all ranks, and lock a folder that is known only now. Collective.
 
         Raises:
             ConfigError: another run holds one of the folders.
@@ -84,7 +84,7 @@ class RunLock:
             self._held[folder] = FolderLock(folder, _REMEDY)
 
     def release(self) -> None:
-        """Let other runs in."""
+        """Release all locks."""
         while self._held:
             self._held.popitem()[1].release()
 
@@ -125,10 +125,9 @@ def _open(logger: CSVLogger, empty: bool) -> None:
 
 
 class FolderLock:
-    """Keeps a second run out of a folder for as long as this object holds it.
+    """Lock a folder against other runs until ``release``.
 
-    The lock is the operating system's, on an open file: it goes with the process that holds it, however that ends. The file
-    says who holds it.
+    The lock is the operating system's, on an open file, so it ends with the process in any case. The file names the holder.
 
     Raises:
         ConfigError: another run holds it; the message says which.
@@ -162,12 +161,12 @@ class FolderLock:
             file.close()
             raise ConfigError(f"{self.path.parent} is in use by another run ({holder}); {remedy}") from error
         file.truncate(0)
-        told = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(" ", "seconds")}
-        file.write(json.dumps(told))
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(" ", "seconds")}
+        file.write(json.dumps(holder))
         file.flush()
 
     def release(self) -> None:
-        """Let another run in. The file stays: one that is deleted while another process opens it would lock nothing."""
+        """Release the lock. The file stays: deleting it while another process opens it would defeat that lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -176,7 +175,7 @@ class FolderLock:
 def _holder(file: IO[str]) -> str:
     file.seek(0)
     try:
-        told: dict[str, Any] = json.loads(file.read())
-        return f"process {told['pid']} on {told['host']}, since {told['since']}"
+        holder: dict[str, Any] = json.loads(file.read())
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (ValueError, KeyError, TypeError, RecursionError):  # it is just being written, or was edited
         return "which has only just started"

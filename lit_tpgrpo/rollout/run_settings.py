@@ -1,4 +1,4 @@
-"""The settings by which runs are told apart, as loggers show them: from the objects of the run, with a config or without."""
+"""The settings of a run for its loggers, read from its objects, so that runs without a config have them, too."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ _LEFT_OUT = ("store_dir", "name", "prepare_data_per_node", "allow_zero_length_da
 
 
 def run_settings(trainer: L.Trainer) -> dict[str, bool | int | float | str]:
-    """Plain values under ``model.``, ``optimizer.``, ``lr_scheduler.``, ``data.`` and ``trainer.``; lists of them as text.
+    """Return plain values under ``model.``, ``optimizer.``, ``lr_scheduler.``, ``data.`` and ``trainer.``; lists as text.
 
     Settings that are None are left out.
     """
     module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
-    found = _plain("model", {k: v for k, v in module.hparams.items() if not k.startswith("_")})
-    found |= _part("model.adapter", getattr(module, "adapter", None))
-    found |= _part("model.loss", getattr(module, "token_loss", None))
+    settings = _plain("model", {k: v for k, v in module.hparams.items() if not k.startswith("_")})
+    settings |= _part("model.adapter", getattr(module, "adapter", None))
+    settings |= _part("model.loss", getattr(module, "token_loss", None))
     for optimizer in trainer.optimizers[:1]:
-        found |= {"optimizer": type(optimizer).__name__} | _plain("optimizer", optimizer.defaults)
+        settings |= {"optimizer": type(optimizer).__name__} | _plain("optimizer", optimizer.defaults)
     for config in trainer.lr_scheduler_configs[:1]:
-        found |= _schedule("lr_scheduler", config.scheduler, getattr(module, "_make_scheduler", None))
+        settings |= _schedule("lr_scheduler", config.scheduler, getattr(module, "_make_scheduler", None))
     if data is not None:
-        found |= _plain("data", {k: v for k, v in vars(data).items() if not k.startswith("_") and k not in _PARTS})
+        settings |= _plain("data", {k: v for k, v in vars(data).items() if not k.startswith("_") and k not in _PARTS})
         for name in _PARTS:
-            found |= _part(f"data.{name}", getattr(data, name, None))
+            settings |= _part(f"data.{name}", getattr(data, name, None))
         for split, source in getattr(data, "sources", {}).items():
-            found |= _part(f"data.{split}", source)
-    return found | _plain(
+            settings |= _part(f"data.{split}", source)
+    return settings | _plain(
         "trainer", {k: getattr(trainer, k) for k in ("precision", "world_size", "max_steps", "max_epochs")}
     )
 
 
 @rank_zero_only
 def log_run_settings(trainer: L.Trainer) -> None:
-    """Hand the settings to all loggers. TensorBoard's HPARAMS page shows them beside the held-out accuracy."""
+    """Send the settings to all loggers. TensorBoard's HPARAMS page shows them beside the held-out accuracy."""
     settings = run_settings(trainer)
     samples = getattr(getattr(trainer, "datamodule", None), "eval_samples", None)
     for logger in trainer.loggers:
@@ -83,15 +83,15 @@ def _schedule(key: str, scheduler: Any, factory: Any) -> dict[str, Any]:
     names = inspect.signature(type(scheduler)).parameters
     given = dict(getattr(factory, "keywords", None) or {n: v for n, v in vars(scheduler).items() if n in names})
     given = {k: v for k, v in given.items() if k not in ("optimizer", "last_epoch")}
-    found = {key: type(scheduler).__name__} | _plain(key, given)
-    found |= {f"{key}.name": given["name"]} if "name" in given else {}  # of a data source or logger it says nothing
+    settings = {key: type(scheduler).__name__} | _plain(key, given)
+    settings |= {f"{key}.name": given["name"]} if "name" in given else {}  # of a data source or logger it says nothing
     for name, value in given.items():
-        found |= _plain(f"{key}.{name}", value) if isinstance(value, Mapping) else {}
+        settings |= _plain(f"{key}.{name}", value) if isinstance(value, Mapping) else {}
     inner = getattr(scheduler, "_schedulers", [])
     factories = given.get("schedulers") or [None] * len(inner)
     for at, (part, built_by) in enumerate(zip(inner, factories, strict=True)):
-        found |= _schedule(f"{key}.{at}", part, built_by)
-    return found
+        settings |= _schedule(f"{key}.{at}", part, built_by)
+    return settings
 
 
 def _part(key: str, part: Any) -> dict[str, Any]:
@@ -104,14 +104,14 @@ def _part(key: str, part: Any) -> dict[str, Any]:
 
 
 def _plain(key: str, values: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    found: dict[str, bool | int | float | str] = {}
+    settings: dict[str, bool | int | float | str] = {}
     for name, value in values.items():
         if name in _LEFT_OUT:
             continue
         if isinstance(value, _PLAIN):
-            found[f"{key}.{name}"] = redacted(value) if isinstance(value, str) else value
+            settings[f"{key}.{name}"] = redacted(value) if isinstance(value, str) else value
         elif isinstance(value, (tuple, list)) and len(value) <= _LISTED and all(isinstance(v, _PLAIN) for v in value):
-            found[f"{key}.{name}"] = redacted(str(list(value)))  # betas; loggers take no lists
+            settings[f"{key}.{name}"] = redacted(str(list(value)))  # betas; loggers take no lists
         elif callable(value) and hasattr(value, "__name__"):
-            found[f"{key}.{name}"] = value.__name__
-    return found
+            settings[f"{key}.{name}"] = value.__name__
+    return settings

@@ -1,11 +1,11 @@
-"""Rounds on disk: every solution and verdict is written as it completes, so that a crash loses at most the line in flight.
+"""Rounds on disk: every solution and verdict is written when it completes, so a crash loses at most one line.
 
-One folder a round, shared by all processes: ``meta.json`` (what its solutions were made with), ``judging.json`` (what its
-verdicts were made with), and from each process, named by its rank: ``solutions.R.jsonl`` (groups sampled in one batch, a batch
-a line), ``verdicts.R.jsonl`` (one judged solution a line) and, where the engine's log-probs are corrected, ``scores.R.jsonl``
-(the trainer's log-probs, one solution a line). Groups go by their place in the round over all processes, and every process
-reads all files: a run goes on from another number of processes. Append-only; a line cut short by a crash is dropped when read.
-Nothing is used that does not fit together: groups are whole, and verdicts and scores name the solution that they are of.
+One folder per round, shared by all ranks: ``meta.json`` (settings that its solutions depend on), ``judging.json`` (settings
+that its verdicts depend on), and from each rank R: ``solutions.R.jsonl`` (groups sampled in one batch, one batch
+per line), ``verdicts.R.jsonl`` (one judged solution a line) and, where the engine's log-probs are corrected, ``scores.R.jsonl``
+(the trainer's log-probs, one solution a line). Groups are identified by their index in the round over all ranks, and every rank
+reads all files: a run can be resumed on another number of ranks. Append-only; an incomplete last line is dropped when read.
+Only consistent data are used: groups are complete, and verdicts and scores name the solution that they belong to.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ K = TypeVar("K")
 _ROUND = re.compile(r"round_\d{6}")
 _OURS = re.compile(r"(meta|judging)\.(json|partial)|(solutions|verdicts|scores)\.\d+\.jsonl")
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
-"""What a line raises that is JSON, but not of the form that is written here: pydantic's are ValueErrors."""
+"""Errors of a line that is JSON but not of the expected schema; those of pydantic are ValueErrors."""
 _SOLUTION, _STEPS, _FLOATS = TypeAdapter(Solution), TypeAdapter(tuple[Step, ...]), TypeAdapter(tuple[float, ...])
 
 
 class RoundStore:
-    """The rounds of one run under ``root``.
+    """Open the rounds of one run under ``root``.
 
     Args:
-        root: folder that holds one subfolder a round.
+        root: folder with one subfolder per round.
         keep: newest rounds kept on disk; older ones are removed when a new one is opened. 0 keeps all.
-        rank: of this process, which writes files of its own.
+        rank: of this process; every rank writes its own files.
         inherited: folders of the runs that this one was resumed from, the nearest first: a round that is not in ``root`` is
             copied from them.
     """
@@ -58,11 +58,11 @@ class RoundStore:
         self.inherited = tuple(inherited)
 
     def open(self, index: int, meta: Mapping[str, Any], judging: Mapping[str, Any] | None = None) -> RoundFile:
-        """The round's file, with what an interrupted run left of it where ``meta`` and ``judging`` are the same.
+        """Open a round and reuse what an interrupted run stored of it, if ``meta`` and ``judging`` are the same.
 
-        A round left by other settings or another policy (``meta``) is void: it is removed, with a warning. One that was
-        judged by other means (``judging``) keeps its solutions and loses its verdicts, with a warning. Of several processes
-        that share a disk one opens the round first; the others then find it as it should be.
+        A round of other settings or another policy (``meta``) is removed with a warning. One with other judging settings
+        (``judging``) keeps its solutions and loses its verdicts, with a warning. If several ranks share a disk, one has to open
+        the round before the rest.
 
         Raises:
             StorageError: it cannot be written, or holds files that are not of a round.
@@ -79,11 +79,11 @@ class RoundStore:
         folder = self.root / f"round_{index:06d}"
         written = json.loads(json.dumps(dict(meta)))
         means = json.loads(json.dumps(dict(judging or {})))
-        found = _read_meta(folder / "meta.json")
-        if found is not None and found != written:
-            changed = sorted(k for k in written.keys() | found.keys() if written.get(k) != found.get(k))
+        stored = _read_meta(folder / "meta.json")
+        if stored is not None and stored != written:
+            changed = sorted(k for k in written.keys() | stored.keys() if written.get(k) != stored.get(k))
             log.warning("round %d on disk is void and is made anew: %s changed", index, ", ".join(changed))
-        if found != written:
+        if stored != written:
             if others := _remove_round(folder):
                 raise StorageError(
                     f"{folder} would be a stored round and holds {others[0]}, which is not of one; move it away, or set "
@@ -104,9 +104,9 @@ class RoundStore:
         return file
 
     def _copy_inherited(self, folder: Path, meta: Mapping[str, Any]) -> None:
-        """Copy the round from the run that this one was resumed from, where it was made with the same."""
-        for group_index in self.inherited:
-            source = group_index / folder.name
+        """Copy the round from the run that this one was resumed from, if its settings are the same."""
+        for root in self.inherited:
+            source = root / folder.name
             if source.resolve() != folder.resolve() and _read_meta(source / "meta.json") == meta:
                 for path in sorted(source.iterdir()):
                     if (
@@ -124,19 +124,19 @@ class RoundStore:
 
 
 class RoundFile:
-    """One round's lines: read what is there, append what completes. Groups go by their place in the whole round."""
+    """Read and append the lines of one round. Groups are identified by their index in the round over all ranks."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder = folder
         self.rank = rank
 
     def solutions(self, group_size: int, wanted: Collection[int] | None = None) -> dict[int, Sampled]:
-        """Complete groups by their place, only the ``wanted`` ones where given; solutions in the order of their samples.
+        """Return complete groups by group index, only the ``wanted`` ones if given; solutions in the order of their samples.
 
         A group that lacks or repeats one of its ``group_size`` samples, or cannot be read, is left out with a warning: its
-        statistics would be wrong, so it is to be sampled again. Of several complete copies the last counts.
+        statistics would be wrong, so it has to be sampled again. Of several complete copies the last one is used.
         """
-        found: dict[int, Sampled] = {}
+        complete: dict[int, Sampled] = {}
         damaged: dict[int, str] = {}
         for group_index, row in self._rows(
             "solutions", lambda line: [(_int(group["group"]), group) for group in line["groups"]]
@@ -150,15 +150,15 @@ class RoundFile:
                 continue
             samples = [s.sample for s in group[1]]
             if samples == list(range(group_size)):
-                found[group_index] = group
+                complete[group_index] = group
             else:
                 damaged[group_index] = f"holds samples {samples}, expected 0 to {group_size - 1}"
-        for group_index in sorted(damaged.keys() - found.keys()):
+        for group_index in sorted(damaged.keys() - complete.keys()):
             log.warning("group %d in %s %s; it is sampled again", group_index, self.folder, damaged[group_index])
-        return found
+        return complete
 
     def add_solutions(self, groups: Mapping[int, Sampled]) -> None:
-        """Groups that were sampled together: after a crash all of them are there, or none."""
+        """Append groups that were sampled together as one line: after a crash all of them are stored, or none."""
         rows = [
             {
                 "group": group_index,
@@ -167,22 +167,24 @@ class RoundFile:
             }
             for group_index, (problem, solutions) in groups.items()
         ]
-        append_line(self._own("solutions"), {"groups": rows})
+        append_line(self._local_file("solutions"), {"groups": rows})
 
     def verdicts(self, groups: Mapping[int, Sampled]) -> dict[tuple[int, int], tuple[Outcome, str | None, Verdict]]:
-        """Outcome, extracted answer and verdict by (group, sample), of these solutions and no others: what was said of a
-        solution that has been sampled again since, or under another gold answer, is not returned."""
+        """Return outcome, extracted answer and verdict of these solutions, by (group index, sample).
+
+        Verdicts on earlier samples of the same index, or with another gold answer, are not returned.
+        """
         digests = {
             (group_index, s.sample): solution_digest(s, problem.answer)
             for group_index, (problem, solutions) in groups.items()
             for s in solutions
         }
-        found: dict[tuple[int, int], tuple[Outcome, str | None, Verdict]] = {}
+        stored: dict[tuple[int, int], tuple[Outcome, str | None, Verdict]] = {}
         for key, line in self._rows("verdicts", lambda line: [((_int(line["group"]), _int(line["sample"])), line)]):
             if key in digests and digests[key] == line.get("of"):
                 try:
                     answer = None if line["answer"] is None else _text(line["answer"])
-                    found[key] = (Outcome(line["outcome"]), answer, _verdict(line))
+                    stored[key] = (Outcome(line["outcome"]), answer, _verdict(line))
                 except _UNREADABLE as error:
                     log.warning(
                         "the verdict on %s in %s cannot be read (%s); it is given again",
@@ -190,13 +192,13 @@ class RoundFile:
                         self.folder,
                         _reason(error),
                     )
-        return found
+        return stored
 
     def add_verdict(
         self, group: int, problem: Problem, solution: Solution, outcome: Outcome, answer: str | None, verdict: Verdict
     ) -> None:
         append_line(
-            self._own("verdicts"),
+            self._local_file("verdicts"),
             {
                 "group": group,
                 "sample": solution.sample,
@@ -210,9 +212,9 @@ class RoundFile:
         )
 
     def scores(self, solutions: Mapping[int, Solution]) -> dict[int, tuple[float, ...]]:
-        """The trainer's log-probs of these solutions and no others, by their place in the round (group x G + sample)."""
+        """Return the trainer's log-probs of these solutions, by solution index (group index x G + sample)."""
         digests = {group_index: solution_digest(s) for group_index, s in solutions.items()}
-        found: dict[int, tuple[float, ...]] = {}
+        stored: dict[int, tuple[float, ...]] = {}
         for group_index, line in self._rows("scores", lambda line: [(_int(line["place"]), line)]):
             if group_index in digests and digests[group_index] == line.get("of"):
                 try:
@@ -221,30 +223,30 @@ class RoundFile:
                     log.warning("a score in %s cannot be read (%s); it is computed again", self.folder, _reason(error))
                     continue
                 if len(logprobs) == len(solutions[group_index].completion_ids):
-                    found[group_index] = logprobs
-        return found
+                    stored[group_index] = logprobs
+        return stored
 
     def add_score(self, group_index: int, solution: Solution, logprobs: Sequence[float]) -> None:
         row = {"place": group_index, "of": solution_digest(solution), "logprobs": list(logprobs)}
-        append_line(self._own("scores"), row)
+        append_line(self._local_file("scores"), row)
 
     def invalidate_verdicts(self) -> None:
-        """Forget the verdicts, keep the solutions: the judge has changed."""
+        """Delete the verdicts and keep the solutions: the judge has changed."""
         for path in self.verdict_files():
             path.unlink(missing_ok=True)
 
     def verdict_files(self) -> list[Path]:
-        """The files of all processes that have written verdicts."""
+        """Return the verdict files of all ranks."""
         return self._files("verdicts")
 
-    def _own(self, kind: str) -> Path:
+    def _local_file(self, kind: str) -> Path:
         return self.folder / f"{kind}.{self.rank}.jsonl"
 
     def _files(self, kind: str) -> list[Path]:
         return sorted(self.folder.glob(f"{kind}.*.jsonl"))
 
     def _rows(self, kind: str, rows_of: Callable[[Any], list[tuple[K, Any]]]) -> Iterator[tuple[K, Any]]:
-        """What the lines of a kind hold, by key; a line of another form is passed over with a warning."""
+        """Yield the content of all lines of a kind, by key; skip a line of another schema with a warning."""
         for path in self._files(kind):
             for line in read_lines(path):
                 try:
@@ -258,13 +260,13 @@ class RoundFile:
 
 
 def solution_digest(solution: Solution, gold: str = "") -> str:
-    """Which solution a verdict or a score is of: its prompt and completion, and the answer that it was compared with."""
+    """Return a hash of the solution that a verdict or score belongs to: prompt, completion and gold answer."""
     what = json.dumps([gold, solution.prompt_ids, solution.completion_ids])
     return hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
 
 
 def _remove_round(folder: Path) -> list[str]:
-    """Remove our files, and the folder if nothing else is in it; the names of what else is."""
+    """Delete our files, and the folder if nothing else is in it; return the names of other files."""
     others = []
     with contextlib.suppress(FileNotFoundError):  # it does not exist, or another process removes it too
         for path in sorted(folder.iterdir()):
@@ -305,14 +307,14 @@ def _int(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    """Not pydantic's, which refuses half a surrogate pair: data have them."""
+    """Check a string. Not with pydantic, which refuses lone surrogates: they occur in data."""
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {type(value).__name__}")
     return value
 
 
 def _reason(error: Exception) -> str:
-    """In one line."""
+    """Return an error as one line."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -320,16 +322,16 @@ def _reason(error: Exception) -> str:
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:
-    """None where there is none, or another program's."""
+    """Return the stored settings, None if there are none or the file is another program's."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Never half a file: written beside it and renamed."""
+    """Write a file under a temporary name and rename it, so that it is never incomplete."""
     partial = path.with_suffix(".partial")
     partial.write_text(text)
     os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""A round in figures: the scalars that are logged and the line that is printed."""
+"""Metrics of a round: the scalars that are logged and the line that is printed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lit_tpgrpo.records import CreditedSolution, JudgedSolution, Outcome, Round,
 
 @dataclass(frozen=True)
 class RoundTally:
-    """What a round's metrics are computed from: sums and maxima over one process's solutions, or over all processes'.
+    """Sums and maxima over the solutions of one rank, or of all, from which a round's metrics are computed.
 
-    Every mean is a sum over all processes divided by a count over all of them, never a mean of means.
+    Every mean is a sum over all ranks divided by a count over all ranks, never a mean of means.
     """
 
     sums: Mapping[str, float]
@@ -34,12 +34,12 @@ class RoundTally:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Scalars of the round, grouped by stage. Shares are of solutions, thoughts or tokens as their names say.
+        """Return the scalars of the round, grouped by stage; shares are of solutions, thoughts or tokens as their names say.
 
-        Accuracy, reward and what judge and credit did are of the solutions whose outcome is decided.
+        Accuracy, reward and the metrics of judge and credit cover the solutions whose outcome is decided.
         ``judge/wrong_thought_share`` counts INCORRECT and MATCHED thoughts among all labelled ones;
         ``credit/advantage_variance`` is the paper's diagnostic, over all tokens of all credited solutions.
-        ``rollout/tokens_per_s`` is of all processes together, over the slowest one's time.
+        ``rollout/tokens_per_s`` is that of all ranks together, over the time of the slowest.
         """
         s = self.sums
         n, decided, credited_tokens = s["solutions"], s["decided"], s["credited_tokens"]
@@ -79,27 +79,27 @@ class RoundTally:
 
 
 def tally_round(
-    made: Round, new_tokens: int, sampling_seconds: float, judging_seconds: float, verified: Tally, judged: Tally
+    round_: Round, new_tokens: int, sampling_seconds: float, judging_seconds: float, verified: Tally, judged: Tally
 ) -> RoundTally:
-    """One process's part; a process without a group has zeros."""
-    solutions = [s for group in made.groups for s in group.solutions]
+    """Compute the sums and maxima of one rank; a rank without a group has zeros."""
+    solutions = [s for group in round_.groups for s in group.solutions]
     lengths = [len(s.solution.completion_ids) for s in solutions]
     sums = {
         "solutions": len(solutions),
-        "groups": len(made.groups),
-        "mixed_groups": sum(0 < g.accuracy < 1 for g in made.groups),
+        "groups": len(round_.groups),
+        "mixed_groups": sum(0 < g.accuracy < 1 for g in round_.groups),
         "correct": sum(s.outcome is Outcome.CORRECT for s in solutions),
-        "decided": sum(len(g.decided) for g in made.groups),
+        "decided": sum(len(g.decided) for g in round_.groups),
         "unverifiable": sum(s.outcome is Outcome.UNVERIFIABLE for s in solutions),
         "truncated": sum(s.solution.stop is StopReason.LENGTH for s in solutions),
         "unclosed": sum(not _answers(s) for s in solutions),
         "no_answer": sum(s.answer is None for s in solutions),
-        "abstained": sum(s.verdict.abstained for g in made.groups for s in g.decided),
+        "abstained": sum(s.verdict.abstained for g in round_.groups for s in g.decided),
         "tokens": sum(lengths),
         "new_tokens": new_tokens,
-        "kept": len(made.kept),
+        "kept": len(round_.kept),
     }
-    sums |= _thought_sums(made) | _advantage_sums(made)
+    sums |= _thought_sums(round_) | _advantage_sums(round_)
     maxima = {
         "length": max(lengths, default=0),
         "sampling_seconds": sampling_seconds,
@@ -114,13 +114,13 @@ def tally_round(
 
 
 def _answers(solution: JudgedSolution) -> bool:
-    """Whether there is an answer block: the think block was closed."""
+    """Return whether the solution has an answer block, i.e. closed its think block."""
     steps = solution.verdict.steps
     return bool(steps) and steps[-1].is_answer
 
 
-def _thought_sums(made: Round) -> dict[str, int]:
-    labels = Counter(t.label for s in _decided(made) for t in s.thoughts)
+def _thought_sums(round_: Round) -> dict[str, int]:
+    labels = Counter(t.label for s in _decided(round_) for t in s.thoughts)
     return {
         "thoughts": labels.total(),
         "labelled_thoughts": labels.total() - labels[StepLabel.ABSTAINED],
@@ -130,12 +130,12 @@ def _thought_sums(made: Round) -> dict[str, int]:
     }
 
 
-def _decided(made: Round) -> list[CreditedSolution]:
-    return [s for s in made.credited if s.judged.outcome is not Outcome.UNDECIDED]
+def _decided(round_: Round) -> list[CreditedSolution]:
+    return [s for s in round_.credited if s.judged.outcome is not Outcome.UNDECIDED]
 
 
-def _advantage_sums(made: Round) -> dict[str, float]:
-    none, decided = torch.zeros(0, dtype=torch.float64), _decided(made)
+def _advantage_sums(round_: Round) -> dict[str, float]:
+    none, decided = torch.zeros(0, dtype=torch.float64), _decided(round_)
     advantages = torch.cat([none, *(s.advantages.double() for s in decided)])
     process = torch.cat([none, *((s.advantages - s.outcome_advantage).double() for s in decided)])
     return {
@@ -151,14 +151,14 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def advantages_and_lengths(made: Round) -> tuple[Tensor, Tensor]:
-    """All token advantages and all completion lengths of this process's share of a round, for histograms."""
-    lengths = torch.tensor([len(s.judged.solution.completion_ids) for s in made.credited])
-    return torch.cat([torch.zeros(0), *(s.advantages for s in made.credited)]), lengths
+def advantages_and_lengths(round_: Round) -> tuple[Tensor, Tensor]:
+    """Return all token advantages and all completion lengths of this rank's share of a round, for histograms."""
+    lengths = torch.tensor([len(s.judged.solution.completion_ids) for s in round_.credited])
+    return torch.cat([torch.zeros(0), *(s.advantages for s in round_.credited)]), lengths
 
 
 def round_line(index: int, policy_version: int, metrics: Mapping[str, float]) -> str:
-    """What a person reads once a round."""
+    """Format the line that is printed once a round."""
     speed = metrics["rollout/tokens_per_s"]
     return (
         f"round {index} | step {policy_version} | accuracy {metrics['rollout/accuracy']:.3f} | "

@@ -1,4 +1,4 @@
-"""Credited solutions as the trainer takes them: cut into optimizer steps, as tensors."""
+"""Turn credited solutions into training data: cut into optimizer steps, as tensors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ T = TypeVar("T")
 def even_steps(items: Sequence[T], per_step: int) -> list[tuple[T, ...]]:
     """Cut items, in order, into about ``len / per_step`` steps of even size.
 
-    A filter leaves a number of solutions that ``per_step`` seldom divides; a short last step would weigh each of its
-    tokens more than the others do.
+    The number of kept solutions is rarely divisible by ``per_step``; a short last step would give each of its tokens a larger
+    weight than the tokens of other steps have.
     """
     count = max(1, round(len(items) / per_step)) if items else 0
     bounds = [len(items) * i // count for i in range(count + 1)] if count else [0]
@@ -25,7 +25,7 @@ def even_steps(items: Sequence[T], per_step: int) -> list[tuple[T, ...]]:
 
 
 def training_sequence(solution: CreditedSolution) -> TrainingSequence:
-    """A credited solution as the trainer sees it."""
+    """Convert a credited solution to the tensors that the trainer uses."""
     sampled = solution.judged.solution
     return TrainingSequence(
         prompt_ids=torch.tensor(sampled.prompt_ids),

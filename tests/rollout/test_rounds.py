@@ -115,7 +115,7 @@ def test_undecided_solutions_are_neither_judged_nor_trained_on_and_counted(tmp_p
     assert [g.problem.uid for g in groups] == ["p/0", "p/2"]  # an accuracy of nothing is told to nobody
     assert len(judge.asked) == 6
     assert made.kept_indices == (0, 1, 2, 8, 9, 10)
-    assert made.credited_places == tuple(range(12))
+    assert made.credited_indices == tuple(range(12))
     # Rewards 1, -1, -1: mean -1/3, sample deviation sqrt(4/3)
     right, wrong = (4 / 3) / (4 / 3) ** 0.5, (-2 / 3) / (4 / 3) ** 0.5
     expected = [0.0] * 8 + [right, wrong, wrong, 0.0]
@@ -183,7 +183,7 @@ def test_a_stored_group_that_does_not_fit_is_sampled_again_and_its_accuracy_is_r
     assert [s.solution.sample for s in again.groups[1].solutions] == [0, 1, 2, 3]
     assert [s.answer for s in again.groups[1].solutions] == ["110", "111", "112", "113"]
     assert again.groups[::2] == whole.groups[::2]
-    assert again.credited_places == whole.credited_places == tuple(range(12))
+    assert again.credited_indices == whole.credited_indices == tuple(range(12))
     # And then it is whole.
     third, _, engine, *_ = make(tmp_path, tokenizer, I)
     assert engine.asked == []
