@@ -57,21 +57,31 @@ class HeldoutStreams:
         return predict_rounds(self.trainer, self.maker(), parts, self.store, self.capability(), self.seed)
 
     def evaluation_loader(
-        self, split: Split, batches: Callable[[L.Trainer], list[int | float]]
+        self,
+        split: Split,
+        evaluate: Callable[[Split, int | None], Iterator[EvaluatedGroup]],
+        batches: Callable[[L.Trainer], list[int | float]],
     ) -> StreamLoader[EvaluatedGroup]:
-        """Return the loader of a split, one problem a batch; ``batches`` reads Lightning's limits, see ``batch_limit``."""
+        """Return the loader of a split, one problem a batch.
+
+        Args:
+            split: whose problems.
+            evaluate: starts a pass, given split and limit: the DataModule's method, which a subclass may override.
+            batches: reads Lightning's limits, see ``batch_limit``.
+        """
         limit = partial(batch_limit, self.trainer, batches)
         # Nothing in the sanity check, which would sample before training starts.
         return StreamLoader(
-            lambda: iter(()) if self.trainer.sanity_checking else self.evaluate(split, limit()),
+            lambda: iter(()) if self.trainer.sanity_checking else evaluate(split, limit()),
             self._largest_share(split),
             limit,
             "evaluation",
         )
 
-    def prediction_loader(self) -> StreamLoader[Round]:
+    def prediction_loader(self, predict: Callable[[], Iterator[Round]]) -> StreamLoader[Round]:
+        """Return the loader of ``predict``; ``predict`` starts a pass."""
         limit = partial(batch_limit, self.trainer, lambda t: t.num_predict_batches)
-        return StreamLoader(self.predict, self._predict_parts(), limit, "prediction")
+        return StreamLoader(predict, self._predict_parts(), limit, "prediction")
 
     def _predict_parts(self) -> int:
         """The same number on every rank; the last ones may be empty."""

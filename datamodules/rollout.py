@@ -286,18 +286,22 @@ class MathRolloutDataModule(L.LightningDataModule):
         """
         return self._heldout.evaluate(split, limit)
 
+    def predict_rounds(self) -> Iterator[Round]:
+        """Judge and credit solutions of the predict problems, ``problems_per_step`` problems of this rank at a time."""
+        return self._heldout.predict()
+
     def val_dataloader(self) -> StreamLoader[EvaluatedGroup] | list:
         """One problem a batch, sampled and verified when it is asked for."""
         if self.sources["val"] is None:
             return []
-        return self._heldout.evaluation_loader("val", lambda t: t.num_val_batches)
+        return self._heldout.evaluation_loader("val", self.evaluate, lambda t: t.num_val_batches)
 
     def test_dataloader(self) -> StreamLoader[EvaluatedGroup]:
-        return self._heldout.evaluation_loader("test", lambda t: t.num_test_batches)
+        return self._heldout.evaluation_loader("test", self.evaluate, lambda t: t.num_test_batches)
 
     def predict_dataloader(self) -> StreamLoader[Round]:
         """``problems_per_step`` problems a batch, sampled, verified and judged when it is asked for."""
-        return self._heldout.prediction_loader()
+        return self._heldout.prediction_loader(self.predict_rounds)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Unpack the batches of our loaders; only a ``TrainBatch`` holds tensors to move."""
