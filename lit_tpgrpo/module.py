@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,24 +22,22 @@ from lit_tpgrpo.losses.clipped import ClippedSurrogate
 from lit_tpgrpo.losses.settings import as_loss, loss_settings
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.run_settings import log_run_settings
-from lit_tpgrpo.training.adapters import LoRA, plain_tensors
+from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.batch_sums import BatchSums, sum_pieces
-from lit_tpgrpo.training.building import build_policy, check_settings, shard_over_all_ranks
-from lit_tpgrpo.training.checkpoints import check_before_loading, checked_path
-from lit_tpgrpo.training.checkpoints.module_state import add_module_state, check_module_state
-from lit_tpgrpo.training.evaluated_module import EvaluatedModule
+from lit_tpgrpo.training.building import check_settings
+from lit_tpgrpo.training.checkpoints import check_before_loading
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler
 from lit_tpgrpo.training.microbatches import MicroBatch, dummy_microbatch
 from lit_tpgrpo.training.model_source import as_factory, as_model, model_source, tokenizer_name
 from lit_tpgrpo.training.optimizers import build_optimizer, settings_of_groups
 from lit_tpgrpo.training.policy import PolicyModel
-from lit_tpgrpo.training.precision import compute_dtype, weights_dtype
+from lit_tpgrpo.training.policy_module import PolicyModule
+from lit_tpgrpo.training.precision import weights_dtype
 from lit_tpgrpo.training.progress_bar import use_step_bar
-from lit_tpgrpo.training.random_state import RANDOM_STATES, restore_random_state
 from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
 from lit_tpgrpo.training.schedules import check_scheduler, start_schedule
 from lit_tpgrpo.training.scoring import completion_logprobs, reference_logprobs
-from lit_tpgrpo.training.sharding import Sharding, dtype_name, unsharded
+from lit_tpgrpo.training.sharding import Sharding, dtype_name
 from lit_tpgrpo.training.step import (
     check_batch,
     check_finite,
@@ -57,7 +51,7 @@ from lit_tpgrpo.training.trainer_options import check_trainer
 
 
 @checked_arguments(model=as_model, dtype=dtype_name, optimizer=as_factory, lr_scheduler=as_factory, loss=as_loss)
-class TPGRPOModule(EvaluatedModule):
+class TPGRPOModule(PolicyModule):
     """GRPO with per-token advantages, optimised manually: one ``TrainBatch`` is one optimizer step.
 
     Args:
@@ -109,125 +103,26 @@ class TPGRPOModule(EvaluatedModule):
         reference: ReferenceName = "auto",
         tokenizer: str | PreTrainedTokenizerBase | None = None,
     ) -> None:
-        super().__init__()
         check_settings(quantization, adapter, random_init, normalisation, norm_length, tokens_per_microbatch)
-        self._source = model_source(
-            model, tokenizer, weights_dtype(dtype, adapter is not None), attention, random_init, quantization
-        )
-        model, tokenizer = self._source.name, tokenizer_name(tokenizer)  # checkpoints hold names, not objects
+        weights = weights_dtype(dtype, adapter is not None)
+        source = model_source(model, tokenizer, weights, attention, random_init, quantization)
+        super().__init__(source, adapter, sharding)
+        model, tokenizer = source.name, tokenizer_name(tokenizer)  # checkpoints hold names, not objects
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "loss", "sharding", "adapter"], logger=False)
         self.hparams["loss"] = loss_settings(loss)
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler, self.token_loss = optimizer, lr_scheduler, loss
-        self._sharding, self.adapter = sharding or Sharding(), adapter
-        self.policy: PolicyModel | None = None
         self._reference: FrozenCopy | AdapterOff | None = None  # no submodule: neither trained nor saved
-        self._base = ""  # fingerprint of the weights under the adapter
         self._optimizer_settings: list[dict[str, Any]] = []  # by parameter group
-        self._random_states: list[dict[str, Any]] | None = None  # of a checkpoint, by rank
-        self._steps_taken = 0
         self._round_index = -1  # of the step that is being taken
         self._gradient = GradientNorm(torch.zeros(()))  # of the last step
 
-    # ---- the Policy protocol of lit_tpgrpo.engines.base ----
-
-    @property
-    def policy_model(self) -> PreTrainedModel:
-        return self._built_policy.causal_lm
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._source.tokenizer
-
-    @property
-    def policy_version(self) -> int:
-        """Optimizer steps taken; outside ``fit``, where Lightning counts none, those of the checkpoint that was loaded or of
-        the ``fit`` before, whichever came later."""
-        trainer = self._trainer
-        outside = trainer is not None and trainer.state.fn != TrainerFn.FITTING
-        return self._steps_taken if outside else self.global_step
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """Dtype in which the policy's layers compute, for engines with their own copy of the weights; without a trainer the
-        weights' dtype."""
-        if self._trainer is None:
-            return self.policy_model.dtype
-        return compute_dtype(self.policy_model, self.trainer, self._sharding.param_dtype)
-
-    def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
-        return plain_tensors(self.policy_model)
-
-    def unsharded(self) -> AbstractContextManager[None]:
-        """See ``lit_tpgrpo.engines.base.Sharded``."""
-        return unsharded(self._built_policy)
-
-    def completion_logprobs(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[Tensor]:
-        """Compute the log-probs of completions under the current weights, see ``training.scoring``. Collective."""
-        budget, pad_id = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
-        policy, device = self._built_policy, self.device
-        return completion_logprobs(policy, sequences, temperature, budget, pad_id, device, self._max_over_ranks)
-
-    @property
-    def _built_policy(self) -> PolicyModel:
-        if self.policy is None:
-            raise RuntimeError("the policy is built in configure_model, which the Trainer has not called yet")
-        return self.policy
-
-    # ---- checkpoints ----
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        add_module_state(checkpoint, self.policy, self.adapter, self._base)
-
-    @classmethod
-    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, checkpoint_path: Any, *args: Any, weights_only: bool | None = None, **kwargs: Any
-    ) -> Self:
-        """Build the module of a checkpoint file as Lightning does, after checking the file.
-
-        Raises:
-            InputError: the file is damaged, or was not saved by a Trainer.
-            UnsafeCheckpointError: it could run code; with ``weights_only=False`` it is loaded.
-        """
-        weights_only = weights_only is not False
-        checked_path(checkpoint_path, weights_only)
-        return super().load_from_checkpoint(checkpoint_path, *args, weights_only=weights_only, **kwargs)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._steps_taken = checkpoint["global_step"]
-        self._random_states = checkpoint.get(RANDOM_STATES)
-        if not check_module_state(checkpoint, self, self.policy, self.adapter, self._base):
-            self.strict_loading = False  # base weights are reloaded from the original model
-
     # ---- building ----
 
-    def configure_model(self) -> None:
-        if self.policy is not None:
-            return
-        self.policy, self._base = build_policy(self._source, self.adapter, self.hparams["gradient_checkpointing"])
+    def on_policy_built(self, policy: PolicyModel) -> None:
+        """Build the reference, if the loss needs one."""
         if self.token_loss.needs_reference():
-            offloaded = replace(self._sharding, cpu_offload=True)
-            self._reference = make_reference(
-                self.hparams["reference"], self.policy, self._shard, lambda model: self._shard(model, offloaded)
-            )
-        self._shard(self.policy)
-
-    def _shard(self, model: PolicyModel, sharding: Sharding | None = None) -> None:
-        if self.device_mesh is not None:
-            quantized = self.hparams["quantization"] is not None
-            sharding = sharding or self._sharding
-            shard_over_all_ranks(model, self.device_mesh, self.trainer.world_size, sharding, quantized)
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move or convert as any module does, except that offloaded shards stay in host memory.
-
-        Lightning moves a sharded module to the GPU even so, and FSDP2 refuses to run it there.
-        """
-        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-        if device is None or not (self._sharding.cpu_offload and isinstance(self.policy, FSDPModule)):
-            return super().to(*args, **kwargs)
-        self._device = device
-        return self if dtype is None else super().to(dtype)
+            self._reference = make_reference(self.hparams["reference"], policy, self._shard, self._shard_offloaded)
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self._make_optimizer, self._built_policy)
@@ -262,9 +157,7 @@ class TPGRPOModule(EvaluatedModule):
             optimizer = cast(LightningOptimizer, self.optimizers())
             for group, settings in zip(optimizer.param_groups, self._optimizer_settings, strict=True):
                 group.update(settings)
-        if self._random_states is not None:
-            restore_random_state(self._random_states, self.trainer.global_rank, self.trainer.world_size)
-            self._random_states = None
+        self.restore_random_states()
 
     # ---- one optimizer step ----
 
@@ -316,6 +209,12 @@ class TPGRPOModule(EvaluatedModule):
 
     def on_train_batch_end(self, outputs: Any, batch: TrainBatch, batch_idx: int) -> None:
         self._steps_taken = self.global_step
+
+    def completion_logprobs(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[Tensor]:
+        """Compute the log-probs of completions under the current weights, see ``training.scoring``. Collective."""
+        budget, pad_id = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
+        policy, device = self._built_policy, self.device
+        return completion_logprobs(policy, sequences, temperature, budget, pad_id, device, self._max_over_ranks)
 
     def _max_over_ranks(self, count: int) -> int:
         return int(self._reduce(torch.tensor(count, device=self.device), "max"))

@@ -12,17 +12,21 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from examples.parts.correction import damped
 from examples.parts.credit import LastThoughtCredit
 from examples.parts.engine import PlainEngine
 from examples.parts.judge import KeywordJudge
+from examples.parts.keep import keep_closed
 from examples.parts.source import RepeatedSums
 from examples.parts.verifier import LastNumberVerifier
 from lit_tpgrpo.cli import main
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.functional.corrections import importance_weights
 from lit_tpgrpo.judges.base import Judge, JudgeCase
 from lit_tpgrpo.records import (
+    CreditedSolution,
     JudgedGroup,
     JudgedSolution,
     Outcome,
@@ -101,6 +105,24 @@ def test_the_verifier_compares_the_last_number():
     assert LastNumberVerifier(10).verify_all(pairs) == [right, wrong, wrong, right]
 
 
+def test_the_keep_rule_drops_what_was_cut_off():
+    steps = (Step(0, 3, 0, 3, is_answer=True),)
+    cut = replace(solution("abc"), stop=StopReason.LENGTH)
+
+    def credited(solved: Solution, advantage: float) -> CreditedSolution:
+        judged = JudgedSolution(solved, Outcome.INCORRECT, None, Verdict(steps, (MATCHED,)))
+        return CreditedSolution(judged, advantage, (), (), torch.full((3,), advantage))
+
+    kept = [keep_closed(credited(solved, a)) for solved in (solution("abc"), cut) for a in (-1.0, 0.0)]
+    assert kept == [True, False, False, False]
+
+
+def test_the_correction_is_the_square_root_within_its_bounds():
+    log_ratio = torch.tensor([4.0, 0.25, 100.0, 0.01]).log()
+    weights = importance_weights(log_ratio, torch.zeros(4), damped, cap=2.0, floor=0.3)
+    torch.testing.assert_close(weights, torch.tensor([2.0, 0.5, 2.0, 0.3]))
+
+
 class PolicyOf:
     """What an engine asks of the module that trains."""
 
@@ -135,16 +157,7 @@ def test_the_engine_gives_the_log_probs_of_what_it_drew(random_model: str):
 def test_all_of_them_train_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One step of one group with the overlay of the examples; the callback has logged each round."""
     monkeypatch.chdir(ROOT)
-    small = [
-        "--data.problems_per_step",
-        "1",
-        "--data.group_size",
-        "2",
-        "--data.steps_per_round",
-        "1",
-        "--data.keep",
-        "all",
-    ]
+    small = ["--data.problems_per_step", "1", "--data.group_size", "4", "--data.steps_per_round", "1"]
     small += ["--trainer.limit_val_batches", "0", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]
     folders = ["--trainer.logger.save_dir", str(tmp_path), "--trainer.default_root_dir", str(tmp_path)]
     callback = ["--trainer.callbacks", "null", "--trainer.callbacks+", "examples.parts.callback.LongestSolution"]
@@ -156,4 +169,5 @@ def test_all_of_them_train_by_the_command_line(tmp_path: Path, monkeypatch: pyte
     assert events.Scalars("train/capped")
     assert 1 <= events.Scalars("samples/longest")[0].value <= 176
     assert events.Scalars("judge/steps")[0].value > 0
-    assert events.Scalars("verify/pairs")[0].value == 2
+    assert events.Scalars("verify/pairs")[0].value == 4
+    assert events.Scalars("mismatch/weight_mean")

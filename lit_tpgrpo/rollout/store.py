@@ -82,7 +82,7 @@ class RoundStore:
         stored = _read_meta(folder / "meta.json")
         if stored is not None and stored != written:
             changed = sorted(k for k in written.keys() | stored.keys() if written.get(k) != stored.get(k))
-            log.warning("round %d on disk is void and is made anew: %s changed", index, ", ".join(changed))
+            log.warning("round %d on disk is invalid and is sampled again: %s changed", index, ", ".join(changed))
         if stored != written:
             if others := _remove_round(folder):
                 raise StorageError(
@@ -96,7 +96,8 @@ class RoundStore:
         if _read_meta(folder / "judging.json") != means:
             if any(file.verdict_files()):
                 log.warning(
-                    "the verdicts of round %d on disk are void and are made anew: judge or verifier changed", index
+                    "the verdicts of round %d on disk are invalid and are judged again: judge or verifier changed",
+                    index,
                 )
             file.invalidate_verdicts()
             _write_whole(folder / "judging.json", json.dumps(means, indent=1))
@@ -253,7 +254,7 @@ class RoundFile:
                     rows = rows_of(line)
                 except _UNREADABLE as error:
                     log.warning(
-                        "%s has a line that cannot be read (%s); what it held is made again", path, _reason(error)
+                        "%s has a line that cannot be read (%s); its content is computed again", path, _reason(error)
                     )
                     continue
                 yield from rows

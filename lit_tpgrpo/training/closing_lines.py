@@ -34,8 +34,8 @@ def ending_lines(trainer: L.Trainer) -> list[str]:
         lines = [_nothing_done(trainer, given), run, f"checkpoint: {given} (optimizer step {trainer.global_step})"]
     else:
         savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        found = [line for saver in savers for line in _checkpoint_lines(saver, trainer.global_step)]
-        lines = [*_limit_line(trainer), run, *(found or ["checkpoint: none was written"])]
+        written = [line for saver in savers for line in _checkpoint_lines(saver, trainer.global_step)]
+        lines = [*_limit_line(trainer), run, *(written or ["checkpoint: none was written"])]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             lines.append(f"report: tensorboard --logdir {_shown(logger.log_dir)} (curves: SCALARS, solutions: TEXT)")

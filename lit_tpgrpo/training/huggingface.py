@@ -63,8 +63,8 @@ class RunCard:
             "## Settings\n\n| setting | value |\n|---|---|\n" + "\n".join(rows),
         ]
         if self.metrics:
-            found = [f"| {name} | {value:.4f} |" for name, value in sorted(self.metrics.items())]
-            parts.append("## Metrics\n\n| metric | value |\n|---|---|\n" + "\n".join(found))
+            metric_rows = [f"| {name} | {value:.4f} |" for name, value in sorted(self.metrics.items())]
+            parts.append("## Metrics\n\n| metric | value |\n|---|---|\n" + "\n".join(metric_rows))
         if self.run:
             shown = "\n".join(line for line in self.run.splitlines() if not _is_path(line.partition(": ")[2]))
             parts.append(f"## The run's configuration\n\n```yaml\n{shown}\n```")

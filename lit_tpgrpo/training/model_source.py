@@ -77,8 +77,8 @@ def model_source(
             setting says how to load a model that is loaded.
     """
     if isinstance(model, str):
-        found = load_tokenizer(model) if tokenizer is None else _tokenizer(tokenizer)
-        return NamedModel(model, found, dtype, attention, random_init, quantization)
+        loaded = load_tokenizer(model) if tokenizer is None else _tokenizer(tokenizer)
+        return NamedModel(model, loaded, dtype, attention, random_init, quantization)
     given = {"random_init": random_init, "quantization": quantization is not None, "attention": attention != "sdpa"}
     if set_ := [name for name, is_set in given.items() if is_set]:
         raise ConfigError(
@@ -97,14 +97,14 @@ def model_source(
             f"tokenizer: expected one, got None: {type(model).__name__} was not loaded from a name whose tokenizer could be "
             "taken; give tokenizer="
         )
-    found = load_tokenizer(name) if tokenizer is None else _tokenizer(tokenizer)
+    loaded = load_tokenizer(name) if tokenizer is None else _tokenizer(tokenizer)
     rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
-    if len(found) > rows:
+    if len(loaded) > rows:
         raise ConfigError(
-            f"tokenizer: it has {len(found)} tokens, and {type(model).__name__} has embeddings for {rows}; give the model's "
+            f"tokenizer: it has {len(loaded)} tokens, and {type(model).__name__} has embeddings for {rows}; give the model's "
             "own tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
         )
-    return GivenModel(name, found, model, dtype)
+    return GivenModel(name, loaded, model, dtype)
 
 
 def as_model(value: Any, where: str) -> Any:

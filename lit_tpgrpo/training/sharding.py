@@ -75,13 +75,13 @@ def decoder_layers(causal_lm: PreTrainedModel) -> list[nn.Module]:
         ConfigError: there are none.
     """
     names = set(getattr(causal_lm, "_no_split_modules", None) or ())
-    found = [module for module in causal_lm.modules() if type(module).__name__ in names]
-    if not found:
+    layers = [module for module in causal_lm.modules() if type(module).__name__ in names]
+    if not layers:
         raise ConfigError(
             f"{type(causal_lm).__name__} has no modules of the names {sorted(names)} (_no_split_modules), by which FSDP cuts "
             "a model; use DDP (trainer.strategy ddp), or another model"
         )
-    return found
+    return layers
 
 
 def check_same_weights(causal_lm: PreTrainedModel) -> None:

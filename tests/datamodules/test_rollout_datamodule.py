@@ -302,7 +302,7 @@ def test_rollouts_of_another_run_are_not_taken_for_this_ones(random_model, tmp_p
         sampled.append(dm.engine.sampled)  # pyright: ignore
     # keep_rounds 2 leaves rounds 1 and 2. The second run is the first once more; the third departs after step 1.
     assert sampled == [48, 16, 48]
-    assert "round 1 on disk is void and is made anew: weights changed" in caplog.text
+    assert "round 1 on disk is invalid and is sampled again: weights changed" in caplog.text
 
 
 def test_predict_samples_anew_for_other_weights(random_model, tmp_path):

@@ -110,7 +110,7 @@ def test_other_settings_void_a_round(tmp_path: Path, caplog):
     with caplog.at_level(logging.WARNING):
         other = RoundStore(tmp_path).open(0, {"policy_version": 5, "seed": 1})
     assert other.solutions(1) == {}
-    assert "round 0 on disk is void and is made anew: policy_version changed" in caplog.text
+    assert "round 0 on disk is invalid and is sampled again: policy_version changed" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["meta.json", "judging.json"])

@@ -44,16 +44,16 @@ def usable_checkpoint(path: Path, exact: bool | None = None) -> Path:
     named = not path.is_dir() or _is_sharded(path)
     if named and fault_of(path) is None:
         return path
-    found = _newest_first(path.parent.glob("*.ckpt") if named else _below(path, ".ckpt"))
+    candidates = _newest_first(path.parent.glob("*.ckpt") if named else _below(path, ".ckpt"))
     if named:
-        # The last one's elders are all others, whatever the clock says of their copies.
+        # All others are older than ``last``, even where copying gave them later times.
         last = path.name.startswith("last")
-        older = found if last else [p for p in found if _age(p) <= _age(path)]
+        older = candidates if last else [p for p in candidates if _age(p) <= _age(path)]
         older = [p for p in older if p.resolve() != path.resolve()]
         if exact or (exact is None and not last):
             raise _named_is_damaged(path, older)
-        found = [path, *older]
-    for candidate in found:
+        candidates = [path, *older]
+    for candidate in candidates:
         fault = fault_of(candidate)
         if fault is None:
             if candidate != path:
@@ -61,8 +61,8 @@ def usable_checkpoint(path: Path, exact: bool | None = None) -> Path:
             return candidate
         log.warning("the checkpoint %s is damaged (%s): it is not loaded", candidate, fault)
     raise CheckpointError(
-        f"no whole checkpoint at ckpt_path {str(path)!r} ({len(found)} looked at); give another checkpoint or run folder, or "
-        "start anew without --ckpt_path"
+        f"no whole checkpoint at ckpt_path {str(path)!r} ({len(candidates)} looked at); give another checkpoint or run folder, "
+        "or start a new run without --ckpt_path"
     )
 
 
@@ -93,8 +93,8 @@ def _below(folder: Path, ending: str) -> Iterator[Path]:
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
     """Sort checkpoints, the newest first; ``last`` before one of the same time."""
-    found = [p for p in paths if p.is_file() or p.is_dir()]
-    return sorted(found, key=lambda p: (-_step(p), -_age(p), not p.name.startswith("last")))
+    candidates = [p for p in paths if p.is_file() or p.is_dir()]
+    return sorted(candidates, key=lambda p: (-_step(p), -_age(p), not p.name.startswith("last")))
 
 
 def _step(path: Path) -> int:

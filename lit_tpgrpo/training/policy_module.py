@@ -1,0 +1,144 @@
+"""A LightningModule that holds a policy: builds and shards it, saves and restores it, lends its weights to engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lit_tpgrpo.training.adapters import LoRA, plain_tensors
+from lit_tpgrpo.training.building import build_policy, shard_over_all_ranks
+from lit_tpgrpo.training.checkpoints import checked_path
+from lit_tpgrpo.training.checkpoints.module_state import add_module_state, check_module_state
+from lit_tpgrpo.training.evaluated_module import EvaluatedModule
+from lit_tpgrpo.training.model_source import ModelSource
+from lit_tpgrpo.training.policy import PolicyModel
+from lit_tpgrpo.training.precision import compute_dtype
+from lit_tpgrpo.training.random_state import RANDOM_STATES, restore_random_state
+from lit_tpgrpo.training.sharding import Sharding, unsharded
+
+
+class PolicyModule(EvaluatedModule):
+    """The policy of a module, whatever it is trained with: the ``Policy`` protocol of ``lit_tpgrpo.engines.base``.
+
+    Args:
+        source: where the model and its tokenizer come from.
+        adapter: put on the model when it is built; its weights alone are saved.
+        sharding: how FSDP shards it, under ``ModelParallelStrategy``.
+
+    Attributes:
+        policy: None until ``configure_model``, which also reads ``gradient_checkpointing`` and ``quantization`` of ``hparams``.
+    """
+
+    def __init__(self, source: ModelSource, adapter: LoRA | None, sharding: Sharding | None) -> None:
+        super().__init__()
+        self._source, self.adapter, self._sharding = source, adapter, sharding or Sharding()
+        self.policy: PolicyModel | None = None
+        self._base = ""  # fingerprint of the weights under the adapter
+        self._random_states: list[dict[str, Any]] | None = None  # of a checkpoint, by rank
+        self._steps_taken = 0
+
+    @property
+    def policy_model(self) -> PreTrainedModel:
+        return self._built_policy.causal_lm
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._source.tokenizer
+
+    @property
+    def policy_version(self) -> int:
+        """Optimizer steps taken; outside ``fit``, where Lightning counts none, those of the checkpoint that was loaded or of
+        the ``fit`` before, whichever came later."""
+        trainer = self._trainer
+        outside = trainer is not None and trainer.state.fn != TrainerFn.FITTING
+        return self._steps_taken if outside else self.global_step
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Dtype in which the policy's layers compute, for engines with their own copy of the weights; without a trainer the
+        weights' dtype."""
+        if self._trainer is None:
+            return self.policy_model.dtype
+        return compute_dtype(self.policy_model, self.trainer, self._sharding.param_dtype)
+
+    def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
+        return plain_tensors(self.policy_model)
+
+    def unsharded(self) -> AbstractContextManager[None]:
+        """See ``lit_tpgrpo.engines.base.Sharded``."""
+        return unsharded(self._built_policy)
+
+    @property
+    def _built_policy(self) -> PolicyModel:
+        if self.policy is None:
+            raise RuntimeError("the policy is built in configure_model, which the Trainer has not called yet")
+        return self.policy
+
+    def configure_model(self) -> None:
+        if self.policy is not None:
+            return
+        self.policy, self._base = build_policy(self._source, self.adapter, self.hparams["gradient_checkpointing"])
+        self.on_policy_built(self.policy)
+        self._shard(self.policy)
+
+    def on_policy_built(self, policy: PolicyModel) -> None:
+        """Hook of subclasses: copy what is needed of the initial policy before it is sharded."""
+
+    def _shard(self, model: PolicyModel, sharding: Sharding | None = None) -> None:
+        if self.device_mesh is not None:
+            quantized = self.hparams["quantization"] is not None
+            sharding = sharding or self._sharding
+            shard_over_all_ranks(model, self.device_mesh, self.trainer.world_size, sharding, quantized)
+
+    def _shard_offloaded(self, model: PolicyModel) -> None:
+        self._shard(model, replace(self._sharding, cpu_offload=True))
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert as any module does, except that offloaded shards stay in host memory.
+
+        Lightning moves a sharded module to the GPU even so, and FSDP2 refuses to run it there.
+        """
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if device is None or not (self._sharding.cpu_offload and isinstance(self.policy, FSDPModule)):
+            return super().to(*args, **kwargs)
+        self._device = device
+        return self if dtype is None else super().to(dtype)
+
+    # ---- checkpoints ----
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        add_module_state(checkpoint, self.policy, self.adapter, self._base)
+
+    @classmethod
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, checkpoint_path: Any, *args: Any, weights_only: bool | None = None, **kwargs: Any
+    ) -> Self:
+        """Build the module of a checkpoint file as Lightning does, after checking the file.
+
+        Raises:
+            InputError: the file is damaged, or was not saved by a Trainer.
+            UnsafeCheckpointError: it could run code; with ``weights_only=False`` it is loaded.
+        """
+        weights_only = weights_only is not False
+        checked_path(checkpoint_path, weights_only)
+        return super().load_from_checkpoint(checkpoint_path, *args, weights_only=weights_only, **kwargs)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._steps_taken = checkpoint["global_step"]
+        self._random_states = checkpoint.get(RANDOM_STATES)
+        if not check_module_state(checkpoint, self, self.policy, self.adapter, self._base):
+            self.strict_loading = False  # base weights are reloaded from the original model
+
+    def restore_random_states(self) -> None:
+        """Restore this rank's random state of the checkpoint that was loaded, if one was."""
+        if self._random_states is not None:
+            restore_random_state(self._random_states, self.trainer.global_rank, self.trainer.world_size)
+            self._random_states = None
