@@ -84,9 +84,12 @@ class HeldoutStreams:
         return StreamLoader(predict, self._predict_parts(), limit, "prediction")
 
     def _predict_parts(self) -> int:
-        """The same number on every rank; the last ones may be empty."""
+        """Return the number of parts, the same on every rank; the last ones may be empty."""
         return -(-self._largest_share("predict") // self.problems_per_part)
 
     def _largest_share(self, split: str) -> int:
-        """Problems of the rank that has most: all take as many batches, since gathering the policy is collective."""
+        """Return the largest number of problems on any rank.
+
+        All ranks take as many batches, since gathering the policy is collective.
+        """
         return -(-len(self.problems(split)) // self.trainer.world_size)

@@ -28,7 +28,7 @@ def add_folders_beside(package: str, *names: str) -> None:
 
 
 def subpackage_folder(name: str) -> Path:
-    """The folder of ``lit_tpgrpo.NAME``, without importing it."""
+    """Return the folder of ``lit_tpgrpo.NAME``, without importing it."""
     for folder in map(Path, sys.modules["lit_tpgrpo"].__path__):
         if (folder / name).is_dir():
             return folder / name
@@ -42,7 +42,7 @@ def import_as_part_of_package(name: str) -> None:
 
 
 class _Alias(MetaPathFinder, Loader):
-    """Finds ``NAME.module`` and puts ``lit_tpgrpo.NAME.module`` in its place."""
+    """Import ``lit_tpgrpo.NAME.module`` in place of ``NAME.module``."""
 
     def __init__(self, name: str) -> None:
         self.prefix = f"{name}."

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lit_tpgrpo import notices  # noqa: F401  first: it hides what the others' libraries say when imported
+from lit_tpgrpo import notices  # noqa: F401  first: it silences third-party import messages
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation
 from lit_tpgrpo.losses.base import TokenLoss

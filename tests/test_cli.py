@@ -285,7 +285,7 @@ def test_what_is_mistyped_is_told_in_one_line(typed: str, tmp_path: Path, capsys
         ),
         (
             ["fit", *QUICKSTART, "--config", "configs/judge/votes.yaml"],
-            "data.judge: GenerativeJudge needs chat; give --data.judge.chat, or a config that sets it before the others",
+            "data.judge: GenerativeJudge needs chat; give --data.judge.chat, or list a config that sets it first",
         ),
         (
             ["fit", "--data.group_size", "4"],
@@ -422,7 +422,7 @@ def test_lightnings_own_text_of_a_missing_logger_names_its_package(logger: Modul
 
 
 def test_a_circle_of_causes_is_walked_once():
-    """TensorBoard raises an error that it stored while another is handled: this was followed for ever."""
+    """TensorBoard raises an error that it stored while another is handled: this was followed forever."""
     first, second = OSError(errno.ENOSPC, "No space left on device"), RuntimeError("logging")
     first.__context__, second.__context__ = second, first
     assert first_among(second, (ConfigError,)) is None

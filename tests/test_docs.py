@@ -22,6 +22,16 @@ def test_links_lead_somewhere(page: str):
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
+@pytest.mark.parametrize(
+    "page", sorted(str(p.relative_to(ROOT)) for p in (ROOT / ".github").rglob("*.*") if p.is_file())
+)
+def test_pages_and_sections_that_github_templates_name_exist(page: str):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert [name for name in re.findall(r"[\w/-]+\.md\b", text) if not (ROOT / name).is_file()] == []
+    for name, section in re.findall(r'(README|[\w/-]+(?=\.md))(?:\.md)?, "([^"]+)"', text):
+        assert f"# {section}\n" in (ROOT / f"{name}.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", NAMES)
 def test_what_commands_name_exists(page: str):
     text = (ROOT / page).read_text(encoding="utf-8")

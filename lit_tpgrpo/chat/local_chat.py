@@ -260,7 +260,7 @@ class LocalChat:
             except asyncio.CancelledError:
                 await asyncio.wait([job])  # a thread cannot be cancelled, and must not outlive the session
                 raise
-            except BaseException as error:  # a panic in a library must not leave the callers waiting for ever
+            except BaseException as error:  # a panic in a library must not leave the callers waiting forever
                 for prompt in batch:
                     if not prompt.result.done():
                         prompt.result.set_exception(error)

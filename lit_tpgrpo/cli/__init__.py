@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_tpgrpo import notices  # first: it hides messages that libraries print when imported
+from lit_tpgrpo import notices  # first: it silences third-party import messages
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
 from lit_tpgrpo.cli.messages import refusal
 from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text

@@ -106,7 +106,7 @@ def _nested(message: str, keys: Collection[str]) -> str:
     if report.required is not None:
         key, owner, names = report.required
         name = names.split(", ")[0]
-        return f"{key}: {owner.split('.')[-1]} needs {names}; give --{key}.{name}, or a config that sets it before the others"
+        return f"{key}: {owner.split('.')[-1]} needs {names}; give --{key}.{name}, or list a config that sets it first"
     if report.expected is not None:
         key, kind, value = report.expected
         return f"{key}: expected {_type_name(kind)}, got {value}"

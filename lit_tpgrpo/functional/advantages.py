@@ -120,7 +120,7 @@ def suffix_sum_advantages(process: Tensor, outcome_advantage: float, lengths: Te
 def closed_form_advantages(
     agrees_with_answer: Tensor, outcome_advantage: float, magnitude: float, lengths: Tensor
 ) -> Tensor:
-    """Compute advantages by the table: r for tokens that agree with the answer, r - magnitude for the others.
+    """Compute advantages by the table: r for tokens that agree with the answer, r - magnitude otherwise.
 
     Equals ``suffix_sum_advantages(process_rewards(...))`` on merged thoughts. As a look-up per token, it gives the same for
     unmerged steps; the suffix sum does not.

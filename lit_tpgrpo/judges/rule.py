@@ -89,7 +89,7 @@ class RuleJudge:
         return {name: float(counts[name]) for name in COUNTERS}
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""
 
     def _verdict(self, case: JudgeCase) -> Verdict:
         self._counts["cases"] += 1

@@ -31,7 +31,7 @@ def as_loss(value: Any, where: str) -> TokenLoss:
     module that is imported already.
 
     Raises:
-        ConfigError: it is something else, or the class is not at hand.
+        ConfigError: it is something else, or the class is not imported.
     """
     if not isinstance(value, Mapping):
         return accepted(value, TokenLoss, where)

@@ -82,8 +82,10 @@ class EvaluationLog:
             self._logging_step = None
 
     def _log_at(self, trainer: L.Trainer, step: int) -> None:
-        """Lightning logs what a loop measured at a batch counter that lags one behind inside ``fit`` and is 0 outside of it.
-        Its public remedy, a metric named ``step``, would stay in ``callback_metrics`` and name checkpoints wrongly."""
+        """Set the step at which Lightning logs the scores; its counter is one behind in ``fit`` and 0 elsewhere.
+
+        Its public remedy, a metric named ``step``, would stay in ``callback_metrics`` and name checkpoints wrongly.
+        """
         loop = trainer.fit_loop.epoch_loop
         self._logging_step, loop._batches_that_stepped = loop._batches_that_stepped, step
 
@@ -96,7 +98,10 @@ class ScoresGroups(Protocol):
 
 
 def scores_of(groups: Sequence[_Scored], pass_at: Sequence[int]) -> dict[str, Tensor]:
-    """avg@k, maj@k and pass@k of problems with k samples each, with standard errors where there are two problems or more."""
+    """Compute avg@k, maj@k and pass@k of problems with k samples each.
+
+    Standard errors are added where there are two problems or more.
+    """
     samples = len(groups[0].outcomes)
     parts: dict[str, Metric | MetricCollection] = {
         "avg": AvgAtK(samples, sync_on_compute=False),  # the groups are of all processes already

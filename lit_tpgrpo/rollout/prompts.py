@@ -57,7 +57,7 @@ def filter_long_prompts(
     max_tokens: int,
     on_long: Literal["skip", "stop"],
 ) -> tuple[list[Problem], int]:
-    """Return the problems whose prompts have at most ``max_tokens`` tokens, and the number of the others.
+    """Return the problems whose prompts have at most ``max_tokens`` tokens, and the number dropped.
 
     Raises:
         InputError: a prompt is too long and ``on_long`` is ``stop``, none is left, or a source gave no ``Problem`` objects.

@@ -83,10 +83,11 @@ class GroupAccuracy:
     """The paper's rule: capability is acc_G, problems are sampled in shuffled passes."""
 
     def scale(self, uid: str, accuracy: float) -> float:
+        """Return acc_G."""
         return accuracy
 
     def weights(self, uids: Sequence[str]) -> None:
-        return None
+        """Weight no problem: passes are plain shuffles."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def _is_valid(groups: Mapping[int, Sampled], key: tuple[int, int], stored: tuple
     try:
         check_verdict(JudgedSolution(groups[group_index][1][sample], *stored))
     except ValueError as error:
-        log.warning("%s; it is given again", error)
+        log.warning("%s; the solution is judged again", error)
         return False
     return True
 

@@ -47,7 +47,7 @@ def set_run_folder(trainer: L.Trainer, folder: Path) -> None:
 
 
 def early_folder(trainer: L.Trainer) -> Path | None:
-    """Decide the folder before the loggers are opened, on the global zero process, for ``run_folder`` to tell all.
+    """Decide the folder before the loggers are opened, on the global zero process, for ``run_folder`` to share with all.
 
     Returns:
         None where the first logger gets its version only when it is opened (a new run of W&B): nothing lies there yet.

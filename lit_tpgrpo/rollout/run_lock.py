@@ -40,7 +40,7 @@ class RunLock:
     a file. ``prepare_data`` is the last hook before, and of the global zero process alone. A run that is refused there is left
     without loggers until ``confirm``, where all processes can raise together.
 
-    What cannot be held: loggers that the user's own code opens before ``fit``, those that keep their runs on a server, and
+    Not locked: loggers that the user's own code opens before ``fit``, those that keep their runs on a server, and
     folders on a file system without locks.
     """
 
@@ -90,7 +90,7 @@ class RunLock:
 
 
 def _run_folders(trainer: L.Trainer, folder: Path | None, store_dir: str | None) -> list[Path]:
-    """The run's folder and its rounds'. Evaluations share a folder."""
+    """Return the folders of run and rounds to lock. Evaluations share a folder."""
     if trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.PREDICTING):
         return []
     store = folder / "rounds" if store_dir is None and folder is not None else store_dir
@@ -98,13 +98,13 @@ def _run_folders(trainer: L.Trainer, folder: Path | None, store_dir: str | None)
 
 
 def _log_folders(trainer: L.Trainer) -> list[Path]:
-    """Those of the loggers. An evaluation's TensorBoard file may lie beside others."""
+    """Return the log folders to lock. An evaluation's TensorBoard file may lie beside others."""
     fits = trainer.state.fn == TrainerFn.FITTING
     return [Path(x.log_dir) for x in trainer.loggers if writes_versions(x) and (fits or isinstance(x, CSVLogger))]
 
 
 def _checkpoint_folders(trainer: L.Trainer) -> list[Path]:
-    """Those that are given."""
+    """Return the configured checkpoint folders."""
     if trainer.state.fn != TrainerFn.FITTING or is_dev_run(trainer):
         return []
     given = [c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
@@ -152,7 +152,7 @@ class FolderLock:
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 log.warning(
-                    "%s is on a file system without locks: see to it that no other run uses it", self.path.parent
+                    "%s is on a file system without locks: make sure that no other run uses it", self.path.parent
                 )
                 return
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):

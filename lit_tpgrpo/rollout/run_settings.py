@@ -59,7 +59,7 @@ def log_run_settings(trainer: L.Trainer) -> None:
 
 
 def _new_to_mlflow(logger: MLFlowLogger, settings: dict[str, Any]) -> dict[str, Any]:
-    """MLflow refuses another value of a parameter that a run has: one that goes on with ``run_id`` keeps its first ones."""
+    """Return the settings that MLflow does not have yet; it refuses to change a logged parameter."""
     held = logger.experiment.get_run(logger.run_id).data.params
     changed = {name: value for name, value in settings.items() if name in held and held[name] != str(value)}
     if changed:
@@ -69,7 +69,7 @@ def _new_to_mlflow(logger: MLFlowLogger, settings: dict[str, Any]) -> dict[str, 
 
 
 def _to_tensorboard(logger: TensorBoardLogger, settings: dict[str, Any], metrics: list[str]) -> None:
-    """Lightning's own would log a metric of its own making, ``hp_metric`` -1."""
+    """Log hyperparameters without Lightning's placeholder ``hp_metric`` -1."""
     from torch.utils.tensorboard.summary import hparams
 
     logger.hparams.update(settings)  # for hparams.yaml
@@ -78,8 +78,10 @@ def _to_tensorboard(logger: TensorBoardLogger, settings: dict[str, Any], metrics
 
 
 def _schedule(key: str, scheduler: Any, factory: Any) -> dict[str, Any]:
-    """Class and arguments, and those of the schedules in a sequence. The factory is the parser's ``functools.partial``; of
-    another one's arguments those are known that the schedule keeps under their names."""
+    """Return the class and arguments of a schedule, and those of the schedules in a sequence.
+
+    The parser's factory is a ``functools.partial`` with the arguments; another's are read from the schedule's attributes.
+    """
     names = inspect.signature(type(scheduler)).parameters
     given = dict(getattr(factory, "keywords", None) or {n: v for n, v in vars(scheduler).items() if n in names})
     given = {k: v for k, v in given.items() if k not in ("optimizer", "last_epoch")}

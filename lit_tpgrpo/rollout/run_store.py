@@ -61,7 +61,7 @@ class RunStore:
     def open_prediction(
         self, trainer: L.Trainer, index: int, sampled_with: Mapping[str, Any], judged_with: Mapping[str, Any]
     ) -> RoundFile:
-        """Open a part of ``predict``, which every rank stores in a folder of its own."""
+        """Open a part of ``predict``, which every rank stores in a separate folder."""
         store = RoundStore(self.root(trainer) / "predict" / f"rank_{trainer.global_rank}")
         return store.open(index, sampled_with, judged_with)
 

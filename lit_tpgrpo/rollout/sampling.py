@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 def bar(items: Iterable[T], desc: str, total: int, show: bool, unit: str = "problem") -> Iterable[T]:
-    """A progress bar that leaves no trace when its stage is done."""
+    """Show a progress bar that disappears when its stage is done."""
     return tqdm(items, desc=desc, total=total, unit=unit, leave=False, disable=not show, dynamic_ncols=True)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of ``size`` items, the last one shorter."""
+    """Yield lists of ``size`` items, the last one shorter."""
     stream = iter(items)
     while batch := list(itertools.islice(stream, size)):
         yield batch

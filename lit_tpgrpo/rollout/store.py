@@ -188,7 +188,7 @@ class RoundFile:
                     stored[key] = (Outcome(line["outcome"]), answer, _verdict(line))
                 except _UNREADABLE as error:
                     log.warning(
-                        "the verdict on %s in %s cannot be read (%s); it is given again",
+                        "the verdict on %s in %s cannot be read (%s); the solution is judged again",
                         key,
                         self.folder,
                         _reason(error),
@@ -198,6 +198,7 @@ class RoundFile:
     def add_verdict(
         self, group: int, problem: Problem, solution: Solution, outcome: Outcome, answer: str | None, verdict: Verdict
     ) -> None:
+        """Append a judged solution as one line."""
         append_line(
             self._local_file("verdicts"),
             {
@@ -228,6 +229,7 @@ class RoundFile:
         return stored
 
     def add_score(self, group_index: int, solution: Solution, logprobs: Sequence[float]) -> None:
+        """Append the trainer's log-probs of a solution as one line."""
         row = {"place": group_index, "of": solution_digest(solution), "logprobs": list(logprobs)}
         append_line(self._local_file("scores"), row)
 
@@ -292,7 +294,7 @@ def _group(row: dict[str, Any]) -> Sampled:
 def _solution(row: dict[str, Any]) -> Solution:
     solution = _SOLUTION.validate_python(row)
     if not len(solution.completion_ids) == len(solution.logprobs) == len(solution.token_starts):
-        raise ValueError(f"sample {solution.sample} has tokens without a log-prob or a place in the text")
+        raise ValueError(f"sample {solution.sample} has tokens without a log-prob or an offset in the text")
     return solution
 
 

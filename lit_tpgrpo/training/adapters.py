@@ -54,7 +54,7 @@ class LoRA:
             ConfigError: no layer has such a name, or the head or the embedding has: log-probs are computed from the head's
                 own weight, which the embedding may share.
         """
-        # Imported when used: peft takes bitsandbytes along, which speaks up on every machine without a GPU.
+        # Imported when used: peft imports bitsandbytes, which prints a message on every machine without a GPU.
         from peft import LoraConfig, inject_adapter_in_model
 
         prepare_four_bit(model)
@@ -80,8 +80,10 @@ class LoRA:
 
 
 def four_bit() -> BitsAndBytesConfig:
-    """QLoRA's weights (https://arxiv.org/abs/2305.14314): 4-bit NormalFloat with double quantisation. What they compute in is
-    set by ``prepare_four_bit``."""
+    """Return the settings of QLoRA's weights (https://arxiv.org/abs/2305.14314): 4-bit NormalFloat, double quantisation.
+
+    ``prepare_four_bit`` sets the dtype that they compute in.
+    """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -90,12 +92,12 @@ def four_bit() -> BitsAndBytesConfig:
 
 
 def prepare_four_bit(model: PreTrainedModel) -> None:
-    """Make 4-bit layers fit for training and sampling by turns; nothing happens without such layers.
+    """Prepare 4-bit layers for alternating training and sampling; does nothing without such layers.
 
     - They compute in the dtype of the weights that were quantised, or the first pass turns their biases into another.
     - On some CPUs bitsandbytes 0.50 packs them for bfloat16 kernels at the first pass in evaluation mode, after which they
       round otherwise and a backward pass fails: they are left as they are.
-    - The config stops speaking of it: engines and exports get whole weights under it.
+    - The config no longer mentions it: engines and exports get unquantised weights.
     """
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
     for layer in layers:
@@ -164,7 +166,7 @@ def check_base(saved: Mapping[str, Any] | None, adapter: LoRA | None, base: str)
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Meanwhile the model is what it was before it got adapters."""
+    """Disable all adapters within the context."""
     layers = adapter_layers(model)
     # Not enable_adapters: it also takes requires_grad away, which the optimizer and sharding rely on.
     for layer in layers:
@@ -180,7 +182,7 @@ def plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights under the names that the model has without adapters: merged, not quantised, not sharded.
 
     Merged weights are float32, whatever the dtype beneath: bfloat16 rounds an adapter's small updates away (of N(0, 1e-4^2) on
-    weights N(0, 0.02^2) 32% leave no trace, of N(0, 1e-5^2) 88%). Who takes them rounds once, if at all. One at a time, so that
+    weights N(0, 0.02^2) 32% leave no trace, of N(0, 1e-5^2) 88%). The caller rounds once, if needed. One at a time, so that
     no process ever holds a second model. Collective where the model is sharded.
     """
     for name, parameter in model.named_parameters():
@@ -202,6 +204,6 @@ def _dequantized(parameter: Tensor) -> Tensor:
 
 
 def _merged(weight: Tensor, layer: Any) -> Tensor:
-    """W + scale * B A, float32."""
+    """Compute W + scale * B A in float32."""
     a, b = (full_tensor(part[_NAME].weight.detach()).float() for part in (layer.lora_A, layer.lora_B))
     return weight.float() + layer.scaling[_NAME] * (b @ a)

@@ -48,7 +48,7 @@ class BatchSums:
         return BatchSums(loss, both[0], both[1], over_ranks(self.difference_max, "max"))
 
     def metrics(self, on_policy: bool) -> dict[str, Tensor]:
-        """Return per-token means under ``train/``. Where the batch was sampled by the very weights that now train
+        """Return per-token means under ``train/``. Where the batch was sampled by the current weights
         (``on_policy``), trainer and sampler should agree: their difference is logged under ``mismatch/``."""
         tokens = self.loss.tokens.clamp(min=1)
         values = self.loss.values()

@@ -1,4 +1,4 @@
-"""Building the policy of a module: loading, adapter, gradient checkpointing, shards."""
+"""Build the policy of a module: loading, adapter, gradient checkpointing, shards."""
 
 from __future__ import annotations
 

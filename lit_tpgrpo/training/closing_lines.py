@@ -18,7 +18,7 @@ def print_ending(trainer: L.Trainer) -> None:
     """Print the last lines of ``fit``, once, whatever loggers and callbacks it has. Collective."""
     if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
         return
-    lines = ending_lines(trainer)  # on all processes: they decide the run's folder together
+    lines = ending_lines(trainer)  # on all ranks: choosing the run's folder is collective
     if trainer.is_global_zero:
         # After a line break: progress bars leave the cursor at their end.
         print("\n" + "\n".join(lines), flush=True)

@@ -61,7 +61,7 @@ def _overflows(gradients: list[Tensor], scaler: torch.amp.GradScaler) -> bool:
 
 
 def step_metrics(norm: GradientNorm, scaler: torch.amp.GradScaler | None) -> dict[str, float | Tensor]:
-    """Return ``train/grad_norm`` of a step that was taken; with a scaler whether it was skipped, and the scale from now on."""
+    """Return ``train/grad_norm`` of a step that was taken; with a scaler whether it was skipped, and the next scale."""
     metrics: dict[str, float | Tensor] = {} if norm.overflowed else {"train/grad_norm": norm.value}
     if scaler is not None:
         metrics |= {"train/step_skipped": float(norm.overflowed), "train/loss_scale": scaler.get_scale()}

@@ -1,4 +1,4 @@
-"""Writing a policy as a Hugging Face folder, with a model card that says how it was trained, and uploading it."""
+"""Write a policy as a Hugging Face folder, with a model card that says how it was trained, and upload it."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ def write_folder(
     overwrite: bool = False,
     write: bool = True,
 ) -> Path:
-    """Weights (safetensors), config, generation config, tokenizer and model card; the folder appears when it is whole.
+    """Write weights (safetensors), config, generation config, tokenizer and model card atomically.
 
     Args:
         out: the folder.
-        model: what the weights belong to: its config counts, not its own weights.
+        model: gives the architecture and the config; its weights are not read.
         named_tensors: all weights by their Hugging Face names, see ``Policy.named_tensors``. Collective where they are
             sharded: all processes call this and one of them writes.
         card: for README.md.
@@ -119,7 +119,7 @@ def write_folder(
 
     Raises:
         InputError: ``out`` is not empty.
-        StorageError: it cannot be written, or reads back otherwise; what was there before still is.
+        StorageError: it cannot be written, or reads back differently; existing contents stay.
     """
     weights: dict[str, Tensor] = {}
     merged = model.dtype if adapter_layers(model) else None
@@ -134,7 +134,7 @@ def write_folder(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _plain(model, weights).save_pretrained(partial, state_dict=dict(weights))  # it empties what it is given
+        _plain(model, weights).save_pretrained(partial, state_dict=dict(weights))  # save_pretrained consumes the dict
         _check_written(partial, weights)
         write_checksums(partial, pattern="*.safetensors")
         tokenizer.save_pretrained(partial)
@@ -151,7 +151,7 @@ def write_folder(
 
 
 def _check_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Read the weights back. Some architectures write them under other names: these are counted.
+    """Read the weights back and compare them; those that an architecture writes under other names are only counted.
 
     Raises:
         OSError: one differs.
@@ -193,7 +193,7 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
     """Upload a folder as the logged-in user (``hf auth login`` or HF_TOKEN) and return its address.
 
     Raises:
-        InputError: there is no such user, no right to write there, no network, or the name is none.
+        InputError: there is no such user, no right to write there, no network, or the name is invalid.
     """
     try:
         api = HfApi()

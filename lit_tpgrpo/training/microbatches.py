@@ -16,7 +16,7 @@ from lit_tpgrpo.records import TrainingSequence
 class MicroBatch:
     """B sequences padded to L tokens, and their N completion tokens laid out flat.
 
-    ``input_ids`` and ``attention_mask`` are (B, L), ``lengths`` (B,) counts completion tokens. The others are (N,):
+    ``input_ids`` and ``attention_mask`` are (B, L), ``lengths`` (B,) counts completion tokens. All other tensors are (N,):
     ``targets[i]`` is predicted by the hidden state at ``[row[i], position[i]]`` and was sampled with ``old_logprobs[i]``.
     """
 
@@ -77,7 +77,7 @@ def _joined(weights: Sequence[Tensor | None]) -> Tensor | None:
     """Concatenate importance weights; None if no sequence has any.
 
     Raises:
-        ValueError: only some have them: the others would have weights of another scale.
+        ValueError: only some have them.
     """
     given = [w for w in weights if w is not None]
     if given and len(given) < len(weights):

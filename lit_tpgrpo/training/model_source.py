@@ -73,7 +73,7 @@ def model_source(
     """Return the source for a model's name or object, with its tokenizer; by default the one that the model's name has.
 
     Raises:
-        ConfigError: the tokenizer cannot be loaded or is none for this model, the object is no causal language model, or a
+        ConfigError: the tokenizer cannot be loaded or does not match the model, the object is no causal language model, or a
             setting says how to load a model that is loaded.
     """
     if isinstance(model, str):
@@ -125,7 +125,7 @@ def as_factory(value: Any, where: str) -> Any:
     """Return a function that builds an optimizer or a schedule, or None.
 
     Raises:
-        ConfigError: it is one that is built already, of parameters that are not these, or something else.
+        ConfigError: it is already built, on other parameters, or something else.
     """
     if isinstance(value, Optimizer | LRScheduler | ReduceLROnPlateau):
         argument = "parameters" if isinstance(value, Optimizer) else "optimizer"

@@ -1,4 +1,4 @@
-"""Building an optimizer and checking that it can work on the weights."""
+"""Build an optimizer and check that it can work on the weights."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def unchanged_share(parameters: Sequence[Tensor], update: float) -> float:
 def warn_of_coarse_weights(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
     """Warn where weights of 16 bits are trained by an optimizer that adds its updates to them and rounds to nearest.
 
-    torchao's optimizers with ``bf16_stochastic_round`` are left alone.
+    torchao's optimizers with ``bf16_stochastic_round`` are exempt.
     """
     coarse = [p for p in parameters if p.dtype in (torch.bfloat16, torch.float16)]
     if not coarse or getattr(optimizer, "bf16_stochastic_round", False):

@@ -47,10 +47,12 @@ class PolicyModule(EvaluatedModule):
 
     @property
     def policy_model(self) -> PreTrainedModel:
+        """The model that is trained, adapters included; built in ``configure_model``."""
         return self._built_policy.causal_lm
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model."""
         return self._source.tokenizer
 
     @property
@@ -70,10 +72,11 @@ class PolicyModule(EvaluatedModule):
         return compute_dtype(self.policy_model, self.trainer, self._sharding.param_dtype)
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield all weights by their Hugging Face names, adapters merged. Collective where the model is sharded."""
         return plain_tensors(self.policy_model)
 
     def unsharded(self) -> AbstractContextManager[None]:
-        """See ``lit_tpgrpo.engines.base.Sharded``."""
+        """Unshard the policy within the context, see ``lit_tpgrpo.engines.base.Sharded``."""
         return unsharded(self._built_policy)
 
     @property

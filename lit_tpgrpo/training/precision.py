@@ -1,4 +1,4 @@
-"""Dtypes: of the weights, and of what is computed with them."""
+"""Choose dtypes: of the weights, and of what is computed with them."""
 
 from __future__ import annotations
 

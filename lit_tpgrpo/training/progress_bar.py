@@ -74,15 +74,15 @@ class OptimizerStepBar(TQDMProgressBar):
 
 
 def use_step_bar(trainer: L.Trainer) -> None:
-    """Put ``OptimizerStepBar`` in the place of the bar that Lightning adds by itself.
+    """Replace the bar that Lightning adds by itself with ``OptimizerStepBar``.
 
     A bar that the user chose stays: one of another class, or with other settings than the defaults. Lightning takes rich's bar
     where rich is installed; its live display and the bars of sampling and judging overwrite each other.
     """
     callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    for place, callback in enumerate(callbacks):
+    for index, callback in enumerate(callbacks):
         if isinstance(callback, ProgressBar) and _is_lightnings_default(callback):
-            callbacks[place] = OptimizerStepBar()
+            callbacks[index] = OptimizerStepBar()
 
 
 def _is_lightnings_default(bar: ProgressBar) -> bool:

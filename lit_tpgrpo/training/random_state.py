@@ -29,7 +29,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(states: Sequence[Mapping[str, Any]], rank: int, world_size: int) -> None:
-    """Go on where a checkpoint left; with another number of processes there is no state to go on from, which is logged.
+    """Restore this rank's random state; if the number of ranks changed, log a warning and keep the seeds.
 
     Training and sampling use explicit seeds: the state matters to a user's callbacks only.
     """

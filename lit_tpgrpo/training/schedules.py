@@ -89,7 +89,7 @@ class TransformersLR(LambdaLR):
         self._last_lr = rates
 
     def state_dict(self) -> dict[str, Any]:
-        """Position and initial rates; the settings are those given, also after a restart."""
+        """Return position and initial rates; the settings are those given, also after a restart."""
         return {k: v for k, v in super().state_dict().items() if k not in ("_settings", "follows_run")}
 
 

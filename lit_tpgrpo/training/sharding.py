@@ -135,7 +135,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
     """All-gather the full tensor of a shard; return other tensors as they are. Collective for shards."""
     if not isinstance(tensor, DTensor):
         return tensor
-    if tensor.device.type != tensor.device_mesh.device_type:  # offloaded: GPUs talk to one another of what they hold
+    if tensor.device.type != tensor.device_mesh.device_type:  # offloaded: collectives need the tensors on the GPU
         tensor = cast(DTensor, tensor.to(tensor.device_mesh.device_type))
     return tensor.full_tensor()
 

@@ -23,7 +23,7 @@ from lit_tpgrpo.training.policy import PolicyModel
 
 
 def check_batch(batch: object) -> None:
-    """Refuse a batch of another loader than that of rollouts, before anything is computed with it.
+    """Refuse a batch that is no ``TrainBatch``, before anything is computed with it.
 
     Raises:
         ConfigError: it is no ``TrainBatch``.
@@ -36,9 +36,9 @@ def check_batch(batch: object) -> None:
 
 
 def is_on_policy(batch: TrainBatch, policy_version: int) -> bool:
-    """Tell whether the very weights that now train sampled the batch, and its old log-probs are the engine's.
+    """Tell whether the current weights sampled the batch, and its old log-probs are the engine's.
 
-    A corrected batch's are the trainer's: how far the engine's are from them was measured once for the round.
+    A corrected batch's are the trainer's; their difference from the engine's was measured once for the round.
     """
     corrected = any(s.importance_weights is not None for s in batch.sequences)
     return batch.policy_version == policy_version and not corrected
@@ -47,7 +47,7 @@ def is_on_policy(batch: TrainBatch, policy_version: int) -> bool:
 def rank_microbatches(
     sequences: Sequence[TrainingSequence], budget: int, pad_id: int, max_over_ranks: Callable[[int], int]
 ) -> list[MicroBatch | None]:
-    """Cut this rank's sequences into micro-batches; None tops them up to the number of the rank that has most. Collective."""
+    """Cut this rank's sequences into micro-batches, padded with None to the largest number on any rank. Collective."""
     local: list[MicroBatch | None] = list(microbatches(sequences, budget, pad_id))
     return local + [None] * (max_over_ranks(len(local)) - len(local))
 

@@ -38,7 +38,7 @@ def check_trainer(trainer: L.Trainer, compiled: bool) -> None:
         compiled: whether the whole module went through ``torch.compile``.
 
     Raises:
-        ConfigError: with what takes its place.
+        ConfigError: naming the replacement.
     """
     clipping = trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None
     if clipping or trainer.accumulate_grad_batches != 1:

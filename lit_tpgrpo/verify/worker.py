@@ -32,7 +32,7 @@ from lit_tpgrpo.verify.match import Match
 
 
 class Reply(enum.Enum):
-    """Result of one comparison. A worker sends the first four; its parent sets the others.
+    """Result of one comparison. A worker sends the first four; the parent sets the remaining fields.
 
     All but the last two depend only on gold and answer.
     """

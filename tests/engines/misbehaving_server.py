@@ -24,7 +24,7 @@ WAIT_S = 300.0
 @dataclass(frozen=True, slots=True)
 class Behaviour:
     """An answer and how it is sent: ``answer`` as it should be, ``refuse`` (the connection closes without one), ``hang``
-    (none until the other side or the server closes), ``trickle`` (bytes for ever), ``flood`` (``payload`` for ever, as fast
+    (none until the other side or the server closes), ``trickle`` (bytes forever), ``flood`` (``payload`` forever, as fast
     as it is taken), ``cut`` (closed in the middle of the body). ``payload``, where given, is sent in place of the body. In
     the body, ``{authorization}`` becomes what that header of the request said, ``{key}`` the key in it."""
 

@@ -275,7 +275,7 @@ def test_verdicts_and_scores_are_of_the_solution_that_they_were_given_on(tmp_pat
     rewrite(file.folder / "verdicts.0.jsonl", lambda row: row | {"outcome": "maybe"})
     with caplog.at_level(logging.WARNING):
         assert file.verdicts({0: (PROBLEM, (solution(0),))}) == {}
-    assert "it is given again" in caplog.text
+    assert "is judged again" in caplog.text
 
 
 def test_what_the_store_did_not_write_stays(tmp_path: Path):

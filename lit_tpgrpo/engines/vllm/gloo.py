@@ -84,7 +84,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         if self._update is None:
             raise RuntimeError("update_weights was called before start_weight_update")
         update, self._update = self._update, None
-        # Finished here, where vLLM closes the update after an error; after one in finish_weight_update it stays open for ever.
+        # Finished here, where vLLM closes the update after an error; after one in finish_weight_update it stays open forever.
         try:
             update.load(self._received(update_info))
         except BaseException:

@@ -207,7 +207,7 @@ class _Generation:
         server.readmit()
 
     def _mark_lost(self, server: Server, reason: str, failed: list[int], count_losses: bool = True) -> None:
-        """Stop using a server and put its prompts first in the queue for the others; late responses are ignored.
+        """Stop using a server and put its prompts first in the queue for the remaining servers; late responses are ignored.
 
         Args:
             server: the lost server.

@@ -40,7 +40,7 @@ def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> It
     def run() -> None:
         try:
             asyncio.run(main())
-        except BaseException as error:  # the loop could not be created, or failed: the consumer must not wait for ever
+        except BaseException as error:  # the loop could not be created, or failed: the consumer must not wait forever
             items.put(_End(error))
             started.put(None)
 

@@ -137,8 +137,8 @@ def _checked(text: str, model: type[V], request_id: str) -> V:
         verdict = model.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "reply"
-        raise VerdictError(f"{place}: {first['msg']}") from None
+        location = ".".join(map(str, first["loc"])) or "reply"
+        raise VerdictError(f"{location}: {first['msg']}") from None
     if verdict.id != request_id:
         raise VerdictError(f"answers request {verdict.id}, not {request_id}")
     return verdict

@@ -14,10 +14,10 @@ _BARE = "it is a bare pickle, no archive as torch.save writes them"
 
 
 def archive_fault(source: Path | IO[bytes], size: int | None = None) -> str | None:
-    """Return what is wrong with an archive, None where all of its content is what was written.
+    """Return the damage to an archive, or None if it is intact.
 
-    Each record has a CRC-32 in the table at the end. What no checksum covers is padding, dates and attributes, which nothing
-    reads; names, places and lengths of records are written twice, and must agree.
+    Each record has a CRC-32 in the table at the end. Checksums do not cover padding, dates and attributes, which nothing
+    reads; names, offsets and lengths of records are written twice, and must agree.
 
     Args:
         source: the archive.

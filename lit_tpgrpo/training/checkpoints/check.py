@@ -17,7 +17,7 @@ _TRUST = (
     "holds more than tensors and plain values, which could run code when loaded; it is not loaded. Checkpoints of this package "
     "hold nothing else"
 )
-_checked: set[tuple[Any, ...]] = set()  # what was whole, by names, sizes and times: it is not read twice
+_checked: set[tuple[Any, ...]] = set()  # intact checkpoints by names, sizes and times: not read twice
 
 
 class CheckpointError(InputError):
@@ -73,7 +73,7 @@ def check_contents(path: Path) -> None:
 
 
 def fault_of(path: Path) -> str | None:
-    """Return what is damaged in a checkpoint (a file, or a folder of shards), None where it is as it was written.
+    """Return the damage to a checkpoint (a file, or a folder of shards), or None if it is intact.
 
     A folder of shards without its checksums, as Lightning's own ModelCheckpoint writes it, is checked by those that torch
     gives each tensor; its table has none then.
@@ -111,30 +111,28 @@ def _folder_fault(folder: Path) -> str | None:
 
 
 def _check_types(path: Path) -> None:
-    place = path
+    part = path
     try:
         if path.is_dir():
             for item in read_table(path):
                 if not item.tensor:
-                    place = path / item.name
+                    part = path / item.name
                     load_value(path, item)
-            place = path / REST
-        torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+            part = path / REST
+        torch.load(part, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(
             f"the checkpoint {path} {_TRUST}. If you trust where it comes from, give --weights_only false (weights_only=False "
             "in Python)"
         ) from error
-    except (
-        Exception
-    ) as error:  # what is whole and still not to be read is of another program, which may have written anything
-        raise InputError(f"ckpt_path {str(place)!r} is no checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # intact but unreadable: written by another program, which may raise anything
+        raise InputError(f"ckpt_path {str(part)!r} is no checkpoint: {str(error).splitlines()[0]}") from error
 
 
 def _signature(path: Path) -> tuple[Any, ...]:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     try:
         stats = [(file.name, file.stat()) for file in files]
-    except OSError:  # a link to nothing, or it goes in this moment
+    except OSError:  # a dangling link, or it is being deleted
         return (path, None)
     return (str(path.absolute()), *((name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats))

@@ -27,12 +27,12 @@ def usable_checkpoint(path: Path, exact: bool | None = None) -> Path:
     Args:
         path: a checkpoint file, a folder of shards, or a folder with checkpoints below it.
         exact: refuse a checkpoint that is damaged, rather than pass over it, with a warning, for the newest whole one beside it
-            that is older. By default all but ``last``, which names none of a certain moment.
+            that is older. Default: True except for ``last``, which is not tied to a step.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or nothing in the folder is whole.
         InputError: there is nothing at the path.
-        UnsafeCheckpointError: one that comes into question could run code.
+        UnsafeCheckpointError: a candidate could run code.
     """
     _rename(path.with_name(path.name + ASIDE))
     bring_back(path)
@@ -79,16 +79,16 @@ def bring_back(folder: Path) -> None:
 
 
 def _rename(aside: Path) -> None:
-    place = aside.with_name(aside.name.removesuffix(ASIDE))
-    if aside.exists() and not place.exists():
+    path = aside.with_name(aside.name.removesuffix(ASIDE))
+    if aside.exists() and not path.exists():
         with contextlib.suppress(FileNotFoundError):  # another process was faster
-            aside.rename(place)
+            aside.rename(path)
 
 
 def _below(folder: Path, ending: str) -> Iterator[Path]:
     """Yield files and folders with that ending; skip those that vanish meanwhile."""
-    for place, folders, files in os.walk(folder):
-        yield from (Path(place, name) for name in (*folders, *files) if name.endswith(ending))
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *files) if name.endswith(ending))
 
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
@@ -116,7 +116,7 @@ def _age(path: Path) -> int:
     rest = path / REST
     try:
         return (rest if rest.exists() else path).lstat().st_mtime_ns
-    except FileNotFoundError:  # it went in the meantime
+    except FileNotFoundError:  # deleted meanwhile
         return 0
 
 

@@ -18,11 +18,11 @@ from lit_tpgrpo.training.checkpoints.check import check_checkpoint
 
 
 def check_before_loading(trainer: L.Trainer) -> None:
-    """Let the trainer load no checkpoint that has not passed ``check_checkpoint``.
+    """Check every checkpoint before the trainer loads it.
 
-    Lightning loads all of them, of ``fit`` and the others, named or found by itself (``last``, ``best``, those of a requeued
-    SLURM job), through one method of its strategy, which is given the check here. ``weights_only`` is then True unless it is
-    set. One process of each machine checks; all stop where it fails.
+    Every command loads checkpoints, given ones and those that Lightning looks for (``last``, ``best``, a requeued SLURM job's),
+    through one method of the strategy, which gets the check here. ``weights_only`` is then True unless it is set. One process
+    of each machine checks; all stop if it fails.
     """
     strategy = trainer.strategy
     load = strategy.load_checkpoint
@@ -48,22 +48,22 @@ def check_before_loading(trainer: L.Trainer) -> None:
 
 
 def checked_path(path: Any, weights_only: bool = True) -> Any:
-    """Return what is to be loaded, after the check where it is a path on a disk.
+    """Check a checkpoint if it is a path on a disk, and return it as it is.
 
     Raises:
         InputError: it is damaged, could run code, or is not there.
     """
     if not isinstance(path, (str, os.PathLike)) or not _is_local_file_protocol(str(path)):
         return path
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise InputError(f"the checkpoint {place} does not exist (looked at {place.absolute()})")
-    check_checkpoint(place, weights_only)
+    local = Path(path).expanduser()
+    if not local.exists():
+        raise InputError(f"the checkpoint {local} does not exist (looked at {local.absolute()})")
+    check_checkpoint(local, weights_only)
     return path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a checkpoint on the CPU, put together if it lies in shards; tensors and plain values only.
+    """Load a checkpoint to CPU, merging shards; tensors and plain values only.
 
     Raises:
         InputError: it is damaged, or could run code.

@@ -37,14 +37,14 @@ class Item:
 
 
 def read_table(folder: Path) -> list[Item]:
-    """Return what the table of a folder of shards says that there is.
+    """Parse a folder's shard table.
 
     Raises:
         ForbiddenTypeError: it names a type that torch does not write there.
-        ValueError: it cannot be read, or says what cannot be.
+        ValueError: unreadable or inconsistent.
     """
     others = sorted(path.name for path in folder.glob(f"*{TABLE}") if path.name != TABLE)
-    if others:  # torch falls back to them where it can make nothing of the first
+    if others:  # torch falls back to them if it cannot read the first
         raise ValueError(f"{others[0]} is of a table of another kind")
     try:
         with (folder / TABLE).open("rb") as file:
@@ -90,10 +90,12 @@ class _Slice(_ReaderView):
 
 def _items(table: Any) -> Iterator[Item]:
     _expect(isinstance(table, _Metadata))
-    kinds, places = table.state["state_dict_metadata"], table.state["storage_data"]
+    kinds, locations = table.state["state_dict_metadata"], table.state["storage_data"]
     rest = table.state.get("storage_meta")
-    _expect(isinstance(kinds, dict) and isinstance(places, dict) and (rest is None or isinstance(rest, _StorageMeta)))
-    for index, info in places.items():
+    _expect(
+        isinstance(kinds, dict) and isinstance(locations, dict) and (rest is None or isinstance(rest, _StorageMeta))
+    )
+    for index, info in locations.items():
         _expect(isinstance(index, _MetadataIndex) and isinstance(info, _StorageInfo))
         name, (file, offset, length) = (
             index.state["fqn"],
@@ -109,18 +111,18 @@ def _items(table: Any) -> Iterator[Item]:
 
 def _expect(holds: bool) -> None:
     if not holds:
-        raise ValueError("it does not say what a table of shards says")
+        raise ValueError("not a valid shard table")
 
 
 # ---- the allow-list: stand-ins for the types, which keep what they are given and do nothing ----
 
 
 class ForbiddenTypeError(ValueError):
-    """A pickle names something that it has no business with."""
+    """The pickle names a type outside the allow-list."""
 
 
 class _Fixed(type):
-    """A pickle can set the attributes of any object that it gets hold of: not those of a class."""
+    """Forbid setting class attributes: a pickle can set those of any object it reaches."""
 
     def __setattr__(cls, name: str, value: Any) -> None:
         raise ForbiddenTypeError(f"{cls.__name__}.{name}")
@@ -129,8 +131,7 @@ class _Fixed(type):
 class _StandIn(metaclass=_Fixed):
     """Built without arguments, then given its fields, those in ``__annotations__`` and no others.
 
-    The fields are those of the moment in which they are given, and given once: a pickle can go on to change the mapping that
-    they came in, or give others, of which the real types keep what these here would forget.
+    Copy the fields once and refuse a second state: a pickle could change the mapping later or set fields twice.
     """
 
     state: dict[str, Any]

@@ -354,7 +354,7 @@ def test_a_judge_that_is_down_stops_the_run_if_told_to(tmp_path):
 
 
 def test_one_poisoned_request_does_not_pass_for_a_judge_that_is_down():
-    """It fails for ever while nothing else is asked any more; the probe tells the two apart."""
+    """It fails forever while nothing else is asked any more; the probe tells the two apart."""
 
     class Poisoned(RuleChat):
         async def complete(self, request: ChatRequest):
