@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jsonargparse._typehints
@@ -24,6 +25,8 @@ def accept_by_methods() -> None:
     def implements_protocol(value: Any, protocol: Any) -> bool:
         if strict(value, protocol):
             return True
+        if inspect.isfunction(value) and _typehints.is_protocol(protocol):
+            return function_misfit(value, _typehints.get_protocol_origin(protocol)) is None
         # Not a metaclass: the parser also asks whether a class itself is an object that implements the protocol.
         is_candidate = inspect.isclass(value) and not issubclass(value, type) and value.__module__ != "builtins"
         is_candidate = is_candidate and _typehints.is_protocol(protocol)
@@ -41,19 +44,52 @@ def misfit(given: type, protocol: type) -> str | None:
         if method is None:
             return f"it has no method {name}({', '.join(expected)})"
         bound = () if isinstance(method, staticmethod | classmethod) else (None,)
+        by_position = (None,) * len(expected) if name == "__call__" else ()  # how objects are called
+        by_name = {} if name == "__call__" else dict.fromkeys(expected)
         try:
-            inspect.signature(getattr(given, name)).bind(*bound, **dict.fromkeys(expected))
+            inspect.signature(getattr(given, name)).bind(*bound, *by_position, **by_name)
         except TypeError:
             return f"its method {name} must take ({', '.join(expected)})"
     return None
 
 
-def misfit_of_paths(given: str, protocol: str) -> str | None:
-    """Call ``misfit`` with import paths; return None also if one of them cannot be imported."""
+def function_misfit(given: Callable[..., Any], protocol: type) -> str | None:
+    """Describe why a function cannot stand for an object of a protocol; None if it can."""
+    methods = _typehints.get_protocol_members(protocol)
+    if methods != ["__call__"]:
+        return f"a function has no methods, and {', '.join(methods)} are needed: write a class"
+    expected = [p.name for p in inspect.signature(protocol.__call__).parameters.values()][1:]
     try:
-        return misfit(_imported(given), _imported(protocol))
+        inspect.signature(given).bind(*expected)
+    except TypeError:
+        return f"it must take ({', '.join(expected)})"
+    return None
+
+
+def misfit_of_paths(given: str, protocol: str) -> str | None:
+    """Call ``misfit`` with import paths, or the bare name of a public protocol; None also if one cannot be imported."""
+    try:
+        value, expected = _imported(given), _imported(protocol if "." in protocol else f"lit_tpgrpo.{protocol}")
+        return function_misfit(value, expected) if inspect.isfunction(value) else misfit(value, expected)
     except (ImportError, AttributeError, ValueError, TypeError):
         return None
+
+
+def import_error(path: str) -> str | None:
+    """Return what importing the module of a class path raises, in one line; None if it can be imported or is not there.
+
+    A module of that name that is not there is another matter: its name may be misspelt.
+    """
+    module = path.rpartition(".")[0]
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if module == error.name or module.startswith(f"{error.name}."):
+            return None
+        return f"{module} cannot be imported: {type(error).__name__}: {error}"
+    except Exception as error:  # whatever the user's file raises
+        return f"{module} cannot be imported: {type(error).__name__}: {error}"
+    return None
 
 
 def _imported(path: str) -> type:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from lit_tpgrpo.cli import main
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.engines.base import Engine
 from lit_tpgrpo.judges.base import Judge
-from lit_tpgrpo.protocol_check import misfit, misfit_of_paths
+from lit_tpgrpo.losses.base import TokenLoss
+from lit_tpgrpo.protocol_check import function_misfit, misfit, misfit_of_paths
 
 
 class Plain:
@@ -44,6 +46,26 @@ class OtherArguments(Plain):
         yield from ()
 
 
+class OtherName:
+    """A loss that calls its only argument otherwise."""
+
+    def needs_reference(self):
+        return False
+
+    def __call__(self, x): ...
+
+
+class NoMethod(OtherName):
+    needs_reference = False  # pyright: ignore
+
+
+class TwoArguments(OtherName):
+    def __call__(self, inputs, more): ...
+
+
+def credit_of(group): ...
+
+
 @pytest.mark.parametrize(
     ("given", "protocol", "why"),
     [
@@ -54,10 +76,47 @@ class OtherArguments(Plain):
         (OtherArguments, Judge, "its method judge must take (cases)"),
         (PlainEngine, Judge, "it has no method judge(cases)"),
         (KeywordJudge, CreditAssignment, "it has no method __call__(group)"),
+        (OtherName, TokenLoss, None),
+        (NoMethod, TokenLoss, "its method needs_reference must take ()"),
+        (TwoArguments, TokenLoss, "its method __call__ must take (inputs)"),
     ],
 )
 def test_what_does_not_fit_is_named(given: type, protocol: type, why: str | None):
     assert misfit(given, protocol) == why
+
+
+def test_a_function_fits_a_protocol_of_one_call():
+    assert function_misfit(credit_of, CreditAssignment) is None
+    assert function_misfit(lambda: 0, CreditAssignment) == "it must take (group)"
+    why = function_misfit(credit_of, Judge)
+    assert why is not None
+    assert why.startswith("a function has no methods")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "text", "message"),
+    [
+        ("judge", "lacks", "import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("judge", "broken", "def (", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        ("keep", "lacks_too", "import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+    ],
+)
+def test_an_error_in_the_users_module_is_named(
+    key: str, name: str, text: str, message: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture
+):
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "--config", "configs/quickstart.yaml", f"--data.{key}", f"{name}.Thing"])
+    assert capsys.readouterr().err == f"error: data.{key}: {name} cannot be imported: {message}\n"
+
+
+@pytest.mark.parametrize("kind", [NoMethod, TwoArguments])
+def test_the_command_line_says_why_a_loss_does_not_fit(kind: type, capsys: pytest.CaptureFixture):
+    path = f"{__name__}.{kind.__name__}"
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "--config", "configs/quickstart.yaml", "--model.loss", path])
+    assert capsys.readouterr().err == f"error: model.loss: {path} is not a TokenLoss: {misfit(kind, TokenLoss)}\n"
 
 
 def test_paths_that_cannot_be_imported_say_nothing():

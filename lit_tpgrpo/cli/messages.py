@@ -15,12 +15,13 @@ from jsonargparse._parameter_resolvers import get_signature_parameters
 
 from lit_tpgrpo.cli.catalogue import nearest_path
 from lit_tpgrpo.cli.reports import LITERAL, REQUIRED, ErrorReport, read_report
-from lit_tpgrpo.protocol_check import misfit_of_paths
+from lit_tpgrpo.protocol_check import import_error, misfit_of_paths
 
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)(.*)", re.DOTALL)
 _NOT_IN_CONFIG = re.compile(r"Subcommand '[^']+' does not accept option '([^']+)'")
 _NOT_SUBCOMMAND = re.compile(r"argument subcommand: invalid choice: '([^']+)'")
 _EXAMPLES = {"lr_scheduler": "torch.optim.lr_scheduler.CosineAnnealingLR", "optimizer": "torch.optim.AdamW"}
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _EMPTY_BASES = ("lightning.LightningDataModule", "lightning.Callback", "lightning.LightningModule")
 
 
@@ -97,6 +98,8 @@ def _nested(message: str, keys: Collection[str]) -> str:
     if report.missing_class is not None and not _is_misspelt_choice(report, *report.missing_class):
         key, path = report.missing_class
         path = report.given if report.given.startswith(f"{path}.") else path
+        if error := import_error(path):
+            return f"{key}: {error}"
         return f"{key}: there is no class or file {path}{_class_suggestion(path)}"
     if report.misfit is not None:
         key, given, protocol = report.misfit
@@ -115,6 +118,8 @@ def _nested(message: str, keys: Collection[str]) -> str:
         return f"{key}.{match[1]}: no class is given for {key}; give --{key} and the path of a class first"
     if report.types:
         key = max((key for key, _ in report.types), key=len)  # the types of an outer key say nothing about this value
+        if _CLASS_PATH.fullmatch(report.given) and (error := import_error(report.given)):
+            return f"{key}: {error}"
         return f"{key}: expected {_type_names(report, key)}, got {report.given}"
     return " ".join(message.replace('Parser key "config":', "config:").split())
 

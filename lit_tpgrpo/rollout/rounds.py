@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.merging import check_verdict
 from lit_tpgrpo.engines.base import Batching, Engine, Policy, SamplingParams
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, RefreshableJudge, abstain, tally_of
 from lit_tpgrpo.records import (
@@ -249,6 +250,12 @@ class RoundMaker:
             for i, verdict in bar(verdicts, f"round {index}: judging", len(decided), self.show_progress, "solution"):
                 keep(decided[i], verdict)
                 STOP.check()
+        judged = sum((g, solution.sample) in done for g, _, solution in todo)
+        if judged < len(todo):
+            raise ConfigError(
+                f"the judge {type(self.judge).__name__} gave no verdict on {len(todo) - judged} of {len(todo)} solutions; "
+                "expected an (index, Verdict) for each case"
+            )
         return [_judged_group(g, problem, solutions, done) for g, (problem, solutions) in groups.items()]
 
 

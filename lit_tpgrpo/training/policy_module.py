@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_tpgrpo.protocol_check import accept_by_methods
 from lit_tpgrpo.training.adapters import LoRA, plain_tensors
 from lit_tpgrpo.training.building import build_policy, shard_over_all_ranks
 from lit_tpgrpo.training.checkpoints import checked_path
@@ -130,6 +131,7 @@ class PolicyModule(EvaluatedModule):
             InputError: the file is damaged, or was not saved by a Trainer.
             UnsafeCheckpointError: it could run code; with ``weights_only=False`` it is loaded.
         """
+        accept_by_methods()  # else the parser refuses a loss of the user's that training accepted
         weights_only = weights_only is not False
         checked_path(checkpoint_path, weights_only)
         return super().load_from_checkpoint(checkpoint_path, *args, weights_only=weights_only, **kwargs)

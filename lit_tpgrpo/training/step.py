@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_tpgrpo.arguments import shown
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation, sequence_weights
-from lit_tpgrpo.losses.base import TokenLoss, loss_inputs
+from lit_tpgrpo.losses.base import LossOutput, TokenLoss, loss_inputs
 from lit_tpgrpo.losses.metrics import measure
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
@@ -84,6 +84,10 @@ def microbatch_loss(
         ref_logprobs=ref_logprobs,
     )
     output = token_loss(inputs)
+    if not isinstance(output, LossOutput):
+        raise ConfigError(
+            f"the loss {type(token_loss).__name__} returned {shown(output)}; expected lit_tpgrpo.LossOutput(loss=...)"
+        )
     return output.loss, BatchSums.of(measure(inputs, output), logprobs.detach(), micro.old_logprobs, entropy)
 
 

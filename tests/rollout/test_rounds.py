@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.engines.base import Completion
 from lit_tpgrpo.engines.base import SamplingParams as Sampling
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.pretrained import load_tokenizer
@@ -214,3 +215,9 @@ def test_another_group_size_makes_a_round_of_its_own(tmp_path: Path, tokenizer, 
     file = RoundStore(tmp_path).open(0, {"group_size": 2})
     assert file.solutions(2) == {}
     assert "group_size changed" in caplog.text
+
+
+def test_a_judge_without_a_verdict_on_every_solution_is_named(tmp_path: Path, tokenizer, monkeypatch):
+    monkeypatch.setattr(CountingJudge, "judge", lambda self, cases: iter(()))
+    with pytest.raises(ConfigError, match=r"the judge CountingJudge gave no verdict on 12 of 12 solutions; expected an"):
+        make(tmp_path, tokenizer, Outcome.CORRECT, Outcome.INCORRECT)
