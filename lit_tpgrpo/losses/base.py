@@ -60,6 +60,9 @@ class LossInputs:
 class LossOutput:
     """A loss and what to log of it. The names must be the same in every micro-batch.
 
+    A name is a term or a token value, not both, and none of ``losses.metrics.RESERVED_NAMES`` (``loss``, ``tokens``,
+    ``ratio``, ...), which every step logs: else ``ConfigError`` at the first step.
+
     Attributes:
         loss: 0-d, differentiable; the losses of all micro-batches and ranks are added up.
         terms: 0-d parts of the loss, added up likewise and logged as ``train/NAME``.

@@ -8,8 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.functional.kl import kl_k3
 from lit_tpgrpo.losses.base import LossInputs, LossOutput
+
+# All that an optimizer step logs under ``train/`` with any loss: here, in training.batch_sums, gradients and step.
+RESERVED_NAMES = frozenset(
+    {
+        *("loss", "tokens", "advantage", "ratio", "ratio_max", "kl_old", "entropy"),
+        *("grad_norm", "step_skipped", "loss_scale", "lr", "tokens_per_s"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,11 @@ def measure(inputs: LossInputs, output: LossOutput) -> LossMetrics:
     """Measure a micro-batch: what the loss names, and what is of interest with any loss.
 
     The latter are ``advantage``, ``ratio`` (new policy to old), its ``ratio_max`` and ``kl_old``, k3 of the sampling policy.
+
+    Raises:
+        ConfigError: a name of the loss is in ``RESERVED_NAMES``, or both a term and a token value.
     """
+    _check_names(output)
     zero = torch.zeros_like(inputs.weights)
     ratio = torch.where(inputs.mask, (inputs.logprobs - inputs.old_logprobs).exp(), zero)
     token_values = {
@@ -97,6 +110,19 @@ def measure(inputs: LossInputs, output: LossOutput) -> LossMetrics:
         },
         maxima={"ratio_max": ratio.max() if ratio.numel() else zero.sum()},
     )
+
+
+def _check_names(output: LossOutput) -> None:
+    """Refuse names under which one measurement would silently replace another."""
+    reserved = RESERVED_NAMES & (output.terms.keys() | output.token_values.keys())
+    if reserved:
+        raise ConfigError(
+            f"the loss logs {', '.join(sorted(reserved))}, reserved for what every step logs under train/: rename it; "
+            f"reserved are {', '.join(sorted(RESERVED_NAMES))}"
+        )
+    twice = output.terms.keys() & output.token_values.keys()
+    if twice:
+        raise ConfigError(f"the loss names {', '.join(sorted(twice))} both in terms and in token_values: rename one")
 
 
 def clipped_tokens(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> dict[str, Tensor]:

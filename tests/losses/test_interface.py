@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from examples.parts.loss import CappedReinforce
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.losses import ClippedSurrogate, LossInputs, LossOutput, loss_inputs
-from lit_tpgrpo.losses.metrics import measure
+from lit_tpgrpo.losses.metrics import RESERVED_NAMES, measure
 from lit_tpgrpo.losses.settings import loss_settings
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
@@ -103,6 +103,24 @@ def test_names_that_differ_between_micro_batches_are_refused():
         measure(inputs, one) + measure(inputs, other)
 
 
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+@pytest.mark.parametrize("part", ["terms", "token_values"])
+def test_a_loss_may_not_replace_what_every_step_logs(part: str, name: str):
+    """A finite term named ``loss`` would hide a NaN loss from the check that stops the run."""
+    inputs = inputs_of([[1.0]])
+    values = inputs.weights if part == "token_values" else inputs.weights.sum()
+    output = LossOutput(inputs.logprobs.sum() * float("nan"), **{part: {name: values, "other": values}})
+    with pytest.raises(ConfigError, match=f"the loss logs {name}, reserved for what every step logs under train/"):
+        measure(inputs, output)
+
+
+def test_a_name_is_a_term_or_a_token_value():
+    inputs = inputs_of([[1.0]])
+    terms, values = {"bonus": inputs.weights.sum()}, {"bonus": inputs.weights}
+    with pytest.raises(ConfigError, match="the loss names bonus both in terms and in token_values"):
+        measure(inputs, LossOutput(inputs.logprobs.sum(), terms, values))
+
+
 def one_step(module: TPGRPOModule, tmp_path: Path) -> L.Trainer:
     """Two sequences, each a micro-batch of its own where the budget is small."""
     generator = torch.Generator().manual_seed(0)
@@ -136,6 +154,8 @@ def test_a_loss_of_the_users_trains_is_logged_and_comes_back_with_the_checkpoint
     assert 0 < float(logged["train/capped"]) <= 1
     assert {"train/loss", "train/ratio", "train/advantage", "train/kl_old", "train/entropy", "loss"} <= logged.keys()
     assert "train/kl_ref" not in logged
+    own = {name.removeprefix("train/") for name in logged if name.startswith("train/")} - {"capped"}
+    assert own == RESERVED_NAMES - {"step_skipped", "loss_scale"}  # of the gradient scaler, in 16-mixed
     assert module._reference is None
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     assert TPGRPOModule.load_from_checkpoint(tmp_path / "a.ckpt").token_loss == CappedReinforce(cap=0.9)
