@@ -133,28 +133,31 @@ class MathRolloutDataModule(L.LightningDataModule):
             max_empty_rounds=max_empty_rounds,
             steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch,
         )
-        self.engine = engine or HFEngine()
+        self.engine = HFEngine() if engine is None else engine
         if isinstance(self.engine, Interruptible):
             self.engine.while_waiting = STOP.check
         self.correction = as_correction(correction, "correction").for_engine(self.engine)
         check_sampling(self.engine, sampling, self.correction)
-        self.verifier = cast(Verifier, verifier) or MathVerifier()
-        self.judge = judge or RuleJudge()
+        self.verifier = MathVerifier() if verifier is None else cast(Verifier, verifier)
+        self.judge = RuleJudge() if judge is None else judge
         if isinstance(self.judge, EngineSharing):
             self.judge.share_engine(self.engine)
-        self.credit = credit or ThoughtCredit()
+        self.credit = ThoughtCredit() if credit is None else credit
         self.capability: Capability = GroupAccuracy()  # CapabilityEstimator replaces it
         self.group_size, self.problems_per_step, self.steps_per_round = group_size, problems_per_step, steps_per_round
         self.keep = as_keep_rule(keep, "keep")
-        self.sampling = sampling or SamplingParams()
-        self.eval_sampling, self.eval_samples = eval_sampling or self.sampling, eval_samples
+        self.sampling = SamplingParams() if sampling is None else sampling
+        self.eval_sampling = self.sampling if eval_sampling is None else eval_sampling
+        self.eval_samples = eval_samples
         self.prompt_template, self.max_prompt_tokens = prompt_template, max_prompt_tokens
         self.on_long_prompt = on_long_prompt
         self.steps_per_epoch, self.max_empty_rounds = steps_per_epoch, max_empty_rounds
         self.store_dir, self.keep_rounds = None if store_dir is None else str(store_dir), keep_rounds
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.progress = progress
-        sources = {"train": train, "val": val, "test": test or val, "predict": predict or val}
+        test, predict = (val if problems is None else problems for problems in (test, predict))
+        # None alone means the default: an object of the user's may be false, such as a source of length 0.
+        sources = {"train": train, "val": val, "test": test, "predict": predict}
         self.sources = cast(dict[str, ProblemSource | None], sources)
         self._splits = ProblemSplits(self.sources, prompt_template, max_prompt_tokens, on_long_prompt)
         self._store = RunStore(self.store_dir, keep_rounds)

@@ -79,7 +79,7 @@ class LocalChat:
     ) -> None:
         self.model = model
         self._may_share = engine is None and model == POLICY
-        self.engine = engine or HFEngine()
+        self.engine = HFEngine() if engine is None else engine
         self.dtype = dtype
         self.attention = attention
         self.device = device

@@ -15,12 +15,14 @@ from lightning.pytorch.loggers import CSVLogger
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback
 from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
+from lit_tpgrpo.credit import ThoughtCredit
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.engines.vllm import VLLMServer
 from lit_tpgrpo.errors import ConfigError, EmptyRoundError, InputError, NonFiniteLossError, StorageError
+from lit_tpgrpo.judges import RuleJudge
 from lit_tpgrpo.judges.generative import GenerativeJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, Problem, Round
@@ -84,6 +86,40 @@ def data(**kwargs) -> MathRolloutDataModule:
         "progress": False,
     }
     return MathRolloutDataModule(**(settings | kwargs))
+
+
+class Empty:
+    """False in a condition, as any object of the user's with ``__len__`` 0."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class EmptyEngine(Empty, HFEngine): ...
+
+
+class EmptyVerifier(Empty, MathVerifier): ...
+
+
+class EmptyJudge(Empty, RuleJudge): ...
+
+
+class EmptyCredit(Empty, ThoughtCredit): ...
+
+
+class EmptyProblems(Empty, ArithmeticProblems): ...
+
+
+def test_only_none_gets_the_default():
+    parts = {"engine": EmptyEngine(), "verifier": EmptyVerifier(), "judge": EmptyJudge(), "credit": EmptyCredit()}
+    val, empty = ArithmeticProblems("1", n=4), EmptyProblems("1", n=4)
+    datamodule = data(**parts, val=val, test=empty, predict=empty)
+    assert all(getattr(datamodule, name) is part for name, part in parts.items())
+    assert datamodule.sources["test"] is empty
+    assert datamodule.sources["predict"] is empty
+    defaults = data(val=val)
+    assert defaults.sources["test"] is val
+    assert defaults.sources["predict"] is val
 
 
 def trainer(tmp_path: Path, *callbacks: L.Callback, **kwargs) -> L.Trainer:

@@ -91,8 +91,8 @@ class GenerativeJudge:
         if on_down not in ("abstain", "stop"):
             raise ConfigError(f"on_down must be 'abstain' or 'stop', got {on_down!r}")
         self.chat = chat
-        self.method = method or IntrinsicSignals()
-        self.segmentation = segmentation or LLMSegmentation()
+        self.method = IntrinsicSignals() if method is None else method
+        self.segmentation = LLMSegmentation() if segmentation is None else segmentation
         self.query = query or QueryConfig()
         self.limits = limits or RequestLimits()
         self.budget = budget or RoundBudget()
