@@ -219,5 +219,7 @@ def test_another_group_size_makes_a_round_of_its_own(tmp_path: Path, tokenizer, 
 
 def test_a_judge_without_a_verdict_on_every_solution_is_named(tmp_path: Path, tokenizer, monkeypatch):
     monkeypatch.setattr(CountingJudge, "judge", lambda self, cases: iter(()))
-    with pytest.raises(ConfigError, match=r"the judge CountingJudge gave no verdict on 12 of 12 solutions; expected an"):
+    with pytest.raises(
+        ConfigError, match=r"the judge CountingJudge gave no verdict on 12 of 12 solutions; expected an"
+    ):
         make(tmp_path, tokenizer, Outcome.CORRECT, Outcome.INCORRECT)
