@@ -47,7 +47,7 @@ def fuzz(calls: int, seed: int, names: Sequence[str]) -> tuple[list[str], int]:
     lines = [f"{'reader':<26}{'calls':>9}{'exceptions':>12}{'longest call, ms':>18}{'characters':>12}  seed"]
     total = raised = 0
     # Files and comparisons are far slower, so they get a twentieth of the calls.
-    shares = {name: 0.05 if name in FILES or name in ("sheet", "comparison") else 1.0 for name in names}
+    shares = {name: 0.05 if name in FILES or name in ("numbered solution", "comparison") else 1.0 for name in names}
     for name in names:
         longest, failures = (0.0, 0, seed), 0
         count = round(calls * shares[name] / sum(shares.values()))

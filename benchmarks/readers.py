@@ -56,7 +56,7 @@ PIECES = (
 
 
 @dataclass(frozen=True)
-class Reader:
+class TextReader:
     """A reader and the errors that its callers handle."""
 
     read: Callable[[str], Any]
@@ -195,66 +195,66 @@ def changed(text: str) -> object:
 
 
 UNREADABLE = (notation.Unreadable,)
-TEXT: Mapping[str, Reader] = {
+TEXT: Mapping[str, TextReader] = {
     **{
-        f"answer, {form.value}": Reader(lambda t, f=form: answers.extract_answer(t, f, thinks=False))
+        f"answer, {form.value}": TextReader(lambda t, f=form: answers.extract_answer(t, f, thinks=False))
         for form in AnswerForm
     },
     **{
-        f"gold, {form.value}": Reader(lambda t, f=form: answers.normalise_gold(f, t), (InputError,))
+        f"gold, {form.value}": TextReader(lambda t, f=form: answers.normalise_gold(f, t), (InputError,))
         for form in AnswerForm
     },
-    "answer block": Reader(answers.answer_block),
-    "boxed answer": Reader(answers.extract_boxed),
-    "balanced": Reader(answers.balanced),
-    "boxes": Reader(lambda t: [box.content for box in boxes.find_boxes(t)[-3:]]),
-    "edges": Reader(boxes.strip_outer_space),
-    "characters": Reader(characters.plain_characters),
-    "notation": Reader(notation.canonical, UNREADABLE),
-    "layout": Reader(notation.layout_key),
-    "numeral": Reader(lambda t: (numerals.read_numeral(t), numerals.read_based(t))),
-    "paragraphs": Reader(paragraphs.paragraph_spans),
-    "steps": Reader(lambda t: steps.segment_steps(t, tuple(range(len(t))), len(t))),
-    "flattened": Reader(equations.flatten),
-    "normalised": Reader(equations.normalise),
-    "equations": Reader(lambda t: equations.extract_equations(equations.flatten(t))),
-    "atoms": Reader(lambda t: (equations.atoms(t), equations.is_number(t), equations.literal_value(t))),
-    "step": Reader(reflections.read_step),
-    "vote": Reader(scores.vote_key),
+    "answer block": TextReader(answers.answer_block),
+    "boxed answer": TextReader(answers.extract_boxed),
+    "balanced": TextReader(answers.balanced),
+    "boxes": TextReader(lambda t: [box.content for box in boxes.find_boxes(t)[-3:]]),
+    "edges": TextReader(boxes.strip_outer_space),
+    "characters": TextReader(characters.plain_characters),
+    "notation": TextReader(notation.canonical, UNREADABLE),
+    "layout": TextReader(notation.layout_key),
+    "numeral": TextReader(lambda t: (numerals.read_numeral(t), numerals.read_based(t))),
+    "paragraphs": TextReader(paragraphs.paragraph_spans),
+    "steps": TextReader(lambda t: steps.segment_steps(t, tuple(range(len(t))), len(t))),
+    "flattened": TextReader(equations.flatten),
+    "normalised": TextReader(equations.normalise),
+    "equations": TextReader(lambda t: equations.extract_equations(equations.flatten(t))),
+    "atoms": TextReader(lambda t: (equations.atoms(t), equations.is_number(t), equations.literal_value(t))),
+    "step": TextReader(reflections.read_step),
+    "vote": TextReader(scores.vote_key),
 }
-VERIFY: Mapping[str, Reader] = {
-    "unit": Reader(units.split_unit),
-    "shape": Reader(lambda t: structure.read_shape.__wrapped__(structure.without_introduction(t)), UNREADABLE),
-    "choice": Reader(
+VERIFY: Mapping[str, TextReader] = {
+    "unit": TextReader(units.split_unit),
+    "shape": TextReader(lambda t: structure.read_shape.__wrapped__(structure.without_introduction(t)), UNREADABLE),
+    "choice": TextReader(
         lambda t: (atoms.read_choice(t), atoms.read_letters(t), atoms.read_words(t), atoms.read_set_name(t))
     ),
-    "clock": Reader(lambda t: (atoms.read_clock(t), atoms.read_ratio(t))),
-    "name": Reader(lambda t: (relations.is_name(t), relations.is_constant(t))),
-    "comparison": Reader(lambda t: compare.compare(*halves(t[: 2 * 1000]), undecided)),
-    "comparison with itself": Reader(lambda t: compare.compare(t[:1000], f"{t[:999]} ", undecided)),
-    "mutations": Reader(lambda t: changed(t[:200])),
+    "clock": TextReader(lambda t: (atoms.read_clock(t), atoms.read_ratio(t))),
+    "name": TextReader(lambda t: (relations.is_name(t), relations.is_constant(t))),
+    "comparison": TextReader(lambda t: compare.compare(*halves(t[: 2 * 1000]), undecided)),
+    "comparison with itself": TextReader(lambda t: compare.compare(t[:1000], f"{t[:999]} ", undecided)),
+    "mutations": TextReader(lambda t: changed(t[:200])),
 }
-JUDGES: Mapping[str, Reader] = {
-    "rule judge, right answer": Reader(lambda t: judged(t, Outcome.CORRECT)),
-    "rule judge, wrong answer": Reader(lambda t: judged(t, Outcome.INCORRECT)),
-    "adoption": Reader(adopted),
-    "neutralize_control_tokens": Reader(numbered_solution.neutralize_control_tokens),
-    "sheet": Reader(windows_of),
-    "verdict": Reader(verdict),
-    "reply": Reader(reply),
-    "MR-Ben": Reader(mrben, (InputError,)),
-    "PRMBench": Reader(prmbench, (InputError,)),
+JUDGES: Mapping[str, TextReader] = {
+    "rule judge, right answer": TextReader(lambda t: judged(t, Outcome.CORRECT)),
+    "rule judge, wrong answer": TextReader(lambda t: judged(t, Outcome.INCORRECT)),
+    "adoption": TextReader(adopted),
+    "neutralize_control_tokens": TextReader(numbered_solution.neutralize_control_tokens),
+    "numbered solution": TextReader(windows_of),
+    "verdict": TextReader(verdict),
+    "reply": TextReader(reply),
+    "MR-Ben": TextReader(mrben, (InputError,)),
+    "PRMBench": TextReader(prmbench, (InputError,)),
 }
-DATA: Mapping[str, Reader] = {
-    "statement": Reader(decontaminate.statement_key),
-    "copies": Reader(copies),
-    "row": Reader(row, (rows.RowFault,)),
-    "line": Reader(lambda t: formats._decoded(t.encode(errors="surrogatepass"))),
-    "truth": Reader(lambda t: truth.solution_truth(PROBLEM, t)),
-    "box of the domain": Reader(lambda t: measure.is_correct(PROBLEM, t)),
+DATA: Mapping[str, TextReader] = {
+    "statement": TextReader(decontaminate.statement_key),
+    "copies": TextReader(copies),
+    "row": TextReader(row, (rows.RowFault,)),
+    "line": TextReader(lambda t: formats._decoded(t.encode(errors="surrogatepass"))),
+    "truth": TextReader(lambda t: truth.solution_truth(PROBLEM, t)),
+    "box of the domain": TextReader(lambda t: measure.is_correct(PROBLEM, t)),
 }
-FILES: Mapping[str, Reader] = {
-    **{suffix: Reader(file_of(suffix), (InputError,)) for suffix in (".jsonl", ".json", ".csv", ".tsv")},
-    ".yaml": Reader(config, (yaml.YAMLError, UnicodeDecodeError)),
+FILES: Mapping[str, TextReader] = {
+    **{suffix: TextReader(file_of(suffix), (InputError,)) for suffix in (".jsonl", ".json", ".csv", ".tsv")},
+    ".yaml": TextReader(config, (yaml.YAMLError, UnicodeDecodeError)),
 }
-READERS: Mapping[str, Reader] = {**TEXT, **VERIFY, **JUDGES, **DATA, **FILES}
+READERS: Mapping[str, TextReader] = {**TEXT, **VERIFY, **JUDGES, **DATA, **FILES}

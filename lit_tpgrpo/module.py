@@ -29,6 +29,15 @@ from lit_tpgrpo.training.checkpoints import check_before_loading
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler
 from lit_tpgrpo.training.microbatches import MicroBatch, dummy_microbatch
 from lit_tpgrpo.training.model_source import as_factory, as_model, model_source, tokenizer_name
+from lit_tpgrpo.training.optimizer_step import (
+    check_batch,
+    check_finite,
+    count_batch,
+    is_on_policy,
+    log_step,
+    microbatch_loss,
+    rank_microbatches,
+)
 from lit_tpgrpo.training.optimizers import build_optimizer, settings_of_groups
 from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.training.policy_module import PolicyModule
@@ -38,15 +47,6 @@ from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy, ReferenceName,
 from lit_tpgrpo.training.schedules import check_scheduler, start_schedule
 from lit_tpgrpo.training.scoring import completion_logprobs, reference_logprobs
 from lit_tpgrpo.training.sharding import Sharding, dtype_name
-from lit_tpgrpo.training.step import (
-    check_batch,
-    check_finite,
-    count_batch,
-    is_on_policy,
-    log_step,
-    microbatch_loss,
-    rank_microbatches,
-)
 from lit_tpgrpo.training.trainer_options import check_trainer
 
 

@@ -22,7 +22,7 @@ ERROR_LINES = 12
 
 
 @dataclass(frozen=True)
-class Part:
+class GpuCheck:
     """One claim to check, or several with the same requirements.
 
     Args:

@@ -29,8 +29,8 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from benchmarks.gpu_check.bench import ERROR_LINES, ROOT, Bench, Part, Size, append, error_lines
-from benchmarks.gpu_check.stopping import KillOnSignal, end_with_main_process
+from benchmarks.gpu_check.bench import ERROR_LINES, ROOT, Bench, GpuCheck, Size, append, error_lines
+from benchmarks.gpu_check.termination import KillOnSignal, end_with_main_process
 
 PRELOADED = "benchmarks.gpu_check.preload"
 _terminal = threading.Lock()
@@ -77,7 +77,7 @@ class Run:
         return self.out / "log.txt"
 
 
-def run_parts(run: Run, parts: Sequence[Part], after_each: Callable[[], None]) -> bool:
+def run_parts(run: Run, parts: Sequence[GpuCheck], after_each: Callable[[], None]) -> bool:
     """Run parts in order, several in parallel if they allow it; return whether none failed, even partly.
 
     Args:
@@ -99,7 +99,7 @@ def run_parts(run: Run, parts: Sequence[Part], after_each: Callable[[], None]) -
     ending = threading.Lock()
     stop = KillOnSignal()
 
-    def one(part: Part, parallel: int) -> bool:
+    def one(part: GpuCheck, parallel: int) -> bool:
         if stop.received is not None:
             return False
         try:
@@ -144,7 +144,7 @@ def _print(text: str) -> None:
         print(text, flush=True)
 
 
-def _run_part(run: Run, part: Part, deadline: float, context, parallel: int, stop: KillOnSignal) -> str:
+def _run_part(run: Run, part: GpuCheck, deadline: float, context, parallel: int, stop: KillOnSignal) -> str:
     """Run one part until it ends or reaches its time limit, store its status and return it."""
     reason = _skip_reason(run, part, deadline)
     if reason:
@@ -175,7 +175,7 @@ def _run_part(run: Run, part: Part, deadline: float, context, parallel: int, sto
     return status
 
 
-def _skip_reason(run: Run, part: Part, deadline: float) -> str | None:
+def _skip_reason(run: Run, part: GpuCheck, deadline: float) -> str | None:
     missing = [name for name in part.needs if importlib.util.find_spec(name) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
@@ -221,7 +221,7 @@ def _threads(parallel: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // parallel)
 
 
-def work_in_process(part: Part, bench: Bench, output: Path, threads: int) -> None:
+def work_in_process(part: GpuCheck, bench: Bench, output: Path, threads: int) -> None:
     """Run a part in its process, after setting up the process group, the output file and the number of threads.
 
     The process group ends with the main process. If CUDA cannot be used after the fork, the part runs in a new interpreter.
@@ -255,7 +255,7 @@ def _cuda_works() -> bool:
     return True
 
 
-def work(part: Part, bench: Bench) -> None:
+def work(part: GpuCheck, bench: Bench) -> None:
     """Run a part in this process, whose output shows an error in full."""
     module, _, name = part.run.rpartition(".")
     try:

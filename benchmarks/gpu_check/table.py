@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_check.bench import Part
+from benchmarks.gpu_check.bench import GpuCheck
 
 _VERSIONED = (
     *("torch", "transformers", "lightning", "torchmetrics", "peft", "accelerate", "trl", "bitsandbytes"),
@@ -61,7 +61,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def render(records: Sequence[Mapping[str, Any]], parts: Sequence[Part]) -> str:
+def render(records: Sequence[Mapping[str, Any]], parts: Sequence[GpuCheck]) -> str:
     """Render all results: the environment, the status of each part, and its rows.
 
     If a part was run twice, the last run counts, unless it was skipped (for lack of time, for example). Requested parts that
@@ -94,7 +94,7 @@ def render(records: Sequence[Mapping[str, Any]], parts: Sequence[Part]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command(part: Part, recorded: Mapping[str, Any]) -> str:
+def command(part: GpuCheck, recorded: Mapping[str, Any]) -> str:
     """Return the command that repeats a part in a recorded environment."""
     options = "".join(
         f" --{name} {recorded[name]}"
@@ -124,7 +124,7 @@ def other_environment(records: Sequence[Mapping[str, Any]], current: Mapping[str
     return None
 
 
-def _section(part: Part, records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _section(part: GpuCheck, records: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [r for r in records if "row" in r]
     errors = [r["error"] for r in records if r.get("error") and "row" not in r]
     lines = ["", f"## {part.name}", ""]

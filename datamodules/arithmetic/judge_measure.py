@@ -34,19 +34,19 @@ def tiny_judge(model: str | Path, method: IntrinsicSignals | DirectLabels | Step
 
 
 def measure_judge(
-    model: str | Path, pairs: Sequence[tuple[Problem, str]], step_solutions: int
+    model: str | Path, pairs: Sequence[tuple[Problem, str]], step_by_step_solutions: int
 ) -> dict[str, dict[str, float]]:
     """Return for each method the F1 of each label and the shares of abstained solutions and invalid replies.
 
     Args:
         model: folder or name of the judge model.
         pairs: problems and solutions; those without known labels are left out.
-        step_solutions: number of solutions for ``StepByStep``, which needs one request per step.
+        step_by_step_solutions: number of solutions for ``StepByStep``, which needs one request per step.
     """
     cases, _ = label_cases(pairs)
     scores: dict[str, dict[str, float]] = {}
     for method in (IntrinsicSignals(), DirectLabels(), StepByStep()):
-        chosen = cases[:step_solutions] if isinstance(method, StepByStep) else cases
+        chosen = cases[:step_by_step_solutions] if isinstance(method, StepByStep) else cases
         judge = tiny_judge(model, method)
         counts = count_labels(judge, chosen)
         metrics = judge.metrics()

@@ -360,7 +360,7 @@ def test_the_chat_template_does_not_open_a_think_block(tokenizer):
 @pytest.mark.slow
 def test_the_shipped_judge_labels_as_recorded(record):
     """The first of the recorded solutions, so the counts behind an F1 are smaller."""
-    scores = measure_judge(tiny_judge_path(), writer_samples("1", 100, seed=0), step_solutions=10)
+    scores = measure_judge(tiny_judge_path(), writer_samples("1", 100, seed=0), step_by_step_solutions=10)
     recorded = record["levels"]["1"]["written"]
     for method in ("intrinsic", "llm_as_judge"):
         for name in ("correct", "matched", "unmatched", "incorrect"):

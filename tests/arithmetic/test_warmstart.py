@@ -111,7 +111,7 @@ def test_chain_rows_come_from_the_training_split_and_only_completions_are_predic
         assert input_ids[i, len(row.ids) :].eq(tokenizer.pad_token_id).all()
 
 
-def test_sheet_rows_hold_right_equations_and_predict_their_results(tokenizer):
+def test_numbered_rows_hold_right_equations_and_predict_their_results(tokenizer):
     rows = sheet_rows(6, 5, {"2": 0.5, "4": 0.5}, tokenizer, random.Random(0))
     _, targets = pad_rows(rows, tokenizer.pad_token_id)
     for row, kept in zip(rows, targets.tolist(), strict=True):

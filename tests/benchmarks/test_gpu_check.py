@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_check.__main__ import main
-from benchmarks.gpu_check.bench import Bench, Part
+from benchmarks.gpu_check.bench import Bench, GpuCheck
 from benchmarks.gpu_check.models import QWEN2_1_5B, Architecture, solution_lengths
 from benchmarks.gpu_check.parts import PARTS
 from benchmarks.gpu_check.runner import Run, run_parts
@@ -172,8 +172,8 @@ def test_what_a_program_says_is_shown_while_it_runs(tmp_path, monkeypatch):
     assert screen.getvalue() == "epoch 1\ntwo\n"
 
 
-def parts(*names: str, seconds: float = 60, **settings: Any) -> list[Part]:
-    return [Part(name, "", f"{FAILING}.{name}", seconds, **settings) for name in names]
+def parts(*names: str, seconds: float = 60, **settings: Any) -> list[GpuCheck]:
+    return [GpuCheck(name, "", f"{FAILING}.{name}", seconds, **settings) for name in names]
 
 
 def program_for(tmp_path: Path, preloaded: str = "json") -> Path:
@@ -190,7 +190,7 @@ def program_for(tmp_path: Path, preloaded: str = "json") -> Path:
 
 
 def run_here(
-    tmp_path: Path, chosen: list[Part], device: str = "cpu", preloaded: str = "json"
+    tmp_path: Path, chosen: list[GpuCheck], device: str = "cpu", preloaded: str = "json"
 ) -> tuple[bool, list[dict[str, Any]]]:
     """The runner in an interpreter of its own, as the command starts it; without the libraries' imports."""
     run = Run(device, "tiny", tmp_path, math.inf, 2)
@@ -322,7 +322,7 @@ def test_what_cannot_run_is_skipped_by_name(tmp_path):
 
 def test_parts_that_the_budget_has_no_time_for_are_skipped(tmp_path):
     run = Run("cuda", "full", tmp_path, 10.0, 1)
-    ok = run_parts(run, [Part("late", "", f"{FAILING}.fails", 60)], lambda: None)
+    ok = run_parts(run, [GpuCheck("late", "", f"{FAILING}.fails", 60)], lambda: None)
     assert ok
     assert [(r["part"], r["status"]) for r in read_records(run.results)] == [("late", "skipped")]
 

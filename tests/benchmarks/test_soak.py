@@ -48,7 +48,7 @@ def test_growth_is_that_of_the_steady_rounds():
          ["temporary files were left behind: a", "1 starts ended with a traceback"]),
     ],
 )  # fmt: skip
-def test_broken_promises_are_told(outcome: SoakOutcome, equal: bool, said: list[str]):
+def test_broken_promises_are_reported(outcome: SoakOutcome, equal: bool, said: list[str]):
     assert broken(outcome, equal) == said
 
 
@@ -107,7 +107,7 @@ def test_a_short_soak_keeps_its_promises(tmp_path: Path, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_that_ends_by_itself_is_told_with_its_last_words(tmp_path: Path, monkeypatch):
+def test_a_run_that_ends_by_itself_is_reported_with_its_last_words(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(soak_run, "CONFIGS", (tmp_path / "none.yaml",))
     with pytest.raises(SoakFailed, match=r"status 2 without a fault(.|\n)*none\.yaml"):
         soak_run.Soak(tmp_path / "soak", 4, 1, disturbed=False, seed=0).run()

@@ -68,4 +68,4 @@ def shards(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         timeout=1200,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    return folder / "checkpoints", json.loads((folder / "told.json").read_text())
+    return folder / "checkpoints", json.loads((folder / "results.json").read_text())

@@ -1,7 +1,7 @@
 """Two processes that share the weights: torchrun --nproc-per-node 2 program.py MODEL OUT
 
-Writes OUT/checkpoints, then tries to go on from copies that hold payloads or are damaged, and says in OUT/told.json what came
-of each on each process.
+Writes OUT/checkpoints, then tries to go on from copies that hold payloads or are damaged, and says in OUT/results.json what
+came of each on each process.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def fit(model: str, out: Path, checkpoint: Path | None, max_steps: int, *callbac
 
 def main(model: str, out: Path) -> None:
     saver = SafeCheckpoint(dirpath=out / "checkpoints", every_n_train_steps=1)
-    told = {"fit": gather(fit(model, out, None, 2, saver))}
+    results = {"fit": gather(fit(model, out, None, 2, saver))}
     whole = out / "checkpoints" / "last.ckpt"
     rank = int(torch.distributed.get_rank())
     for name in (*IN_SHARDS, "flipped", "whole"):
@@ -68,10 +68,10 @@ def main(model: str, out: Path) -> None:
                 content[len(content) // 2] ^= 1
                 shard.write_bytes(content)
         torch.distributed.barrier()
-        told[name] = gather(fit(model, out, copy, 3))
-    told["ran"] = sorted(p.name for p in (out / "ran").iterdir())
+        results[name] = gather(fit(model, out, copy, 3))
+    results["ran"] = sorted(p.name for p in (out / "ran").iterdir())
     if rank == 0:
-        (out / "told.json").write_text(json.dumps(told))
+        (out / "results.json").write_text(json.dumps(results))
     # A thread of the process group that still runs while Python ends aborts the process.
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -149,17 +149,17 @@ def damage(path: Path) -> None:
 def test_every_entrance_names_the_damage_and_loads_nothing(copied: Path, small_model: str, tmp_path: Path, caplog):
     path = copied / "epoch=0-step=2.ckpt"
     damage(path)
-    told = r"step=2\.ckpt is damaged \(.*data/0.*\): it is not loaded"
+    message = r"step=2\.ckpt is damaged \(.*data/0.*\): it is not loaded"
     policy = module(small_model)
     run = trainer(tmp_path / "other", max_steps=3)
     for start in (run.fit, run.validate, run.test, run.predict):
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             start(policy, datamodule=data(val=data().sources["train"]), ckpt_path=path)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         TPGRPOModule.load_from_checkpoint(path)
-    with pytest.raises(CheckpointError, match=told + r"; the newest whole one before it is .*step=1\.ckpt"):
+    with pytest.raises(CheckpointError, match=message + r"; the newest whole one before it is .*step=1\.ckpt"):
         resolve_checkpoint(str(path))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         export_checkpoint(path, tmp_path / "out")
     # The run's folder, and last where a run is to go on: the next one, with a warning.
     damage(copied / "last.ckpt")

@@ -78,9 +78,9 @@ def test_only_what_is_named_is_looked_at(tmp_path: Path):
     for folder in (foreign, beside):
         folder.mkdir(parents=True)
     newer = saved(tmp_path / "foreign" / "newer.ckpt", 0)
-    with pytest.raises(InputError, match="does not exist") as told:
+    with pytest.raises(InputError, match="does not exist") as error:
         usable_checkpoint(tmp_path / "typo.ckpt")
-    assert not re.search(r"\b(last|best|hpc)\b(?!\.ckpt)", str(told.value))
+    assert not re.search(r"\b(last|best|hpc)\b(?!\.ckpt)", str(error.value))
     with pytest.raises(
         InputError, match=r"c\.ckpt is damaged \(\.metadata is missing\)"
     ):  # brought back, without its table

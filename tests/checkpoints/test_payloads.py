@@ -89,15 +89,15 @@ def test_every_entrance_refuses_shards(shards, tmp_path: Path, place: str):
 @pytest.mark.slow
 def test_two_processes_refuse_shards_and_go_on_from_whole_ones(shards):
     """``trainer.fit(ckpt_path=...)`` in Python, with torch's safe default switched off."""
-    told = shards[1]
-    assert told["ran"] == []
-    assert told["fit"] == ["step 2"] * 2
-    assert told["whole"] == ["step 3"] * 2
+    results = shards[1]
+    assert results["ran"] == []
+    assert results["fit"] == ["step 2"] * 2
+    assert results["whole"] == ["step 3"] * 2
     for name in (*IN_SHARDS, "flipped"):
-        first, second = told[name]
-        assert first.startswith(("UnsafeCheckpointError: ", "CheckpointError: ")), told[name]
-        assert second.startswith("OtherProcessError: checking the checkpoint failed on rank 0"), told[name]
-    assert "__1_0.distcp: its checksum differs" in told["flipped"][0]
+        first, second = results[name]
+        assert first.startswith(("UnsafeCheckpointError: ", "CheckpointError: ")), results[name]
+        assert second.startswith("OtherProcessError: checking the checkpoint failed on rank 0"), results[name]
+    assert "__1_0.distcp: its checksum differs" in results["flipped"][0]
 
 
 @pytest.mark.parametrize(

@@ -341,7 +341,7 @@ def test_rollouts_of_another_run_are_not_taken_for_this_ones(random_model, tmp_p
     assert "round 1 on disk is invalid and is sampled again: weights changed" in caplog.text
 
 
-def test_predict_samples_anew_for_other_weights(random_model, tmp_path):
+def test_predict_samples_again_for_other_weights(random_model, tmp_path):
     checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=2, save_top_k=-1)
     trainer(tmp_path / "fit", checkpoint, enable_checkpointing=True).fit(module(random_model), datamodule=data())
     early, late = sorted((tmp_path / "ckpt").glob("*.ckpt"))[::2]

@@ -105,7 +105,7 @@ def test_steps_in_the_interval_that_use_other_values_are_correct():
     )
 
 
-def test_a_value_that_is_defined_anew_is_no_longer_wrong():
+def test_a_value_that_is_redefined_is_no_longer_wrong():
     check_correct(
         ("We get x = 4.", I),
         ("Hence x + 1 = 5.", I),

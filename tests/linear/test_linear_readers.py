@@ -16,7 +16,7 @@ from work import TooMuchWork, counted_patterns, measured
 
 import lit_tpgrpo
 from benchmarks import readers
-from benchmarks.readers import FILES, READERS, Reader
+from benchmarks.readers import FILES, READERS, TextReader
 
 SHORT, LONG = 600, 2400
 SLACK = 2000
@@ -27,7 +27,7 @@ BOUNDED = {
     "comparison": "golds and answers of at most 1,000 characters, in bounded time; a worker does what is longer",
     "comparison with itself": "the same",
     "mutations": "golds of a command of ours",
-    "sheet": "asks the prompts' engine; that what fits is found in linear time is in test_hostile_text",
+    "numbered solution": "asks the prompts' engine; that what fits is found in linear time is in test_hostile_text",
 }
 """Readers of texts of bounded length: why they need not be linear."""
 BY_HAND: dict[str, list[str | tuple[str, str]]] = {
@@ -78,7 +78,7 @@ def repeated(unit: str, times: int) -> str:
     return "".join(unit.replace("{i}", f"_{i}") for i in range(times)) if "{i}" in unit else unit * times
 
 
-def superlinear(read: Reader, units: list[tuple[str, str]], ending: str = ENDING) -> list[tuple[str, str]]:
+def superlinear(read: TextReader, units: list[tuple[str, str]], ending: str = ENDING) -> list[tuple[str, str]]:
     found = []
     with counted_patterns():
         for beginning, unit in units:
@@ -119,7 +119,7 @@ def grows(text: str) -> str:
 @pytest.mark.parametrize("careless", [slices, finds, grows])
 def test_careless_readers_would_be_caught(careless):
     for unit in ("a", "a{i} "):
-        assert superlinear(Reader(careless), [("", unit)], "1abc") == [("", unit)]
+        assert superlinear(TextReader(careless), [("", unit)], "1abc") == [("", unit)]
 
 
 READING = (
@@ -147,7 +147,7 @@ NO_READERS = {
     "judges.audit_sets.read_mrben": "its rows are read by mrben_record",
     "judges.audit_sets.read_prmbench": "its rows are read by prmbench_record",
     "judges.generative.numbered_solution.prompt_text": "called by number_solution",
-    "judges.generative.sheet.number_solution": "sheet",
+    "judges.generative.numbered_solution.number_solution": "numbered solution",
     "judges.generative.verdicts.schema_of": "of forms of ours",
     "datamodules.sources.decontaminate.words": "called by find_copies",
     "judges.adoption.given_pairs": "called by adopted_steps",

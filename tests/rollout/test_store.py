@@ -104,7 +104,7 @@ def test_processes_write_files_of_their_own_and_read_all_of_them(tmp_path: Path)
     assert second.verdicts(groups) == {}
 
 
-def test_other_settings_void_a_round(tmp_path: Path, caplog):
+def test_other_settings_invalidate_a_round(tmp_path: Path, caplog):
     file = RoundStore(tmp_path).open(0, {"policy_version": 4, "seed": 1})
     file.add_solutions({0: (PROBLEM, [solution(0)])})
     with caplog.at_level(logging.WARNING):
@@ -115,7 +115,7 @@ def test_other_settings_void_a_round(tmp_path: Path, caplog):
 
 @pytest.mark.parametrize("name", ["meta.json", "judging.json"])
 @pytest.mark.parametrize("content", ["[]", "5", "null", '{"a": ', "[" * 100_000])
-def test_settings_that_were_edited_void_what_they_are_of(tmp_path: Path, name: str, content: str):
+def test_edited_settings_invalidate_what_depends_on_them(tmp_path: Path, name: str, content: str):
     store = RoundStore(tmp_path)
     store.open(1, {"a": 1}, {"b": 1})
     path = tmp_path / "round_000001" / name
@@ -125,7 +125,7 @@ def test_settings_that_were_edited_void_what_they_are_of(tmp_path: Path, name: s
     assert path.read_text() == written
 
 
-def test_void_verdicts_keep_solutions(tmp_path: Path):
+def test_invalidated_verdicts_keep_solutions(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {})
     file.add_solutions({0: (PROBLEM, [solution(0)])})
     file.add_verdict(0, PROBLEM, solution(0), Outcome.CORRECT, "2", VERDICT)

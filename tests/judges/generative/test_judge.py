@@ -209,7 +209,7 @@ def test_split_votes_abstain():
     assert judge.metrics()["abstained_undecided"] == 1
 
 
-def test_one_invalid_vote_of_three_is_made_up_for_and_two_are_not():
+def test_one_invalid_vote_of_three_is_tolerated_and_two_are_not():
     for lost, abstains in (({2}, False), ({1, 2}, True)):
         right = voter({seed: {3, 4} for seed in range(3)})
 
@@ -239,7 +239,7 @@ def test_a_second_judge_takes_all_replies_from_the_store(tmp_path):
     assert (metrics["requests"], metrics["requests_stored"], metrics["tokens_prompt"]) == (0, 4, 0)
 
 
-def test_other_settings_or_another_model_are_asked_anew(tmp_path):
+def test_other_settings_or_another_model_are_asked_again(tmp_path):
     store = str(tmp_path / "replies")
     labels(judge_of(RuleChat(), store=store))
     other = RuleChat()
@@ -282,7 +282,7 @@ def test_invalid_replies_are_not_paid_for_again_either(tmp_path):
     assert judge.metrics()["abstained_invalid"] == 1
 
 
-def test_an_audit_asks_anew(tmp_path):
+def test_an_audit_bypasses_the_cache(tmp_path):
     store = str(tmp_path)
     labels(judge_of(RuleChat(), store=store))
     chat = RuleChat()
@@ -340,7 +340,7 @@ def test_a_judge_that_is_down_degrades_to_outcomes_with_a_loud_metric(caplog):
     assert metrics["requests"] == 4 + 2  # once it is down nobody asks again
 
 
-def test_a_judge_that_is_down_stops_the_run_if_told_to(tmp_path):
+def test_a_judge_that_is_down_stops_the_run_if_set_to(tmp_path):
     limits = RequestLimits(concurrency=1, attempts=2, backoff_s=0, patience_s=0)
     judge = judge_of(DownChat(5), limits=limits, on_down="stop", store=str(tmp_path))
     cases = [make_case(problem=str(i)) for i in range(3)]

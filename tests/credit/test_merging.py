@@ -87,7 +87,7 @@ def test_group_of_one_is_refused_with_the_reason():
         (incorrect("UU", answer_step=False), None),
     ],
 )
-def test_sides_with_answer(judged, expected):
+def test_agrees_with_answer(judged, expected):
     assert sides(judged) == expected
 
 
