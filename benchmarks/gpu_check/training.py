@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -197,20 +198,31 @@ def fsdp(bench: Bench, *arguments: str) -> None:
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import get_backend_config
 
+    from lit_tpgrpo import cli
+    from lit_tpgrpo.distributed import end_process_group
+
+    groups: list[tuple[str, int]] = []
+
+    def record_and_end() -> None:
+        if dist.is_initialized():
+            groups.append((get_backend_config(), dist.get_world_size()))
+        end_process_group()
+
     offload = any("cpu_offload" in a for a in arguments) and bench.device == "cuda"
-    fit(
-        bench,
-        " ".join(("FSDP2", *(Path(a).stem if a.endswith(".yaml") else a for a in arguments if a != "--config"))),
-        "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy",
-        "--trainer.strategy.data_parallel_size=1",
-        "--trainer.strategy.tensor_parallel_size=1",
-        *(("--trainer.strategy.process_group_backend=cpu:gloo,cuda:nccl",) if offload else ()),
-        *arguments,
-    )
-    if not dist.is_initialized():
+    with mock.patch.object(cli, "end_process_group", record_and_end):  # afterwards there is no group to look at
+        fit(
+            bench,
+            " ".join(("FSDP2", *(Path(a).stem if a.endswith(".yaml") else a for a in arguments if a != "--config"))),
+            "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy",
+            "--trainer.strategy.data_parallel_size=1",
+            "--trainer.strategy.tensor_parallel_size=1",
+            *(("--trainer.strategy.process_group_backend=cpu:gloo,cuda:nccl",) if offload else ()),
+            *arguments,
+        )
+    if not groups:
         raise PartFailed("no process group was used")
-    backends = get_backend_config()
-    bench.row("process group", backends=backends, ranks=dist.get_world_size())
+    backends, ranks = groups[0]
+    bench.row("process group", backends=backends, ranks=ranks)
     if bench.device == "cuda" and "nccl" not in backends:
         raise PartFailed(f"expected NCCL, got {backends}")
 

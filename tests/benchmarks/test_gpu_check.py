@@ -295,7 +295,7 @@ def test_a_part_runs_in_a_fresh_interpreter_where_a_forked_one_cannot_use_the_gp
     assert {name: end["status"] for name, end in ends.items()} == {"succeeds": "ok", "fails": "failed"}
     assert rows_of(records, "succeeds")["fine"]["values"] == {"said": "nothing"}
     assert "the card is on fire" in ends["fails"]["error"]
-    assert "runs in a fresh interpreter" in (tmp_path / "log.txt").read_text()
+    assert "runs in a new interpreter" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.slow

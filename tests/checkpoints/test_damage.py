@@ -15,6 +15,7 @@ import torch
 
 from lit_tpgrpo.checksums import CHECKSUMS
 from lit_tpgrpo.cli import resolve_checkpoint
+from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.export import export_checkpoint
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.training.checkpoints import CheckpointError, check, fault_of, load_checkpoint
@@ -53,7 +54,7 @@ def test_no_changed_weights_are_loaded_from_a_file(copied: Path, count: int):
         check._checked.clear()
         try:
             assert same(load_checkpoint(path), expected)
-        except CheckpointError as error:
+        except (CheckpointError, InputError) as error:  # the latter where only torch sees a changed header
             refused += 1
             assert str(path) in str(error)  # noqa: PT017
     assert refused > 200

@@ -223,7 +223,7 @@ def test_addresses_are_checked(urls, said):
 
 def test_another_variable_is_sent_where_the_user_allows_it(monkeypatch):
     with pytest.raises(
-        ConfigError, match="VLLMServer: api_key_env is AWS_SECRET_ACCESS_KEY, and the value of that variable"
+        ConfigError, match="VLLMServer: api_key_env is AWS_SECRET_ACCESS_KEY, so the value of that variable"
     ):
         VLLMServer("http://a:1", api_key_env="AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("LIT_TPGRPO_API_KEY_ENVS", "CLUSTER_KEY@a")

@@ -212,15 +212,22 @@ def test_workers_that_do_not_get_to_run_leave_the_answer_undecided(monkeypatch: 
     ids=str,
 )
 def test_what_ended_the_workers_decides_whose_fault_it_was(monkeypatch: pytest.MonkeyPatch, numbers, reply: Reply):
-    signals, ask = iter(numbers), WorkerProcess.ask
+    signals, ask, read = iter(numbers), WorkerProcess.ask, WorkerProcess._read_line
+    asked: set[WorkerProcess] = set()
 
-    def ended(self: WorkerProcess, gold: str, answer: str) -> Reply:
+    def ask_stopped(self: WorkerProcess, gold: str, answer: str) -> Reply:
         os.kill(self._process.pid, signal.SIGSTOP)  # or it might have replied before the signal comes
-        os.kill(self._process.pid, next(signals))
-        os.kill(self._process.pid, signal.SIGCONT)
+        asked.add(self)
         return ask(self, gold, answer)
 
-    monkeypatch.setattr(WorkerProcess, "ask", ended)
+    def read_after_signal(self: WorkerProcess, limit_s: float) -> bytes:
+        if self in asked:  # it has the question: one that died before would have died while idle
+            os.kill(self._process.pid, next(signals))
+            os.kill(self._process.pid, signal.SIGCONT)
+        return read(self, limit_s)
+
+    monkeypatch.setattr(WorkerProcess, "ask", ask_stopped)
+    monkeypatch.setattr(WorkerProcess, "_read_line", read_after_signal)
     pool = WorkerPool(1, 1.0, 60.0, 1024)
     try:
         assert pool.submit("1/2", "0.5").result() is reply
