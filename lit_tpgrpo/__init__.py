@@ -29,7 +29,14 @@ if TYPE_CHECKING:
         SolutionSamples,
     )
     from lit_tpgrpo.chat import ChatClient, LocalChat, OpenAIChat
-    from lit_tpgrpo.credit import CreditAssignment, OutcomeCredit, StepCredit, ThoughtCredit, UnadaptedThoughtCredit
+    from lit_tpgrpo.credit import (
+        CreditAssignment,
+        GroupRelativeCredit,
+        OutcomeCredit,
+        StepCredit,
+        ThoughtCredit,
+        UnadaptedThoughtCredit,
+    )
     from lit_tpgrpo.datamodules import MathRolloutDataModule
     from lit_tpgrpo.datamodules.arithmetic import ArithmeticProblems
     from lit_tpgrpo.datamodules.sources import (
@@ -40,9 +47,10 @@ if TYPE_CHECKING:
         MemoryProblems,
         ProblemSource,
     )
-    from lit_tpgrpo.engines import Engine, HFEngine, SamplingParams, VLLMEngine, VLLMServer
+    from lit_tpgrpo.engines import Completion, Engine, HFEngine, Policy, SamplingParams, VLLMEngine, VLLMServer
+    from lit_tpgrpo.errors import ConfigError, InputError
     from lit_tpgrpo.export import export_checkpoint
-    from lit_tpgrpo.judges import Judge, RuleJudge
+    from lit_tpgrpo.judges import Judge, JudgeCase, RuleJudge, abstain
     from lit_tpgrpo.judges.generative import (
         DirectLabels,
         GenerativeJudge,
@@ -72,9 +80,9 @@ if TYPE_CHECKING:
         TrainBatch,
         Verdict,
     )
-    from lit_tpgrpo.rollout import Correction
+    from lit_tpgrpo.rollout import Correction, KeepRule
     from lit_tpgrpo.training import AdapterOff, FrozenCopy, LoRA, OffloadedCopy, SequenceLR, Sharding, TransformersLR
-    from lit_tpgrpo.verify import MathVerifier, Verifier
+    from lit_tpgrpo.verify import FunctionVerifier, MathVerifier, Verifier
 else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
@@ -84,13 +92,14 @@ else:
                 "RoundCallback SafeCheckpoint SolutionSamples"
             ),
             "chat": "ChatClient LocalChat OpenAIChat",
-            "credit": "CreditAssignment OutcomeCredit StepCredit ThoughtCredit UnadaptedThoughtCredit",
+            "credit": "CreditAssignment GroupRelativeCredit OutcomeCredit StepCredit ThoughtCredit UnadaptedThoughtCredit",
             "datamodules": "MathRolloutDataModule",
             "datamodules.arithmetic": "ArithmeticProblems",
             "datamodules.sources": "Decontaminated FieldMap FileProblems HubProblems MemoryProblems ProblemSource",
-            "engines": "Engine HFEngine SamplingParams VLLMEngine VLLMServer",
+            "engines": "Completion Engine HFEngine Policy SamplingParams VLLMEngine VLLMServer",
+            "errors": "ConfigError InputError",
             "export": "export_checkpoint",
-            "judges": "Judge RuleJudge",
+            "judges": "Judge JudgeCase RuleJudge abstain",
             "judges.generative": (
                 "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
                 "RoundBudget RuleSegmentation StepByStep"
@@ -102,9 +111,9 @@ else:
                 "CreditedSolution JudgedGroup JudgedSolution Outcome Problem Round Solution Step StepLabel StopReason "
                 "Thought TrainBatch Verdict"
             ),
-            "rollout": "Correction",
+            "rollout": "Correction KeepRule",
             "training": "AdapterOff FrozenCopy LoRA OffloadedCopy SequenceLR Sharding TransformersLR",
-            "verify": "MathVerifier Verifier",
+            "verify": "FunctionVerifier MathVerifier Verifier",
         },
     )
 
@@ -116,6 +125,8 @@ __all__ = [
     "CapabilityEstimator",
     "ChatClient",
     "ClippedSurrogate",
+    "Completion",
+    "ConfigError",
     "Correction",
     "CreditAssignment",
     "CreditedSolution",
@@ -126,15 +137,20 @@ __all__ = [
     "FieldMap",
     "FileProblems",
     "FrozenCopy",
+    "FunctionVerifier",
     "GenerativeJudge",
+    "GroupRelativeCredit",
     "HFEngine",
     "HubProblems",
+    "InputError",
     "IntrinsicSignals",
     "Judge",
+    "JudgeCase",
     "JudgeRefresh",
     "JudgedGroup",
     "JudgedSolution",
     "JudgedSolutionWriter",
+    "KeepRule",
     "LLMSegmentation",
     "LoRA",
     "LocalChat",
@@ -150,6 +166,7 @@ __all__ = [
     "Outcome",
     "OutcomeCredit",
     "PassAtK",
+    "Policy",
     "Problem",
     "ProblemSource",
     "QueryConfig",
@@ -181,5 +198,6 @@ __all__ = [
     "VLLMServer",
     "Verdict",
     "Verifier",
+    "abstain",
     "export_checkpoint",
 ]

@@ -81,3 +81,24 @@ def test_asking_for_a_light_name_loads_neither_torch_nor_lightning():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=1200
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_no_two_classes_share_a_name():
+    homes: dict[str, list[str]] = {}
+    for folder in ("lit_tpgrpo", "callbacks", "datamodules", "benchmarks", "examples"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert "MathRolloutDataModule" in homes
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
+
+
+@pytest.mark.parametrize(("part", "inherited"), [("Judge", "name metrics close"), ("Engine", "sleep wake close")])
+def test_a_part_inherits_what_it_rarely_needs(part: str, inherited: str):
+    protocol = getattr(lit_tpgrpo, part)
+    given = type("Mine", (protocol,), {})()
+    results = {"name": "Mine", "metrics": {}}
+    for name in inherited.split():
+        value = getattr(given, name)
+        assert (value() if callable(value) else value) == results.get(name)

@@ -157,7 +157,7 @@ def test_a_function_is_a_verifier_that_counts():
 
 
 def test_a_function_that_is_no_comparison_stops_at_once():
-    with pytest.raises(ConfigError, match=r"raised for all 2 answers, first TypeError: .*takes 1 positional"):
+    with pytest.raises(ConfigError, match=r"<lambda> raised for all 2 answers, first TypeError: .*takes 1 positional"):
         FunctionVerifier(lambda answer: True).verify_all([("1", "2"), ("1", "3")])  # pyright: ignore[reportArgumentType]
     with pytest.raises(
         ConfigError, match=r"must return True, False, an Outcome, or None .*got 0\.5 \(float\) for gold '1'"

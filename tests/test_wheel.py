@@ -67,6 +67,14 @@ def test_one_import_name_from_the_wheel(installed: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_the_wheel_declares_the_command(installed: Path):
+    (entry_points,) = (installed.parent.parent / "lib").glob(
+        "python*/site-packages/lit_tpgrpo-*.dist-info/entry_points.txt"
+    )
+    assert entry_points.read_text().split("\n")[:2] == ["[console_scripts]", "lit-tpgrpo = lit_tpgrpo.cli:main"]
+
+
+@pytest.mark.slow
 def test_a_foreign_script_trains_with_the_wheel(installed: Path, tmp_path: Path):
     script = tmp_path / "foreign_project.py"
     text = (ROOT / "examples" / "foreign_project.py").read_text()

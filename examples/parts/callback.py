@@ -2,8 +2,7 @@
 
 import lightning as L
 
-from lit_tpgrpo.records import Round
-from lit_tpgrpo.rollout.hooks import RoundCallback
+from lit_tpgrpo import Round, RoundCallback
 
 
 class LongestSolution(RoundCallback):

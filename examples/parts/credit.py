@@ -2,9 +2,8 @@
 
 import torch
 
-from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo import CreditedSolution, GroupRelativeCredit, JudgedGroup, JudgedSolution
 from lit_tpgrpo.credit.merging import merge_thoughts
-from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
 
 
 class LastThoughtCredit(GroupRelativeCredit):

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
-from lit_tpgrpo.records import StopReason
+from lit_tpgrpo import Completion, Engine, Policy, SamplingParams, StopReason
 
 
-class PlainEngine:
+class PlainEngine(Engine):
     """Engine that samples from the policy's weights token by token, without a cache: short, but slow."""
 
     def load_weights(self, policy: Policy) -> None:
@@ -35,12 +34,3 @@ class PlainEngine:
             ids.append(int(drawn))
             logprobs.append(float(scores[drawn]))
         return Completion(tuple(ids), tuple(logprobs), StopReason.EOS if eos in ids[-1:] else StopReason.LENGTH)
-
-    def sleep(self) -> None:
-        """Free memory for the trainer; this engine holds none."""
-
-    def wake(self) -> None:
-        """Allocate memory again before sampling."""
-
-    def close(self) -> None:
-        """Free all resources at the end of the run."""

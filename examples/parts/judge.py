@@ -2,18 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
-from lit_tpgrpo.judges.base import JudgeCase, abstain
-from lit_tpgrpo.records import Outcome, StepLabel, Verdict
+from lit_tpgrpo import Judge, JudgeCase, Outcome, StepLabel, Verdict, abstain
 
 
-class KeywordJudge:
+class KeywordJudge(Judge):
     """Judge that labels a step of a correct solution INCORRECT if the next step contains a word.
 
     Args:
         word: the word, in lower case.
     """
-
-    name = "keyword"
 
     def __init__(self, word: str = "wait") -> None:
         self.word = word
@@ -38,6 +35,3 @@ class KeywordJudge:
         """Return the counters since the last call, logged as ``judge/steps``, and reset them."""
         labelled, self._labelled = self._labelled, 0
         return {"steps": float(labelled)}
-
-    def close(self) -> None:
-        """Do nothing: there are no processes or connections to close."""

@@ -1,6 +1,6 @@
 """A keep rule: ``--data.keep examples.parts.keep.keep_closed``, in Python ``keep=keep_closed``."""
 
-from lit_tpgrpo.records import CreditedSolution, StopReason
+from lit_tpgrpo import CreditedSolution, StopReason
 
 
 def keep_closed(solution: CreditedSolution) -> bool:

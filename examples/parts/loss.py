@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lit_tpgrpo.losses import LossInputs, LossOutput
+from lit_tpgrpo import LossInputs, LossOutput
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lit_tpgrpo.records import Problem
+from lit_tpgrpo import Problem
 
 
 class RepeatedSums:

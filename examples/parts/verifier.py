@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable
 
-from lit_tpgrpo.records import Outcome
+from lit_tpgrpo import Outcome, Verifier
 from lit_tpgrpo.text.answers import answer_block
 
 
-class LastNumberVerifier:
+class LastNumberVerifier(Verifier):
     """Verifier that compares the last integer of an answer with the gold.
 
     Args:
@@ -37,6 +37,3 @@ class LastNumberVerifier:
         """Return the counters since the last call, logged as ``verify/pairs``, and reset them."""
         pairs, self._pairs = self._pairs, 0
         return {"pairs": float(pairs)}
-
-    def close(self) -> None:
-        """Do nothing: there are no processes to end."""

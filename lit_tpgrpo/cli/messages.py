@@ -14,7 +14,7 @@ from typing import Any
 from jsonargparse._parameter_resolvers import get_signature_parameters
 
 from lit_tpgrpo.cli.catalogue import nearest_path
-from lit_tpgrpo.cli.reports import LITERAL, REQUIRED, ErrorReport, read_report
+from lit_tpgrpo.cli.reports import LITERAL, REQUIRED, ParserReport, read_report
 from lit_tpgrpo.protocol_check import import_error, misfit_of_paths
 
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)(.*)", re.DOTALL)
@@ -124,12 +124,12 @@ def _nested(message: str, keys: Collection[str]) -> str:
     return " ".join(message.replace('Parser key "config":', "config:").split())
 
 
-def _is_misspelt_choice(report: ErrorReport, key: str, path: str) -> bool:
+def _is_misspelt_choice(report: ParserReport, key: str, path: str) -> bool:
     """Return whether a setting that takes names or an import path was given neither: one word that is no name."""
     return "." not in path and any(at == key and LITERAL.fullmatch(kind) for at, kind in report.types)
 
 
-def _known_elsewhere(report: ErrorReport, key: str, option: str, owner: str) -> bool:
+def _known_elsewhere(report: ParserReport, key: str, option: str, owner: str) -> bool:
     """Return whether an option is unknown only to the base class of a union, while another member reports its expected type."""
     expected = [report.expected[0]] if report.expected is not None else []
     return owner in _EMPTY_BASES and f"{key}.{option}" in [*expected, *(typed_key for typed_key, _ in report.types)]
@@ -142,13 +142,13 @@ def refusal(report: str) -> str:
     return re.split(r" - Expected an? | - Not a valid | Given value type: ", errors)[0] or text
 
 
-def _number_of(report: ErrorReport, key: str) -> str:
+def _number_of(report: ParserReport, key: str) -> str:
     """Return the names of the number types in a setting's union, "" if there are none."""
     kinds = [kind for typed, kind in report.types if typed == key and kind in ("<class 'int'>", "<class 'float'>")]
     return " or ".join(dict.fromkeys(_type_name(kind) for kind in kinds))
 
 
-def _type_names(report: ErrorReport, key: str) -> str:
+def _type_names(report: ParserReport, key: str) -> str:
     """Return the names of the types in a setting's union, with all values of its Literals as one list."""
     kinds = [kind for typed, kind in report.types if typed == key]
     values = [v for kind in kinds if LITERAL.fullmatch(kind) for v in kind[len("typing.Literal[") : -1].split(", ")]

@@ -17,7 +17,7 @@ _NO_PROTOCOL = re.compile(r"Import path (?:(\S+) )?does not implement protocol (
 
 
 @dataclass
-class ErrorReport:
+class ParserReport:
     """The contents of a nested error report of jsonargparse."""
 
     path: list[str] = field(default_factory=list)
@@ -30,9 +30,9 @@ class ErrorReport:
     given: str = ""
 
 
-def read_report(message: str) -> ErrorReport:
+def read_report(message: str) -> ParserReport:
     """Parse a report; the first error of each kind counts, since later ones concern other members of a union."""
-    report = ErrorReport()
+    report = ParserReport()
     keys: list[tuple[int, str]] = []  # indentation and key
     owners: list[tuple[int, str]] = []
     members = ""  # types of the current union

@@ -120,6 +120,7 @@ class Engine(Protocol):
 
     An engine that computes log-probs differently from the trainer (other kernels or precision) has the attribute
     ``mismatched = True``: its samples are then corrected by importance weights, unless the user disables it.
+    A class that inherits from this one gets ``sleep``, ``wake`` and ``close``, which do nothing.
     """
 
     def load_weights(self, policy: Policy) -> None:
@@ -132,8 +133,9 @@ class Engine(Protocol):
 
     def sleep(self) -> None:
         """Free memory for training (a no-op for engines that hold none)."""
-        ...
 
-    def wake(self) -> None: ...
+    def wake(self) -> None:
+        """Allocate memory again before sampling."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free all resources at the end of the run."""

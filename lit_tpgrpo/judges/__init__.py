@@ -1,8 +1,8 @@
 """Judges: verified solutions in, a label for each step out (paper, Stage I).
 
 ``RuleJudge`` reads the intrinsic signals by rule, without a model; ``lit_tpgrpo.judges.generative`` asks a language model. A
-new one implements ``Judge``: a ``Verdict`` for each ``JudgeCase``. ``ErrorReport`` and ``count_labels`` score a judge on steps
-whose truth is known.
+new one implements ``Judge``: a ``Verdict`` for each ``JudgeCase``. ``ErrorDetectionReport`` and ``count_labels`` score a judge
+on steps whose truth is known.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge, StoringJudge, TallyingJudge, abstain
-    from lit_tpgrpo.judges.error_detection import ErrorReport, ErrorScores, WrongSteps
+    from lit_tpgrpo.judges.error_detection import ErrorDetectionReport, ErrorScores, WrongSteps
     from lit_tpgrpo.judges.rule import RuleJudge
     from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
 else:
@@ -21,14 +21,14 @@ else:
         __name__,
         {
             "base": "Judge JudgeCase RefreshableJudge StoringJudge TallyingJudge abstain",
-            "error_detection": "ErrorReport ErrorScores WrongSteps",
+            "error_detection": "ErrorDetectionReport ErrorScores WrongSteps",
             "rule": "RuleJudge",
             "scoring": "LabelCounts count_labels",
         },
     )
 
 __all__ = [
-    "ErrorReport",
+    "ErrorDetectionReport",
     "ErrorScores",
     "Judge",
     "JudgeCase",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_tpgrpo.errors import InputError
-from lit_tpgrpo.judges.error_detection import ErrorReport, WrongSteps, make_record
+from lit_tpgrpo.judges.error_detection import ErrorDetectionReport, WrongSteps, make_record
 from lit_tpgrpo.records import Outcome, Problem
 
 OnMalformed = Literal["stop", "skip"]
@@ -30,7 +30,7 @@ _STATEMENT = re.compile(r"\W*+(?:final\s++)?(?:solution|answer)\b[^.\n]{0,3}:", 
 _CHOICE = re.compile(r"[Cc]hoice[\W_]*([A-Z])(?![A-Za-z/])")
 
 
-def read_mrben(path: str | Path, on_malformed: OnMalformed = "stop", limit: int | None = None) -> ErrorReport:
+def read_mrben(path: str | Path, on_malformed: OnMalformed = "stop", limit: int | None = None) -> ErrorDetectionReport:
     """Read MR-Ben (2406.13975): solutions of multiple-choice problems whose first wrong step was annotated by people.
 
     Its numbers of wrong steps are those that the solver wrote (``Step 3: ...``), not indices into its list, which holds
@@ -49,7 +49,9 @@ def read_mrben(path: str | Path, on_malformed: OnMalformed = "stop", limit: int 
     return _read(Path(path), _mrben_rows(Path(path)), _mrben_record, on_malformed, limit)
 
 
-def read_prmbench(path: str | Path, on_malformed: OnMalformed = "stop", limit: int | None = None) -> ErrorReport:
+def read_prmbench(
+    path: str | Path, on_malformed: OnMalformed = "stop", limit: int | None = None
+) -> ErrorDetectionReport:
     """Read PRMBench (2501.03124): lists of steps with all wrong steps annotated; some of its files contain no wrong step.
 
     The answer of a row without wrong steps is correct and its answer block is the boxed ground truth. The answer of a row
@@ -68,7 +70,7 @@ def read_prmbench(path: str | Path, on_malformed: OnMalformed = "stop", limit: i
 
 def _read(
     path: Path, rows: Rows, convert: Callable[[Any], WrongSteps], on_malformed: OnMalformed, limit: int | None
-) -> ErrorReport:
+) -> ErrorDetectionReport:
     """Convert rows up to ``limit``; the error for malformed rows names the first few of them."""
     records: list[WrongSteps] = []
     malformed: list[tuple[str, str]] = []
@@ -92,7 +94,9 @@ def _read(
     if malformed and on_malformed == "stop":
         raise InputError(f"{summary}. Correct them, or leave them out with on_malformed: skip.")
     # Replace the numbers, which differ from row to row, to count equal reasons together.
-    return ErrorReport(_with_unique_uids(records), Counter(re.sub(r"\d+", "N", reason) for _, reason in malformed))
+    return ErrorDetectionReport(
+        _with_unique_uids(records), Counter(re.sub(r"\d+", "N", reason) for _, reason in malformed)
+    )
 
 
 def _converted(row: Any, convert: Callable[[Any], WrongSteps]) -> WrongSteps:

@@ -32,16 +32,22 @@ class Judge(Protocol):
     ``judge`` yields ``(index into cases, verdict)`` as each verdict completes, in any order, each index exactly once;
     a case that cannot be decided is returned with every step ABSTAINED, never raised as an exception. ``metrics`` returns
     the counters since the last call and resets them. ``close`` frees processes and connections and may be called twice.
+    A class that inherits from this one gets ``name``, ``metrics`` and ``close`` as they are here.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The judge's name in stored verdicts: that of its class."""
+        return type(self).__name__
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]: ...
 
-    def metrics(self) -> dict[str, float]: ...
+    def metrics(self) -> dict[str, float]:
+        """Return counters since the last call, logged under ``judge/`` as sums over all ranks, and reset them."""
+        return {}
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free processes and connections; may be called twice."""
 
 
 class Tally(Protocol):

@@ -185,7 +185,7 @@ def _harmonic(a: float | None, b: float | None) -> float | None:
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
-class ErrorReport:
+class ErrorDetectionReport:
     """Records and the scores of a judge's verdicts on them, in one column per outcome because the protocols differ.
 
     Args:

@@ -12,7 +12,7 @@ from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from lit_tpgrpo.rollout.correction import Correction
-    from lit_tpgrpo.rollout.filters import KEEP_RULES
+    from lit_tpgrpo.rollout.filters import KEEP_RULES, KeepRule
     from lit_tpgrpo.rollout.hooks import RolloutSource, RoundCallback
     from lit_tpgrpo.rollout.rounds import Assignment, Capability, RoundMaker
     from lit_tpgrpo.rollout.store import RoundStore
@@ -21,7 +21,7 @@ else:
         __name__,
         {
             "correction": "Correction",
-            "filters": "KEEP_RULES",
+            "filters": "KEEP_RULES KeepRule",
             "hooks": "RoundCallback RolloutSource",
             "rounds": "Assignment Capability RoundMaker",
             "store": "RoundStore",
@@ -33,6 +33,7 @@ __all__ = [
     "Assignment",
     "Capability",
     "Correction",
+    "KeepRule",
     "RolloutSource",
     "RoundCallback",
     "RoundMaker",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
 import torch
@@ -22,8 +22,8 @@ ReferenceName = Literal["auto", "frozen", "offloaded", "adapter_off"]
 class Reference(Protocol):
     """Log-probs of the initial policy. Under sharding every forward pass is collective."""
 
-    def ready(self, device: torch.device) -> Iterator[None]:
-        """Enter a context around the forward passes of one optimizer step."""
+    def ready(self, device: torch.device) -> AbstractContextManager[None]:
+        """Return a context around the forward passes of one optimizer step."""
         ...
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:

@@ -39,6 +39,7 @@ class FunctionVerifier:
     def __init__(self, compare: Compare) -> None:
         accepted(compare, Callable[..., Any], "FunctionVerifier: compare")
         self.function = callable_name(compare)  # public: another function invalidates the verdicts of a stored round
+        self._name = self.function.partition("#")[0]  # for messages: the hash means nothing to their reader
         self._compare = compare
         self._counts: Counter[str] = Counter()
         self._returned = False
@@ -57,7 +58,7 @@ class FunctionVerifier:
         outcomes = [self._outcome(gold, answer, errors) for gold, answer in pairs]
         if errors and not self._returned:
             raise ConfigError(
-                f"the verifier {self.function} raised for all {len(errors)} answers, first "
+                f"the verifier {self._name} raised for all {len(errors)} answers, first "
                 f"{type(errors[0]).__name__}: {errors[0]}; expected compare(gold, answer) -> bool, both arguments strings"
             ) from errors[0]
         self._counts.update(o.value for o in outcomes)
@@ -82,7 +83,7 @@ class FunctionVerifier:
         except Exception as error:  # a user's function failing on one answer must not end the run
             if not errors:
                 log.warning(
-                    "the verifier %s raised for gold %.80r, answer %.80r", self.function, gold, answer, exc_info=error
+                    "the verifier %s raised for gold %.80r, answer %.80r", self._name, gold, answer, exc_info=error
                 )
             errors.append(error)
             self._counts["error"] += 1
@@ -95,7 +96,7 @@ class FunctionVerifier:
         if getattr(verdict, "dtype", type(verdict)) in (bool, int, float) and verdict in (0, 1):  # also numpy's bool
             return Outcome.CORRECT if verdict else Outcome.INCORRECT
         raise ConfigError(
-            f"the verifier {self.function} must return True, False, an Outcome, or None if it cannot decide; got "
+            f"the verifier {self._name} must return True, False, an Outcome, or None if it cannot decide; got "
             f"{shown(verdict)} for gold {gold[:80]!r}, answer {answer[:80]!r}"
         )
 

@@ -15,7 +15,7 @@ from lit_tpgrpo.judges.audit_sets import read_mrben, read_prmbench
 from lit_tpgrpo.judges.base import abstain
 from lit_tpgrpo.judges.error_detection import (
     DetectionResult,
-    ErrorReport,
+    ErrorDetectionReport,
     ErrorScores,
     WrongSteps,
     detection_result,
@@ -160,7 +160,7 @@ def test_where_only_the_first_error_is_known_steps_after_it_count_nowhere():
 
 def test_the_table_has_a_column_for_each_outcome():
     records = [record(2), record(None), record(1, outcome=Outcome.INCORRECT)]
-    report = ErrorReport(records)
+    report = ErrorDetectionReport(records)
     for i, (of, flagged) in enumerate(zip(records, ([2], [], [3]), strict=True)):
         report.add(i, verdict(of, flagged, M if i == 2 else I, U if i == 2 else C))
     cells = {line[:34].strip(): line[34:].split() for line in report.tables().splitlines()}
@@ -182,7 +182,7 @@ def mrben_row(lines: Sequence[str], first: str = "N/A", **changes: Any) -> dict[
     return row | {"Model_Solution_Correctness": "correct" if first == "N/A" else "incorrect"} | changes
 
 
-def mrben(folder: Path, *rows: Any, **options: Any) -> ErrorReport:
+def mrben(folder: Path, *rows: Any, **options: Any) -> ErrorDetectionReport:
     path = folder / "mrben.json"
     path.write_text(json.dumps({"u": rows}))
     return read_mrben(path, **options)
