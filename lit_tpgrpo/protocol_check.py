@@ -92,6 +92,6 @@ def import_error(path: str) -> str | None:
     return None
 
 
-def _imported(path: str) -> type:
+def _imported(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
