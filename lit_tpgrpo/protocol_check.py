@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jsonargparse._typehints
 
@@ -30,7 +30,7 @@ def accept_by_methods() -> None:
         # Not a metaclass: the parser also asks whether a class itself is an object that implements the protocol.
         is_candidate = inspect.isclass(value) and not issubclass(value, type) and value.__module__ != "builtins"
         is_candidate = is_candidate and _typehints.is_protocol(protocol)
-        return is_candidate and misfit(value, _typehints.get_protocol_origin(protocol)) is None
+        return is_candidate and misfit(cast(type, value), _typehints.get_protocol_origin(protocol)) is None
 
     implements_protocol.accepts_by_methods = True  # pyright: ignore[reportFunctionMemberAccess]
     _typehints.implements_protocol = implements_protocol
