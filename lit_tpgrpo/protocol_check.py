@@ -81,6 +81,8 @@ def import_error(path: str) -> str | None:
     A module of that name that is not there is another matter: its name may be misspelt.
     """
     module = path.rpartition(".")[0]
+    if not module:
+        return None
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.engines.base import Engine
 from lit_tpgrpo.judges.base import Judge
 from lit_tpgrpo.losses.base import TokenLoss
-from lit_tpgrpo.protocol_check import function_misfit, misfit, misfit_of_paths
+from lit_tpgrpo.protocol_check import function_misfit, import_error, misfit, misfit_of_paths
 
 
 class Plain:
@@ -138,3 +138,8 @@ def test_the_command_line_takes_a_class_without_annotations(capsys: pytest.Captu
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--config", "configs/quickstart.yaml", "--data.judge", f"{__name__}.Plain", "--print_config"])
     assert f"class_path: {__name__}.Plain" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["RuleJudge", "no_such_module.Thing", "lit_tpgrpo.no_such.Thing", "json.nothing"])
+def test_a_misspelt_name_is_no_error_of_a_module(path: str):
+    assert import_error(path) is None
