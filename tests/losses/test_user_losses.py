@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+from lit_tpgrpo.cli import main
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.losses.base import LossOutput
 from lit_tpgrpo.module import TPGRPOModule
 from tests.losses.test_interface import one_step
+
+ROOT = Path(__file__).parents[2]
 
 
 class Unannotated:
@@ -27,12 +35,37 @@ class Bare(Unannotated):
         return torch.zeros((), requires_grad=True)
 
 
-def test_a_loss_without_annotations_comes_back_with_the_checkpoint(random_model, tmp_path):
-    trainer = one_step(TPGRPOModule(random_model, loss=Unannotated(3.0)), tmp_path)
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    restored = TPGRPOModule.load_from_checkpoint(tmp_path / "a.ckpt").token_loss
-    assert isinstance(restored, Unannotated)
-    assert restored.scale == 3.0
+LOAD = """
+import sys
+from lit_tpgrpo import TPGRPOModule
+print(TPGRPOModule.load_from_checkpoint(sys.argv[1]).token_loss.scale)
+"""
+
+
+@pytest.mark.slow
+def test_a_loss_without_annotations_that_the_command_line_trained_is_loaded_in_python(random_model, tmp_path):
+    """In a process of its own: one in which the command line ran accepts such a loss already."""
+    size = [
+        "--data.problems_per_step",
+        "2",
+        "--data.steps_per_round",
+        "1",
+        "--data.group_size",
+        "2",
+        "--data.keep",
+        "all",
+    ]
+    size += ["--data.sampling.max_new_tokens", "8", "--data.val", "null", "--trainer.callbacks", "null"]
+    loss = ["--model.loss", f"{__name__}.Unannotated", "--model.loss.scale", "3.0"]
+    where = ["--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path), "--trainer.max_steps", "1"]
+    saved = ["--trainer.callbacks+", "lit_tpgrpo.callbacks.SafeCheckpoint"]
+    main(["fit", "--config", "configs/quickstart.yaml", "--model.model", random_model, *size, *loss, *where, *saved])
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    command = [sys.executable, "-c", LOAD, str(checkpoint)]
+    paths = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))  # by the name that the loss has in this process
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
+    assert (done.returncode, done.stdout) == (0, "3.0\n"), done.stderr[-2000:]
 
 
 def test_a_loss_that_returns_a_tensor_is_named(random_model, tmp_path):
