@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
@@ -19,11 +21,11 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation
 from lit_tpgrpo.losses.base import TokenLoss
 from lit_tpgrpo.losses.clipped import ClippedSurrogate
+from lit_tpgrpo.losses.metrics import LossMetrics
 from lit_tpgrpo.losses.settings import as_loss, loss_settings
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.run_settings import log_run_settings
 from lit_tpgrpo.training.adapters import LoRA
-from lit_tpgrpo.training.batch_sums import BatchSums, sum_pieces
 from lit_tpgrpo.training.building import check_settings
 from lit_tpgrpo.training.checkpoints import check_before_loading
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler
@@ -173,15 +175,15 @@ class TPGRPOModule(PolicyModule):
         micros = rank_microbatches(batch.sequences, budget, pad_id, self._max_over_ranks)
         batches = [micro or dummy_microbatch(self.device) for micro in micros]
         references = reference_logprobs(self._reference, batches, batch.temperature, self.device)
-        pieces: list[BatchSums] = []
+        pieces: list[LossMetrics] = []
         for micro, padded, reference in zip(micros, batches, references, strict=True):
             loss, sums = self._loss(padded, batch.temperature, counts, reference)
             # Lightning averages gradients over ranks; the weights already divide by the global count.
             self.manual_backward(loss * (self.trainer.world_size if micro is not None else 0))
             pieces.append(sums if micro is not None else sums.zeros_like())
         # After the sums over ranks: what is wrong on one of them stops all.
-        totals = sum_pieces(pieces).reduced(self._reduce)
-        check_finite(totals.loss.loss, "loss", self.policy_version + 1, batch.round_index)
+        totals = reduce(operator.add, pieces).reduce(lambda t: self._reduce(t, "sum"), lambda t: self._reduce(t, "max"))
+        check_finite(totals.loss, "loss", self.policy_version + 1, batch.round_index)
         self._round_index = batch.round_index
         optimizer.step()  # clips on its way, in on_before_optimizer_step
         log_step(self, totals, self._gradient, on_policy, batch.round_index, time.perf_counter() - started)
@@ -189,7 +191,7 @@ class TPGRPOModule(PolicyModule):
 
     def _loss(
         self, micro: MicroBatch, temperature: float, counts: BatchCounts, reference: Tensor | None
-    ) -> tuple[Tensor, BatchSums]:
+    ) -> tuple[Tensor, LossMetrics]:
         policy, normalisation = self._built_policy, self.hparams["normalisation"]
         return microbatch_loss(policy, self.token_loss, micro, temperature, normalisation, counts, reference)
 

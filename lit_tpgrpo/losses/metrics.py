@@ -12,13 +12,17 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.functional.kl import kl_k3
 from lit_tpgrpo.losses.base import LossInputs, LossOutput
 
-# All that an optimizer step logs under ``train/`` with any loss: here, in training.batch_sums, gradients and step.
+# All that an optimizer step logs under ``train/`` with any loss: here, in training.gradients and in training.optimizer_step.
 RESERVED_NAMES = frozenset(
     {
         *("loss", "tokens", "advantage", "ratio", "ratio_max", "kl_old", "entropy"),
         *("grad_norm", "step_skipped", "loss_scale", "lr", "tokens_per_s"),
     }
 )
+
+
+LOGPROB_GAP, LOGPROB_GAP_MAX = "mismatch/logprob_mean", "mismatch/logprob_max"
+"""Names of |new - old log-prob|, its mean and maximum: a mismatch where the current weights sampled the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +91,24 @@ class LossMetrics:
 def measure(inputs: LossInputs, output: LossOutput) -> LossMetrics:
     """Measure a micro-batch: what the loss names, and what is of interest with any loss.
 
-    The latter are ``advantage``, ``ratio`` (new policy to old), its ``ratio_max`` and ``kl_old``, k3 of the sampling policy.
+    The latter are ``advantage``, ``entropy``, ``ratio`` (new policy to old), its ``ratio_max``, ``kl_old``, k3 of the sampling
+    policy, and the gap between new and old log-probs.
 
     Raises:
         ConfigError: a name of the loss is in ``RESERVED_NAMES``, or both a term and a token value.
     """
     _check_names(output)
     zero = torch.zeros_like(inputs.weights)
-    ratio = torch.where(inputs.mask, (inputs.logprobs - inputs.old_logprobs).exp(), zero)
+    log_ratio = inputs.logprobs - inputs.old_logprobs
+    gap = log_ratio.abs()
+    ratio = torch.where(inputs.mask, log_ratio.exp(), zero)
     token_values = {
         "tokens": inputs.mask,
         "advantage": inputs.advantages,
+        "entropy": inputs.entropy,
         "ratio": ratio,
         "kl_old": kl_k3(inputs.old_logprobs, inputs.logprobs),
+        LOGPROB_GAP: gap,
         **output.token_values,
     }
     return LossMetrics(
@@ -108,13 +117,16 @@ def measure(inputs: LossInputs, output: LossOutput) -> LossMetrics:
             name: torch.where(inputs.mask, value.detach().to(zero.dtype), zero).sum()
             for name, value in token_values.items()
         },
-        maxima={"ratio_max": ratio.max() if ratio.numel() else zero.sum()},
+        maxima={
+            name: value.max() if value.numel() else zero.sum()
+            for name, value in (("ratio_max", ratio), (LOGPROB_GAP_MAX, gap))
+        },
     )
 
 
 def _check_names(output: LossOutput) -> None:
     """Refuse names under which one measurement would silently replace another."""
-    reserved = RESERVED_NAMES & (output.terms.keys() | output.token_values.keys())
+    reserved = (RESERVED_NAMES | {LOGPROB_GAP, LOGPROB_GAP_MAX}) & (output.terms.keys() | output.token_values.keys())
     if reserved:
         raise ConfigError(
             f"the loss logs {', '.join(sorted(reserved))}, reserved for what every step logs under train/: rename it; "

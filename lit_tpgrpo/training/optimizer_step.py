@@ -13,10 +13,9 @@ from lit_tpgrpo.arguments import shown
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation, sequence_weights
 from lit_tpgrpo.losses.base import LossOutput, TokenLoss, loss_inputs
-from lit_tpgrpo.losses.metrics import measure
+from lit_tpgrpo.losses.metrics import LOGPROB_GAP, LOGPROB_GAP_MAX, LossMetrics, measure
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
-from lit_tpgrpo.training.batch_sums import BatchSums
 from lit_tpgrpo.training.gradients import GradientNorm, loss_scaler, step_metrics
 from lit_tpgrpo.training.microbatches import MicroBatch, microbatches
 from lit_tpgrpo.training.policy import PolicyModel
@@ -69,7 +68,7 @@ def microbatch_loss(
     normalisation: Normalisation,
     counts: BatchCounts,
     ref_logprobs: Tensor | None,
-) -> tuple[Tensor, BatchSums]:
+) -> tuple[Tensor, LossMetrics]:
     """Run the policy on a micro-batch; return its share of the step's loss (0-d, differentiable) and its metrics."""
     logprobs, entropy = policy(micro, temperature)
     inputs = loss_inputs(
@@ -88,7 +87,7 @@ def microbatch_loss(
         raise ConfigError(
             f"the loss {type(token_loss).__name__} returned {shown(output)}; expected lit_tpgrpo.LossOutput(loss=...)"
         )
-    return output.loss, BatchSums.of(measure(inputs, output), logprobs.detach(), micro.old_logprobs, entropy)
+    return output.loss, measure(inputs, output)
 
 
 def check_finite(value: Tensor, name: str, step: int, round_index: int) -> None:
@@ -107,19 +106,22 @@ def check_finite(value: Tensor, name: str, step: int, round_index: int) -> None:
 
 def log_step(
     module: L.LightningModule,
-    totals: BatchSums,
+    totals: LossMetrics,
     gradient: GradientNorm,
     on_policy: bool,
     round_index: int,
     seconds: float,
 ) -> None:
     """Log a step that was taken, under ``train/`` and ``mismatch/``, and warn of a mismatch."""
-    metrics: dict[str, Any] = dict(totals.metrics(on_policy))
+    values = totals.values()
+    mismatch = {name: values.pop(name) for name in (LOGPROB_GAP, LOGPROB_GAP_MAX)} | {"mismatch/kl": values["kl_old"]}
+    metrics: dict[str, Any] = {f"train/{name}": value for name, value in values.items()}
+    metrics |= mismatch if on_policy else {}  # with older weights the gap is what training changed
     metrics |= step_metrics(gradient, loss_scaler(module.trainer))
     if on_policy:
         warn_of_mismatch(float(metrics["mismatch/kl"]), round_index)
     rate = module.trainer.optimizers[0].param_groups[0].get("lr")
     metrics |= {} if rate is None else {"train/lr": rate}  # None where the optimizer sets its own
-    metrics["train/tokens_per_s"] = float(totals.loss.tokens) / seconds
+    metrics["train/tokens_per_s"] = float(totals.tokens) / seconds
     module.log_dict(metrics, batch_size=1)
     module.log("loss", metrics["train/loss"], prog_bar=True, logger=False, batch_size=1)

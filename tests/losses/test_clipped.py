@@ -329,6 +329,9 @@ def test_sums_by_hand_and_reduced_over_ranks():
         "kl_old": (2.0 - 1 - math.log(2)) + (0.25 - 1 + math.log(4)),
         "kl_ref": 0.0,
         "ratio_max": 2.0,
+        "entropy": 0.0,  # none was given
+        "mismatch/logprob_mean": math.log(2) + math.log(4),
+        "mismatch/logprob_max": math.log(4),
     }
     every = {**sums.terms, **sums.token_sums, **sums.maxima}
     assert {name: value.item() for name, value in every.items()} == pytest.approx(expected, abs=1e-6)
