@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 
+from lit_tpgrpo import distributed
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
@@ -188,7 +189,7 @@ class VLLMEngine:
             if cpu:
                 arguments |= UNCHUNKED_PREFILL
             # One of many ranks, or not on the first GPU: vLLM learns its rank and device from torchrun's variables.
-            external = process_groups.world_size() > 1 or bool(self._device.index)
+            external = distributed.world_size() > 1 or bool(self._device.index)
             if external:
                 arguments["distributed_executor_backend"] = "external_launcher"
             with process_groups.launcher_environment(self._device) if external else nullcontext():

@@ -1,4 +1,4 @@
-"""Process-group lifetime when vLLM engines share the trainer's process, and collectives of the engines.
+"""Process-group lifetime when vLLM engines share the trainer's process, and errors that all ranks raise together.
 
 vLLM assumes that it owns its process: an engine that is closed destroys all process groups, including the trainer's and
 those of other engines, and does so again when it is garbage-collected. Here vLLM's groups are destroyed with the last
@@ -12,13 +12,12 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from lit_tpgrpo.errors import EngineError, mark_raised_on_all
-
-T = TypeVar("T")
+from lit_tpgrpo.distributed import raise_failure_of_any_rank, rank, world_size
+from lit_tpgrpo.errors import EngineError
 
 _engines: list[Any] = []
 _owns_default_group = False
@@ -53,25 +52,6 @@ def launcher_environment(device: torch.device) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def rank() -> int:
-    """Return the rank of this process; 0 without distributed training."""
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-
-def world_size() -> int:
-    """Return the number of training processes; 1 without distributed training."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
-def all_gather(value: T) -> list[T]:
-    """Return every rank's value (picklable, small), by rank. Collective."""
-    if world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
 def raise_if_any_failed(action: Callable[[], None]) -> None:
     """Run an action on all ranks; raise on all if it fails on one. Collective.
 
@@ -91,11 +71,7 @@ def raise_on_every_rank(failure: BaseException | None) -> None:
     Raises:
         EngineError: this rank did not fail, but another one did.
     """
-    messages = all_gather(None if failure is None else str(failure) or type(failure).__name__)
-    if failure is not None:
-        raise mark_raised_on_all(failure)
-    if (first := next((message for message in messages if message is not None), None)) is not None:
-        raise mark_raised_on_all(EngineError(first))
+    raise_failure_of_any_rank(failure, lambda _, kind, message: EngineError(message or kind))
 
 
 def free_port() -> int:

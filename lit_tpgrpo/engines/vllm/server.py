@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 import torch
 
+from lit_tpgrpo import distributed
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
@@ -108,16 +109,14 @@ class VLLMServer:
             EngineError: no server became available in time, the settings of one do not fit training, or one did not load
                 all of the weights. No rank samples then.
         """
-        if process_groups.world_size() > 1:
+        if distributed.world_size() > 1:
             torch.distributed.barrier()  # another rank may still be sampling with the previous weights
         self._policy, self._version = policy, ""
         self._updates += 1
         version = f"step {policy.policy_version}, update {self._updates}"
         try:
             process_groups.raise_if_any_failed(lambda: self._connect(policy))
-            version += (
-                f" of run {process_groups.all_gather(uuid.uuid4().hex[:8])[0]}"  # two runs may be at the same step
-            )
+            version += f" of run {distributed.gather(uuid.uuid4().hex[:8])[0]}"  # two runs may be at the same step
             self._update_servers(version)
         except EngineError:
             self._disconnect()
@@ -131,7 +130,7 @@ class VLLMServer:
             if not logged:
                 log.warning("no vLLM server can be used: waiting up to %g s for one", self.limits.absence_s)
                 logged = True
-            expired = process_groups.all_gather(time.monotonic() - since > self.limits.absence_s)[0]
+            expired = distributed.gather(time.monotonic() - since > self.limits.absence_s)[0]
             process_groups.raise_if_any_failed(self._raise_no_server if expired else self.while_waiting)
             time.sleep(min(self.limits.probe_s, self.limits.absence_s))
         process_groups.raise_if_any_failed(self._read_limits)
@@ -212,7 +211,7 @@ class VLLMServer:
 
     def close(self) -> None:
         """Disconnect from the servers. They keep running, and another run can use them."""
-        for server in self._servers if process_groups.rank() == 0 else ():
+        for server in self._servers if distributed.rank() == 0 else ():
             if server.lost:
                 continue
             try:

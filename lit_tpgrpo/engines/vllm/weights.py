@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch.distributed.tensor import DTensor
 
+from lit_tpgrpo import distributed
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.engines.vllm import process_groups
 from lit_tpgrpo.engines.vllm.client import EventLoopThread, ServerClient, ServerLostError, ServerRefusedError
@@ -48,7 +49,7 @@ class WeightSender:
     def can_send_alone(self) -> bool:
         """Whether this rank can send without the other ranks: it is rank 0 and its weights are unsharded."""
         unsharded = not any(isinstance(p, DTensor) for p in self._policy().policy_model.parameters())
-        return process_groups.rank() == 0 and (process_groups.world_size() == 1 or unsharded)
+        return distributed.rank() == 0 and (distributed.world_size() == 1 or unsharded)
 
     def prepare(self, server: Server) -> None:
         """Check a server and open a transfer to it if necessary. On rank 0 only, which sends the requests.
@@ -78,7 +79,7 @@ class WeightSender:
         Raises:
             EngineError: on all ranks: it is reachable and does not load them, or its settings never fitted training.
         """
-        first = process_groups.rank() == 0
+        first = distributed.rank() == 0
         gone = self._reason_if_gone(server, lambda: self.prepare(server) if first else None, server.used_before)
         if gone is None:
             process_groups.raise_if_any_failed(lambda: self._abort_orphans(server))
@@ -106,9 +107,9 @@ class WeightSender:
             action()
         except Exception as error:
             failure = error
-            if (tolerant and isinstance(error, EngineError)) or (process_groups.rank() == 0 and is_gone(server, error)):
+            if (tolerant and isinstance(error, EngineError)) or (distributed.rank() == 0 and is_gone(server, error)):
                 gone = str(error)
-        if (reason := process_groups.all_gather(gone)[0]) is not None:
+        if (reason := distributed.gather(gone)[0]) is not None:
             return reason
         process_groups.raise_on_every_rank(failure)
         return None
@@ -133,14 +134,14 @@ class WeightSender:
         try:
             transfer.send_weights()
         except BaseException as error:
-            if process_groups.world_size() > 1:
+            if distributed.world_size() > 1:
                 transfer.source.drain()
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 raise
             raise EngineError(
                 f"the vLLM server {server.url} did not load the policy's weights ({version}): {error}"
             ) from error
-        if process_groups.rank() == 0:
+        if distributed.rank() == 0:
             server.client.reset_prefix_cache()
             if (current := server.client.weight_version) != version:
                 raise EngineError(
@@ -163,7 +164,7 @@ class WeightSender:
 
         self._source = self._source or PolicySource(self._policy)
         self._transfers[server] = open_transfer(
-            self._backend, server.client, self._source, process_groups.rank(), self._address, self._timeout_s
+            self._backend, server.client, self._source, distributed.rank(), self._address, self._timeout_s
         )
 
 
