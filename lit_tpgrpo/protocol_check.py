@@ -69,7 +69,10 @@ def function_misfit(given: Callable[..., Any], protocol: type) -> str | None:
 def misfit_of_paths(given: str, protocol: str) -> str | None:
     """Call ``misfit`` with import paths, or the bare name of a public protocol; None also if one cannot be imported."""
     try:
-        value, expected = _imported(given), _imported(protocol if "." in protocol else f"lit_tpgrpo.{protocol}")
+        value, expected = (
+            import_from_path(given),
+            import_from_path(protocol if "." in protocol else f"lit_tpgrpo.{protocol}"),
+        )
         return function_misfit(value, expected) if inspect.isfunction(value) else misfit(value, expected)
     except (ImportError, AttributeError, ValueError, TypeError):
         return None
@@ -94,6 +97,11 @@ def import_error(path: str) -> str | None:
     return None
 
 
-def _imported(path: str) -> Any:
+def import_from_path(path: str) -> Any:
+    """Return what a dotted path names.
+
+    Raises:
+        ImportError, AttributeError, ValueError: there is no such module, it has no such name, or the path has no dot.
+    """
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)

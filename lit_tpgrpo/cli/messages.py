@@ -15,7 +15,7 @@ from jsonargparse._parameter_resolvers import get_signature_parameters
 
 from lit_tpgrpo.cli.catalogue import nearest_path
 from lit_tpgrpo.cli.reports import LITERAL, REQUIRED, ParserReport, read_report
-from lit_tpgrpo.protocol_check import import_error, misfit_of_paths
+from lit_tpgrpo.protocol_check import import_error, import_from_path, misfit_of_paths
 
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)(.*)", re.DOTALL)
 _NOT_IN_CONFIG = re.compile(r"Subcommand '[^']+' does not accept option '([^']+)'")
@@ -181,9 +181,8 @@ def _class_suggestion(path: str) -> str:
 
 def _parameters(path: str) -> list[str]:
     """Return the names of a class's arguments, including those passed on to its bases; none if it cannot be imported."""
-    module, _, name = path.rpartition(".")
     try:
-        return [p.name for p in get_signature_parameters(getattr(importlib.import_module(module), name))]
+        return [p.name for p in get_signature_parameters(import_from_path(path))]
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
 

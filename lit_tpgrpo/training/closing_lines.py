@@ -12,11 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_tpgrpo.rollout.run_folder import run_folder
+from lit_tpgrpo.rollout.trainer_state import callbacks_of, is_dev_run
 
 
 def print_ending(trainer: L.Trainer) -> None:
     """Print the last lines of ``fit``, once, whatever loggers and callbacks it has. Collective."""
-    if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+    if is_dev_run(trainer):
         return
     lines = ending_lines(trainer)  # on all ranks: choosing the run's folder is collective
     if trainer.is_global_zero:
@@ -53,8 +54,7 @@ def _nothing_done(trainer: L.Trainer, given: str) -> str:
         return (
             f"nothing was done: {given} is at the end of epoch {done} of trainer.max_epochs {epochs}; raise it to go on"
         )
-    callbacks: list[L.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-    for timer in (c for c in callbacks if isinstance(c, Timer)):
+    for timer in (c for c in callbacks_of(trainer) if isinstance(c, Timer)):
         if timer._duration is not None and timer.time_elapsed() >= timer._duration:
             limit = timedelta(seconds=timer._duration)
             return f"nothing was done: the run's time of {limit} is used up; raise trainer.max_time to go on"

@@ -10,6 +10,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, _update_n
 
+from lit_tpgrpo.rollout.trainer_state import callbacks_of
+
 
 class OptimizerStepBar(TQDMProgressBar):
     """Show optimizer steps out of those of the whole run, instead of batches of an epoch.
@@ -79,7 +81,7 @@ def use_step_bar(trainer: L.Trainer) -> None:
     A bar that the user chose stays: one of another class, or with other settings than the defaults. Lightning takes rich's bar
     where rich is installed; its live display and the bars of sampling and judging overwrite each other.
     """
-    callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    callbacks = callbacks_of(trainer)
     for index, callback in enumerate(callbacks):
         if isinstance(callback, ProgressBar) and _is_lightnings_default(callback):
             callbacks[index] = OptimizerStepBar()
