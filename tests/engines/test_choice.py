@@ -66,7 +66,7 @@ def test_a_prompts_samples_do_not_depend_on_what_is_sampled_beside_it(random_mod
 
 
 def test_batches_hold_whole_prompts_and_come_again_as_they_were(random_model):
-    """What is left of a round, sampled anew, is bit for bit what it would have been."""
+    """The rest of a round, sampled after an interruption, is bit for bit that of an uninterrupted one."""
     engine = HFEngine(batch_size=6)
     engine.load_weights(
         LoadedModel(load_causal_lm(random_model, False, None, "sdpa").eval(), load_tokenizer(random_model))

@@ -1,6 +1,6 @@
 """Runs that are ended and resumed, each in a fork of this process: python program.py MODEL OUT WORLD RESUME ACTION COUNT SEED.
 
-The first run is left alone; it counts the events of sampling, judging, training, checkpointing and evaluation. In the others
+The first run is uninterrupted; it counts the events of sampling, judging, training, checkpointing and evaluation. In the others
 ACTION happens at one of these events, chosen by the seed from all kinds (``kill``: SIGKILL; ``term``, ``int``, ``int_twice``:
 signals; ``full``: no file can grow any more), and they are resumed by the run's folder, on RESUME processes, until they are
 done. OUT/result.json says of each where and how it ended, and whether the resumed one came to the same end.
@@ -61,7 +61,7 @@ class Events:
         self.folder, self.at, self.action, self.seen = folder, at, action, 0
 
     def __call__(self, kind: str) -> None:
-        if self.at is None:  # the run that is left alone
+        if self.at is None:  # the uninterrupted run
             append_line(self.folder / f"events.{os.environ.get('LOCAL_RANK', 0)}.jsonl", {"kind": kind})
         if self.seen == self.at:
             ACTIONS[self.action]()
@@ -220,7 +220,7 @@ def attempt(model: str, folder: Path, world: int, where: tuple[int, int] | None 
             for other in left:
                 os.kill(other, signal.SIGKILL)
     if where is None and any(statuses.values()):
-        raise SystemExit(f"a run that was left alone failed, see {folder}")
+        raise SystemExit(f"an uninterrupted run failed, see {folder}")
     return [statuses[pid] for pid in pids]
 
 
