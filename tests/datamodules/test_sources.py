@@ -384,7 +384,8 @@ def test_preset_reads_the_real_file(preset: str, real_data: RealData):
     assert len(problems) == count
     assert [r.where for r in source.malformed] == (WITHOUT_ANSWER[real_data.kind] if preset == "math" else [])
     assert source.metrics()["duplicates"] == (preset == "math")
-    said = [w for w in caught if w.category is UserWarning]  # not the ResourceWarning of a file that another test left open
+    # Not the ResourceWarning of a file that another test of this process left open.
+    said = [w for w in caught if w.category is UserWarning]
     assert len(said) == 2 * (preset == "math")
     problem = problems[row]
     assert problem.answer == gold
