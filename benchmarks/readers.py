@@ -35,10 +35,12 @@ from lit_tpgrpo.metrics import scores
 from lit_tpgrpo.records import Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.text import answers, boxes, characters, equations, notation, numerals, paragraphs, reflections, steps
 from lit_tpgrpo.text.answers import AnswerForm
+from lit_tpgrpo.text.formats import ThinkTags
 from lit_tpgrpo.verify import atoms, compare, mutations, relations, structure, units
 from lit_tpgrpo.verify.match import Match
 
 PROMPTS = PromptSet()
+SEVERAL_TAGS = ThinkTags("<a>", "</think>", ("</a>", "<think>"), "<", ">")
 (PROBLEM,) = make_problems("2", 1, 0, "train")
 ENDPOINT = Endpoint("http://127.0.0.1/v1", "judge", "KEY", True)
 
@@ -196,15 +198,13 @@ def changed(text: str) -> object:
 
 UNREADABLE = (notation.Unreadable,)
 TEXT: Mapping[str, TextReader] = {
-    **{
-        f"answer, {form.value}": TextReader(lambda t, f=form: answers.extract_answer(t, f, thinks=False))
-        for form in AnswerForm
-    },
+    **{f"answer, {form.value}": TextReader(lambda t, f=form: answers.extract_answer(t, f)) for form in AnswerForm},
     **{
         f"gold, {form.value}": TextReader(lambda t, f=form: answers.normalise_gold(f, t), (InputError,))
         for form in AnswerForm
     },
-    "answer block": TextReader(answers.answer_block),
+    "division, think tags": TextReader(ThinkTags().divide),
+    "division, several tags": TextReader(SEVERAL_TAGS.divide),
     "boxed answer": TextReader(answers.extract_boxed),
     "balanced": TextReader(answers.balanced),
     "boxes": TextReader(lambda t: [box.content for box in boxes.find_boxes(t)[-3:]]),

@@ -39,6 +39,8 @@ from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.trainer_state import dev_run_steps, log_to_all, policy_of
 from lit_tpgrpo.signals import STOP, OutOfTimeError
+from lit_tpgrpo.text.formats.base import SolutionFormat
+from lit_tpgrpo.text.formats.think_tags import ThinkTags
 from lit_tpgrpo.training.closing_lines import print_ending
 from lit_tpgrpo.verify.base import Verifier
 from lit_tpgrpo.verify.function import GivenVerifier, as_verifier
@@ -77,6 +79,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         sampling: how training solutions are sampled.
         eval_sampling: how evaluation samples; by default as training does.
         eval_samples: solutions per held-out problem.
+        format: how a solution divides into thinking and answer block; by default ``ThinkTags()``, an answer after
+            ``</think>``.
         prompt_template: the user turn, with ``{problem}``.
         max_prompt_tokens: longest prompt; ``on_long_prompt`` decides what happens to longer ones.
         on_long_prompt: ``skip`` them with a count, or ``stop``.
@@ -111,6 +115,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         sampling: SamplingParams | None = None,
         eval_sampling: SamplingParams | None = None,
         eval_samples: int = 4,
+        format: SolutionFormat | None = None,
         prompt_template: str = INSTRUCTION,
         max_prompt_tokens: int = 1024,
         on_long_prompt: Literal["skip", "stop"] = "skip",
@@ -149,6 +154,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.sampling = SamplingParams() if sampling is None else sampling
         self.eval_sampling = self.sampling if eval_sampling is None else eval_sampling
         self.eval_samples = eval_samples
+        self.format = ThinkTags() if format is None else format
         self.prompt_template, self.max_prompt_tokens = prompt_template, max_prompt_tokens
         self.on_long_prompt = on_long_prompt
         self.steps_per_epoch, self.max_empty_rounds = steps_per_epoch, max_empty_rounds
@@ -211,6 +217,7 @@ class MathRolloutDataModule(L.LightningDataModule):
             sampling=self.sampling,
             group_size=self.group_size,
             template=self.prompt_template,
+            format=self.format,
             show_progress=shows_bars(self._trainer, self.progress),
         )
 

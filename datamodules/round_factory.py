@@ -140,7 +140,7 @@ class RoundFactory:
         round_, mismatch = self._correct(plan, round_)
         metrics = gather_sum(tally).metrics() | ({} if mismatch is None else gather_sum(mismatch).metrics())
         round_ = replace(round_, metrics=metrics)
-        report_round(self.trainer, round_)
+        report_round(self.trainer, round_, plan.maker.format)
         call_round_hook(self.trainer, "on_round_end", round_)
         return round_
 

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from lit_tpgrpo.rollout import Correction, KeepRule
+    from lit_tpgrpo.text.formats import SolutionFormat, ThinkTags
     from lit_tpgrpo.training import AdapterOff, FrozenCopy, LoRA, OffloadedCopy, SequenceLR, Sharding, TransformersLR
     from lit_tpgrpo.verify import FunctionVerifier, MathVerifier, Verifier
 else:
@@ -112,6 +113,7 @@ else:
                 "Thought TrainBatch Verdict"
             ),
             "rollout": "Correction KeepRule",
+            "text.formats": "SolutionFormat ThinkTags",
             "training": "AdapterOff FrozenCopy LoRA OffloadedCopy SequenceLR Sharding TransformersLR",
             "verify": "FunctionVerifier MathVerifier Verifier",
         },
@@ -181,6 +183,7 @@ __all__ = [
     "SequenceLR",
     "Sharding",
     "Solution",
+    "SolutionFormat",
     "SolutionSamples",
     "Step",
     "StepByStep",
@@ -188,6 +191,7 @@ __all__ = [
     "StepLabel",
     "StopReason",
     "TPGRPOModule",
+    "ThinkTags",
     "Thought",
     "ThoughtCredit",
     "TokenLoss",

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 
 from lit_tpgrpo import Outcome, Verifier
-from lit_tpgrpo.text.answers import answer_block
 
 
 class LastNumberVerifier(Verifier):
@@ -19,8 +18,8 @@ class LastNumberVerifier(Verifier):
         self._pairs = 0
 
     def extract(self, text: str) -> str | None:
-        """Return the answer in a solution's text: all that follows the think block."""
-        return answer_block(text)
+        """Return the answer in an answer block, which comes without tags: all of it."""
+        return text
 
     def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:
         """Return an outcome for each (gold, answer), in order; a missing answer is incorrect."""

@@ -31,6 +31,7 @@ _OURS = tuple(
         "judges",
         "losses",
         "module",
+        "text.formats",
         "training",
         "verify",
     )

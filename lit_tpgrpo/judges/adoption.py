@@ -57,7 +57,7 @@ def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: st
     Args:
         thinks: the think steps.
         readings: one for each of them.
-        answer: the answer block.
+        answer: the answer block, without tags.
         prompt: the problem, whose equations are no evidence.
     """
     givens = given_pairs(prompt)
@@ -104,7 +104,7 @@ def final_value(text: str) -> str | None:
 
 def _boxed(text: str) -> str | None:
     """Return the flattened content of the last box."""
-    boxed = extract_boxed(text, thinks=False)
+    boxed = extract_boxed(text)
     return _bare(flatten(boxed)) if boxed else None
 
 
@@ -169,7 +169,7 @@ def _value_end(flat: str, start: int, letters: Letters) -> int | None:
 
 def _repeats(thinks: Sequence[str], answer: str, prompt: str) -> set[int]:
     """Return the steps that contain a sentence of the answer block verbatim, unless the problem contains it too."""
-    wanted = _sentences(answer.rpartition("</think>")[2]) - _sentences(prompt)
+    wanted = _sentences(answer) - _sentences(prompt)
     return {i for i, think in enumerate(thinks) if wanted & _sentences(think)}
 
 

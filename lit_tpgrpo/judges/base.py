@@ -9,13 +9,16 @@ from typing import Any, Protocol, runtime_checkable
 
 from lit_tpgrpo.engines.base import Engine, Policy
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verdict
+from lit_tpgrpo.text.formats.base import Division
+from lit_tpgrpo.text.formats.think_tags import ThinkTags
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeCase:
     """A solution to label. ``steps`` is the rule segmentation: think steps, then the answer block as the last step.
 
-    A solution that never closed its think block has no answer step. One whose outcome is UNDECIDED is never judged,
+    A solution without an answer block has no answer step; ``division`` says where the block's text lies, without tags (None:
+    by ``ThinkTags()``). One whose outcome is UNDECIDED is never judged,
     because the outcome decides which labels apply.
     """
 
@@ -23,6 +26,15 @@ class JudgeCase:
     solution: Solution
     outcome: Outcome
     steps: tuple[Step, ...]
+    division: Division | None = None
+
+    def divided(self) -> Division:
+        """Return where the solution's thinking and answer block lie."""
+        return ThinkTags().divide(self.solution.text) if self.division is None else self.division
+
+    def answer_block(self) -> str | None:
+        """Return the text of the answer block, without tags; None if the solution has none."""
+        return self.divided().answer_text(self.solution.text)
 
 
 @runtime_checkable

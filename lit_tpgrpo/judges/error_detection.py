@@ -25,7 +25,7 @@ from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.scoring import label_at
 from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason, Verdict
-from lit_tpgrpo.text.answers import THINK_END
+from lit_tpgrpo.text.formats.think_tags import THINK_END, ThinkTags
 from lit_tpgrpo.text.paragraphs import BLANK_LINES, paragraph_spans
 from lit_tpgrpo.text.steps import steps_from_starts
 
@@ -93,7 +93,8 @@ def make_record(
     # Only the text is labelled, so one token per character replaces a tokenizer.
     tokens = tuple(range(len(text)))
     solution = Solution(problem.uid, 0, (), tokens, (0.0,) * len(tokens), StopReason.EOS, 0, text, tokens)
-    case = JudgeCase(problem, solution, outcome, steps_from_starts(text, starts, tokens))
+    division = ThinkTags().divide(text)
+    case = JudgeCase(problem, solution, outcome, steps_from_starts(text, starts, tokens, division), division)
     return WrongSteps(case, tuple(texts), first_error, wrong)
 
 

@@ -95,8 +95,8 @@ class RuleJudge:
         self._counts["cases"] += 1
         if not case.steps or not case.steps[-1].is_answer:
             self._counts["abstained"] += 1
-            return abstain(case, "no answer block: the think block was never closed")
-        *thinks, answer = (case.solution.text[s.start : s.end] for s in case.steps)
+            return abstain(case, "no answer block")
+        *thinks, last = (case.solution.text[s.start : s.end] for s in case.steps)
         readings = [read_step(think) for think in thinks]
         if case.outcome is Outcome.CORRECT:
             try:
@@ -107,7 +107,8 @@ class RuleJudge:
             labels = [StepLabel.INCORRECT if i in wrong else StepLabel.CORRECT for i in range(len(thinks))]
             labels.append(StepLabel.CORRECT)
         else:
-            adopted = adopted_steps(thinks, readings, answer, case.problem.prompt)
+            block = case.answer_block()
+            adopted = adopted_steps(thinks, readings, last if block is None else block, case.problem.prompt)
             labels = [StepLabel.MATCHED if i in adopted else StepLabel.UNMATCHED for i in range(len(thinks))]
             labels.append(StepLabel.MATCHED)
         self._counts["steps"] += len(labels)

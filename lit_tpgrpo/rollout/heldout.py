@@ -26,7 +26,7 @@ def evaluate_groups(
 
     Args:
         trainer: its module is the policy.
-        maker: engine, verifier, tokenizer and prompt template.
+        maker: engine, verifier, tokenizer, prompt template and solution format.
         assignments: this rank's problems.
         samples: solutions per problem.
         params: how they are sampled.
@@ -45,6 +45,7 @@ def evaluate_groups(
                 samples,
                 params,
                 template=maker.template,
+                format=maker.format,
                 policy_version=policy.policy_version,
             ):
                 STOP.check()

@@ -11,9 +11,10 @@ from lit_tpgrpo.records import Round
 from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
 from lit_tpgrpo.rollout.summary import round_line
 from lit_tpgrpo.rollout.trainer_state import log_to_all
+from lit_tpgrpo.text.formats.base import SolutionFormat
 
 
-def report_round(trainer: L.Trainer, round_: Round) -> None:
+def report_round(trainer: L.Trainer, round_: Round, format: SolutionFormat) -> None:
     """Log the metrics of a round on all ranks, print its line and warn on rank 0."""
     metrics = round_.metrics
     log_to_all(trainer, dict(metrics) | {"round": round_.index})
@@ -27,8 +28,5 @@ def report_round(trainer: L.Trainer, round_: Round) -> None:
         )
     if "mismatch/kept_mass" not in metrics:  # otherwise the distance includes what top_p or top_k cut off
         warn_of_mismatch(metrics.get("mismatch/kl", 0.0), round_.index)
-    if metrics["rollout/unclosed_think_share"] == 1.0:
-        rank_zero_warn(
-            f"no solution of round {round_.index} closes its think block: answers are looked for after </think> only, "
-            "so none can score. Take a reasoning model, or raise sampling.max_new_tokens"
-        )
+    if metrics["rollout/no_answer_block_share"] == 1.0:
+        rank_zero_warn(f"no solution of round {round_.index} {format.missing()}")

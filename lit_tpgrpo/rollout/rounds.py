@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import lightning as L
@@ -34,6 +34,8 @@ from lit_tpgrpo.rollout.store import RoundFile, Sampled
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.signals import STOP
+from lit_tpgrpo.text.formats.base import Division, SolutionFormat
+from lit_tpgrpo.text.formats.think_tags import ThinkTags
 from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.base import Verifier
 
@@ -105,6 +107,7 @@ class RoundMaker:
     group_size: int
     template: str
     show_progress: bool = True
+    format: SolutionFormat = field(default_factory=ThinkTags)
 
     def sampling_settings(self, problems: Sequence[Problem], version: int, weights: str, seed: int) -> dict[str, Any]:
         """Return what stored solutions must have been sampled with to be reused.
@@ -122,13 +125,14 @@ class RoundMaker:
             "group_size": self.group_size,
             "sampling": repr(self.sampling),
             "prompt_template": self.template,
+            "kept_tags": list(self.format.tags()),
             "problems": [p.uid for p in problems],
         }
 
     def judging_settings(self) -> dict[str, Any]:
         """Return what stored verdicts must have been made with to be reused."""
         judge = {"name": self.judge.name} | settings_of(self.judge)
-        return {"judge": judge, "verifier": settings_of(self.verifier)}
+        return {"judge": judge, "verifier": settings_of(self.verifier), "format": settings_of(self.format)}
 
     def prepare_judge(self, policy: Policy) -> None:
         """Give a judge that is the policy itself the current weights, if it has none.
@@ -206,6 +210,7 @@ class RoundMaker:
             self.group_size,
             self.sampling,
             template=self.template,
+            format=self.format,
             policy_version=policy_version,
         )
         # One line per sampled batch: after a crash only complete batches are left, and the missing ones are sampled again.
@@ -230,9 +235,9 @@ class RoundMaker:
             for solution in solutions
             if (g, solution.sample) not in done
         ]
-        checked = verify_solutions(self.verifier, [(p, s) for _, p, s in todo])
+        checked = verify_solutions(self.verifier, [(p, s) for _, p, s in todo], self.format)
         cases = [
-            JudgeCase(p, s, outcome, segment_steps(s.text, s.token_starts, len(s.completion_ids)))
+            _judge_case(p, s, outcome, self.format.divide(s.text))
             for (_, p, s), (outcome, _) in zip(todo, checked, strict=True)
         ]
 
@@ -284,6 +289,11 @@ def _is_valid(groups: Mapping[int, Sampled], key: tuple[int, int], stored: tuple
         log.warning("%s; the solution is judged again", error)
         return False
     return True
+
+
+def _judge_case(problem: Problem, solution: Solution, outcome: Outcome, division: Division) -> JudgeCase:
+    steps = segment_steps(solution.text, solution.token_starts, len(solution.completion_ids), division)
+    return JudgeCase(problem, solution, outcome, steps, division)
 
 
 def _judged_group(

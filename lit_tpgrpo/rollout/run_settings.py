@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.redaction import redacted
 
-_PARTS = ("engine", "verifier", "judge", "credit", "correction", "sampling", "eval_sampling", "adapter")
+_PARTS = ("engine", "format", "verifier", "judge", "credit", "correction", "sampling", "eval_sampling", "adapter")
 _PLAIN = (bool, int, float, str)
 _LISTED = 16  # items at most: longer lists are data
 _LEFT_OUT = ("store_dir", "name", "prepare_data_per_node", "allow_zero_length_dataloader_with_multiple_devices")

@@ -14,6 +14,7 @@ from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import EvaluatedGroup, Outcome, Problem, Solution
 from lit_tpgrpo.rollout.prompts import prompt_ids
+from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.spans import decode_with_offsets
 from lit_tpgrpo.verify.base import Verifier
 
@@ -41,6 +42,7 @@ def sample_groups(
     params: SamplingParams,
     *,
     template: str,
+    format: SolutionFormat,
     policy_version: int,
 ) -> Iterator[tuple[int, tuple[Solution, ...]]]:
     """Yield ``(index of the problem, its n solutions)`` as the engine finishes them; ``seeds`` has one for each problem."""
@@ -49,7 +51,7 @@ def sample_groups(
         yield (
             i,
             tuple(
-                _solution(tokenizer, problems[i], prompts[i], sample, completion, policy_version)
+                _solution(tokenizer, format, problems[i], prompts[i], sample, completion, policy_version)
                 for sample, completion in enumerate(completions)
             ),
         )
@@ -57,13 +59,14 @@ def sample_groups(
 
 def _solution(
     tokenizer: PreTrainedTokenizerBase,
+    format: SolutionFormat,
     problem: Problem,
     prompt: tuple[int, ...],
     sample: int,
     completion: Completion,
     policy_version: int,
 ) -> Solution:
-    text, starts = decode_with_offsets(tokenizer, completion.token_ids)
+    text, starts = decode_with_offsets(tokenizer, completion.token_ids, format.tags())
     return Solution(
         problem_uid=problem.uid,
         sample=sample,
@@ -77,13 +80,18 @@ def _solution(
     )
 
 
-def verify_solutions(verifier: Verifier, pairs: Sequence[tuple[Problem, Solution]]) -> list[tuple[Outcome, str | None]]:
+def verify_solutions(
+    verifier: Verifier, pairs: Sequence[tuple[Problem, Solution]], format: SolutionFormat
+) -> list[tuple[Outcome, str | None]]:
     """Return outcome and extracted answer of each solution, in order; a solution without an answer is INCORRECT.
+
+    The verifier receives answer blocks only; a solution without one has no answer.
 
     Raises:
         ConfigError: the verifier returned another number of outcomes, or something else than outcomes and answers.
     """
-    answers = [verifier.extract(solution.text) for _, solution in pairs]
+    blocks = [format.divide(solution.text).answer_text(solution.text) for _, solution in pairs]
+    answers = [None if block is None else verifier.extract(block) for block in blocks]
     for answer in answers:
         if answer is not None and not isinstance(answer, str):
             raise ConfigError(f"{type(verifier).__name__}.extract must return a text or None, got {shown(answer)}")
@@ -108,12 +116,13 @@ def evaluate_problems(
     params: SamplingParams,
     *,
     template: str,
+    format: SolutionFormat,
     policy_version: int,
 ) -> Iterator[EvaluatedGroup]:
     """Sample n solutions of each problem and verify them; groups come as they finish."""
     sampled = sample_groups(
-        engine, tokenizer, problems, seeds, n, params, template=template, policy_version=policy_version
+        engine, tokenizer, problems, seeds, n, params, template=template, format=format, policy_version=policy_version
     )
     for i, solutions in sampled:
-        checked = verify_solutions(verifier, [(problems[i], s) for s in solutions])
+        checked = verify_solutions(verifier, [(problems[i], s) for s in solutions], format)
         yield EvaluatedGroup(problems[i], solutions, tuple(o for o, _ in checked), tuple(a for _, a in checked))

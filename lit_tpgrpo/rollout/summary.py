@@ -52,7 +52,7 @@ class RoundTally:
             "rollout/unverifiable_share": s["unverifiable"] / n,
             "rollout/undecided_share": 1 - decided / n,
             "rollout/truncated_share": s["truncated"] / n,
-            "rollout/unclosed_think_share": s["unclosed"] / n,
+            "rollout/no_answer_block_share": s["no_answer_block"] / n,
             "rollout/no_answer_share": s["no_answer"] / n,
             "rollout/solutions": n,
             "rollout/length_mean": s["tokens"] / n,
@@ -92,7 +92,7 @@ def tally_round(
         "decided": sum(len(g.decided) for g in round_.groups),
         "unverifiable": sum(s.outcome is Outcome.UNVERIFIABLE for s in solutions),
         "truncated": sum(s.solution.stop is StopReason.LENGTH for s in solutions),
-        "unclosed": sum(not _answers(s) for s in solutions),
+        "no_answer_block": sum(not _answers(s) for s in solutions),
         "no_answer": sum(s.answer is None for s in solutions),
         "abstained": sum(s.verdict.abstained for g in round_.groups for s in g.decided),
         "tokens": sum(lengths),
@@ -114,7 +114,7 @@ def tally_round(
 
 
 def _answers(solution: JudgedSolution) -> bool:
-    """Return whether the solution has an answer block, i.e. closed its think block."""
+    """Return whether the solution has an answer block."""
     steps = solution.verdict.steps
     return bool(steps) and steps[-1].is_answer
 

@@ -1,8 +1,8 @@
-r"""Extract final answers from solutions, and golds from the notations of data sets.
+r"""Extract final answers from answer blocks, and golds from the notations of data sets.
 
-Extraction is strict, because a policy learns to exploit any leniency. The answer is searched only after the last
-``</think>`` (one that nothing follows is ignored), the box that opens last decides, and a box that never closes is not an
-answer. ``lit_tpgrpo.text.boxes`` defines what counts as a box, and when several boxes are one answer.
+Extraction is strict, because a policy learns to exploit any leniency. The box that opens last decides, and a box that never
+closes is not an answer. ``lit_tpgrpo.text.boxes`` defines what counts as a box, and when several boxes are one answer;
+``lit_tpgrpo.text.formats`` which part of a solution is its answer block.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from decimal import Decimal
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.text.boxes import boxed_answer, strip_outer_space
-
-THINK_END = "</think>"
 
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _THOUSANDS = re.compile(r"(?P<head>[+-]?\$?[0-9]{1,3})(?P<groups>(?:,[0-9]{3})+)(?P<tail>\.[0-9]+)?")
@@ -41,64 +39,22 @@ class AnswerForm(enum.Enum):
     """The whole text is the answer. A gold may also be a worked solution that marks its answer with ``####`` or a box."""
 
 
-def answer_start(text: str) -> int | None:
-    """Return the index at which the answer block begins, including its tag; None if the think block is never closed.
-
-    It begins at the last ``</think>`` that anything follows. Judge and verifier must use the same block. No opening tag is
-    required, since chat templates often put ``<think>`` into the prompt.
-
-    >>> answer_start("<think>2+2</think> It is 4.")
-    10
-    """
-    start = text.rfind(THINK_END, 0, _answer_end(text))
-    return start if start >= 0 else None
-
-
-def answer_block(text: str) -> str | None:
-    """Return the answer block without its tag and without white space and closing tags at its end; None if there is none."""
-    start = answer_start(text)
-    return None if start is None else text[start + len(THINK_END) : _answer_end(text)]
-
-
-def _answer_end(text: str) -> int:
-    """Return the index at which the answer block ends: before the white space and repeated closing tags at the end.
-
-    The first closing tag of the text is never removed.
-    """
-    end = _without_space(text, len(text))
-    while text.endswith(THINK_END, 0, end) and text.rfind(THINK_END, 0, end - len(THINK_END)) >= 0:
-        end = _without_space(text, end - len(THINK_END))
-    return end
-
-
-def _without_space(text: str, end: int) -> int:
-    """Return the index at which ``text[:end]`` ends without its trailing white space."""
-    while end and text[end - 1].isspace():
-        end -= 1
-    return end
-
-
-def extract_answer(text: str, form: AnswerForm = AnswerForm.BOX, *, thinks: bool = True) -> str | None:
-    r"""Extract the answer of a solution as written, without outer white space; None if the solution gives none.
+def extract_answer(text: str, form: AnswerForm = AnswerForm.BOX) -> str | None:
+    r"""Extract the answer as written, without outer white space; None if the text gives none.
 
     Args:
-        text: the solution.
+        text: the answer block of a solution, or a gold solution.
         form: notation of the answer.
-        thinks: whether the solution has a think block; if so, a text that never closes it has no answer. False for gold
-            solutions and models that do not reason.
 
-    >>> extract_answer(r"<think>2+2</think> It is $\boxed{4}$.")
+    >>> extract_answer(r"It is $\boxed{4}$.")
     '4'
-    >>> extract_answer(r"<think>2+2 is $\boxed{4}$.") is None
-    True
     """
-    block = answer_block(text) if thinks else text
-    return None if block is None else _EXTRACTORS[form](block)
+    return _EXTRACTORS[form](text)
 
 
-def extract_boxed(text: str, *, thinks: bool = True) -> str | None:
-    """Extract the content of the last box or boxes after the think block (anywhere with ``thinks=False``); see the module."""
-    return extract_answer(text, AnswerForm.BOX, thinks=thinks)
+def extract_boxed(text: str) -> str | None:
+    """Extract the content of the last box or boxes of an answer block or a gold solution; see the module."""
+    return extract_answer(text, AnswerForm.BOX)
 
 
 def normalise_gold(form: AnswerForm, raw: object) -> str:
@@ -129,7 +85,7 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
         )
     if form is AnswerForm.PLAIN:
         form = _marked_form(raw)
-    gold = extract_answer(raw, form, thinks=False)
+    gold = extract_answer(raw, form)
     if not gold:
         raise InputError(
             f"expected a gold answer in the form {form.value!r}, got none in {raw[-200:]!r}; "

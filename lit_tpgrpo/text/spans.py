@@ -13,37 +13,39 @@ from __future__ import annotations
 
 import codecs
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tokenizers import decoders
 
+from lit_tpgrpo.text.formats.think_tags import THINK, THINK_END
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
-# The tags of the think block are kept as text even if a tokenizer declares them special.
-THINK_TAGS = ("<think>", "</think>")
 # A UTF-8 character has at most four bytes, so it is complete after at most four tokens.
 MAX_PENDING_TOKENS = 4
 
 
-def decode_with_offsets(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-    """Decode sampled ids into ``(text, token_starts)``, leaving out special tokens.
+def decode_with_offsets(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], keep: Collection[str] = (THINK, THINK_END)
+) -> tuple[str, tuple[int, ...]]:
+    """Decode sampled ids into ``(text, token_starts)``, leaving out special tokens other than those in ``keep``.
 
     ``token_starts[t]`` is the index of the character of ``text`` that contains the first byte of token t: a token that
     continues a split character has the index of that character; one without text (special, outside the vocabulary) has that
     of the next character, ``len(text)`` at the end. The indices never decrease. Linear in the number of tokens.
 
     For byte-level tokenizers (GPT-2, Llama 3, Qwen, DeepSeek) the text equals
-    ``tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)`` for any ids, except that
-    think tags are kept even if the tokenizer declares them special. For other tokenizers, ids are decoded in a sliding
-    window, and the text may differ from ``tokenizer.decode`` where its decoder rewrites earlier output (WordPiece clean-up,
-    runs of invalid byte-fallback tokens): use the returned text, to which the offsets refer.
+    ``tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)`` for any ids, except for the tags in
+    ``keep`` (``SolutionFormat.tags``). For other tokenizers, ids are decoded in a sliding window, and the text may differ from
+    ``tokenizer.decode`` where its decoder rewrites earlier output (WordPiece clean-up, runs of invalid byte-fallback tokens):
+    use the returned text, to which the offsets refer.
     """
-    skipped = _special_ids(tokenizer)
+    skipped = _special_ids(tokenizer, keep)
     kept = [int(i) for i in token_ids if i not in skipped]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and isinstance(backend.decoder, decoders.ByteLevel):
@@ -83,11 +85,11 @@ def token_spans(step_starts: Sequence[int], token_starts: Sequence[int]) -> tupl
     return tuple(pairwise(cuts))
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def _special_ids(tokenizer: PreTrainedTokenizerBase, keep: Collection[str]) -> frozenset[int]:
     special = set(tokenizer.all_special_ids)
     tags = set()
     for index, token in tokenizer.added_tokens_decoder.items():
-        if token.content in THINK_TAGS:
+        if token.content in keep:
             tags.add(index)
         elif token.special:
             special.add(index)

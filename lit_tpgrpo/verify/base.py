@@ -1,4 +1,4 @@
-"""The verifier interface: from a solution's text to its answer, from gold and answer to an outcome."""
+"""The verifier interface: from a solution's answer block to its answer, from gold and answer to an outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ class Verifier(Protocol):
     """
 
     def extract(self, text: str) -> str | None:
-        """Return the answer that a solution's text gives, None if it gives none: the box after the think block."""
+        """Return the answer that an answer block gives, None if it gives none; here the content of its last box.
+
+        ``text`` is the answer block only, without tags: the run's ``SolutionFormat`` has divided the solution. A solution
+        without an answer block has no answer, and this is not called.
+        """
         return extract_boxed(text)
 
     def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.text.answers import AnswerForm, extract_answer, extract_boxed, normalise_gold
+from lit_tpgrpo.text.formats.think_tags import ThinkTags
 from lit_tpgrpo.verify.mutations import sampled_golds, wrong_answers
 
 GSM8K_FILE = "gsm8k_example_model_solutions.jsonl"
@@ -71,7 +72,7 @@ def gsm8k_labels(data_dir: Path) -> Labelled:
     for row in read_rows(data_dir / GSM8K_FILE):
         gold = normalise_gold(AnswerForm.GSM8K_LINE, row["ground_truth"])
         for solution in (row[model] for model in MODELS):
-            answer = extract_answer(solution["solution"], AnswerForm.GSM8K_LINE, thinks=False)
+            answer = extract_answer(solution["solution"], AnswerForm.GSM8K_LINE)
             labelled.append((gold, answer, solution["is_correct"]))
     return labelled
 
@@ -79,7 +80,7 @@ def gsm8k_labels(data_dir: Path) -> Labelled:
 def math500_boxes(data_dir: Path) -> Labelled:
     """Pair MATH-500's golds with the boxed answers of their solutions, all correct."""
     return [
-        (normalise_gold(AnswerForm.PLAIN, row["answer"]), extract_boxed(row["solution"], thinks=False), True)
+        (normalise_gold(AnswerForm.PLAIN, row["answer"]), extract_boxed(row["solution"]), True)
         for row in read_rows(data_dir / MATH500_FILE)
     ]
 
@@ -115,7 +116,9 @@ def cases(path: Path) -> list[tuple[str, str | None, str]]:
     rows: list[tuple[str, str | None, str]] = []
     for row in read_rows(path):
         if row["kind"] == "verify":
-            rows.append((normalise_gold(AnswerForm.PLAIN, row["gold"]), extract_answer(row["text"]), row["expected"]))
+            block = ThinkTags().divide(row["text"]).answer_text(row["text"])
+            answer = None if block is None else extract_answer(block)
+            rows.append((normalise_gold(AnswerForm.PLAIN, row["gold"]), answer, row["expected"]))
         elif row["kind"] == "gold_box":
             rows.append((normalise_gold(AnswerForm.BOX, row["gold"]), row["text"], row["expected"]))
     return rows

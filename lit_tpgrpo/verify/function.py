@@ -45,7 +45,7 @@ class FunctionVerifier:
         self._returned = False
 
     def extract(self, text: str) -> str | None:
-        """Return the content of the last box after the think block, None if there is none."""
+        """Return the content of an answer block's last box, None if there is none."""
         return extract_boxed(text)
 
     def verify_all(self, pairs: Iterable[tuple[str, str | None]]) -> list[Outcome]:

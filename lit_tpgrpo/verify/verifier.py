@@ -96,7 +96,7 @@ class MathVerifier:
         self._lost_before = 0
 
     def extract(self, text: str) -> str | None:
-        """Return the content of the last box after the think block, None if there is none."""
+        """Return the content of an answer block's last box, None if there is none."""
         return extract_boxed(text)
 
     def verify(self, pairs: Iterable[tuple[str, str | None]]) -> Iterator[tuple[int, Outcome]]:

@@ -19,6 +19,7 @@ from lit_tpgrpo.fingerprint import callable_name, settings_of
 from lit_tpgrpo.rollout.correction import Correction
 from lit_tpgrpo.rollout.filters import is_kept, keep_all
 from lit_tpgrpo.rollout.sampling import verify_solutions
+from lit_tpgrpo.text.formats import ThinkTags
 from tests.datamodules import user_parts
 from tests.datamodules.test_correction import OFFSET, Rounds, data, module, trainer
 
@@ -132,9 +133,9 @@ def test_a_verifier_that_returns_something_else_is_named():
     with pytest.raises(
         ConfigError, match=r"Bools.verify_all must return one .*Outcome for each of the 2 pairs, got True"
     ):
-        verify_solutions(Bools(), [(problem, solution)] * 2)  # pyright: ignore
+        verify_solutions(Bools(), [(problem, solution)] * 2, ThinkTags())  # pyright: ignore
     with pytest.raises(ConfigError, match="got 0 outcomes"):
-        verify_solutions(Few(), [(problem, solution)] * 2)  # pyright: ignore
+        verify_solutions(Few(), [(problem, solution)] * 2, ThinkTags())  # pyright: ignore
 
 
 @pytest.mark.parametrize("result", [True, np.bool_(True), torch.tensor(True)])

@@ -359,7 +359,7 @@ def test_a_truncated_solution_is_left_alone(outcome):
     assert verdict.abstained
     assert set(verdict.labels) == {StepLabel.ABSTAINED}
     assert len(verdict.labels) == 2
-    assert "never closed" in verdict.note
+    assert "no answer block" in verdict.note
 
 
 @pytest.mark.parametrize(

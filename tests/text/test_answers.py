@@ -12,12 +12,12 @@ from real_data import RealData
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.text.answers import (
     AnswerForm,
-    answer_block,
     balanced,
     extract_answer,
     extract_boxed,
     normalise_gold,
 )
+from lit_tpgrpo.text.formats import ThinkTags
 
 
 @pytest.mark.parametrize(
@@ -56,17 +56,13 @@ from lit_tpgrpo.text.answers import (
     ],
 )
 def test_boxed(text: str, expected: str | None):
-    assert extract_boxed(text) == expected
+    block = ThinkTags().divide(text).answer_text(text)
+    assert (None if block is None else extract_boxed(block)) == expected
 
 
-def test_a_text_without_think_block_is_read_whole():
-    assert extract_boxed(r"so \boxed{5}", thinks=False) == "5"
-    assert extract_boxed(r"\boxed{4}</think>", thinks=False) == "4"
-
-
-def test_answer_block_starts_after_the_last_closing_tag():
-    assert answer_block("<think>a</think>b</think> c") == " c"
-    assert answer_block("<think>a") is None
+def test_extraction_knows_nothing_of_tags():
+    assert extract_boxed(r"so \boxed{5}") == "5"
+    assert extract_boxed(r"\boxed{4}</think>") == "4"
 
 
 @pytest.mark.parametrize(
@@ -89,9 +85,7 @@ def test_answer_block_starts_after_the_last_closing_tag():
     ],
 )
 def test_forms(form: AnswerForm, text: str, expected: str | None):
-    assert extract_answer(text, form, thinks=False) == expected
-    assert extract_answer(f"<think>{text}</think>\n{text}", form) == expected
-    assert extract_answer(text, form) is None  # never closed its think block
+    assert extract_answer(text, form) == expected
 
 
 @pytest.mark.parametrize(
@@ -144,13 +138,11 @@ PIECES = st.sampled_from(
 )
 
 
-@given(st.lists(PIECES, max_size=30).map("".join) | st.text(), st.booleans())
-def test_what_is_extracted_is_a_balanced_part_of_the_answer_block(text: str, thinks: bool):
-    answer = extract_boxed(text, thinks=thinks)
+@given(st.lists(PIECES, max_size=30).map("".join) | st.text())
+def test_what_is_extracted_is_a_balanced_part_of_the_text(text: str):
+    answer = extract_boxed(text)
     if answer is not None:
-        block = answer_block(text) if thinks else text
-        assert block is not None
-        assert all(part in block for part in answer.split(", "))
+        assert all(part in text for part in answer.split(", "))
         assert balanced(answer)
 
 
@@ -159,7 +151,7 @@ def test_what_is_extracted_is_a_balanced_part_of_the_answer_block(text: str, thi
     st.text(alphabet="ab{}\\ 1", max_size=20).filter(lambda inside: balanced(inside) and balanced(inside.strip())),
 )
 def test_a_box_put_last_is_what_is_extracted(before: str, inside: str):
-    assert extract_boxed(f"{before}</think>{before}\\boxed{{{inside}}}") == inside.strip()
+    assert extract_boxed(f"{before}\\boxed{{{inside}}}") == inside.strip()
 
 
 @given(st.text(alphabet="a{}\\", max_size=12))

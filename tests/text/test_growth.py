@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from lit_tpgrpo.text.answers import AnswerForm, answer_block, balanced, extract_answer, extract_boxed
+from lit_tpgrpo.text.answers import AnswerForm, balanced, extract_answer, extract_boxed
 from lit_tpgrpo.text.boxes import strip_outer_space
+from lit_tpgrpo.text.formats import ThinkTags
 from lit_tpgrpo.text.notation import Unreadable, canonical
 from lit_tpgrpo.verify.structure import read_shape
 from lit_tpgrpo.verify.units import split_unit
@@ -35,9 +36,9 @@ def steps(read: Callable[[str], object], text: str) -> int:
 
 
 READERS = {
-    "box": lambda text: extract_boxed(text, thinks=False),
-    "answer line": lambda text: extract_answer(text, AnswerForm.ANSWER_LINE, thinks=False),
-    "block": answer_block,
+    "box": extract_boxed,
+    "answer line": lambda text: extract_answer(text, AnswerForm.ANSWER_LINE),
+    "division": ThinkTags().divide,
     "edges": strip_outer_space,
     "balanced": balanced,
     "notation": canonical,

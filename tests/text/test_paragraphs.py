@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_tpgrpo.text.answers import answer_block, answer_start
 from lit_tpgrpo.text.paragraphs import MAX_BLOCK_CHARS, block_spans, paragraph_spans
 
 # Everything that the splitter looks at, in any order.
@@ -85,31 +84,3 @@ def test_a_latex_line_break_with_an_option_opens_no_display():
 def test_blocks_do_not_nest():
     text = "```\n$$\n```\n\n$$x$$"
     assert [text[a:b] for a, b in block_spans(text)] == ["```\n$$\n```", "$$x$$"]
-
-
-@pytest.mark.parametrize(
-    ("text", "start"),
-    [
-        ("think", None),
-        ("", None),
-        ("</think>", 0),
-        ("<think>a</think>b", 8),
-        ("a</think>b", 1),
-        ("a</think>b</think>c", 10),
-        ("a</think>b</think>\n", 1),
-        ("a</thin", None),
-    ],
-)
-def test_answer_start(text, start):
-    assert answer_start(text) == start
-
-
-@settings(deadline=None)
-@given(text=PIECES)
-def test_the_answer_block_is_the_verifiers(text):
-    start, block = answer_start(text), answer_block(text)
-    assert (start is None) == (block is None)
-    if start is not None:
-        assert text.startswith(f"</think>{block}", start)
-        # What follows the block is white space and closing tags.
-        assert text[start:].removeprefix(f"</think>{block}").replace("</think>", "").strip() == ""

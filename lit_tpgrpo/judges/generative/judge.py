@@ -34,7 +34,7 @@ from lit_tpgrpo.records import Step, StepLabel, Verdict
 from lit_tpgrpo.text.steps import steps_from_starts
 
 log = logging.getLogger(__name__)
-NO_ANSWER = "no think block with an answer block after it"
+NO_ANSWER = "no thinking with an answer block after it"
 MAX_UNJUDGED_SHARE = 0.5
 """An error is logged if more than this share of a round's solutions has no verdict."""
 MIN_CASES_TO_STOP = 8
@@ -243,7 +243,7 @@ class GenerativeJudge:
         starts = await self.segmentation.starts(client, window)
         solution = numbered.case.solution
         characters = [0, *(numbered.start_of(n) for n in starts[1:])]
-        steps = steps_from_starts(solution.text, characters, solution.token_starts)
+        steps = steps_from_starts(solution.text, characters, solution.token_starts, numbered.case.divided())
         return steps, await self.method.flagged(client, window, numbered.step_starts(steps))
 
     def _abstained(self, case: JudgeCase, reason: str, note: str) -> Verdict:

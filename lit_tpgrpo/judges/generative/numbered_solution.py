@@ -16,7 +16,6 @@ from itertools import accumulate
 
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.records import Outcome, Step
-from lit_tpgrpo.text.answers import THINK_END, answer_start
 from lit_tpgrpo.text.paragraphs import Span, paragraph_spans
 
 # Text that a chat template, a tokenizer or a parser of replies could interpret as a control token, by syntactic form.
@@ -122,15 +121,11 @@ def number_solution(case: JudgeCase, max_chars: int = 100_000) -> NumberedSoluti
 
     ``max_chars``: most characters of the think block in one prompt.
     """
-    text = case.solution.text
-    answer = answer_start(text)
-    if answer is None or not case.steps or not case.steps[-1].is_answer:
+    text, division, answer = case.solution.text, case.divided(), case.answer_block()
+    if answer is None or not case.steps or not case.steps[-1].is_answer or not division.thinking_text(text).strip():
         return None
-    spans = paragraph_spans(text, answer)
-    if not any(text[a:b].replace("<think>", "", 1).strip() for a, b in spans):
-        return None
-    answer_text = prompt_text(text[answer:].removeprefix(THINK_END), max_chars // 2)
-    return NumberedSolution(case, tuple(spans), answer_text, max_chars)
+    spans = paragraph_spans(text, division.thinking[1])
+    return NumberedSolution(case, tuple(spans), prompt_text(answer, max_chars // 2), max_chars)
 
 
 def format_ranges(step_starts: Sequence[int], last: int) -> str:

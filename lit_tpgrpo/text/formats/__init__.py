@@ -1,0 +1,29 @@
+"""Solution formats: how a completion divides into thinking and answer block.
+
+A run has one, ``data.format``. ``ThinkTags`` reads tags around the thinking (DeepSeek-R1, Qwen3, Magistral). A new one
+implements ``SolutionFormat``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lit_tpgrpo.lazy_imports import lazy_attributes
+
+if TYPE_CHECKING:
+    from lit_tpgrpo.text.formats.base import Division, SolutionFormat
+    from lit_tpgrpo.text.formats.think_tags import ThinkTags
+else:
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {
+            "base": "Division SolutionFormat",
+            "think_tags": "ThinkTags",
+        },
+    )
+
+__all__ = [
+    "Division",
+    "SolutionFormat",
+    "ThinkTags",
+]
