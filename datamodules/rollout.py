@@ -68,7 +68,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         test: problems of ``test``; by default those of ``val``.
         predict: problems of ``predict``; by default those of ``val``.
         engine: samples solutions; by default transformers on the policy's own weights.
-        verifier: decides outcomes; in Python also a function ``(gold, answer) -> bool`` (see ``FunctionVerifier``).
+        verifier: decides outcomes; or a function ``(gold, answer) -> bool``, on the command line by its path
+            (see ``FunctionVerifier``).
         judge: labels steps; by default the rule judge.
         credit: turns labels into token advantages; by default TP-GRPO's.
         group_size: solutions per problem, at least 2.

@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.rollout import Correction, KeepRule
     from lit_tpgrpo.text.formats import SolutionFormat, ThinkTags
     from lit_tpgrpo.training import AdapterOff, FrozenCopy, LoRA, OffloadedCopy, SequenceLR, Sharding, TransformersLR
-    from lit_tpgrpo.verify import FunctionVerifier, MathVerifier, Verifier
+    from lit_tpgrpo.verify import FunctionVerifier, MathVerifier, MultipleChoiceVerifier, Verifier
 else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
@@ -115,7 +115,7 @@ else:
             "rollout": "Correction KeepRule",
             "text.formats": "SolutionFormat ThinkTags",
             "training": "AdapterOff FrozenCopy LoRA OffloadedCopy SequenceLR Sharding TransformersLR",
-            "verify": "FunctionVerifier MathVerifier Verifier",
+            "verify": "FunctionVerifier MathVerifier MultipleChoiceVerifier Verifier",
         },
     )
 
@@ -163,6 +163,7 @@ __all__ = [
     "MathRolloutDataModule",
     "MathVerifier",
     "MemoryProblems",
+    "MultipleChoiceVerifier",
     "OffloadedCopy",
     "OpenAIChat",
     "Outcome",

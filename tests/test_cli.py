@@ -216,6 +216,9 @@ MISTYPED = {
     "train.answer_form: expected one of BOX, GSM8K_LINE, GSM8K_HASH, ANSWER_LINE, PLAIN or dict or null, got boxx",
     "--data.judge RuleJudge": "data.judge: there is no class or file RuleJudge; did you mean lit_tpgrpo.judges.rule.RuleJudge?",
     "--data.verifier Foo": "data.verifier: there is no class or file Foo; give its full path, such as package.module.Class",
+    "--data.verifier examples.parts.verifier.same": "data.verifier: there is no class or file examples.parts.verifier.same",
+    "--data.verifier.workers 2": "data.verifier.workers: no class is given for data.verifier; give --data.verifier and the "
+    "path of a class first",
     "--data.judge lit_tpgrpo.judges.rule.RuleJudg": "data.judge: there is no class or file lit_tpgrpo.judges.rule.RuleJudg; "
     "did you mean lit_tpgrpo.judges.rule.RuleJudge?",
     "--data.predict.n 2": "data.predict.n: no class is given for data.predict; give --data.predict and the path of a "

@@ -151,14 +151,17 @@ def test_a_function_is_a_verifier_that_counts():
     answers = ["right", "wrong", None, "  ", "tried", "neither", "one", "unknown"]
     outcomes = [o.value for o in verifier.verify_all([("g", a) for a in answers])]
     assert outcomes == ["correct", *["incorrect"] * 3, "undecided", "unverifiable", "correct", "unverifiable"]
-    assert verifier.metrics() == {"pairs": 8, "correct": 2, "incorrect": 3, "unverifiable": 2, "error": 1}
+    counts = {"pairs": 8, "correct": 2, "incorrect": 3, "unverifiable": 2, "undecided": 1, "error": 1}
+    assert verifier.metrics() == counts
     assert verifier.metrics()["pairs"] == 0
     verifier.close()
 
 
 def test_a_function_that_is_no_comparison_stops_at_once():
-    with pytest.raises(ConfigError, match=r"<lambda> raised for all 2 answers, first TypeError: .*takes 1 positional"):
-        FunctionVerifier(lambda answer: True).verify_all([("1", "2"), ("1", "3")])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"<lambda> must take \(gold, answer\), both texts; it takes \(answer\)"):
+        FunctionVerifier(lambda answer: True)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"<lambda> raised for all 2 answers, first TypeError: .*unsupported operand"):
+        FunctionVerifier(lambda gold, answer: gold - answer == 0).verify_all([("1", "2"), ("1", "3")])  # pyright: ignore
     with pytest.raises(
         ConfigError, match=r"must return True, False, an Outcome, or None .*got 0\.5 \(float\) for gold '1'"
     ):
@@ -207,6 +210,11 @@ def test_the_command_line_takes_functions_rows_and_field_maps(tmp_path):
     assert len(data.sources["val"].load()) == 4
     assert data.verifier.verify_all([("2", "2"), ("2", "3")]) == [Outcome.CORRECT, Outcome.INCORRECT]
     assert cli.model.hparams["model"] == "embedded:tiny-qwen2"
+    short = [arg for arg in args if not arg.startswith("--data.verifier")] + [
+        "--data.verifier=examples.parts.verifier.same_text"
+    ]
+    cli = TPGRPOCLI(TPGRPOModule, LightningDataModule, args=short, run=False, **settings)
+    assert cli.datamodule.verifier.verify_all([("2", "2"), ("2", "3")]) == [Outcome.CORRECT, Outcome.INCORRECT]
     for wrong in (
         "--data.train.pth=x",
         "--data.train.fields.promt=q",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from lit_tpgrpo.datamodules.sources.base import FieldMap, RowFormat
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.text.answers import AnswerForm, normalise_gold
+from lit_tpgrpo.verify.choice_text import resolve
 
 _EXCERPT = 80
 
@@ -38,8 +40,9 @@ def _converted(row: Any, row_format: RowFormat, source: str, taken: Mapping[str,
     if not isinstance(row, Mapping):
         raise RowFault(f"expected an object with named fields, got {_describe(row)}")
     fields = row_format.fields
-    prompt = _prompt(row, row_format)
-    answer = _answer(row, row_format)
+    prompt, answer = _prompt(row, row_format), _answer(row, row_format)
+    if (column := _first(row, fields.options)) is not None:
+        prompt, answer = _multiple_choice(row, column, prompt, row_format)
     uid = _uid(row, fields, source, (prompt, answer), taken)
     return Problem(uid, prompt, answer, source, _level(row, fields))
 
@@ -141,6 +144,18 @@ def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
     except InputError as error:
         # The text after the semicolon is the remedy, which the report of a source gives once for all its rows.
         raise RowFault(f"{column!r}: {str(error).rpartition('; ')[0] or error}") from error
+
+
+def _multiple_choice(row: Mapping[str, Any], column: str, statement: str, row_format: RowFormat) -> tuple[str, str]:
+    """Return the statement with its options, and the gold with all options."""
+    answer = _column(row, row_format.fields.answer, "answer")
+    try:
+        choices = resolve(lookup(row, answer), lookup(row, column))
+    except InputError as error:
+        raise RowFault(f"{answer!r} and {column!r}: {error}") from error
+    listed = "\n".join(f"{letter}) {text.strip()}" for letter, text in choices.options.items())
+    gold = json.dumps({"answer": choices.letter, "options": list(choices.options.values())}, ensure_ascii=False)
+    return f"{statement}\n\n{_encodable(listed, column, 'options')}", gold
 
 
 def _uid(

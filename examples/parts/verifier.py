@@ -1,9 +1,14 @@
-"""A verifier: ``--data.verifier examples.parts.verifier.LastNumberVerifier``; in Python a function works as well."""
+"""A verifier: ``--data.verifier examples.parts.verifier.LastNumberVerifier``, or a function: ``...verifier.same_text``."""
 
 import re
 from collections.abc import Iterable
 
 from lit_tpgrpo import Outcome, Verifier
+
+
+def same_text(gold: str, answer: str) -> bool:
+    """Return whether the box holds the gold, as it is written."""
+    return answer.split() == gold.split()
 
 
 class LastNumberVerifier(Verifier):

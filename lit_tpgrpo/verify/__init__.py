@@ -1,7 +1,8 @@
 """Verification: gold and sampled answer in, an ``Outcome`` out.
 
-``MathVerifier`` compares them with math-verify in worker processes that can be killed; ``FunctionVerifier`` wraps a function of
-yours. A new one implements ``Verifier``. The workers import this package, so it loads nothing before it is asked for.
+``MathVerifier`` compares them with math-verify in worker processes that can be killed; ``MultipleChoiceVerifier`` reads letters
+and options; ``FunctionVerifier`` wraps a function of yours. A new one implements ``Verifier``. The workers import this package,
+so it loads nothing before it is asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from lit_tpgrpo.verify.base import Verifier
+    from lit_tpgrpo.verify.choice import MultipleChoiceVerifier
     from lit_tpgrpo.verify.function import FunctionVerifier, as_verifier
     from lit_tpgrpo.verify.verifier import MathVerifier
 else:
@@ -19,6 +21,7 @@ else:
         __name__,
         {
             "base": "Verifier",
+            "choice": "MultipleChoiceVerifier",
             "function": "FunctionVerifier as_verifier",
             "verifier": "MathVerifier",
         },
@@ -27,6 +30,7 @@ else:
 __all__ = [
     "FunctionVerifier",
     "MathVerifier",
+    "MultipleChoiceVerifier",
     "Verifier",
     "as_verifier",
 ]

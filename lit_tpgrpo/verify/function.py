@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from lit_tpgrpo.arguments import accepted, shown
 from lit_tpgrpo.errors import ConfigError
@@ -16,12 +17,10 @@ from lit_tpgrpo.verify.base import Verifier
 
 log = logging.getLogger(__name__)
 
-Compare = Callable[[str, str], Any]
+Compare = Callable[[str, str], bool | Outcome | None]
 
-if TYPE_CHECKING:
-    GivenVerifier = Verifier | Compare
-else:  # the command line cannot give a function
-    GivenVerifier = Verifier
+GivenVerifier = Verifier | Compare
+"""What users give: a verifier, or a function, which ``as_verifier`` wraps."""
 
 
 class FunctionVerifier:
@@ -38,6 +37,7 @@ class FunctionVerifier:
 
     def __init__(self, compare: Compare) -> None:
         accepted(compare, Callable[..., Any], "FunctionVerifier: compare")
+        _check_signature(compare)
         self.function = callable_name(compare)  # public: another function invalidates the verdicts of a stored round
         self._name = self.function.partition("#")[0]  # for messages: the hash means nothing to their reader
         self._compare = compare
@@ -67,7 +67,7 @@ class FunctionVerifier:
 
     def metrics(self) -> dict[str, float]:
         """Return the counters since the last call, and reset them; see ``MathVerifier.metrics``."""
-        names = ("pairs", "correct", "incorrect", "unverifiable", "error")
+        names = ("pairs", *(outcome.value for outcome in Outcome), "error")
         counts = {name: float(self._counts[name]) for name in names}
         self._counts.clear()
         return counts
@@ -79,7 +79,7 @@ class FunctionVerifier:
         if answer is None or not answer.strip():
             return Outcome.INCORRECT
         try:
-            verdict = self._compare(gold, answer)
+            verdict: Any = self._compare(gold, answer)
         except Exception as error:  # a user's function failing on one answer must not end the run
             if not errors:
                 log.warning(
@@ -111,4 +111,21 @@ def as_verifier(value: Any, where: str) -> Any:
         return value
     if isinstance(value, type) or not callable(value):
         accepted(value, Verifier, where)
-    return FunctionVerifier(value)
+    return FunctionVerifier(cast(Compare, value))
+
+
+def _check_signature(compare: Callable[..., Any]) -> None:
+    """Check that a function can be called with a gold and an answer.
+
+    Raises:
+        ConfigError: it takes other arguments.
+    """
+    try:
+        signature = inspect.signature(compare)
+    except ValueError:  # of some functions written in C it is not known
+        return
+    try:
+        signature.bind("gold", "answer")
+    except TypeError as error:
+        name = callable_name(compare).partition("#")[0]
+        raise ConfigError(f"verifier: {name} must take (gold, answer), both texts; it takes {signature}") from error
