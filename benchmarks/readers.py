@@ -35,7 +35,7 @@ from lit_tpgrpo.metrics import scores
 from lit_tpgrpo.records import Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.text import answers, boxes, characters, equations, notation, numerals, paragraphs, reflections, steps
 from lit_tpgrpo.text.answers import AnswerForm
-from lit_tpgrpo.text.formats import ThinkTags
+from lit_tpgrpo.text.formats import Harmony, PlainChain, ThinkTags
 from lit_tpgrpo.verify import atoms, compare, mutations, relations, structure, units
 from lit_tpgrpo.verify.match import Match
 
@@ -205,6 +205,9 @@ TEXT: Mapping[str, TextReader] = {
     },
     "division, think tags": TextReader(ThinkTags().divide),
     "division, several tags": TextReader(SEVERAL_TAGS.divide),
+    "division, plain chain": TextReader(PlainChain().divide),
+    "division, code": TextReader(PlainChain(("code", "stated", "last")).divide),
+    "division, harmony": TextReader(Harmony().divide),
     "boxed answer": TextReader(answers.extract_boxed),
     "balanced": TextReader(answers.balanced),
     "boxes": TextReader(lambda t: [box.content for box in boxes.find_boxes(t)[-3:]]),

@@ -81,7 +81,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from lit_tpgrpo.rollout import Correction, KeepRule
-    from lit_tpgrpo.text.formats import SolutionFormat, ThinkTags
+    from lit_tpgrpo.text.formats import Harmony, PlainChain, SolutionFormat, ThinkTags
     from lit_tpgrpo.training import AdapterOff, FrozenCopy, LoRA, OffloadedCopy, SequenceLR, Sharding, TransformersLR
     from lit_tpgrpo.verify import FunctionVerifier, MathVerifier, MultipleChoiceVerifier, Verifier
 else:
@@ -113,7 +113,7 @@ else:
                 "Thought TrainBatch Verdict"
             ),
             "rollout": "Correction KeepRule",
-            "text.formats": "SolutionFormat ThinkTags",
+            "text.formats": "Harmony PlainChain SolutionFormat ThinkTags",
             "training": "AdapterOff FrozenCopy LoRA OffloadedCopy SequenceLR Sharding TransformersLR",
             "verify": "FunctionVerifier MathVerifier MultipleChoiceVerifier Verifier",
         },
@@ -143,6 +143,7 @@ __all__ = [
     "GenerativeJudge",
     "GroupRelativeCredit",
     "HFEngine",
+    "Harmony",
     "HubProblems",
     "InputError",
     "IntrinsicSignals",
@@ -169,6 +170,7 @@ __all__ = [
     "Outcome",
     "OutcomeCredit",
     "PassAtK",
+    "PlainChain",
     "Policy",
     "Problem",
     "ProblemSource",

@@ -78,9 +78,28 @@ def boxed_answer(text: str) -> str | None:
     >>> boxed_answer(r"First \boxed{1}. So x is \boxed{3} or \boxed{4}.")
     '3, 4'
     """
+    last = _last_boxes(text)
+    return None if last is None else last[1]
+
+
+def boxed_answer_start(text: str) -> int | None:
+    r"""Return where the first of the boxes that ``boxed_answer`` reads begins, None if there is no box.
+
+    >>> boxed_answer_start(r"\boxed{1}. So x is \boxed{3} or \boxed{4}.")
+    19
+    """
+    last = _last_boxes(text)
+    return None if last is None else last[0]
+
+
+def _last_boxes(text: str) -> tuple[int, str | None] | None:
+    """Return where the last boxes that are one answer begin, and the answer; None if there is no box."""
     boxes = find_boxes(text)
-    if not boxes or (last := boxes[-1].content) is None:
+    if not boxes:
         return None
+    start, last = boxes[-1].start, boxes[-1].content
+    if last is None:
+        return start, None
     # From the last box to the first. Each answer is a chain of sides, "a = b", also from last to first.
     answers: list[list[str]] = [[last]]
     for box, following in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
@@ -99,7 +118,8 @@ def boxed_answer(text: str) -> str | None:
             answers[-1] = [" = ".join(reversed(answers[-1]))]
             if not _same(content, answers[-1][0]):
                 answers.append([content])
-    return ", ".join(" = ".join(reversed(sides)) for sides in reversed(answers))
+        start = box.start
+    return start, ", ".join(" = ".join(reversed(sides)) for sides in reversed(answers))
 
 
 def find_boxes(text: str) -> list[Box]:
