@@ -18,6 +18,8 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.checksums import Sum, shard_checksums, write_checksums
 from lit_tpgrpo.distributed import gather, raise_on_all_ranks
 from lit_tpgrpo.errors import InputError, NonFiniteLossError, StorageError, mark_raised_on_all, raised_on_all_ranks
+from lit_tpgrpo.records import Round
+from lit_tpgrpo.rollout.monitors import is_round_metric
 from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.rollout.trainer_state import is_dev_run, no_batch_in_progress
 from lit_tpgrpo.signals import STOP, stop_error
@@ -41,7 +43,8 @@ class SafeCheckpoint(ModelCheckpoint):
     - ``last`` is also written before the first round, so that every sampled round belongs to a run that can be resumed, and at
       the end of training, after the last evaluation: it always holds the weights that the run ended with.
     - A ``monitor`` that validation measures is only saved with the weights it was measured on: with
-      ``every_n_train_steps`` the best checkpoint waits for the validation after its step; ``last`` does not wait.
+      ``every_n_train_steps`` the best checkpoint waits for the validation after its step; ``last`` does not wait. One that a
+      round measures (``rollout/accuracy``) is saved when the round is complete, with the weights that sampled it.
     - An epoch that was cut short (``max_steps``, ``max_time``, early stopping) is continued when the run is resumed.
     - The first SIGTERM or ctrl-C stops the run between two sampled batches, verdicts or optimizer steps, at the same point
       on all ranks, and saves; a second one stops immediately.
@@ -71,8 +74,10 @@ class SafeCheckpoint(ModelCheckpoint):
         super().__init__(dirpath, filename, save_last=save_last, save_on_exception=save_on_exception, **kwargs)
         self._consistent = True
         self._outdated = False  # validation has run since the last checkpoint was saved
-        self._validated: set[str] = set()  # metrics that validation measures
-        self._validated_at = self._ranked_at = -1  # optimizer steps
+        self._measured_at: dict[
+            str, int
+        ] = {}  # optimizer step of the weights, of each metric of a validation or a round
+        self._ranked_at = -1  # optimizer step
 
     # ---- when to save ----
 
@@ -101,7 +106,7 @@ class SafeCheckpoint(ModelCheckpoint):
         if not self._is_stale(trainer):
             super().on_train_batch_end(trainer, *args, **kwargs)
         elif self._every_n_train_steps and trainer.global_step % self._every_n_train_steps == 0:
-            self._defer_save_until_validation = True
+            self._defer_save_until_validation = not is_round_metric(self.monitor)
             self._save_last(trainer)
         requested = torch.tensor(STOP.requested, device=trainer.strategy.root_device)
         # Not every rank may have received the signal yet: all stop after the same step.
@@ -111,17 +116,25 @@ class SafeCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        self._validated_at = trainer.global_step
-        self._validated |= trainer._logger_connector.metrics["callback"].keys()
+        self._measured_at |= dict.fromkeys(trainer._logger_connector.metrics["callback"], trainer.global_step)
         self._outdated = True
+        if is_round_metric(self.monitor):
+            return
         if self._defer_save_until_validation and not is_dev_run(trainer):
             self._defer_save_until_validation = False
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
         else:
             super().on_validation_end(trainer, pl_module)
 
+    def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, round_: Round) -> None:
+        """Save the weights that sampled the round, if one of its metrics is monitored; the round is stored already."""
+        self._measured_at |= dict.fromkeys(round_.metrics, round_.policy_version)
+        ranked = self.monitor in round_.metrics and not self._is_stale(trainer) and not is_dev_run(trainer)
+        if ranked and self._ranked_at != trainer.global_step:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.monitor not in self._validated or not self._is_stale(trainer):
+        if self.monitor not in self._measured_at or not self._is_stale(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -129,7 +142,7 @@ class SafeCheckpoint(ModelCheckpoint):
         if is_dev_run(trainer):
             return
         unsaved = self._last_global_step_saved != trainer.global_step
-        scored = self.monitor in self._validated and self._ranked_at != trainer.global_step
+        scored = self.monitor in self._measured_at and self._ranked_at != trainer.global_step
         if not self._is_stale(trainer) and (scored or (unsaved and not self.save_last)):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
         if unsaved or self._outdated:
@@ -161,7 +174,7 @@ class SafeCheckpoint(ModelCheckpoint):
         if self.monitor is None:
             return False
         missing = self.monitor not in self._monitor_candidates(trainer)
-        return missing or (self.monitor in self._validated and self._validated_at != trainer.global_step)
+        return missing or self._measured_at.get(self.monitor, trainer.global_step) != trainer.global_step
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         everywhere = trainer.world_size == 1 or raised_on_all_ranks(exception)

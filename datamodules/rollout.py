@@ -33,11 +33,12 @@ from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, TrainBatch
 from lit_tpgrpo.rollout.correction import GivenCorrection, as_correction
 from lit_tpgrpo.rollout.filters import KeepName, KeepRule, as_keep_rule
 from lit_tpgrpo.rollout.hooks import Split, shows_bars
+from lit_tpgrpo.rollout.monitors import check_between_rounds
 from lit_tpgrpo.rollout.prompts import INSTRUCTION
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
 from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.run_store import RunStore
-from lit_tpgrpo.rollout.trainer_state import dev_run_steps, log_to_all, policy_of
+from lit_tpgrpo.rollout.trainer_state import dev_run_steps, log_to_all, may_stop, overfit_steps, policy_of
 from lit_tpgrpo.signals import STOP, OutOfTimeError
 from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
@@ -179,6 +180,8 @@ class MathRolloutDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Raise on all ranks if another run holds one of the folders or the judge cannot write, before anything is sampled."""
         self._lock.confirm(self._trainer, self.store_dir)
+        if stage == "fit":
+            check_between_rounds(self._trainer)
         if stage in ("fit", "predict") and isinstance(self.judge, WritingJudge):
             with raise_on_all_ranks("checking the judge's folder"):
                 self.judge.check_writable()
@@ -228,11 +231,12 @@ class MathRolloutDataModule(L.LightningDataModule):
     def schedule(self) -> BatchSchedule:
         """When rounds are made and in which batches they are trained on."""
         if self._schedule is None:
-            steps = min(self.steps_per_round, dev_run_steps(self._trainer) or self.steps_per_round)
+            limits = (self.steps_per_round, dev_run_steps(self._trainer), self._overfit_steps)
+            steps = min(limit for limit in limits if limit is not None)
             self._schedule = self.build_schedule(
                 RoundFactory(
                     trainer=self._trainer,
-                    problems=lambda: self.problems("train"),
+                    problems=self._train_problems,
                     problems_per_round=self.problems_per_step * steps,
                     seed=self.seed,
                     store=self._store,
@@ -253,14 +257,27 @@ class MathRolloutDataModule(L.LightningDataModule):
             gather_indices=lambda indices: sorted(itertools.chain(*gather(list(indices)))),
         )
 
+    @property
+    def _overfit_steps(self) -> int | None:
+        return overfit_steps(self._trainer, self._train_steps)
+
+    def _train_steps(self) -> int:
+        return self.steps_per_epoch or -(-len(self.problems("train")) // self.problems_per_step)
+
+    def _train_problems(self) -> list[Problem]:
+        """Return the problems that rounds take: under ``overfit_batches`` those of its first steps, every time."""
+        steps = self._overfit_steps
+        return self.problems("train")[: None if steps is None else steps * self.problems_per_step]
+
     def train_dataloader(self) -> TrainBatchLoader:
-        problems = self.problems("train")  # loaded here in any case: errors come before anything is sampled
-        return TrainBatchLoader(self._next_batch, self.steps_per_epoch or -(-len(problems) // self.problems_per_step))
+        self.problems("train")  # loaded here in any case: errors come before anything is sampled
+        return TrainBatchLoader(self._next_batch, self._train_steps())
 
     def _next_batch(self) -> TrainBatch | None:
         """Return the next batch; None ends the training loop, as ``max_time`` does at an optimizer step."""
         try:
-            return self.schedule.next_batch()
+            batch = self.schedule.next_batch()
+            return None if may_stop(self._trainer) else batch  # a monitor ended the run when the round was complete
         except OutOfTimeError:
             self._trainer.should_stop = True
             rank_zero_info(

@@ -16,6 +16,7 @@ from lit_tpgrpo.records import Problem, Round
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
 from lit_tpgrpo.rollout.hooks import call_round_hook
 from lit_tpgrpo.rollout.mismatch import MismatchTally
+from lit_tpgrpo.rollout.monitors import check_monitors
 from lit_tpgrpo.rollout.report import report_round
 from lit_tpgrpo.rollout.rounds import Assignment, Capability, RoundMaker, assign_problems, stored_groups
 from lit_tpgrpo.rollout.run_store import RunStore
@@ -136,12 +137,14 @@ class RoundFactory:
         return result
 
     def finish(self, plan: RoundPlan, round_: Round, tally: RoundTally) -> Round:
-        """Correct log-probs, compute the metrics of all ranks, log them, and call ``on_round_end``."""
+        """Correct log-probs, compute the metrics of all ranks, log them, call ``on_round_end`` and check monitors."""
         round_, mismatch = self._correct(plan, round_)
         metrics = gather_sum(tally).metrics() | ({} if mismatch is None else gather_sum(mismatch).metrics())
         round_ = replace(round_, metrics=metrics)
         report_round(self.trainer, round_, plan.maker.format)
         call_round_hook(self.trainer, "on_round_end", round_)
+        if round_.policy_version == self.policy.policy_version:  # not one that a resumed run takes up again
+            check_monitors(self.trainer)
         return round_
 
     def _begin(self, index: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
@@ -18,7 +17,6 @@ def report_round(trainer: L.Trainer, round_: Round, format: SolutionFormat) -> N
     """Log the metrics of a round on all ranks, print its line and warn on rank 0."""
     metrics = round_.metrics
     log_to_all(trainer, dict(metrics) | {"round": round_.index})
-    trainer.callback_metrics.update({name: torch.tensor(float(value)) for name, value in metrics.items()})
     if trainer.is_global_zero:
         tqdm.write(round_line(round_.index, round_.policy_version, metrics))
     if metrics["rollout/undecided_share"] > 0:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.plugins import MixedPrecision
@@ -80,7 +81,24 @@ def sampling_precision(trainer: L.Trainer) -> AbstractContextManager[object]:
     return plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
 
 
-def log_to_all(trainer: L.Trainer, metrics: dict[str, float]) -> None:
-    """Send metrics to every logger of the trainer, at the current optimizer step."""
+def overfit_steps(trainer: L.Trainer, steps_per_epoch: Callable[[], int]) -> int | None:
+    """Return the optimizer steps an epoch that ``overfit_batches`` leaves, None where it is off.
+
+    Args:
+        steps_per_epoch: of which a fraction is taken, as Lightning takes it of the loader's length.
+    """
+    wanted = trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
+    steps = wanted if isinstance(wanted, int) else int(wanted * steps_per_epoch())
+    return steps or None
+
+
+def may_stop(trainer: L.Trainer) -> bool:
+    """Return whether training was asked to stop and ``min_steps`` and ``min_epochs`` allow it."""
+    return trainer.should_stop and trainer.fit_loop._can_stop_early
+
+
+def log_to_all(trainer: L.Trainer, metrics: Mapping[str, float]) -> None:
+    """Send metrics to every logger, at the current optimizer step, and to callbacks that monitor one. On all ranks."""
     for logger in trainer.loggers:
-        logger.log_metrics(metrics, step=trainer.global_step)
+        logger.log_metrics(dict(metrics), step=trainer.global_step)
+    trainer.callback_metrics.update({name: torch.tensor(float(value)) for name, value in metrics.items()})

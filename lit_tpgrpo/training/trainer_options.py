@@ -47,11 +47,6 @@ def check_trainer(trainer: L.Trainer, compiled: bool) -> None:
             "this module, which optimises manually; use model.max_grad_norm, and data.problems_per_step with "
             "model.tokens_per_microbatch, instead"
         )
-    if trainer.overfit_batches:  # pyright: ignore[reportAttributeAccessIssue]
-        raise ConfigError(
-            "trainer.overfit_batches cannot repeat a batch, for each is sampled by the policy of its moment; give a source of "
-            "few problems instead (e.g. --data.train.n 8)"
-        )
     if compiled:
         raise ConfigError(
             "TPGRPOModule cannot go through torch.compile as a whole: its training step holds the backward pass and the "

@@ -39,11 +39,6 @@ def test_callbacks_that_cannot_work_are_refused(random_model, tmp_path, callback
     assert "\n" not in str(refused.value)
 
 
-def test_overfitting_batches_is_refused(random_model, tmp_path):
-    with pytest.raises(ConfigError, match=r"cannot repeat a batch.*few problems"):
-        fit(TPGRPOModule(random_model), Unread(), tmp_path, overfit_batches=1)  # pyright: ignore
-
-
 def test_a_module_compiled_as_a_whole_is_refused(random_model, tmp_path):
     with pytest.raises(ConfigError, match=r"cannot go through torch\.compile as a whole"):
         fit(torch.compile(TPGRPOModule(random_model)), Unread(), tmp_path)  # pyright: ignore
