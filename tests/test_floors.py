@@ -40,6 +40,7 @@ FLOORS = {
     "lit_tpgrpo.engines": 3,
     "lit_tpgrpo.judges": 3,
     "lit_tpgrpo.verify": 3,
+    "lit_tpgrpo.loggers": 4,
     "lit_tpgrpo.rollout": 4,
     "lit_tpgrpo.training": 5,
     "lit_tpgrpo.callbacks": 6,

@@ -16,7 +16,9 @@ from lit_tpgrpo.rollout.run_folder import new_version
 from lit_tpgrpo.yaml_files import read_yaml
 
 _VERSIONED = ("TensorBoardLogger", "CSVLogger")
-_NAME_OF = dict.fromkeys((*_VERSIONED, "WandbLogger", "CometLogger"), "name") | {"MLFlowLogger": "run_name"}
+_NAME_OF = dict.fromkeys((*_VERSIONED, "WandbLogger", "CometLogger", "TrackioLogger"), "name") | {
+    "MLFlowLogger": "run_name"
+}
 _UNNAMED = (None, "lightning_logs", "lightning-logs")
 _NAMED_BY_OPTION = re.compile(r"--trainer\.logger(\.init_args)?\.(name|run_name)\b")
 

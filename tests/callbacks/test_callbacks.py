@@ -19,7 +19,6 @@ from lit_tpgrpo.callbacks import (
     JudgeRefresh,
     SolutionSamples,
 )
-from lit_tpgrpo.callbacks.samples import solution_table
 from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules import MathRolloutDataModule
@@ -29,6 +28,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.generative import GenerativeJudge, QueryConfig, RuleSegmentation
 from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.loggers.html_tables import solution_table
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import (
     JudgedGroup,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from lit_tpgrpo.callbacks.predictions import JudgedSolutionWriter
-from lit_tpgrpo.callbacks.samples import solution_table
+from lit_tpgrpo.loggers.html_tables import solution_table
 from lit_tpgrpo.records import (
     CreditedSolution,
     JudgedGroup,
