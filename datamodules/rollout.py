@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, cast
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from tqdm.auto import tqdm
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.base import CreditAssignment
@@ -34,7 +35,8 @@ from lit_tpgrpo.rollout.correction import GivenCorrection, as_correction
 from lit_tpgrpo.rollout.filters import KeepName, KeepRule, as_keep_rule
 from lit_tpgrpo.rollout.hooks import Split, shows_bars
 from lit_tpgrpo.rollout.monitors import check_between_rounds
-from lit_tpgrpo.rollout.prompts import INSTRUCTION
+from lit_tpgrpo.rollout.prompt_view import inspect_prompt
+from lit_tpgrpo.rollout.prompts import INSTRUCTION, PromptTemplate
 from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
 from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.run_store import RunStore
@@ -84,6 +86,9 @@ class MathRolloutDataModule(L.LightningDataModule):
         format: how a solution divides into thinking and answer block; by default ``ThinkTags()``, an answer after
             ``</think>``.
         prompt_template: the user turn, with ``{problem}``.
+        system_prompt: the system turn; "" leaves it to the chat template, which may write one of its own.
+        chat_template_kwargs: variables of the chat template, such as ``enable_thinking: false``.
+        show_prompt: print the first prompt and where its parts begin, once.
         max_prompt_tokens: longest prompt; ``on_long_prompt`` decides what happens to longer ones.
         on_long_prompt: ``skip`` them with a count, or ``stop``.
         correction: importance weights that correct the engine-trainer log-prob mismatch: ``method``, ``cap`` and ``floor`` (see
@@ -119,6 +124,9 @@ class MathRolloutDataModule(L.LightningDataModule):
         eval_samples: int = 4,
         format: SolutionFormat | None = None,
         prompt_template: str = INSTRUCTION,
+        system_prompt: str = "",
+        chat_template_kwargs: dict[str, Any] | None = None,
+        show_prompt: bool = True,
         max_prompt_tokens: int = 1024,
         on_long_prompt: Literal["skip", "stop"] = "skip",
         correction: GivenCorrection = "auto",
@@ -158,6 +166,10 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.eval_samples = eval_samples
         self.format = ThinkTags() if format is None else format
         self.prompt_template, self.max_prompt_tokens = prompt_template, max_prompt_tokens
+        self.system_prompt, self.chat_template_kwargs = system_prompt, chat_template_kwargs or {}
+        self.show_prompt = show_prompt
+        self._template = PromptTemplate(prompt_template, system_prompt, self.chat_template_kwargs)
+        self._prompt_inspected = False
         self.on_long_prompt = on_long_prompt
         self.steps_per_epoch, self.max_empty_rounds = steps_per_epoch, max_empty_rounds
         self.store_dir, self.keep_rounds = None if store_dir is None else str(store_dir), keep_rounds
@@ -167,7 +179,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         # None alone means the default: an object of the user's may be false, such as a source of length 0.
         sources = {"train": train, "val": val, "test": test, "predict": predict}
         self.sources = cast(dict[str, ProblemSource | None], sources)
-        self._splits = ProblemSplits(self.sources, prompt_template, max_prompt_tokens, on_long_prompt)
+        self._splits = ProblemSplits(self.sources, self._template, max_prompt_tokens, on_long_prompt)
         self._store = RunStore(self.store_dir, keep_rounds)
         self._lock = RunLock()
         self._schedule: BatchSchedule | None = None
@@ -207,6 +219,11 @@ class MathRolloutDataModule(L.LightningDataModule):
         problems, counts = self._splits.load(split, self.policy.tokenizer)
         if counts:
             log_to_all(self._trainer, counts)
+        if not self._prompt_inspected:
+            self._prompt_inspected = True
+            shown = inspect_prompt(self.policy.tokenizer, problems[0], self._template, self.format)
+            if self.show_prompt and self._trainer.is_global_zero:
+                tqdm.write(shown)
         return problems
 
     def maker(self) -> RoundMaker:
@@ -220,7 +237,7 @@ class MathRolloutDataModule(L.LightningDataModule):
             tokenizer=self.policy.tokenizer,
             sampling=self.sampling,
             group_size=self.group_size,
-            template=self.prompt_template,
+            template=self._template,
             format=self.format,
             show_progress=shows_bars(self._trainer, self.progress),
         )

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
-from lit_tpgrpo.rollout.prompts import filter_long_prompts
+from lit_tpgrpo.rollout.prompts import PromptTemplate, filter_long_prompts
 
 
 class ProblemSplits:
@@ -18,7 +18,7 @@ class ProblemSplits:
 
     Args:
         sources: by split; None where none is configured.
-        template: the user turn, with ``{problem}``.
+        template: how a problem becomes a prompt.
         max_tokens: longest prompt, in tokens.
         on_long: ``skip`` longer prompts, or ``stop``.
     """
@@ -26,7 +26,7 @@ class ProblemSplits:
     def __init__(
         self,
         sources: Mapping[str, ProblemSource | None],
-        template: str,
+        template: PromptTemplate,
         max_tokens: int,
         on_long: Literal["skip", "stop"],
     ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from string import Formatter
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,20 +17,89 @@ from lit_tpgrpo.records import Problem
 
 log = logging.getLogger(__name__)
 
+_RESERVED = frozenset(
+    {
+        "messages",
+        "tokenizer",
+        "content",
+        "system",
+        "tokenize",
+        "generation_prompt",
+        "add_generation_prompt",
+        "return_dict",
+    }
+)
+"""Names that the caller of a chat template sets itself."""
 INSTRUCTION = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, problem: Problem, template: str = INSTRUCTION) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class PromptTemplate:
+    """How a problem becomes a prompt.
+
+    Args:
+        user: the user turn, with ``{problem}``.
+        system: the system prompt; "" leaves it to the chat template.
+        chat_template_kwargs: variables of the chat template, such as ``enable_thinking``.
+    """
+
+    user: str = INSTRUCTION
+    system: str = ""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What stored solutions depend on, by the names of the DataModule's arguments."""
+        return {
+            "prompt_template": self.user,
+            "system_prompt": self.system,
+            "chat_template_kwargs": dict(self.chat_template_kwargs),
+        }
+
+    def render(self, tokenizer: PreTrainedTokenizerBase, problem: Problem, *, generation_prompt: bool = True) -> str:
+        """Return the prompt as text, with or without what begins the model's reply."""
+        text = filled(self.user, problem.prompt)
+        if tokenizer.chat_template is None:
+            return text
+        options = {"system": self.system, "generation_prompt": generation_prompt, **self.chat_template_kwargs}
+        return str(user_turn(tokenizer, text, tokenize=False, **options))
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check that there is a chat template where one is needed, and that it uses the given variables.
+
+        Raises:
+            ConfigError: it is not so.
+        """
+        written = tokenizer.chat_template
+        source = "".join(written.values()) if isinstance(written, Mapping) else str(written or "")
+        if not source and (self.system or self.chat_template_kwargs):
+            raise ConfigError(
+                f"the tokenizer {tokenizer.name_or_path!r} has no chat template for data.system_prompt and "
+                "data.chat_template_kwargs; leave them out, and write all of the prompt into data.prompt_template"
+            )
+        for name in self.chat_template_kwargs:
+            if name in _RESERVED or not re.search(rf"\b{re.escape(name)}\b", source):
+                raise ConfigError(
+                    f"data.chat_template_kwargs: the chat template of {tokenizer.name_or_path!r} does not use {name!r}; leave "
+                    "it out, or look for the name in the model's chat template"
+                )
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, problem: Problem, template: PromptTemplate | None = None
+) -> tuple[int, ...]:
     """Tokenize the problem as one user turn in the chat template, up to the answer (R1-style templates open the think
     block). Without a chat template the text itself is the prompt.
 
     Raises:
         ConfigError: the template has no ``{problem}``, or other braces that are not doubled.
     """
-    text = filled(template, problem.prompt)
+    template = PromptTemplate() if template is None else template
+    text = filled(template.user, problem.prompt)
     if tokenizer.chat_template is None:
         return tuple(tokenizer(text)["input_ids"])
-    return tuple(cast(list[int], user_turn(tokenizer, text, tokenize=True)))
+    options = {"system": template.system, **template.chat_template_kwargs}
+    return tuple(cast(list[int], user_turn(tokenizer, text, tokenize=True, **options)))
 
 
 def filled(template: str, problem: str) -> str:
@@ -53,7 +124,7 @@ def filled(template: str, problem: str) -> str:
 def filter_long_prompts(
     problems: Sequence[Problem],
     tokenizer: PreTrainedTokenizerBase,
-    template: str,
+    template: PromptTemplate,
     max_tokens: int,
     on_long: Literal["skip", "stop"],
 ) -> tuple[list[Problem], int]:
@@ -63,8 +134,8 @@ def filter_long_prompts(
         InputError: a prompt is too long and ``on_long`` is ``stop``, none is left, or a source gave no ``Problem`` objects.
         ConfigError: the template has no ``{problem}``.
     """
-    if "{problem}" not in template:
-        raise ConfigError(f"prompt_template must hold {{problem}}, got {template!r}")
+    if "{problem}" not in template.user:
+        raise ConfigError(f"prompt_template must hold {{problem}}, got {template.user!r}")
     fitting = []
     for problem in problems:
         if not isinstance(problem, Problem):

@@ -29,6 +29,7 @@ from lit_tpgrpo.records import (
     Verdict,
 )
 from lit_tpgrpo.rollout.filters import KeepRule, is_kept
+from lit_tpgrpo.rollout.prompts import PromptTemplate
 from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups, verify_solutions
 from lit_tpgrpo.rollout.store import RoundFile, Sampled
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
@@ -105,7 +106,7 @@ class RoundMaker:
     tokenizer: PreTrainedTokenizerBase
     sampling: SamplingParams
     group_size: int
-    template: str
+    template: PromptTemplate
     show_progress: bool = True
     format: SolutionFormat = field(default_factory=ThinkTags)
 
@@ -124,7 +125,7 @@ class RoundMaker:
             "seed": seed,
             "group_size": self.group_size,
             "sampling": repr(self.sampling),
-            "prompt_template": self.template,
+            **self.template.settings,
             "kept_tags": list(self.format.tags()),
             "problems": [p.uid for p in problems],
         }

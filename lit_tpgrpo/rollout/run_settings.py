@@ -35,6 +35,7 @@ def run_settings(trainer: L.Trainer) -> dict[str, bool | int | float | str]:
         settings |= _schedule("lr_scheduler", config.scheduler, getattr(module, "_make_scheduler", None))
     if data is not None:
         settings |= _plain("data", {k: v for k, v in vars(data).items() if not k.startswith("_") and k not in _PARTS})
+        settings |= _plain("data.chat_template_kwargs", getattr(data, "chat_template_kwargs", {}))
         for name in _PARTS:
             settings |= _part(f"data.{name}", getattr(data, name, None))
         for split, source in getattr(data, "sources", {}).items():

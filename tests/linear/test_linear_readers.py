@@ -162,6 +162,7 @@ NO_READERS = {
     "text.equations.begins_whole": "called by extract_equations, for 24 characters",
     "text.equations.ends_whole": "called by extract_equations",
     "text.steps.steps_from_starts": "called by segment_steps",
+    "text.formats.prefill": "of the end of a prompt",
     "verify.algebra.equal": "in a worker whose time and memory are limited",
     "verify.worker.serve": "the worker itself",
     "verify.match.every": "of verdicts",

@@ -13,6 +13,7 @@ from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import Outcome, Problem, StepLabel, StopReason
 from lit_tpgrpo.rollout.filters import keep_all
+from lit_tpgrpo.rollout.prompts import PromptTemplate
 from lit_tpgrpo.rollout.rounds import Assignment, GroupAccuracy, RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.text.formats import Harmony, PlainChain, SolutionFormat, ThinkTags
@@ -105,7 +106,7 @@ def test_a_round(name: str, tokenizer, tmp_path: Path):
         tokenizer,
         SamplingParams(max_new_tokens=512),
         3,
-        "{problem}",
+        PromptTemplate("{problem}"),
         show_progress=False,
         format=format,
     )
@@ -146,7 +147,7 @@ def test_verdicts_of_another_format_are_not_reused(tokenizer):
             tokenizer,
             SamplingParams(),
             2,
-            "{problem}",
+            PromptTemplate("{problem}"),
             format=format,
         )
         for format in (ThinkTags(), ThinkTags(), PlainChain(), PlainChain(("box",)))

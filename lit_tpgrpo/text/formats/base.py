@@ -39,8 +39,8 @@ class SolutionFormat(Protocol):
 
     Steps, judges, the verifier and the reports of a run all see the same division: the verifier receives the answer block
     only, judges see it as the step with ``is_answer``. Public attributes that are bool, int, float or str, or those in an
-    attribute ``settings``, are what stored outcomes and verdicts depend on. A class that inherits from this one gets ``tags``
-    and ``missing`` as they are here.
+    attribute ``settings``, are what stored outcomes and verdicts depend on. A class that inherits from this one gets all
+    but ``divide`` as they are here.
     """
 
     def divide(self, text: str) -> Division:
@@ -54,3 +54,11 @@ class SolutionFormat(Protocol):
     def missing(self) -> str:
         """Return the warning's words after "no solution of round 3": what solutions without an answer block lack."""
         return "has an answer block, so none can score"
+
+    def read_prompt(self, ending: str) -> str:
+        """Check the end of a prompt, after the user's message; return what to note about it in a few words, "" for nothing.
+
+        Raises:
+            ConfigError: no solution could have an answer block after such a prompt.
+        """
+        return ""

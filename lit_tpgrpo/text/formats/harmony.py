@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.text.formats.base import Division
+from lit_tpgrpo.text.formats.prefill import HARMONY_START, is_harmony
 
 _CONTROL = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|return|>", "<|call|>")
 
@@ -20,6 +22,7 @@ def _header(channel: str) -> str:
 
 _FINAL = re.compile(r"(?:<\|end\|>\s{0,8}+)?" + _header("final"))
 _OPENING = re.compile(r"\s{0,8}+" + _header("analysis"))
+_ANALYSIS = re.compile(_header("analysis"))
 _END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
 
 
@@ -47,6 +50,24 @@ class Harmony:
             "has a message in the channel final, where answers are looked for, so none can score. Take a model of the gpt-oss "
             "family, or raise sampling.max_new_tokens"
         )
+
+    def read_prompt(self, ending: str) -> str:
+        """Return a note if the prompt begins the analysis.
+
+        Raises:
+            ConfigError: it is no prompt of gpt-oss, or begins the final message itself.
+        """
+        if ending.strip() and not is_harmony(ending):
+            raise ConfigError(
+                f"data.format looks for the channels of gpt-oss, and the prompt does not end with {HARMONY_START}; set "
+                "data.format to lit_tpgrpo.ThinkTags or lit_tpgrpo.PlainChain"
+            )
+        if _FINAL.search(ending):
+            raise ConfigError(
+                "data.format looks for a message in the channel final, and the prompt begins it, so solutions hold no header; "
+                "set data.format to lit_tpgrpo.PlainChain"
+            )
+        return "The prompt begins the channel analysis: solutions begin inside it." if _ANALYSIS.search(ending) else ""
 
     def divide(self, text: str) -> Division:
         """Divide a completion; see the class.

@@ -12,6 +12,7 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.text.boxes import boxed_answer_start
 from lit_tpgrpo.text.formats.base import Division
+from lit_tpgrpo.text.formats.prefill import find_prefill
 from lit_tpgrpo.text.paragraphs import paragraph_spans
 
 Evidence = Literal["box", "stated", "code", "last"]
@@ -67,6 +68,18 @@ class PlainChain:
         return (
             f"states an answer by {' or '.join(self.answer)}, so none can score. Ask for it in data.prompt_template, raise "
             "sampling.max_new_tokens, or let the last paragraph count (--data.format.answer '[box, stated, last]')"
+        )
+
+    def read_prompt(self, ending: str) -> str:
+        """Return a note if the prompt opens a think block, which this format does not look for, or closes an empty one."""
+        prefill = find_prefill(ending)
+        if prefill is None:
+            return ""
+        if prefill.closed:
+            return f"The prompt {prefill}: solutions begin after it."
+        return (
+            f"The prompt {prefill}, and PlainChain looks for no tag: a box in the thinking may be read as the answer. "
+            "lit_tpgrpo.ThinkTags reads only what follows the thinking."
         )
 
     def divide(self, text: str) -> Division:

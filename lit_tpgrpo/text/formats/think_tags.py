@@ -9,6 +9,7 @@ from typing import Any
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.text.formats.base import Division
+from lit_tpgrpo.text.formats.prefill import find_prefill, is_harmony
 
 THINK, THINK_END = "<think>", "</think>"
 
@@ -65,6 +66,32 @@ class ThinkTags:
             f"closes its think block: answers are looked for after {shown} only, so none can score. Take a reasoning model, "
             "or raise sampling.max_new_tokens"
         )
+
+    def read_prompt(self, ending: str) -> str:
+        """Return a note if the prompt opens the think block.
+
+        Raises:
+            ConfigError: it closes the think block, opens that of another format, or is one of gpt-oss.
+        """
+        if is_harmony(ending):
+            raise ConfigError(
+                f"data.format looks for {self.closing}, and the prompt is one of gpt-oss; set data.format to lit_tpgrpo.Harmony"
+            )
+        prefill = find_prefill(ending, self.opening, self._closing)
+        if prefill is None:
+            return ""
+        if prefill.closed:
+            raise ConfigError(
+                f"data.format looks for {self.closing} in solutions, and the prompt {prefill}, so they will not think; set "
+                "data.chat_template_kwargs.enable_thinking to true if the template knows it, or data.format to "
+                "lit_tpgrpo.PlainChain"
+            )
+        if prefill.opening != self.opening:
+            raise ConfigError(
+                f"data.format looks for {self.closing}, and the prompt {prefill}; set data.format to lit_tpgrpo.ThinkTags with "
+                f"opening {prefill.opening} and its closing tag"
+            )
+        return f"The prompt {prefill}: solutions begin inside it."
 
     def divide(self, text: str) -> Division:
         """Divide a completion; see the class.
