@@ -180,8 +180,9 @@ def program_for(tmp_path: Path, preloaded: str = "json") -> Path:
     """A program that runs the run and the parts that it is given on its standard input."""
     script = tmp_path / "program.py"
     script.write_text(
-        "import pickle, sys\n"
+        "import pickle, signal, sys\n"
         "from benchmarks.gpu_check import runner\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # ignored where the tests were started with nohup
         f"runner.PRELOADED = {preloaded!r}\n"
         "if __name__ == '__main__':\n"
         "    print(runner.run_parts(*pickle.load(sys.stdin.buffer), lambda: None))\n"
