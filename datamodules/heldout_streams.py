@@ -11,9 +11,10 @@ import lightning as L
 from lit_tpgrpo.datamodules.loaders import StreamLoader
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round
+from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.heldout import evaluate_groups, predict_rounds
 from lit_tpgrpo.rollout.hooks import Split
-from lit_tpgrpo.rollout.rounds import Capability, RoundMaker, assign_problems
+from lit_tpgrpo.rollout.rounds import RoundMaker, assign_problems
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.trainer_state import batch_limit
 

@@ -31,13 +31,15 @@ from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.judges.base import EngineSharing, Judge, WritingJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, TrainBatch
+from lit_tpgrpo.rewards.weighted import GivenRewards, as_rewards
+from lit_tpgrpo.rollout.capability import Capability, GroupAccuracy
 from lit_tpgrpo.rollout.correction import GivenCorrection, as_correction
-from lit_tpgrpo.rollout.filters import KeepName, KeepRule, as_keep_rule
+from lit_tpgrpo.rollout.filters import KeepName, KeepRule, TruncatedName, as_keep_rule, with_truncated
 from lit_tpgrpo.rollout.hooks import Split, shows_bars
 from lit_tpgrpo.rollout.monitors import check_between_rounds
 from lit_tpgrpo.rollout.prompt_view import inspect_prompt
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, PromptTemplate
-from lit_tpgrpo.rollout.rounds import Capability, GroupAccuracy, RoundMaker
+from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.trainer_state import dev_run_steps, log_to_all, may_stop, overfit_steps, policy_of
@@ -60,6 +62,7 @@ log = logging.getLogger(__name__)
     verifier=as_verifier,
     keep=as_keep_rule,
     correction=as_correction,
+    rewards=as_rewards,
 )
 class MathRolloutDataModule(L.LightningDataModule):
     """Stream batches of credited solutions, sampled from the current policy in off-policy rounds.
@@ -94,6 +97,11 @@ class MathRolloutDataModule(L.LightningDataModule):
         correction: importance weights that correct the engine-trainer log-prob mismatch: ``method``, ``cap`` and ``floor`` (see
             ``lit_tpgrpo.rollout.correction.Correction``), or a method alone; ``auto`` is ``token_truncate`` for an engine with
             such a mismatch (vLLM) and ``off`` for others. Costs a forward pass over the solutions that are trained on.
+        rewards: terms of the reward by name, each with a weight (see ``lit_tpgrpo.rewards``); by default the outcome's, +1 or
+            -1.
+        truncated: what becomes of solutions that the token limit cut off: ``rewarded`` as any other (they are incorrect
+            unless they have an answer), or ``masked``: they count in their group's statistics and are left out of the loss
+            and its denominators.
         steps_per_epoch: length of the training loader; by default one pass over the problems.
         store_dir: where rounds are written; by default ``rounds`` in the run's folder (``rollout.run_folder``). A resumed run
             writes there as well, after copying the current round from the run that it was resumed from.
@@ -130,6 +138,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         max_prompt_tokens: int = 1024,
         on_long_prompt: Literal["skip", "stop"] = "skip",
         correction: GivenCorrection = "auto",
+        rewards: GivenRewards | None = None,
+        truncated: TruncatedName = "rewarded",
         steps_per_epoch: int | None = None,
         store_dir: str | Path | None = None,
         keep_rounds: int = 2,
@@ -160,7 +170,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.credit = ThoughtCredit() if credit is None else credit
         self.capability: Capability = GroupAccuracy()  # CapabilityEstimator replaces it
         self.group_size, self.problems_per_step, self.steps_per_round = group_size, problems_per_step, steps_per_round
-        self.keep = as_keep_rule(keep, "keep")
+        self.keep = with_truncated(as_keep_rule(keep, "keep"), truncated)
+        self.rewards = as_rewards(rewards, "rewards")
         self.sampling = SamplingParams() if sampling is None else sampling
         self.eval_sampling = self.sampling if eval_sampling is None else eval_sampling
         self.eval_samples = eval_samples
@@ -240,6 +251,7 @@ class MathRolloutDataModule(L.LightningDataModule):
             template=self._template,
             format=self.format,
             show_progress=shows_bars(self._trainer, self.progress),
+            rewards=self.rewards,
         )
 
     # ---- training: one batch is one optimizer step ----

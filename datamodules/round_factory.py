@@ -13,12 +13,13 @@ from lit_tpgrpo.distributed import gather, gather_sum, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import Problem, Round
+from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
 from lit_tpgrpo.rollout.hooks import call_round_hook
 from lit_tpgrpo.rollout.mismatch import MismatchTally
 from lit_tpgrpo.rollout.monitors import check_monitors
 from lit_tpgrpo.rollout.report import report_round
-from lit_tpgrpo.rollout.rounds import Assignment, Capability, RoundMaker, assign_problems, stored_groups
+from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker, assign_problems, stored_groups
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.store import RoundFile
 from lit_tpgrpo.rollout.summary import RoundTally

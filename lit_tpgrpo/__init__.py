@@ -80,6 +80,16 @@ if TYPE_CHECKING:
         TrainBatch,
         Verdict,
     )
+    from lit_tpgrpo.rewards import (
+        FormatReward,
+        GroupLengthReward,
+        OutcomeReward,
+        OverlongPenalty,
+        RepetitionPenalty,
+        RewardCase,
+        RewardTerm,
+        WeightedTerm,
+    )
     from lit_tpgrpo.rollout import Correction, KeepRule
     from lit_tpgrpo.text.formats import Harmony, PlainChain, SolutionFormat, ThinkTags
     from lit_tpgrpo.training import AdapterOff, FrozenCopy, LoRA, OffloadedCopy, SequenceLR, Sharding, TransformersLR
@@ -112,6 +122,10 @@ else:
                 "CreditedSolution JudgedGroup JudgedSolution Outcome Problem Round Solution Step StepLabel StopReason "
                 "Thought TrainBatch Verdict"
             ),
+            "rewards": (
+                "FormatReward GroupLengthReward OutcomeReward OverlongPenalty RepetitionPenalty "
+                "RewardCase RewardTerm WeightedTerm"
+            ),
             "rollout": "Correction KeepRule",
             "text.formats": "Harmony PlainChain SolutionFormat ThinkTags",
             "training": "AdapterOff FrozenCopy LoRA OffloadedCopy SequenceLR Sharding TransformersLR",
@@ -138,9 +152,11 @@ __all__ = [
     "ExportHF",
     "FieldMap",
     "FileProblems",
+    "FormatReward",
     "FrozenCopy",
     "FunctionVerifier",
     "GenerativeJudge",
+    "GroupLengthReward",
     "GroupRelativeCredit",
     "HFEngine",
     "Harmony",
@@ -169,13 +185,18 @@ __all__ = [
     "OpenAIChat",
     "Outcome",
     "OutcomeCredit",
+    "OutcomeReward",
+    "OverlongPenalty",
     "PassAtK",
     "PlainChain",
     "Policy",
     "Problem",
     "ProblemSource",
     "QueryConfig",
+    "RepetitionPenalty",
     "RequestLimits",
+    "RewardCase",
+    "RewardTerm",
     "Round",
     "RoundBudget",
     "RoundCallback",
@@ -205,6 +226,7 @@ __all__ = [
     "VLLMServer",
     "Verdict",
     "Verifier",
+    "WeightedTerm",
     "abstain",
     "export_checkpoint",
 ]

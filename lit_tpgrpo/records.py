@@ -124,13 +124,36 @@ class Thought:
 
 
 @dataclass(frozen=True, slots=True)
+class Reward:
+    """The reward of one solution: a weighted sum of terms (``lit_tpgrpo.rewards``).
+
+    ``total`` is the sum of weight * value over the terms that apply, None if none does: the solution is then neither rewarded
+    nor trained on. ``outcome`` is the part of it that the outcome terms give, 0 without one. ``terms`` has each term's value,
+    without its weight; None where the term skipped the solution.
+    """
+
+    total: float | None
+    outcome: float
+    terms: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
 class JudgedSolution:
-    """A solution with its outcome and verdict. ``answer`` is the extracted answer, None if there is none."""
+    """A solution with its outcome and verdict. ``answer`` is the extracted answer, None if there is none.
+
+    ``reward`` is None in a run without ``data.rewards``: the reward is then +1 for CORRECT, -1 for other decided outcomes.
+    """
 
     solution: Solution
     outcome: Outcome
     answer: str | None
     verdict: Verdict
+    reward: Reward | None = None
+
+    @property
+    def is_rewarded(self) -> bool:
+        """Whether the solution has a reward: its outcome is known, and a term applies to it."""
+        return self.outcome is not Outcome.UNDECIDED and (self.reward is None or self.reward.total is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +176,13 @@ class JudgedGroup:
 
     @property
     def decided(self) -> tuple[JudgedSolution, ...]:
-        """The solutions with a known outcome, over which the group's statistics are computed."""
+        """The solutions with a known outcome, over which acc_G is computed."""
         return tuple(s for s in self.solutions if s.outcome is not Outcome.UNDECIDED)
+
+    @property
+    def rewarded(self) -> tuple[JudgedSolution, ...]:
+        """The solutions with a reward, over which rewards are standardised: the decided ones, unless all terms skip some."""
+        return tuple(s for s in self.solutions if s.is_rewarded)
 
     @property
     def accuracy(self) -> float:
@@ -184,7 +212,9 @@ class Round:
     """This rank's share of the rollouts sampled by one policy version, in training order.
 
     The index of a solution is its group's index in the round over all ranks, times G, plus its sample. ``credited_indices``
-    and ``kept_indices`` ascend. ``metrics`` are those of all ranks.
+    and ``kept_indices`` ascend. ``metrics`` are those of all ranks. ``dropped`` are groups that dynamic sampling leaves out:
+    they are neither judged (their verdicts abstain) nor credited. ``consumed`` is the number of problems that the round took
+    over all ranks, None for the usual number.
     """
 
     index: int
@@ -196,6 +226,8 @@ class Round:
     credited_indices: tuple[int, ...] = ()
     kept_indices: tuple[int, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    dropped: tuple[JudgedGroup, ...] = ()
+    consumed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

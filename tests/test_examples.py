@@ -17,6 +17,7 @@ from examples.parts.credit import LastThoughtCredit
 from examples.parts.engine import PlainEngine
 from examples.parts.judge import KeywordJudge
 from examples.parts.keep import keep_closed
+from examples.parts.reward import Brief
 from examples.parts.source import RepeatedSums
 from examples.parts.verifier import LastNumberVerifier
 from lit_tpgrpo.cli import main
@@ -37,6 +38,8 @@ from lit_tpgrpo.records import (
     StopReason,
     Verdict,
 )
+from lit_tpgrpo.rewards import RewardCase
+from lit_tpgrpo.text.formats.think_tags import ThinkTags
 from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.base import Verifier
 
@@ -123,6 +126,17 @@ def test_the_correction_is_the_square_root_within_its_bounds():
     torch.testing.assert_close(weights, torch.tensor([2.0, 0.5, 2.0, 0.3]))
 
 
+@pytest.mark.parametrize(
+    ("outcome", "block", "value"),
+    [(Outcome.CORRECT, "x" * 50, 0.75), (Outcome.CORRECT, "x" * 300, 0.0), (Outcome.INCORRECT, "x", None)],
+)
+def test_the_reward_falls_with_the_answer_block(outcome: Outcome, block: str, value: float | None):
+    text = "<think>so</think>" + block
+    solution = Solution("p", 0, (1,), (2,), (-0.5,), StopReason.EOS, 0, text, (0,))
+    case = RewardCase(Problem("p", "?", "1"), solution, outcome, "1", (), ThinkTags().divide(text), ())
+    assert Brief()(case) == value
+
+
 class PolicyOf:
     """What an engine asks of the module that trains."""
 
@@ -171,3 +185,4 @@ def test_all_of_them_train_by_the_command_line(tmp_path: Path, monkeypatch: pyte
     assert events.Scalars("judge/steps")[0].value > 0
     assert events.Scalars("verify/pairs")[0].value == 4
     assert events.Scalars("mismatch/weight_mean")
+    assert events.Scalars("reward/brief_skipped")

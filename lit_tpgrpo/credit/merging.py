@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.functional.advantages import merge_runs, standardise_group
+from lit_tpgrpo.functional.advantages import merge_runs, standardise_group, standardise_part
 from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome, StepLabel, StopReason, Thought, Verdict
 
 _LABELS = list(StepLabel)
@@ -19,27 +20,55 @@ _FAMILY = {
 
 
 def outcome_advantages(group: JudgedGroup, ddof: int, eps: float) -> list[float | None]:
-    """Standardise outcome rewards, +1 (CORRECT) and -1 (INCORRECT, UNVERIFIABLE), within the group (paper, Setting).
+    """Standardise rewards within the group (paper, Setting).
 
-    Mean and standard deviation are over the decided solutions.
+    A reward is +1 (CORRECT) or -1 (INCORRECT, UNVERIFIABLE), or the weighted sum of ``data.rewards``. Mean and standard
+    deviation are over the rewarded solutions: those that are decided, and to which a term applies.
 
     Returns:
-        The advantage of each solution. None means no credit: for an UNDECIDED solution, and for all solutions if fewer than
-        two are decided, since a single one cannot be compared.
+        The advantage of each solution. None means no credit: for an UNDECIDED solution, one that all terms skipped, and for all
+        solutions if fewer than two are rewarded, since a single one cannot be compared.
 
     Raises:
         ConfigError: a single solution was sampled.
     """
+    totals = torch.tensor([_rewards(s)[0] for s in group.rewarded], dtype=torch.float64)
+    return _per_solution(group, lambda: standardise_group(totals, ddof, eps))
+
+
+def outcome_parts(group: JudgedGroup, ddof: int, eps: float) -> list[float | None]:
+    """Return the outcome's part of each solution's standardised reward: m of an incorrect solution.
+
+    With o the outcome's part of the reward R, that is (o - mean(o)) / (std(R) + eps): not positive for an incorrect solution.
+    Where the outcome is the only term, it is equal to ``outcome_advantages``, bit for bit; without an outcome term it is 0.
+
+    Returns:
+        A number or None for each solution, as ``outcome_advantages``.
+    """
+    rewards = torch.tensor([_rewards(s) for s in group.rewarded], dtype=torch.float64).reshape(-1, 2)
+    return _per_solution(group, lambda: standardise_part(rewards[:, 1].clone(), rewards[:, 0].clone(), ddof, eps))
+
+
+def _rewards(judged: JudgedSolution) -> tuple[float, float]:
+    """Return the reward of a rewarded solution and the outcome's part of it."""
+    if judged.reward is None:
+        reward = 1.0 if judged.outcome is Outcome.CORRECT else -1.0
+        return reward, reward
+    assert judged.reward.total is not None
+    return judged.reward.total, judged.reward.outcome
+
+
+def _per_solution(group: JudgedGroup, standardised: Callable[[], Tensor]) -> list[float | None]:
+    """Return one value per solution of the group, None where there is no reward or nothing to compare it with."""
     if len(group.solutions) < 2:
         raise ConfigError(
             f"problem {group.problem.uid!r} has {len(group.solutions)} solution: an advantage is a reward relative to "
             "the other solutions of the group; sample at least 2 (group_size)"
         )
-    if len(group.decided) < 2:
+    if len(group.rewarded) < 2:
         return [None] * len(group.solutions)
-    rewards = [1.0 if s.outcome is Outcome.CORRECT else -1.0 for s in group.decided]
-    standardised = iter(standardise_group(torch.tensor(rewards, dtype=torch.float64), ddof, eps).tolist())
-    return [None if s.outcome is Outcome.UNDECIDED else next(standardised) for s in group.solutions]
+    values = iter(standardised().tolist())
+    return [next(values) if s.is_rewarded else None for s in group.solutions]
 
 
 def ability_reward(alpha: float, group: JudgedGroup) -> float:

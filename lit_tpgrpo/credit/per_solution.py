@@ -6,7 +6,7 @@ import torch
 
 from lit_tpgrpo.credit.merging import agrees_with_answer, merge_thoughts, thought_lengths
 from lit_tpgrpo.functional.advantages import closed_form_advantages, process_rewards, suffix_sum_advantages
-from lit_tpgrpo.records import CreditedSolution, JudgedSolution, Outcome, Thought
+from lit_tpgrpo.records import CreditedSolution, JudgedSolution, Thought
 
 
 def credit_outcome(judged: JudgedSolution, outcome: float, thoughts: tuple[Thought, ...]) -> CreditedSolution:
@@ -21,27 +21,31 @@ def credit_nothing(judged: JudgedSolution) -> CreditedSolution:
 
 
 def credit_thoughts(
-    judged: JudgedSolution, outcome: float, thoughts: tuple[Thought, ...], r_c: float
+    judged: JudgedSolution, outcome: float, thoughts: tuple[Thought, ...], m: float
 ) -> CreditedSolution:
-    """Credit merged thoughts by TP-GRPO's table; without a process reward (see ``agrees_with_answer``), the outcome only."""
+    """Credit merged thoughts by TP-GRPO's table; without a process reward (see ``agrees_with_answer``), the outcome only.
+
+    Args:
+        judged: the solution.
+        outcome: its standardised reward.
+        thoughts: its merged thoughts.
+        m: size of its process rewards, see ``GroupRelativeCredit.process_magnitude``.
+    """
     agrees = agrees_with_answer(judged, thoughts)
     if agrees is None:
         return credit_outcome(judged, outcome, thoughts)
-    m = magnitude(judged, outcome, r_c)
     advantages = closed_form_advantages(agrees, outcome, m, thought_lengths(thoughts))
     return CreditedSolution(judged, outcome, thoughts, tuple(process_rewards(agrees, m).tolist()), advantages.float())
 
 
-def credit_steps(judged: JudgedSolution, outcome: float, steps: tuple[Thought, ...], r_c: float) -> CreditedSolution:
-    """Credit unmerged steps: a token's advantage is the sum of the rewards at its step's end and after, without telescoping."""
+def credit_steps(judged: JudgedSolution, outcome: float, steps: tuple[Thought, ...], m: float) -> CreditedSolution:
+    """Credit unmerged steps: a token's advantage is the sum of the rewards at its step's end and after, without telescoping.
+
+    The arguments are those of ``credit_thoughts``.
+    """
     agrees = agrees_with_answer(judged, steps)
     if agrees is None:
         return credit_outcome(judged, outcome, steps)
-    rewards = process_rewards(agrees, magnitude(judged, outcome, r_c))
+    rewards = process_rewards(agrees, m)
     advantages = suffix_sum_advantages(rewards, outcome, thought_lengths(steps))
     return CreditedSolution(judged, outcome, steps, tuple(rewards.tolist()), advantages.float())
-
-
-def magnitude(judged: JudgedSolution, outcome: float, r_c: float) -> float:
-    """Return m: r_c for a correct solution, the standardised outcome reward for an incorrect one (paper, Stage II)."""
-    return r_c if judged.outcome is Outcome.CORRECT else outcome

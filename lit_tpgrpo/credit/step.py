@@ -29,4 +29,5 @@ class StepCredit(GroupRelativeCredit):
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
         """Compute suffix sums over unmerged steps."""
-        return credit_steps(judged, outcome, single_steps(judged.verdict), ability_reward(self.alpha, group))
+        m = self.process_magnitude(group, judged, ability_reward(self.alpha, group))
+        return credit_steps(judged, outcome, single_steps(judged.verdict), m)

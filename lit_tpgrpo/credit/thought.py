@@ -31,4 +31,5 @@ class ThoughtCredit(GroupRelativeCredit):
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
         """Apply the paper's table to merged thoughts."""
-        return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), ability_reward(self.alpha, group))
+        m = self.process_magnitude(group, judged, ability_reward(self.alpha, group))
+        return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), m)

@@ -29,4 +29,5 @@ class UnadaptedThoughtCredit(GroupRelativeCredit):
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
         """Apply the paper's table with the constant to merged thoughts."""
-        return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), self.magnitude)
+        m = self.process_magnitude(group, judged, self.magnitude)
+        return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), m)

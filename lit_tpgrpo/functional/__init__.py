@@ -10,6 +10,7 @@ from lit_tpgrpo.functional.advantages import (
     merge_runs,
     process_rewards,
     standardise_group,
+    standardise_part,
     suffix_sum_advantages,
 )
 from lit_tpgrpo.functional.aggregation import NORMALISATIONS, BatchCounts, sequence_weights, token_weights
@@ -35,6 +36,7 @@ __all__ = [
     "selected_logprobs",
     "sequence_weights",
     "standardise_group",
+    "standardise_part",
     "suffix_sum_advantages",
     "token_weights",
 ]

@@ -5,8 +5,9 @@ the sum of the rewards at the step ends at or after it; TP-GRPO (arXiv 2507.2331
 end of each thought instead.
 
 A thought *agrees with the answer* if it has the label of the answer block: CORRECT in a correct solution, MATCHED in an
-incorrect one. In these terms one rule covers both kinds of solution. With r = the standardised outcome reward and
-m = r_c = alpha * capability for a correct solution, m = r (<= 0) for an incorrect one:
+incorrect one. In these terms one rule covers both kinds of solution. With r = the standardised reward and
+m = r_c = alpha * capability for a correct solution, m = the outcome's part of r (<= 0; all of r where the outcome is the only
+reward) for an incorrect one:
 
     process reward = +m if the thought agrees with the answer, -m if it does not, 0 for the last thought
 
@@ -14,7 +15,7 @@ The last thought, which contains the answer block, gets only r, because merged t
 telescopes to the table of the paper's two propositions (any other reward there would shift every token by it):
 
     correct solution,   correct thought      r            incorrect solution, matched thought     r
-    correct solution,   incorrect thought    r - r_c      incorrect solution, unmatched thought   0
+    correct solution,   incorrect thought    r - r_c      incorrect solution, unmatched thought   r - m, 0 by outcome alone
 
 ``suffix_sum_advantages`` is the definition and serves as the reference. Training uses ``closed_form_advantages``, the table:
 it is exact (an advantage that should be 0 is 0, so batches can be filtered on it) and needs one pass.
@@ -42,6 +43,45 @@ def standardise_group(rewards: Tensor, ddof: int = 1, eps: float = 1e-6) -> Tens
     >>> standardise_group(torch.tensor([1.0, -1.0, -1.0, -1.0]), eps=0.0)  # mean -0.5, variance (2.25 + 3 * 0.25) / 3 = 1
     tensor([ 1.5000, -0.5000, -0.5000, -0.5000])
     """
+    _check_rewards(rewards, ddof, eps)
+    return _standardised_part(rewards, rewards, ddof, eps)
+
+
+def standardise_part(part: Tensor, rewards: Tensor, ddof: int = 1, eps: float = 1e-6) -> Tensor:
+    """Compute what one summand of the rewards adds to their standardised values: (p - mean(p)) / (std(r) + eps).
+
+    The parts of a sum add up to ``standardise_group`` of the sum, and the part that is all of it is equal to it. Exactly zero
+    if the parts are all equal, or the rewards are.
+
+    Args:
+        part: (G,) floating point, the summand in question of each solution's reward.
+        rewards: (G,) floating point, the whole rewards.
+        ddof: as for ``standardise_group``.
+        eps: added to the standard deviation of the rewards.
+
+    Returns:
+        (G,) of the same dtype.
+
+    >>> part, rest = torch.tensor([1.0, -1.0, -1.0]), torch.tensor([-1.0, 0.0, 1.0])
+    >>> standardise_part(part, part + rest, eps=0.0)  # rewards 0, -1, 0: std sqrt(1/3); part - mean: 4/3, -2/3, -2/3
+    tensor([ 2.3094, -1.1547, -1.1547])
+    """
+    if part.shape != rewards.shape:
+        raise ValueError(
+            f"expected one part for each reward, got shapes {tuple(part.shape)} and {tuple(rewards.shape)}"
+        )
+    _check_rewards(rewards, ddof, eps)
+    return _standardised_part(part, rewards, ddof, eps)
+
+
+def _standardised_part(part: Tensor, rewards: Tensor, ddof: int, eps: float) -> Tensor:
+    # Compare values instead of testing std == 0: the mean of equal floats may be rounded, and (r - mean) / eps be large.
+    if bool((rewards == rewards[0]).all()) or bool((part == part[0]).all()):
+        return torch.zeros_like(part)
+    return (part - part.mean()) / (rewards.std(correction=ddof) + eps)
+
+
+def _check_rewards(rewards: Tensor, ddof: int, eps: float) -> None:
     if rewards.ndim != 1 or not rewards.is_floating_point():
         raise ValueError(f"expected floating point rewards of shape (G,), got {rewards.dtype} {tuple(rewards.shape)}")
     if ddof not in (0, 1):
@@ -50,10 +90,6 @@ def standardise_group(rewards: Tensor, ddof: int = 1, eps: float = 1e-6) -> Tens
         raise ValueError(f"a standard deviation with ddof={ddof} needs at least {ddof + 1} rewards, got {len(rewards)}")
     if eps < 0:
         raise ValueError(f"eps must not be negative, got {eps}")
-    # Compare rewards instead of testing std == 0: the mean of equal floats may be rounded, and (r - mean) / eps be large.
-    if bool((rewards == rewards[0]).all()):
-        return torch.zeros_like(rewards)
-    return (rewards - rewards.mean()) / (rewards.std(correction=ddof) + eps)
 
 
 def merge_runs(labels: Tensor) -> Tensor:
@@ -82,7 +118,7 @@ def process_rewards(agrees_with_answer: Tensor, magnitude: float) -> Tensor:
 
     Args:
         agrees_with_answer: (T,) bool; the last thought contains the answer, so its entry is True.
-        magnitude: m in the module docstring: r_c for a correct solution, the (non-positive) standardised outcome
+        magnitude: m in the module docstring: r_c for a correct solution, the (non-positive) outcome part of the standardised
             reward for an incorrect one.
 
     Returns:
@@ -128,7 +164,8 @@ def closed_form_advantages(
     Args:
         agrees_with_answer: (T,) bool, last entry True.
         outcome_advantage: the standardised outcome reward r.
-        magnitude: r_c for a correct solution, r for an incorrect one (whose unmatched tokens then get exactly 0).
+        magnitude: r_c for a correct solution, the outcome's part of r for an incorrect one (all of r where the outcome is the
+            only reward: unmatched tokens then get exactly 0).
         lengths: (T,) int64, tokens of each thought.
 
     Returns:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
+    from lit_tpgrpo.rollout.capability import Capability
     from lit_tpgrpo.rollout.correction import Correction
     from lit_tpgrpo.rollout.filters import KEEP_RULES, KeepRule
     from lit_tpgrpo.rollout.hooks import RolloutSource, RoundCallback
-    from lit_tpgrpo.rollout.rounds import Assignment, Capability, RoundMaker
+    from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
     from lit_tpgrpo.rollout.store import RoundStore
 else:
     __getattr__, __dir__ = lazy_attributes(
@@ -23,7 +24,8 @@ else:
             "correction": "Correction",
             "filters": "KEEP_RULES KeepRule",
             "hooks": "RoundCallback RolloutSource",
-            "rounds": "Assignment Capability RoundMaker",
+            "capability": "Capability",
+            "rounds": "Assignment RoundMaker",
             "store": "RoundStore",
         },
     )

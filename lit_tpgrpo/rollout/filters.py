@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from lit_tpgrpo.arguments import accepted, shown
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import callable_name
-from lit_tpgrpo.records import CreditedSolution
+from lit_tpgrpo.records import CreditedSolution, StopReason
 
 KeepRule = Callable[[CreditedSolution], bool]
 KeepName = Literal["all", "nonzero_advantage", "nonzero_process_reward"]
+TruncatedName = Literal["rewarded", "masked"]
 
 
 def keep_all(solution: CreditedSolution) -> bool:
@@ -37,6 +39,25 @@ KEEP_RULES: dict[KeepName, KeepRule] = {
     "nonzero_advantage": keep_nonzero_advantage,
     "nonzero_process_reward": keep_nonzero_process_reward,
 }
+
+
+@dataclass(frozen=True)
+class WithoutTruncated:
+    """Keep what a rule keeps, unless the token limit cut the solution short (DAPO's overlong filtering, section 3.4)."""
+
+    rule: KeepRule
+
+    def __call__(self, solution: CreditedSolution) -> bool:
+        return solution.judged.solution.stop is not StopReason.LENGTH and is_kept(self.rule, solution)
+
+
+def with_truncated(rule: KeepRule, truncated: TruncatedName) -> KeepRule:
+    """Return a rule that keeps truncated solutions as ``rule`` does (``rewarded``), or none of them (``masked``).
+
+    A masked solution is in no batch: it counts neither in the loss nor in the tokens or solutions by which the loss is
+    divided. Its outcome counts in acc_G, and its reward in its group's mean and standard deviation.
+    """
+    return WithoutTruncated(rule) if truncated == "masked" else rule
 
 
 def as_keep_rule(value: Any, where: str) -> KeepRule:

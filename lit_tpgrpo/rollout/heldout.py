@@ -10,7 +10,8 @@ from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import EvaluatedGroup, Round
-from lit_tpgrpo.rollout.rounds import Assignment, Capability, RoundMaker
+from lit_tpgrpo.rollout.capability import Capability
+from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.trainer_state import policy_of, sampling_precision

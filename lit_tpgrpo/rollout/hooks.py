@@ -10,7 +10,7 @@ import lightning as L
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge
 from lit_tpgrpo.records import EvaluatedGroup, JudgedGroup, Problem, Round
-from lit_tpgrpo.rollout.rounds import Capability
+from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.trainer_state import callbacks_of
 
 Split = Literal["val", "test", "predict"]

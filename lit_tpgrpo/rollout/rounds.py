@@ -1,43 +1,45 @@
-"""The stages of a round: sample what the store lacks, verify, judge, assign credit, filter."""
+"""The stages of a round: sample what the store lacks, verify, reward, judge, assign credit, filter."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.base import CreditAssignment
-from lit_tpgrpo.credit.merging import check_verdict
 from lit_tpgrpo.engines.base import Batching, Engine, Policy, SamplingParams
-from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import settings_of
-from lit_tpgrpo.judges.base import Counts, Judge, JudgeCase, RefreshableJudge, abstain, tally_of
+from lit_tpgrpo.judges.base import Counts, Judge, RefreshableJudge, tally_of
 from lit_tpgrpo.records import (
     CreditedSolution,
     JudgedGroup,
     JudgedSolution,
-    Outcome,
     Problem,
+    Reward,
     Round,
-    Solution,
     Verdict,
 )
+from lit_tpgrpo.rewards.base import VerifiedSolution
+from lit_tpgrpo.rewards.weighted import WeightedRewards
+from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.filters import KeepRule, is_kept
+from lit_tpgrpo.rollout.judging import judge_groups
 from lit_tpgrpo.rollout.prompts import PromptTemplate
-from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups, verify_solutions
+from lit_tpgrpo.rollout.rewarding import reward_solutions
+from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups
 from lit_tpgrpo.rollout.store import RoundFile, Sampled
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
+from lit_tpgrpo.rollout.verifying import VerifiedGroups, verify_groups
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.signals import STOP
-from lit_tpgrpo.text.formats.base import Division, SolutionFormat
+from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
-from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.base import Verifier
 
 log = logging.getLogger(__name__)
@@ -71,32 +73,9 @@ def assign_problems(trainer: L.Trainer, problems: Sequence[Problem], seed: int, 
     ]
 
 
-class Capability(Protocol):
-    """The policy's capability per problem: scales r_c and may weight the sampling of problems."""
-
-    def scale(self, uid: str, accuracy: float) -> float:
-        """Return the factor of r_c, given this round's acc_G. Called once per group, in the round's order."""
-        ...
-
-    def weights(self, uids: Sequence[str]) -> Sequence[float] | None:
-        """Return the problems' sampling weights for the next round, None for a plain shuffle."""
-        ...
-
-
-class GroupAccuracy:
-    """The paper's rule: capability is acc_G, problems are sampled in shuffled passes."""
-
-    def scale(self, uid: str, accuracy: float) -> float:
-        """Return acc_G."""
-        return accuracy
-
-    def weights(self, uids: Sequence[str]) -> None:
-        """Weight no problem: passes are plain shuffles."""
-
-
 @dataclass(frozen=True)
 class RoundMaker:
-    """Engine, verifier, judge and credit of a round; ``make`` runs them in order."""
+    """Engine, verifier, rewards, judge and credit of a round; ``make`` runs them in order."""
 
     engine: Engine
     verifier: Verifier
@@ -109,6 +88,7 @@ class RoundMaker:
     template: PromptTemplate
     show_progress: bool = True
     format: SolutionFormat = field(default_factory=ThinkTags)
+    rewards: WeightedRewards | None = None
 
     def sampling_settings(self, problems: Sequence[Problem], version: int, weights: str, seed: int) -> dict[str, Any]:
         """Return what stored solutions must have been sampled with to be reused.
@@ -156,7 +136,7 @@ class RoundMaker:
     ) -> tuple[Round, RoundTally]:
         """Return this rank's share of a round, and its sums for the metrics.
 
-        Solutions and verdicts in ``file`` are reused.
+        Solutions, verdicts and rewards in ``file`` are reused.
 
         Args:
             index: of the round.
@@ -166,36 +146,81 @@ class RoundMaker:
             policy_version: optimizer steps behind the weights that sample.
             on_group: called with each judged group, before credit is assigned to it.
         """
+        verified = self.sample(index, assignments, file, policy_version)
+        return self.complete(
+            index, assignments, verified, file, capability, policy_version=policy_version, on_group=on_group
+        )
+
+    def sample(
+        self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
+    ) -> VerifiedGroups:
+        """Sample and verify the groups of this rank's problems; the arguments are those of ``make``."""
         started = time.perf_counter()
         groups, new_tokens = self._sample(index, assignments, file, policy_version)
         sampled = time.perf_counter()
-        judged = self._judge(index, groups, file)
-        finished = time.perf_counter()
+        verified, verdicts = verify_groups(self.verifier, self.format, groups, file)
+        return VerifiedGroups(verified, verdicts, new_tokens, sampled - started, time.perf_counter() - sampled)
+
+    def complete(
+        self,
+        index: int,
+        assignments: Sequence[Assignment],
+        verified: VerifiedGroups,
+        file: RoundFile,
+        capability: Capability,
+        *,
+        policy_version: int,
+        on_group: Callable[[JudgedGroup], None] = lambda group: None,
+        dropped: Collection[int] = (),
+    ) -> tuple[Round, RoundTally]:
+        """Reward, judge and credit verified groups; the remaining arguments are those of ``make``.
+
+        Args:
+            index: of the round.
+            assignments: this rank's problems, in the order of their group indices.
+            verified: their groups.
+            file: the round on disk.
+            capability: scales r_c.
+            policy_version: optimizer steps behind the weights that sampled.
+            on_group: called with each group, before credit is assigned to it; with a dropped one too.
+            dropped: indices of groups that are not trained on: they are neither rewarded nor judged.
+        """
+        started = time.perf_counter()
+        rewards: dict[tuple[int, int], Reward] = {}
+        if self.rewards is not None:
+            todo = {g: group for g, group in verified.groups.items() if g not in dropped}
+            rewards = reward_solutions(self.rewards, todo, file, f"round {index}: rewards", self.show_progress)
+        verdicts = judge_groups(self.judge, verified, file, dropped, f"round {index}: judging", show=self.show_progress)
+        judging_seconds = verified.verifying_seconds + time.perf_counter() - started
         credited: list[CreditedSolution] = []
         indices: list[int] = []
-        scaled: list[JudgedGroup] = []
-        for assignment, group in zip(assignments, judged, strict=True):
+        groups: dict[int, JudgedGroup] = {}
+        for g in (a.group_index for a in assignments):
+            group = _judged_group(g, verified.groups[g], verdicts, rewards)
             if group.decided:  # without a decided solution acc_G would read 0
                 group = replace(group, capability=capability.scale(group.problem.uid, group.accuracy))
                 on_group(group)
-            scaled.append(group)
-            solutions = self.credit(scaled[-1])
-            credited += solutions
-            indices += [assignment.group_index * self.group_size + sample for sample in range(len(solutions))]
-        keeps = [s.judged.outcome is not Outcome.UNDECIDED and is_kept(self.keep, s) for s in credited]
+            groups[g] = group
+            if g not in dropped:
+                solutions = self.credit(group)
+                credited += solutions
+                indices += [g * self.group_size + sample for sample in range(len(solutions))]
+        keeps = [s.judged.is_rewarded and is_kept(self.keep, s) for s in credited]
         round_ = Round(
             index,
             policy_version,
             self.sampling.temperature,
-            tuple(scaled),
+            tuple(group for g, group in groups.items() if g not in dropped),
             tuple(credited),
             tuple(itertools.compress(credited, keeps)),
             tuple(indices),
             tuple(itertools.compress(indices, keeps)),
+            dropped=tuple(group for g, group in groups.items() if g in dropped),
         )
-        verified = Counts(self.verifier.metrics())
-        seconds = (sampled - started, finished - sampled)
-        return round_, tally_round(round_, new_tokens, *seconds, verified, tally_of(self.judge))
+        verifier = Counts(self.verifier.metrics())
+        seconds = (verified.sampling_seconds, judging_seconds)
+        terms = () if self.rewards is None else tuple(self.rewards.terms)
+        return round_, tally_round(round_, verified.new_tokens, *seconds, verifier, tally_of(self.judge), terms)
 
     def _sample(
         self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
@@ -228,42 +253,6 @@ class RoundMaker:
         self.engine.sleep()
         return {a.group_index: done[a.group_index] for a in assignments}, new_tokens
 
-    def _judge(self, index: int, groups: Mapping[int, Sampled], file: RoundFile) -> list[JudgedGroup]:
-        done = {key: stored for key, stored in file.verdicts(groups).items() if _is_valid(groups, key, stored)}
-        todo = [
-            (g, problem, solution)
-            for g, (problem, solutions) in groups.items()
-            for solution in solutions
-            if (g, solution.sample) not in done
-        ]
-        checked = verify_solutions(self.verifier, [(p, s) for _, p, s in todo], self.format)
-        cases = [
-            _judge_case(p, s, outcome, self.format.divide(s.text))
-            for (_, p, s), (outcome, _) in zip(todo, checked, strict=True)
-        ]
-
-        def keep(i: int, verdict: Verdict) -> None:
-            (g, problem, solution), (outcome, answer) = todo[i], checked[i]
-            done[g, solution.sample] = (outcome, answer, verdict)
-            file.add_verdict(g, problem, solution, outcome, answer, verdict)
-
-        decided = [i for i, case in enumerate(cases) if case.outcome is not Outcome.UNDECIDED]
-        # Stored as well: if they were decided after a restart, a round that is partly trained on would change.
-        for i in sorted(set(range(len(cases))) - set(decided)):
-            keep(i, abstain(cases[i], "the verifier left the outcome undecided"))
-        if decided:
-            verdicts = self.judge.judge([cases[i] for i in decided])
-            for i, verdict in bar(verdicts, f"round {index}: judging", len(decided), self.show_progress, "solution"):
-                keep(decided[i], verdict)
-                STOP.check()
-        judged = sum((g, solution.sample) in done for g, _, solution in todo)
-        if judged < len(todo):
-            raise ConfigError(
-                f"the judge {type(self.judge).__name__} gave no verdict on {len(todo) - judged} of {len(todo)} solutions; "
-                "expected an (index, Verdict) for each case"
-            )
-        return [_judged_group(g, problem, solutions, done) for g, (problem, solutions) in groups.items()]
-
 
 def stored_groups(
     file: RoundFile, assignments: Sequence[Assignment], group_size: int, policy_version: int
@@ -281,25 +270,16 @@ def stored_groups(
     }
 
 
-def _is_valid(groups: Mapping[int, Sampled], key: tuple[int, int], stored: tuple[Outcome, str | None, Verdict]) -> bool:
-    """Return whether a stored verdict is valid for its solution; otherwise the solution is judged again."""
-    group_index, sample = key
-    try:
-        check_verdict(JudgedSolution(groups[group_index][1][sample], *stored))
-    except ValueError as error:
-        log.warning("%s; the solution is judged again", error)
-        return False
-    return True
-
-
-def _judge_case(problem: Problem, solution: Solution, outcome: Outcome, division: Division) -> JudgeCase:
-    steps = segment_steps(solution.text, solution.token_starts, len(solution.completion_ids), division)
-    return JudgeCase(problem, solution, outcome, steps, division)
-
-
 def _judged_group(
-    group_index: int, problem: Problem, solutions: Sequence[Solution], done: Mapping[tuple[int, int], tuple[Any, ...]]
+    group_index: int,
+    group: Sequence[VerifiedSolution],
+    verdicts: Mapping[tuple[int, int], Verdict],
+    rewards: Mapping[tuple[int, int], Reward],
 ) -> JudgedGroup:
-    judged = tuple(JudgedSolution(s, *done[group_index, s.sample]) for s in solutions)
-    group = JudgedGroup(problem, judged, capability=0.0)
-    return replace(group, capability=group.accuracy)
+    keys = [(group_index, s.solution.sample) for s in group]
+    judged = tuple(
+        JudgedSolution(s.solution, s.outcome, s.answer, verdicts[key], rewards.get(key))
+        for s, key in zip(group, keys, strict=True)
+    )
+    result = JudgedGroup(group[0].problem, judged, capability=0.0)
+    return replace(result, capability=result.accuracy)

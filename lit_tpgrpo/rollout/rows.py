@@ -18,10 +18,11 @@ def judged_rows(round_: Round) -> list[dict[str, Any]]:
 
 
 def judged_row(solution: CreditedSolution) -> dict[str, Any]:
-    """Return a judged solution as plain values; spans are characters of ``text``."""
+    """Return a judged solution as plain values; spans are characters of ``text``. With ``data.rewards`` it has ``reward``."""
     judged = solution.judged
     steps = judged.verdict.steps
-    return {
+    reward = {} if judged.reward is None else {"reward": {"total": judged.reward.total} | dict(judged.reward.terms)}
+    row = {
         "sample": judged.solution.sample,
         "text": judged.solution.text,
         "stop": judged.solution.stop.value,
@@ -44,3 +45,4 @@ def judged_row(solution: CreditedSolution) -> dict[str, Any]:
             for t, reward in zip(solution.thoughts, solution.process_rewards, strict=True)
         ],
     }
+    return row | reward

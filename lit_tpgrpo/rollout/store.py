@@ -2,10 +2,11 @@
 
 One folder per round, shared by all ranks: ``meta.json`` (settings that its solutions depend on), ``judging.json`` (settings
 that its verdicts depend on), and from each rank R: ``solutions.R.jsonl`` (groups sampled in one batch, one batch
-per line), ``verdicts.R.jsonl`` (one judged solution a line) and, where the engine's log-probs are corrected, ``scores.R.jsonl``
-(the trainer's log-probs, one solution a line). Groups are identified by their index in the round over all ranks, and every rank
-reads all files: a run can be resumed on another number of ranks. Append-only; an incomplete last line is dropped when read.
-Only consistent data are used: groups are complete, and verdicts and scores name the solution that they belong to.
+per line), ``verdicts.R.jsonl`` (one judged solution a line); with ``data.rewards`` ``rewards.R.jsonl`` (a term's value for one
+solution a line) and, where the engine's log-probs are corrected, ``scores.R.jsonl`` (the trainer's log-probs, one solution a
+line). Groups are identified by their index in the round over all ranks, and every rank reads all files: a run can be resumed
+on another number of ranks. Append-only; an incomplete last line is dropped when read. Only consistent data are used: groups
+are complete, and verdicts and scores name the solution that they belong to.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -32,9 +34,11 @@ log = logging.getLogger(__name__)
 
 Sampled = tuple[Problem, tuple[Solution, ...]]
 """A problem and its solutions, in the order of their samples."""
+RewardKey = tuple[int, int, str]
+"""Group index, sample and the name of a reward term."""
 K = TypeVar("K")
 _ROUND = re.compile(r"round_\d{6}")
-_OURS = re.compile(r"(meta|judging)\.(json|partial)|(solutions|verdicts|scores)\.\d+\.jsonl")
+_OURS = re.compile(r"(meta|judging)\.(json|partial)|(solutions|verdicts|rewards|scores)\.\d+\.jsonl")
 _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 """Errors of a line that is JSON but not of the expected schema; those of pydantic are ValueErrors."""
 _SOLUTION, _STEPS, _FLOATS = TypeAdapter(Solution), TypeAdapter(tuple[Step, ...]), TypeAdapter(tuple[float, ...])
@@ -213,6 +217,29 @@ class RoundFile:
             },
         )
 
+    def rewards(self, digests: Mapping[RewardKey, str]) -> dict[RewardKey, float | None]:
+        """Return the stored values of reward terms, by (group index, sample, term).
+
+        Args:
+            digests: of what each value must have been computed from, see ``rollout.rewarding``.
+        """
+        stored: dict[RewardKey, float | None] = {}
+        for key, line in self._rows(
+            "rewards", lambda line: [((_int(line["group"]), _int(line["sample"]), _text(line["term"])), line)]
+        ):
+            if key in digests and digests[key] == line.get("of"):
+                try:
+                    stored[key] = _value(line["value"])
+                except _UNREADABLE as error:
+                    log.warning("a reward in %s cannot be read (%s); it is computed again", self.folder, _reason(error))
+        return stored
+
+    def add_reward(self, key: RewardKey, digest: str, value: float | None) -> None:
+        """Append a reward term's value for one solution as one line."""
+        group, sample, term = key
+        row = {"group": group, "sample": sample, "term": term, "of": digest, "value": value}
+        append_line(self._local_file("rewards"), row)
+
     def scores(self, solutions: Mapping[int, Solution]) -> dict[int, tuple[float, ...]]:
         """Return the trainer's log-probs of these solutions, by solution index (group index x G + sample)."""
         digests = {group_index: solution_digest(s) for group_index, s in solutions.items()}
@@ -307,6 +334,12 @@ def _int(value: Any) -> int:
     if type(value) is not int:
         raise TypeError(f"expected a whole number, got {type(value).__name__}")
     return value
+
+
+def _value(value: Any) -> float | None:
+    if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+        raise TypeError(f"expected a finite number or null, got {type(value).__name__}")
+    return None if value is None else float(value)
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lit_tpgrpo.judges.base import Tally
 from lit_tpgrpo.records import CreditedSolution, JudgedSolution, Outcome, Round, StepLabel, StopReason
+
+_REWARD, _REWARDED, _SKIPPED = "reward of ", "rewarded by ", "skipped by "  # sums by reward term
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,20 @@ class RoundTally:
         Accuracy, reward and the metrics of judge and credit cover the solutions whose outcome is decided.
         ``judge/wrong_thought_share`` counts INCORRECT and MATCHED thoughts among all labelled ones;
         ``credit/advantage_variance`` is the paper's diagnostic, over all tokens of all credited solutions.
-        ``rollout/tokens_per_s`` is that of all ranks together, over the time of the slowest.
+        ``rollout/tokens_per_s`` is that of all ranks together, over the time of the slowest. Groups that dynamic sampling
+        dropped count in ``rollout/`` and not in the others. With ``data.rewards``, ``reward/NAME`` is a term's mean without
+        its weight, over the decided solutions that it did not skip, ``reward/NAME_skipped`` how many it skipped,
+        ``reward/total`` the weighted sum's.
         """
         s = self.sums
-        n, decided, credited_tokens = s["solutions"], s["decided"], s["credited_tokens"]
+        n, decided, judged, credited_tokens = s["solutions"], s["decided"], s["judged"], s["credited_tokens"]
         mean = _ratio(s["advantage"], credited_tokens)
+        rewards = {
+            f"reward/{name.removeprefix(_REWARD)}": _ratio(value, s[f"{_REWARDED}{name.removeprefix(_REWARD)}"])
+            for name, value in s.items()
+            if name.startswith(_REWARD)
+        }
+        rewards |= {f"reward/{n.removeprefix(_SKIPPED)}_skipped": v for n, v in s.items() if n.startswith(_SKIPPED)}
         services = {f"verify/{k}": v for k, v in self.verified.metrics().items()}
         services |= {f"judge/{k}": v for k, v in self.judged.metrics().items()}
         return {
@@ -61,8 +72,8 @@ class RoundTally:
             "rollout/seconds": self.maxima["sampling_seconds"],
             "rollout/tokens_per_s": _ratio(s["new_tokens"], self.maxima["sampling_seconds"]),
             "judge/seconds": self.maxima["judging_seconds"],
-            "judge/abstained_share": _ratio(s["abstained"], decided),
-            "judge/thoughts_per_solution": _ratio(s["thoughts"], decided),
+            "judge/abstained_share": _ratio(s["abstained"], judged),
+            "judge/thoughts_per_solution": _ratio(s["thoughts"], judged),
             "judge/wrong_thought_share": _ratio(
                 s["incorrect_thoughts"] + s["matched_thoughts"], s["labelled_thoughts"]
             ),
@@ -75,21 +86,29 @@ class RoundTally:
             "credit/advantage_variance": max(0.0, _ratio(s["advantage_squared"], credited_tokens) - mean * mean),
             "credit/process_token_share": _ratio(s["process_tokens"], credited_tokens),
             "credit/negative_token_share": _ratio(s["negative_tokens"], credited_tokens),
-        } | services
+        } | (rewards | services)
 
 
 def tally_round(
-    round_: Round, new_tokens: int, sampling_seconds: float, judging_seconds: float, verified: Tally, judged: Tally
+    round_: Round,
+    new_tokens: int,
+    sampling_seconds: float,
+    judging_seconds: float,
+    verified: Tally,
+    judged: Tally,
+    terms: Sequence[str] = (),
 ) -> RoundTally:
-    """Compute the sums and maxima of one rank; a rank without a group has zeros."""
-    solutions = [s for group in round_.groups for s in group.solutions]
+    """Compute the sums and maxima of one rank; a rank without a group has zeros. ``terms`` names the reward terms."""
+    groups = (*round_.groups, *round_.dropped)
+    solutions = [s for group in groups for s in group.solutions]
     lengths = [len(s.solution.completion_ids) for s in solutions]
     sums = {
         "solutions": len(solutions),
-        "groups": len(round_.groups),
-        "mixed_groups": sum(0 < g.accuracy < 1 for g in round_.groups),
+        "groups": len(groups),
+        "mixed_groups": sum(0 < g.accuracy < 1 for g in groups),
         "correct": sum(s.outcome is Outcome.CORRECT for s in solutions),
-        "decided": sum(len(g.decided) for g in round_.groups),
+        "decided": sum(len(g.decided) for g in groups),
+        "judged": sum(len(g.decided) for g in round_.groups),
         "unverifiable": sum(s.outcome is Outcome.UNVERIFIABLE for s in solutions),
         "truncated": sum(s.solution.stop is StopReason.LENGTH for s in solutions),
         "no_answer_block": sum(not _answers(s) for s in solutions),
@@ -99,7 +118,7 @@ def tally_round(
         "new_tokens": new_tokens,
         "kept": len(round_.kept),
     }
-    sums |= _thought_sums(round_) | _advantage_sums(round_)
+    sums |= _thought_sums(round_) | _advantage_sums(round_) | _reward_sums(round_, terms)
     maxima = {
         "length": max(lengths, default=0),
         "sampling_seconds": sampling_seconds,
@@ -147,6 +166,18 @@ def _advantage_sums(round_: Round) -> dict[str, float]:
     }
 
 
+def _reward_sums(round_: Round, terms: Sequence[str]) -> dict[str, float]:
+    """Return of each term, and of the total, the sum of its values, their number, and how many solutions it skipped."""
+    rewards = [s.reward for g in round_.groups for s in g.decided if s.reward is not None]
+    columns = {name: [r.terms[name] for r in rewards] for name in terms}
+    columns |= {"total": [r.total for r in rewards]} if terms else {}
+    sums: dict[str, float] = {}
+    for name, column in columns.items():
+        values = [value for value in column if value is not None]
+        sums |= {_REWARD + name: sum(values), _REWARDED + name: len(values), _SKIPPED + name: len(column) - len(values)}
+    return sums
+
+
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
@@ -159,10 +190,10 @@ def advantages_and_lengths(round_: Round) -> tuple[Tensor, Tensor]:
 
 def round_line(index: int, policy_version: int, metrics: Mapping[str, float]) -> str:
     """Format the line that is printed once a round."""
-    speed = metrics["rollout/tokens_per_s"]
+    speed, reward = metrics["rollout/tokens_per_s"], metrics.get("reward/total", metrics["rollout/reward"])
     return (
         f"round {index} | step {policy_version} | accuracy {metrics['rollout/accuracy']:.3f} | "
-        f"reward {metrics['rollout/reward']:+z.3f} | wrong thoughts {metrics['judge/wrong_thought_share']:.1%} | "
+        f"reward {reward:+z.3f} | wrong thoughts {metrics['judge/wrong_thought_share']:.1%} | "
         f"kept {metrics['credit/kept_solutions']:.0f}/{metrics['rollout/solutions']:.0f} | "
         f"length {metrics['rollout/length_mean']:.0f} | " + (f"{speed:,.0f} tokens/s" if speed else "taken from disk")
     )

@@ -34,7 +34,7 @@ from lit_tpgrpo.jsonl import append_line, read_lines
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.rollout import rounds, sampling
+from lit_tpgrpo.rollout import sampling, verifying
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
 
@@ -141,7 +141,7 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str) -> 
     L.seed_everything(0, verbose=False)
     module = LoggingModule(model, optimizer=lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9))
     module.events = events
-    rounds.verify_solutions = sampling.verify_solutions = lucky_by_sample(events)
+    verifying.verify_solutions = sampling.verify_solutions = lucky_by_sample(events)
     data = MathRolloutDataModule(
         train=ArithmeticProblems("1", n=64),
         val=ArithmeticProblems("1", n=4, split="heldout"),

@@ -12,9 +12,10 @@ from lit_tpgrpo.judges.generative.numbered_solution import number_solution
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import Outcome, Problem, StepLabel, StopReason
+from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
 from lit_tpgrpo.rollout.prompts import PromptTemplate
-from lit_tpgrpo.rollout.rounds import Assignment, GroupAccuracy, RoundMaker
+from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.text.formats import Harmony, PlainChain, SolutionFormat, ThinkTags
 from lit_tpgrpo.verify.verifier import MathVerifier

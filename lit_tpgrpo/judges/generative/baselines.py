@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.async_bridge import gather_or_cancel
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
 from lit_tpgrpo.judges.generative.methods import judged_wrong, make_query, vote_strict
 from lit_tpgrpo.judges.generative.numbered_solution import format_ranges
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow

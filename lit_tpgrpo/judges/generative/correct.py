@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
+from lit_tpgrpo.async_bridge import gather_or_cancel
 from lit_tpgrpo.judges.generative.methods import judged_wrong, make_query, step_indices, vote_or_split, vote_strict
 from lit_tpgrpo.judges.generative.numbered_solution import format_ranges, step_index
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow

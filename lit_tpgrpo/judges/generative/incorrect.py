@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
+from lit_tpgrpo.async_bridge import gather_or_cancel
 from lit_tpgrpo.judges.generative.methods import make_query, step_indices, vote_strict
 from lit_tpgrpo.judges.generative.numbered_solution import format_ranges
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow

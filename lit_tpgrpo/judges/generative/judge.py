@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.async_bridge import Emit, first_error, in_background
 from lit_tpgrpo.chat.base import ChatClient, PolicyChat
 from lit_tpgrpo.engines.base import Engine, Policy
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
 from lit_tpgrpo.judges.base import JudgeCase, abstain
-from lit_tpgrpo.judges.generative.async_bridge import Emit, first_error, in_background
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.generative.intrinsic import IntrinsicSignals
 from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits, RoundBudget

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.async_bridge import gather_or_cancel
 from lit_tpgrpo.chat.base import ChatClient, ChatRequest
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits
 from lit_tpgrpo.judges.generative.prompts import Question

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.async_bridge import gather_or_cancel
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.generative.async_bridge import gather_or_cancel
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import Question, request_id
 from lit_tpgrpo.judges.generative.queries import JudgeClient, Query, UnansweredError

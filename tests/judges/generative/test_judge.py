@@ -721,6 +721,6 @@ def test_a_loop_that_cannot_start_is_an_error(monkeypatch):
         coroutine.close()
         raise OSError("too many open files")
 
-    monkeypatch.setattr("lit_tpgrpo.judges.generative.async_bridge.asyncio.run", broken)
+    monkeypatch.setattr("lit_tpgrpo.async_bridge.asyncio.run", broken)
     with pytest.raises(OSError, match="too many open files"):
         labels(judge_of(RuleChat()))

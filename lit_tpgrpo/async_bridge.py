@@ -44,7 +44,7 @@ def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> It
             items.put(_End(error))
             started.put(None)
 
-    thread = threading.Thread(target=run, name="judge", daemon=True)
+    thread = threading.Thread(target=run, name="async", daemon=True)
     thread.start()
     running = started.get()
     try:

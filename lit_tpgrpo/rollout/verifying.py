@@ -1,0 +1,86 @@
+"""The stage of a round that verifies its solutions, with what the store holds of their verdicts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lit_tpgrpo.credit.merging import check_verdict
+from lit_tpgrpo.records import JudgedSolution, Outcome, Problem, Solution, Verdict
+from lit_tpgrpo.rewards.base import VerifiedSolution
+from lit_tpgrpo.rollout.sampling import verify_solutions
+from lit_tpgrpo.rollout.store import RoundFile, Sampled
+from lit_tpgrpo.text.formats.base import SolutionFormat
+from lit_tpgrpo.text.steps import segment_steps
+from lit_tpgrpo.verify.base import Verifier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VerifiedGroups:
+    """Verified solutions of some of a round's groups, before they are judged.
+
+    Attributes:
+        groups: the solutions by group index, in the order of their samples.
+        verdicts: what the store holds of their verdicts, by (group index, sample).
+        new_tokens: tokens that were sampled for them, not read from the store.
+        sampling_seconds: time of sampling.
+        verifying_seconds: time of verifying.
+    """
+
+    groups: dict[int, tuple[VerifiedSolution, ...]]
+    verdicts: dict[tuple[int, int], Verdict]
+    new_tokens: int
+    sampling_seconds: float
+    verifying_seconds: float
+
+    def __add__(self, other: VerifiedGroups) -> VerifiedGroups:
+        return VerifiedGroups(
+            self.groups | other.groups,
+            self.verdicts | other.verdicts,
+            self.new_tokens + other.new_tokens,
+            self.sampling_seconds + other.sampling_seconds,
+            self.verifying_seconds + other.verifying_seconds,
+        )
+
+
+def verify_groups(
+    verifier: Verifier, format_: SolutionFormat, groups: Mapping[int, Sampled], file: RoundFile
+) -> tuple[dict[int, tuple[VerifiedSolution, ...]], dict[tuple[int, int], Verdict]]:
+    """Return the verified solutions by group index, and the stored verdicts; a solution with a verdict keeps its outcome."""
+    stored = {key: row for key, row in file.verdicts(groups).items() if _is_valid(groups, key, row)}
+    todo = [
+        (g, problem, solution)
+        for g, (problem, solutions) in groups.items()
+        for solution in solutions
+        if (g, solution.sample) not in stored
+    ]
+    checked = verify_solutions(verifier, [(p, s) for _, p, s in todo], format_)
+    outcomes = {key: (outcome, answer) for key, (outcome, answer, _) in stored.items()}
+    outcomes |= {(g, s.sample): result for (g, _, s), result in zip(todo, checked, strict=True)}
+    verified = {
+        g: tuple(_verified(problem, s, *outcomes[g, s.sample], format_) for s in solutions)
+        for g, (problem, solutions) in groups.items()
+    }
+    return verified, {key: verdict for key, (_, _, verdict) in stored.items()}
+
+
+def _verified(
+    problem: Problem, solution: Solution, outcome: Outcome, answer: str | None, format_: SolutionFormat
+) -> VerifiedSolution:
+    division = format_.divide(solution.text)
+    steps = segment_steps(solution.text, solution.token_starts, len(solution.completion_ids), division)
+    return VerifiedSolution(problem, solution, outcome, answer, steps, division)
+
+
+def _is_valid(groups: Mapping[int, Sampled], key: tuple[int, int], stored: tuple[Outcome, str | None, Verdict]) -> bool:
+    """Return whether a stored verdict is valid for its solution; otherwise the solution is judged again."""
+    group_index, sample = key
+    try:
+        check_verdict(JudgedSolution(groups[group_index][1][sample], *stored))
+    except ValueError as error:
+        log.warning("%s; the solution is judged again", error)
+        return False
+    return True
