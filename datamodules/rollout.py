@@ -19,11 +19,13 @@ from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules.heldout_streams import HeldoutStreams
 from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
+from lit_tpgrpo.datamodules.mixture_stream import problem_stream
 from lit_tpgrpo.datamodules.round_factory import RoundFactory
 from lit_tpgrpo.datamodules.settings_checks import check_counts, check_sampling
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.datamodules.sources.memory import Problems, as_optional_source
 from lit_tpgrpo.datamodules.splits import ProblemSplits
+from lit_tpgrpo.datamodules.stream import ProblemStream
 from lit_tpgrpo.datamodules.train_batches import BatchSchedule, TrainBatchStream
 from lit_tpgrpo.distributed import gather, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Engine, Interruptible, Policy, SamplingParams
@@ -265,7 +267,7 @@ class MathRolloutDataModule(L.LightningDataModule):
             self._schedule = self.build_schedule(
                 RoundFactory(
                     trainer=self._trainer,
-                    problems=self._train_problems,
+                    stream=self._train_stream,
                     problems_per_round=self.problems_per_step * steps,
                     seed=self.seed,
                     store=self._store,
@@ -293,10 +295,11 @@ class MathRolloutDataModule(L.LightningDataModule):
     def _train_steps(self) -> int:
         return self.steps_per_epoch or -(-len(self.problems("train")) // self.problems_per_step)
 
-    def _train_problems(self) -> list[Problem]:
+    def _train_stream(self) -> ProblemStream:
         """Return the problems that rounds take: under ``overfit_batches`` those of its first steps, every time."""
         steps = self._overfit_steps
-        return self.problems("train")[: None if steps is None else steps * self.problems_per_step]
+        most = None if steps is None else steps * self.problems_per_step
+        return problem_stream(self.sources["train"], self.problems("train"), self.seed, most)
 
     def train_dataloader(self) -> TrainBatchLoader:
         self.problems("train")  # loaded here in any case: errors come before anything is sampled

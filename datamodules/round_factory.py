@@ -13,6 +13,7 @@ from lit_tpgrpo.distributed import gather, gather_sum, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import Problem, Round
+from lit_tpgrpo.rollout.by_source import has_few_sources, tally_sources
 from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
 from lit_tpgrpo.rollout.hooks import call_round_hook
@@ -57,9 +58,9 @@ class RoundFactory:
 
     Args:
         trainer: of the run; its module is the policy.
-        problems: returns the training problems.
+        stream: returns the training problems, in the order in which they are sampled.
         problems_per_round: over all ranks.
-        seed: of the order of problems and of sampling.
+        seed: of sampling.
         store: the run's rounds on disk.
         maker: returns the stages of a round. Called after the hook ``on_round_start``, which may change the judge.
         capability: returns what scales r_c and may weight the problems.
@@ -67,7 +68,7 @@ class RoundFactory:
     """
 
     trainer: L.Trainer
-    problems: Callable[[], Sequence[Problem]]
+    stream: Callable[[], ProblemStream]
     problems_per_round: int
     seed: int
     store: RunStore
@@ -101,7 +102,7 @@ class RoundFactory:
 
     def plan(self, index: int, cursor: int, version: int | None) -> RoundPlan:
         """Choose the round's problems and open it on disk; see ``make`` for the arguments."""
-        stream = ProblemStream(self.problems(), self.seed)
+        stream = self.stream()
         if version is None:
             version = self._begin(index)
         weights = self.capability().weights([p.uid for p in stream.problems])
@@ -141,6 +142,8 @@ class RoundFactory:
         """Correct log-probs, compute the metrics of all ranks, log them, call ``on_round_end`` and check monitors."""
         round_, mismatch = self._correct(plan, round_)
         metrics = gather_sum(tally).metrics() | ({} if mismatch is None else gather_sum(mismatch).metrics())
+        if has_few_sources(self.stream().problems):
+            metrics |= gather_sum(tally_sources(round_.groups)).metrics()
         round_ = replace(round_, metrics=metrics)
         report_round(self.trainer, round_, plan.maker.format)
         call_round_hook(self.trainer, "on_round_end", round_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
+from lit_tpgrpo.rollout.by_source import has_few_sources
 from lit_tpgrpo.rollout.prompts import PromptTemplate, filter_long_prompts
 
 
@@ -54,4 +56,7 @@ class ProblemSplits:
             problems, tokenizer, self._template, self._max_tokens, self._on_long
         )
         counts = {f"data/{split}_problems": len(problems) - skipped, f"data/{split}_skipped_long": skipped}
+        if has_few_sources(self._loaded[split]):
+            by_source = Counter(problem.source for problem in self._loaded[split])
+            counts |= {f"data/{split}_problems/{name}": count for name, count in sorted(by_source.items())}
         return self._loaded[split], {name: float(count) for name, count in counts.items()}

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
         FileProblems,
         HubProblems,
         MemoryProblems,
+        MixtureProblems,
         ProblemSource,
+        StreamedProblems,
     )
     from lit_tpgrpo.engines import Completion, Engine, HFEngine, Policy, SamplingParams, VLLMEngine, VLLMServer
     from lit_tpgrpo.errors import ConfigError, InputError
@@ -106,7 +108,9 @@ else:
             "credit": "CreditAssignment GroupRelativeCredit OutcomeCredit StepCredit ThoughtCredit UnadaptedThoughtCredit",
             "datamodules": "MathRolloutDataModule",
             "datamodules.arithmetic": "ArithmeticProblems",
-            "datamodules.sources": "Decontaminated FieldMap FileProblems HubProblems MemoryProblems ProblemSource",
+            "datamodules.sources": (
+                "Decontaminated FieldMap FileProblems HubProblems MemoryProblems MixtureProblems ProblemSource StreamedProblems"
+            ),
             "engines": "Completion Engine HFEngine Policy SamplingParams VLLMEngine VLLMServer",
             "errors": "ConfigError InputError",
             "export": "export_checkpoint",
@@ -180,6 +184,7 @@ __all__ = [
     "MathRolloutDataModule",
     "MathVerifier",
     "MemoryProblems",
+    "MixtureProblems",
     "MultipleChoiceVerifier",
     "OffloadedCopy",
     "OpenAIChat",
@@ -214,6 +219,7 @@ __all__ = [
     "StepCredit",
     "StepLabel",
     "StopReason",
+    "StreamedProblems",
     "TPGRPOModule",
     "ThinkTags",
     "Thought",

@@ -59,7 +59,7 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
         @functools.wraps(init)
         def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
             class_name = type(self).__name__
-            names = [*signature.parameters, *(inspect.signature(base).parameters if base is not None else ())]
+            names = _argument_names(type(self)) if kwargs_name is not None else [*signature.parameters]
             moved: Mapping[str, tuple[str, str]] = getattr(type(self), "MOVED_ARGUMENTS", {})
             renamed: Mapping[str, str] = getattr(type(self), "RENAMED_ARGUMENTS", {})
             try:
@@ -75,7 +75,7 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
                 return converted
 
             base_arguments = bound.arguments.pop(kwargs_name, {}) if kwargs_name is not None else {}
-            if base is not None and (fault := _unknown_argument(class_name, base_arguments, names, moved)):
+            if base is not None and (fault := _unknown_argument(class_name, base_arguments, names, moved, renamed)):
                 raise ConfigError(fault)
             init_arguments = {name: value for name, value in bound.arguments.items() if name != "self"}
             bound.arguments.update(checked(init_arguments, _hints(init)))
@@ -90,6 +90,18 @@ def checked_arguments(**converters: Convert) -> Callable[[C], C]:
 def _next_init(cls: type) -> Callable[..., None]:
     """Return the constructor that ``super().__init__`` calls."""
     return next(vars(base)["__init__"] for base in cls.__mro__[1:] if "__init__" in vars(base))
+
+
+def _argument_names(cls: type) -> list[str]:
+    """Return the names of a constructor's arguments and of those that it passes on to its base classes' as ``**kwargs``."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            names += parameters
+            if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+                break
+    return names
 
 
 def _unknown_argument(

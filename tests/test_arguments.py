@@ -82,7 +82,7 @@ REFUSED = [
     (SamplingParams, {"temperature": "1"}, "SamplingParams: temperature: expected a number, got '1' (str)"),
     (SamplingParams, {"top_k": None}, "top_k: expected an integer, got None"),
     (FileProblems, {"path": ["a.jsonl"]}, "path: expected a text or a path, got ['a.jsonl'] (list)"),
-    (FileProblems, {"path": "a.jsonl", "fields": {"promt": "q"}}, "fields: FieldMap has no 'promt'; did you mean prompt?"),
+    (FileProblems, {"path": "a.jsonl", "columns": {"promt": "q"}}, "columns: FieldMap has no 'promt'; did you mean prompt?"),
     (FileProblems, {"path": "a.jsonl", "limit": "5"}, "limit: expected an integer or None, got '5' (str)"),
     (FileProblems, {"path": "a.jsonl", "strip_suffixes": "x"}, "strip_suffixes: expected a list of a text or None, got 'x' (str)"),
     (HubProblems, {"dataset": Path}, "dataset: expected a text or None, got the class Path"),
@@ -125,7 +125,7 @@ def test_what_cannot_be_used_is_one_line_when_the_object_is_built(cls, given, sa
 def test_what_can_only_mean_one_thing_is_taken_as_that(tmp_path):
     data = DATA(
         train=ROWS,
-        val=FileProblems(tmp_path / "x.jsonl", fields={"prompt": "q"}, answer_form="box"),
+        val=FileProblems(tmp_path / "x.jsonl", columns={"prompt": "q"}, answer_form="box"),
         sampling={"max_new_tokens": 8, "temperature": 1, "stop_ids": [3]},  # pyright: ignore[reportArgumentType]
         group_size=np.int64(4),  # pyright: ignore[reportArgumentType]
         correction={"cap": 3},  # pyright: ignore[reportArgumentType]

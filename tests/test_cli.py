@@ -226,6 +226,9 @@ MISTYPED = {
     "--data.keep foo": "data.keep: expected one of all, nonzero_advantage, nonzero_process_reward, got foo",
     "--data.keep lit_tpgrpo.rollout.filters.keep_some": "data.keep: there is no class or file "
     "lit_tpgrpo.rollout.filters.keep_some",
+    "--data.train.fields.prompt q": "data.train.fields is now data.train.columns",
+    "--data.train.columnz.prompt q": "unknown option data.train.columnz: ArithmeticProblems has no 'columnz'; it has level, n, "
+    "seed, split",
     "--data.correction_cap 3": "data.correction_cap is now data.correction.cap",
     "--data.correction.cap x": "data.correction.cap: expected a number, got x",
     "--trainer.max_step 3": "unknown option --trainer.max_step; did you mean --trainer.max_steps?",
@@ -337,7 +340,7 @@ def test_help_shows_our_settings_and_how_to_see_the_others(capsys: pytest.Captur
         ("--data.val.preset ~ --data.val.path 0x1f", (None, "0x1f")),
         ("--data.val.preset=null --data.val.path=null.jsonl", (None, "null.jsonl")),
         ('--data.val.init_args={"preset":null,"path":"007"}', (None, "007")),
-        ('--data.val.path=b --data.val.preset=null --data.val.fields={"prompt":"q"}', (None, "b")),
+        ('--data.val.path=b --data.val.preset=null --data.val.columns={"prompt":"q"}', (None, "b")),
     ],
 )
 def test_text_reaches_a_nested_setting_as_typed(options: str, expected: tuple, capsys: pytest.CaptureFixture):

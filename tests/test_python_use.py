@@ -198,7 +198,7 @@ def test_the_command_line_takes_functions_rows_and_field_maps(tmp_path):
     args += [
         "--data.train=lit_tpgrpo.datamodules.sources.FileProblems",
         f"--data.train.path={rows}",
-        "--data.train.fields.prompt=q",
+        "--data.train.columns.prompt=q",
     ]
     args += ["--data.val=lit_tpgrpo.datamodules.sources.MemoryProblems", f"--data.val.rows={json.dumps(ROWS)}"]
     args += ["--data.verifier=lit_tpgrpo.verify.function.FunctionVerifier", "--data.verifier.compare=operator.eq"]
@@ -217,7 +217,7 @@ def test_the_command_line_takes_functions_rows_and_field_maps(tmp_path):
     assert cli.datamodule.verifier.verify_all([("2", "2"), ("2", "3")]) == [Outcome.CORRECT, Outcome.INCORRECT]
     for wrong in (
         "--data.train.pth=x",
-        "--data.train.fields.promt=q",
+        "--data.train.columns.promt=q",
         "--data.sampling.max_new_token=8",
         "--data.train=Nope",
     ):

@@ -55,16 +55,16 @@ class FieldMap:
             names = (given,) if isinstance(given, str) else given
             if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
                 raise ConfigError(
-                    f"fields: {role}: expected a column's name or a list of them, got {given!r} ({type(given).__name__})"
+                    f"columns: {role}: expected a column's name or a list of them, got {given!r} ({type(given).__name__})"
                 )
             if role in ("prompt", "answer") and not names:
-                raise ConfigError(f"fields: {role}: expected at least one column's name, got none")
+                raise ConfigError(f"columns: {role}: expected at least one column's name, got none")
 
 
 if TYPE_CHECKING:
-    Fields = FieldMap | Mapping[str, str | Sequence[str]]
+    Columns = FieldMap | Mapping[str, str | Sequence[str]]
 else:  # the types that the command line accepts
-    Fields = FieldMap
+    Columns = FieldMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class RowFormat:
     Suffixes are instructions that are stored with the prompt but are not part of the problem.
     """
 
-    fields: FieldMap = FieldMap()
+    columns: FieldMap = FieldMap()
     answer_form: AnswerForm | dict[str, AnswerForm] = AnswerForm.PLAIN
     strip_suffixes: tuple[str, ...] = ()
 

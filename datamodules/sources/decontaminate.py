@@ -84,14 +84,14 @@ class Decontaminated:
         assert isinstance(source, ProblemSource)
         self.name = source.name
         self.removed: tuple[RemovedProblem, ...] = ()
-        self._source = source
+        self.source = source
         self._against = cast(list[ProblemSource], against)
         self._ngram = ngram
         self._min_overlap = min_overlap
         self._kept = 0
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._source!r})"
+        return f"{type(self).__name__}({self.source!r})"
 
     def load(self) -> Sequence[Problem]:
         """Load all sources and remove the copies; they are stored in ``removed`` with the problems they matched.
@@ -99,7 +99,7 @@ class Decontaminated:
         Raises:
             InputError: no training problem is left.
         """
-        training = self._source.load()
+        training = self.source.load()
         evaluation = [problem for source in self._against for problem in source.load()]
         removed = tuple(find_copies(training, evaluation, self._ngram, self._min_overlap))
         uids = {copy.problem.uid for copy in removed}

@@ -23,7 +23,7 @@ class FileProblems(RowSource):
 
     Args:
         path: The file; a relative path starts at the working directory.
-        kwargs: Arguments of ``RowSource``: ``preset``, ``fields``, ``answer_form``, ...; uids begin with the file's stem if
+        kwargs: Arguments of ``RowSource``: ``preset``, ``columns``, ``answer_form``, ...; uids begin with the file's stem if
             neither ``name`` nor ``preset`` is given.
     """
 

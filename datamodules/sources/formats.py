@@ -167,6 +167,12 @@ def _header(cells: list[str], path: Path) -> list[str]:
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise InputError(f"{path}: expected a first row with a different name for each column, got {repeated} twice")
+    other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+    if other is not None:
+        raise InputError(
+            f"{path}: expected columns separated by commas, got a first row separated by {other!r}: {names[0]}. Write the "
+            f"table with commas, or with tabs to a .tsv file."
+        )
     return names
 
 

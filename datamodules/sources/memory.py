@@ -20,7 +20,22 @@ else:  # the types that the command line accepts
     Rows = list[dict[str, Any]]
     Problems = ProblemSource
 
-_TABLES = {"pandas": lambda table: table.to_dict("records"), "pyarrow": lambda table: table.to_pylist()}
+
+def _pandas_rows(table: Any) -> Any:
+    # A missing value is NaN or NA in a table, null in a row: the next alternative column is read then.
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _dataset_rows(data: Any) -> Any:
+    """Return a data set without its output format (NumPy, torch, ...), which rounds numbers; a transform is kept."""
+    return data if data.format["type"] == "custom" else data.with_format(None)
+
+
+_TABLES = {
+    "datasets": _dataset_rows,
+    "pandas": _pandas_rows,
+    "pyarrow": lambda table: table.to_pylist(),
+}
 
 
 @checked_arguments(rows=lambda value, where: _checked(value, where))
@@ -29,7 +44,7 @@ class MemoryProblems(RowSource):
 
     Args:
         rows: The problems; they are not modified.
-        kwargs: Arguments of ``RowSource``: ``preset``, ``fields``, ``answer_form``, ...; the uids of dicts begin with
+        kwargs: Arguments of ``RowSource``: ``preset``, ``columns``, ``answer_form``, ...; the uids of dicts begin with
             ``memory`` if neither ``name`` nor ``preset`` is given.
     """
 
@@ -80,13 +95,30 @@ def as_sources(value: Any, where: str) -> Any:
     return [as_source(item, f"{where}[{i}]") for i, item in enumerate(value)]
 
 
+def as_named_sources(value: Any, where: str) -> Any:
+    """Convert a mapping from names to sources, see ``as_source``.
+
+    Raises:
+        ConfigError: the value is no mapping with texts as keys, or one of its values is no source.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"{where}: expected a dict with the name of each source, got {shown(value)}")
+    return {name: as_source(source, f"{where}: {name}") for name, source in value.items()}
+
+
 def _checked(rows: Any, where: str) -> Any:
     """Check that rows can be read repeatedly, in the same order, and return them."""
     if isinstance(rows, Mapping):
         inside = f" with {', '.join(map(str, list(rows)[:5]))}" if rows else ""
         raise ConfigError(
-            f"{where}: expected a list of problems, got {type(rows).__name__}{inside}; give one of its values, or a list "
-            "with one dict a problem"
+            f"{where}: expected a list of problems, got {type(rows).__name__}{inside}; give one of its values, a list "
+            "with one dict a problem, or MixtureProblems of all its values"
+        )
+    if _library(rows) == "datasets" and hasattr(rows, "take") and not hasattr(rows, "__len__"):
+        raise ConfigError(
+            f"{where}: expected a list of problems, got {type(rows).__name__}, which may have no end; give "
+            f"list(data.take(10_000)), after data.shuffle(seed=0, buffer_size=10_000) if its order is not random, or use "
+            f"StreamedProblems"
         )
     if isinstance(rows, str | bytes) or not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
         raise ConfigError(

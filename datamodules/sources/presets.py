@@ -85,6 +85,6 @@ def find_preset(name: str) -> DatasetPreset:
     if name not in PRESETS:
         raise ConfigError(
             f"preset: expected one of {', '.join(sorted(PRESETS))}, got {name!r}. For other data leave preset out and "
-            f"give fields and answer_form."
+            f"give columns and answer_form."
         )
     return PRESETS[name]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_tpgrpo.arguments import accepted
-from lit_tpgrpo.datamodules.sources.base import FieldMap, Fields, MalformedRow, RowFormat
+from lit_tpgrpo.datamodules.sources.base import Columns, FieldMap, MalformedRow, RowFormat
+from lit_tpgrpo.datamodules.sources.columns import ColumnSearch
 from lit_tpgrpo.datamodules.sources.presets import find_preset
 from lit_tpgrpo.datamodules.sources.rows import RowFault, check_format, to_problem
 from lit_tpgrpo.errors import ConfigError, InputError
@@ -24,22 +25,22 @@ _MAX_LISTED = 10
 
 def resolve_format(
     preset: str | None,
-    fields: Fields | None,
+    columns: Columns | None,
     answer_form: AnswerForm | dict[str, AnswerForm] | None,
     strip_suffixes: Sequence[str] | None,
 ) -> RowFormat:
     """Return the preset's row format (or the default one), overridden by the arguments that are given.
 
     Raises:
-        ConfigError: an argument is invalid, or ``fields`` without ``answer_form`` does not fit the preset.
+        ConfigError: an argument is invalid, or ``columns`` without ``answer_form`` does not fit the preset.
     """
     row_format = find_preset(preset).format if preset is not None else RowFormat()
-    fields = accepted(fields, FieldMap | None, "fields")
+    columns = accepted(columns, FieldMap | None, "columns")
     suffixes = None if strip_suffixes is None else tuple(strip_suffixes)
-    given = {"fields": fields, "answer_form": answer_form, "strip_suffixes": suffixes}
-    if fields is not None and answer_form is None and isinstance(row_format.answer_form, dict):
+    given = {"columns": columns, "answer_form": answer_form, "strip_suffixes": suffixes}
+    if columns is not None and answer_form is None and isinstance(row_format.answer_form, dict):
         raise ConfigError(
-            f"fields: preset {preset!r} reads its answer columns in different forms; give answer_form with your fields"
+            f"columns: preset {preset!r} reads its answer columns in different forms; give answer_form with your columns"
         )
     row_format = replace(row_format, **{key: value for key, value in given.items() if value is not None})
     check_format(row_format)
@@ -54,7 +55,7 @@ class RowSource(ABC):
 
     Args:
         preset: Name of a known data set with the same columns and answer format as the rows (``math500``, ``gsm8k``, ...).
-        fields: Mapping of columns, overrides the preset's: a FieldMap, or a dict of its arguments.
+        columns: Mapping of columns, overrides the preset's: a FieldMap, or a dict of its arguments.
         answer_form: Format of the answer (one, or one for each answer column), overrides the preset's.
         strip_suffixes: Texts to remove from the end of each prompt, override the preset's: instructions in the data that
             are not part of the problem.
@@ -65,11 +66,13 @@ class RowSource(ABC):
             counts them; ``drop`` it, with the same warning; ``stop`` with an error.
     """
 
+    RENAMED_ARGUMENTS: ClassVar = {"fields": "columns"}
+
     def __init__(
         self,
         *,
         preset: str | None = None,
-        fields: Fields | None = None,
+        columns: Columns | None = None,
         answer_form: AnswerForm | dict[str, AnswerForm] | None = None,
         strip_suffixes: Sequence[str] | None = None,
         on_malformed: OnMalformed = "stop",
@@ -77,7 +80,7 @@ class RowSource(ABC):
         name: str | None = None,
         on_duplicate: OnDuplicate = "keep",
     ) -> None:
-        row_format = resolve_format(preset, fields, answer_form, strip_suffixes)
+        row_format = resolve_format(preset, columns, answer_form, strip_suffixes)
         if on_malformed not in ("stop", "skip"):
             raise ConfigError(f"on_malformed: expected stop or skip, got {on_malformed!r}")
         if on_duplicate not in ("keep", "drop", "stop"):
@@ -89,6 +92,7 @@ class RowSource(ABC):
             raise ConfigError("name: expected a name, which the uids of this source begin with, got an empty text")
         self.malformed: tuple[MalformedRow, ...] = ()
         self._format = row_format
+        self._has_columns = columns is not None
         self._on_malformed = on_malformed
         self._on_duplicate = on_duplicate
         self._duplicates = 0
@@ -105,14 +109,17 @@ class RowSource(ABC):
         are not read.
 
         Raises:
-            InputError: there are no rows, no row is valid, or rows are malformed (stop) or repeated (``on_duplicate`` stop).
+            InputError: there are no rows, no row is valid, or rows are malformed (stop) or repeated (``on_duplicate`` stop);
+                no row has a column for the prompt or the answer, or one that ``columns`` names.
         """
         problems: dict[str, Problem] = {}
         malformed: list[MalformedRow] = []
         repeats = _Repeats()
+        search = ColumnSearch(self._format.columns, optional=self._has_columns)
         read = 0
         for where, row in self._rows():
             read += 1
+            search.see(row)
             try:
                 if isinstance(row, RowFault):
                     raise row
@@ -124,6 +131,8 @@ class RowSource(ABC):
                 problems[problem.uid] = problem
             if len(problems) == self._limit:
                 break
+        if missing := search.missing():
+            raise InputError(f"{self._described()}: {missing}")
         self._report(read, len(problems), malformed)
         self._report_duplicates(repeats)
         self.malformed, self._loaded, self._duplicates = tuple(malformed), len(problems), repeats.count
@@ -159,7 +168,7 @@ class RowSource(ABC):
             listed += f"\n  and {len(malformed) - _MAX_LISTED} more"
         summary = f"{self._described()}: {len(malformed)} of {rows} rows read are malformed:{listed}"
         if good == 0:
-            raise InputError(f"{summary}\nNo usable row is left. Do fields and answer_form fit this data?")
+            raise InputError(f"{summary}\nNo usable row is left. Do columns and answer_form fit this data?")
         if self._on_malformed == "stop":
             raise InputError(f"{summary}\nCorrect them, or leave them out with on_malformed: skip.")
         rank_zero_warn(f"{summary}\nThey were left out (on_malformed: skip).")

@@ -39,12 +39,12 @@ def _converted(row: Any, row_format: RowFormat, source: str, taken: Mapping[str,
         return _with_free_uid(row, taken)
     if not isinstance(row, Mapping):
         raise RowFault(f"expected an object with named fields, got {_describe(row)}")
-    fields = row_format.fields
+    columns = row_format.columns
     prompt, answer = _prompt(row, row_format), _answer(row, row_format)
-    if (column := _first(row, fields.options)) is not None:
+    if (column := _first(row, columns.options)) is not None:
         prompt, answer = _multiple_choice(row, column, prompt, row_format)
-    uid = _uid(row, fields, source, (prompt, answer), taken)
-    return Problem(uid, prompt, answer, source, _level(row, fields))
+    uid = _uid(row, columns, source, (prompt, answer), taken)
+    return Problem(uid, prompt, answer, source, _level(row, columns))
 
 
 def _with_free_uid(problem: Problem, taken: Mapping[str, Problem]) -> Problem:
@@ -78,7 +78,7 @@ def check_format(row_format: RowFormat) -> None:
     Raises:
         ConfigError: it is not.
     """
-    columns = names(row_format.fields.answer)
+    columns = names(row_format.columns.answer)
     forms = row_format.answer_form
     if isinstance(forms, dict) and set(forms) != set(columns):
         raise ConfigError(
@@ -96,13 +96,13 @@ def names(columns: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _prompt(row: Mapping[str, Any], row_format: RowFormat) -> str:
-    column = _column(row, row_format.fields.prompt, "prompt")
+    column = _column(row, row_format.columns.prompt, "prompt")
     text = _text(row, column, "prompt")
     for suffix in row_format.strip_suffixes:
         text = text.removesuffix(suffix).rstrip()
     if not text:
         raise RowFault(f"expected a problem statement in {column!r}, got nothing but the instruction")
-    context = _first(row, row_format.fields.context)
+    context = _first(row, row_format.columns.context)
     if context is None or not lookup(row, context):
         return text
     return f"{_text(row, context, 'context')}\n\n{text}"
@@ -133,7 +133,7 @@ def _text(row: Mapping[str, Any], column: str, role: str) -> str:
 
 
 def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
-    column = _column(row, row_format.fields.answer, "answer")
+    column = _column(row, row_format.columns.answer, "answer")
     form = row_format.answer_form
     if not isinstance(form, AnswerForm):
         form = form[column]
@@ -148,7 +148,7 @@ def _answer(row: Mapping[str, Any], row_format: RowFormat) -> str:
 
 def _multiple_choice(row: Mapping[str, Any], column: str, statement: str, row_format: RowFormat) -> tuple[str, str]:
     """Return the statement with its options, and the gold with all options."""
-    answer = _column(row, row_format.fields.answer, "answer")
+    answer = _column(row, row_format.columns.answer, "answer")
     try:
         choices = resolve(lookup(row, answer), lookup(row, column))
     except InputError as error:
@@ -159,15 +159,15 @@ def _multiple_choice(row: Mapping[str, Any], column: str, statement: str, row_fo
 
 
 def _uid(
-    row: Mapping[str, Any], fields: FieldMap, source: str, content: tuple[str, str], taken: Mapping[str, Problem]
+    row: Mapping[str, Any], columns: FieldMap, source: str, content: tuple[str, str], taken: Mapping[str, Problem]
 ) -> str:
-    column = _first(row, fields.uid)
+    column = _first(row, columns.uid)
     value = lookup(row, column) if column is not None else None
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
         stem = f"{source}/{_encodable(str(value).strip(), str(column), 'id')}"
         if stem in taken and (taken[stem].prompt, taken[stem].answer) != content:
             raise RowFault(
-                f"expected a different id in each row, but {column!r} repeats {value!r}; set fields.uid to the column "
+                f"expected a different id in each row, but {column!r} repeats {value!r}; set columns.uid to the column "
                 f"with the ids, or to [] for ids made from the content"
             )
     else:
@@ -176,9 +176,9 @@ def _uid(
     return _free(stem, taken)
 
 
-def _level(row: Mapping[str, Any], fields: FieldMap) -> str | None:
+def _level(row: Mapping[str, Any], columns: FieldMap) -> str | None:
     """Return the level, or None if it cannot be read: levels are optional, so this does not make the row malformed."""
-    column = _first(row, fields.level)
+    column = _first(row, columns.level)
     try:
         level = (
             _encodable(normalise_gold(AnswerForm.PLAIN, lookup(row, column)), column, "level")

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
+_UNKNOWN_NESTED = re.compile(r"unrecognized arguments: --(\w+)\.")  # --fields.prompt of a class without fields
 _EXPECTED = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
 LITERAL = re.compile(r"typing\.Literal\[[^\]]*\]")
 _MEMBER = re.compile(r"Expected a member of <enum '\w+'>: \{(.*)\}")
@@ -49,6 +50,8 @@ def read_report(message: str) -> ParserReport:
         if match := _UNKNOWN.search(line):
             class_path = re.search(r"class_path='([^']+)'", line)  # an optimizer's class is named in the same line
             report.unknown = report.unknown or (key, match[1], class_path[1] if class_path else owner)
+        elif owner and (match := _UNKNOWN_NESTED.search(line)):
+            report.unknown = report.unknown or (key, match[1], owner)
         elif _NO_ATTRIBUTE.search(line):
             report.missing_class = report.missing_class or (key, _missing_path(line, owner))
         elif match := _NO_IMPORT.search(line):

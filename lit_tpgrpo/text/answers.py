@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import enum
 import math
+import numbers
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import Any
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.text.boxes import boxed_answer, strip_outer_space
@@ -60,8 +62,9 @@ def extract_boxed(text: str) -> str | None:
 def normalise_gold(form: AnswerForm, raw: object) -> str:
     """Extract the gold answer, never empty, from a data set's field.
 
-    Numbers are accepted as data sets store them (27.0 for 27, 1e-7 for 0.0000001), and a list as several answers to one
-    question (OlympiadBench). A pair of dollar signs around the whole answer is dropped. In the form PLAIN, a worked solution
+    Numbers are accepted as data sets and NumPy store them (27.0 for 27, 1e-7 for 0.0000001, a float32 0.1 for 0.1), and a
+    list or array as one answer that has several parts (OlympiadBench's roots of an equation): a solution must give all of
+    them. A pair of dollar signs around the whole answer is dropped. In the form PLAIN, a worked solution
     gives the answer that it marks (``#### 5``, ``\\boxed{5}``), since no plain answer contains such a mark.
 
     Args:
@@ -74,14 +77,16 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
     >>> normalise_gold(AnswerForm.PLAIN, 27.0), normalise_gold(AnswerForm.GSM8K_HASH, "It makes\\n#### 1,450")
     ('27', '1450')
     """
-    if isinstance(raw, list | tuple) and raw:
-        return ", ".join(normalise_gold(form, item) for item in raw)
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw):
-        return str(int(raw)) if raw == int(raw) else format(Decimal(repr(raw)), "f")
+    parts = _parts(raw)
+    if parts:
+        return ", ".join(normalise_gold(form, part) for part in parts)
+    number = _number_text(raw)
+    if number is not None:
+        return number
     if not isinstance(raw, str):
         raise InputError(
             f"expected a gold answer as text, a finite number or a list of them, got {raw!r}; "
-            "check the field map of the source or drop the row"
+            "check the columns of the source or drop the row"
         )
     if form is AnswerForm.PLAIN:
         form = _marked_form(raw)
@@ -93,6 +98,40 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
         )
     inner = gold[1:-1].strip()
     return inner if gold[0] == gold[-1] == "$" and inner and "$" not in inner else gold
+
+
+def _parts(raw: object) -> list[object]:
+    """Return the items of a list or of a NumPy array; none for anything else.
+
+    Raises:
+        InputError: an item is a list of several itself. Joined, its items would be parts of the outer list.
+    """
+    if isinstance(raw, list | tuple):
+        parts = list(raw)
+    elif isinstance(raw, str | bytes | numbers.Number) or not hasattr(raw, "__array__"):
+        return []
+    else:
+        array: Any = raw
+        parts = list(array) if array.ndim else [array[()]]  # the latter of a scalar is itself
+        if parts and type(parts[0]) is type(raw) and not array.ndim:
+            return []
+    for part in parts:
+        if len(parts) > 1 and len(_parts(part)) > 1:
+            raise InputError(
+                f"expected a gold answer as text, a finite number or a list of them, got the list {part!r} in a list; write "
+                "it as text, such as (1, 2)"
+            )
+    return parts
+
+
+def _number_text(raw: Any) -> str | None:
+    """Return a finite number in decimal notation, a fraction as numerator/denominator; None for anything else."""
+    if isinstance(raw, bool) or not isinstance(raw, numbers.Real | Decimal) or not math.isfinite(raw):
+        return None
+    if raw == int(raw):
+        return str(int(raw))
+    # The shortest text that reads as the same number in its own precision, without an exponent.
+    return str(raw) if isinstance(raw, numbers.Rational) else format(Decimal(str(raw)).normalize(), "f")
 
 
 def balanced(text: str) -> bool:

@@ -21,7 +21,7 @@ class MultipleChoiceVerifier(Verifier):
     r"""Verifier of multiple-choice answers: CORRECT if the answer names the gold's choice and no other.
 
     An answer names a choice by its letter (``B``, ``(b)``, ``B.``, ``\text{(B)}``, ``B) text``), or by the option's text if the
-    gold lists the options (``choice_text`` gives the forms of golds; a problem source writes them with ``fields.options``).
+    gold lists the options (``choice_text`` gives the forms of golds; a problem source writes them with ``columns.options``).
     Several letters (``A or B``, ``ABCD``), a letter with another option's text, and a text that several options share name
     none: INCORRECT.
 

@@ -79,7 +79,7 @@ def read_gold(gold: str, first_index: int = 0) -> Choices:
     if match is None:
         raise InputError(
             "expected the gold of a multiple-choice problem to be a letter from A to J, an index, or JSON with answer and "
-            f"options, got {gold[:80]!r}; use MathVerifier for other answers, or fields.options for a column with options"
+            f"options, got {gold[:80]!r}; use MathVerifier for other answers, or columns.options for a column with options"
         )
     letter, text = match
     return Choices(letter, {letter: text} if text else {})

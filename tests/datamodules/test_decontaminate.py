@@ -88,12 +88,12 @@ def test_yaml_builds_the_whole_chain(tmp_path):
         class_path: lit_tpgrpo.datamodules.sources.FileProblems
         init_args:
           path: {tmp_path}/train.jsonl
-          fields: {{prompt: statement, answer: [answer, gold]}}
+          columns: {{prompt: statement, answer: [answer, gold]}}
           answer_form: {{answer: PLAIN, gold: GSM8K_HASH}}
           strip_suffixes: [Think.]
       against:
         - class_path: lit_tpgrpo.datamodules.sources.FileProblems
-          init_args: {{path: {tmp_path}/test.jsonl, fields: {{prompt: statement, answer: gold}}}}
+          init_args: {{path: {tmp_path}/test.jsonl, columns: {{prompt: statement, answer: gold}}}}
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=ProblemSource)

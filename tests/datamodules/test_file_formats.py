@@ -84,7 +84,9 @@ def test_a_json_list_named_jsonl_is_read(tmp_path, indent):
         ("a.gz", b"", r"got '\.gz'"),
         ("a.csv", b"problem,answer,problem\nx,y,z\n", r"different name for each column, got \['problem'\] twice"),
         ("a.csv", b"problem,answer\n", "expected at least one row, got none"),
-        ("a.csv", b"problem;answer\nWhat?;1\n", "line 2: expected the prompt in a field named .* the fields problem;answer"),
+        ("a.csv", b"problem;answer\nWhat?;1\n", "separated by commas, got a first row separated by ';': problem;answer"),
+        ("a.csv", b"problem\tanswer\nWhat?\t1\n", r"got a first row separated by '\\t': .* or with tabs to a \.tsv"),
+        ("a.tsv", b"problem\nWhat?\n", "no row has a column answer for the answer"),
         ("a.csv", b'problem,answer\n"What?,1\nWho?,2\n', r"a\.csv: line 3: expected cells .*Write .* with a CSV library"),
         ("a.csv", b"problem,answer\nWhat,1,2\n", "line 2: expected 2 cells as in the first row, got 3"),
         ("a.csv", b"problem,answer\nWhat,\n", "line 2: expected the answer in 'answer', got null"),
@@ -120,20 +122,63 @@ def test_fields_inside_of_others_are_named_with_dots(tmp_path):
     row = {"prompt": [{"role": "user", "content": "Find 1."}], "reward_model": {"ground_truth": "1"}, "a.b": "7"}
     (tmp_path / "x.jsonl").write_text(json.dumps(row))
     fields = FieldMap(prompt="prompt.0.content", answer="reward_model.ground_truth", level="a.b")
-    (problem,) = FileProblems(tmp_path / "x.jsonl", fields=fields).load()
+    (problem,) = FileProblems(tmp_path / "x.jsonl", columns=fields).load()
     assert (problem.prompt, problem.answer, problem.level) == ("Find 1.", "1", "7")
     with pytest.raises(InputError, match=r"a part of it is named with dots, as in messages\.0\.content"):
-        FileProblems(tmp_path / "x.jsonl").load()
+        FileProblems(tmp_path / "x.jsonl", columns=FieldMap(answer="a.b")).load()
     missing = FieldMap(prompt="prompt.1.content", answer="reward_model.ground_truth")
-    with pytest.raises(
-        InputError, match=r"expected the prompt in a field named prompt\.1\.content, got the fields prompt"
-    ):
-        FileProblems(tmp_path / "x.jsonl", fields=missing).load()
+    with pytest.raises(InputError) as stopped:
+        FileProblems(tmp_path / "x.jsonl", columns=missing).load()
+    assert str(stopped.value) == (
+        f"{tmp_path / 'x.jsonl'}: no row has a column prompt.1.content for the prompt; name it with columns.prompt. The "
+        "columns are prompt.0.role, prompt.0.content, reward_model.ground_truth, a.b. Did you mean prompt.0.content?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"prompt": "questoin"}, "no row has a column questoin for the prompt; name it with columns.prompt. The"),
+        ({"prompt": "question"}, "no row has a column answer for the answer; name it with columns.answer. The"),
+        ({"prompt": "question", "answer": "gold.text"}, "no row has a column gold.text for the answer"),
+        ({"prompt": "question", "answer": ("a", "b")}, "no row has a column a or b for the answer"),
+        # A misspelt column that a problem need not have was ignored without a word.
+        ({"prompt": "question", "answer": "gold.value", "level": "hardnes"}, "for the level; name it with columns.level. The"),
+        ({"prompt": "question", "answer": "gold.value", "uid": "key"}, "no row has a column key for the uid"),
+        ({"prompt": "question", "answer": "gold.value", "context": "before"}, "no row has a column before for the context"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("on_malformed", ["stop", "skip"])
+def test_a_column_that_no_row_has_is_one_line_with_the_columns_there_are(tmp_path, columns, said, on_malformed):
+    rows = [
+        {"question": "Q1?", "gold": {"value": 1, "unit": None}, "hardness": 3},
+        {"question": "Q2?", "gold": {"value": 2}},
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as stopped:
+        FileProblems(tmp_path / "x.jsonl", columns=columns, on_malformed=on_malformed).load()
+    message = str(stopped.value)
+    assert said in message
+    assert "The columns are question, gold.value, gold.unit, hardness." in message
+    assert "\n" not in message
+
+
+def test_columns_that_some_rows_have_and_default_ones_are_not_missed(tmp_path):
+    rows = [
+        {"question": "A?", "gold": None},
+        {"question": "B?", "gold": {"value": 2}},
+        {"question": "C?", "gold": {"value": 3}, "hard": 5},
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"prompt": "question", "answer": "gold.value", "level": "hard"}
+    source = FileProblems(tmp_path / "x.jsonl", columns=columns, on_malformed="skip")
+    with pytest.warns(UserWarning, match=r"line 1: expected the answer in a field named gold\.value, got the fields"):
+        assert [(p.prompt, p.answer, p.level) for p in source.load()] == [("B?", "2", None), ("C?", "3", "5")]
 
 
 @pytest.mark.parametrize("fields", [{"prompt": 3}, {"answer": ["a", None]}, {"answer": ()}, {"uid": None}])
 def test_a_field_map_of_other_things_than_names_is_refused(fields):
-    with pytest.raises(ConfigError, match=r"fields: (prompt|answer|uid): expected"):
+    with pytest.raises(ConfigError, match=r"columns: (prompt|answer|uid): expected"):
         FieldMap(**fields)
 
 

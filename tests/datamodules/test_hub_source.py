@@ -37,7 +37,7 @@ def test_folder_with_a_preset(folder):
 
 
 def test_folder_without_a_preset(folder):
-    source = HubProblems(str(folder), fields=FieldMap(prompt="question"), answer_form=AnswerForm.GSM8K_HASH)
+    source = HubProblems(str(folder), columns=FieldMap(prompt="question"), answer_form=AnswerForm.GSM8K_HASH)
     assert source.name == "sums"
     assert [p.answer for p in source.load()] == ["2", "1250"]
 

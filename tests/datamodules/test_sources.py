@@ -220,7 +220,7 @@ def test_an_id_of_another_problem_is_malformed(tmp_path):
     path = write_jsonl(tmp_path / "sums.jsonl", [ROWS[0], ROWS[1], {**ROWS[2], "id": "a"}])
     with pytest.raises(InputError, match="line 3: expected a different id in each row, but 'id' repeats 'a'"):
         FileProblems(path).load()
-    assert len(FileProblems(path, fields=FieldMap(uid=())).load()) == 3
+    assert len(FileProblems(path, columns=FieldMap(uid=())).load()) == 3
 
 
 def test_null_columns_give_way_to_the_next_alternative(tmp_path):
@@ -242,7 +242,7 @@ def test_null_columns_give_way_to_the_next_alternative(tmp_path):
     pq.write_table(table, tmp_path / "t.parquet")
     source = FileProblems(
         tmp_path / "t.parquet",
-        fields=FieldMap(answer=("answer", "solution"), context=("before", "context")),
+        columns=FieldMap(answer=("answer", "solution"), context=("before", "context")),
         answer_form={"answer": AnswerForm.PLAIN, "solution": AnswerForm.BOX},
     )
     assert list(source.load()) == [
@@ -320,7 +320,7 @@ def test_unreadable_files_are_input_errors(tmp_path):
         ({"answer_form": {"solution": AnswerForm.BOX}}, "one form for each answer column"),
         ({"on_malformed": "ignore"}, "expected stop or skip"),
         ({"limit": 0}, "at least 1 problem"),
-        ({"preset": "math", "fields": FieldMap()}, "give answer_form with your fields"),
+        ({"preset": "math", "columns": FieldMap()}, "give answer_form with your columns"),
     ],
 )
 def test_wrong_settings_are_config_errors_at_construction(settings, message):

@@ -189,7 +189,7 @@ ARC = {
 @pytest.mark.parametrize("row", [MMLU, GPQA, ARC])
 def test_options_reach_prompt_and_gold_from_any_data_set(row: dict):
     fields = FieldMap(answer=("answer", "answerKey"), options=("choices", "options"))
-    (problem,) = MemoryProblems([row], fields=fields).load()
+    (problem,) = MemoryProblems([row], columns=fields).load()
     assert problem.prompt == "How far?\n\nA) 40 m\nB) 41 m\nC) 42 m\nD) 43 m"
     assert json.loads(problem.answer) == {"answer": "C", "options": ["40 m", "41 m", "42 m", "43 m"]}
     outcomes = MultipleChoiceVerifier().verify_all([(problem.answer, a) for a in ("C", "42 m", "B", "41 m")])
@@ -200,4 +200,4 @@ def test_a_row_whose_answer_is_no_option_is_named():
     with pytest.raises(
         InputError, match=r"item 1: 'answer' and 'choices': expected the index of one of 4 choices.*got 4"
     ):
-        MemoryProblems([MMLU | {"answer": 4}], fields=FieldMap(options="choices")).load()
+        MemoryProblems([MMLU | {"answer": 4}], columns=FieldMap(options="choices")).load()
