@@ -226,7 +226,8 @@ MISTYPED = {
     "--data.keep foo": "data.keep: expected one of all, nonzero_advantage, nonzero_process_reward, got foo",
     "--data.keep lit_tpgrpo.rollout.filters.keep_some": "data.keep: there is no class or file "
     "lit_tpgrpo.rollout.filters.keep_some",
-    "--data.train.fields.prompt q": "data.train.fields is now data.train.columns",
+    "--data.train lit_tpgrpo.datamodules.sources.FileProblems --data.train.path a --data.train.fields.prompt q": "data.train."
+    "fields is now data.train.columns",
     "--data.train.columnz.prompt q": "unknown option data.train.columnz: ArithmeticProblems has no 'columnz'; it has level, n, "
     "seed, split",
     "--data.correction_cap 3": "data.correction_cap is now data.correction.cap",

@@ -124,14 +124,17 @@ def _parts(raw: object) -> list[object]:
     return parts
 
 
-def _number_text(raw: Any) -> str | None:
+def _number_text(raw: object) -> str | None:
     """Return a finite number in decimal notation, a fraction as numerator/denominator; None for anything else."""
-    if isinstance(raw, bool) or not isinstance(raw, numbers.Real | Decimal) or not math.isfinite(raw):
+    if isinstance(raw, bool) or not isinstance(raw, numbers.Real | Decimal):
         return None
-    if raw == int(raw):
-        return str(int(raw))
+    number: Any = raw
+    if not math.isfinite(number):
+        return None
+    if number == int(number):
+        return str(int(number))
     # The shortest text that reads as the same number in its own precision, without an exponent.
-    return str(raw) if isinstance(raw, numbers.Rational) else format(Decimal(str(raw)).normalize(), "f")
+    return str(number) if isinstance(raw, numbers.Rational) else format(Decimal(str(number)).normalize(), "f")
 
 
 def balanced(text: str) -> bool:
