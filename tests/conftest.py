@@ -6,11 +6,12 @@ import os
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from real_data import SAMPLE, WHOLE, WHOLE_IS_THERE, RealData
 
 # The suite gives the same verdict on the same code; `pytest --hypothesis-profile explore` looks for new counterexamples.
-settings.register_profile("suite", derandomize=True, deadline=None)
+# Whether examples are drawn fast enough says something of the machine's load alone.
+settings.register_profile("suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", print_blob=True, deadline=None)
 settings.load_profile("suite")
 
