@@ -33,9 +33,10 @@ class Outcome(enum.Enum):
 
 
 class StopReason(enum.Enum):
-    """Why sampling ended: the model sampled EOS, or the token limit truncated the solution."""
+    """Why sampling ended: the model sampled EOS, its text holds a stop string, or the token limit truncated the solution."""
 
     EOS = "eos"
+    STOP_STRING = "stop_string"
     LENGTH = "length"
 
 
@@ -70,7 +71,8 @@ class Problem:
 class Solution:
     """One sampled completion: ids, sampling log-probs and where each token starts in the text.
 
-    ``completion_ids`` ends with EOS exactly when ``stop`` is EOS. ``logprobs[t]`` is the log-prob of
+    ``completion_ids`` ends with EOS exactly when ``stop`` is EOS, and with the token that completes the stop string when it is
+    STOP_STRING: the string stays in the text. ``logprobs[t]`` is the log-prob of
     ``completion_ids[t]`` under softmax(logits / temperature). ``token_starts[t]`` is the character of ``text`` at which
     token t begins (tokens that add no character point to the next character).
     """

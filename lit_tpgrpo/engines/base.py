@@ -27,6 +27,10 @@ class SamplingParams:
     tokens after which the text can no longer satisfy the schema; ``stop_ids`` end a completion, in addition to EOS.
     Judges need both, a policy neither.
 
+    ``stop`` are strings that end a completion when its text holds one, special tokens counted as their texts. The completion
+    ends with the token that completes the string, and keeps all its tokens and log-probs, which therefore remain comparable
+    with the trainer's. Its ``StopReason`` is STOP_STRING.
+
     Raises:
         ConfigError: a value is out of its range.
     """
@@ -37,6 +41,7 @@ class SamplingParams:
     top_k: int = 0
     json_schema: str | None = None
     stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -47,6 +52,10 @@ class SamplingParams:
             raise ConfigError(f"sampling: top_p must lie in (0, 1], where 1 is off, got {self.top_p}")
         if self.top_k < 0:
             raise ConfigError(f"sampling: top_k must be 0 (off) or positive, got {self.top_k}")
+        if not all(self.stop):
+            raise ConfigError(
+                "sampling: stop strings must not be empty, got one that is: it would end every completion"
+            )
 
     @property
     def cuts_distribution(self) -> bool:
@@ -56,7 +65,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled completion: token ids (including EOS if ``stop`` is EOS) and the log-prob of each."""
+    """One sampled completion: token ids (including EOS if ``stop`` is EOS, or a stop string) and the log-prob of each."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]

@@ -8,13 +8,14 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams, Sharded
 from lit_tpgrpo.engines.checks import check_lengths, position_limit, stop_ids
 from lit_tpgrpo.engines.schema_constraint import SchemaConstraint
 from lit_tpgrpo.engines.seeded_choice import SeededChoice, truncations
+from lit_tpgrpo.engines.stop_strings import StopStrings
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
 
@@ -112,18 +113,20 @@ class HFEngine:
             pad_token_id=pad_id,
             use_cache=True,
         )
+        stops = StopStrings(tokenizer, params.stop, width, len(prompts))
         with _inference(model):
             output = model.generate(  # pyright: ignore[reportCallIssue]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
                 logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList([stops] if params.stop else []),
                 synced_gpus=False,  # each rank holds the full weights and samples its own prompts
             )
         recorder.finish(output)
         new_ids = output[:, width:].tolist()
         logprobs = recorder.stacked().tolist()
-        return [_truncate_at_eos(i, p, eos_ids) for i, p in zip(new_ids, logprobs, strict=True)]
+        return [_truncate(i, p, eos_ids, end) for i, p, end in zip(new_ids, logprobs, stops.ends, strict=True)]
 
 
 class _LogprobRecorder(LogitsProcessor):
@@ -152,11 +155,13 @@ class _LogprobRecorder(LogitsProcessor):
         return torch.cat(self._recorded, dim=-1)
 
 
-def _truncate_at_eos(ids: list[int], logprobs: list[float], eos_ids: Sequence[int]) -> Completion:
-    for t, token in enumerate(ids):
+def _truncate(ids: list[int], logprobs: list[float], eos_ids: Sequence[int], end: int | None) -> Completion:
+    """Cut off the padding after EOS, or after ``end`` tokens, where a stop string ended."""
+    for t, token in enumerate(ids[:end]):
         if token in eos_ids:
             return Completion(tuple(ids[: t + 1]), tuple(logprobs[: t + 1]), StopReason.EOS)
-    return Completion(tuple(ids), tuple(logprobs), StopReason.LENGTH)
+    stop = StopReason.LENGTH if end is None else StopReason.STOP_STRING
+    return Completion(tuple(ids[:end]), tuple(logprobs[:end]), stop)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine, stop_ids
+from lit_tpgrpo.engines.stop_strings import StopStrings
+from lit_tpgrpo.engines.vllm.sampling import request_settings, to_completion
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import StopReason, TrainingSequence
@@ -198,3 +201,55 @@ def test_all_eos_tokens_of_a_chat_model_end_a_solution(policy: TPGRPOModule):
             stop_ids(model, None)
     finally:
         model.generation_config.eos_token_id = own
+
+
+def test_a_stop_string_ends_a_completion_and_is_kept(policy: TPGRPOModule):
+    """Samples without stop strings, cut by hand behind the token that completes the first string, are what is expected."""
+    params = SamplingParams(max_new_tokens=30, temperature=1.0)
+    free = sample(policy, params, n=8)
+
+    def text(ids) -> str:
+        return policy.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    strings = tuple(text(c.token_ids)[6:9] for c in (free[0][0], free[3][1]))
+    done = sample(policy, replace(params, stop=strings), n=8, batch_size=5)
+    ended = 0
+    for i, completions in free.items():
+        for whole, cut in zip(completions, done[i], strict=True):
+            lengths = range(1, len(whole.token_ids) + 1)
+            holds = [n for n in lengths if any(s in text(whole.token_ids[:n]) for s in strings)]
+            n = holds[0] if holds else len(whole.token_ids)
+            assert cut.token_ids == whole.token_ids[:n]
+            torch.testing.assert_close(cut.logprobs, whole.logprobs[:n], atol=2e-4, rtol=0)
+            last_is_eos = n == len(whole.token_ids) and whole.stop is StopReason.EOS
+            assert cut.stop is (StopReason.STOP_STRING if holds and not last_is_eos else whole.stop)
+            ended += cut.stop is StopReason.STOP_STRING
+    assert 2 <= ended < 32
+    trained = trainer_logprobs(policy, done, 1.0)
+    sampled = [torch.tensor(c.logprobs) for _, completions in sorted(done.items()) for c in completions]
+    for ours, theirs in zip(sampled, trained, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
+
+
+def test_a_stop_string_in_the_prompt_ends_nothing(policy: TPGRPOModule):
+    params = SamplingParams(max_new_tokens=3)
+    string = policy.tokenizer.decode(PROMPTS[1])[-2:]
+    tokenizer = policy.tokenizer
+    stops = StopStrings(tokenizer, (string,), len(PROMPTS[1]), 1)
+    assert stops(torch.tensor([PROMPTS[1]]), torch.zeros(1)).tolist() == [False]
+    assert stops(torch.tensor([PROMPTS[1] + PROMPTS[1]]), torch.zeros(1)).tolist() == [True]
+    assert stops.ends == [len(PROMPTS[1])]
+    with pytest.raises(ConfigError, match="stop strings must not be empty"):
+        replace(params, stop=("",))
+
+
+def test_vllm_is_asked_for_stop_strings_and_tells_them_from_end_tokens():
+    plain = request_settings(SamplingParams(), 1, 0, [7])
+    asked = request_settings(SamplingParams(stop=("\n\nQ:",)), 1, 0, [7])
+    assert "stop" not in plain
+    assert plain["detokenize"] is False
+    assert (asked["stop"], asked["detokenize"], asked["skip_special_tokens"]) == (["\n\nQ:"], True, False)
+    assert to_completion([5, 7], [0.0, 0.0], "stop").stop is StopReason.EOS
+    assert to_completion([5, 7], [0.0, 0.0], "stop", [7]).stop is StopReason.EOS
+    assert to_completion([5, 6], [0.0, 0.0], "stop", [7]).stop is StopReason.STOP_STRING
+    assert to_completion([5, 6], [0.0, 0.0], "length", [7]).stop is StopReason.LENGTH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from lit_tpgrpo.engines.base import Completion
@@ -10,13 +11,16 @@ from lit_tpgrpo.engines.vllm.sampling import to_completion
 from lit_tpgrpo.errors import EngineError
 
 
-def parse_completions(client: ServerClient, answer: Any, version: str) -> list[Completion]:
+def parse_completions(
+    client: ServerClient, answer: Any, version: str, end_ids: Collection[int] | None = None
+) -> list[Completion]:
     """Return the completions of a prompt, in order.
 
     Args:
         client: client of the server, for messages.
         answer: JSON response of ``/inference/v1/generate``.
         version: the version of the weights that must have sampled them.
+        end_ids: see ``to_completion``.
 
     Raises:
         ServerLostError: the server aborted the request (it is shutting down), or was restarted since.
@@ -29,7 +33,9 @@ def parse_completions(client: ServerClient, answer: Any, version: str) -> list[C
         versions = {span["version"] for choice in choices for span in choice.get("weight_versions") or []}
         aborted = [c["finish_reason"] for c in choices if c["finish_reason"] not in ("stop", "length")]
         completions = [
-            to_completion(c["token_ids"], [entry["logprob"] for entry in c["logprobs"]["content"]], c["finish_reason"])
+            to_completion(
+                c["token_ids"], [entry["logprob"] for entry in c["logprobs"]["content"]], c["finish_reason"], end_ids
+            )
             for c in choices
             if not aborted
         ]

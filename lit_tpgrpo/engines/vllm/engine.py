@@ -219,6 +219,7 @@ class VLLMEngine:
         limit = cast(int, self._engine.model_config.max_model_len)
         check_lengths(prompts, params.max_new_tokens, limit)
         end_ids = sorted({*stop_ids(model, cast(int | None, self._policy.tokenizer.eos_token_id)), *params.stop_ids})
+        told_apart = end_ids if params.stop else None
         engine, pending = self._engine, self._add(prompts, n, params, seeds, end_ids)
         try:
             while pending:
@@ -227,7 +228,7 @@ class VLLMEngine:
                 for output in outputs:
                     if output.finished:
                         completions = [
-                            to_completion(c.token_ids, _sampled_logprobs(c.logprobs), c.finish_reason)
+                            to_completion(c.token_ids, _sampled_logprobs(c.logprobs), c.finish_reason, told_apart)
                             for c in output.outputs
                         ]
                         yield pending.pop(output.request_id), repeat_greedy(completions, n)

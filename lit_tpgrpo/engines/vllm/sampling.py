@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from lit_tpgrpo.engines.base import Completion, SamplingParams
@@ -33,6 +33,8 @@ def request_settings(params: SamplingParams, n: int, seed: int, stop_ids: Sequen
         "seed": seed,
         "detokenize": False,
     }
+    if params.stop:
+        settings |= {"stop": list(params.stop), "detokenize": True, "skip_special_tokens": False}
     if params.json_schema is not None:
         settings["structured_outputs"] = {"json": params.json_schema}
     return settings
@@ -49,17 +51,27 @@ def repeat_greedy(completions: Sequence[Completion], n: int) -> tuple[Completion
     return tuple(completions) if len(completions) == n else tuple(completions[0] for _ in range(n))
 
 
-def to_completion(token_ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None) -> Completion:
+def to_completion(
+    token_ids: Sequence[int],
+    logprobs: Sequence[float],
+    finish_reason: str | None,
+    end_ids: Collection[int] | None = None,
+) -> Completion:
     """Convert a finished sample of vLLM.
 
-    ``stop`` means that the last id is an end token: stop strings are never requested.
+    Args:
+        token_ids: (T,).
+        logprobs: (T,), of each.
+        finish_reason: ``length``, or ``stop``: at an end token or a stop string.
+        end_ids: the end tokens, which tell the two apart; None if no stop string was requested.
 
     Raises:
         RuntimeError: vLLM did not finish the sample (``abort``, ``error``).
     """
     if finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a request with {finish_reason!r}; expected 'stop' or 'length'")
-    stop = StopReason.EOS if finish_reason == "stop" else StopReason.LENGTH
+    ended = StopReason.EOS if end_ids is None or token_ids[-1] in end_ids else StopReason.STOP_STRING
+    stop = ended if finish_reason == "stop" else StopReason.LENGTH
     if len(token_ids) != len(logprobs):
         raise RuntimeError(f"vLLM returned {len(token_ids)} tokens with {len(logprobs)} log-probs")
     return Completion(tuple(token_ids), tuple(logprobs), stop)

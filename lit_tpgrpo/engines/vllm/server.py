@@ -198,7 +198,8 @@ class VLLMServer:
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         pool = ServerPool(self._servers, self._loop, self.limits, self._admit, self.while_waiting)
-        for i, completions in pool.generate(bodies, self._version, partial(parse_completions, version=self._version)):
+        parse = partial(parse_completions, version=self._version, end_ids=end_ids if params.stop else None)
+        for i, completions in pool.generate(bodies, self._version, parse):
             yield i, repeat_greedy(completions, n)
 
     # ---- shutdown ----

@@ -127,6 +127,26 @@ def test_seeds_repeat_differ_and_belong_to_prompts_rather_than_places(engine, po
     assert twice[0] != twice[1]
 
 
+def test_stop_strings_end_a_completion_and_are_kept(engine, policy):
+    def text(ids) -> str:
+        return policy.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    free = sample(engine, SamplingParams(LENGTH, 1.0))
+    strings = tuple(text(c.token_ids)[6:9] for c in (free[0][0], free[1][1]))
+    done = sample(engine, SamplingParams(LENGTH, 1.0, stop=strings))
+    ended = 0
+    for i, completions in free.items():
+        for whole, cut in zip(completions, done[i], strict=True):
+            holds = [
+                n for n in range(1, len(whole.token_ids) + 1) if any(s in text(whole.token_ids[:n]) for s in strings)
+            ]
+            assert cut.token_ids == whole.token_ids[: holds[0] if holds else None]
+            ended += cut.stop is StopReason.STOP_STRING
+            assert cut.stop in ({StopReason.STOP_STRING, StopReason.EOS} if holds else {whole.stop})
+    assert ended >= 2
+    assert gaps(policy, done, 1.0).max() < EXACT
+
+
 def test_stop_reasons_and_stop_ids(engine, policy):
     free = sample(engine, SamplingParams(LENGTH, 1.0), n=8)
     completions = [c for group in free.values() for c in group]
