@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 
@@ -32,7 +33,11 @@ def lazy_attributes(package: str, names: Mapping[str, str]) -> tuple[Callable[[s
         raise AttributeError(f"module {package!r} has no attribute {name!r}{_suggestion(name, homes)}", name=name)
 
     def dir_() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes})
+        """Return published names, modules that are loaded, and Python's special names; no helpers of ``__init__.py``."""
+        here = vars(sys.modules[package])
+        return sorted(
+            {n for n, value in here.items() if n.startswith("__") or isinstance(value, ModuleType)} | homes.keys()
+        )
 
     return getattr_, dir_
 

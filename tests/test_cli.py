@@ -19,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import comet, mlflow, wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import lit_tpgrpo
 from lit_tpgrpo import cli
 from lit_tpgrpo.cli.catalogue import nearest_path
 from lit_tpgrpo.errors import ConfigError, InputError, first_among
@@ -126,7 +127,14 @@ def test_predict_writes_judged_solutions(fitted: tuple[Path, str], tmp_path: Pat
 def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path: Path, capsys):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     cli.main(["fit", *small(tmp_path), "--ckpt_path", checkpoint, "--trainer.max_steps", "5"])
-    lines = capsys.readouterr().out.strip().splitlines()
+    printed = capsys.readouterr()
+    (said,) = [line for line in printed.err.splitlines() if line.startswith("resuming ")]
+    folders = f"trainer.default_root_dir {fitted[0].parent.parent} -> {tmp_path}, trainer.logger.save_dir"
+    assert said.startswith(
+        f"resuming {checkpoint}, writing to {tmp_path / 'run' / 'version_0'}; changed settings: {folders}"
+    )
+    assert said.endswith("trainer.max_steps 3 -> 5")
+    lines = printed.out.strip().splitlines()
     assert re.fullmatch(LAST_LINE, lines[-1].strip())
     # The accuracy before training is the first run's: the resumed run did not start there.
     assert re.fullmatch(LAST_LINE, lines[-1].strip()).group(1) in fitted[1].strip().splitlines()[-1]  # pyright: ignore
@@ -205,7 +213,7 @@ MISTYPED = {
     "--trainer.logger TensorBordLogger": "trainer.logger: there is no class or file TensorBordLogger; did you mean "
     "lightning.pytorch.loggers.TensorBoardLogger?",
     "--trainer.callbacks+ MathEvaluatio": "trainer.callbacks: there is no class or file MathEvaluatio; did you mean "
-    "lit_tpgrpo.callbacks.MathEvaluation?",
+    "lit_tpgrpo.MathEvaluation?",
     "--trainer.callbacks+ SafeCheckpoint --trainer.callbacks.monitr x": "unknown option trainer.callbacks.monitr: "
     "SafeCheckpoint has no 'monitr'; did you mean monitor?",
     "--trainer.callbacks+ SafeCheckpoint --trainer.callbacks.save_top_k x": "trainer.callbacks.save_top_k: expected a whole "
@@ -214,7 +222,17 @@ MISTYPED = {
     'expected a string with form "h:m:s" or "d days, h:m:s" or null, got x',
     "--data.train lit_tpgrpo.datamodules.sources.HubProblems --data.train.preset gsm8k --data.train.answer_form boxx": "data."
     "train.answer_form: expected one of BOX, GSM8K_LINE, GSM8K_HASH, ANSWER_LINE, PLAIN or dict or null, got boxx",
-    "--data.judge RuleJudge": "data.judge: there is no class or file RuleJudge; did you mean lit_tpgrpo.judges.rule.RuleJudge?",
+    "--data.judge RuleJudge": "data.judge: there is no class or file RuleJudge; did you mean lit_tpgrpo.RuleJudge?",
+    "--data.judge lit_tpgrpo.RuleJudg": "data.judge: there is no class or file lit_tpgrpo.RuleJudg; did you mean "
+    "lit_tpgrpo.RuleJudge?",
+    "--data.group_size.x 3": "unknown option data.group_size.x: data.group_size is a whole number",
+    "--data.judge.help": "--data.judge.help needs the class whose options it prints, e.g. --data.judge.help "
+    "lit_tpgrpo.RuleJudge",
+    "--model.loss.help": "--model.loss.help needs the class whose options it prints, e.g. --model.loss.help "
+    "lit_tpgrpo.ClippedSurrogate",
+    "--dta.group_size 3": "unknown option --dta.group_size; did you mean --data.group_size?",
+    "--config {other}": "unknown key verbose in a config: it belongs to the command validate and test",
+    "--config {top}": "unknown key dta.group_size in a config; did you mean data.group_size?",
     "--data.verifier Foo": "data.verifier: there is no class or file Foo; give its full path, such as package.module.Class",
     "--data.verifier examples.parts.verifier.same": "data.verifier: there is no class or file examples.parts.verifier.same",
     "--data.verifier.workers 2": "data.verifier.workers: no class is given for data.verifier; give --data.verifier and the "
@@ -247,6 +265,8 @@ MISTYPED = {
 FILES = {
     "typo": "data: {class_path: lit_tpgrpo.datamodules.MathRolloutDataModule, init_args: {sampling: {max_new_token: 3}}}",
     "trainer": "trainer: {max_step: 4}",
+    "other": "verbose: true",
+    "top": "dta: {group_size: 4}",
     "broken": "trainer:\n  max_steps: [4\n",
     "twice": "data: null\ntrainer: null\ndata: null\n",
     "text": "hello",
@@ -254,11 +274,14 @@ FILES = {
 
 
 def test_suggested_paths_are_those_that_configs_use():
-    """Each class is named by the highest place that publishes it, as in our configs, not by one that merely uses it."""
+    """Each class is named by its public name, or else by the highest place that publishes it, as in our configs."""
     texts = [path.read_text() for path in (ROOT / "configs").rglob("*.yaml")]
     used = {path for text in texts for path in re.findall(r"class_path: ([\w.]+)", text)}
     assert len(used) > 20
-    assert {path: nearest_path(path.rpartition(".")[2]) for path in used} == {path: path for path in used}
+    names = {path: path.rpartition(".")[2] for path in used}
+    public = {path: f"lit_tpgrpo.{name}" for path, name in names.items() if name in lit_tpgrpo.__all__}
+    assert len(public) > 10
+    assert {path: nearest_path(name) for path, name in names.items()} == {path: path for path in used} | public
     assert nearest_path("Foo") is None
 
 
@@ -326,6 +349,7 @@ def test_help_shows_our_settings_and_how_to_see_the_others(capsys: pytest.Captur
         ([*QUICKSTART, "--data.help"], "--data.group_size GROUP_SIZE"),
         (["--model.help"], "--model.loss.help"),
         (["--data.help", "MathRolloutDataModule", "--data.judge.help", rule], "max_work"),
+        (["--data.judge.help", rule], "max_work"),
         (["--trainer.help"], "--trainer.max_steps MAX_STEPS"),
     ):
         with pytest.raises(SystemExit, match="0"):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+import yaml
 from jsonargparse import Namespace
 
 from lit_tpgrpo import cli
+from lit_tpgrpo.cli.resumed import resume_line
 from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version, run_of
 
 
@@ -99,6 +101,40 @@ def test_what_follows_a_run_logs_into_its_folder(tmp_path: Path):
     chosen = settings(logger("TensorBoardLogger", save_dir="runs", name="q", version=3))
     follow_run(chosen, "test", checkpoint)
     assert chosen.trainer.logger.init_args == Namespace(save_dir="runs", name="q", version=3)
+
+
+def test_a_resumed_run_says_what_changed_and_where_it_writes(tmp_path: Path):
+    def run(**data: object) -> dict:
+        logger = {
+            "class_path": "TensorBoardLogger",
+            "init_args": {"save_dir": "runs", "version": data.pop("version", 0)},
+        }
+        credit = {
+            "class_path": data.pop("credit", "lit_tpgrpo.credit.ThoughtCredit"),
+            "init_args": data.pop("args", {}),
+        }
+        return {
+            "ckpt_path": data.pop("ckpt_path", None),
+            "trainer": {"logger": logger, "callbacks": [{"class_path": "A", "init_args": {"k": 1}}]},
+            "data": {"class_path": "D", "init_args": {"credit": credit, **data}},
+        }
+
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run(group_size=8, args={"alpha": 1.0})))
+    same = run(group_size=8, args={"alpha": 1.0}, version=1, ckpt_path="x")
+    assert resume_line("x.ckpt", tmp_path, same, tmp_path / "new") == f"resuming x.ckpt, writing to {tmp_path / 'new'}"
+    other = run(group_size=4, args={"alpha": 0.5}, store_dir="s")
+    assert resume_line("x.ckpt", tmp_path, other, None) == (
+        "resuming x.ckpt; changed settings: data.credit.alpha 1.0 -> 0.5, data.group_size 8 -> 4, data.store_dir null -> s"
+    )
+    # Of a class that was replaced, its own arguments say nothing.
+    replaced = run(group_size=8, credit="lit_tpgrpo.credit.OutcomeCredit", args={"eps": 0.1})
+    said = "resuming x.ckpt; changed settings: data.credit ThoughtCredit -> OutcomeCredit"
+    assert resume_line("x.ckpt", tmp_path, replaced, None) == said
+    many = run(group_size=8, args={"alpha": 1.0}, **{f"k{i}": i for i in range(10)})
+    assert resume_line("x.ckpt", tmp_path, many, None).endswith("data.k7 null -> 7 and 2 more")
+    assert (
+        resume_line("x.ckpt", None, same, None) == "resuming x.ckpt; the settings of the run before are not beside it"
+    )
 
 
 def test_the_process_group_is_gone_after_a_run(monkeypatch):

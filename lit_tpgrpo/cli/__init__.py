@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,7 +20,8 @@ from lit_tpgrpo import notices  # first: it silences third-party import messages
 from lit_tpgrpo.callbacks import JudgedSolutionWriter
 from lit_tpgrpo.cli.messages import refusal
 from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text
-from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version
+from lit_tpgrpo.cli.resumed import resume_line
+from lit_tpgrpo.cli.runs import follow_run, name_run, reserve_version, run_of
 from lit_tpgrpo.distributed import end_process_group
 from lit_tpgrpo.errors import ConfigError, InputError, StorageError
 from lit_tpgrpo.module import TPGRPOModule
@@ -77,6 +79,7 @@ class TPGRPOCLI(LightningCLI):
         OneLineParser.configs = tuple(config_files(self.given))
         OneLineParser.keys = tuple(key for path in OneLineParser.configs for key in config_keys(path))
         # Not super(), which warns if arguments are passed although sys.argv has some too.
+        check_help(self.given)
         self.config = parser.parse_args(with_default_classes(self.given))
 
     def _parse_ckpt_path(self) -> None:
@@ -103,6 +106,9 @@ class TPGRPOCLI(LightningCLI):
         self.save_config_kwargs = {"given": settings.clone()}
         if command == "fit":
             self.reserved = reserve_version(settings)
+            if path is not None and rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
+                dumped = yaml.safe_load(self._parser(command).dump(self.save_config_kwargs["given"], skip_none=False))
+                print(resume_line(path, run_of(path), dumped, self.reserved), file=sys.stderr)
         else:
             local = None if path is None or not Path(path).exists() else path
             self.folder = follow_run(settings, command, local)
@@ -146,14 +152,51 @@ SETTINGS = {
 
 
 def with_default_classes(args: Sequence[str]) -> list[str]:
-    """Add this package's class to ``--data.help`` and ``--model.help`` if they name none; return all arguments."""
+    """Add this package's class where help is asked of ``data``, ``model`` or a part of them and none is named."""
     completed = []
     for index, arg in enumerate(args):
+        part = arg.removeprefix("--").removesuffix(".help") if arg.endswith(".help") else ""
+        whole = part.split(".")[0]
+        owner = SHOWN.get(whole)
+        named = config_files(args) or any(a.split("=")[0] in (f"--{whole}", f"--{whole}.help") for a in args)
+        if owner is not None and part not in SHOWN and not named:
+            completed += [f"--{whole}", f"{owner.__module__}.{owner.__name__}"]
         completed.append(arg)
-        owner = SHOWN.get(arg.removeprefix("--").removesuffix(".help")) if arg.endswith(".help") else None
-        if owner is not None and (index + 1 == len(args) or args[index + 1].startswith("-")):
+        if owner is not None and part in SHOWN and _lacks_value(args, index):
             completed.append(f"{owner.__module__}.{owner.__name__}")
     return completed
+
+
+_HELP_EXAMPLES = {
+    "data.credit": "lit_tpgrpo.ThoughtCredit",
+    "data.engine": "lit_tpgrpo.HFEngine",
+    "data.format": "lit_tpgrpo.ThinkTags",
+    "data.judge": "lit_tpgrpo.RuleJudge",
+    "data.verifier": "lit_tpgrpo.MathVerifier",
+    "model.loss": "lit_tpgrpo.ClippedSurrogate",
+    "model.lr_scheduler": "lit_tpgrpo.training.schedules.TransformersLR",
+    "model.optimizer": "torch.optim.AdamW",
+    "trainer.callbacks": "lit_tpgrpo.MathEvaluation",
+    "trainer.logger": "lightning.pytorch.loggers.TensorBoardLogger",
+}
+
+
+def check_help(args: Sequence[str]) -> None:
+    """Check that ``--data.judge.help`` and the like name the class whose options they print.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for index, arg in enumerate(args):
+        part = arg.removeprefix("--").removesuffix(".help")
+        asks = arg.startswith("--") and arg.endswith(".help") and "." in part
+        if asks and _lacks_value(args, index):
+            example = _HELP_EXAMPLES.get(part, "package.module.Class")
+            raise ConfigError(f"{arg} needs the class whose options it prints, e.g. {arg} {example}")
+
+
+def _lacks_value(args: Sequence[str], index: int) -> bool:
+    return index + 1 == len(args) or args[index + 1].startswith("-")
 
 
 def config_files(args: Sequence[str]) -> list[Path]:

@@ -11,6 +11,8 @@ import pkgutil
 from collections.abc import Iterator
 from types import ModuleType
 
+import lit_tpgrpo
+
 _OTHERS = (
     "lightning.pytorch.callbacks",
     "lightning.pytorch.loggers",
@@ -50,7 +52,7 @@ def nearest_path(given: str) -> str | None:
 
 @functools.cache
 def _paths() -> dict[str, str]:
-    """Return class paths by lower-case class name; the shortest path if a class can be imported from several modules."""
+    """Return class paths by lower-case class name: the public name, or else the shortest path of several modules."""
     paths: dict[str, str] = {}
     for module in _modules():
         for name, value in vars(module).items():
@@ -60,7 +62,8 @@ def _paths() -> dict[str, str]:
             known = paths.get(name.lower())
             if known is None or path.count(".") < known.count("."):
                 paths[name.lower()] = path
-    return paths
+    public = (name for name in lit_tpgrpo.__all__ if _is_concrete_class(getattr(lit_tpgrpo, name)))
+    return paths | {name.lower(): f"lit_tpgrpo.{name}" for name in public}
 
 
 def _is_concrete_class(value: object) -> bool:

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jsonargparse._parameter_resolvers import get_signature_parameters
@@ -21,26 +22,29 @@ _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)(.*)", re.DOTALL)
 _NOT_IN_CONFIG = re.compile(r"Subcommand '[^']+' does not accept option '([^']+)'")
 _NOT_SUBCOMMAND = re.compile(r"argument subcommand: invalid choice: '([^']+)'")
 _EXAMPLES = {"lr_scheduler": "torch.optim.lr_scheduler.CosineAnnealingLR", "optimizer": "torch.optim.AdamW"}
+_INNER = re.compile(r"\w+\(key='(.*?)', val=.*\)")  # a value for an argument of a setting that takes none
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _EMPTY_BASES = ("lightning.LightningDataModule", "lightning.Callback", "lightning.LightningModule")
 
 
 def one_line(
-    message: str, options: Collection[str] = (), keys: Collection[str] = (), configs: Sequence[Path] = ()
+    message: str,
+    options: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    keys: Collection[str] = (),
+    configs: Sequence[Path] = (),
 ) -> str:
     """Return the one line of an error report of jsonargparse that explains the error.
 
     Args:
         message: the report, as passed to the parser's ``error``.
-        options: options of the command line, with their dashes, for suggestions.
+        options: options of the command line, with their dashes, and the commands that have each.
         keys: keys that the configs set, e.g. ``data.credit.alpha``, for suggestions.
         configs: the config files on the command line.
     """
     if match := _UNRECOGNIZED.match(message):
         return _unrecognized(match[1], options)
     if match := _NOT_IN_CONFIG.search(message):
-        keys = [option.removeprefix("--") for option in options]
-        return f"unknown key {match[1]} in a config{_suggestion(match[1], keys)}"
+        return f"unknown key {match[1]} in a config{_near_option(match[1], options, dashes='')}"
     if match := _NOT_SUBCOMMAND.search(message):
         choices = ("fit", "validate", "test", "predict")
         return f"unknown command {match[1]!r}{_suggestion(match[1], choices)}; it is one of {', '.join(choices)}"
@@ -51,11 +55,31 @@ def one_line(
     return _nested(message, keys)
 
 
-def _unrecognized(given: str, options: Collection[str]) -> str:
+def _near_option(name: str, options: Mapping[str, Sequence[str]], dashes: str) -> str:
+    """Return the end of the message about an unknown option or key: the nearest one, or the commands that have it.
+
+    Args:
+        name: as given.
+        options: with their dashes, and the commands that have each.
+        dashes: in front of the name, "" in a config.
+    """
+    commands = {option.removeprefix("--"): known for option, known in options.items()}
+    plain = name.removeprefix("--")
+    if plain in commands:
+        return f": it belongs to the command {' and '.join(commands[plain])}"
+    top = {key.split(".")[0] for key in commands}
+    first, dot, rest = plain.partition(".")
+    if dot and first not in top:  # the settings below a misspelt model or data are those of a class
+        near = difflib.get_close_matches(first, sorted(top), n=1, cutoff=0.6)
+        return f"; did you mean {dashes}{near[0]}.{rest}?" if near else ""
+    return _suggestion(plain, commands, dashes)
+
+
+def _unrecognized(given: str, options: Mapping[str, Sequence[str]]) -> str:
     if not given.startswith("-"):
         return f"unexpected argument {given!r}: settings are given as --key value, e.g. --data.group_size 16"
     name = given.split("=")[0]
-    return f"unknown option {name}{_suggestion(name, options)}"
+    return f"unknown option {name}{_near_option(name, options, dashes='--')}"
 
 
 def _without_base(missing: str, configs: Sequence[Path]) -> str:
@@ -112,8 +136,10 @@ def _nested(message: str, keys: Collection[str]) -> str:
         return f"{key}: {owner.split('.')[-1]} needs {names}; give --{key}.{name}, or list a config that sets it first"
     if report.expected is not None:
         key, kind, value = report.expected
+        if match := _INNER.fullmatch(value):
+            return f"unknown option {key}.{match[1]}: {key} is {_type_name(kind)}"
         return f"{key}: expected {_type_name(kind)}, got {value}"
-    if match := re.fullmatch(r"\w+\(key='(.*?)', val=.*\)", report.given):
+    if match := _INNER.fullmatch(report.given):
         key = ".".join(report.path)
         return f"{key}.{match[1]}: no class is given for {key}; give --{key} and the path of a class first"
     if report.types:
@@ -198,4 +224,5 @@ def _classes(module: str) -> list[str]:
         imported = importlib.import_module(module)
     except ImportError:
         return []
-    return [name for name, value in vars(imported).items() if inspect.isclass(value)]
+    published: Sequence[str] = getattr(imported, "__all__", ())  # not in vars() where it is imported on first access
+    return [*published, *(name for name, value in vars(imported).items() if inspect.isclass(value))]

@@ -36,11 +36,17 @@ class OneLineParser(LightningArgumentParser):
         line = one_line(message, self._known_options(), OneLineParser.keys, OneLineParser.configs)
         self.exit(2, f"error: {line}\n")
 
-    def _known_options(self) -> list[str]:
-        parsers = [self]
+    def _known_options(self) -> dict[str, list[str]]:
+        """Return the options of all commands, and which commands have each."""
+        parsers = {"": self}
         if self._subcommands_action is not None:
-            parsers += self._subcommands_action._name_parser_map.values()
-        return sorted({option for parser in parsers for option in parser._option_string_actions if option != "--help"})
+            parsers |= self._subcommands_action._name_parser_map
+        options: dict[str, list[str]] = {}
+        for command, parser in parsers.items():
+            for option in parser._option_string_actions:
+                options.setdefault(option, []).append(command)
+        options.pop("--help", None)
+        return dict(sorted(options.items()))
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         if "--trainer.max_steps" not in self._option_string_actions:  # the main parser, or one of a class
@@ -77,7 +83,7 @@ def help_page(command: str, description: str) -> str:
         *_row("--print_config", "print the resulting settings and exit"),
         *_row("--trainer.help", "print all options of Lightning's Trainer"),
         *_row(
-            "--data.help MathRolloutDataModule --data.judge.help lit_tpgrpo.judges.rule.RuleJudge",
+            "--data.judge.help lit_tpgrpo.RuleJudge",
             "print the options of a component",
         ),
     ]

@@ -24,7 +24,7 @@ from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.generative import GenerativeJudge, QueryConfig, RuleSegmentation
 from lit_tpgrpo.judges.rule import RuleJudge
@@ -222,6 +222,22 @@ def test_predict_writes_every_judged_solution(random_model, tmp_path, capsys):
         assert "".join(row["text"][s["start"] : s["end"]] for s in row["steps"]) == row["text"]
         assert row["outcome"] in ("correct", "incorrect")
         assert row["thoughts"][-1]["end"] == len(row["text"])
+
+
+def test_predictions_replace_none(random_model, tmp_path):
+    """A file that is named is refused before anything is sampled; the one of the run's folder gets a number."""
+    path = tmp_path / "judged.jsonl"
+    path.write_text("kept")
+    problems = ArithmeticProblems("1", n=1)
+    with pytest.raises(InputError, match=r"judged\.jsonl exists already: give another --writer\.path, or remove it"):
+        run(tmp_path, JudgedSolutionWriter(path)).predict(module(random_model), datamodule=data(predict=problems))
+    assert path.read_text() == "kept"
+    trainer, policy = run(tmp_path, JudgedSolutionWriter()), module(random_model)
+    for _ in range(2):
+        trainer.predict(policy, datamodule=data(predict=problems))
+    written = {file.name: file.read_text() for file in Path(trainer.log_dir or "").glob("*.jsonl*")}
+    assert set(written) == {"judged_solutions.jsonl", "judged_solutions_1.jsonl"}
+    assert len(set(written.values())) == 1
 
 
 class OneCase:
