@@ -20,7 +20,7 @@ from lit_tpgrpo.training.sharding import torch_dtype
 from lit_tpgrpo.user_errors import one_line_errors
 
 # The settings on which the weights' shapes and names depend; the others concern training only.
-_MODEL_SETTINGS = ("model", "tokenizer", "dtype", "attention", "quantization")
+_MODEL_SETTINGS = ("model", "tokenizer", "dtype", "attention", "quantization", "revision")
 
 
 def export_checkpoint(
@@ -74,6 +74,7 @@ def rebuild(contents: Mapping[str, Any], model: str | None) -> TPGRPOModule:
     if model is not None:
         settings["model"] = model
         settings.pop("tokenizer", None)  # use the one in the model's folder
+        settings.pop("revision", None)
     module = TPGRPOModule(**settings, adapter=lora)
     module.configure_model()
     state = dict(contents) | {"state_dict": dict(contents["state_dict"])}

@@ -23,6 +23,7 @@ from lit_tpgrpo.losses.base import TokenLoss
 from lit_tpgrpo.losses.clipped import ClippedSurrogate
 from lit_tpgrpo.losses.metrics import LossMetrics
 from lit_tpgrpo.losses.settings import as_loss, loss_settings
+from lit_tpgrpo.pretrained import HubOptions
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.run_settings import log_run_settings
 from lit_tpgrpo.training.adapters import LoRA
@@ -79,6 +80,9 @@ class TPGRPOModule(PolicyModule):
             the device for its part of a step only; ``adapter_off``, the policy without its adapter; ``auto`` is
             ``adapter_off`` with an adapter and ``frozen`` without.
         tokenizer: folder, hub name or object; by default the model's own.
+        revision: branch, tag or commit of a model on the hub; give a commit to make the run reproducible.
+        trust_remote_code: run Python code that comes with the model, with your rights. Checkpoints do not hold it: whoever
+            loads one says so again.
     """
 
     MOVED_ARGUMENTS: ClassVar = dict.fromkeys(
@@ -104,13 +108,18 @@ class TPGRPOModule(PolicyModule):
         quantization: Literal["nf4"] | None = None,
         reference: ReferenceName = "auto",
         tokenizer: str | PreTrainedTokenizerBase | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         check_settings(quantization, adapter, random_init, normalisation, norm_length, tokens_per_microbatch)
         weights = weights_dtype(dtype, adapter is not None)
-        source = model_source(model, tokenizer, weights, attention, random_init, quantization)
+        source = model_source(
+            *(model, tokenizer, weights, attention, random_init, quantization), HubOptions(revision, trust_remote_code)
+        )
         super().__init__(source, adapter, sharding)
         model, tokenizer = source.name, tokenizer_name(tokenizer)  # checkpoints hold names, not objects
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "loss", "sharding", "adapter"], logger=False)
+        ignored = ["optimizer", "lr_scheduler", "loss", "sharding", "adapter", "trust_remote_code"]
+        self.save_hyperparameters(ignore=ignored, logger=False)
         self.hparams["loss"] = loss_settings(loss)
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler, self.token_loss = optimizer, lr_scheduler, loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -83,7 +84,34 @@ def resolve_model(name: str) -> str:
     return name
 
 
-def _check_hub_reachable(name: str) -> None:
+@dataclass(frozen=True)
+class HubOptions:
+    """Which version of a repository is loaded, and whether code in it may run.
+
+    Args:
+        revision: branch, tag or commit on the hub; None is its main branch.
+        trust_remote_code: run the Python code that comes with the model, with the user's rights.
+    """
+
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def check(self, name: str, resolved: str) -> None:
+        """Refuse a revision of a folder, and say that code will be run.
+
+        Raises:
+            ConfigError: the name is a folder.
+        """
+        if self.revision is not None and Path(resolved).is_dir():
+            raise ConfigError(
+                f"{name!r} is a folder and has no revision {self.revision!r}; leave model.revision out, or give a hub name"
+            )
+        if self.trust_remote_code:
+            which = "" if Path(resolved).is_dir() or self.revision is not None else "; pin it with model.revision"
+            rank_zero_warn(f"trust_remote_code is on: code that comes with {name!r} runs with your rights{which}")
+
+
+def _check_hub_reachable(name: str, revision: str | None = None) -> None:
     """Try to reach the hub, with one retry: transformers would retry for most of a minute.
 
     Nothing is requested for local or cached files, nor in offline mode. Any response counts; transformers interprets it.
@@ -91,9 +119,13 @@ def _check_hub_reachable(name: str) -> None:
     Raises:
         ConnectionError: the hub cannot be reached.
     """
-    if Path(name).is_dir() or is_offline_mode() or isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if (
+        Path(name).is_dir()
+        or is_offline_mode()
+        or isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    ):
         return
-    url = hf_hub_url(name, "config.json")
+    url = hf_hub_url(name, "config.json", revision=revision)
     try:
         http_backoff("HEAD", url, max_retries=1, retry_on_status_codes=(), timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
@@ -136,7 +168,7 @@ def _load_error(what: str, name: str, resolved: str, error: Exception) -> Config
     )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, options: HubOptions = HubOptions()) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer and check that it has what sampling needs.
 
     A missing pad token falls back to EOS, since padding is masked.
@@ -145,9 +177,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ConfigError: it cannot be loaded, or has no EOS token.
     """
     resolved = resolve_model(name)
+    options.check(name, resolved)
     try:
-        _check_hub_reachable(resolved)
-        tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=False)
+        _check_hub_reachable(resolved, options.revision)
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolved, revision=options.revision or "main", trust_remote_code=options.trust_remote_code
+        )
     except Exception as error:  # edited or truncated files can raise any error
         raise _load_error("tokenizer", name, resolved, error) from error
     return check_tokenizer(tokenizer, name)
@@ -179,10 +214,12 @@ def load_causal_lm(
     dtype: torch.dtype | None,
     attention: str,
     quantization: BitsAndBytesConfig | None = None,
+    options: HubOptions = HubOptions(),
 ) -> PreTrainedModel:
     """Load a causal language model: its weights, or with ``random_init`` its architecture only.
 
-    Code that comes with a model is never run: by default transformers asks whether to, and runs it after a "y".
+    Code that comes with a model is not run unless ``options`` ask for it: by default transformers asks whether to, and runs it
+    after a "y".
 
     Args:
         name: a folder, a hub name or an embedded model.
@@ -190,6 +227,7 @@ def load_causal_lm(
         dtype: dtype of the weights; None for transformers' default.
         attention: transformers' ``attn_implementation``, e.g. ``sdpa``.
         quantization: bitsandbytes' settings; None for no quantization.
+        options: revision, and whether code in the repository may run.
 
     Raises:
         ConfigError: it cannot be loaded, or ``attention`` is not available on this machine.
@@ -198,15 +236,23 @@ def load_causal_lm(
     if not random_init:
         _check_sums(name, resolved)
     try:
-        _check_hub_reachable(resolved)
-        config = AutoConfig.from_pretrained(resolved, trust_remote_code=False)
+        _check_hub_reachable(resolved, options.revision)
+        trusted, revision = options.trust_remote_code, options.revision or "main"
+        config = AutoConfig.from_pretrained(resolved, trust_remote_code=trusted, revision=revision)
         if random_init:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention, trust_remote_code=trusted
+            )
         else:
             # Load on the CPU; the trainer moves the model: transformers might choose a GPU that this process must not use.
             extra = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": "cpu"}}
             model = AutoModelForCausalLM.from_pretrained(
-                resolved, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **extra
+                resolved,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=trusted,
+                revision=revision,
+                **extra,
             )
     except ImportError as error:
         raise ConfigError(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 import time
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub.utils import httpx
 
 from lit_tpgrpo import pretrained
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.export import export_checkpoint
 from lit_tpgrpo.module import TPGRPOModule
 
 SHIPPED = Path(pretrained.resolve_model("embedded:tiny-qwen2"))
@@ -61,6 +64,65 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, monkeypatch: py
         with pytest.raises(ConfigError, match="could be loaded from the folder"):
             load(str(folder))
     assert not ran.exists()
+
+
+def with_code(folder: Path, ran: Path) -> Path:
+    """The shipped model as one of its own class, whose module leaves a file behind when it is imported."""
+    shutil.copytree(SHIPPED, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}, "model_type": "other"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "code.py").write_text(
+        "from transformers import Qwen2Config, Qwen2ForCausalLM\n"
+        f"open({str(ran)!r}, 'w').close()\n"
+        "class Config(Qwen2Config):\n    model_type = 'other'\n"
+        "class Model(Qwen2ForCausalLM):\n    config_class = Config\n"
+    )
+    return folder
+
+
+def test_code_that_comes_with_a_model_runs_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    ran = tmp_path / "ran"
+    folder = str(with_code(tmp_path / "model", ran))
+    with pytest.warns(UserWarning, match="code that comes with .* runs with your rights"):
+        module = TPGRPOModule(folder, trust_remote_code=True)
+    module.configure_model()
+    assert ran.exists()
+    assert type(module.policy_model).__name__ == "Model"
+    assert "trust_remote_code" not in module.hparams
+
+
+def test_no_checkpoint_makes_code_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    ran, file = tmp_path / "ran", tmp_path / "last.ckpt"
+    folder = str(with_code(tmp_path / "model", ran))
+    contents = {"hyper_parameters": {"model": folder, "trust_remote_code": True}, "state_dict": {}, "global_step": 1}
+    torch.save(contents | {"pytorch-lightning_version": "2.6.0", "loops": {}}, file)
+    for load in (TPGRPOModule.load_from_checkpoint, lambda path: export_checkpoint(path, tmp_path / "out")):
+        with pytest.raises((ConfigError, InputError)):
+            load(file).configure_model()  # pyright: ignore[reportAttributeAccessIssue]
+    assert not ran.exists()
+
+
+def test_a_revision_is_that_of_model_and_tokenizer(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, str]] = []
+
+    def refuse(name: str, revision: str, **_: object) -> None:
+        asked.append((name, revision))
+        raise OSError("not here")
+
+    monkeypatch.setattr(pretrained, "_check_hub_reachable", lambda name, revision: None)
+    for auto in ("AutoConfig", "AutoTokenizer"):
+        monkeypatch.setattr(f"lit_tpgrpo.pretrained.{auto}.from_pretrained", refuse)
+    options = pretrained.HubOptions("abc123")
+    for load in (pretrained.load_tokenizer, lambda n, o: pretrained.load_causal_lm(n, False, None, "sdpa", None, o)):
+        with pytest.raises(ConfigError, match="not here"):
+            load("owner/name", options)
+    assert asked == [("owner/name", "abc123")] * 2
+    with pytest.raises(ConfigError, match="is a folder and has no revision 'abc123'"):
+        TPGRPOModule(str(SHIPPED), revision="abc123")
 
 
 def test_a_tokenizer_without_pad_pads_with_eos_and_says_so_once(tmp_path: Path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.arguments import accepted, shown
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.pretrained import IN_MEMORY, check_tokenizer, load_causal_lm, load_tokenizer
+from lit_tpgrpo.pretrained import IN_MEMORY, HubOptions, check_tokenizer, load_causal_lm, load_tokenizer
 from lit_tpgrpo.training.adapters import four_bit
 
 
@@ -41,11 +41,12 @@ class NamedModel:
     attention: str
     random_init: bool
     quantization: Literal["nf4"] | None
+    options: HubOptions
 
     def build(self) -> PreTrainedModel:
         """Load the model."""
         quantized = four_bit() if self.quantization else None
-        return load_causal_lm(self.name, self.random_init, self.dtype, self.attention, quantized)
+        return load_causal_lm(self.name, self.random_init, self.dtype, self.attention, quantized, self.options)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def model_source(
     attention: str,
     random_init: bool,
     quantization: Literal["nf4"] | None,
+    options: HubOptions,
 ) -> ModelSource:
     """Return the source for a model's name or object, with its tokenizer; by default the one that the model's name has.
 
@@ -77,9 +79,10 @@ def model_source(
             setting says how to load a model that is loaded.
     """
     if isinstance(model, str):
-        loaded = load_tokenizer(model) if tokenizer is None else _tokenizer(tokenizer)
-        return NamedModel(model, loaded, dtype, attention, random_init, quantization)
+        loaded = load_tokenizer(model, options) if tokenizer is None else _tokenizer(tokenizer, options)
+        return NamedModel(model, loaded, dtype, attention, random_init, quantization, options)
     given = {"random_init": random_init, "quantization": quantization is not None, "attention": attention != "sdpa"}
+    given |= {"revision": options.revision is not None, "trust_remote_code": options.trust_remote_code}
     if set_ := [name for name, is_set in given.items() if is_set]:
         raise ConfigError(
             f"model: {', '.join(set_)} say how a model is loaded, and {type(model).__name__} is an object already; load it as "
@@ -97,7 +100,7 @@ def model_source(
             f"tokenizer: expected one, got None: {type(model).__name__} was not loaded from a name whose tokenizer could be "
             "taken; give tokenizer="
         )
-    loaded = load_tokenizer(name) if tokenizer is None else _tokenizer(tokenizer)
+    loaded = load_tokenizer(name) if tokenizer is None else _tokenizer(tokenizer, options)
     rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
     if len(loaded) > rows:
         raise ConfigError(
@@ -143,7 +146,8 @@ def tokenizer_name(tokenizer: str | PreTrainedTokenizerBase | None) -> str | Non
     return tokenizer.name_or_path or None
 
 
-def _tokenizer(tokenizer: str | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def _tokenizer(tokenizer: str | PreTrainedTokenizerBase, options: HubOptions) -> PreTrainedTokenizerBase:
+    """Return the tokenizer; the revision is the model's, and no concern of a tokenizer from elsewhere."""
     if isinstance(tokenizer, str):
-        return load_tokenizer(tokenizer)
+        return load_tokenizer(tokenizer, replace(options, revision=None))
     return check_tokenizer(tokenizer, tokenizer.name_or_path or type(tokenizer).__name__)

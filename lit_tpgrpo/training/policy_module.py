@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -127,6 +128,8 @@ class PolicyModule(EvaluatedModule):
     ) -> Self:
         """Build the module of a checkpoint file as Lightning does, after checking the file.
 
+        Code that comes with its model runs only if ``trust_remote_code=True`` is given here, whatever the file says.
+
         Raises:
             InputError: the file is damaged, or was not saved by a Trainer.
             UnsafeCheckpointError: it could run code; with ``weights_only=False`` it is loaded.
@@ -134,6 +137,8 @@ class PolicyModule(EvaluatedModule):
         accept_by_methods()  # else the parser refuses a loss of the user's that training accepted
         weights_only = weights_only is not False
         checked_path(checkpoint_path, weights_only)
+        if "trust_remote_code" in inspect.signature(cls.__init__).parameters:
+            kwargs.setdefault("trust_remote_code", False)
         return super().load_from_checkpoint(checkpoint_path, *args, weights_only=weights_only, **kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
