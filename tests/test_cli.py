@@ -548,13 +548,14 @@ def test_shards_are_checked_without_their_weights(tmp_path: Path):
     ("script", "options", "said"),
     [
         ("examples/foreign_project.py", "", r"held-out accuracy 0\.\d{3} -> 0\.\d{3}"),
+        ("examples/fabric_loop.py", "", r"(?s)step 2 \| loss [+-]0\.\d{4}.*round 1 \| accuracy 0\.\d{3}"),
         (
             "benchmarks/logprobs.py",
             "--tokens 8 --hidden 8 --vocab 32 --repeats 1 --variants naive ours",
             r"(?m)^ours +\d",
         ),
     ],
-    ids=["example", "benchmark"],
+    ids=["example", "fabric", "benchmark"],
 )
 def test_the_documented_command_of_a_script_runs_in_a_checkout(script: str, options: str, said: str, tmp_path: Path):
     found = re.search(r"python (-m [\w.]+)", (ROOT / script).read_text())
