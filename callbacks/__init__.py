@@ -1,6 +1,7 @@
 """Lightning callbacks: each works in any Trainer whose DataModule makes rollouts.
 
-``MathEvaluation`` evaluates before the first step and after the last, ``SafeCheckpoint`` writes checkpoints,
+``MathEvaluation`` evaluates before the first step and after the last, ``EvaluationTable`` prints the table of ``test``,
+``SafeCheckpoint`` writes checkpoints,
 ``SolutionSamples`` shows judged solutions, ``CapabilityEstimator`` keeps an accuracy per problem, ``JudgeRefresh`` renews and
 audits the judge, ``ExportHF`` writes Hugging Face folders, ``JudgedSolutionWriter`` what ``predict`` returns. A new one derives
 from ``RoundCallback``, which adds the hooks of a round to Lightning's own.
@@ -9,6 +10,7 @@ from ``RoundCallback``, which adds the hooks of a round to Lightning's own.
 from lit_tpgrpo.callbacks.capability import CapabilityEstimator
 from lit_tpgrpo.callbacks.checkpoint import SafeCheckpoint
 from lit_tpgrpo.callbacks.evaluation import MathEvaluation
+from lit_tpgrpo.callbacks.evaluation_table import EvaluationTable
 from lit_tpgrpo.callbacks.export_hf import ExportHF
 from lit_tpgrpo.callbacks.judge_refresh import AuditSet, JudgeRefresh
 from lit_tpgrpo.callbacks.predictions import JudgedSolutionWriter
@@ -18,6 +20,7 @@ from lit_tpgrpo.rollout.hooks import RoundCallback
 __all__ = [
     "AuditSet",
     "CapabilityEstimator",
+    "EvaluationTable",
     "ExportHF",
     "JudgeRefresh",
     "JudgedSolutionWriter",

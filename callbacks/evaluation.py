@@ -15,8 +15,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.errors import ConfigError, mark_raised_on_all
-from lit_tpgrpo.rollout.evaluation import EvaluationLog, ScoresGroups
-from lit_tpgrpo.rollout.hooks import rollout_source
+from lit_tpgrpo.evaluation.log import EvaluationLog, ScoresGroups
+from lit_tpgrpo.rollout.hooks import RolloutSource, rollout_source
 from lit_tpgrpo.rollout.trainer_state import callbacks_of, epochs_processed
 
 
@@ -43,16 +43,29 @@ class MathEvaluation(L.Callback):
         self.both_ends = both_ends
         self.before: float | None = None
         self.after: float | None = None
+        self._before_of = self._after_of = ""  # hashes of what they were measured on and with
         self._scored_at = -1  # optimizer step of ``after``
         self._log = EvaluationLog(self.pass_at)
         self._scores_here = True  # False if the module scores groups itself
 
+    @property
+    def before_training(self) -> tuple[float, str] | None:
+        """The accuracy before the first step, and the hash of what it was measured on (``EvaluationLog.measured``)."""
+        return None if self.before is None else (self.before, self._before_of)
+
+    @property
+    def evaluation(self) -> EvaluationLog:
+        """The scores of the last loop."""
+        return self._log
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        samples = rollout_source(trainer, self).eval_samples
-        too_many = [k for k in self.pass_at if not 1 <= k <= samples]
+        source = rollout_source(trainer, self)
+        samples = {n: s.samples for n, s in source.heldout_sampling("test" if stage == "test" else "val").items()}
+        too_many = [k for k in self.pass_at if not 1 <= k <= max(samples.values(), default=k)]
         if too_many:
+            drawn = "data.eval_samples is" if "" in samples else "the most that any set has is"
             raise ConfigError(
-                f"pass@k needs k samples of each problem: pass_at holds {too_many}, and data.eval_samples is {samples}"
+                f"pass@k needs k samples of each problem: pass_at holds {too_many}, and {drawn} {max(samples.values())}"
             )
         _put_first(trainer, self)
         if isinstance(pl_module, ScoresGroups):
@@ -101,7 +114,15 @@ class MathEvaluation(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Print the comparison as the last line of the run."""
         if stage == "fit" and trainer.is_global_zero and self.before is not None and self.after is not None:
-            print(f"held-out accuracy {self.before:.3f} -> {self.after:.3f}", flush=True)
+            print(self._comparison(self.before, self.after), flush=True)
+
+    def _comparison(self, before: float, after: float) -> str:
+        if self._before_of in (self._after_of, ""):  # "": of a checkpoint that does not say
+            return f"held-out accuracy {before:.3f} -> {after:.3f}"
+        return (
+            f"held-out accuracy {after:.3f}; {before:.3f} before training was measured on other problems, samples or settings "
+            "and does not compare"
+        )
 
     # ---- in every validation loop ----
 
@@ -127,7 +148,7 @@ class MathEvaluation(L.Callback):
         if self._log.empty():  # the validation loader is the user's
             source = rollout_source(trainer, self)
             with raise_on_all_ranks("evaluation"):
-                for group in source.evaluate("val", _problem_limit(trainer, len(source.problems("val")))):
+                for group in source.evaluate("val", _problem_limit(trainer, source)):
                     self._log.add(group)
         if self._scores_here:
             self._log.finish(pl_module, "eval")
@@ -136,8 +157,9 @@ class MathEvaluation(L.Callback):
         if self._scores_here:
             self._log.finished(trainer)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self.after = float(self._log.scores[f"avg@{rollout_source(trainer, self).eval_samples}"])
-            self.before = self.after if self.before is None else self.before
+            self.after, self._after_of = float(self._log.scores[self._log.headline]), self._log.measured
+            if self.before is None:
+                self.before, self._before_of = self.after, self._after_of
             self._scored_at = trainer.global_step
             _check_monitors(trainer)
 
@@ -157,10 +179,17 @@ class MathEvaluation(L.Callback):
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
-        return {"before": self.before, "after": self.after, "scored_at": self._scored_at}
+        return {
+            "before": self.before,
+            "after": self.after,
+            "scored_at": self._scored_at,
+            "before_of": self._before_of,
+            "after_of": self._after_of,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before, self.after, self._scored_at = state_dict["before"], state_dict["after"], state_dict["scored_at"]
+        self._before_of, self._after_of = state_dict.get("before_of", ""), state_dict.get("after_of", "")
 
 
 def run_validation(trainer: L.Trainer) -> None:
@@ -175,15 +204,15 @@ def run_validation(trainer: L.Trainer) -> None:
     connector._first_loop_iter = first_iteration
 
 
-def _problem_limit(trainer: L.Trainer, problems: int) -> int | None:
-    """Return each rank's problems under ``limit_val_batches`` as if a problem were a batch; None for all.
+def _problem_limit(trainer: L.Trainer, source: RolloutSource) -> int | float | None:
+    """Return each rank's problems of a set under ``limit_val_batches`` as if a problem were a batch; None for all.
 
-    A fraction keeps at least one problem.
+    A fraction keeps at least one problem; that of sets with names is left to ``evaluate``, which takes it of each set.
     """
     limit = trainer.limit_val_batches
-    if limit is None or isinstance(limit, int):
-        return limit
-    return None if limit >= 1 else max(1, int(limit * (problems // trainer.world_size)))
+    if limit is None or isinstance(limit, int) or "" not in source.heldout_sampling("val"):
+        return None if isinstance(limit, float) and limit >= 1 else limit
+    return None if limit >= 1 else max(1, int(limit * (len(source.problems("val")) // trainer.world_size)))
 
 
 def _put_first(trainer: L.Trainer, evaluation: MathEvaluation) -> None:
@@ -202,6 +231,8 @@ def _check_monitors(trainer: L.Trainer) -> None:
         ConfigError: one was not.
     """
     measured = sorted(name for name in trainer.callback_metrics if name.startswith("eval/"))
+    scores = [name for name in measured if "@" in name and not name.endswith(("_se", "_low", "_high"))]
+    scores += ["eval/average"] if "eval/average" in measured else []
     for callback in callbacks_of(trainer):
         if not isinstance(callback, (ModelCheckpoint, EarlyStopping)):
             continue
@@ -216,7 +247,7 @@ def _check_monitors(trainer: L.Trainer) -> None:
         ):
             error = ConfigError(
                 f"{type(callback).__name__} monitors {monitor}, which validation does not measure; set its monitor to one of "
-                f"{', '.join(measured)}, or change data.eval_samples or pass_at"
+                f"{', '.join(scores)}, or change data.eval_samples or pass_at"
             )
             raise mark_raised_on_all(error)
 

@@ -11,7 +11,7 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.rollout.evaluation import ScoresGroups
+from lit_tpgrpo.evaluation.log import ScoresGroups
 from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.rollout.trainer_state import is_dev_run
 from lit_tpgrpo.training.huggingface import RunCard, push_folder, write_folder

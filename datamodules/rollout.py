@@ -22,14 +22,15 @@ from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatch
 from lit_tpgrpo.datamodules.mixture_stream import problem_stream
 from lit_tpgrpo.datamodules.round_factory import RoundFactory
 from lit_tpgrpo.datamodules.settings_checks import check_counts, check_sampling
-from lit_tpgrpo.datamodules.sources.base import ProblemSource
+from lit_tpgrpo.datamodules.sources.evaluation_set import HeldoutProblems, as_heldout
 from lit_tpgrpo.datamodules.sources.memory import Problems, as_optional_source
-from lit_tpgrpo.datamodules.splits import ProblemSplits
+from lit_tpgrpo.datamodules.splits import ProblemSplits, SplitSource, without_copies
 from lit_tpgrpo.datamodules.stream import ProblemStream
 from lit_tpgrpo.datamodules.train_batches import BatchSchedule, TrainBatchStream
 from lit_tpgrpo.distributed import gather, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Engine, Interruptible, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.evaluation.sets import HeldoutSet, SetSampling
 from lit_tpgrpo.judges.base import EngineSharing, Judge, WritingJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, TrainBatch
@@ -58,8 +59,8 @@ log = logging.getLogger(__name__)
 
 @checked_arguments(
     train=as_optional_source,
-    val=as_optional_source,
-    test=as_optional_source,
+    val=as_heldout,
+    test=as_heldout,
     predict=as_optional_source,
     verifier=as_verifier,
     keep=as_keep_rule,
@@ -72,9 +73,10 @@ class MathRolloutDataModule(L.LightningDataModule):
     Args:
         train: problems to train on; needed by ``fit``. A problem source, or in Python a list of ``Problem`` or of dicts, a
             ``datasets.Dataset``, a table (see ``MemoryProblems``); the same holds for the next three.
-        val: held-out problems, for ``validate`` and for evaluation between rounds.
-        test: problems of ``test``; by default those of ``val``.
-        predict: problems of ``predict``; by default those of ``val``.
+        val: held-out problems, for ``validate`` and for evaluation between rounds. Or several evaluation sets by name, whose
+            metrics are logged under ``eval/NAME/``; see ``EvaluationSet`` for sets with their own samples.
+        test: problems of ``test``, likewise; by default those of ``val``.
+        predict: problems of ``predict``; by default those of ``val``, of all its sets.
         engine: samples solutions; by default transformers on the policy's own weights.
         verifier: decides outcomes; or a function ``(gold, answer) -> bool``, on the command line by its path
             (see ``FunctionVerifier``).
@@ -87,7 +89,7 @@ class MathRolloutDataModule(L.LightningDataModule):
             ``(CreditedSolution) -> bool``, on the command line by its dotted path, or the path of a class of such objects.
         sampling: how training solutions are sampled.
         eval_sampling: how evaluation samples; by default as training does.
-        eval_samples: solutions per held-out problem.
+        eval_samples: solutions per held-out problem, unless its ``EvaluationSet`` says otherwise.
         format: how a solution divides into thinking and answer block; by default ``ThinkTags()``, an answer after
             ``</think>``.
         prompt_template: the user turn, with ``{problem}``.
@@ -118,8 +120,8 @@ class MathRolloutDataModule(L.LightningDataModule):
     def __init__(
         self,
         train: Problems | None = None,
-        val: Problems | None = None,
-        test: Problems | None = None,
+        val: HeldoutProblems | None = None,
+        test: HeldoutProblems | None = None,
         predict: Problems | None = None,
         engine: Engine | None = None,
         verifier: GivenVerifier | None = None,
@@ -188,10 +190,10 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.store_dir, self.keep_rounds = None if store_dir is None else str(store_dir), keep_rounds
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.progress = progress
-        test, predict = (val if problems is None else problems for problems in (test, predict))
         # None alone means the default: an object of the user's may be false, such as a source of length 0.
-        sources = {"train": train, "val": val, "test": test, "predict": predict}
-        self.sources = cast(dict[str, ProblemSource | None], sources)
+        held_out = {split: val if own is None else own for split, own in (("test", test), ("predict", predict))}
+        sources = {"train": train, "val": val} | held_out
+        self.sources = cast(dict[str, SplitSource], sources)
         self._splits = ProblemSplits(self.sources, self._template, max_prompt_tokens, on_long_prompt)
         self._store = RunStore(self.store_dir, keep_rounds)
         self._lock = RunLock()
@@ -229,15 +231,25 @@ class MathRolloutDataModule(L.LightningDataModule):
             ConfigError: no source is configured for the split.
             InputError: the source has no usable problem.
         """
-        problems, counts = self._splits.load(split, self.policy.tokenizer)
+        sets, counts = self._splits.load(split, self.policy.tokenizer)
         if counts:
             log_to_all(self._trainer, counts)
+        problems = sets[""] if "" in sets else without_copies(sets)
         if not self._prompt_inspected:
             self._prompt_inspected = True
             shown = inspect_prompt(self.policy.tokenizer, problems[0], self._template, self.format)
             if self.show_prompt and self._trainer.is_global_zero:
                 tqdm.write(shown)
         return problems
+
+    def heldout_sampling(self, split: str) -> dict[str, SetSampling]:
+        """Return how each evaluation set of a split is sampled, by name; "" is the only set of a split without names."""
+        return self._splits.sampling(split, SetSampling(self.eval_samples, self.eval_sampling))
+
+    @property
+    def evaluation_folder(self) -> Path | None:
+        """Where the last evaluation keeps its groups and scores; None before the first."""
+        return self._store.evaluation_folder
 
     def maker(self) -> RoundMaker:
         """Return the stages of a round, with the trainer's tokenizer."""
@@ -327,22 +339,27 @@ class MathRolloutDataModule(L.LightningDataModule):
     def _heldout(self) -> HeldoutStreams:
         return HeldoutStreams(
             trainer=self._trainer,
+            sets=self._sets,
             problems=self.problems,
             maker=self.maker,
             seed=self.seed,
-            samples=self.eval_samples,
-            params=self.eval_sampling,
             problems_per_part=self.problems_per_step,
             store=self._store,
             capability=lambda: self.capability,
         )
 
-    def evaluate(self, split: Split, limit: int | None = None) -> Iterator[EvaluatedGroup]:
-        """Sample ``eval_samples`` solutions of each problem of a split with the current policy, and verify them.
+    def _sets(self, split: str) -> list[HeldoutSet]:
+        self.problems(split)  # logs the counts when it loads them
+        return self._splits.sets(split, self.policy.tokenizer, SetSampling(self.eval_samples, self.eval_sampling))
+
+    def evaluate(self, split: Split, limit: int | float | None = None) -> Iterator[EvaluatedGroup]:
+        """Sample solutions of each problem of a split with the current policy, and verify them.
+
+        Complete groups are stored in ``evaluation_folder``, and not sampled again with the same weights and settings.
 
         Args:
             split: whose problems.
-            limit: this rank's first so many problems only.
+            limit: this rank's first so many problems of each set only, or their share of each set.
         """
         return self._heldout.evaluate(split, limit)
 
@@ -350,13 +367,13 @@ class MathRolloutDataModule(L.LightningDataModule):
         """Judge and credit solutions of the predict problems, ``problems_per_step`` problems of this rank at a time."""
         return self._heldout.predict()
 
-    def val_dataloader(self) -> StreamLoader[EvaluatedGroup] | list:
-        """One problem a batch, sampled and verified when it is asked for."""
+    def val_dataloader(self) -> StreamLoader[Any] | list:
+        """One problem a batch, sampled and verified when it is asked for; see ``evaluation_loader`` for sets with names."""
         if self.sources["val"] is None:
             return []
         return self._heldout.evaluation_loader("val", self.evaluate, lambda t: t.num_val_batches)
 
-    def test_dataloader(self) -> StreamLoader[EvaluatedGroup]:
+    def test_dataloader(self) -> StreamLoader[Any]:
         return self._heldout.evaluation_loader("test", self.evaluate, lambda t: t.num_test_batches)
 
     def predict_dataloader(self) -> StreamLoader[Round]:

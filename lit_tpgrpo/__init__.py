@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.callbacks import (
         AuditSet,
         CapabilityEstimator,
+        EvaluationTable,
         ExportHF,
         JudgedSolutionWriter,
         JudgeRefresh,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.datamodules.arithmetic import ArithmeticProblems
     from lit_tpgrpo.datamodules.sources import (
         Decontaminated,
+        EvaluationSet,
         FieldMap,
         FileProblems,
         HubProblems,
@@ -101,7 +103,7 @@ else:
         __name__,
         {
             "callbacks": (
-                "AuditSet CapabilityEstimator ExportHF JudgedSolutionWriter JudgeRefresh MathEvaluation "
+                "AuditSet CapabilityEstimator EvaluationTable ExportHF JudgedSolutionWriter JudgeRefresh MathEvaluation "
                 "RoundCallback SafeCheckpoint SolutionSamples"
             ),
             "chat": "ChatClient LocalChat OpenAIChat",
@@ -109,7 +111,8 @@ else:
             "datamodules": "MathRolloutDataModule",
             "datamodules.arithmetic": "ArithmeticProblems",
             "datamodules.sources": (
-                "Decontaminated FieldMap FileProblems HubProblems MemoryProblems MixtureProblems ProblemSource StreamedProblems"
+                "Decontaminated EvaluationSet FieldMap FileProblems HubProblems MemoryProblems MixtureProblems "
+                "ProblemSource StreamedProblems"
             ),
             "engines": "Completion Engine HFEngine Policy SamplingParams VLLMEngine VLLMServer",
             "errors": "ConfigError InputError",
@@ -153,6 +156,8 @@ __all__ = [
     "Decontaminated",
     "DirectLabels",
     "Engine",
+    "EvaluationSet",
+    "EvaluationTable",
     "ExportHF",
     "FieldMap",
     "FileProblems",

@@ -179,6 +179,7 @@ class TPGRPOModule(PolicyModule):
         optimizer = cast(LightningOptimizer, self.optimizers())
         on_policy = is_on_policy(batch, self.policy_version)
         counts = count_batch(batch, self.hparams["norm_length"], self._reduce, self.device)
+        self.count_solutions(counts.sequences)
         budget, pad_id = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
         optimizer.zero_grad()
         micros = rank_microbatches(batch.sequences, budget, pad_id, self._max_over_ranks)

@@ -65,6 +65,8 @@ class Problem:
     answer: str
     source: str = ""
     level: str | None = None
+    subject: str | None = field(default=None, compare=False)
+    """A label for tables, e.g. ``Algebra``: a problem is the same with and without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +162,18 @@ class JudgedSolution:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedGroup:
-    """Solutions of one held-out problem with their outcomes and extracted answers, none of them judged."""
+    """Solutions of one held-out problem with their outcomes and extracted answers, none of them judged.
+
+    ``set_name`` is its evaluation set, "" where these have no names, and ``index`` its place in the set. Solutions that were
+    read back from disk have no prompt ids, log-probs and token offsets.
+    """
 
     problem: Problem
     solutions: tuple[Solution, ...]
     outcomes: tuple[Outcome, ...]
     answers: tuple[str | None, ...]
+    set_name: str = ""
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

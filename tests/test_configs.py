@@ -86,10 +86,13 @@ def keys(content: Any, path: str = "") -> Iterable[str]:
 def changed_by_an_overlay(before: dict[str, Any], after: dict[str, Any], config: Path) -> tuple[set[str], set[str]]:
     """The settings that differ, and those of them that the overlay names.
 
-    A class comes with all of its arguments, and so do settings that belong together where the base has none of them.
+    A class comes with all of its arguments, and so do settings that belong together where the base has none of them. A class in
+    whose place the overlay puts several by name goes with all of its arguments.
     """
     named = set(keys(yaml.safe_load(config.read_text())))
     whole = [k.removesuffix("class_path") for k in named if k.endswith(".class_path") and before.get(k) != after.get(k)]
+    gone = [k.removesuffix("class_path") for k in before.keys() - after.keys() if k.endswith(".class_path")]
+    whole += [key for key in gone if any(name.startswith(key) for name in named)]
     differ = {key for key in before | after if before.get(key) != after.get(key)}
 
     def is_named(key: str) -> bool:

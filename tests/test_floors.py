@@ -40,6 +40,7 @@ FLOORS = {
     "lit_tpgrpo.text": 2,
     "lit_tpgrpo.chat": 3,
     "lit_tpgrpo.engines": 3,
+    "lit_tpgrpo.evaluation": 4,
     "lit_tpgrpo.judges": 3,
     "lit_tpgrpo.verify": 3,
     "lit_tpgrpo.loggers": 4,

@@ -2,6 +2,7 @@
 
 from lit_tpgrpo.datamodules.sources.base import FieldMap, MalformedRow, ProblemSource, RowFormat
 from lit_tpgrpo.datamodules.sources.decontaminate import Decontaminated, RemovedProblem
+from lit_tpgrpo.datamodules.sources.evaluation_set import EvaluationSet
 from lit_tpgrpo.datamodules.sources.files import FileProblems
 from lit_tpgrpo.datamodules.sources.hub import HubProblems, StreamedProblems
 from lit_tpgrpo.datamodules.sources.memory import MemoryProblems
@@ -12,6 +13,7 @@ __all__ = [
     "PRESETS",
     "DatasetPreset",
     "Decontaminated",
+    "EvaluationSet",
     "FieldMap",
     "FileProblems",
     "HubProblems",

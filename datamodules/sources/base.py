@@ -36,6 +36,7 @@ class FieldMap:
         answer: The gold answer, in the format given by ``answer_form``. Required in each row.
         uid: The id of the row. Rows without one get a hash of prompt and answer, which does not depend on the row order.
         level: The difficulty, stored as text: 5, 5.0 and ``Level 5`` all become ``5``.
+        subject: The field of mathematics, as text, for tables: ``Algebra``.
         context: Text to put before the statement (a common introduction to several questions).
         options: The options of a multiple-choice question, as a list of texts, an object from letters to texts, or ARC's object
             of lists ``text`` and ``label``. They are put behind the statement, ``A) ...`` a line, and into the gold, which
@@ -46,11 +47,12 @@ class FieldMap:
     answer: str | tuple[str, ...] = ("answer",)
     uid: str | tuple[str, ...] = ("unique_id", "uid", "id")
     level: str | tuple[str, ...] = ("level", "difficulty")
+    subject: str | tuple[str, ...] = ("subject",)
     context: str | tuple[str, ...] = ()
     options: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for role in ("prompt", "answer", "uid", "level", "context", "options"):
+        for role in ("prompt", "answer", "uid", "level", "subject", "context", "options"):
             given = getattr(self, role)
             names = (given,) if isinstance(given, str) else given
             if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):

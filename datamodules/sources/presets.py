@@ -37,7 +37,7 @@ PRESETS: MappingProxyType[str, DatasetPreset] = MappingProxyType(
             "default",
             "train",
             RowFormat(
-                FieldMap(prompt=_STATEMENT, answer=("answer", "solution")),
+                FieldMap(prompt=_STATEMENT, answer=("answer", "solution"), subject=("subject", "type")),
                 {"answer": AnswerForm.PLAIN, "solution": AnswerForm.BOX},
             ),
             "The Hub's copy has worked solutions only (the gold is their last box, or their last boxes where these are "
@@ -54,7 +54,15 @@ PRESETS: MappingProxyType[str, DatasetPreset] = MappingProxyType(
             "OE_TO_maths_en_COMP",
             "train",
             # The Hub's `difficulty` is "Competition" in all rows, which is not a level.
-            RowFormat(FieldMap(prompt=_STATEMENT, answer=("final_answer", "answer"), level="level", context="context")),
+            RowFormat(
+                FieldMap(
+                    prompt=_STATEMENT,
+                    answer=("final_answer", "answer"),
+                    level="level",
+                    subject="subfield",
+                    context="context",
+                )
+            ),
             "The unit (8 of 675 problems have one) stays out of the gold: the question asks for the number in it.",
         ),
         "gsm8k": DatasetPreset(

@@ -44,7 +44,7 @@ def _converted(row: Any, row_format: RowFormat, source: str, taken: Mapping[str,
     if (column := _first(row, columns.options)) is not None:
         prompt, answer = _multiple_choice(row, column, prompt, row_format)
     uid = _uid(row, columns, source, (prompt, answer), taken)
-    return Problem(uid, prompt, answer, source, _level(row, columns))
+    return Problem(uid, prompt, answer, source, _level(row, columns), _subject(row, columns))
 
 
 def _with_free_uid(problem: Problem, taken: Mapping[str, Problem]) -> Problem:
@@ -188,6 +188,16 @@ def _level(row: Mapping[str, Any], columns: FieldMap) -> str | None:
     except (InputError, OverflowError, RecursionError, RowFault):
         return None
     return level.removeprefix("Level ").strip().strip("?") or None
+
+
+def _subject(row: Mapping[str, Any], fields: FieldMap) -> str | None:
+    """Return the subject, or None if there is no text in its column: like levels, subjects are optional."""
+    column = _first(row, fields.subject)
+    value = None if column is None else lookup(row, column)
+    try:
+        return _encodable(value.strip(), str(column), "subject") or None if isinstance(value, str) else None
+    except RowFault:
+        return None
 
 
 def _column(row: Mapping[str, Any], columns: str | tuple[str, ...], role: str) -> str:

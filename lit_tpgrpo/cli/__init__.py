@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_tpgrpo import notices  # first: it silences third-party import messages
-from lit_tpgrpo.callbacks import JudgedSolutionWriter
+from lit_tpgrpo.callbacks import EvaluationTable, JudgedSolutionWriter
 from lit_tpgrpo.cli.messages import refusal
 from lit_tpgrpo.cli.parser import SHOWN, OneLineParser, ShowAll, config_fault, config_keys, keep_text
 from lit_tpgrpo.cli.resumed import resume_line
@@ -72,6 +72,7 @@ class TPGRPOCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(JudgedSolutionWriter, "writer")
+        parser.add_lightning_class_args(EvaluationTable, "table")
         parser.add_argument("--trainer.help", action=ShowAll, help="Print all options of Lightning's Trainer and exit.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -102,6 +103,8 @@ class TPGRPOCLI(LightningCLI):
             )
         if "weights_only" in settings and settings["weights_only"] is None:
             settings["weights_only"] = True  # this package's checkpoints need no more, and others could run code
+        if command == "test" and not any(arg.split("=")[0] == "--verbose" for arg in self.given):
+            settings["verbose"] = False  # EvaluationTable shows the scores
         name_run(settings, config_files(self.given), self.given)
         self.save_config_kwargs = {"given": settings.clone()}
         if command == "fit":

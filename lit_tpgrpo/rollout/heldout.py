@@ -1,4 +1,4 @@
-"""Sample held-out problems with the current policy: evaluation verifies them, prediction also judges and credits them."""
+"""Predict: sample held-out problems with the current policy, verify, judge and credit them."""
 
 from __future__ import annotations
 
@@ -7,52 +7,12 @@ from collections.abc import Iterator, Sequence
 import lightning as L
 
 from lit_tpgrpo.distributed import raise_on_all_ranks
-from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.fingerprint import fingerprint
-from lit_tpgrpo.records import EvaluatedGroup, Round
+from lit_tpgrpo.records import Round
 from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.run_store import RunStore
-from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.trainer_state import policy_of, sampling_precision
-from lit_tpgrpo.signals import STOP
-
-
-def evaluate_groups(
-    trainer: L.Trainer, maker: RoundMaker, assignments: Sequence[Assignment], samples: int, params: SamplingParams
-) -> Iterator[EvaluatedGroup]:
-    """Yield the evaluated group of each of this rank's problems as the engine finishes it.
-
-    The engine sleeps again when the iteration ends or is closed.
-
-    Args:
-        trainer: its module is the policy.
-        maker: engine, verifier, tokenizer, prompt template and solution format.
-        assignments: this rank's problems.
-        samples: solutions per problem.
-        params: how they are sampled.
-    """
-    policy = policy_of(trainer)
-    maker.engine.load_weights(policy)
-    maker.engine.wake()
-    try:
-        with sampling_precision(trainer):
-            for group in evaluate_problems(
-                maker.engine,
-                maker.verifier,
-                maker.tokenizer,
-                [a.problem for a in assignments],
-                [a.seed for a in assignments],
-                samples,
-                params,
-                template=maker.template,
-                format=maker.format,
-                policy_version=policy.policy_version,
-            ):
-                STOP.check()
-                yield group
-    finally:
-        maker.engine.sleep()
 
 
 def predict_rounds(

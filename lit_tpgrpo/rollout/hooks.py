@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import lightning as L
 
@@ -12,6 +12,9 @@ from lit_tpgrpo.judges.base import Judge
 from lit_tpgrpo.records import EvaluatedGroup, JudgedGroup, Problem, Round
 from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.trainer_state import callbacks_of
+
+if TYPE_CHECKING:
+    from lit_tpgrpo.evaluation.sets import SetSampling
 
 Split = Literal["val", "test", "predict"]
 
@@ -22,12 +25,13 @@ class RolloutSource(Protocol):
 
     capability: Capability
     judge: Judge
-    eval_samples: int
     progress: bool
 
     def problems(self, split: str) -> Sequence[Problem]: ...
 
-    def evaluate(self, split: Split, limit: int | None = None) -> Iterator[EvaluatedGroup]: ...
+    def heldout_sampling(self, split: str) -> Mapping[str, SetSampling]: ...
+
+    def evaluate(self, split: Split, limit: int | float | None = None) -> Iterator[EvaluatedGroup]: ...
 
     def invalidate_verdicts(self) -> None: ...
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.redaction import redacted
+from lit_tpgrpo.rollout.hooks import RolloutSource
 
 _PARTS = ("engine", "format", "verifier", "judge", "credit", "correction", "sampling", "eval_sampling", "adapter")
 _PLAIN = (bool, int, float, str)
@@ -39,7 +40,8 @@ def run_settings(trainer: L.Trainer) -> dict[str, bool | int | float | str]:
         for name in _PARTS:
             settings |= _part(f"data.{name}", getattr(data, name, None))
         for split, source in getattr(data, "sources", {}).items():
-            settings |= _part(f"data.{split}", source)
+            for name, part in (source if isinstance(source, Mapping) else {"": source}).items():
+                settings |= _part(f"data.{split}.{name}".rstrip("."), part)
     return settings | _plain(
         "trainer", {k: getattr(trainer, k) for k in ("precision", "world_size", "max_steps", "max_epochs")}
     )
@@ -49,10 +51,13 @@ def run_settings(trainer: L.Trainer) -> dict[str, bool | int | float | str]:
 def log_run_settings(trainer: L.Trainer) -> None:
     """Send the settings to all loggers. TensorBoard's HPARAMS page shows them beside the held-out accuracy."""
     settings = run_settings(trainer)
-    samples = getattr(getattr(trainer, "datamodule", None), "eval_samples", None)
+    data = getattr(trainer, "datamodule", None)
+    sets = data.heldout_sampling("val") if isinstance(data, RolloutSource) else {}
+    measured = [f"eval/{name}/avg@{s.samples}".replace("//", "/") for name, s in sets.items()]
+    measured += ["eval/average"] if any(sets) else []
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            _to_tensorboard(logger, settings, [] if samples is None else [f"eval/avg@{samples}"])
+            _to_tensorboard(logger, settings, measured)
         elif isinstance(logger, MLFlowLogger):
             logger.log_hyperparams(_new_to_mlflow(logger, settings))
         else:

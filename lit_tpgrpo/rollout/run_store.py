@@ -22,12 +22,16 @@ class RunStore:
 
     Attributes:
         sampled_by: fingerprint of the weights that sampled the current round, '' before the first.
+        evaluations: folders with evaluations of the run that this one was resumed from.
+        evaluation_folder: where the last evaluation of this process keeps its groups.
     """
 
     def __init__(self, folder: str | None, keep: int) -> None:
         self.folder = folder
         self.keep = keep
         self.sampled_by = ""
+        self.evaluations: tuple[Path, ...] = ()
+        self.evaluation_folder: Path | None = None
         self._inherited: tuple[Path, ...] = ()  # rounds of the runs that this one was resumed from, the nearest first
         self._verdicts_invalid = False
 
@@ -71,6 +75,7 @@ class RunStore:
 
     def state_dict(self, trainer: L.Trainer) -> dict[str, Any]:
         return {
+            "evaluations": str((run_folder(trainer) / "evaluation").absolute()),
             "store_dir": str(self.root(trainer).absolute()),
             "inherited": [str(folder) for folder in self._inherited],
             "sampled_by": self.sampled_by,
@@ -90,3 +95,6 @@ class RunStore:
         saved = [Path(folder) for folder in (state["store_dir"], *state.get("inherited", ()))]
         self._inherited = tuple(dict.fromkeys(folder for folder in (*beside, *saved) if folder.is_dir()))
         self.sampled_by = state["sampled_by"]
+        beside = [] if checkpoint is None else [f.absolute() / "evaluation" for f in list(Path(checkpoint).parents)[:2]]
+        saved = [Path(state["evaluations"])] if "evaluations" in state else []  # not in checkpoints of earlier versions
+        self.evaluations = tuple(dict.fromkeys(folder for folder in (*beside, *saved) if folder.is_dir()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -118,11 +118,26 @@ def evaluate_problems(
     template: PromptTemplate,
     format: SolutionFormat,
     policy_version: int,
-) -> Iterator[EvaluatedGroup]:
-    """Sample n solutions of each problem and verify them; groups come as they finish."""
+    done: Mapping[int, tuple[Solution, ...]] | None = None,
+) -> Iterator[tuple[int, EvaluatedGroup]]:
+    """Sample n solutions of each problem and verify them; yield ``(index of the problem, group)`` as groups finish.
+
+    The solutions in ``done``, by the problem's index, are verified and not sampled; they come first.
+    """
+    done = done or {}
+    todo = [i for i in range(len(problems)) if i not in done]
     sampled = sample_groups(
-        engine, tokenizer, problems, seeds, n, params, template=template, format=format, policy_version=policy_version
+        engine,
+        tokenizer,
+        [problems[i] for i in todo],
+        [seeds[i] for i in todo],
+        n,
+        params,
+        template=template,
+        format=format,
+        policy_version=policy_version,
     )
-    for i, solutions in sampled:
+    new = ((todo[j], solutions) for j, solutions in sampled) if todo else ()
+    for i, solutions in itertools.chain(done.items(), new):
         checked = verify_solutions(verifier, [(problems[i], s) for s in solutions], format)
-        yield EvaluatedGroup(problems[i], solutions, tuple(o for o, _ in checked), tuple(a for _, a in checked))
+        yield i, EvaluatedGroup(problems[i], solutions, tuple(o for o, _ in checked), tuple(a for _, a in checked))

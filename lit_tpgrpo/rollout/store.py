@@ -313,7 +313,7 @@ def _group(row: dict[str, Any]) -> Sampled:
     solutions = sorted((_solution(s) for s in row["solutions"]), key=lambda s: s.sample)
     problem = Problem(**row["problem"])
     for name, value in asdict(problem).items():
-        if not (name == "level" and value is None):
+        if not (name in ("level", "subject") and value is None):
             _text(value)
     return problem, tuple(solutions)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import lightning as L
 
+from lit_tpgrpo.evaluation.log import EvaluationLog
 from lit_tpgrpo.records import Round
-from lit_tpgrpo.rollout.evaluation import EvaluationLog
 from lit_tpgrpo.rollout.rows import judged_rows
 
 

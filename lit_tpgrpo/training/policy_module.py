@@ -26,6 +26,8 @@ from lit_tpgrpo.training.precision import compute_dtype
 from lit_tpgrpo.training.random_state import RANDOM_STATES, restore_random_state
 from lit_tpgrpo.training.sharding import Sharding, unsharded
 
+_SOLUTIONS = "solutions_trained"
+
 
 class PolicyModule(EvaluatedModule):
     """The policy of a module, whatever it is trained with: the ``Policy`` protocol of ``lit_tpgrpo.engines.base``.
@@ -36,6 +38,7 @@ class PolicyModule(EvaluatedModule):
         sharding: how FSDP shards it, under ``ModelParallelStrategy``.
 
     Attributes:
+        solutions_trained: solutions in the optimizer steps so far, over all ranks; None if a checkpoint does not say.
         policy: None until ``configure_model``, which also reads ``gradient_checkpointing`` and ``quantization`` of ``hparams``.
     """
 
@@ -46,6 +49,7 @@ class PolicyModule(EvaluatedModule):
         self._base = ""  # fingerprint of the weights under the adapter
         self._random_states: list[dict[str, Any]] | None = None  # of a checkpoint, by rank
         self._steps_taken = 0
+        self.solutions_trained: int | None = 0
 
     @property
     def policy_model(self) -> PreTrainedModel:
@@ -119,7 +123,13 @@ class PolicyModule(EvaluatedModule):
 
     # ---- checkpoints ----
 
+    def count_solutions(self, solutions: int) -> None:
+        """Add the solutions of an optimizer step, over all ranks."""
+        if self.solutions_trained is not None:
+            self.solutions_trained += solutions
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_SOLUTIONS] = self.solutions_trained
         add_module_state(checkpoint, self.policy, self.adapter, self._base)
 
     @classmethod
@@ -143,6 +153,7 @@ class PolicyModule(EvaluatedModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._steps_taken = checkpoint["global_step"]
+        self.solutions_trained = checkpoint.get(_SOLUTIONS)  # not in those of earlier versions
         self._random_states = checkpoint.get(RANDOM_STATES)
         if not check_module_state(checkpoint, self, self.policy, self.adapter, self._base):
             self.strict_loading = False  # base weights are reloaded from the original model

@@ -228,7 +228,7 @@ def alike(value: object, written: object) -> bool:
 def test_a_line_that_was_edited_in_any_place_stops_no_run(tmp_path: Path, kind: str):
     """What is read is of the types that were written, or left out; other lines are read."""
     file = RoundStore(tmp_path).open(0, {})
-    problem = dataclasses.replace(PROBLEM, level="2")
+    problem = dataclasses.replace(PROBLEM, level="2", subject="Algebra")
     group = (problem, (solution(0),))
     file.add_solutions({0: group})
     file.add_verdict(0, problem, solution(0), Outcome.CORRECT, "2", VERDICT)
