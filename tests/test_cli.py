@@ -18,6 +18,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import comet, mlflow, wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_metrics_page import undocumented
 
 import lit_tpgrpo
 from lit_tpgrpo import cli
@@ -95,6 +96,15 @@ def test_runs_are_told_apart_in_tensorboard(fitted: tuple[Path, str]):
     start = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"data.credit.alpha" in start
     assert b"eval/avg@2" in events.summary_metadata["_hparams_/experiment"].plugin_data.content
+
+
+@pytest.mark.slow
+def test_every_metric_of_a_run_is_explained(fitted: tuple[Path, str]):
+    events = EventAccumulator(str(fitted[0]))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"capability/mean", "judge_audit/f1_correct", "data/val_problems", "eval/avg@2"} <= tags
+    assert undocumented(tags) == []
 
 
 @pytest.mark.slow
