@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_tpgrpo.evaluation.sets import HeldoutTask, SetSampling
 from lit_tpgrpo.evaluation.store import EvaluationStore
@@ -38,6 +39,8 @@ def evaluate_tasks(
         with sampling_precision(trainer):
             for part in by_sampling(tasks):
                 done = {} if store is None else store.groups(part)
+                if done and store is not None:
+                    rank_zero_info(f"{len(done)} of {len(part)} problems were sampled before, see {store.folder}")
                 sampling = part[0].set.sampling
                 for place, group in evaluate_problems(
                     maker.engine,

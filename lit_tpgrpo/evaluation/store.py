@@ -49,7 +49,7 @@ class EvaluationStore:
     ) -> None:
         stem = f"{split}-step_{version:06d}"
         self.folder = root / f"{stem}-{_digest([split, settings, sets])}"
-        self._settings, self._version, self._rank = settings, version, rank
+        self._settings, self._sets, self._version, self._rank = settings, sets, version, rank
         self._stem, self._roots = stem, tuple(dict.fromkeys((root, *inherited)))
 
     def key(self, task: HeldoutTask) -> str:
@@ -107,7 +107,8 @@ class EvaluationStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._rank == 0:
-                (self.folder / "settings.json").write_text(json.dumps(dict(self._settings), indent=1, default=str))
+                settings = dict(self._settings) | {"sets": dict(self._sets)}
+                (self.folder / "settings.json").write_text(json.dumps(settings, indent=1, default=str) + "\n")
         except OSError as error:
             raise StorageError(
                 f"the evaluation cannot be stored in {self.folder} ({error.strerror or error}); free space, make it writable, "
