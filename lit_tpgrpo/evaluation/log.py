@@ -126,7 +126,7 @@ def _measured(sets: Mapping[str, Sequence[ScoredGroup]], sampling: Mapping[str, 
     parts = {name: getattr(source, name, None) for name in ("verifier", "format")}
     settings = {
         "sampling": {name: repr(s.params) for name, s in sampling.items()},
-        "template": getattr(source, "prompt_template", None),
+        "prompt": [getattr(source, n, None) for n in ("prompt_template", "system_prompt", "chat_template_kwargs")],
     } | {name: None if part is None else settings_of(part) for name, part in parts.items()}
     content = json.dumps([problems, settings], sort_keys=True, default=str)
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
