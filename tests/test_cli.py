@@ -112,7 +112,13 @@ def test_validate_and_test_take_the_checkpoint(fitted: tuple[Path, str], tmp_pat
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     for command, prefix in (("validate", "eval"), ("test", "test")):
         cli.main([command, *small(tmp_path), "--ckpt_path", checkpoint])
-        assert re.search(rf"{prefix} \| step \d+ \| avg@2 \d\.\d+ ± \d\.\d+, maj@2", capsys.readouterr().out)
+        printed = capsys.readouterr().out
+        assert re.search(rf"{prefix} \| step \d+ \| avg@2 \d\.\d+ ± \d\.\d+, maj@2", printed)
+        assert ("Validate metric" in printed, "Test metric" in printed) == (command == "validate", False)
+        # Three steps of two problems with eight solutions at most; the accuracy before training is in the checkpoint.
+        row = re.search(r"^\| +[\d.]+ \| +[\d.]+ \| +-?[\d.]+ \| +(\d+) \| +-?[\d.]+ \|$", printed, re.MULTILINE)
+        assert (row is not None) == (command == "test")
+        assert row is None or 0 < int(row[1]) <= 3 * 16
 
 
 @pytest.mark.slow

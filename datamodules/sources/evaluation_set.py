@@ -53,7 +53,8 @@ def as_heldout(value: Any, where: str) -> Any:
     Raises:
         ConfigError: a name cannot be part of a metric's name; a value is no problem source.
     """
-    if not isinstance(value, Mapping):
+    # A DatasetDict's splits are seldom meant to be evaluated all: as_source says what to do with it.
+    if not isinstance(value, Mapping) or type(value).__module__.partition(".")[0] == "datasets":
         return None if value is None else as_source(value, where)
     if not value:
         raise ConfigError(f"{where}: expected at least one evaluation set, got an empty mapping")
