@@ -97,7 +97,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.rollout import Correction, KeepRule
     from lit_tpgrpo.text.formats import Harmony, PlainChain, SolutionFormat, ThinkTags
     from lit_tpgrpo.training import AdapterOff, FrozenCopy, LoRA, OffloadedCopy, SequenceLR, Sharding, TransformersLR
-    from lit_tpgrpo.verify import FunctionVerifier, MathVerifier, MultipleChoiceVerifier, Verifier
+    from lit_tpgrpo.verify import CodeVerifier, FunctionVerifier, MathVerifier, MultipleChoiceVerifier, Verifier
 else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
@@ -136,7 +136,7 @@ else:
             "rollout": "Correction KeepRule",
             "text.formats": "Harmony PlainChain SolutionFormat ThinkTags",
             "training": "AdapterOff FrozenCopy LoRA OffloadedCopy SequenceLR Sharding TransformersLR",
-            "verify": "FunctionVerifier MathVerifier MultipleChoiceVerifier Verifier",
+            "verify": "CodeVerifier FunctionVerifier MathVerifier MultipleChoiceVerifier Verifier",
         },
     )
 
@@ -148,6 +148,7 @@ __all__ = [
     "CapabilityEstimator",
     "ChatClient",
     "ClippedSurrogate",
+    "CodeVerifier",
     "Completion",
     "ConfigError",
     "Correction",

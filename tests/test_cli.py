@@ -237,7 +237,7 @@ MISTYPED = {
     "--trainer.callbacks+ SafeCheckpoint --trainer.callbacks.train_time_interval x": "trainer.callbacks.train_time_interval: "
     'expected a string with form "h:m:s" or "d days, h:m:s" or null, got x',
     "--data.train lit_tpgrpo.datamodules.sources.HubProblems --data.train.preset gsm8k --data.train.answer_form boxx": "data."
-    "train.answer_form: expected one of BOX, GSM8K_LINE, GSM8K_HASH, ANSWER_LINE, PLAIN or dict or null, got boxx",
+    "train.answer_form: expected one of BOX, GSM8K_LINE, GSM8K_HASH, ANSWER_LINE, PLAIN, VERBATIM or dict or null, got boxx",
     "--data.judge RuleJudge": "data.judge: there is no class or file RuleJudge; did you mean lit_tpgrpo.RuleJudge?",
     "--data.judge lit_tpgrpo.RuleJudg": "data.judge: there is no class or file lit_tpgrpo.RuleJudg; did you mean "
     "lit_tpgrpo.RuleJudge?",

@@ -128,7 +128,9 @@ def test_functional_imports_nothing_of_ours():
         assert ours == [], module
 
 
-@pytest.mark.parametrize("module", ["lit_tpgrpo", "lit_tpgrpo.verify.worker", "lit_tpgrpo.text.answers"])
+@pytest.mark.parametrize(
+    "module", ["lit_tpgrpo", "lit_tpgrpo.verify.worker", "lit_tpgrpo.verify.code.child", "lit_tpgrpo.text.answers"]
+)
 def test_what_workers_import_is_light(module: str):
     code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
     out = subprocess.run(
@@ -137,8 +139,8 @@ def test_what_workers_import_is_light(module: str):
     assert out.stdout.strip() == "[]"
 
 
-def test_processes_are_started_in_one_place():
+def test_processes_are_started_in_two_places():
     """Where their environment and their limits are chosen."""
     starters = ("subprocess", "multiprocessing", "concurrent.futures.process", "pty")
     found = [m for m, path in project_files() if any(n.startswith(starters) for n in imports(path))]
-    assert found == ["lit_tpgrpo.verify.worker_process"]
+    assert found == ["lit_tpgrpo.verify.code.process", "lit_tpgrpo.verify.worker_process"]

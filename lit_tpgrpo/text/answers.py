@@ -8,6 +8,7 @@ closes is not an answer. ``lit_tpgrpo.text.boxes`` defines what counts as a box,
 from __future__ import annotations
 
 import enum
+import json
 import math
 import numbers
 import re
@@ -39,6 +40,8 @@ class AnswerForm(enum.Enum):
     """On a line ``Answer: ...``, as DAPO's and simple-evals' prompts ask for."""
     PLAIN = "plain"
     """The whole text is the answer. A gold may also be a worked solution that marks its answer with ``####`` or a box."""
+    VERBATIM = "verbatim"
+    """The whole field, whatever is in it; a list or an object becomes JSON. For unit tests, which ``CodeVerifier`` reads."""
 
 
 def extract_answer(text: str, form: AnswerForm = AnswerForm.BOX) -> str | None:
@@ -77,6 +80,8 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
     >>> normalise_gold(AnswerForm.PLAIN, 27.0), normalise_gold(AnswerForm.GSM8K_HASH, "It makes\\n#### 1,450")
     ('27', '1450')
     """
+    if form is AnswerForm.VERBATIM and not isinstance(raw, str):
+        return _as_json(raw)
     parts = _parts(raw)
     if parts:
         return ", ".join(normalise_gold(form, part) for part in parts)
@@ -137,6 +142,23 @@ def _number_text(raw: object) -> str | None:
     return str(number) if isinstance(raw, numbers.Rational) else format(Decimal(str(number)).normalize(), "f")
 
 
+def _as_json(raw: object) -> str:
+    """Return a field that holds a list or an object as JSON.
+
+    Raises:
+        InputError: it holds something else, or nothing.
+    """
+    raw = raw.tolist() if hasattr(raw, "tolist") else raw  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        if not isinstance(raw, list | tuple | Mapping) or not raw:
+            raise TypeError
+        return json.dumps(raw, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"expected a text, a list or an object, got {raw!r}; check the columns of the source"
+        ) from error
+
+
 def balanced(text: str) -> bool:
     """Return whether all braces match, so that the text can be put inside ``{}`` without changing where that group ends.
 
@@ -187,4 +209,5 @@ _EXTRACTORS: Mapping[AnswerForm, Callable[[str], str | None]] = {
     AnswerForm.GSM8K_HASH: _last_line(_GSM8K_HASH),
     AnswerForm.ANSWER_LINE: _answer_line,
     AnswerForm.PLAIN: strip_outer_space,
+    AnswerForm.VERBATIM: strip_outer_space,
 }
