@@ -219,13 +219,13 @@ def _ending(process: SandboxedProcess, limits: Limits) -> Ending:
 
 
 def _cause_of_failure(tester: SandboxedProcess, program: SandboxedProcess, limits: Limits) -> Ending:
-    """Return why tests have not passed: the end of the program, if it ended first, or else that of the tests."""
+    """Return why tests have not passed: how the program ended, if it ended in a call, or else how the tests did."""
+    if tester.code != ENDED:
+        return _failure(_ending(tester, limits))
     deadline = time.monotonic() + _GRACE_S
-    while tester.code == ENDED and not program.ended() and time.monotonic() < deadline:
+    while not program.ended() and time.monotonic() < deadline:
         select.select([], [], [], 0.01)
-    if program.ended():
-        return _failure(_ending(program, limits))
-    return _failure(_ending(tester, limits))
+    return _failure(_ending(program, limits)) if program.ended() else Ending.FAILED
 
 
 def _failure(ending: Ending) -> Ending:
