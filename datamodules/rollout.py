@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.thought import ThoughtCredit
+from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling, RefillingFactory
 from lit_tpgrpo.datamodules.heldout_streams import HeldoutStreams
 from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
 from lit_tpgrpo.datamodules.mixture_stream import problem_stream
@@ -106,6 +108,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         truncated: what becomes of solutions that the token limit cut off: ``rewarded`` as any other (they are incorrect
             unless they have an answer), or ``masked``: they count in their group's statistics and are left out of the loss
             and its denominators.
+        dynamic_sampling: refill rounds until they have as many groups that teach as they were asked for (``max_refills``,
+            ``groups``; see ``lit_tpgrpo.datamodules.dynamic_sampling``); off by default.
         steps_per_epoch: length of the training loader; by default one pass over the problems.
         store_dir: where rounds are written; by default ``rounds`` in the run's folder (``rollout.run_folder``). A resumed run
             writes there as well, after copying the current round from the run that it was resumed from.
@@ -144,6 +148,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         correction: GivenCorrection = "auto",
         rewards: GivenRewards | None = None,
         truncated: TruncatedName = "rewarded",
+        dynamic_sampling: DynamicSampling | None = None,
         steps_per_epoch: int | None = None,
         store_dir: str | Path | None = None,
         keep_rounds: int = 2,
@@ -176,6 +181,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.group_size, self.problems_per_step, self.steps_per_round = group_size, problems_per_step, steps_per_round
         self.keep = with_truncated(as_keep_rule(keep, "keep"), truncated)
         self.rewards = as_rewards(rewards, "rewards")
+        self.dynamic_sampling = dynamic_sampling
         self.sampling = SamplingParams() if sampling is None else sampling
         self.eval_sampling = self.sampling if eval_sampling is None else eval_sampling
         self.eval_samples = eval_samples
@@ -276,8 +282,10 @@ class MathRolloutDataModule(L.LightningDataModule):
         if self._schedule is None:
             limits = (self.steps_per_round, dev_run_steps(self._trainer), self._overfit_steps)
             steps = min(limit for limit in limits if limit is not None)
+            dynamic = self.dynamic_sampling
+            factory = RoundFactory if dynamic is None else partial(RefillingFactory, dynamic=dynamic)
             self._schedule = self.build_schedule(
-                RoundFactory(
+                factory(
                     trainer=self._trainer,
                     stream=self._train_stream,
                     problems_per_round=self.problems_per_step * steps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import lightning as L
 
@@ -12,7 +13,7 @@ from lit_tpgrpo.datamodules.stream import ProblemStream
 from lit_tpgrpo.distributed import gather, gather_sum, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.fingerprint import fingerprint
-from lit_tpgrpo.records import Problem, Round
+from lit_tpgrpo.records import JudgedGroup, Problem, Round
 from lit_tpgrpo.rollout.by_source import has_few_sources, tally_sources
 from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
@@ -28,6 +29,7 @@ from lit_tpgrpo.rollout.trainer_state import is_out_of_time, policy_of, sampling
 from lit_tpgrpo.signals import STOP, OutOfTimeError, unless_out_of_time
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class RoundPlan:
     Attributes:
         index: of the round.
         version: policy version (optimizer steps) that samples it, or sampled it before a restart.
+        cursor: problems that earlier rounds have consumed, over all ranks.
+        problems: of the round, over all ranks.
+        weights: the problems' sampling weights; None for shuffled passes.
         assignments: this rank's problems.
         file: the round on disk.
         maker: the stages it goes through.
@@ -44,6 +49,9 @@ class RoundPlan:
 
     index: int
     version: int
+    cursor: int
+    problems: Sequence[Problem]
+    weights: Sequence[float] | None
     assignments: Sequence[Assignment]
     file: RoundFile
     maker: RoundMaker
@@ -106,33 +114,53 @@ class RoundFactory:
         if version is None:
             version = self._begin(index)
         weights = self.capability().weights([p.uid for p in stream.problems])
-        count = self.problems_per_round
-        problems = stream.take(cursor, count) if weights is None else stream.draw(cursor, count, weights)
-        plan = self._open(index, version, problems)
-        if version != self.policy.policy_version and any(gather(_is_incomplete(plan))):
-            log.warning(
-                "round %d was sampled at step %d and is not whole on disk any more (data.keep_rounds is %d): all of it is "
-                "sampled again, with the weights of step %d",
-                *(index, version, self.store.keep, self.policy.policy_version),
-            )
-            plan = self._open(index, self._begin(index), problems)
+        problems = stream.choose(cursor, self.problems_per_round, weights)
+        plan = self._open(index, version, cursor, problems, weights)
+        if self.is_lost(plan):
+            self.warn_of_loss(plan)
+            plan = self._open(index, self._begin(index), cursor, problems, weights)
         plan.maker.prepare_judge(self.policy)
         plan.maker.engine.load_weights(self.policy)  # after the hooks: an audit may have used the same engine
         return plan
 
+    def is_lost(self, plan: RoundPlan) -> bool:
+        """Return whether groups of the plan are not on disk, on any rank, and the weights that sampled them are gone."""
+        return plan.version != self.policy.policy_version and any(gather(_is_incomplete(plan)))
+
+    def warn_of_loss(self, plan: RoundPlan) -> None:
+        """Log that the stored round cannot be continued."""
+        log.warning(
+            "round %d was sampled at step %d and is not whole on disk any more (data.keep_rounds is %d): all of it is "
+            "sampled again, with the weights of step %d",
+            *(plan.index, plan.version, self.store.keep, self.policy.policy_version),
+        )
+
     def fill(self, plan: RoundPlan) -> tuple[Round, RoundTally]:
         """Sample, verify, judge and credit what the store lacks; return this rank's share and the sums for its metrics."""
+        return self.interruptible(
+            plan,
+            lambda: plan.maker.make(
+                plan.index,
+                plan.assignments,
+                plan.file,
+                self.capability(),
+                policy_version=plan.version,
+                on_group=self.on_group,
+            ),
+        )
+
+    def on_group(self, group: JudgedGroup) -> None:
+        """Call the hook ``on_group_judged``."""
+        call_round_hook(self.trainer, "on_group_judged", group)
+
+    def interruptible(self, plan: RoundPlan, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns, a stage of the round without collectives on this rank.
+
+        Raises:
+            OutOfTimeError: ``max_time`` was reached on a rank; what is complete is stored.
+        """
         with raise_on_all_ranks(f"round {plan.index}"), STOP.until(lambda: is_out_of_time(self.trainer)):
-            result = unless_out_of_time(
-                lambda: plan.maker.make(
-                    plan.index,
-                    plan.assignments,
-                    plan.file,
-                    self.capability(),
-                    policy_version=plan.version,
-                    on_group=lambda group: call_round_hook(self.trainer, "on_group_judged", group),
-                )
-            )
+            result = unless_out_of_time(work)
         if any(gather(result is None)) or result is None:  # the second is for the type checker
             plan.maker.engine.sleep()
             raise OutOfTimeError
@@ -143,8 +171,8 @@ class RoundFactory:
         round_, mismatch = self._correct(plan, round_)
         metrics = gather_sum(tally).metrics() | ({} if mismatch is None else gather_sum(mismatch).metrics())
         if has_few_sources(self.stream().problems):
-            metrics |= gather_sum(tally_sources(round_.groups)).metrics()
-        round_ = replace(round_, metrics=metrics)
+            metrics |= gather_sum(tally_sources((*round_.groups, *round_.dropped))).metrics()
+        round_ = replace(round_, metrics=metrics | dict(round_.metrics))
         report_round(self.trainer, round_, plan.maker.format)
         call_round_hook(self.trainer, "on_round_end", round_)
         if round_.policy_version == self.policy.policy_version:  # not one that a resumed run takes up again
@@ -157,12 +185,14 @@ class RoundFactory:
         call_round_hook(self.trainer, "on_round_start", index)
         return self.policy.policy_version
 
-    def _open(self, index: int, version: int, problems: Sequence[Problem]) -> RoundPlan:
+    def _open(
+        self, index: int, version: int, cursor: int, problems: Sequence[Problem], weights: Sequence[float] | None
+    ) -> RoundPlan:
         maker = self.maker()
         sampled_with = maker.sampling_settings(problems, version, self.store.sampled_by, self.seed)
         file = self.store.open(self.trainer, index, sampled_with, maker.judging_settings())
         assignments = assign_problems(self.trainer, problems, self.seed, "round", index)
-        return RoundPlan(index, version, assignments, file, maker)
+        return RoundPlan(index, version, cursor, problems, weights, assignments, file, maker)
 
     def _correct(self, plan: RoundPlan, round_: Round) -> tuple[Round, MismatchTally | None]:
         if self.correction is None:

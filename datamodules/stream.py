@@ -41,6 +41,23 @@ class ProblemStream:
         picks = torch.multinomial(tensor, count, replacement=repeat, generator=generator)
         return [self.problems[i] for i in picks.tolist()]
 
+    def choose(
+        self, start: int, count: int, weights: Sequence[float] | None, taken: Sequence[Problem] = ()
+    ) -> list[Problem]:
+        """Return the next problems: in the order of the passes, or drawn if there are weights.
+
+        Args:
+            start: position in the stream.
+            count: number of problems.
+            weights: one for each problem, or None.
+            taken: problems that are not drawn again, as long as others have a positive weight.
+        """
+        if weights is None:
+            return self.take(start, count)
+        uids = {problem.uid for problem in taken}
+        rest = [0.0 if problem.uid in uids else w for problem, w in zip(self.problems, weights, strict=True)]
+        return self.draw(start, count, rest if any(w > 0 for w in rest) else weights)
+
     def _at(self, position: int) -> Problem:
         number, offset = divmod(position, len(self.problems))
         if self._pass[0] != number:

@@ -44,7 +44,7 @@ class TrainBatchStream:
         make_round: called with (round index, problems consumed before it, policy version that must have sampled it, or
             None for the current policy's); returns this rank's share of the round.
         solutions_per_step: kept solutions of one optimizer step, over all ranks.
-        problems_per_round: problems that a round consumes, over all ranks.
+        problems_per_round: problems that a round consumes over all ranks, unless it says another number (``Round.consumed``).
         max_empty_rounds: rounds in a row with nothing to train on before ``EmptyRoundError``.
         gather_indices: maps this rank's kept indices to those of all ranks. Batches are cut from all of them, so that a
             batch holds the same solutions on any number of ranks.
@@ -64,12 +64,13 @@ class TrainBatchStream:
         self._max_empty_rounds = max_empty_rounds
         self._gather_indices = gather_indices
         self._round, self._position, self._n_steps, self._cursor, self._version = -1, 0, 0, 0, 0
+        self._consumed = 0  # by the current round
         self._steps: list[tuple[CreditedSolution, ...]] | None = None
         self._temperature = 1.0
 
     def state_dict(self, version: int) -> dict[str, int]:
         """Return the current round, its batches that were trained on, the number of its batches, the problems consumed before
-        it, and the policy version that sampled it.
+        it and by it, and the policy version that sampled it.
 
         Args:
             version: optimizer steps taken; a batch that was returned but not trained on will be returned again.
@@ -79,12 +80,15 @@ class TrainBatchStream:
             "position": max(0, min(self._position, version - self._version)),
             "n_steps": self._n_steps,
             "cursor": self._cursor,
+            "consumed": self._consumed,
             "version": self._version,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._round, self._position, self._n_steps = state["round"], state["position"], state["n_steps"]
         self._cursor, self._version = state["cursor"], state["version"]
+        usual = self._problems_per_round if self._round >= 0 else 0
+        self._consumed = state.get("consumed", usual)  # checkpoints of earlier versions lack it
         self._steps = None
 
     def next_batch(self) -> TrainBatch:
@@ -106,7 +110,7 @@ class TrainBatchStream:
                     "are right, all are wrong, or the keep rule drops them. Look at rollout/accuracy, then change the "
                     "problems' difficulty, data.group_size or data.keep"
                 )
-            cursor = self._cursor + (self._problems_per_round if self._round >= 0 else 0)
+            cursor = self._cursor + self._consumed
             # The state changes only when the round is complete: an interruption before leaves one that can be resumed.
             self._load(self._make_round(self._round + 1, cursor, None), self._round + 1, cursor, 0)
             empty += 1
@@ -123,3 +127,4 @@ class TrainBatchStream:
         self._steps = [tuple(local[i] for i in indices if i in local) for indices in steps]
         self._version, self._temperature = round_.policy_version, round_.temperature
         self._round, self._cursor, self._position = index, cursor, position
+        self._consumed = self._problems_per_round if round_.consumed is None else round_.consumed

@@ -35,7 +35,8 @@ def judge_groups(
     Raises:
         ConfigError: the judge gave no verdict on a solution.
     """
-    done = dict(verified.verdicts)
+    # A group that an earlier run dropped may be wanted by this one's settings.
+    done = {key: v for key, v in verified.verdicts.items() if v.note != DROPPED or key[0] in dropped}
     todo = [(g, s) for g, group in verified.groups.items() for s in group if (g, s.solution.sample) not in done]
     cases = [JudgeCase(s.problem, s.solution, s.outcome, s.steps, s.division) for _, s in todo]
 

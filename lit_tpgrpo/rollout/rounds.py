@@ -54,7 +54,9 @@ class Assignment:
     seed: int
 
 
-def assign_problems(trainer: L.Trainer, problems: Sequence[Problem], seed: int, *purpose: object) -> list[Assignment]:
+def assign_problems(
+    trainer: L.Trainer, problems: Sequence[Problem], seed: int, *purpose: object, start: int = 0
+) -> list[Assignment]:
     """Return this rank's problems, round-robin.
 
     A group is sampled on one rank, so its baseline needs no communication. Group indices and seeds do not depend on the
@@ -65,10 +67,11 @@ def assign_problems(trainer: L.Trainer, problems: Sequence[Problem], seed: int, 
         problems: of all ranks.
         seed: of the run.
         purpose: tells the seeds of rounds and evaluations apart.
+        start: group index of the first problem.
     """
     return [
         Assignment(group_index, problem, derived_seed(seed, *purpose, group_index))
-        for group_index, problem in enumerate(problems)
+        for group_index, problem in enumerate(problems, start)
         if group_index % trainer.world_size == trainer.global_rank
     ]
 

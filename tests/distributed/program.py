@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -17,11 +18,13 @@ from lit_tpgrpo.callbacks import CapabilityEstimator, JudgeRefresh, MathEvaluati
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import OtherProcessError
 from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.rewards import OutcomeReward, RewardCase
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
 from lit_tpgrpo.training.sharding import Sharding
@@ -54,6 +57,16 @@ class BreaksOnTheLast(LuckySamples):
         if int(os.environ.get("RANK", 0)) == WORLD - 1:
             raise OSError("the verifier of the last process is gone")
         return super().verify_all(pairs)
+
+
+async def by_sample(case: RewardCase) -> float:
+    return 0.25 * case.solution.sample
+
+
+REFILLED: dict[str, Any] = {
+    "dynamic_sampling": DynamicSampling(),
+    "rewards": {"outcome": OutcomeReward(), "sample": (by_sample, 0.5)},
+}
 
 
 class Record(RoundCallback):
@@ -95,6 +108,7 @@ def data(name: str, out: Path) -> MathRolloutDataModule:
         store_dir=str(out / f"store-{name}-{WORLD}"),
         max_empty_rounds=3,
         progress=False,
+        **(REFILLED if "dynamic" in name else {}),
     )
 
 

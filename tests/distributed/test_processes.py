@@ -22,11 +22,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 LIMIT_S = 1200  # a hang ends here
-ALONE = ("ddp", "ddp-nothing", "ddp-plain", "ddp-lora")
+ALONE = ("ddp", "ddp-nothing", "ddp-plain", "ddp-lora", "ddp-dynamic")
 TOGETHER = {
     2: (
         "ddp",
         "fsdp",
+        "fsdp-dynamic",
         "fsdp-kept",
         "fsdp-recomputed-plain",
         "fsdp-lora",
@@ -67,7 +68,9 @@ def load(runs: Path, name: str, n: int) -> dict[str, Any]:
 
 
 def alone(runs: Path, name: str) -> dict[str, Any]:
-    return load(runs, "ddp" + "".join(f"-{kind}" for kind in ("nothing", "plain", "lora") if kind in name), 1)
+    return load(
+        runs, "ddp" + "".join(f"-{kind}" for kind in ("nothing", "plain", "lora", "dynamic") if kind in name), 1
+    )
 
 
 @pytest.mark.parametrize(("n", "name"), CASES)
@@ -104,11 +107,23 @@ def test_groups_are_whole_and_met_once(runs: Path, n: int, name: str):
         expected = one["shares"][0][1][-back]
         shares = [uids[-back] for _, uids, _ in many["shares"]]
         assert sorted(uid for share in shares for uid in share) == sorted(expected)
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        if "dynamic" not in name:  # which ones are dropped is not for the ranks to choose
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
     # What the policy can do is known on all processes, for all draw the same problems by it.
     estimates = [state["estimates"] for *_, state in many["shares"]]
     assert all(found.keys() == estimates[0].keys() for found in estimates)
     assert estimates[0].keys() == one["shares"][0][2]["estimates"].keys()
+
+
+def test_refilled_rounds_have_the_same_groups_on_two_processes(runs: Path):
+    """Ten groups that count, of problems of which a third are all wrong; the others are sampled, and not in the share."""
+    for n, name in ((1, "ddp-dynamic"), (2, "fsdp-dynamic")):
+        for metrics in load(runs, name, n)["rounds"]:
+            assert metrics["dynamic/groups_kept"] == 10
+            assert metrics["dynamic/groups_sampled"] > 10
+            assert metrics["dynamic/refills"] >= 1
+            assert metrics["rollout/solutions"] == 4 * metrics["dynamic/groups_sampled"]
+            assert metrics["reward/sample"] == pytest.approx(0.375)
 
 
 def test_steps_are_uneven_and_some_processes_have_nothing_to_train_on(runs: Path):

@@ -2,8 +2,9 @@
 
 The first run is uninterrupted; it counts the events of sampling, judging, training, checkpointing and evaluation. In the others
 ACTION happens at one of these events, chosen by the seed from all kinds (``kill``: SIGKILL; ``term``, ``int``, ``int_twice``:
-signals; ``full``: no file can grow any more), and they are resumed by the run's folder, on RESUME processes, until they are
-done. OUT/result.json says of each where and how it ended, and whether the resumed one came to the same end.
+signals; ``full``: no file can grow any more; with ``-dynamic`` after it rounds are refilled and have a reward term), and they
+are resumed by the run's folder, on RESUME processes, until they are done. OUT/result.json says of each where and how it
+ended, and whether the resumed one came to the same end.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from lightning.pytorch.loggers import CSVLogger
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, SafeCheckpoint
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.jsonl import append_line, read_lines
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.rewards import OutcomeReward
 from lit_tpgrpo.rollout import sampling, verifying
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
@@ -77,6 +80,18 @@ def lucky_by_sample(events: Events):
         return [(Outcome.CORRECT if r else Outcome.INCORRECT, None) for r in right]
 
     return verify
+
+
+class LoggingReward:
+    """Writes down for what it is called."""
+
+    def __init__(self, events: Events, asked: Path) -> None:
+        self._events, self._asked = events, asked
+
+    def __call__(self, case):
+        append_line(self._asked, {"reward": [case.problem.uid, case.solution.sample, case.solution.policy_version]})
+        self._events("reward")
+        return 0.25 * case.solution.sample
 
 
 class LoggingEngine(HFEngine):
@@ -134,7 +149,13 @@ class SlowIO(TorchCheckpointIO):
         self.events("saved")
 
 
-def train(model: str, folder: Path, world: int, at: int | None, action: str) -> None:
+def refilled(events: Events, asked: Path) -> dict[str, Any]:
+    """Settings of runs whose rounds are refilled and have a reward of their own."""
+    rewards = {"outcome": OutcomeReward(), "slow": LoggingReward(events, asked)}
+    return {"dynamic_sampling": DynamicSampling(), "rewards": rewards}
+
+
+def train(model: str, folder: Path, world: int, at: int | None, action: str, dynamic: bool) -> None:
     """One attempt, from the start or from what the one before left."""
     events = Events(folder, at, action)
     asked = folder / "asked.jsonl"
@@ -157,6 +178,7 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str) -> 
         eval_samples=2,
         prompt_template="{problem}",
         progress=False,
+        **(refilled(events, asked) if dynamic else {}),
     )
     trainer = L.Trainer(
         accelerator="cpu",
@@ -185,7 +207,9 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str) -> 
         torch.save({"weights": weights, "step": trainer.global_step, "eval": after}, folder / "end.pt")
 
 
-def attempt(model: str, folder: Path, world: int, where: tuple[int, int] | None = None, action: str = "") -> list[int]:
+def attempt(
+    model: str, folder: Path, world: int, dynamic: bool, where: tuple[int, int] | None = None, action: str = ""
+) -> list[int]:
     """Fork one process a rank; their exit statuses. ``where`` is (rank, event)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -201,7 +225,7 @@ def attempt(model: str, folder: Path, world: int, where: tuple[int, int] | None 
             os.dup2(output, 2)
             code = 0
             try:
-                train(model, folder, world, where[1] if where and where[0] == rank else None, action)
+                train(model, folder, world, where[1] if where and where[0] == rank else None, action, dynamic)
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
             except BaseException:
@@ -224,27 +248,30 @@ def attempt(model: str, folder: Path, world: int, where: tuple[int, int] | None 
     return [statuses[pid] for pid in pids]
 
 
-def stored(folder: Path) -> tuple[set[int], set[tuple[str, int, int]]]:
-    """Seeds of which groups are in the store, and (problem, sample, policy version) of which verdicts are."""
-    seeds, verdicts = set(), set()
+def stored(folder: Path) -> tuple[set[int], set[tuple[str, int, int]], set[tuple[str, int, int]]]:
+    """Seeds of which groups are in the store, and (problem, sample, policy version) of which verdicts and rewards are."""
+    seeds, verdicts, rewards = set(), set(), set()
     for path in (folder / "run" / "rounds").glob("round_*"):
         index, groups = int(path.name.removeprefix("round_")), {}
         for file in path.glob("solutions.*.jsonl"):
             for line in read_lines(file):
                 groups |= {group["group"]: group for group in line["groups"]}
         seeds |= {derived_seed(0, "round", index, place) for place in groups}
-        for file in path.glob("verdicts.*.jsonl"):
-            for line in read_lines(file):
-                group = groups[line["group"]]
-                version = group["solutions"][line["sample"]]["policy_version"]
-                verdicts.add((group["problem"]["uid"], line["sample"], version))
-    return seeds, verdicts
+        for kind, keys in (("verdicts", verdicts), ("rewards", rewards)):
+            for file in path.glob(f"{kind}.*.jsonl"):
+                for line in read_lines(file):
+                    group = groups[line["group"]]
+                    version = group["solutions"][line["sample"]]["policy_version"]
+                    if kind == "verdicts" or line["term"] == "slow":
+                        keys.add((group["problem"]["uid"], line["sample"], version))
+    return seeds, verdicts, rewards
 
 
-def made_again(folder: Path, before: tuple[set, set], asked_before: int) -> int:
-    seeds, verdicts = before
+def made_again(folder: Path, before: tuple[set, set, set], asked_before: int) -> int:
+    seeds, verdicts, rewards = before
     lines = list(read_lines(folder / "asked.jsonl"))[asked_before:]
     again = sum(seed in seeds for line in lines for seed in line.get("seeds", []))
+    again += sum(tuple(line["reward"]) in rewards for line in lines if "reward" in line)
     return again + sum(tuple(c) in verdicts for line in lines for c in line.get("cases", []))
 
 
@@ -262,21 +289,22 @@ def moments(events: list[list[str]], count: int, rng: random.Random, action: str
 
 
 def main(model: str, out: Path, world: int, resume: int, action: str, count: int, seed: int) -> None:
-    rng = random.Random(seed)
+    rng, dynamic = random.Random(seed), action.endswith("-dynamic")
+    action = action.removesuffix("-dynamic")
     whole = out / "whole"
     whole.mkdir(parents=True)
-    attempt(model, whole, world)
+    attempt(model, whole, world, dynamic)
     events = [[line["kind"] for line in read_lines(whole / f"events.{rank}.jsonl")] for rank in range(world)]
     expected = torch.load(whole / "end.pt")
     found = []
     for number, (rank, event) in enumerate(moments(events, count, rng, action)):
         folder = out / f"ended_{number}"
         folder.mkdir()
-        codes = attempt(model, folder, world, (rank, event), action)
+        codes = attempt(model, folder, world, dynamic, (rank, event), action)
         said = "".join((folder / f"output.{r}.txt").read_text() for r in range(world))
         left = bool(list((folder / "run").rglob("*.ckpt")))
         before, asked = stored(folder), len(list(read_lines(folder / "asked.jsonl")))
-        attempt(model, folder, resume)
+        attempt(model, folder, resume, dynamic)
         end = torch.load(folder / "end.pt")
         gaps = [float((end["weights"][k] - w).abs().max()) for k, w in expected["weights"].items()]
         found.append(

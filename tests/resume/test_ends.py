@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -48,6 +49,22 @@ def test_kill_9(random_model: str, tmp_path: Path, world: int, resume: int, coun
     found = ends(random_model, tmp_path / "runs", world, resume, "kill", count)
     kinds = {run["kind"] for run in found}
     assert len(kinds) == min(count, 9), kinds  # sampling, verifying, judging, training and all parts of checkpointing
+    for run in found:
+        assert run["codes"][run["rank"]] == -signal.SIGKILL
+        assert run["gap"] <= tolerance, run
+        assert run["eval"], run
+
+
+@pytest.mark.parametrize(("world", "resume", "count", "tolerance"), [(1, 1, 7, 0.0), (2, 1, 3, 1e-5)])
+def test_kill_9_while_rounds_are_refilled(
+    random_model: str, tmp_path: Path, world: int, resume: int, count: int, tolerance: float
+):
+    """Half of the problems are all wrong. No reward term is called again for what it was called for and stored."""
+    found = ends(random_model, tmp_path / "runs", world, resume, "kill-dynamic", count)
+    with (tmp_path / "runs" / "whole" / "run" / "metrics.csv").open(newline="") as file:
+        refills = [float(row["dynamic/refills"]) for row in csv.DictReader(file) if row["dynamic/refills"]]
+    assert len(refills) == 3
+    assert min(refills) >= 1
     for run in found:
         assert run["codes"][run["rank"]] == -signal.SIGKILL
         assert run["gap"] <= tolerance, run
