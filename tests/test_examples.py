@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from examples.parts.correction import damped
 from examples.parts.credit import LastThoughtCredit
 from examples.parts.engine import PlainEngine
+from examples.parts.format import LastLine
 from examples.parts.judge import KeywordJudge
 from examples.parts.keep import keep_closed
 from examples.parts.reward import Brief
@@ -24,6 +25,7 @@ from lit_tpgrpo.cli import main
 from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.functional.corrections import importance_weights
 from lit_tpgrpo.judges.base import Judge, JudgeCase
 from lit_tpgrpo.records import (
@@ -39,6 +41,7 @@ from lit_tpgrpo.records import (
     Verdict,
 )
 from lit_tpgrpo.rewards import RewardCase
+from lit_tpgrpo.text.formats import SolutionFormat
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
 from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.base import Verifier
@@ -70,6 +73,21 @@ def test_the_judge_labels_what_the_next_step_takes_back():
     assert verdicts[2].abstained
     assert judge.metrics() == {"steps": 8.0}
     assert judge.metrics() == {"steps": 0.0}
+
+
+def test_the_format_takes_the_last_line():
+    format = LastLine("Answer:")
+    assert isinstance(format, SolutionFormat)
+    text = "It is 3.\n\nIt is 2.\nAnswer: 2\n"
+    division = format.divide(text)
+    assert division.answer_text(text) == " 2"
+    steps = segment_steps(text, range(len(text)), len(text), division)
+    assert [text[s.start : s.end] for s in steps] == ["It is 3.\n\n", "It is 2.\n", "Answer: 2\n"]
+    assert format.divide("It is 2.").answer is None
+    assert format.divide("It is\n2.").answer is None
+    assert settings_of(format)["prefix"] == "Answer:"  # stored with a round
+    assert format.tags() == ()
+    assert format.read_prompt("<think>") == ""
 
 
 def test_the_credit_is_the_last_thoughts_alone():

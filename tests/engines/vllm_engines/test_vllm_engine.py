@@ -132,7 +132,10 @@ def test_stop_strings_end_a_completion_and_are_kept(engine, policy):
         return policy.tokenizer.decode(list(ids), skip_special_tokens=False)
 
     free = sample(engine, SamplingParams(LENGTH, 1.0))
-    strings = tuple(text(c.token_ids)[6:9] for c in (free[0][0], free[1][1]))
+    # Without U+FFFD: vLLM shows no character before its last byte.
+    pieces = (text(c.token_ids) for group in free.values() for c in group)
+    strings = tuple(piece for whole in pieces if "\ufffd" not in (piece := whole[6:9]))[:2]
+    assert len(strings) == 2
     done = sample(engine, SamplingParams(LENGTH, 1.0, stop=strings))
     ended = 0
     for i, completions in free.items():
