@@ -392,6 +392,18 @@ def test_text_reaches_a_nested_setting_as_typed(options: str, expected: tuple, c
     assert (val["preset"], val["path"]) == expected
 
 
+@pytest.mark.parametrize("config", ["quickstart.yaml", "files.yaml", "paper/deepseek_r1_distill_qwen_1.5b.yaml"])
+def test_reward_terms_are_given_by_option(config: str, capsys: pytest.CaptureFixture):
+    """A class with arguments and a function; the options of a term need a mapping in the config, if an empty one."""
+    options = "--data.rewards.outcome.term lit_tpgrpo.OutcomeReward --data.rewards.outcome.term.incorrect 0 "
+    options += "--data.rewards.long.term statistics.mean --data.rewards.long.weight 0.5"
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["fit", "--config", str(ROOT / "configs" / config), *options.split(), "--print_config"])
+    rewards = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["rewards"]
+    assert rewards["outcome"]["term"]["init_args"] == {"correct": 1.0, "incorrect": 0.0}
+    assert (rewards["long"]["term"], rewards["long"]["weight"]) == ("statistics.mean", 0.5)
+
+
 def test_settings_in_the_environment_are_said_to_be_ignored(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):

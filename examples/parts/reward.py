@@ -1,4 +1,4 @@
-"""A reward term: ``--data.rewards '{brief: {term: examples.parts.reward.Brief}, ...}'``, in Python ``rewards={...}``."""
+"""A reward term: ``--data.rewards.brief.term examples.parts.reward.Brief --data.rewards.brief.weight 0.1``."""
 
 from lit_tpgrpo import Outcome, RewardCase
 

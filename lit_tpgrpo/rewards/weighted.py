@@ -183,7 +183,7 @@ class WeightedRewards:
 
 
 def as_rewards(value: Any, where: str) -> WeightedRewards | None:
-    """Return the weighted sum of a mapping from names to terms; None unchanged.
+    """Return the weighted sum of a mapping from names to terms; None for an empty one, and for None: the outcome reward alone.
 
     Args:
         value: of each name a ``WeightedTerm``, a mapping of its arguments, a pair (term, weight), or a term alone (weight 1).
@@ -196,6 +196,8 @@ def as_rewards(value: Any, where: str) -> WeightedRewards | None:
         return value
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: expected a mapping from names to reward terms, got {shown(value)}")
+    if not value:
+        return None
     return WeightedRewards({str(name): _as_term(term, f"{where}.{name}") for name, term in value.items()})
 
 

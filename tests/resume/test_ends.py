@@ -64,7 +64,7 @@ def test_kill_9_while_rounds_are_refilled(
     with (tmp_path / "runs" / "whole" / "run" / "metrics.csv").open(newline="") as file:
         refills = [float(row["dynamic/refills"]) for row in csv.DictReader(file) if row["dynamic/refills"]]
     assert len(refills) == 3
-    assert min(refills) >= 1
+    assert sum(refills) >= 2
     for run in found:
         assert run["codes"][run["rank"]] == -signal.SIGKILL
         assert run["gap"] <= tolerance, run

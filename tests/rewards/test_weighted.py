@@ -134,7 +134,6 @@ def test_a_term_that_raises_is_named_and_what_came_before_is_yielded(term):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "rewards: expected at least one term, got none"),
         ({"total": OutcomeReward()}, "a term's name is letters, digits, - and _, and not 'total'; got 'total'"),
         ({"a/b": OutcomeReward()}, "a term's name .* got 'a/b'"),
         ({"a": 3}, r"data.rewards.a: term: expected a reward term or a function \(case\) -> number or None, got 3"),
@@ -154,6 +153,9 @@ def test_what_cannot_be_a_sum_is_refused(given, message: str):
 
 def test_a_mapping_of_arguments_and_nothing_are_accepted():
     assert as_rewards(None, "data.rewards") is None
+    assert as_rewards({}, "data.rewards") is None
+    with pytest.raises(ConfigError, match="rewards: expected at least one term, got none"):
+        WeightedRewards({})
     weighted = rewards(outcome={"term": OutcomeReward(), "weight": 2})
     assert as_rewards(weighted, "data.rewards") is weighted
     assert weighted.reward({"outcome": -1.0}).total == -2.0
