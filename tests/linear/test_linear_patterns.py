@@ -53,6 +53,7 @@ MOST_STEPS_A_CHARACTER = 400
 DYNAMIC = {
     ("judges.audit_sets", "search"): "a gold answer of at most 500 characters, at each place of a step",
     ("judges.generative.verdicts", "finditer"): "a literal",
+    ("rollout.prompts", "search"): "a name of the configuration in the model's chat template",
     ("verify.mutations", "split"): "a literal or two, at each place of a gold",
 }
 """Patterns that are put together when they are used: why they are linear."""
