@@ -39,7 +39,7 @@ from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, TrainBatch
 from lit_tpgrpo.rewards.weighted import GivenRewards, as_rewards
 from lit_tpgrpo.rollout.capability import Capability, GroupAccuracy
 from lit_tpgrpo.rollout.correction import GivenCorrection, as_correction
-from lit_tpgrpo.rollout.filters import KeepName, KeepRule, TruncatedName, as_keep_rule, with_truncated
+from lit_tpgrpo.rollout.filters import KeepName, KeepRule, TruncatedName, as_keep_rule, keep_all, with_truncated
 from lit_tpgrpo.rollout.hooks import Split, shows_bars
 from lit_tpgrpo.rollout.monitors import check_between_rounds
 from lit_tpgrpo.rollout.prompt_view import inspect_prompt
@@ -47,7 +47,7 @@ from lit_tpgrpo.rollout.prompts import INSTRUCTION, PromptTemplate
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.run_store import RunStore
-from lit_tpgrpo.rollout.trainer_state import dev_run_steps, log_to_all, may_stop, overfit_steps, policy_of
+from lit_tpgrpo.rollout.trainer_state import dev_run_steps, is_dev_run, log_to_all, may_stop, overfit_steps, policy_of
 from lit_tpgrpo.signals import STOP, OutOfTimeError
 from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
@@ -264,7 +264,8 @@ class MathRolloutDataModule(L.LightningDataModule):
             verifier=self.verifier,
             judge=self.judge,
             credit=self.credit,
-            keep=self.keep,
+            # A dev run takes its step whatever the one small round holds.
+            keep=keep_all if is_dev_run(self._trainer) else self.keep,
             tokenizer=self.policy.tokenizer,
             sampling=self.sampling,
             group_size=self.group_size,
