@@ -57,9 +57,7 @@ class Cut(Scripted):
             yield i, (*completions[:-1], cut)
 
 
-def make(
-    folder: Path, tokenizer, rewards, dealt, keep="all", truncated="rewarded"
-) -> tuple[Round, dict[str, float], CountingJudge]:
+def maker_of(tokenizer, rewards, dealt, keep="all", truncated="rewarded") -> tuple[RoundMaker, CountingJudge]:
     judge = CountingJudge()
     maker = RoundMaker(
         Cut(tokenizer, 0),
@@ -74,6 +72,13 @@ def make(
         show_progress=False,
         rewards=as_rewards(rewards, "data.rewards"),
     )
+    return maker, judge
+
+
+def make(
+    folder: Path, tokenizer, rewards, dealt, keep="all", truncated="rewarded"
+) -> tuple[Round, dict[str, float], CountingJudge]:
+    maker, judge = maker_of(tokenizer, rewards, dealt, keep, truncated)
     file = RoundStore(folder).open(0, {"group_size": G})
     round_, tally = maker.make(0, ASSIGNMENTS, file, GroupAccuracy(), policy_version=0)
     return round_, tally.metrics(), judge
@@ -200,3 +205,24 @@ def test_the_store_knows_its_reward_files(tmp_path: Path, tokenizer):
     ]
     RoundStore(tmp_path).open(0, {"group_size": G + 1})  # sampled otherwise: nothing of the round stays
     assert not (tmp_path / "round_000000" / "rewards.0.jsonl").exists()
+
+
+def test_a_dropped_group_is_neither_rewarded_nor_judged_and_is_judged_when_it_is_wanted(tmp_path: Path, tokenizer):
+    """Its outcomes are stored all the same; with other settings of dynamic sampling it may be trained on after a restart."""
+    term = Term()
+    maker, judge = maker_of(tokenizer, {"outcome": OutcomeReward(), "mine": term}, [C, I])
+    file = RoundStore(tmp_path).open(0, {"group_size": G})
+    verified = maker.sample(0, ASSIGNMENTS, file, 0)
+    round_, tally = maker.complete(0, ASSIGNMENTS, verified, file, GroupAccuracy(), policy_version=0, dropped={1})
+    assert [g.problem.uid for g in round_.groups] == ["p/0", "p/2"]
+    assert [g.problem.uid for g in round_.dropped] == ["p/1"]
+    assert round_.credited_indices == (0, 1, 2, 3, 8, 9, 10, 11)
+    assert {uid for uid, _ in term.calls} == {case.problem.uid for case in judge.asked} == {"p/0", "p/2"}
+    assert all(s.verdict.abstained and s.reward is None for s in round_.dropped[0].solutions)
+    metrics = tally.metrics()
+    assert (metrics["rollout/solutions"], metrics["rollout/mixed_group_share"]) == (12.0, 1.0)
+    assert metrics["judge/abstained_share"] == 0.0  # of the groups that were judged
+    later = Term()
+    made, _, judge = make(tmp_path, tokenizer, {"outcome": OutcomeReward(), "mine": later}, [I])
+    assert {case.problem.uid for case in judge.asked} == {uid for uid, _ in later.calls} == {"p/1"}
+    assert made.groups[1].accuracy == 0.5
