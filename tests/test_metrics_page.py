@@ -22,6 +22,7 @@ from lit_tpgrpo.rollout.mismatch import MismatchTally
 from lit_tpgrpo.rollout.summary import tally_round
 from lit_tpgrpo.training.gradients import GradientNorm, step_metrics
 from lit_tpgrpo.verify.choice import MultipleChoiceVerifier
+from lit_tpgrpo.verify.code.verifier import CodeVerifier
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -79,6 +80,7 @@ def logged_by_parts() -> set[str]:
     names: set[str] = {"round", "epoch", "train/tokens_per_s", "train/lr", "judge_audit/alarms"}
     for judged in (Counts(RuleJudge().metrics()), Counters()):
         counts = Counts(MathVerifier().metrics()) + Counts(MultipleChoiceVerifier().metrics())
+        counts += Counts(CodeVerifier().metrics())
         tally = tally_round(nothing, 0, 0.0, 0.0, counts, judged)
         # A count of solutions and groups is what shares divide by.
         names |= dataclasses.replace(tally, sums=dict.fromkeys(tally.sums, 1.0)).metrics().keys()

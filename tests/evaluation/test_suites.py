@@ -200,9 +200,13 @@ def lines_of_whole_rows(folder: Path) -> list[dict]:
         # Sets that stay the same are not sampled again.
         ({"val": {"long": EvaluationSet(heldout(5), 2), "short": sets()["short"]}}, [(5, 2, 5)]),
         ({"val": sets() | {"third": EvaluationSet(heldout(2, 7), 1)}}, [(2, 1, 5)]),
+        (
+            {"val": {"renamed": sets()["long"], "short": sets()["short"]}},
+            [(5, 3, 5)],
+        ),  # a set's name is part of its seeds
         ({"verifier": LuckyByGold(workers=1)}, []),  # verified again in any case
     ],
-    ids=["seed", "template", "samples of one set", "another set", "verifier"],
+    ids=["seed", "template", "samples of one set", "another set", "another name", "verifier"],
 )
 def test_what_changes_solutions_samples_them_again(random_model, tmp_path, change, calls):
     validate(random_model, tmp_path, data(engine=Counting()))
