@@ -36,7 +36,9 @@ from lit_tpgrpo.records import Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.text import answers, boxes, characters, equations, notation, numerals, paragraphs, reflections, steps
 from lit_tpgrpo.text.answers import AnswerForm
 from lit_tpgrpo.text.formats import Harmony, PlainChain, ThinkTags
-from lit_tpgrpo.verify import atoms, compare, mutations, relations, structure, units
+from lit_tpgrpo.verify import atoms, choice_text, compare, mutations, relations, structure, units
+from lit_tpgrpo.verify.code import blocks
+from lit_tpgrpo.verify.code import verifier as code_verifier
 from lit_tpgrpo.verify.match import Match
 
 PROMPTS = PromptSet()
@@ -232,6 +234,10 @@ VERIFY: Mapping[str, TextReader] = {
         lambda t: (atoms.read_choice(t), atoms.read_letters(t), atoms.read_words(t), atoms.read_set_name(t))
     ),
     "clock": TextReader(lambda t: (atoms.read_clock(t), atoms.read_ratio(t))),
+    "choice of an answer": TextReader(lambda t: choice_text.read_answer(t, {"A": halves(t)[0], "B": halves(t)[1]})),
+    "choice of a gold": TextReader(choice_text.read_gold.__wrapped__, (InputError,)),
+    "program": TextReader(blocks.last_program),
+    "output of a program": TextReader(lambda t: code_verifier.same_output(*halves(t))),
     "name": TextReader(lambda t: (relations.is_name(t), relations.is_constant(t))),
     "comparison": TextReader(lambda t: compare.compare(*halves(t[: 2 * 1000]), undecided)),
     "comparison with itself": TextReader(lambda t: compare.compare(t[:1000], f"{t[:999]} ", undecided)),

@@ -43,7 +43,7 @@ from lit_tpgrpo.rollout.filters import KeepName, KeepRule, TruncatedName, as_kee
 from lit_tpgrpo.rollout.hooks import Split, shows_bars
 from lit_tpgrpo.rollout.monitors import check_between_rounds
 from lit_tpgrpo.rollout.prompt_view import inspect_prompt
-from lit_tpgrpo.rollout.prompts import INSTRUCTION, PromptTemplate
+from lit_tpgrpo.rollout.prompts import INSTRUCTION, RolloutPrompt
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.run_store import RunStore
@@ -189,7 +189,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.prompt_template, self.max_prompt_tokens = prompt_template, max_prompt_tokens
         self.system_prompt, self.chat_template_kwargs = system_prompt, chat_template_kwargs or {}
         self.show_prompt = show_prompt
-        self._template = PromptTemplate(prompt_template, system_prompt, self.chat_template_kwargs)
+        self._template = RolloutPrompt(prompt_template, system_prompt, self.chat_template_kwargs)
         self._prompt_inspected = False
         self.on_long_prompt = on_long_prompt
         self.steps_per_epoch, self.max_empty_rounds = steps_per_epoch, max_empty_rounds

@@ -14,7 +14,7 @@ from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.evaluation.sets import HeldoutSet, SetSampling
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.rollout.by_source import has_few_sources
-from lit_tpgrpo.rollout.prompts import PromptTemplate, filter_long_prompts
+from lit_tpgrpo.rollout.prompts import RolloutPrompt, filter_long_prompts
 
 SplitSource = ProblemSource | Mapping[str, ProblemSource] | None
 
@@ -32,7 +32,7 @@ class ProblemSplits:
     def __init__(
         self,
         sources: Mapping[str, SplitSource],
-        template: PromptTemplate,
+        template: RolloutPrompt,
         max_tokens: int,
         on_long: Literal["skip", "stop"],
     ) -> None:

@@ -28,7 +28,7 @@ from lit_tpgrpo.pretrained import resolve_model
 from lit_tpgrpo.records import TrainingSequence
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import KEEP_RULES
-from lit_tpgrpo.rollout.prompts import PromptTemplate
+from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.rollout.training_sequences import even_steps, training_sequence
@@ -97,7 +97,7 @@ def main(rounds: int = 2, problems_per_round: int = 16, group_size: int = 8) -> 
     problems = ArithmeticProblems(n=rounds * problems_per_round).load()
     engine, verifier, sampling = HFEngine(), MathVerifier(), SamplingParams(max_new_tokens=176)
     parts = (engine, verifier, RuleJudge(), ThoughtCredit(), KEEP_RULES["nonzero_advantage"])
-    maker = RoundMaker(*parts, policy.tokenizer, sampling, group_size, PromptTemplate("{problem}"), show_progress=False)
+    maker = RoundMaker(*parts, policy.tokenizer, sampling, group_size, RolloutPrompt("{problem}"), show_progress=False)
     with tempfile.TemporaryDirectory() as disk:
         for index in range(rounds):
             chosen = problems[index * problems_per_round : (index + 1) * problems_per_round]

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 WITH_VLLM = {"vllm"}  # imported in lit_tpgrpo/engines/vllm alone, when it is used
+LOGGERS = {"mlflow", "trackio", "wandb"}  # imported when the user has chosen such a logger
 ONLY_BENCHMARKED = {
     "aiohttp",
     "flash_attn",
@@ -87,8 +88,8 @@ def strangers(files: list[Path], brought: set[str], allowed: set[str]) -> dict[s
 @pytest.mark.parametrize(
     ("folders", "requirements", "allowed"),
     [
-        (["lit_tpgrpo", "callbacks", "datamodules", "examples"], "requirements.txt", WITH_VLLM),
-        (["tests"], "requirements-dev.txt", {"vllm"}),
+        (["lit_tpgrpo", "callbacks", "datamodules", "examples"], "requirements.txt", WITH_VLLM | LOGGERS),
+        (["tests"], "requirements-dev.txt", {"vllm"} | LOGGERS),
         (["benchmarks"], "requirements.txt", ONLY_BENCHMARKED),
     ],
 )
@@ -103,6 +104,15 @@ def test_only_vllm_files_import_what_vllm_brings():
     engine = ROOT / "lit_tpgrpo" / "engines" / "vllm"
     others = [p for p in (ROOT / "lit_tpgrpo").rglob("*.py") if engine not in p.parents]
     assert [p.name for p in others if imported(p) & WITH_VLLM] == ["serve.py"]  # a server's command
+
+
+def test_a_logger_is_imported_when_it_is_chosen():
+    for path in (ROOT / "lit_tpgrpo").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_once = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {alias.name for node in at_once for alias in node.names}
+        names |= {node.module or "" for node in at_once if isinstance(node, ast.ImportFrom)}
+        assert not {name.split(".")[0] for name in names} & LOGGERS, path
 
 
 def test_a_stranger_is_seen(tmp_path: Path):

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Problem
-from lit_tpgrpo.rollout.prompts import PromptTemplate, filled, prompt_ids
+from lit_tpgrpo.rollout.prompts import RolloutPrompt, filled, prompt_ids
 from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.formats.prefill import find_prefill
 
@@ -32,7 +32,7 @@ class PromptParts:
     """Where the user's message ends: what follows may open a think block."""
 
 
-def split_prompt(tokenizer: PreTrainedTokenizerBase, problem: Problem, template: PromptTemplate) -> PromptParts:
+def split_prompt(tokenizer: PreTrainedTokenizerBase, problem: Problem, template: RolloutPrompt) -> PromptParts:
     """Render the prompt of a problem and find its parts."""
     text = template.render(tokenizer, problem)
     if tokenizer.chat_template is None:
@@ -49,7 +49,7 @@ def split_prompt(tokenizer: PreTrainedTokenizerBase, problem: Problem, template:
 
 
 def inspect_prompt(
-    tokenizer: PreTrainedTokenizerBase, problem: Problem, template: PromptTemplate, format: SolutionFormat
+    tokenizer: PreTrainedTokenizerBase, problem: Problem, template: RolloutPrompt, format: SolutionFormat
 ) -> str:
     """Return the prompt of a problem part by part, and what the format notes about its end, as lines to print.
 

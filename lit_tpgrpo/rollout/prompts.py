@@ -34,7 +34,7 @@ INSTRUCTION = "{problem}\nPlease reason step by step, and put your final answer 
 
 
 @dataclass(frozen=True)
-class PromptTemplate:
+class RolloutPrompt:
     """How a problem becomes a prompt.
 
     Args:
@@ -86,7 +86,7 @@ class PromptTemplate:
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, problem: Problem, template: PromptTemplate | None = None
+    tokenizer: PreTrainedTokenizerBase, problem: Problem, template: RolloutPrompt | None = None
 ) -> tuple[int, ...]:
     """Tokenize the problem as one user turn in the chat template, up to the answer (R1-style templates open the think
     block). Without a chat template the text itself is the prompt.
@@ -94,7 +94,7 @@ def prompt_ids(
     Raises:
         ConfigError: the template has no ``{problem}``, or other braces that are not doubled.
     """
-    template = PromptTemplate() if template is None else template
+    template = RolloutPrompt() if template is None else template
     text = filled(template.user, problem.prompt)
     if tokenizer.chat_template is None:
         return tuple(tokenizer(text)["input_ids"])
@@ -124,7 +124,7 @@ def filled(template: str, problem: str) -> str:
 def filter_long_prompts(
     problems: Sequence[Problem],
     tokenizer: PreTrainedTokenizerBase,
-    template: PromptTemplate,
+    template: RolloutPrompt,
     max_tokens: int,
     on_long: Literal["skip", "stop"],
 ) -> tuple[list[Problem], int]:

@@ -30,7 +30,7 @@ from lit_tpgrpo.rewards.weighted import WeightedRewards
 from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.filters import KeepRule, is_kept
 from lit_tpgrpo.rollout.judging import judge_groups
-from lit_tpgrpo.rollout.prompts import PromptTemplate
+from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rewarding import reward_solutions
 from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups
 from lit_tpgrpo.rollout.store import RoundFile, Sampled
@@ -88,7 +88,7 @@ class RoundMaker:
     tokenizer: PreTrainedTokenizerBase
     sampling: SamplingParams
     group_size: int
-    template: PromptTemplate
+    template: RolloutPrompt
     show_progress: bool = True
     format: SolutionFormat = field(default_factory=ThinkTags)
     rewards: WeightedRewards | None = None

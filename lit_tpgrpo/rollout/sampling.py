@@ -13,7 +13,7 @@ from lit_tpgrpo.arguments import shown
 from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import EvaluatedGroup, Outcome, Problem, Solution
-from lit_tpgrpo.rollout.prompts import PromptTemplate, prompt_ids
+from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
 from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.spans import decode_with_offsets
 from lit_tpgrpo.verify.base import Verifier
@@ -41,7 +41,7 @@ def sample_groups(
     n: int,
     params: SamplingParams,
     *,
-    template: PromptTemplate,
+    template: RolloutPrompt,
     format: SolutionFormat,
     policy_version: int,
 ) -> Iterator[tuple[int, tuple[Solution, ...]]]:
@@ -115,7 +115,7 @@ def evaluate_problems(
     n: int,
     params: SamplingParams,
     *,
-    template: PromptTemplate,
+    template: RolloutPrompt,
     format: SolutionFormat,
     policy_version: int,
     done: Mapping[int, tuple[Solution, ...]] | None = None,

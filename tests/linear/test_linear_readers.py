@@ -170,6 +170,7 @@ NO_READERS = {
     "verify.mutations": "a command over files of ours",
     "verify.structure.same_layout": "layout_key of two texts",
     "verify.relations": "of shapes of bounded length",
+    "verify.code.seccomp.filter_program": "of a machine's name",
     "verify.compare": "of texts of bounded length",
     "judges.audit_sets.read_mrben": "its rows are read by mrben_record",
     "judges.audit_sets.read_prmbench": "its rows are read by prmbench_record",

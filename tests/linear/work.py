@@ -172,11 +172,11 @@ class CountedPattern:
     def split(self, text: str, maxsplit: int = 0) -> list[Any]:
         return counted(self.real.split(text, maxsplit), 1 + len(text))
 
-    def sub(self, replacement: Any, text: str, number: int = 0) -> str:
+    def sub(self, replacement: Any, text: str, count: int = 0) -> str:
         if callable(replacement):
-            made = self.real.sub(lambda match: str(replacement(CountedMatch(match))), text, number)
+            made = self.real.sub(lambda match: str(replacement(CountedMatch(match))), text, count)
         else:
-            made = self.real.sub(replacement, text, number)
+            made = self.real.sub(replacement, text, count)
         return counted(made, len(text) + len(made))
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.rollout.prompt_view import inspect_prompt, split_prompt
-from lit_tpgrpo.rollout.prompts import PromptTemplate, prompt_ids
+from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
 from lit_tpgrpo.text.formats import Harmony, PlainChain, SolutionFormat, ThinkTags
 
 R1 = (
@@ -42,7 +42,7 @@ GEMMA = (
 )
 NO_SYSTEM = "{{ messages[-1].content }}\n{% if add_generation_prompt %}>{% endif %}"
 PROBLEM = Problem("p", " 1+1? ", "2")
-PLAIN = PromptTemplate("{problem}")
+PLAIN = RolloutPrompt("{problem}")
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def tokenizer(random_model: str):
     return AutoTokenizer.from_pretrained(random_model)
 
 
-def inspect(tokenizer, written: str | None, format: SolutionFormat, template: PromptTemplate = PLAIN) -> list[str]:
+def inspect(tokenizer, written: str | None, format: SolutionFormat, template: RolloutPrompt = PLAIN) -> list[str]:
     tokenizer.chat_template = written
     return inspect_prompt(tokenizer, PROBLEM, template, format).split("\n")[1:]
 
 
 def test_parts_of_r1(tokenizer):
-    template = PromptTemplate("{problem}", "Be brief.")
+    template = RolloutPrompt("{problem}", "Be brief.")
     assert inspect(tokenizer, R1, ThinkTags(), template) == [
         "  system         0  'Be brief.<|User|> '",
         "  user          18  '1+1? '",
@@ -72,7 +72,7 @@ def test_a_default_system_prompt_is_shown(tokenizer):
         "  user          62  '1+1? <|im_end|>\\n'",
         "  generation    78  '<|im_start|>assistant\\n'",
     ]
-    assert inspect(tokenizer, SMOLLM2, PlainChain(), PromptTemplate("{problem}", "Add."))[0] == (
+    assert inspect(tokenizer, SMOLLM2, PlainChain(), RolloutPrompt("{problem}", "Add."))[0] == (
         "  system         0  '<|im_start|>system\\nAdd.<|im_end|>\\n<|im_start|>user\\n '"
     )
 
@@ -109,7 +109,7 @@ def test_a_template_that_always_writes_the_models_header(tokenizer):
     ],
 )
 def test_a_think_block_that_the_prompt_begins_is_said(tokenizer, written, format, variables, note):
-    *_, last = inspect(tokenizer, written, format, PromptTemplate("{problem}", "", variables))
+    *_, last = inspect(tokenizer, written, format, RolloutPrompt("{problem}", "", variables))
     if note is None:
         assert last.startswith("  ")
     else:
@@ -142,11 +142,11 @@ def test_a_think_block_that_the_prompt_begins_is_said(tokenizer, written, format
 )
 def test_what_contradicts_the_format_is_one_line(tokenizer, written, format, variables, said):
     with pytest.raises(ConfigError, match=said):
-        inspect(tokenizer, written, format, PromptTemplate("{problem}", "", variables))
+        inspect(tokenizer, written, format, RolloutPrompt("{problem}", "", variables))
 
 
 def test_a_system_prompt_that_gets_lost_is_named(tokenizer):
-    template = PromptTemplate("{problem}", "Be brief.")
+    template = RolloutPrompt("{problem}", "Be brief.")
     with pytest.raises(ConfigError, match=r"leaves out data\.system_prompt"):
         inspect(tokenizer, NO_SYSTEM, ThinkTags(), template)
     with pytest.raises(ConfigError, match="System role not supported; check it, try without system prompt"):
@@ -154,13 +154,13 @@ def test_a_system_prompt_that_gets_lost_is_named(tokenizer):
 
 
 def test_a_base_models_prompt_may_open_the_think_block(tokenizer):
-    template = PromptTemplate("Reason between <think> and </think>. User: {problem} Assistant: <think>")
+    template = RolloutPrompt("Reason between <think> and </think>. User: {problem} Assistant: <think>")
     assert inspect(tokenizer, None, ThinkTags(), template)[-1].startswith("The prompt opens a think block (<think>)")
 
 
 def test_what_is_shown_is_what_is_sampled_from(tokenizer):
     tokenizer.chat_template = QWEN3
-    template = PromptTemplate("{problem}", "Be brief.", {"enable_thinking": False})
+    template = RolloutPrompt("{problem}", "Be brief.", {"enable_thinking": False})
     ids = prompt_ids(tokenizer, PROBLEM, template)
     assert tokenizer.decode(ids) == template.render(tokenizer, PROBLEM)
     assert template.render(tokenizer, PROBLEM).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")

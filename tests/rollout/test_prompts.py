@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
-from lit_tpgrpo.rollout.prompts import PromptTemplate, filter_long_prompts, prompt_ids
+from lit_tpgrpo.rollout.prompts import RolloutPrompt, filter_long_prompts, prompt_ids
 
 SHORT = Problem("s", "1+1?", "2")
 LONG = Problem("l", "very " * 200, "2")
@@ -30,25 +30,25 @@ def test_the_template_opens_the_think_block(tokenizer):
 def test_without_a_chat_template_the_text_is_the_prompt(random_model):
     tokenizer = AutoTokenizer.from_pretrained(random_model)
     tokenizer.chat_template = None
-    assert tokenizer.decode(prompt_ids(tokenizer, SHORT, PromptTemplate("Q: {problem}\nA:"))) == "Q: 1+1?\nA:"
+    assert tokenizer.decode(prompt_ids(tokenizer, SHORT, RolloutPrompt("Q: {problem}\nA:"))) == "Q: 1+1?\nA:"
 
 
 def test_rows_that_are_no_problems_are_named(tokenizer):
     with pytest.raises(
         InputError, match=r"return lit_tpgrpo\.records\.Problem objects, got dict: {'problem': '1\+1'}; Mem"
     ):
-        filter_long_prompts([{"problem": "1+1"}], tokenizer, PromptTemplate(), 100, "skip")
+        filter_long_prompts([{"problem": "1+1"}], tokenizer, RolloutPrompt(), 100, "skip")
 
 
 def test_long_prompts_are_skipped_with_a_count_or_refused(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        fitting, skipped = filter_long_prompts([SHORT, LONG], tokenizer, PromptTemplate(), 100, "skip")
+        fitting, skipped = filter_long_prompts([SHORT, LONG], tokenizer, RolloutPrompt(), 100, "skip")
     assert (fitting, skipped) == ([SHORT], 1)
     assert "1 of 2 prompts are over 100 tokens and are skipped" in caplog.text
     with pytest.raises(InputError, match=r"prompt of problem 'l' has \d+ tokens, over max_prompt_tokens 100"):
-        filter_long_prompts([SHORT, LONG], tokenizer, PromptTemplate(), 100, "stop")
+        filter_long_prompts([SHORT, LONG], tokenizer, RolloutPrompt(), 100, "stop")
     with pytest.raises(InputError, match="all 1 prompts are over"):
-        filter_long_prompts([LONG], tokenizer, PromptTemplate(), 100, "skip")
+        filter_long_prompts([LONG], tokenizer, RolloutPrompt(), 100, "skip")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_long_prompts_are_skipped_with_a_count_or_refused(tokenizer, caplog):
 )
 def test_a_template_that_cannot_be_filled_is_named(tokenizer, template):
     with pytest.raises(ConfigError, match=r"prompt_template must hold \{problem\}"):
-        filter_long_prompts([SHORT], tokenizer, PromptTemplate(template), 100, "skip")
+        filter_long_prompts([SHORT], tokenizer, RolloutPrompt(template), 100, "skip")
 
 
 @pytest.mark.parametrize(
@@ -94,4 +94,4 @@ def test_a_chat_template_runs_in_a_sandbox(random_model, tmp_path, monkeypatch, 
 
 def test_braces_in_a_problem_are_left_alone(tokenizer):
     problem = Problem("b", r"What is \frac{1}{2} of {x}?", "x/2")
-    assert r"\frac{1}{2} of {x}?" in tokenizer.decode(prompt_ids(tokenizer, problem, PromptTemplate("{problem}")))
+    assert r"\frac{1}{2} of {x}?" in tokenizer.decode(prompt_ids(tokenizer, problem, RolloutPrompt("{problem}")))

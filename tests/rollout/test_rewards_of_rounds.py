@@ -19,7 +19,7 @@ from lit_tpgrpo.rewards import OutcomeReward, RewardCase
 from lit_tpgrpo.rewards.weighted import as_rewards
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import as_keep_rule, with_truncated
-from lit_tpgrpo.rollout.prompts import PromptTemplate
+from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.rows import judged_rows
 from lit_tpgrpo.rollout.store import RoundStore
@@ -68,7 +68,7 @@ def maker_of(tokenizer, rewards, dealt, keep="all", truncated="rewarded") -> tup
         tokenizer,
         Sampling(max_new_tokens=64),
         G,
-        PromptTemplate("{problem}"),
+        RolloutPrompt("{problem}"),
         show_progress=False,
         rewards=as_rewards(rewards, "data.rewards"),
     )

@@ -19,7 +19,7 @@ from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round, StopReason
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
-from lit_tpgrpo.rollout.prompts import PromptTemplate
+from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.verify.verifier import MathVerifier
@@ -97,7 +97,7 @@ def make(tmp_path: Path, tokenizer, *outcomes: Outcome, on_group=lambda group: N
         tokenizer,
         Sampling(max_new_tokens=64),
         G,
-        PromptTemplate("{problem}"),
+        RolloutPrompt("{problem}"),
         show_progress=False,
     )
     file = RoundStore(tmp_path).open(0, {"group_size": G})

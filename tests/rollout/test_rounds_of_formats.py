@@ -14,7 +14,7 @@ from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import Outcome, Problem, StepLabel, StopReason
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
-from lit_tpgrpo.rollout.prompts import PromptTemplate
+from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.text.formats import Harmony, PlainChain, SolutionFormat, ThinkTags
@@ -107,7 +107,7 @@ def test_a_round(name: str, tokenizer, tmp_path: Path):
         tokenizer,
         SamplingParams(max_new_tokens=512),
         3,
-        PromptTemplate("{problem}"),
+        RolloutPrompt("{problem}"),
         show_progress=False,
         format=format,
     )
@@ -148,7 +148,7 @@ def test_verdicts_of_another_format_are_not_reused(tokenizer):
             tokenizer,
             SamplingParams(),
             2,
-            PromptTemplate("{problem}"),
+            RolloutPrompt("{problem}"),
             format=format,
         )
         for format in (ThinkTags(), ThinkTags(), PlainChain(), PlainChain(("box",)))

@@ -18,7 +18,7 @@ from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import Outcome, Problem, StopReason
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
-from lit_tpgrpo.rollout.prompts import PromptTemplate
+from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.verify.base import Verifier
@@ -108,7 +108,7 @@ def test_a_round(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         tokenizer,
         SamplingParams(max_new_tokens=4096),
         len(answers),
-        PromptTemplate("{problem}"),
+        RolloutPrompt("{problem}"),
         show_progress=False,
     )
     file = RoundStore(tmp_path).open(0, {"group_size": len(answers)}, maker.judging_settings())
