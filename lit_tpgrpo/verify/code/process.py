@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -97,6 +98,7 @@ class SandboxedProcess:
         self.code: int | None = None
         """Exit code, or minus the signal that ended it; None while it runs."""
         self._at_end = self._popen.stdout is None
+        self._capacity = _capacity(self._popen.stdout.fileno()) if self._popen.stdout is not None else 0
 
     @property
     def stdout(self) -> int | None:
@@ -104,22 +106,25 @@ class SandboxedProcess:
         return None if self._at_end or self._popen.stdout is None else self._popen.stdout.fileno()
 
     def read(self, limit: int) -> bool:
-        """Read what output there is, without waiting; return whether there was some. Keep one byte more than the limit."""
+        """Read what output there is, without waiting. Keep one byte more than the limit.
+
+        Returns:
+            Whether it was as much as the pipe holds, so that the process may have waited for it to be read.
+        """
         if (descriptor := self.stdout) is None:
             return False
         os.set_blocking(descriptor, False)
-        read = False
+        before = len(self.output)
         while len(self.output) <= limit:
             try:
                 chunk = os.read(descriptor, 1 << 16)
             except BlockingIOError:
-                return read
+                break
             if not chunk:
                 self._at_end = True
-                return read
+                break
             self.output += chunk
-            read = True
-        return read
+        return len(self.output) - before >= self._capacity
 
     def ended(self) -> bool:
         """Return whether it has ended; reap it if so."""
@@ -161,6 +166,13 @@ class SandboxedProcess:
         except (OSError, IndexError, ValueError):  # it has ended, or this system does not say
             return 0.0, 0.0, False
         return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"), max(waits, default=0) / 1e9, stat[0] in "Tt"
+
+
+def _capacity(pipe: int) -> int:
+    """Return the bytes that a pipe holds before who writes to it must wait, as it is when the process starts."""
+    if not hasattr(fcntl, "F_GETPIPE_SZ"):  # macOS
+        return 1 << 16
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
 
 
 @contextlib.contextmanager

@@ -161,16 +161,17 @@ def _watch(processes: Sequence[SandboxedProcess], limits: Limits) -> Ending | No
     """Wait until the first process has ended; return None then, or why it was not waited for any longer.
 
     A program that waits by its own will (it sleeps, or reads from nowhere) is told from one that does not get to run: the
-    kernel counts how long a thread that could run had to wait for a processor.
+    kernel counts how long a thread that could run had to wait for a processor. One that prints now and then while it sleeps
+    waits no less: only where its pipe was full may it have waited for this process.
     """
     started = before = time.monotonic()
     worked, idle_s = _worked(processes)[0], 0.0
     while not processes[0].ended():
-        moved = _wait_for_output(processes[0], limits.output_bytes)
+        was_full = _wait_for_output(processes[0], limits.output_bytes)
         if len(processes[0].output) > limits.output_bytes:
             return Ending.OUTPUT
         now, (work, stopped) = time.monotonic(), _worked(processes)
-        if not (moved or stopped):
+        if not (was_full or stopped):
             idle_s += max(0.0, now - before - max(0.0, work - worked))  # less after the end of one of two
         before, worked = now, work
         if idle_s > limits.idle_s:
@@ -182,7 +183,7 @@ def _watch(processes: Sequence[SandboxedProcess], limits: Limits) -> Ending | No
 
 
 def _wait_for_output(process: SandboxedProcess, limit: int) -> bool:
-    """Wait for output or the end of a process, at most a moment; return whether there was output."""
+    """Wait for output or the end of a process, at most a moment; return whether its pipe was full."""
     poller = select.poll()
     with contextlib.ExitStack() as stack:
         wait_ms = _SLICE_S * 1000

@@ -48,7 +48,7 @@ class CodeVerifier(Verifier):
         max_output_bytes: most output of a program for one input.
         max_program_chars: a longer program is UNVERIFIABLE.
         wall_timeout_s: seconds for each test after which it is retried once and then UNDECIDED; by default ten times
-            ``timeout_s``.
+            the processor seconds.
         site_packages: let programs and tests import installed packages, not the standard library alone.
         allow_unisolated: run programs also where the kernel cannot filter system calls (macOS, other machines than x86_64 and
             arm64). Then a program can do what this user can, but for its limits of time and memory.
@@ -71,10 +71,15 @@ class CodeVerifier(Verifier):
                 raise ConfigError(f"{name} must be positive, got {value}")
         if memory_mb < 128:
             raise ConfigError(f"memory_mb must be at least 128 (an idle interpreter needs about 40), got {memory_mb}")
-        if wall_timeout_s is not None and not wall_timeout_s >= timeout_s:
-            raise ConfigError(f"wall_timeout_s must be at least timeout_s ({timeout_s}), got {wall_timeout_s}")
-        wall = 10 * timeout_s if wall_timeout_s is None else wall_timeout_s
-        self._limits = Limits(math.ceil(timeout_s), memory_mb, max_output_bytes, timeout_s, wall, site_packages)
+        cpu_s = math.ceil(timeout_s)
+        wall = 10.0 * cpu_s if wall_timeout_s is None else wall_timeout_s
+        if not wall >= (least := cpu_s + 1 + timeout_s):
+            raise ConfigError(
+                f"wall_timeout_s must be at least {least} (the processor seconds, one until a program that ignores their end is "
+                f"killed, and the seconds in which it may wait), got {wall}: a program could use up its time and pass that off "
+                "as the machine's fault"
+            )
+        self._limits = Limits(cpu_s, memory_mb, max_output_bytes, timeout_s, wall, site_packages)
         self.settings = {"timeout_s": timeout_s, "memory_mb": memory_mb, "site_packages": site_packages}
         check_walls(allow_unisolated)
         self._workers, self._max_chars = workers, max_program_chars
