@@ -75,9 +75,9 @@ class CodeVerifier(Verifier):
         wall = 10.0 * cpu_s if wall_timeout_s is None else wall_timeout_s
         if not wall >= (least := cpu_s + 1 + timeout_s):
             raise ConfigError(
-                f"wall_timeout_s must be at least {least} (the processor seconds, one until a program that ignores their end is "
-                f"killed, and the seconds in which it may wait), got {wall}: a program could use up its time and pass that off "
-                "as the machine's fault"
+                f"wall_timeout_s must be at least {least} (the processor seconds, one until a program that ignores their end "
+                f"is killed, and the seconds in which it may wait), got {wall}: a program could use up its time and pass that "
+                "off as the machine's fault"
             )
         self._limits = Limits(cpu_s, memory_mb, max_output_bytes, timeout_s, wall, site_packages)
         self.settings = {"timeout_s": timeout_s, "memory_mb": memory_mb, "site_packages": site_packages}
