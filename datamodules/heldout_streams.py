@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 
 from lit_tpgrpo.datamodules.loaders import StreamLoader
+from lit_tpgrpo.engines.checks import stop_ids
 from lit_tpgrpo.evaluation.sampling import evaluate_tasks
 from lit_tpgrpo.evaluation.sets import HeldoutSet, assign_tasks, set_limit
 from lit_tpgrpo.evaluation.store import EvaluationStore
@@ -64,7 +66,11 @@ class HeldoutStreams:
         for of_training in ("group_size", "sampling", "problems"):
             settings.pop(of_training, None)
         engine = {"engine": type(maker.engine).__name__, "engine_dtype": str(getattr(maker.engine, "dtype", None))}
-        settings |= engine | {"precision": str(self.trainer.precision)}
+        # A hash: settings.json holds no values of options, which may be secret (vLLM's hf_token).
+        options = repr(sorted(getattr(maker.engine, "options", {}).items())).encode()
+        engine["engine_options"] = hashlib.blake2b(options, digest_size=6).hexdigest()
+        ends = stop_ids(policy.policy_model, cast(int | None, policy.tokenizer.eos_token_id))
+        settings |= engine | {"precision": str(self.trainer.precision), "end_ids": ends}
         sampled: dict[str, Any] = {s.name: [s.sampling.samples, repr(s.sampling.params)] for s in sets}
         root, rank = run_folder(self.trainer) / "evaluation", self.trainer.global_rank
         store = EvaluationStore(root, split, settings, sampled, version, rank, self.store.evaluations)

@@ -80,7 +80,7 @@ def optimizer_step(
     for micro in microbatches([s.to(fabric.device) for s in sequences], 4096, pad_id):
         loss = step_loss(OpaqueBatch((micro, temperature, counts)))
         fabric.backward(loss)
-        total += float(loss)
+        total += float(loss.detach())
     fabric.clip_gradients(step_loss, optimizer, max_norm=max_grad_norm)
     optimizer.step()
     return total

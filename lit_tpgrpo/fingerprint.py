@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import json
 from collections.abc import Callable, Iterable
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SAMPLED = 256
 """Elements of each tensor that are hashed; an optimizer step changes nearly all elements."""
@@ -24,6 +28,12 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(sample.float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of what a tokenizer makes of prompts and completions: vocabulary, chat template, ids of a short text."""
+    content = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template, tokenizer("2 + 34 = 36.")["input_ids"]]
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def settings_of(component: Any) -> dict[str, Any]:

@@ -158,7 +158,9 @@ def _part_rows(name: str, groups: Sequence[ScoredGroup], kind: str) -> list[Row]
 
 
 def _in_percent(key: str, value: Any) -> Any:
-    return round(100 * value, 4) if key in _PERCENT else value
+    if key in _PERCENT:
+        return round(100 * value, 4)
+    return round(value, 4) if isinstance(value, float) else value  # float32 lengths: 113.65, not 113.6500015
 
 
 def _markdown(columns: Mapping[str, str], rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.engines.base import Batching, Engine, Policy, SamplingParams
-from lit_tpgrpo.fingerprint import settings_of
+from lit_tpgrpo.fingerprint import settings_of, tokenizer_fingerprint
 from lit_tpgrpo.judges.base import Counts, Judge, RefreshableJudge, tally_of
 from lit_tpgrpo.records import (
     CreditedSolution,
@@ -108,6 +108,7 @@ class RoundMaker:
             "seed": seed,
             "group_size": self.group_size,
             "sampling": repr(self.sampling),
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
             **self.template.settings,
             "kept_tags": list(self.format.tags()),
             "problems": [p.uid for p in problems],

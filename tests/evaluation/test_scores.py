@@ -123,6 +123,11 @@ def test_efficiency_is_that_of_the_papers_table():
     assert Efficiency(48.06, 48.06, 0).value is None
 
 
+def test_lengths_of_the_csv_have_no_digits_of_float32():
+    sets = {"": [group((C, I), tokens=(92, 114))]}
+    assert ",103.0,103.0,112.9," in SuiteTable.of(sets, suite_scores(sets, (1,))).csv()  # 92 + 0.95 x 22
+
+
 def test_tables():
     sets = {
         "aime24": [group((C, I), set_name="aime24", tokens=(1000, 3000)), group((I, I), set_name="aime24", index=1)],

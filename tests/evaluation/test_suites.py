@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -213,6 +214,39 @@ def test_what_changes_solutions_samples_them_again(random_model, tmp_path, chang
     dm = data(**change)
     validate(random_model, tmp_path, dm)
     assert dm.engine.calls == calls
+
+
+def other_chat_template(folder: Path) -> None:
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace("<|assistant|>", "Hm.<|assistant|>"))
+
+
+def another_end_token(folder: Path) -> None:
+    file = folder / "generation_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"eos_token_id": [config["eos_token_id"], 7]}))
+
+
+@pytest.mark.parametrize("edit", [other_chat_template, another_end_token])
+def test_an_edited_model_folder_with_the_same_weights_is_sampled_again(random_model, tmp_path, edit):
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    validate(str(folder), tmp_path)
+    edit(folder)
+    dm = data()
+    validate(str(folder), tmp_path, dm)
+    assert dm.engine.calls == [(5, 3, 5), (3, 2, 3)]
+    again = data()
+    validate(str(folder), tmp_path, again)
+    assert again.engine.calls == []
+
+
+def test_an_engine_with_other_options_samples_again_and_they_are_not_written_down(random_model, tmp_path):
+    validate(random_model, tmp_path)
+    dm = data(engine=Counting())
+    dm.engine.options = {"quantization": "fp8", "hf_token": "hf_secret"}
+    validate(random_model, tmp_path, dm)
+    assert dm.engine.calls == [(5, 3, 5), (3, 2, 3)]
+    assert not [f for f in (tmp_path / "run").rglob("*.json*") if "hf_secret" in f.read_text()]
 
 
 def test_other_weights_are_sampled_again(random_model, tmp_path):
