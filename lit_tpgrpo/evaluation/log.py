@@ -17,7 +17,7 @@ from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.evaluation.scores import AVERAGE, ScoredGroup, by_set, suite_scores
 from lit_tpgrpo.evaluation.sets import SetSampling
 from lit_tpgrpo.evaluation.tables import SuiteTable, write_tables
-from lit_tpgrpo.fingerprint import settings_of
+from lit_tpgrpo.fingerprint import settings_of, tokenizer_fingerprint
 from lit_tpgrpo.records import EvaluatedGroup
 
 SPLITS = {"eval": "val", "test": "test"}
@@ -84,7 +84,7 @@ class EvaluationLog:
         sets = by_set(groups, list(sampling))
         self.scores = suite_scores(sets, self.pass_at)
         self.headline = AVERAGE if AVERAGE in self.scores else f"avg@{len(groups[0].outcomes)}"
-        self.measured = _measured(sets, sampling, source)
+        self.measured = _measured(sets, sampling, source, module)
         self.version = module.policy_version if isinstance(module, Policy) else module.trainer.global_step
         self.table = SuiteTable.of(sets, self.scores)
         # Equal on all ranks, so averaging changes nothing; Lightning warns of values that are not synchronised.
@@ -120,11 +120,17 @@ class ScoresGroups(Protocol):
     evaluation: EvaluationLog
 
 
-def _measured(sets: Mapping[str, Sequence[ScoredGroup]], sampling: Mapping[str, SetSampling], source: Any) -> str:
-    """Return a hash of problems, samples and their parameters, prompt template, verifier and format; not of split or seed."""
+def _measured(
+    sets: Mapping[str, Sequence[ScoredGroup]], sampling: Mapping[str, SetSampling], source: Any, module: Any
+) -> str:
+    """Return a hash of problems, samples and their parameters, prompt template, tokenizer, verifier and format.
+
+    Not of split or seed.
+    """
     problems = {name: [(g.problem, len(g.outcomes)) for g in groups] for name, groups in sets.items()}
     parts = {name: getattr(source, name, None) for name in ("verifier", "format")}
     settings = {
+        "tokenizer": tokenizer_fingerprint(module.tokenizer) if isinstance(module, Policy) else None,
         "sampling": {name: repr(s.params) for name, s in sampling.items()},
         "prompt": [getattr(source, n, None) for n in ("prompt_template", "system_prompt", "chat_template_kwargs")],
     } | {name: None if part is None else settings_of(part) for name, part in parts.items()}

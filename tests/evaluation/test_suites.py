@@ -238,6 +238,9 @@ def test_an_edited_model_folder_with_the_same_weights_is_sampled_again(random_mo
     again = data()
     validate(str(folder), tmp_path, again)
     assert again.engine.calls == []
+    stored = (tmp_path / "run" / "evaluation").glob("*/scores.json")
+    measured = {json.loads(file.read_text())["measured"] for file in stored}
+    assert len(measured) == (2 if edit is other_chat_template else 1)  # another prompt: accuracies do not compare
 
 
 def test_an_engine_with_other_options_samples_again_and_they_are_not_written_down(random_model, tmp_path):
