@@ -162,7 +162,7 @@ class RoundMaker:
         started = time.perf_counter()
         groups, new_tokens = self._sample(index, assignments, file, policy_version)
         sampled = time.perf_counter()
-        verified, verdicts = verify_groups(self.verifier, self.format, groups, file)
+        verified, verdicts = verify_groups(self.verifier, self.format, groups, file, self.sampling.stop)
         return VerifiedGroups(verified, verdicts, new_tokens, sampled - started, time.perf_counter() - sampled)
 
     def complete(

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from lit_tpgrpo.arguments import shown
 from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.records import EvaluatedGroup, Outcome, Problem, Solution
+from lit_tpgrpo.records import EvaluatedGroup, Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
-from lit_tpgrpo.text.formats.base import SolutionFormat
+from lit_tpgrpo.text.formats.base import Division, SolutionFormat
 from lit_tpgrpo.text.spans import decode_with_offsets
 from lit_tpgrpo.verify.base import Verifier
 
@@ -80,17 +80,34 @@ def _solution(
     )
 
 
+def divide_solution(format: SolutionFormat, solution: Solution, stop: Sequence[str] = ()) -> Division:
+    """Divide a solution's text. A stop string that ended it belongs to no part: it may begin a paragraph or a line.
+
+    Args:
+        format: of the run.
+        solution: its text keeps the stop string.
+        stop: the stop strings that it was sampled with.
+    """
+    text = solution.text
+    if solution.stop is not StopReason.STOP_STRING:
+        return format.divide(text)
+    end = min((at for string in stop if (at := text.find(string)) >= 0), default=len(text))
+    division = format.divide(text[:end])
+    return division if division.answer is not None else Division((division.thinking[0], len(text)), None)
+
+
 def verify_solutions(
-    verifier: Verifier, pairs: Sequence[tuple[Problem, Solution]], format: SolutionFormat
+    verifier: Verifier, pairs: Sequence[tuple[Problem, Solution]], format: SolutionFormat, stop: Sequence[str] = ()
 ) -> list[tuple[Outcome, str | None]]:
     """Return outcome and extracted answer of each solution, in order; a solution without an answer is INCORRECT.
 
-    The verifier receives answer blocks only; a solution without one has no answer.
+    The verifier receives answer blocks only; a solution without one has no answer. ``stop`` has the stop strings that the
+    solutions were sampled with.
 
     Raises:
         ConfigError: the verifier returned another number of outcomes, or something else than outcomes and answers.
     """
-    blocks = [format.divide(solution.text).answer_text(solution.text) for _, solution in pairs]
+    blocks = [divide_solution(format, s, stop).answer_text(s.text) for _, s in pairs]
     answers = [None if block is None else verifier.extract(block) for block in blocks]
     for answer in answers:
         if answer is not None and not isinstance(answer, str):
@@ -139,5 +156,5 @@ def evaluate_problems(
     )
     new = ((todo[j], solutions) for j, solutions in sampled) if todo else ()
     for i, solutions in itertools.chain(done.items(), new):
-        checked = verify_solutions(verifier, [(problems[i], s) for s in solutions], format)
+        checked = verify_solutions(verifier, [(problems[i], s) for s in solutions], format, params.stop)
         yield i, EvaluatedGroup(problems[i], solutions, tuple(o for o, _ in checked), tuple(a for _, a in checked))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_tpgrpo.credit.merging import check_verdict
 from lit_tpgrpo.records import JudgedSolution, Outcome, Problem, Solution, Verdict
 from lit_tpgrpo.rewards.base import VerifiedSolution
-from lit_tpgrpo.rollout.sampling import verify_solutions
+from lit_tpgrpo.rollout.sampling import divide_solution, verify_solutions
 from lit_tpgrpo.rollout.store import RoundFile, Sampled
-from lit_tpgrpo.text.formats.base import SolutionFormat
+from lit_tpgrpo.text.formats.base import Division, SolutionFormat
 from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.base import Verifier
 
@@ -47,9 +47,16 @@ class VerifiedGroups:
 
 
 def verify_groups(
-    verifier: Verifier, format_: SolutionFormat, groups: Mapping[int, Sampled], file: RoundFile
+    verifier: Verifier,
+    format_: SolutionFormat,
+    groups: Mapping[int, Sampled],
+    file: RoundFile,
+    stop: Sequence[str] = (),
 ) -> tuple[dict[int, tuple[VerifiedSolution, ...]], dict[tuple[int, int], Verdict]]:
-    """Return the verified solutions by group index, and the stored verdicts; a solution with a verdict keeps its outcome."""
+    """Return the verified solutions by group index, and the stored verdicts; a solution with a verdict keeps its outcome.
+
+    ``stop`` has the stop strings that the solutions were sampled with.
+    """
     stored = {key: row for key, row in file.verdicts(groups).items() if _is_valid(groups, key, row)}
     todo = [
         (g, problem, solution)
@@ -57,20 +64,19 @@ def verify_groups(
         for solution in solutions
         if (g, solution.sample) not in stored
     ]
-    checked = verify_solutions(verifier, [(p, s) for _, p, s in todo], format_)
+    checked = verify_solutions(verifier, [(p, s) for _, p, s in todo], format_, stop)
     outcomes = {key: (outcome, answer) for key, (outcome, answer, _) in stored.items()}
     outcomes |= {(g, s.sample): result for (g, _, s), result in zip(todo, checked, strict=True)}
     verified = {
-        g: tuple(_verified(problem, s, *outcomes[g, s.sample], format_) for s in solutions)
+        g: tuple(_verified(problem, s, *outcomes[g, s.sample], divide_solution(format_, s, stop)) for s in solutions)
         for g, (problem, solutions) in groups.items()
     }
     return verified, {key: verdict for key, (_, _, verdict) in stored.items()}
 
 
 def _verified(
-    problem: Problem, solution: Solution, outcome: Outcome, answer: str | None, format_: SolutionFormat
+    problem: Problem, solution: Solution, outcome: Outcome, answer: str | None, division: Division
 ) -> VerifiedSolution:
-    division = format_.divide(solution.text)
     steps = segment_steps(solution.text, solution.token_starts, len(solution.completion_ids), division)
     return VerifiedSolution(problem, solution, outcome, answer, steps, division)
 

@@ -16,6 +16,7 @@ import yaml
 from lit_tpgrpo import cli
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import callable_name, settings_of
+from lit_tpgrpo.records import StopReason
 from lit_tpgrpo.rollout.correction import Correction
 from lit_tpgrpo.rollout.filters import is_kept, keep_all
 from lit_tpgrpo.rollout.sampling import verify_solutions
@@ -128,7 +129,7 @@ def test_a_verifier_that_returns_something_else_is_named():
         def verify_all(self, pairs):
             return []
 
-    solution = type("S", (), {"text": "abc"})()
+    solution = type("S", (), {"text": "abc", "stop": StopReason.EOS})()
     problem = type("P", (), {"answer": "1"})()
     with pytest.raises(
         ConfigError, match=r"Bools.verify_all must return one .*Outcome for each of the 2 pairs, got True"

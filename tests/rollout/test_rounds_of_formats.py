@@ -16,6 +16,7 @@ from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
+from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.text.formats import Harmony, PlainChain, SolutionFormat, ThinkTags
 from lit_tpgrpo.verify.verifier import MathVerifier
@@ -135,6 +136,42 @@ def test_a_round(name: str, tokenizer, tmp_path: Path):
     assert spans[0][0] == 0
     assert [a for a, _ in spans[1:]] == [b for _, b in spans[:-1]]
     assert spans[-1][1] == len(right.solution.completion_ids)
+
+
+class Stopped(Scripted):
+    """Samples that a stop string ended."""
+
+    def _completion(self, text: str) -> Completion:
+        ids = tuple(self.tokenizer(text)["input_ids"])
+        return Completion(ids, (-0.5,) * len(ids), StopReason.STOP_STRING)
+
+
+def test_a_stop_string_is_in_no_answer_block(tokenizer, tmp_path: Path):
+    verifier, judge, params = Reading(), Seeing(), SamplingParams(stop=("\n\nProblem:", "\n\nQuestion:"))
+    texts = ["We add.\n\nIt is \\boxed{7}.\n\nQuestion:", "\n\nQuestion:"]
+    engine, problem, format = Stopped(tokenizer, texts), Problem("p", "What is 3 + 4?", "7"), PlainChain(("last",))
+    template, parts = RolloutPrompt("{problem}"), (judge, ThoughtCredit(), keep_all, tokenizer)
+    maker = RoundMaker(engine, verifier, *parts, params, 2, template, show_progress=False, format=format)  # pyright: ignore
+    file = RoundStore(tmp_path).open(0, {"group_size": 2}, maker.judging_settings())
+    round_, _ = maker.make(0, [Assignment(0, problem, 0)], file, GroupAccuracy(), policy_version=0)
+    right, empty = round_.groups[0].solutions
+    assert (right.outcome, right.answer, empty.answer) == (Outcome.CORRECT, "7", None)
+    assert judge.blocks == judge.shown == ["It is \\boxed{7}.", None]
+    assert verifier.read == ["It is \\boxed{7}."]
+    assert [(s.start, s.end, s.is_answer) for s in right.verdict.steps] == [(0, 9, False), (9, len(texts[0]), True)]
+    evaluated = evaluate_problems(
+        engine,  # pyright: ignore[reportArgumentType]
+        verifier,
+        tokenizer,
+        [problem],
+        [0],
+        2,
+        params,
+        template=template,
+        format=format,
+        policy_version=0,
+    )
+    assert [group.answers for _, group in evaluated] == [("7", None)]
 
 
 def test_verdicts_of_another_format_are_not_reused(tokenizer):
