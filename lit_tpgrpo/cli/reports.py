@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
-_UNKNOWN_NESTED = re.compile(r"unrecognized arguments: --(\w+)\.")  # --fields.prompt of a class without fields
+_UNKNOWN_NESTED = re.compile(r"unrecognized arguments: --(\w+)\.")  # --columns.prompt of a class without columns
 _EXPECTED = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
 LITERAL = re.compile(r"typing\.Literal\[[^\]]*\]")
 _MEMBER = re.compile(r"Expected a member of <enum '\w+'>: \{(.*)\}")
