@@ -54,7 +54,8 @@ class ProblemSplits:
             return self._loaded[split], {}
         given = self._sources[split]
         if given is None:
-            raise ConfigError(f"no {split} problems: set data.{split} to a problem source")
+            without = "; trainer.limit_val_batches 0 trains without held-out problems" if split == "val" else ""
+            raise ConfigError(f"no {split} problems: set data.{split} to a problem source{without}")
         loaded, counts = {}, {}
         for name, own in named(given).items():
             what = f"{split}_{name}" if name else split

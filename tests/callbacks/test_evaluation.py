@@ -321,7 +321,7 @@ def test_what_keeps_evaluation_from_its_work_is_said(random_model, tmp_path):
         trainer(tmp_path, MathEvaluation(pass_at=(5,))).fit(module(random_model), datamodule=data())
     with pytest.raises(ConfigError, match="MathEvaluation works on the rollouts of a MathRolloutDataModule"):
         trainer(tmp_path, MathEvaluation()).fit(module(random_model), train_dataloaders=[1])
-    with pytest.raises(ConfigError, match=r"no val problems: set data\.val"):
+    with pytest.raises(ConfigError, match=r"no val problems: set data\.val .*limit_val_batches 0"):
         trainer(tmp_path, MathEvaluation()).fit(module(random_model), datamodule=data(val=None))
 
 

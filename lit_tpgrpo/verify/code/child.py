@@ -40,9 +40,9 @@ def main() -> None:
     if job["role"] == "probe":
         print(json.dumps(walls), flush=True)
     elif job["role"] == "program":
-        _guarded(lambda: _run(code, "__main__"))
+        _guarded(lambda: _run(*json.loads(code), "__main__"))
     elif job["role"] == "calls":
-        _guarded(lambda: _serve_calls(code, job["calls"], job["replies"]))
+        _guarded(lambda: _serve_calls(*json.loads(code), job["calls"], job["replies"]))
     else:
         _guarded(lambda: _run_tests(json.loads(code), job))
 
@@ -64,9 +64,11 @@ def _guarded(act: Callable[[], object]) -> None:
         sys.exit(FAILED)
 
 
-def _run(code: str, name: str) -> types.ModuleType:
+def _run(prelude: str, code: str, name: str) -> types.ModuleType:
     module = types.ModuleType(name)
     sys.modules[name] = module
+    # On its own, not before the code in one text: that may begin with an import from __future__.
+    exec(compile(prelude, "prelude.py", "exec"), module.__dict__)
     exec(compile(code, "solution.py", "exec"), module.__dict__)
     return module
 
@@ -74,8 +76,8 @@ def _run(code: str, name: str) -> types.ModuleType:
 # ---- the program's functions, on call ----
 
 
-def _serve_calls(code: str, calls: int, replies: int) -> None:
-    module = _run(code, "solution")
+def _serve_calls(prelude: str, code: str, calls: int, replies: int) -> None:
+    module = _run(prelude, code, "solution")
     with os.fdopen(calls, "rb") as lines:
         for line in lines:
             name, args, kwargs = decode(line)
@@ -150,7 +152,7 @@ def _run_tests(tests: dict[str, Any], job: dict[str, Any]) -> None:
         return _Remote(name, job["calls"], job["replies"], job["max_bytes"])
 
     for args, expected in tests["cases"]:
-        if not _same(remote(tests["function"])(*args), expected):
+        if not _same(remote(tests["function"])(*args), expected, tests["wrapped"]):
             sys.exit(FAILED)
     if tests["code"]:
         tree = ast.parse(tests["code"])
@@ -161,10 +163,10 @@ def _run_tests(tests: dict[str, Any], job: dict[str, Any]) -> None:
     os.write(job["verdict"], tests["nonce"].encode())
 
 
-def _same(value: Any, expected: Any) -> bool:
-    """Compare a returned value with one from JSON, which has no tuples; APPS puts some of its outputs in a list of one."""
+def _same(value: Any, expected: Any, wrapped: bool) -> bool:
+    """Compare a returned value with one from JSON, which has no tuples; if ``wrapped``, it may be in a list of one."""
     value = json.loads(json.dumps(value)) if isinstance(value, tuple | list | dict) else value
-    return value == expected or (isinstance(expected, list) and len(expected) == 1 and value == expected[0])
+    return value == expected or (wrapped and isinstance(expected, list) and len(expected) == 1 and value == expected[0])
 
 
 def _names_of_the_program(nodes: Iterable[ast.AST]) -> set[str]:

@@ -62,10 +62,12 @@ class Sandbox:
 
     Args:
         limits: of one process, for one test.
+        prelude: what runs before each program, in its namespace.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, prelude: str = "") -> None:
         self._limits = limits
+        self._prelude = prelude
         self._lock = threading.Lock()
         self._running: set[SandboxedProcess] = set()
         self._closed = False
@@ -81,7 +83,8 @@ class Sandbox:
 
     def run_program(self, code: str, stdin: str) -> tuple[Ending, str]:
         """Run a program; return how it ended (PASSED: with exit code 0) and its standard output."""
-        with _folder() as folder, self._process("program", self._limits, folder, code, stdin) as process:
+        source = json.dumps([self._prelude, code])
+        with _folder() as folder, self._process("program", self._limits, folder, source, stdin) as process:
             cause = _watch([process], self._limits)
             ending = cause or _ending(process, self._limits)
         return ending, process.output.decode("utf-8", "replace")
@@ -90,13 +93,22 @@ class Sandbox:
         """Run tests in one process that call the functions of a program in another."""
         limits = _for_tests(self._limits, tests.size)
         nonce = secrets.token_hex(16)
-        content = json.dumps({"cases": tests.calls, "function": tests.function, "code": tests.code, "nonce": nonce})
+        content = json.dumps(
+            {
+                "cases": tests.calls,
+                "function": tests.function,
+                "code": tests.code,
+                "wrapped": tests.wrapped,
+                "nonce": nonce,
+            }
+        )
+        source = json.dumps([self._prelude, code])
         with contextlib.ExitStack() as stack:
             ends_of_pipes = stack.enter_context(_Pipes())
             calls, replies, verdict = (ends_of_pipes.new() for _ in range(3))
             folders = [stack.enter_context(_folder()) for _ in range(2)]
             ends = {"calls": calls[0], "replies": replies[1]}
-            program = stack.enter_context(self._process("calls", limits, folders[0], code, ends=ends))
+            program = stack.enter_context(self._process("calls", limits, folders[0], source, ends=ends))
             ends = {"calls": calls[1], "replies": replies[0], "verdict": verdict[1]}
             tester = stack.enter_context(self._process("tests", limits, folders[1], content, ends=ends))
             ends_of_pipes.close(

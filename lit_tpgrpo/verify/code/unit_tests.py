@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -29,12 +29,14 @@ class UnitTests:
         function: the function that ``calls`` and a ``check(candidate)`` in ``code`` are about.
         calls: pairs of arguments and expected value.
         code: Python code that raises if a test fails.
+        wrapped: the expected values of ``calls`` may be in a list of one, as some of APPS are.
     """
 
     programs: tuple[tuple[str, str], ...] = ()
     function: str = ""
     calls: tuple[tuple[list[Any], Any], ...] = ()
     code: str = ""
+    wrapped: bool = False
 
     @property
     def size(self) -> int:
@@ -81,7 +83,7 @@ def _read(content: Any) -> UnitTests:
     name = content.get("fn_name") or content.get("func_name") or content.get("entry_point") or ""
     if "inputs" in content:
         inputs, outputs = content["inputs"], content["outputs"]
-        return _pairs(list(zip(inputs, outputs, strict=True)), name)
+        return replace(_pairs(list(zip(inputs, outputs, strict=True)), name), wrapped=bool(name))
     if "test_list" in content:
         imports = content.get("test_imports") or []
         setup = content.get("test_setup_code") or ""

@@ -50,6 +50,8 @@ class CodeVerifier(Verifier):
         wall_timeout_s: seconds for each test after which it is retried once and then UNDECIDED; by default ten times
             the processor seconds.
         site_packages: let programs and tests import installed packages, not the standard library alone.
+        prelude: Python code that runs before each program, in its namespace, such as ``from typing import *``. Answers in
+            LeetCode's form use names (``List``) that its site has imported.
         allow_unisolated: run programs also where the kernel cannot filter system calls (macOS, other machines than x86_64 and
             arm64). Then a program can do what this user can, but for its limits of time and memory.
     """
@@ -63,6 +65,7 @@ class CodeVerifier(Verifier):
         max_program_chars: int = 100_000,
         wall_timeout_s: float | None = None,
         site_packages: bool = False,
+        prelude: str = "",
         allow_unisolated: bool = False,
     ) -> None:
         positive = {"workers": workers, "timeout_s": timeout_s, "max_output_bytes": max_output_bytes}
@@ -79,8 +82,14 @@ class CodeVerifier(Verifier):
                 f"is killed, and the seconds in which it may wait), got {wall}: a program could use up its time and pass that "
                 "off as the machine's fault"
             )
+        try:
+            compile(prelude, "prelude", "exec")
+        except (SyntaxError, ValueError) as error:
+            raise ConfigError(f"prelude must be Python code, got {prelude[:120]!r}: {error}") from error
+        self._prelude = prelude
         self._limits = Limits(cpu_s, memory_mb, max_output_bytes, timeout_s, wall, site_packages)
         self.settings = {"timeout_s": timeout_s, "memory_mb": memory_mb, "site_packages": site_packages}
+        self.settings |= {"prelude": prelude}
         check_walls(allow_unisolated)
         self._workers, self._max_chars = workers, max_program_chars
         self._lock = threading.Lock()
@@ -148,7 +157,7 @@ class CodeVerifier(Verifier):
     def _open(self) -> Sandbox:
         if self._sandbox is None:
             report_walls()
-            self._sandbox = Sandbox(self._limits)
+            self._sandbox = Sandbox(self._limits, self._prelude)
             self._end = weakref.finalize(self, self._sandbox.close)  # also at the interpreter's exit
         return self._sandbox
 

@@ -373,3 +373,30 @@ def test_a_system_without_isolation_is_refused_and_allowed_by_name(monkeypatch: 
     with pytest.warns(UserWarning, match="programs can use the network") as warned:
         assert CodeVerifier(allow_unisolated=True).verify_all([(SUM, SUM_PROGRAM)]) == [C]
     assert any("no Landlock" in str(w.message) for w in warned)
+
+
+LEETCODE = json.dumps(
+    {"fn_name": "double", "tests": [{"input": "[1, 2]", "output": "[2, 4]", "testtype": "functional"}]}
+)
+LEETCODE_PROGRAM = (
+    "from __future__ import annotations\n\nclass Solution:\n"
+    "    def double(self, items: list[int]) -> list[int]:\n        return [floor(2 * i) for i in items]"
+)
+
+
+def test_a_prelude_runs_before_each_program_in_its_namespace():
+    """Also before one that begins with an import from __future__, which must be a text's first statement."""
+    assert CodeVerifier(timeout_s=20.0).verify_all([(LEETCODE, LEETCODE_PROGRAM)]) == [I]
+    with_prelude = CodeVerifier(timeout_s=20.0, prelude="from math import *")
+    program = "from __future__ import annotations\nprint(floor(float(input()[0])) + 2)"
+    assert with_prelude.verify_all([(LEETCODE, LEETCODE_PROGRAM), (SUM.replace("3 4", "5 2"), program)]) == [C, C]
+    assert with_prelude.settings["prelude"] == "from math import *"
+    with pytest.raises(ConfigError, match="prelude must be Python code"):
+        CodeVerifier(prelude="from math import")
+
+
+def test_the_element_of_an_expected_list_is_that_list_in_apps_alone(verifier: CodeVerifier):
+    program = "def f(a):\n    return a"
+    apps = json.dumps({"fn_name": "f", "inputs": [[3]], "outputs": [[3]]})
+    live = json.dumps({"fn_name": "f", "tests": [{"input": "3", "output": "[3]", "testtype": "functional"}]})
+    assert verifier.verify_all([(apps, program), (live, program)]) == [C, I]
