@@ -17,7 +17,6 @@ from chains import make_case
 
 from lit_tpgrpo import redaction
 from lit_tpgrpo.api_keys import check_key_env, read_key
-from lit_tpgrpo.callbacks.samples import visible
 from lit_tpgrpo.chat.base import ChatReply
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.cli import SavedConfig
@@ -27,6 +26,7 @@ from lit_tpgrpo.jsonl import append_line
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
 from lit_tpgrpo.judges.generative.limits import RequestLimits
 from lit_tpgrpo.judges.generative.segmentation import RuleSegmentation
+from lit_tpgrpo.loggers.html_tables import visible
 from lit_tpgrpo.redaction import redacted, redacted_message, redacted_value, register_secret
 from lit_tpgrpo.rollout.run_folder import set_run_folder
 from lit_tpgrpo.rollout.run_settings import run_settings

@@ -42,7 +42,8 @@ DATA, MODULE = MathRolloutDataModule, TPGRPOModule
 REFUSED = [
     (DATA, {"train": "train.jsonl"}, "MathRolloutDataModule: train: expected problems, got 'train.jsonl' (str); name a file with FileProblems('train.jsonl'), a data set of the Hub with HubProblems('train.jsonl')"),
     (DATA, {"train": FileProblems}, "train: expected an object with load, name (ProblemSource), got the class FileProblems; give an object: FileProblems(...)"),
-    (DATA, {"val": {"problem": "?"}}, "val: expected a list of problems, got dict with problem; give one of its values"),
+    (DATA, {"train": {"problem": "?"}}, "train: expected a list of problems, got dict with problem; give one of its values"),
+    (DATA, {"val": {"problem": "?"}}, "MathRolloutDataModule: val['problem']: expected problems, got '?' (str); name a file with FileProblems('?'), a data set of the Hub with HubProblems('?')"),
     (DATA, {"test": 3}, "test: expected a problem source, a list of problems or of dicts, or a datasets.Dataset, got 3 (int)"),
     (DATA, {"predict": iter(ROWS)}, "convert an iterator to a list"),
     (DATA, {"engine": HFEngine}, "engine: expected an object with close, load_weights, sample, sleep, wake (Engine) or None, got the class HFEngine; give an object: HFEngine(...)"),
