@@ -40,9 +40,9 @@ def main() -> None:
     if job["role"] == "probe":
         print(json.dumps(walls), flush=True)
     elif job["role"] == "program":
-        _guarded(lambda: _run(*json.loads(code), "__main__"))
+        _guarded(lambda: _run(json.loads(code), "__main__"))
     elif job["role"] == "calls":
-        _guarded(lambda: _serve_calls(*json.loads(code), job["calls"], job["replies"]))
+        _guarded(lambda: _serve_calls(json.loads(code), job["calls"], job["replies"]))
     else:
         _guarded(lambda: _run_tests(json.loads(code), job))
 
@@ -64,7 +64,9 @@ def _guarded(act: Callable[[], object]) -> None:
         sys.exit(FAILED)
 
 
-def _run(prelude: str, code: str, name: str) -> types.ModuleType:
+def _run(sources: list[str], name: str) -> types.ModuleType:
+    """Run prelude and program in a module of this name."""
+    prelude, code = sources
     module = types.ModuleType(name)
     sys.modules[name] = module
     # On its own, not before the code in one text: that may begin with an import from __future__.
@@ -76,8 +78,8 @@ def _run(prelude: str, code: str, name: str) -> types.ModuleType:
 # ---- the program's functions, on call ----
 
 
-def _serve_calls(prelude: str, code: str, calls: int, replies: int) -> None:
-    module = _run(prelude, code, "solution")
+def _serve_calls(sources: list[str], calls: int, replies: int) -> None:
+    module = _run(sources, "solution")
     with os.fdopen(calls, "rb") as lines:
         for line in lines:
             name, args, kwargs = decode(line)
