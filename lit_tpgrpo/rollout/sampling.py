@@ -97,17 +97,21 @@ def divide_solution(format: SolutionFormat, solution: Solution, stop: Sequence[s
 
 
 def verify_solutions(
-    verifier: Verifier, pairs: Sequence[tuple[Problem, Solution]], format: SolutionFormat, stop: Sequence[str] = ()
+    verifier: Verifier, pairs: Sequence[tuple[Problem, Solution]], divisions: Sequence[Division]
 ) -> list[tuple[Outcome, str | None]]:
     """Return outcome and extracted answer of each solution, in order; a solution without an answer is INCORRECT.
 
-    The verifier receives answer blocks only; a solution without one has no answer. ``stop`` has the stop strings that the
-    solutions were sampled with.
+    The verifier receives answer blocks only; a solution without one has no answer.
+
+    Args:
+        verifier: extracts answers and compares them with golds.
+        pairs: problems and solutions.
+        divisions: where each solution's answer block lies, see ``divide_solution``.
 
     Raises:
         ConfigError: the verifier returned another number of outcomes, or something else than outcomes and answers.
     """
-    blocks = [divide_solution(format, s, stop).answer_text(s.text) for _, s in pairs]
+    blocks = [division.answer_text(s.text) for (_, s), division in zip(pairs, divisions, strict=True)]
     answers = [None if block is None else verifier.extract(block) for block in blocks]
     for answer in answers:
         if answer is not None and not isinstance(answer, str):
@@ -156,5 +160,6 @@ def evaluate_problems(
     )
     new = ((todo[j], solutions) for j, solutions in sampled) if todo else ()
     for i, solutions in itertools.chain(done.items(), new):
-        checked = verify_solutions(verifier, [(problems[i], s) for s in solutions], format, params.stop)
+        divisions = [divide_solution(format, s, params.stop) for s in solutions]
+        checked = verify_solutions(verifier, [(problems[i], s) for s in solutions], divisions)
         yield i, EvaluatedGroup(problems[i], solutions, tuple(o for o, _ in checked), tuple(a for _, a in checked))

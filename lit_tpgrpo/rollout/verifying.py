@@ -58,17 +58,20 @@ def verify_groups(
     ``stop`` has the stop strings that the solutions were sampled with.
     """
     stored = {key: row for key, row in file.verdicts(groups).items() if _is_valid(groups, key, row)}
+    divisions = {
+        (g, s.sample): divide_solution(format_, s, stop) for g, (_, solutions) in groups.items() for s in solutions
+    }
     todo = [
         (g, problem, solution)
         for g, (problem, solutions) in groups.items()
         for solution in solutions
         if (g, solution.sample) not in stored
     ]
-    checked = verify_solutions(verifier, [(p, s) for _, p, s in todo], format_, stop)
+    checked = verify_solutions(verifier, [(p, s) for _, p, s in todo], [divisions[g, s.sample] for g, _, s in todo])
     outcomes = {key: (outcome, answer) for key, (outcome, answer, _) in stored.items()}
     outcomes |= {(g, s.sample): result for (g, _, s), result in zip(todo, checked, strict=True)}
     verified = {
-        g: tuple(_verified(problem, s, *outcomes[g, s.sample], divide_solution(format_, s, stop)) for s in solutions)
+        g: tuple(_verified(problem, s, *outcomes[g, s.sample], divisions[g, s.sample]) for s in solutions)
         for g, (problem, solutions) in groups.items()
     }
     return verified, {key: verdict for key, (_, _, verdict) in stored.items()}

@@ -131,12 +131,13 @@ def test_a_verifier_that_returns_something_else_is_named():
 
     solution = type("S", (), {"text": "abc", "stop": StopReason.EOS})()
     problem = type("P", (), {"answer": "1"})()
+    pairs, divisions = [(problem, solution)] * 2, [ThinkTags().divide("abc")] * 2
     with pytest.raises(
         ConfigError, match=r"Bools.verify_all must return one .*Outcome for each of the 2 pairs, got True"
     ):
-        verify_solutions(Bools(), [(problem, solution)] * 2, ThinkTags())  # pyright: ignore
+        verify_solutions(Bools(), pairs, divisions)  # pyright: ignore
     with pytest.raises(ConfigError, match="got 0 outcomes"):
-        verify_solutions(Few(), [(problem, solution)] * 2, ThinkTags())  # pyright: ignore
+        verify_solutions(Few(), pairs, divisions)  # pyright: ignore
 
 
 @pytest.mark.parametrize("result", [True, np.bool_(True), torch.tensor(True)])

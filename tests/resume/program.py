@@ -74,7 +74,7 @@ class Events:
 def lucky_by_sample(events: Events):
     """A random model is never right: in place of the verifier, one that goes by the sample's number and the problem."""
 
-    def verify(verifier, pairs, format):
+    def verify(verifier, pairs, divisions):
         events("verify")
         right = [int(p.answer) % 2 and s.sample % 2 for p, s in pairs]
         return [(Outcome.CORRECT if r else Outcome.INCORRECT, None) for r in right]
