@@ -12,8 +12,11 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, SafeCheckpoint
 from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.rewards.outcome import OutcomeReward
+from lit_tpgrpo.rollout.monitors import is_round_metric
 from lit_tpgrpo.verify.verifier import MathVerifier
 from tests.callbacks.test_evaluation import ANYWHERE, module, printed_steps, trainer
 from tests.callbacks.test_evaluation import data as scored_data
@@ -65,6 +68,23 @@ def test_early_stopping_on_other_metrics_of_training(random_model, tmp_path, nam
     )
     run.fit(module(random_model), datamodule=scored_data(steps_per_epoch=20))
     assert run.global_step == {"train/loss": 2, "loss": 2, "capability/mean": 0}[name]  # where it is first measured
+
+
+@pytest.mark.parametrize("name", ["reward/total", "reward/outcome", "dynamic/groups_missing"])
+def test_early_stopping_on_what_only_some_rounds_measure(random_model, tmp_path, name):
+    """It looks at the first round, before it is trained on; and every metric of such a round may be monitored so."""
+    names: set[str] = set()
+
+    class Watch(L.Callback):
+        def on_round_end(self, trainer, pl_module, round_):
+            names.update(round_.metrics)
+
+    stop = EarlyStopping(name, mode="max", stopping_threshold=-1e9)
+    rounds = data(1, 1, rewards={"outcome": OutcomeReward()}, dynamic_sampling=DynamicSampling(max_refills=1))
+    run = trainer(tmp_path, stop, Watch(), **ANYWHERE, limit_val_batches=0, max_steps=9)
+    run.fit(module(random_model), datamodule=rounds)
+    assert run.global_step == 0
+    assert [n for n in names if not is_round_metric(n)] == []
 
 
 def test_the_best_round_is_saved_with_the_weights_that_sampled_it(random_model, tmp_path):
