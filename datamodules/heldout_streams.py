@@ -62,9 +62,7 @@ class HeldoutStreams:
     def _open(self, split: Split, sets: Sequence[HeldoutSet], maker: RoundMaker) -> EvaluationStore:
         policy = policy_of(self.trainer)
         version, weights = policy.policy_version, fingerprint(policy.named_tensors())
-        settings = maker.sampling_settings([], version, weights, self.seed)
-        for of_training in ("group_size", "sampling", "problems"):
-            settings.pop(of_training, None)
+        settings = maker.policy_settings(version, weights, self.seed)
         engine = {"engine": type(maker.engine).__name__, "engine_dtype": str(getattr(maker.engine, "dtype", None))}
         # A hash: settings.json holds no values of options, which may be secret (vLLM's hf_token).
         options = repr(sorted(getattr(maker.engine, "options", {}).items())).encode()
@@ -103,20 +101,14 @@ class HeldoutStreams:
         """
         limit = partial(batch_limit, self.trainer, batches)
         length = self._largest_share(split)
-        # Nothing in the sanity check, which would sample before training starts.
-        if [s.name for s in self.sets(split)] == [""]:
-            return StreamLoader(
-                lambda: iter(()) if self.trainer.sanity_checking else evaluate(split, limit()),
-                length,
-                limit,
-                "evaluation",
-            )
-        return StreamLoader(
-            lambda: iter(()) if self.trainer.sanity_checking else self._packed(split, evaluate, limit()),
-            length,
-            limit,
-            "evaluation",
-        )
+        has_names = [s.name for s in self.sets(split)] != [""]
+
+        def start() -> Iterator[Any]:
+            if self.trainer.sanity_checking:  # it would sample before training starts
+                return iter(())
+            return self._packed(split, evaluate, limit()) if has_names else evaluate(split, limit())
+
+        return StreamLoader(start, length, limit, "evaluation")
 
     def _packed(
         self, split: Split, evaluate: Callable[[Split, Any], Iterator[EvaluatedGroup]], batches: int | None

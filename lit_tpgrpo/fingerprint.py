@@ -30,10 +30,21 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
+def content_hash(content: Any, size: int = 8) -> str:
+    """Return a hash, ``size`` bytes as hex digits, of plain values; anything else in them counts as its text."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=size).hexdigest()
+
+
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash of what a tokenizer makes of prompts and completions: vocabulary, chat template, ids of a short text."""
-    content = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template, tokenizer("2 + 34 = 36.")["input_ids"]]
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+    vocabulary = _vocabulary_hash(tokenizer, len(tokenizer))
+    return content_hash([vocabulary, tokenizer.chat_template, tokenizer("2 + 34 = 36.")["input_ids"]])
+
+
+@functools.lru_cache(maxsize=4)
+def _vocabulary_hash(tokenizer: PreTrainedTokenizerBase, size: int) -> str:
+    """Return a hash of the vocabulary, computed once for each of its sizes: 0.1 s for 49,000 tokens, in every round."""
+    return content_hash(sorted(tokenizer.get_vocab().items()))
 
 
 def settings_of(component: Any) -> dict[str, Any]:

@@ -106,15 +106,6 @@ def test_only_vllm_files_import_what_vllm_brings():
     assert [p.name for p in others if imported(p) & WITH_VLLM] == ["serve.py"]  # a server's command
 
 
-def test_a_logger_is_imported_when_it_is_chosen():
-    for path in (ROOT / "lit_tpgrpo").rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        at_once = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        names = {alias.name for node in at_once for alias in node.names}
-        names |= {node.module or "" for node in at_once if isinstance(node, ast.ImportFrom)}
-        assert not {name.split(".")[0] for name in names} & LOGGERS, path
-
-
 def test_a_stranger_is_seen(tmp_path: Path):
     brought = closure(required("requirements-dev.txt"))
     assert {"torch", "openai", "pytest", "trl"} <= brought

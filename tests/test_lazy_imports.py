@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OPTIONAL = (
     *("openai", "llguidance", "bitsandbytes", "datasets", "math_verify", "latex2sympy2_extended", "peft", "accelerate"),
-    *("tensorboard", "tenacity", "aiolimiter", "vllm", "trl", "liger_kernel"),
+    *("tensorboard", "tenacity", "aiolimiter", "vllm", "trl", "liger_kernel", "mlflow", "trackio", "wandb"),
 )
 # A judge that asks language models is one part, and these are its packages.
 GENERATIVE = {"aiolimiter", "tenacity"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,7 +15,7 @@ from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.evaluation.scores import AVERAGE, ScoredGroup, by_set, suite_scores
 from lit_tpgrpo.evaluation.sets import SetSampling
 from lit_tpgrpo.evaluation.tables import SuiteTable, write_tables
-from lit_tpgrpo.fingerprint import settings_of, tokenizer_fingerprint
+from lit_tpgrpo.fingerprint import content_hash, settings_of, tokenizer_fingerprint
 from lit_tpgrpo.records import EvaluatedGroup
 
 SPLITS = {"eval": "val", "test": "test"}
@@ -134,8 +132,7 @@ def _measured(
         "sampling": {name: repr(s.params) for name, s in sampling.items()},
         "prompt": [getattr(source, n, None) for n in ("prompt_template", "system_prompt", "chat_template_kwargs")],
     } | {name: None if part is None else settings_of(part) for name, part in parts.items()}
-    content = json.dumps([problems, settings], sort_keys=True, default=str)
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+    return content_hash([problems, settings])
 
 
 def score_line(prefix: str, step: int, scores: Mapping[str, Tensor]) -> str:

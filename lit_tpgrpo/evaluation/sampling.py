@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.evaluation.sets import HeldoutTask, SetSampling
 from lit_tpgrpo.evaluation.store import EvaluationStore
-from lit_tpgrpo.records import EvaluatedGroup
+from lit_tpgrpo.records import EvaluatedGroup, Problem, Solution
 from lit_tpgrpo.rollout.rounds import RoundMaker
-from lit_tpgrpo.rollout.sampling import evaluate_problems
+from lit_tpgrpo.rollout.sampling import divide_solution, verify_solutions
 from lit_tpgrpo.rollout.trainer_state import policy_of, sampling_precision
 from lit_tpgrpo.signals import STOP
 
@@ -43,15 +44,11 @@ def evaluate_tasks(
                     rank_zero_info(f"{len(done)} of {len(part)} problems were sampled before, see {store.folder}")
                 sampling = part[0].set.sampling
                 for place, group in evaluate_problems(
-                    maker.engine,
-                    maker.verifier,
-                    maker.tokenizer,
+                    maker,
                     [t.problem for t in part],
                     [t.seed for t in part],
                     sampling.samples,
                     sampling.params,
-                    template=maker.template,
-                    format=maker.format,
                     policy_version=policy.policy_version,
                     done=done,
                 ):
@@ -63,6 +60,32 @@ def evaluate_tasks(
         maker.engine.sleep()
 
 
+def evaluate_problems(
+    maker: RoundMaker,
+    problems: Sequence[Problem],
+    seeds: Sequence[int],
+    n: int,
+    params: SamplingParams,
+    *,
+    policy_version: int,
+    done: Mapping[int, tuple[Solution, ...]] | None = None,
+) -> Iterator[tuple[int, EvaluatedGroup]]:
+    """Sample n solutions of each problem and verify them; yield ``(index of the problem, group)`` as groups finish.
+
+    The solutions in ``done``, by the problem's index, are verified and not sampled; they come first.
+    """
+    done = done or {}
+    todo = [i for i in range(len(problems)) if i not in done]
+    sampled = maker.sample_groups(
+        [problems[i] for i in todo], [seeds[i] for i in todo], n, params, policy_version=policy_version
+    )
+    new = ((todo[j], solutions) for j, solutions in sampled) if todo else ()
+    for i, solutions in itertools.chain(done.items(), new):
+        divisions = [divide_solution(maker.format, s, params.stop) for s in solutions]
+        checked = verify_solutions(maker.verifier, [(problems[i], s) for s in solutions], divisions)
+        yield i, EvaluatedGroup(problems[i], solutions, tuple(o for o, _ in checked), tuple(a for _, a in checked))
+
+
 def by_sampling(tasks: Sequence[HeldoutTask]) -> list[list[HeldoutTask]]:
     """Return the tasks in lists of equal sampling, in the order in which each sampling first occurs."""
     samplings: list[SetSampling] = []
@@ -70,4 +93,4 @@ def by_sampling(tasks: Sequence[HeldoutTask]) -> list[list[HeldoutTask]]:
         if task.set.sampling not in samplings:
             samplings.append(task.set.sampling)
     order = sorted(tasks, key=lambda t: samplings.index(t.set.sampling))
-    return [list(part) for _, part in groupby(order, key=lambda t: t.set.sampling)]
+    return [list(part) for _, part in itertools.groupby(order, key=lambda t: t.set.sampling)]

@@ -8,7 +8,6 @@ that is the same, on any number of ranks: a group that was complete is not sampl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from lit_tpgrpo.errors import StorageError
 from lit_tpgrpo.evaluation.sets import HeldoutTask
+from lit_tpgrpo.fingerprint import content_hash
 from lit_tpgrpo.jsonl import append_line, read_lines
 from lit_tpgrpo.records import EvaluatedGroup, Solution, StopReason
 
@@ -48,7 +48,7 @@ class EvaluationStore:
         inherited: Sequence[Path] = (),
     ) -> None:
         stem = f"{split}-step_{version:06d}"
-        self.folder = root / f"{stem}-{_digest([split, settings, sets])}"
+        self.folder = root / f"{stem}-{content_hash([split, settings, sets], 6)}"
         self._settings, self._sets, self._version, self._rank = settings, sets, version, rank
         self._stem, self._roots = stem, tuple(dict.fromkeys((root, *inherited)))
 
@@ -56,7 +56,7 @@ class EvaluationStore:
         """Return a hash of everything that decides a group's solutions."""
         problem, sampling = task.problem, task.set.sampling
         what = [problem.uid, problem.prompt, problem.answer, task.seed, sampling.samples, repr(sampling.params)]
-        return _digest([what, self._settings])
+        return content_hash([what, self._settings], 6)
 
     def groups(self, tasks: Sequence[HeldoutTask]) -> dict[int, tuple[Solution, ...]]:
         """Return the stored solutions of tasks, by position in ``tasks``, without log-probs and token offsets."""
@@ -143,7 +143,3 @@ def _solutions(row: Mapping[str, Any], task: HeldoutTask, version: int) -> tuple
     if samples != list(range(task.set.sampling.samples)):
         raise ValueError(f"it holds samples {samples}, expected 0 to {task.set.sampling.samples - 1}")
     return solutions
-
-
-def _digest(content: Any) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from lit_tpgrpo.errors import StorageError
 from lit_tpgrpo.evaluation.scores import AVERAGE, ScoredGroup, by_label, interval
 from lit_tpgrpo.metrics.scores import average
+from lit_tpgrpo.rollout.store import write_whole
 
 COLUMNS = {
     "set": "set",
@@ -201,9 +201,7 @@ def write_tables(
     files |= {} if results is None else {"scores.json": json.dumps(dict(results), indent=1) + "\n"}
     try:
         for name, text in files.items():
-            partial = folder / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, folder / name)
+            write_whole(folder / name, text)
     except OSError as error:
         raise StorageError(
             f"the evaluation's table cannot be written to {folder} ({error.strerror or error}); free space or make it "

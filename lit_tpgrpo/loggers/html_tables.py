@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import html
 
-from lit_tpgrpo.loggers.thoughts import thought_cells
+from lit_tpgrpo.loggers.thoughts import thought_cells, writable
 from lit_tpgrpo.records import CreditedSolution
-from lit_tpgrpo.redaction import redacted
 
 # U+2400 and the following are the visible symbols of the control characters.
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
@@ -42,8 +41,7 @@ def visible(text: str) -> str:
     A lone surrogate, which cannot be encoded, becomes its escape (``\\udc80``); a control character its symbol (``␀``).
     API keys are redacted.
     """
-    text = redacted(text).replace("\r\n", "\n").replace("\r", "\n")
-    text = text.encode("utf-8", "backslashreplace").decode()
+    text = writable(text).replace("\r\n", "\n").replace("\r", "\n")
     return html.escape(text.translate(_CONTROL_PICTURES)).replace("\n", "<br>")
 
 

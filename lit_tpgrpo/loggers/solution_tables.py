@@ -13,10 +13,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_tpgrpo.loggers.html_tables import solution_table
-from lit_tpgrpo.loggers.thoughts import ThoughtCells, middle_cut, thought_cells
+from lit_tpgrpo.loggers.thoughts import ThoughtCells, middle_cut, thought_cells, writable
 from lit_tpgrpo.loggers.trackio_logger import TrackioLogger
 from lit_tpgrpo.records import CreditedSolution
-from lit_tpgrpo.redaction import redacted
 
 COLUMNS = (
     "step",
@@ -71,7 +70,7 @@ class RoundPage:
                 judged.verdict.note,
             ]
             rows += [[*common, *cells] for cells in thought_cells(solution, self.max_chars)]
-        return [[_writable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        return [[writable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
 
 
 @singledispatch
@@ -116,8 +115,3 @@ def _(logger: TrackioLogger, page: RoundPage) -> None:
     shown = {TABLE: trackio.Table(columns=list(COLUMNS), data=page.rows())}
     histograms = {name: trackio.Histogram(values.tolist()) for name, values in page.histograms.items()}
     logger.experiment.log(shown | histograms, step=page.step)
-
-
-def _writable(text: str) -> str:
-    """Redact API keys; replace a lone surrogate, which cannot be encoded, by its escape."""
-    return redacted(text).encode("utf-8", "backslashreplace").decode()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lit_tpgrpo.records import CreditedSolution
+from lit_tpgrpo.redaction import redacted
 
 
 class ThoughtCells(NamedTuple):
@@ -38,3 +39,8 @@ def thought_cells(solution: CreditedSolution, max_chars: int) -> Iterator[Though
 def middle_cut(text: str, limit: int) -> str:
     """Shorten a text in the middle if it is longer than ``limit`` characters."""
     return text if len(text) <= limit else f"{text[: limit // 2]} […] {text[-limit // 2 :]}"
+
+
+def writable(text: str) -> str:
+    """Redact API keys; replace a lone surrogate, which cannot be encoded, by its escape (``\\udc80``)."""
+    return redacted(text).encode("utf-8", "backslashreplace").decode()

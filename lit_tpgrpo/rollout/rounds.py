@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from lit_tpgrpo.records import (
     Problem,
     Reward,
     Round,
+    Solution,
     Verdict,
 )
 from lit_tpgrpo.rewards.base import VerifiedSolution
@@ -93,11 +94,10 @@ class RoundMaker:
     format: SolutionFormat = field(default_factory=ThinkTags)
     rewards: WeightedRewards | None = None
 
-    def sampling_settings(self, problems: Sequence[Problem], version: int, weights: str, seed: int) -> dict[str, Any]:
-        """Return what stored solutions must have been sampled with to be reused.
+    def policy_settings(self, version: int, weights: str, seed: int) -> dict[str, Any]:
+        """Return what stored solutions must have been sampled with to be reused, whatever the problems and parameters.
 
         Args:
-            problems: of the round, over all ranks.
             version: of the policy.
             weights: fingerprint of its weights.
             seed: of the run.
@@ -106,11 +106,23 @@ class RoundMaker:
             "policy_version": version,
             "weights": weights,
             "seed": seed,
-            "group_size": self.group_size,
-            "sampling": repr(self.sampling),
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
             **self.template.settings,
             "kept_tags": list(self.format.tags()),
+        }
+
+    def sampling_settings(self, problems: Sequence[Problem], version: int, weights: str, seed: int) -> dict[str, Any]:
+        """Return what a round's stored solutions must have been sampled with to be reused.
+
+        Args:
+            problems: of the round, over all ranks.
+            version: of the policy.
+            weights: fingerprint of its weights.
+            seed: of the run.
+        """
+        return self.policy_settings(version, weights, seed) | {
+            "group_size": self.group_size,
+            "sampling": repr(self.sampling),
             "problems": [p.uid for p in problems],
         }
 
@@ -226,21 +238,39 @@ class RoundMaker:
         terms = () if self.rewards is None else tuple(self.rewards.terms)
         return round_, tally_round(round_, verified.new_tokens, *seconds, verifier, tally_of(self.judge), terms)
 
+    def sample_groups(
+        self,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+        n: int,
+        params: SamplingParams,
+        *,
+        policy_version: int,
+    ) -> Iterator[tuple[int, tuple[Solution, ...]]]:
+        """Yield ``(index of the problem, its n solutions)`` as the engine finishes them; ``seeds`` has one for each problem."""
+        return sample_groups(
+            self.engine,
+            self.tokenizer,
+            problems,
+            seeds,
+            n,
+            params,
+            template=self.template,
+            format=self.format,
+            policy_version=policy_version,
+        )
+
     def _sample(
         self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
     ) -> tuple[dict[int, Sampled], int]:
         """Return the groups by group index, in order, and the number of tokens that were sampled for them now."""
         done = stored_groups(file, assignments, self.group_size, policy_version)
         missing = [a for a in assignments if a.group_index not in done]
-        stream = sample_groups(
-            self.engine,
-            self.tokenizer,
+        stream = self.sample_groups(
             [a.problem for a in missing],
             [a.seed for a in missing],
             self.group_size,
             self.sampling,
-            template=self.template,
-            format=self.format,
             policy_version=policy_version,
         )
         # One line per sampled batch: after a crash only complete batches are left, and the missing ones are sampled again.

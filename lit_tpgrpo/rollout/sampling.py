@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_tpgrpo.arguments import shown
 from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.records import EvaluatedGroup, Outcome, Problem, Solution, StopReason
+from lit_tpgrpo.records import Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
 from lit_tpgrpo.text.formats.base import Division, SolutionFormat
 from lit_tpgrpo.text.spans import decode_with_offsets
@@ -125,41 +125,3 @@ def verify_solutions(
             f"pairs, got {got}"
         )
     return list(zip(outcomes, answers, strict=True))
-
-
-def evaluate_problems(
-    engine: Engine,
-    verifier: Verifier,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    seeds: Sequence[int],
-    n: int,
-    params: SamplingParams,
-    *,
-    template: RolloutPrompt,
-    format: SolutionFormat,
-    policy_version: int,
-    done: Mapping[int, tuple[Solution, ...]] | None = None,
-) -> Iterator[tuple[int, EvaluatedGroup]]:
-    """Sample n solutions of each problem and verify them; yield ``(index of the problem, group)`` as groups finish.
-
-    The solutions in ``done``, by the problem's index, are verified and not sampled; they come first.
-    """
-    done = done or {}
-    todo = [i for i in range(len(problems)) if i not in done]
-    sampled = sample_groups(
-        engine,
-        tokenizer,
-        [problems[i] for i in todo],
-        [seeds[i] for i in todo],
-        n,
-        params,
-        template=template,
-        format=format,
-        policy_version=policy_version,
-    )
-    new = ((todo[j], solutions) for j, solutions in sampled) if todo else ()
-    for i, solutions in itertools.chain(done.items(), new):
-        divisions = [divide_solution(format, s, params.stop) for s in solutions]
-        checked = verify_solutions(verifier, [(problems[i], s) for s in solutions], divisions)
-        yield i, EvaluatedGroup(problems[i], solutions, tuple(o for o, _ in checked), tuple(a for _, a in checked))

@@ -95,7 +95,7 @@ class RoundStore:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             self._copy_inherited(folder, written)
-            _write_whole(folder / "meta.json", json.dumps(written, indent=1))
+            write_whole(folder / "meta.json", json.dumps(written, indent=1))
         file = RoundFile(folder, self.rank)
         if _read_meta(folder / "judging.json") != means:
             if any(file.verdict_files()):
@@ -104,7 +104,7 @@ class RoundStore:
                     index,
                 )
             file.invalidate_verdicts()
-            _write_whole(folder / "judging.json", json.dumps(means, indent=1))
+            write_whole(folder / "judging.json", json.dumps(means, indent=1))
         self._forget_old(index)
         return file
 
@@ -366,8 +366,8 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file under a temporary name and rename it, so that it is never incomplete."""
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -32,12 +32,13 @@ from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.evaluation import sampling
 from lit_tpgrpo.jsonl import append_line, read_lines
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rewards import OutcomeReward
-from lit_tpgrpo.rollout import sampling, verifying
+from lit_tpgrpo.rollout import verifying
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
 

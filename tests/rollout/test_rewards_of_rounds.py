@@ -140,9 +140,9 @@ def test_a_term_that_raises_keeps_what_was_sampled_and_computed(tmp_path: Path, 
     with pytest.raises(ConfigError, match=message):
         make(tmp_path, tokenizer, {"outcome": OutcomeReward(), "mine": broken}, [C, I])
     assert len((tmp_path / "round_000000" / "solutions.0.jsonl").read_text().splitlines()) == 3
-    mended = Term()
-    made, _, _ = make(tmp_path, tokenizer, {"outcome": OutcomeReward(), "mine": mended}, [C, I])
-    assert mended.calls == [(f"p/{i // G}", i % G) for i in range(5, 12)]
+    fixed = Term()
+    made, _, _ = make(tmp_path, tokenizer, {"outcome": OutcomeReward(), "mine": fixed}, [C, I])
+    assert fixed.calls == [(f"p/{i // G}", i % G) for i in range(5, 12)]
     assert totals(made) == [1.0, -1.0, 1.5, -0.5] * 3
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.engines.base import Completion, SamplingParams
+from lit_tpgrpo.evaluation.sampling import evaluate_problems
 from lit_tpgrpo.judges.generative.numbered_solution import number_solution
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.pretrained import load_tokenizer
@@ -16,10 +17,10 @@ from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
-from lit_tpgrpo.rollout.sampling import evaluate_problems
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.text.formats import Harmony, PlainChain, SolutionFormat, ThinkTags
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.rollout.scripted_engine import Scripted
 
 THINKING = "We add.\n\n3 + 4 = 8.\n\nWait, 3 + 4 = 8 is wrong. It should be 3 + 4 = 7.\n\n"
 FORMATS: dict[str, tuple[SolutionFormat, str, str]] = {
@@ -37,26 +38,6 @@ FORMATS: dict[str, tuple[SolutionFormat, str, str]] = {
         "",
     ),
 }
-
-
-class Scripted:
-    """Samples the given texts, one for each sample."""
-
-    def __init__(self, tokenizer, texts: list[str]) -> None:
-        self.tokenizer, self.texts = tokenizer, texts
-
-    def sample(self, prompts, n, params, seeds):
-        for i in range(len(prompts)):
-            yield i, tuple(self._completion(text) for text in self.texts[:n])
-
-    def _completion(self, text: str) -> Completion:
-        ids = (*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id)
-        return Completion(ids, (-0.5,) * len(ids), StopReason.EOS)
-
-    def load_weights(self, policy) -> None: ...
-    def sleep(self) -> None: ...
-    def wake(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class Reading(MathVerifier):
@@ -159,18 +140,7 @@ def test_a_stop_string_is_in_no_answer_block(tokenizer, tmp_path: Path):
     assert judge.blocks == judge.shown == ["It is \\boxed{7}.", None]
     assert verifier.read == ["It is \\boxed{7}."]
     assert [(s.start, s.end, s.is_answer) for s in right.verdict.steps] == [(0, 9, False), (9, len(texts[0]), True)]
-    evaluated = evaluate_problems(
-        engine,  # pyright: ignore[reportArgumentType]
-        verifier,
-        tokenizer,
-        [problem],
-        [0],
-        2,
-        params,
-        template=template,
-        format=format,
-        policy_version=0,
-    )
+    evaluated = evaluate_problems(maker, [problem], [0], 2, params, policy_version=0)
     assert [group.answers for _, group in evaluated] == [("7", None)]
 
 

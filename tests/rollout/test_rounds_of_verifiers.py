@@ -12,10 +12,10 @@ import pytest
 
 from lit_tpgrpo import CodeVerifier, FunctionVerifier, MathVerifier, MultipleChoiceVerifier
 from lit_tpgrpo.credit.thought import ThoughtCredit
-from lit_tpgrpo.engines.base import Completion, SamplingParams
+from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.pretrained import load_tokenizer
-from lit_tpgrpo.records import Outcome, Problem, StopReason
+from lit_tpgrpo.records import Outcome, Problem
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
@@ -24,27 +24,9 @@ from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.verify.base import Verifier
 from lit_tpgrpo.verify.code.process import SandboxedProcess
 from lit_tpgrpo.verify.worker_process import WorkerKilled, WorkerProcess
+from tests.rollout.scripted_engine import Scripted
 
 C, I, U, UNDECIDED = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNVERIFIABLE, Outcome.UNDECIDED  # noqa: E741
-
-
-class Scripted:
-    """Samples the given texts, one for each sample."""
-
-    def __init__(self, tokenizer, texts: list[str]) -> None:
-        self.tokenizer, self.texts = tokenizer, texts
-
-    def sample(self, prompts, n, params, seeds):
-        yield 0, tuple(self._completion(text) for text in self.texts[:n])
-
-    def _completion(self, text: str) -> Completion:
-        ids = (*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id)
-        return Completion(ids, (-0.5,) * len(ids), StopReason.EOS)
-
-    def load_weights(self, policy) -> None: ...
-    def sleep(self) -> None: ...
-    def wake(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def compare(gold: str, answer: str) -> bool | Outcome:

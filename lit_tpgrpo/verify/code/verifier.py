@@ -88,8 +88,12 @@ class CodeVerifier(Verifier):
             raise ConfigError(f"prelude must be Python code, got {prelude[:120]!r}: {error}") from error
         self._prelude = prelude
         self._limits = Limits(cpu_s, memory_mb, max_output_bytes, timeout_s, wall, site_packages)
-        self.settings = {"timeout_s": timeout_s, "memory_mb": memory_mb, "site_packages": site_packages}
-        self.settings |= {"prelude": prelude}
+        self.settings = {
+            "timeout_s": timeout_s,
+            "memory_mb": memory_mb,
+            "site_packages": site_packages,
+            "prelude": prelude,
+        }
         check_walls(allow_unisolated)
         self._workers, self._max_chars = workers, max_program_chars
         self._lock = threading.Lock()
