@@ -1,0 +1,1 @@
+"""The study: arms of credit assignment on equal budgets over seeds; see ``python -m benchmarks.study --help``."""

@@ -1,0 +1,213 @@
+"""Pictures of the study: learning curves by group, differences to the reference, diagnostics, signs of reward hacking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from benchmarks.study.report import DIAGNOSTICS
+from benchmarks.study.settings import GROUPS
+from benchmarks.study.statistics import Estimate, bootstrap_curve
+from benchmarks.study.summary import ArmRuns, diagnostics, summarise, text_signs
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, distinguishable with any colour vision; black is the reference's.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D00", "#7F3C8D")
+REFERENCE = "#000000"
+_DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "svg.hashsalt": "study",  # equal results give equal files
+}
+
+
+def write_pictures(arms: Sequence[ArmRuns], reference: str, out: Path) -> list[Path]:
+    """Write the pictures as PNG; return their paths."""
+    drawn = {
+        "curves": lambda: curves_by_group(arms, reference),
+        "differences": lambda: differences(arms, reference),
+        "diagnostics": lambda: diagnostics_picture(arms),
+        "signs": lambda: signs_picture(arms, reference),
+    }
+    paths = []
+    with plt.rc_context(_STYLE):
+        for name, draw in drawn.items():
+            figure = draw()
+            paths.append(out / f"{name}.png")
+            figure.savefig(paths[-1], dpi=150, bbox_inches="tight", metadata={"Software": None})
+            plt.close(figure)
+    return paths
+
+
+def _look(arms: Sequence[ArmRuns], reference: str) -> dict[str, dict[str, Any]]:
+    """Return colour and line of each arm, the same in all pictures of lines: colours repeat with other dashes."""
+    others = [runs.arm.name for runs in arms if runs.arm.name != reference]
+    look = {
+        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": _DASHES[i // len(COLOURS) % len(_DASHES)]}
+        for i, name in enumerate(others)
+    }
+    return look | {reference: {"color": REFERENCE, "linestyle": "solid"}}
+
+
+def curves_by_group(arms: Sequence[ArmRuns], reference: str) -> Figure:
+    """Draw held-out accuracy against sampled solutions with bands, a panel a group, the reference in each."""
+    base = [runs for runs in arms if runs.arm.name == reference]
+    groups = {g: [r for r in arms if r.arm.group == g and r.arm.name != reference] for g in GROUPS}
+    groups = {name: members for name, members in groups.items() if members} or {"baseline": []}
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(4.6 * columns, 3.9 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (group, members) in zip(axes.flat, groups.items(), strict=False):
+        look = _look([*base, *members], reference)
+        for runs in (*members, *base):
+            _band(axis, runs, look[runs.arm.name])
+        axis.set_title(group)
+        axis.legend(fontsize=7.5, loc="upper left", framealpha=0.85, edgecolor="none")
+    for axis in axes.flat[len(groups) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("solutions sampled")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("held-out accuracy")
+    seeds = sorted({len(runs.seeds) for runs in arms})
+    figure.suptitle(f"Held-out accuracy: mean and 95% interval over {' to '.join(map(str, seeds))} seeds")
+    return figure
+
+
+def _band(axis: Axes, runs: ArmRuns, look: Mapping[str, Any]) -> None:
+    curves = runs.curves(runs.seeds)
+    mean, low, high = bootstrap_curve(curves.accuracy.tolist())
+    x = curves.solutions.mean(0)
+    axis.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
+    label = f"{runs.arm.title} ({mean[-1]:.3f})"
+    axis.plot(x, mean, label=label, linewidth=1.8, marker="o", markersize=2.5, **look)
+
+
+def differences(arms: Sequence[ArmRuns], reference: str) -> Figure:
+    """Draw each arm's difference to the reference at the end with its interval, and the differences of single seeds."""
+    base = next((runs for runs in arms if runs.arm.name == reference), None)
+    compared = [s for s in summarise(arms, reference) if s.comparison is not None]
+    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.34 * max(1, len(compared))), layout="constrained")
+    axis.axvline(0, color=REFERENCE, linewidth=1)
+    for place, summary in enumerate(compared):
+        assert summary.comparison is not None
+        assert base is not None
+        estimate, runs = summary.comparison.difference, summary.runs
+        colour = COLOURS[GROUPS.index(runs.arm.group) % len(COLOURS)]
+        seeds = sorted(set(runs.seeds) & set(base.seeds))
+        single = (runs.final(seeds) - base.final(seeds)).mean(1)
+        axis.plot(single, np.full(len(single), place), "|", color=colour, alpha=0.55, markersize=9)
+        axis.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2)
+        axis.plot(estimate.value, place, "o", color=colour, markersize=6)
+    axis.set_yticks(range(len(compared)), [f"{s.runs.arm.title} ({s.runs.arm.group})" for s in compared])
+    axis.set_ylim(len(compared) - 0.5, -0.5)
+    axis.set_xlabel("difference of held-out accuracy at the end; bars: 95% interval, ticks: seeds")
+    title = base.arm.title if base is not None else reference
+    axis.set_title(f"Difference to {title}")
+    return figure
+
+
+def diagnostics_picture(arms: Sequence[ArmRuns]) -> Figure:
+    """Draw the diagnostics of each arm with their intervals over seeds, a panel a diagnostic."""
+    values = [diagnostics(runs) for runs in arms]
+    names = [name for name in DIAGNOSTICS if any(name in v for v in values)]
+    columns = 4
+    rows = -(-len(names) // columns)
+    size = (3.1 * columns, (0.9 + 0.25 * len(arms)) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, name in zip(axes.flat, names, strict=False):
+        for place, (runs, row) in enumerate(zip(arms, values, strict=True)):
+            if name in row:
+                _dot(axis, place, row[name], COLOURS[GROUPS.index(runs.arm.group) % len(COLOURS)])
+        axis.set_title(DIAGNOSTICS[name])
+        if name == "information":
+            axis.axvline(np.log(2), color="#999999", linewidth=0.8, linestyle="dashed")
+        if name == "variance":
+            axis.set_xlim(left=0)
+        else:
+            axis.set_xlim(0, 1.0 if name != "information" else 0.72)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    axes[0, 0].set_yticks(range(len(arms)), [runs.arm.title for runs in arms])
+    axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
+    figure.suptitle("Diagnostics over all rounds (information in nats; dashed: its maximum, ln 2)")
+    return figure
+
+
+def _dot(axis: Axes, place: int, estimate: Estimate, colour: str) -> None:
+    axis.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2, clip_on=False)
+    axis.plot(estimate.value, place, "o", color=colour, markersize=5, clip_on=False)
+
+
+def signs_picture(arms: Sequence[ArmRuns], reference: str) -> Figure:
+    """Draw signs of reward hacking over the rounds, mean over seeds: lengths, shares and steps by kind."""
+    curves = {runs.arm.name: _sign_curves(runs) for runs in arms}
+    kinds = sorted({name for c in curves.values() for name in c if name.startswith("kind: ")})
+    names = ["length", "steps", "thoughts", "repeated", "unparsable", "truncated", *kinds]
+    columns = 4
+    rows = -(-len(names) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.1 * columns, 2.3 * rows), sharex=True, squeeze=False, layout="constrained"
+    )
+    look = _look(arms, reference)
+    for axis, name in zip(axes.flat, names, strict=False):
+        for runs in arms:
+            if name in curves[runs.arm.name]:
+                x, y = curves[runs.arm.name][name]
+                axis.plot(x, y, label=runs.arm.title, linewidth=1.4, **look[runs.arm.name])
+        axis.set_title(_SIGN_TITLES.get(name, f"{name.removeprefix('kind: ')}s a solution"))
+        axis.set_ylim(bottom=0)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(arms)), fontsize=8, frameon=False)
+    figure.suptitle("Training solutions against solutions sampled: signs of reward hacking")
+    return figure
+
+
+_SIGN_TITLES = {
+    "length": "tokens a solution",
+    "steps": "steps a solution",
+    "thoughts": "thoughts a solution",
+    "repeated": "repeated steps a solution",
+    "unparsable": "unparsable share",
+    "truncated": "truncated share",
+}
+
+
+def _sign_curves(runs: ArmRuns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return each sign by round: solutions sampled before it and the sign, mean over the seeds that have such a round."""
+    points: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for rounds in runs.rounds():
+        sampled = 0
+        for place, row in enumerate(rounds):
+            for name, value in text_signs(row).items():
+                points.setdefault(name, {}).setdefault(place, []).append((sampled, value))
+            sampled += row["solutions"]
+    curves = {}
+    for name, by_round in points.items():
+        means = np.array([np.mean(by_round[place], axis=0) for place in sorted(by_round)])
+        curves[name] = (means[:, 0], means[:, 1])
+    return curves

@@ -1,0 +1,186 @@
+"""The study's report: table.md, and pictures where matplotlib is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.study.results import Results
+from benchmarks.study.settings import Study
+from benchmarks.study.statistics import Estimate
+from benchmarks.study.summary import ArmRuns, ArmSummary, diagnostics, first_and_last, summarise
+from lit_tpgrpo.rollout.store import write_whole
+
+_DASH = "–"
+
+
+def write_report(study: Study, results: Results, out: Path) -> list[Path]:
+    """Write ``table.md`` and pictures of the results that are of the study's settings; return the files."""
+    arms, notes = gather_runs(study, results)
+    out.mkdir(parents=True, exist_ok=True)
+    table = out / "table.md"
+    write_whole(table, report(study, arms, notes))
+    if not arms:
+        return [table]
+    if importlib.util.find_spec("matplotlib") is None:
+        print("no pictures are written: they need matplotlib (requirements-dev.txt)", flush=True)
+        return [table]
+    from benchmarks.study.pictures import write_pictures
+
+    return [table, *write_pictures(arms, study.reference, out)]
+
+
+def gather_runs(study: Study, results: Results) -> tuple[list[ArmRuns], list[str]]:
+    """Return the arms with results, and a line on each run that failed, is missing or is of other settings."""
+    arms, notes = [], []
+    for arm in study.arms:
+        found = {}
+        for seed in study.budget.seeds:
+            result, reason = results.read(study, arm, seed)
+            if result is not None:
+                found[seed] = result
+                continue
+            failure = results.failure(arm.name, seed)
+            if failure is not None:
+                reason = f"failed: {failure['reason']}"
+            notes.append(f"{arm.name}, seed {seed}: {reason or 'not run yet'}")
+        if found:
+            arms.append(ArmRuns(arm, found))
+    return arms, notes
+
+
+def report(study: Study, arms: Sequence[ArmRuns], notes: Sequence[str]) -> str:
+    """Return the report as Markdown."""
+    parts = [f"# Study, {study.budget.name} budget", ""]
+    if not arms:
+        parts += ["There are no results yet.", ""]
+    else:
+        summaries = summarise(arms, study.reference)
+        parts += [_about(study, summaries), "", accuracy_table(summaries, study.reference), "", *_ACCURACY_NOTES, ""]
+        parts += ["## Diagnostics", "", diagnostics_table(arms), "", *_DIAGNOSTICS_NOTES, ""]
+        parts += ["## Signs of reward hacking", "", signs_table(arms), "", kinds_table(arms), "", *_SIGNS_NOTES, ""]
+    if notes:
+        parts += ["## Runs without a result", "", *(f"- {note}" for note in notes), ""]
+    return "\n".join(parts)
+
+
+def _about(study: Study, summaries: Sequence[ArmSummary]) -> str:
+    results = [r for s in summaries for r in s.runs.results.values()]
+    first = results[0]["evaluations"][-1]
+    codes = ", ".join(sorted({r["code"] for r in results}))
+    return (
+        f"{len(results)} runs: {len(summaries)} arms, {results[0]['steps']} optimizer steps each. Accuracy is that of sampled "
+        f"solutions, {first['samples']} for each of {len(first['correct'])} held-out problems. Intervals are 95%. "
+        f"Made with {codes}. Command: `python -m benchmarks.study --{study.budget.name}`."
+    )
+
+
+_ACCURACY_NOTES = (
+    "*end*, *difference*: interval by a bootstrap over seeds and problems. *p*: exact sign-flip test over the seeds that both "
+    "arms have, at least 2/2^seeds; *Holm*: adjusted for all arms. *area*: mean accuracy over the solutions sampled. "
+    "*solutions to reach*: solutions at which the mean curve has the reference's mean final accuracy, interpolated between "
+    "evaluations. *ratio*: of these to the reference's own; below 1 is faster. ∞: not reached within the budget; as a bound: "
+    "in so many resamples of the seeds that the bound is unknown.",
+)
+_DIAGNOSTICS_NOTES = (
+    "All rounds of a run together, mean over seeds. *information*: mutual information in nats between the sign (−, 0, +) of a "
+    "token's advantage and whether its step is right; at most ln 2 = 0.693; *explained*: its share of the entropy of "
+    "right/wrong. The paper reports a variance of 77.97 and an information of 0.22 without merging, 0.69 with (its unit is not "
+    "given). *A<0, A>0*: share of the tokens of wrong (right) steps with such an advantage. *F1*, *agreement*: the judge's "
+    "labels against exact truth.",
+)
+_SIGNS_NOTES = (
+    "Training solutions, first → last fifth of the rounds, all seeds together. In brackets: share of these steps that are "
+    "wrong, at the end. *repeated*: steps a solution whose text occurred before in it.",
+)
+
+
+def accuracy_table(summaries: Sequence[ArmSummary], reference: str) -> str:
+    """Return the main table, a row an arm."""
+    head = ["arm", "group", "seeds", "start", "end", f"difference to {reference}", "p", "Holm", "area"]
+    head += ["solutions to reach", "ratio", "solutions", "tokens", "minutes"]
+    rows = []
+    for s in summaries:
+        c = s.comparison
+        against = [_DASH] * 3 if c is None else [_interval(c.difference, sign="+"), f"{c.p:.3f}", f"{c.p_holm:.3f}"]
+        reach = [_DASH] * 2 if c is None else [_count(c.reached), _interval(c.ratio, digits=2)]
+        size = [_count(s.solutions), _count(s.tokens), f"{s.seconds / 60:.1f}"]
+        row = [s.runs.arm.title, s.runs.arm.group, str(len(s.runs.seeds)), f"{s.start:.3f}", _interval(s.final)]
+        rows.append([*row, *against, _interval(s.area), *reach, *size])
+    return markdown(head, rows)
+
+
+DIAGNOSTICS = {
+    "variance": "advantage variance",
+    "information": "information",
+    "explained": "explained",
+    "wrong_punished": "wrong steps A<0",
+    "wrong_rewarded": "wrong steps A>0",
+    "right_punished": "right steps A<0",
+    "f1_incorrect": "F1 INCORRECT",
+    "f1_matched": "F1 MATCHED",
+    "agreement": "agreement",
+    "abstained": "abstained",
+}
+
+
+def diagnostics_table(arms: Sequence[ArmRuns]) -> str:
+    """Return the table of the paper's diagnostics and the judge's quality."""
+    rows = []
+    for runs in arms:
+        values = diagnostics(runs)
+        cells = [_interval(values[name]) if name in values else _DASH for name in DIAGNOSTICS]
+        rows.append([runs.arm.title, *cells])
+    return markdown(["arm", *DIAGNOSTICS.values()], rows)
+
+
+def signs_table(arms: Sequence[ArmRuns]) -> str:
+    """Return the table of lengths and shares, at the beginning and at the end."""
+    names = {"length": 0, "steps": 1, "thoughts": 1, "repeated": 2, "unparsable": 3, "truncated": 3, "mixed": 2}
+    rows = []
+    for runs in arms:
+        first, last = first_and_last(runs)
+        rows.append([runs.arm.title, *(_change(first[n], last[n], digits) for n, digits in names.items())])
+    head = [n if n != "mixed" else "mixed groups" for n in names]
+    return markdown(["arm", *head], rows)
+
+
+def kinds_table(arms: Sequence[ArmRuns]) -> str:
+    """Return the table of steps a solution by kind."""
+    ends = {runs.arm.title: first_and_last(runs) for runs in arms}
+    kinds = sorted(
+        {name.removeprefix("kind: ") for pair in ends.values() for e in pair for name in e if "kind: " in name}
+    )
+    rows = [[title, *(_kind_cell(first, last, kind) for kind in kinds)] for title, (first, last) in ends.items()]
+    return markdown(["arm", *kinds], rows)
+
+
+def _kind_cell(first: Mapping[str, float], last: Mapping[str, float], kind: str) -> str:
+    name, wrong = f"kind: {kind}", last.get(f"wrong: {kind}", 0.0)
+    share = "" if wrong != wrong or not wrong else f" ({wrong:.1%})"
+    return _change(first.get(name, 0.0), last.get(name, 0.0), 2) + share
+
+
+def _change(first: float, last: float, digits: int) -> str:
+    return f"{first:.{digits}f} → {last:.{digits}f}"
+
+
+def _interval(e: Estimate, sign: str = "", digits: int = 3) -> str:
+    if math.isnan(e.value):
+        return _DASH
+    if math.isinf(e.low):
+        return "∞"
+    value, low, high = ("∞" if math.isinf(v) else f"{v:{sign}.{digits}f}" for v in (e.value, e.low, e.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _count(value: float) -> str:
+    return "not reached" if math.isinf(value) else f"{value:,.0f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; all columns but the first are right-aligned."""
+    lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *map(list, rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
