@@ -47,12 +47,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     out: Path = args.out or OUT / ("study" if args.budget == "short" else "study_full")
-    study = whole = read_study(args.settings, args.budget)
-    if args.command == "sweep":
-        sweep = read_sweep(args.grid, study)
+    study = read_study(args.settings, args.budget)
+    whole = study.select(None, args.seeds)  # the report has all arms
+    sweep = read_sweep(args.grid, study) if args.command == "sweep" else None
+    if sweep is not None:
         study, results = sweep.study, Results(out / "sweep")
     else:
-        study, results = study.select(args.arms, args.seeds), Results(out)
+        study, results = whole.select(args.arms, None), Results(out)
     runner = Runner(study, results, args.work, args.processes)
     interrupted = False
     if not args.report_only:
@@ -60,10 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             runner.run()
         except KeyboardInterrupt:
             interrupted = True
-    if args.command == "sweep":
-        written = write_sweep(sweep, results, out)
-    else:
-        written = write_report(whole.select(None, args.seeds), results, out)
+    written = write_report(whole, results, out) if sweep is None else write_sweep(sweep, results, out)
     print(f"written: {', '.join(str(path) for path in written)}", flush=True)
     for failure in runner.failed:
         print(f"failed: {failure}", file=sys.stderr)

@@ -18,7 +18,6 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup, Outcome, Problem, 
 
 Truth = Callable[[Problem, str], Any]
 Counts = dict[str, Any]
-SIGNS = (-1, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def step_of_tokens(starts: Sequence[int], token_starts: Sequence[int]) -> np.nda
     return np.maximum(np.searchsorted(np.asarray(starts), np.asarray(token_starts), side="right") - 1, 0)
 
 
-def sign_counts(advantages: Sequence[float], right: Sequence[bool]) -> np.ndarray:
+def sign_counts(advantages: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray) -> np.ndarray:
     """Count tokens by the sign of their advantage (rows: negative, zero, positive) and truth (columns: right, wrong)."""
     table = np.zeros((3, 2), dtype=np.int64)
     np.add.at(table, (np.sign(np.asarray(advantages)).astype(int) + 1, 1 - np.asarray(right, dtype=int)), 1)
@@ -105,6 +104,7 @@ def credit_counts(problems: Mapping[str, Problem], credited: Sequence[CreditedSo
     counts = Counter(dict.fromkeys(("credited", "steps", "thoughts", "repeated"), 0))
     sums, signs = np.zeros(3), np.zeros((2, 3, 2), dtype=np.int64)
     labels: Counter[tuple[StepLabel, StepLabel]] = Counter()
+    # int(): a bool would be a mask
     for item in credited:
         judged, solution = item.judged, item.judged.solution
         if judged.outcome is Outcome.UNDECIDED:
@@ -120,7 +120,7 @@ def credit_counts(problems: Mapping[str, Problem], credited: Sequence[CreditedSo
             continue
         places = step_of_tokens([s.start for s in steps], solution.token_starts)
         right = np.array([s.right for s in steps])[places]
-        signs[judged.outcome is not Outcome.CORRECT] += sign_counts(advantages, right)
+        signs[int(judged.outcome is not Outcome.CORRECT)] += sign_counts(advantages, right)
         labels += label_counts(steps, judged.outcome, judged.verdict)
     given = {
         true.value: {g.value: n for (t, g), n in sorted(labels.items(), key=str) if t is true} for true in StepLabel

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D00", "#7F3C8D")
 REFERENCE = "#000000"
 _DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -177,7 +177,7 @@ def signs_picture(arms: Sequence[ArmRuns], reference: str) -> Figure:
             if name in curves[runs.arm.name]:
                 x, y = curves[runs.arm.name][name]
                 axis.plot(x, y, label=runs.arm.title, linewidth=1.4, **look[runs.arm.name])
-        axis.set_title(_SIGN_TITLES.get(name, f"{name.removeprefix('kind: ')}s a solution"))
+        axis.set_title(_SIGN_TITLES.get(name, f"{name.removeprefix('kind: ').upper()} a solution"))
         axis.set_ylim(bottom=0)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
@@ -199,15 +199,16 @@ _SIGN_TITLES = {
 
 def _sign_curves(runs: ArmRuns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return each sign by round: solutions sampled before it and the sign, mean over the seeds that have such a round."""
-    points: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    points: dict[int, list[tuple[int, dict[str, float]]]] = {}
     for rounds in runs.rounds():
         sampled = 0
         for place, row in enumerate(rounds):
-            for name, value in text_signs(row).items():
-                points.setdefault(name, {}).setdefault(place, []).append((sampled, value))
+            points.setdefault(place, []).append((sampled, text_signs(row)))
             sampled += row["solutions"]
-    curves = {}
-    for name, by_round in points.items():
-        means = np.array([np.mean(by_round[place], axis=0) for place in sorted(by_round)])
-        curves[name] = (means[:, 0], means[:, 1])
-    return curves
+    names = sorted({name for rows in points.values() for _, signs in rows for name in signs if "wrong: " not in name})
+    x = np.array([np.mean([sampled for sampled, _ in points[place]]) for place in sorted(points)])
+    # A kind that a round lacks occurred 0 times.
+    return {
+        name: (x, np.array([np.mean([signs.get(name, 0.0) for _, signs in points[place]]) for place in sorted(points)]))
+        for name in names
+    }

@@ -58,7 +58,8 @@ def report(study: Study, arms: Sequence[ArmRuns], notes: Sequence[str]) -> str:
         parts += ["There are no results yet.", ""]
     else:
         summaries = summarise(arms, study.reference)
-        parts += [_about(study, summaries), "", accuracy_table(summaries, study.reference), "", *_ACCURACY_NOTES, ""]
+        parts += [_about(study, summaries), "", accuracy_table(summaries, study.reference), ""]
+        parts += [efficiency_table(summaries), "", *_ACCURACY_NOTES, ""]
         parts += ["## Diagnostics", "", diagnostics_table(arms), "", *_DIAGNOSTICS_NOTES, ""]
         parts += ["## Signs of reward hacking", "", signs_table(arms), "", kinds_table(arms), "", *_SIGNS_NOTES, ""]
     if notes:
@@ -99,16 +100,24 @@ _SIGNS_NOTES = (
 
 def accuracy_table(summaries: Sequence[ArmSummary], reference: str) -> str:
     """Return the main table, a row an arm."""
-    head = ["arm", "group", "seeds", "start", "end", f"difference to {reference}", "p", "Holm", "area"]
-    head += ["solutions to reach", "ratio", "solutions", "tokens", "minutes"]
     rows = []
     for s in summaries:
         c = s.comparison
         against = [_DASH] * 3 if c is None else [_interval(c.difference, sign="+"), f"{c.p:.3f}", f"{c.p_holm:.3f}"]
-        reach = [_DASH] * 2 if c is None else [_count(c.reached), _interval(c.ratio, digits=2)]
-        size = [_count(s.solutions), _count(s.tokens), f"{s.seconds / 60:.1f}"]
         row = [s.runs.arm.title, s.runs.arm.group, str(len(s.runs.seeds)), f"{s.start:.3f}", _interval(s.final)]
-        rows.append([*row, *against, _interval(s.area), *reach, *size])
+        rows.append([*row, *against])
+    return markdown(["arm", "group", "seeds", "start", "end", f"difference to {reference}", "p", "Holm"], rows)
+
+
+def efficiency_table(summaries: Sequence[ArmSummary]) -> str:
+    """Return the table of areas, solutions to reach the reference, and what was sampled in all."""
+    rows = []
+    for s in summaries:
+        c = s.comparison
+        reach = [_DASH] * 3 if c is None else [_interval(c.area, "+"), _count(c.reached), _interval(c.ratio, digits=2)]
+        size = [_count(s.solutions), _count(s.tokens), f"{s.seconds / 60:.1f}"]
+        rows.append([s.runs.arm.title, _interval(s.area), *reach, *size])
+    head = ["arm", "area", "difference of areas", "solutions to reach", "ratio", "solutions", "tokens", "minutes"]
     return markdown(head, rows)
 
 

@@ -62,6 +62,7 @@ class Comparison:
         difference: of the accuracy at the end, with its interval over seeds and problems.
         p: of the exact sign-flip test over seeds.
         p_holm: adjusted for the number of arms.
+        area: difference of the areas under the curves, with its interval over seeds.
         reached: solutions after which the arm has the reference's final accuracy; infinite if it is not reached.
         ratio: of these to the reference's own.
     """
@@ -70,6 +71,7 @@ class Comparison:
     difference: Estimate
     p: float
     p_holm: float
+    area: Estimate
     reached: float
     ratio: Estimate
 
@@ -117,32 +119,34 @@ def summarise(arms: Sequence[ArmRuns], reference: str) -> list[ArmSummary]:
 
 
 def _compare(arms: Sequence[ArmRuns], base: ArmRuns) -> dict[str, Comparison]:
-    rows: list[tuple[str, int, Estimate, float, float, Estimate]] = []
+    tests, rows = [], []
     for runs in arms:
         seeds = sorted(set(runs.seeds) & set(base.seeds))
         differences = runs.final(seeds) - base.final(seeds)
-        time, ratio = solutions_to_reach(runs.curves(seeds), base.curves(seeds))
-        test = sign_flip_test(differences.mean(1))
-        rows.append((runs.arm.name, len(seeds), hierarchical_mean(differences), test, time, ratio))
-    adjusted = holm([p for _, _, _, p, _, _ in rows])
+        areas = bootstrap_mean(np.subtract(_areas(runs.curves(seeds)), _areas(base.curves(seeds))))
+        times = solutions_to_reach(runs.curves(seeds), base.curves(seeds))
+        tests.append(sign_flip_test(differences.mean(1)))
+        rows.append((len(seeds), hierarchical_mean(differences), areas, *times))
     return {
-        name: Comparison(pairs, difference, p, p_holm, time, ratio)
-        for (name, pairs, difference, p, time, ratio), p_holm in zip(rows, adjusted, strict=True)
+        runs.arm.name: Comparison(pairs, difference, p, p_holm, areas, time, ratio)
+        for runs, p, p_holm, (pairs, difference, areas, time, ratio) in zip(arms, tests, holm(tests), rows, strict=True)
     }
 
 
+def _areas(curves: Curves) -> list[float]:
+    return [area(x, y) for x, y in zip(curves.solutions, curves.accuracy, strict=True)]
+
+
 def _summary(runs: ArmRuns, comparison: Comparison | None) -> ArmSummary:
-    seeds = runs.seeds
-    curves = runs.curves(seeds)
-    areas = [area(x, y) for x, y in zip(curves.solutions, curves.accuracy, strict=True)]
+    curves = runs.curves(runs.seeds)
     return ArmSummary(
         runs,
         float(curves.accuracy[:, 0].mean()),
-        hierarchical_mean(runs.final(seeds)),
-        bootstrap_mean(areas),
+        hierarchical_mean(runs.final(runs.seeds)),
+        bootstrap_mean(_areas(curves)),
         float(curves.solutions[:, -1].mean()),
-        float(runs.column("sampled_tokens", seeds)[:, -1].mean()),
-        fmean(runs.results[seed]["seconds"] for seed in seeds),
+        float(runs.column("sampled_tokens", runs.seeds)[:, -1].mean()),
+        fmean(result["seconds"] for result in runs.results.values()),
         comparison,
     )
 
