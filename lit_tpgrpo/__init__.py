@@ -31,9 +31,14 @@ if TYPE_CHECKING:
     )
     from lit_tpgrpo.chat import ChatClient, LocalChat, OpenAIChat
     from lit_tpgrpo.credit import (
+        CorrectOnlyCredit,
         CreditAssignment,
+        GroupCredit,
         GroupRelativeCredit,
+        IncorrectOnlyCredit,
         OutcomeCredit,
+        ProcessSupervisedCredit,
+        RewardAdvantage,
         StepCredit,
         ThoughtCredit,
         UnadaptedThoughtCredit,
@@ -54,7 +59,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.engines import Completion, Engine, HFEngine, Policy, SamplingParams, VLLMEngine, VLLMServer
     from lit_tpgrpo.errors import ConfigError, InputError
     from lit_tpgrpo.export import export_checkpoint
-    from lit_tpgrpo.judges import Judge, JudgeCase, RuleJudge, abstain
+    from lit_tpgrpo.judges import Judge, JudgeCase, NoisyJudge, RuleJudge, abstain
     from lit_tpgrpo.judges.generative import (
         DirectLabels,
         GenerativeJudge,
@@ -107,7 +112,10 @@ else:
                 "RoundCallback SafeCheckpoint SolutionSamples"
             ),
             "chat": "ChatClient LocalChat OpenAIChat",
-            "credit": "CreditAssignment GroupRelativeCredit OutcomeCredit StepCredit ThoughtCredit UnadaptedThoughtCredit",
+            "credit": (
+                "CorrectOnlyCredit CreditAssignment GroupCredit GroupRelativeCredit IncorrectOnlyCredit OutcomeCredit "
+                "ProcessSupervisedCredit RewardAdvantage StepCredit ThoughtCredit UnadaptedThoughtCredit"
+            ),
             "datamodules": "MathRolloutDataModule",
             "datamodules.arithmetic": "ArithmeticProblems",
             "datamodules.sources": (
@@ -117,7 +125,7 @@ else:
             "engines": "Completion Engine HFEngine Policy SamplingParams VLLMEngine VLLMServer",
             "errors": "ConfigError InputError",
             "export": "export_checkpoint",
-            "judges": "Judge JudgeCase RuleJudge abstain",
+            "judges": "Judge JudgeCase NoisyJudge RuleJudge abstain",
             "judges.generative": (
                 "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
                 "RoundBudget RuleSegmentation StepByStep"
@@ -151,6 +159,7 @@ __all__ = [
     "CodeVerifier",
     "Completion",
     "ConfigError",
+    "CorrectOnlyCredit",
     "Correction",
     "CreditAssignment",
     "CreditedSolution",
@@ -166,11 +175,13 @@ __all__ = [
     "FrozenCopy",
     "FunctionVerifier",
     "GenerativeJudge",
+    "GroupCredit",
     "GroupLengthReward",
     "GroupRelativeCredit",
     "HFEngine",
     "Harmony",
     "HubProblems",
+    "IncorrectOnlyCredit",
     "InputError",
     "IntrinsicSignals",
     "Judge",
@@ -192,6 +203,7 @@ __all__ = [
     "MemoryProblems",
     "MixtureProblems",
     "MultipleChoiceVerifier",
+    "NoisyJudge",
     "OffloadedCopy",
     "OpenAIChat",
     "Outcome",
@@ -203,9 +215,11 @@ __all__ = [
     "Policy",
     "Problem",
     "ProblemSource",
+    "ProcessSupervisedCredit",
     "QueryConfig",
     "RepetitionPenalty",
     "RequestLimits",
+    "RewardAdvantage",
     "RewardCase",
     "RewardTerm",
     "Round",

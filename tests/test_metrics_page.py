@@ -12,6 +12,7 @@ import torch
 from lit_tpgrpo.evaluation.scores import ScoredGroup, suite_scores
 from lit_tpgrpo.judges.base import Counts
 from lit_tpgrpo.judges.generative.counters import Counters
+from lit_tpgrpo.judges.noisy import NoisyJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.scoring import LabelCounts
 from lit_tpgrpo.losses import ClippedSurrogate
@@ -78,7 +79,7 @@ def logged_by_parts() -> set[str]:
     """Names that the parts of a run log, without a run."""
     nothing = Round(0, 0, 1.0, (), (), ())
     names: set[str] = {"round", "epoch", "train/tokens_per_s", "train/lr", "judge_audit/alarms"}
-    for judged in (Counts(RuleJudge().metrics()), Counters()):
+    for judged in (NoisyJudge(RuleJudge()).tally(), Counters()):
         counts = Counts(MathVerifier().metrics()) + Counts(MultipleChoiceVerifier().metrics())
         counts += Counts(CodeVerifier().metrics())
         tally = tally_round(nothing, 0, 0.0, 0.0, counts, judged)

@@ -2,7 +2,7 @@
 
 import torch
 
-from lit_tpgrpo import CreditedSolution, GroupRelativeCredit, JudgedGroup, JudgedSolution
+from lit_tpgrpo import CreditedSolution, GroupRelativeCredit, JudgedGroup, JudgedSolution, RewardAdvantage
 from lit_tpgrpo.credit.merging import merge_thoughts
 
 
@@ -12,9 +12,9 @@ class LastThoughtCredit(GroupRelativeCredit):
     The base class standardises the outcome rewards within the group; its arguments ``ddof`` and ``eps`` are this class's too.
     """
 
-    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
-        """Credit one solution, whose standardised outcome reward is ``outcome``."""
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, reward: RewardAdvantage) -> CreditedSolution:
+        """Credit one solution, whose standardised outcome reward is ``reward.total``."""
         thoughts = merge_thoughts(judged.verdict)
         advantages = torch.zeros(len(judged.solution.completion_ids))
-        advantages[thoughts[-1].token_start : thoughts[-1].token_end] = outcome
-        return CreditedSolution(judged, outcome, thoughts, (0.0,) * len(thoughts), advantages)
+        advantages[thoughts[-1].token_start : thoughts[-1].token_end] = reward.total
+        return CreditedSolution(judged, reward.total, thoughts, (0.0,) * len(thoughts), advantages)

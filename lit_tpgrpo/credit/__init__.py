@@ -1,7 +1,8 @@
 """Credit assignment: a judged group in, one advantage per token out (paper, Stage II).
 
-``ThoughtCredit`` is TP-GRPO; ``OutcomeCredit`` (plain GRPO), ``StepCredit`` and ``UnadaptedThoughtCredit`` are what the paper
-compares it with. A new one implements ``CreditAssignment``; ``GroupRelativeCredit`` has the part that all share.
+``ThoughtCredit`` is TP-GRPO; the others are what the paper compares it with and rivals (``docs/credit.md`` lists them). A new
+one implements ``CreditAssignment``. ``GroupCredit`` has the part that all share, ``GroupRelativeCredit`` that of those that
+start from each solution's standardised reward.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from lit_tpgrpo.credit.base import CreditAssignment
-    from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+    from lit_tpgrpo.credit.correct_only import CorrectOnlyCredit
+    from lit_tpgrpo.credit.group_credit import GroupCredit
+    from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage
+    from lit_tpgrpo.credit.incorrect_only import IncorrectOnlyCredit
     from lit_tpgrpo.credit.outcome import OutcomeCredit
+    from lit_tpgrpo.credit.process_supervised import ProcessSupervisedCredit
     from lit_tpgrpo.credit.step import StepCredit
     from lit_tpgrpo.credit.thought import ThoughtCredit
     from lit_tpgrpo.credit.unadapted import UnadaptedThoughtCredit
@@ -22,8 +27,12 @@ else:
         __name__,
         {
             "base": "CreditAssignment",
-            "group_relative": "GroupRelativeCredit",
+            "correct_only": "CorrectOnlyCredit",
+            "group_credit": "GroupCredit",
+            "group_relative": "GroupRelativeCredit RewardAdvantage",
+            "incorrect_only": "IncorrectOnlyCredit",
             "outcome": "OutcomeCredit",
+            "process_supervised": "ProcessSupervisedCredit",
             "step": "StepCredit",
             "thought": "ThoughtCredit",
             "unadapted": "UnadaptedThoughtCredit",
@@ -31,9 +40,14 @@ else:
     )
 
 __all__ = [
+    "CorrectOnlyCredit",
     "CreditAssignment",
+    "GroupCredit",
     "GroupRelativeCredit",
+    "IncorrectOnlyCredit",
     "OutcomeCredit",
+    "ProcessSupervisedCredit",
+    "RewardAdvantage",
     "StepCredit",
     "ThoughtCredit",
     "UnadaptedThoughtCredit",

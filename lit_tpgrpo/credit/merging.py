@@ -1,15 +1,14 @@
-"""Functions shared by the credit assignments: outcome advantages, checks of labels, merging steps into thoughts."""
+"""Functions shared by the credit assignments: checks of labels and settings, merging steps into thoughts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.functional.advantages import merge_runs, standardise_group, standardise_part
+from lit_tpgrpo.functional.advantages import merge_runs
 from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome, StepLabel, StopReason, Thought, Verdict
 
 _LABELS = list(StepLabel)
@@ -17,58 +16,6 @@ _FAMILY = {
     True: {StepLabel.CORRECT, StepLabel.INCORRECT},
     False: {StepLabel.MATCHED, StepLabel.UNMATCHED},
 }
-
-
-def outcome_advantages(group: JudgedGroup, ddof: int, eps: float) -> list[float | None]:
-    """Standardise rewards within the group (paper, Setting).
-
-    A reward is +1 (CORRECT) or -1 (INCORRECT, UNVERIFIABLE), or the weighted sum of ``data.rewards``. Mean and standard
-    deviation are over the rewarded solutions: those that are decided, and to which a term applies.
-
-    Returns:
-        The advantage of each solution. None means no credit: for an UNDECIDED solution, one that all terms skipped, and for all
-        solutions if fewer than two are rewarded, since a single one cannot be compared.
-
-    Raises:
-        ConfigError: a single solution was sampled.
-    """
-    totals = torch.tensor([_rewards(s)[0] for s in group.rewarded], dtype=torch.float64)
-    return _per_solution(group, lambda: standardise_group(totals, ddof, eps))
-
-
-def outcome_parts(group: JudgedGroup, ddof: int, eps: float) -> list[float | None]:
-    """Return the outcome's part of each solution's standardised reward: m of an incorrect solution.
-
-    With o the outcome's part of the reward R, that is (o - mean(o)) / (std(R) + eps): not positive for an incorrect solution.
-    Where the outcome is the only term, it is equal to ``outcome_advantages``, bit for bit; without an outcome term it is 0.
-
-    Returns:
-        A number or None for each solution, as ``outcome_advantages``.
-    """
-    rewards = torch.tensor([_rewards(s) for s in group.rewarded], dtype=torch.float64).reshape(-1, 2)
-    return _per_solution(group, lambda: standardise_part(rewards[:, 1].clone(), rewards[:, 0].clone(), ddof, eps))
-
-
-def _rewards(judged: JudgedSolution) -> tuple[float, float]:
-    """Return the reward of a rewarded solution and the outcome's part of it."""
-    if judged.reward is None:
-        reward = 1.0 if judged.outcome is Outcome.CORRECT else -1.0
-        return reward, reward
-    assert judged.reward.total is not None
-    return judged.reward.total, judged.reward.outcome
-
-
-def _per_solution(group: JudgedGroup, standardised: Callable[[], Tensor]) -> list[float | None]:
-    """Return one value per solution of the group, None where there is no reward or nothing to compare it with."""
-    if len(group.solutions) < 2:
-        raise ConfigError(
-            f"problem {group.problem.uid!r} has {len(group.solutions)} solution: an advantage is a reward relative to "
-            "the other solutions of the group; sample at least 2 (group_size)"
-        )
-    if len(group.rewarded) < 2:
-        return [None] * len(group.solutions)
-    values = iter(standardised().tolist())
-    return [next(values) if s.is_rewarded else None for s in group.solutions]
 
 
 def ability_reward(alpha: float, group: JudgedGroup) -> float:
@@ -124,14 +71,11 @@ def check_verdict(judged: JudgedSolution) -> None:
         raise ValueError(f"{where} has steps that do not cover its {n_tokens} tokens once and in order")
 
 
-def agrees_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) -> Tensor | None:
-    """Return which thoughts agree with the answer: CORRECT in a correct solution, MATCHED in an incorrect one.
+def has_usable_labels(judged: JudgedSolution) -> bool:
+    """Return whether a solution's labels say something of its steps, after checking them against its outcome.
 
-    That the steps cover the tokens is checked before, by ``check_verdict``.
-
-    Returns:
-        (T,) bool. None if there is no process reward: the judge abstained, there is no answer block, or the token limit cut
-        the solution short.
+    They do not if the judge abstained, if there is no answer block, or if the token limit cut the solution short. That the
+    steps cover the tokens is checked before, by ``check_verdict``.
 
     Raises:
         ValueError: a label is not of the outcome's family, or the answer block's label contradicts the outcome.
@@ -140,17 +84,35 @@ def agrees_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) ->
     if verdict.abstained:
         if set(verdict.labels) != {StepLabel.ABSTAINED}:
             raise ValueError(f"{where} abstains on some steps only; an abstaining judge labels every step ABSTAINED")
-        return None
+        return False
     if judged.solution.stop is StopReason.LENGTH or not verdict.steps[-1].is_answer:
-        return None
-    correct = judged.outcome is Outcome.CORRECT
-    unexpected = set(verdict.labels) - _FAMILY[correct]
+        return False
+    unexpected = set(verdict.labels) - _FAMILY[judged.outcome is Outcome.CORRECT]
     if unexpected:
         raise ValueError(f"{where} labels a {judged.outcome.value} solution {sorted(s.value for s in unexpected)}")
-    answer = StepLabel.CORRECT if correct else StepLabel.MATCHED
+    answer = answer_label(judged)
     if verdict.labels[-1] is not answer:
         raise ValueError(f"{where} labels the answer block {verdict.labels[-1].value}; expected {answer.value}")
-    return torch.tensor([t.label is answer for t in thoughts])
+    return True
+
+
+def answer_label(judged: JudgedSolution) -> StepLabel:
+    """Return the label of a solution's answer block: CORRECT in a correct solution, MATCHED in an incorrect one."""
+    return StepLabel.CORRECT if judged.outcome is Outcome.CORRECT else StepLabel.MATCHED
+
+
+def agrees_with_answer(judged: JudgedSolution, thoughts: tuple[Thought, ...]) -> Tensor | None:
+    """Return which thoughts agree with the answer: CORRECT in a correct solution, MATCHED in an incorrect one.
+
+    Returns:
+        (T,) bool. None if there is no process reward, see ``has_usable_labels``.
+
+    Raises:
+        ValueError: as ``has_usable_labels``.
+    """
+    if not has_usable_labels(judged):
+        return None
+    return torch.tensor([t.label is answer_label(judged) for t in thoughts])
 
 
 def _verdict_name(judged: JudgedSolution) -> str:

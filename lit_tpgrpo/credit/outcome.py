@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage
 from lit_tpgrpo.credit.merging import merge_thoughts
 from lit_tpgrpo.credit.per_solution import credit_outcome
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
@@ -15,6 +15,6 @@ class OutcomeCredit(GroupRelativeCredit):
     ``GroupRelativeCredit``.
     """
 
-    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, reward: RewardAdvantage) -> CreditedSolution:
         """Give all tokens the outcome advantage."""
-        return credit_outcome(judged, outcome, merge_thoughts(judged.verdict))
+        return credit_outcome(judged, reward.total, merge_thoughts(judged.verdict))

@@ -29,7 +29,7 @@ def credit_thoughts(
         judged: the solution.
         outcome: its standardised reward.
         thoughts: its merged thoughts.
-        m: size of its process rewards, see ``GroupRelativeCredit.process_magnitude``.
+        m: size of its process rewards, see ``group_relative.process_magnitude``.
     """
     agrees = agrees_with_answer(judged, thoughts)
     if agrees is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage, process_magnitude
 from lit_tpgrpo.credit.merging import ability_reward, check_scale, single_steps
 from lit_tpgrpo.credit.per_solution import credit_steps
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
@@ -27,7 +27,7 @@ class StepCredit(GroupRelativeCredit):
         super().__init__(ddof, eps)
         self.alpha = alpha
 
-    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, reward: RewardAdvantage) -> CreditedSolution:
         """Compute suffix sums over unmerged steps."""
-        m = self.process_magnitude(group, judged, ability_reward(self.alpha, group))
-        return credit_steps(judged, outcome, single_steps(judged.verdict), m)
+        m = process_magnitude(judged, reward, ability_reward(self.alpha, group))
+        return credit_steps(judged, reward.total, single_steps(judged.verdict), m)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage, process_magnitude
 from lit_tpgrpo.credit.merging import ability_reward, check_scale, merge_thoughts
 from lit_tpgrpo.credit.per_solution import credit_thoughts
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
@@ -29,7 +29,7 @@ class ThoughtCredit(GroupRelativeCredit):
         super().__init__(ddof, eps)
         self.alpha = alpha
 
-    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, reward: RewardAdvantage) -> CreditedSolution:
         """Apply the paper's table to merged thoughts."""
-        m = self.process_magnitude(group, judged, ability_reward(self.alpha, group))
-        return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), m)
+        m = process_magnitude(judged, reward, ability_reward(self.alpha, group))
+        return credit_thoughts(judged, reward.total, merge_thoughts(judged.verdict), m)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.credit.group_relative import GroupRelativeCredit
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage, process_magnitude
 from lit_tpgrpo.credit.merging import check_scale, merge_thoughts
 from lit_tpgrpo.credit.per_solution import credit_thoughts
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution
@@ -27,7 +27,7 @@ class UnadaptedThoughtCredit(GroupRelativeCredit):
         super().__init__(ddof, eps)
         self.magnitude = magnitude
 
-    def credit(self, group: JudgedGroup, judged: JudgedSolution, outcome: float) -> CreditedSolution:
+    def credit(self, group: JudgedGroup, judged: JudgedSolution, reward: RewardAdvantage) -> CreditedSolution:
         """Apply the paper's table with the constant to merged thoughts."""
-        m = self.process_magnitude(group, judged, self.magnitude)
-        return credit_thoughts(judged, outcome, merge_thoughts(judged.verdict), m)
+        m = process_magnitude(judged, reward, self.magnitude)
+        return credit_thoughts(judged, reward.total, merge_thoughts(judged.verdict), m)

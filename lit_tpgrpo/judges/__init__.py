@@ -1,8 +1,8 @@
 """Judges: verified solutions in, a label for each step out (paper, Stage I).
 
-``RuleJudge`` reads the intrinsic signals by rule, without a model; ``lit_tpgrpo.judges.generative`` asks a language model. A
-new one implements ``Judge``: a ``Verdict`` for each ``JudgeCase``. ``ErrorDetectionReport`` and ``count_labels`` score a judge
-on steps whose truth is known.
+``RuleJudge`` reads the intrinsic signals by rule, without a model; ``lit_tpgrpo.judges.generative`` asks a language model;
+``NoisyJudge`` flips a set share of another judge's labels. A new one implements ``Judge``: a ``Verdict`` for each
+``JudgeCase``. ``ErrorDetectionReport`` and ``count_labels`` score a judge on steps whose truth is known.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from lit_tpgrpo.lazy_imports import lazy_attributes
 if TYPE_CHECKING:
     from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge, StoringJudge, TallyingJudge, abstain
     from lit_tpgrpo.judges.error_detection import ErrorDetectionReport, ErrorScores, WrongSteps
+    from lit_tpgrpo.judges.noisy import NoisyJudge
     from lit_tpgrpo.judges.rule import RuleJudge
     from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
 else:
@@ -22,6 +23,7 @@ else:
         {
             "base": "Judge JudgeCase RefreshableJudge StoringJudge TallyingJudge abstain",
             "error_detection": "ErrorDetectionReport ErrorScores WrongSteps",
+            "noisy": "NoisyJudge",
             "rule": "RuleJudge",
             "scoring": "LabelCounts count_labels",
         },
@@ -33,6 +35,7 @@ __all__ = [
     "Judge",
     "JudgeCase",
     "LabelCounts",
+    "NoisyJudge",
     "RefreshableJudge",
     "RuleJudge",
     "StoringJudge",

@@ -19,7 +19,7 @@ class OutcomeReward:
     and shift.
 
     What this term (or a subclass of it) gives is the *outcome part* of a reward, by which TP-GRPO credits the thoughts of
-    incorrect solutions; see ``lit_tpgrpo.credit.merging.outcome_parts``.
+    incorrect solutions; see ``lit_tpgrpo.credit.group_relative.RewardAdvantage``.
 
     Args:
         correct: reward of a CORRECT solution.

@@ -1,6 +1,7 @@
 """Hand-made judged groups: a label string per solution, C/I/M/U/A, every step being one token but the answer's two."""
 
 import dataclasses
+import itertools
 
 from lit_tpgrpo.records import (
     JudgedGroup,
@@ -17,14 +18,15 @@ from lit_tpgrpo.records import (
 LABELS = {label.name[0]: label for label in StepLabel}
 
 
-def solution(labels, outcome, stop=StopReason.EOS, answer_step=True):
-    """A judged solution; ``labels`` names its steps' labels, the last being the answer step."""
+def solution(labels, outcome, stop=StopReason.EOS, answer_step=True, lengths=None):
+    """A judged solution; ``labels`` names its steps' labels, the last being the answer step. ``lengths`` are their tokens."""
     last = len(labels) - 1
+    ends = [0, *itertools.accumulate([1] * last + [2] if lengths is None else lengths)]
     steps = tuple(
-        Step(2 * i, 2 * i + 2, i, i + (2 if i == last else 1), is_answer=i == last and answer_step)
-        for i in range(len(labels))
+        Step(2 * i, 2 * i + 2, start, end, is_answer=i == last and answer_step)
+        for i, (start, end) in enumerate(itertools.pairwise(ends))
     )
-    n = steps[-1].token_end
+    n = ends[-1]
     sampled = Solution("p", 0, (1, 2), (3,) * n, (-1.0,) * n, stop, 0, "x" * 2 * len(labels), tuple(range(n)))
     return JudgedSolution(sampled, outcome, "1", Verdict(steps, tuple(LABELS[c] for c in labels)))
 

@@ -1,16 +1,14 @@
 """Merging, and what a verdict must keep to."""
 
 import pytest
-from credit_cases import correct, group, incorrect, retold, solution, undecided
+from credit_cases import correct, incorrect, retold, solution
 
 from lit_tpgrpo.credit.merging import (
     agrees_with_answer,
     check_verdict,
     merge_thoughts,
-    outcome_advantages,
     single_steps,
 )
-from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome, StepLabel, StopReason, Thought
 
 
@@ -43,35 +41,6 @@ def test_single_steps_are_not_merged():
 def sides(judged):
     found = agrees_with_answer(judged, merge_thoughts(judged.verdict))
     return None if found is None else found.tolist()
-
-
-def test_an_unverifiable_answer_is_rewarded_as_incorrect():
-    outcomes = outcome_advantages(group(correct("C"), solution("M", Outcome.UNVERIFIABLE)), ddof=0, eps=0.0)
-    assert outcomes == [1.0, -1.0]
-
-
-def test_undecided_outcomes_leave_the_groups_statistics():
-    # Of 8 right solutions one is undecided: the others are all alike. As incorrect it would have got -2.5.
-    judged = group(*[correct("C")] * 7, undecided("A"))
-    assert outcome_advantages(judged, ddof=1, eps=1e-6) == [0.0] * 7 + [None]
-    assert judged.accuracy == 1.0
-    # 1, 1, -1 and two undecided: mean 1/3, population deviation sqrt(8/9)
-    mixed = group(undecided("A"), correct("C"), correct("C"), undecided("A"), incorrect("M"))
-    assert mixed.accuracy == pytest.approx(2 / 3)
-    expected = [None, 0.5**0.5, 0.5**0.5, None, -(2.0**0.5)]
-    assert outcome_advantages(mixed, ddof=0, eps=0.0) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("decided", [[], [correct("C")], [incorrect("M")]])
-def test_fewer_than_two_decided_solutions_have_nothing_to_be_compared_with(decided):
-    judged = group(*decided, undecided("A"), undecided("A"))
-    assert outcome_advantages(judged, ddof=1, eps=0.0) == [None] * len(judged.solutions)
-    assert judged.accuracy == (1.0 if decided == [correct("C")] else 0.0)
-
-
-def test_group_of_one_is_refused_with_the_reason():
-    with pytest.raises(ConfigError, match=r"'p' has 1 solution: .* at least 2"):
-        outcome_advantages(group(correct("C")), ddof=1, eps=0.0)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect
+from credit_cases import correct, group, incorrect, solution, undecided
 
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.records import StepLabel
+from lit_tpgrpo.records import Outcome, StepLabel
 
 
 def test_outcome_on_every_token():
@@ -21,6 +21,27 @@ def test_outcome_on_every_token():
         assert not any(one.process_rewards)
     # kept for show
     assert [t.label for t in credited[0].thoughts] == [StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.CORRECT]
+
+
+def outcomes(credited):
+    return [c.outcome_advantage for c in credited]
+
+
+def test_an_unverifiable_answer_is_rewarded_as_incorrect():
+    credited = OutcomeCredit(ddof=0, eps=0.0)(group(correct("C"), solution("M", Outcome.UNVERIFIABLE)))
+    assert outcomes(credited) == [1.0, -1.0]
+
+
+def test_undecided_outcomes_leave_the_groups_statistics():
+    # Of 8 right solutions one is undecided: the others are all alike. As incorrect it would have got -2.5.
+    judged = group(*[correct("C")] * 7, undecided("A"))
+    assert outcomes(OutcomeCredit()(judged)) == [0.0] * 8
+    assert judged.accuracy == 1.0
+    # 1, 1, -1 and two undecided: mean 1/3, population deviation sqrt(8/9)
+    mixed = group(undecided("A"), correct("C"), correct("C"), undecided("A"), incorrect("M"))
+    assert mixed.accuracy == pytest.approx(2 / 3)
+    expected = [0.0, 0.5**0.5, 0.5**0.5, 0.0, -(2.0**0.5)]
+    assert outcomes(OutcomeCredit(ddof=0, eps=0.0)(mixed)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("make", [correct, incorrect])

@@ -10,7 +10,7 @@ from credit_cases import correct, group, incorrect, solution, undecided
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_tpgrpo.credit.merging import outcome_advantages, outcome_parts
+from lit_tpgrpo.credit.group_relative import RewardAdvantage, reward_advantages
 from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
@@ -46,7 +46,8 @@ def test_a_group_with_overlong_penalties():
         rewarded(incorrect("MUM"), -1.0),
     )
     short_right, long_right, short_wrong, long_wrong = ThoughtCredit(**EXACT)(judged)
-    assert outcome_parts(judged, 0, 0.0) == pytest.approx([0.894427, 0.894427, -0.894427, -0.894427], abs=1e-6)
+    parts = [r.outcome_part for r in reward_advantages(judged.rewarded, 0, 0.0)]
+    assert parts == pytest.approx([0.894427, 0.894427, -0.894427, -0.894427], abs=1e-6)
     # Correct: r, and r - r_c in the incorrect thought.
     assert advantages(short_right) == [1.341641, 0.841641, 1.341641, 1.341641]
     assert advantages(long_right) == [0.447214, -0.052786, 0.447214, 0.447214]
@@ -79,12 +80,12 @@ def test_skipped_terms_and_solutions():
     """The third solution has no term: not in mean and deviation, no credit. The second has no penalty: its reward is -1."""
     nothing = dataclasses.replace(incorrect("MM"), reward=Reward(None, 0.0, {"outcome": None, "overlong": None}))
     judged = group(rewarded(correct("CC"), -1.0), rewarded(incorrect("MM"), None), nothing, undecided("AA"))
-    assert outcome_advantages(judged, 0, 0.0) == [1.0, -1.0, None, None]  # rewards 0 and -1
-    assert outcome_parts(judged, 0, 0.0) == [2.0, -2.0, None, None]
+    # rewards 0 and -1
+    assert reward_advantages(judged.rewarded, 0, 0.0) == [RewardAdvantage(1.0, 2.0), RewardAdvantage(-1.0, -2.0)]
     credited = ThoughtCredit(**EXACT)(judged)
     assert [advantages(c) for c in credited] == [[1.0] * 3, [-1.0] * 3, [0.0] * 3, [0.0] * 3]
     alone = group(rewarded(correct("CC"), 0.0), nothing)
-    assert outcome_advantages(alone, 1, 0.0) == [None, None]
+    assert not any(c.advantages.any() for c in ThoughtCredit()(alone))
 
 
 def test_without_an_outcome_term_there_is_no_outcome_part():
@@ -130,7 +131,8 @@ def test_one_outcome_term_gives_what_no_rewards_give(judged, kind, ddof, eps):
             b.process_rewards,
             b.thoughts,
         )
-    assert outcome_parts(plain, ddof, eps) == outcome_advantages(plain, ddof, eps)
+    if len(plain.rewarded) > 1:
+        assert all(r.total == r.outcome_part for r in reward_advantages(plain.rewarded, ddof, eps))
 
 
 @given(
@@ -147,6 +149,5 @@ def test_the_outcome_part_never_rewards_an_incorrect_solution(rows, weight):
             for right, rest in rows
         )
     )
-    for s, part in zip(judged.solutions, outcome_parts(judged, 1, 1e-6), strict=True):
-        assert part is not None
-        assert part >= 0 if s.outcome is Outcome.CORRECT else part <= 0
+    for s, reward in zip(judged.solutions, reward_advantages(judged.rewarded, 1, 1e-6), strict=True):
+        assert reward.outcome_part >= 0 if s.outcome is Outcome.CORRECT else reward.outcome_part <= 0
