@@ -1,10 +1,10 @@
 """Lightning callbacks: each works in any Trainer whose DataModule makes rollouts.
 
 ``MathEvaluation`` evaluates before the first step and after the last, ``EvaluationTable`` prints the table of ``test``,
-``SafeCheckpoint`` writes checkpoints,
-``SolutionSamples`` shows judged solutions, ``CapabilityEstimator`` keeps an accuracy per problem, ``JudgeRefresh`` renews and
-audits the judge, ``ExportHF`` writes Hugging Face folders, ``JudgedSolutionWriter`` what ``predict`` returns. A new one derives
-from ``RoundCallback``, which adds the hooks of a round to Lightning's own.
+``SafeCheckpoint`` writes checkpoints, ``SolutionSamples`` shows judged solutions, ``RunReport`` writes the report of the run,
+``CapabilityEstimator`` keeps an accuracy per problem, ``JudgeRefresh`` renews and audits the judge, ``ExportHF`` writes Hugging
+Face folders, ``JudgedSolutionWriter`` what ``predict`` returns. A new one derives from ``RoundCallback``, which adds the hooks
+of a round to Lightning's own.
 """
 
 from lit_tpgrpo.callbacks.capability import CapabilityEstimator
@@ -14,6 +14,7 @@ from lit_tpgrpo.callbacks.evaluation_table import EvaluationTable
 from lit_tpgrpo.callbacks.export_hf import ExportHF
 from lit_tpgrpo.callbacks.judge_refresh import AuditSet, JudgeRefresh
 from lit_tpgrpo.callbacks.predictions import JudgedSolutionWriter
+from lit_tpgrpo.callbacks.run_report import RunReport
 from lit_tpgrpo.callbacks.samples import SolutionSamples
 from lit_tpgrpo.rollout.hooks import RoundCallback
 
@@ -26,6 +27,7 @@ __all__ = [
     "JudgedSolutionWriter",
     "MathEvaluation",
     "RoundCallback",
+    "RunReport",
     "SafeCheckpoint",
     "SolutionSamples",
 ]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         JudgeRefresh,
         MathEvaluation,
         RoundCallback,
+        RunReport,
         SafeCheckpoint,
         SolutionSamples,
     )
@@ -109,7 +110,7 @@ else:
         {
             "callbacks": (
                 "AuditSet CapabilityEstimator EvaluationTable ExportHF JudgedSolutionWriter JudgeRefresh MathEvaluation "
-                "RoundCallback SafeCheckpoint SolutionSamples"
+                "RoundCallback RunReport SafeCheckpoint SolutionSamples"
             ),
             "chat": "ChatClient LocalChat OpenAIChat",
             "credit": (
@@ -227,6 +228,7 @@ __all__ = [
     "RoundCallback",
     "RuleJudge",
     "RuleSegmentation",
+    "RunReport",
     "SafeCheckpoint",
     "SamplingParams",
     "SequenceLR",

@@ -46,6 +46,7 @@ FLOORS = {
     "lit_tpgrpo.loggers": 4,
     "lit_tpgrpo.rollout": 4,
     "lit_tpgrpo.training": 5,
+    "lit_tpgrpo.report": 5,
     "lit_tpgrpo.callbacks": 6,
     "lit_tpgrpo.datamodules": 6,
     "lit_tpgrpo.module": 6,

@@ -37,6 +37,8 @@ def ending_lines(trainer: L.Trainer) -> list[str]:
         savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         written = [line for saver in savers for line in _checkpoint_lines(saver, trainer.global_step)]
         lines = [*_limit_line(trainer), run, *(written or ["checkpoint: none was written"])]
+    pages = (getattr(callback, "report_path", None) for callback in callbacks_of(trainer))  # of RunReport
+    lines += [f"report: {_shown(page)} (open it in a browser)" for page in pages if page is not None]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             lines.append(f"report: tensorboard --logdir {_shown(logger.log_dir)} (curves: SCALARS, solutions: TEXT)")

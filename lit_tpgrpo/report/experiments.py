@@ -1,0 +1,113 @@
+"""Runs that differ in their seed alone are one experiment: its curves are means with bands."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_tpgrpo.report.metrics import Series
+from lit_tpgrpo.report.runs import RunData
+
+_SEEDS = ("seed_everything", "data.seed")
+# Where a run is written, and what it is resumed from, do not make it another experiment.
+_PLACES = re.compile(
+    r"trainer\.(default_root_dir|logger\b.*\.?(save_dir|version|name))|data\.store_dir|ckpt_path|(writer|table)\b.*|config"
+    r"|trainer\.callbacks\.\w+\.dirpath"
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that are shown as one: seeds of the same settings, or those that the user gave one label."""
+
+    name: str
+    runs: tuple[RunData, ...]
+
+    @property
+    def seeds(self) -> list[Any]:
+        return [run.setting(*_SEEDS) for run in self.runs]
+
+    def series(self, metric: str) -> list[Series]:
+        """Return a metric of each run that logged it."""
+        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A metric of an experiment by optimizer step: the mean over its runs, the lowest and the highest."""
+
+    steps: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def experiments(runs: Sequence[RunData]) -> list[Experiment]:
+    """Group runs by the user's labels, else by their settings apart from seeds and folders; in the order of first mention."""
+    groups: dict[str, list[RunData]] = {}
+    for run in runs:
+        groups.setdefault(f"label {run.label}" if run.label else _identity(run), []).append(run)
+    names = [group[0].label or run_name(group[0].path) for group in groups.values()]
+    members = list(groups.values())
+    return [
+        Experiment(name if names.count(name) == 1 else f"{name} ({names[: n + 1].count(name)})", tuple(members[n]))
+        for n, name in enumerate(names)
+    ]
+
+
+def run_name(path: Path) -> str:
+    """Return the name of a run: its folder's, or that of the folder with its versions; a file's name is its own."""
+    path = path.absolute()
+    return path.parent.name if re.fullmatch(r"version_\d+", path.name) else path.name
+
+
+def _identity(run: RunData) -> str:
+    if run.is_predictions or not run.settings:
+        return f"path {run.path.absolute()}"
+    return json.dumps({k: v for k, v in comparable(run).items() if k not in _SEEDS}, sort_keys=True, default=str)
+
+
+def comparable(run: RunData) -> dict[str, Any]:
+    """Return the settings that say what a run does, and not where it is written."""
+    return {key: value for key, value in run.settings.items() if not _PLACES.fullmatch(key)}
+
+
+def differing(groups: Sequence[Experiment]) -> list[tuple[str, list[str]]]:
+    """Return the settings that differ between experiments: key, and its value in each, "" where it has none."""
+    columns = [_values(group) for group in groups]
+    keys = sorted({key for column in columns for key in column})
+    rows = [(key, [column.get(key, "") for column in columns]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _values(group: Experiment) -> Mapping[str, str]:
+    """Return an experiment's settings as texts; all values of its runs where these differ."""
+    columns = [comparable(run) for run in group.runs]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    return {key: " | ".join(dict.fromkeys(text(c[key]) for c in columns if key in c)) for key in keys}
+
+
+def text(value: Any) -> str:
+    """Return a setting as it would be written in a config."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def band(series: Sequence[Series]) -> Band:
+    """Return mean, lowest and highest of several runs' curves, at all steps that lie within every curve.
+
+    Runs log rounds at steps of their own: between its steps a curve is interpolated linearly.
+    """
+    finite = [[(s, v) for s, v in zip(x.steps, x.values, strict=True) if np.isfinite(v)] for x in series]
+    curves = [(np.array(steps), np.array(values)) for c in finite if c for steps, values in [zip(*c, strict=True)]]
+    if not curves:
+        return Band([], [], [], [])
+    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    grid = sorted({int(s) for steps, _ in curves for s in steps if first <= s <= last})
+    values = np.stack([np.interp(grid, steps, values) for steps, values in curves])
+    return Band(grid, values.mean(0).tolist(), values.min(0).tolist(), values.max(0).tolist())

@@ -1,0 +1,199 @@
+"""What a report reads from a run's folder: metrics, rounds, solutions, settings; and which experiment a run belongs to."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from example_runs import METRICS, solution_row, write_rows, write_run
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.report import read_run
+from lit_tpgrpo.report.experiments import band, differing, experiments
+from lit_tpgrpo.report.figures import run_names
+from lit_tpgrpo.report.metrics import Series, read_metrics, rounds
+from lit_tpgrpo.report.solutions import shown_row, thinned
+
+
+def test_metrics_of_a_csv_file(tmp_path: Path):
+    run = read_run(write_run(tmp_path / "run"))
+    assert run.metrics["rollout/accuracy"] == Series((0, 2), (0.25, 0.75))
+    assert run.metrics["train/loss"] == Series((0, 1, 2), (0.5, 0.4, 0.3))
+    assert run.steps == 3
+    assert [(r.index, r.step, dict(r.seconds)) for r in run.rounds] == [
+        (0, 0, {"sampling": 4.0, "judging": 1.0, "training": 5.0}),
+        (1, 2, {"sampling": 2.0, "judging": 0.5, "training": 4.0}),
+    ]
+
+
+def test_tensorboard_has_the_same_metrics_and_the_time_between_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = itertools.count(1000.0, 10.0)
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    values = {"round": 0.0, "rollout/seconds": 4.0, "judge/seconds": 1.0}
+    for name, value in values.items():  # one event each, 10 s apart
+        logger.experiment.add_scalar(name, value, 0, walltime=100.0)
+        logger.experiment.add_scalar(name, value + (name == "round"), 1, walltime=130.0)
+    logger.experiment.add_scalar("train/tokens", 60.0, 0, walltime=110.0)
+    logger.experiment.add_scalar("train/tokens_per_s", 20.0, 0, walltime=110.0)
+    logger.finalize("success")
+    metrics = read_metrics(tmp_path / "run")
+    assert metrics["rollout/seconds"].steps == (0, 1)
+    # 30 s from one round to the next: 3 s of training, then 5 s of sampling and judging; 22 s are left.
+    assert rounds(metrics)[0].seconds == {"sampling": 4.0, "judging": 1.0, "training": 3.0, "other": 22.0}
+    assert "other" not in rounds(metrics, one_process=False)[0].seconds
+
+
+def test_a_csv_file_that_was_cut_short_is_read_up_to_there(tmp_path: Path):
+    (tmp_path / "metrics.csv").write_text(METRICS + "4,2,0.9")
+    assert read_metrics(tmp_path)["rollout/accuracy"] == Series((0, 2, 4), (0.25, 0.75, 0.9))
+    (tmp_path / "metrics.csv").write_text(METRICS + "\0\0,\n4x,2,0.9\n5,2,nothing\n")
+    assert read_metrics(tmp_path)["rollout/accuracy"] == Series((0, 2), (0.25, 0.75))
+
+
+def test_a_round_that_is_written_twice_counts_once(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    old, new = solution_row(round=0, answer="1"), solution_row(round=0, answer="2")
+    write_rows(folder / "solutions.jsonl", [old, solution_row(round=1), new])
+    with (folder / "solutions.jsonl").open("a") as file:
+        file.write(json.dumps(new)[:50] + "\n[1]\n{}\n")
+    run = read_run(folder)
+    assert [(s.round, s.answer) for s in run.solutions] == [(0, "2"), (1, "7")]
+    assert run.notes == ("solutions.jsonl: 3 lines cut short or of other content, left out",)
+
+
+@given(st.text(max_size=30), st.lists(st.integers(0, 30), max_size=6))
+def test_the_pieces_of_a_solution_are_its_text(text: str, cuts: list[int]):
+    """Thoughts that leave out some of the text, and steps that cut them anywhere."""
+    ends = sorted({min(cut, len(text)) for cut in cuts})
+    spans = list(itertools.pairwise(ends))
+    thoughts = [
+        {"start": a, "end": b, "label": "correct", "process_reward": 0.0, "advantage": 0} for a, b in spans[::2]
+    ]
+    steps = [{"start": a, "end": b, "label": "correct"} for a, b in spans]
+    shown = shown_row(solution_row(text=text, thoughts=thoughts, steps=steps))
+    assert "".join("".join(piece.steps) for piece in shown.pieces) == text
+    assert [piece.label for piece in shown.pieces].count("correct") == len(thoughts)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"thoughts": [{"start": 3, "end": 99, "label": "correct", "process_reward": 0, "advantage": 0}]},
+        {"thoughts": [{"start": 0, "end": 1, "label": "good", "process_reward": 0, "advantage": 0}]},
+        {"text": 7},
+        {"sample": True},
+        {"outcome_advantage": "1"},
+    ],
+)
+def test_a_row_that_is_no_judged_solution_is_left_out(tmp_path: Path, changed: dict):
+    path = write_rows(tmp_path / "judged.jsonl", [solution_row(), solution_row(1) | changed])
+    run = read_run(path)
+    assert [s.sample for s in run.solutions] == [0]
+    assert run.notes == ("judged.jsonl: 1 line cut short or of other content, left out",)
+
+
+def test_solutions_are_thinned_evenly_and_groups_stay_together():
+    rows = [
+        shown_row(solution_row(s, round=r, problem=f"p{r}.{p}")) for r in range(6) for p in range(2) for s in range(4)
+    ]
+    kept = thinned(rows, 16)
+    expected = [(0, 0), (1, 1), (3, 0), (4, 1)]  # every third of the 12 groups
+    assert [(s.round, s.uid, s.sample) for s in kept] == [(r, f"p{r}.{p}", s) for r, p in expected for s in range(4)]
+    assert thinned(rows, 48) == rows
+    assert thinned(rows, 3) == rows[:3]
+    assert thinned(rows, 0) == []
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 47, 100])
+def test_no_more_solutions_than_asked_for(most: int):
+    rows = [shown_row(solution_row(s, round=r)) for r in range(12) for s in range(4)]
+    assert len(thinned(rows, most)) <= most
+
+
+# ---- experiments ----
+
+
+def test_runs_that_differ_in_seed_and_folder_are_one_experiment(tmp_path: Path):
+    runs = [
+        read_run(write_run(tmp_path / "thought" / "version_0", seed=3)),
+        read_run(write_run(tmp_path / "other" / "version_0", seed=3, alpha=2.0)),
+        read_run(write_run(tmp_path / "thought" / "version_1", seed=4)),
+    ]
+    first, second = experiments(runs)
+    assert (first.name, first.seeds, second.name) == ("thought", [3, 4], "other")
+    assert differing([first, second]) == [
+        ("data.credit.alpha", ["1.0", "2.0"]),
+        ("seed_everything", ["3 | 4", "3"]),
+    ]
+    assert run_names([first, second]) == ["thought, seed 3", "thought, seed 4", "other"]
+
+
+def test_labels_of_the_user_decide(tmp_path: Path):
+    paths = [write_run(tmp_path / f"run{n}", alpha=n) for n in (1, 2, 3)]
+    groups = experiments([read_run(path, label) for path, label in zip(paths, ("a", "", "a"), strict=True)])
+    assert [(g.name, [r.path.name for r in g.runs]) for g in groups] == [("a", ["run1", "run3"]), ("run2", ["run2"])]
+
+
+def test_experiments_of_one_name_are_numbered(tmp_path: Path):
+    runs = [read_run(write_run(tmp_path / "x" / f"version_{n}", alpha=n)) for n in (1, 2)]
+    assert [g.name for g in experiments(runs)] == ["x (1)", "x (2)"]
+
+
+def test_a_band_is_mean_and_range_where_all_runs_have_values():
+    line = band([Series((0, 4, 8), (0.0, 4.0, 8.0)), Series((2, 4, 6), (4.0, float("nan"), 8.0))])
+    assert (line.steps, line.mean, line.low, line.high) == ([2, 4, 6], [3, 5, 7], [2, 4, 6], [4, 6, 8])
+    assert band([]).steps == []
+    assert band([Series((0,), (float("nan"),))]).steps == []
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda f: f / "none", "there is no such run; give a run's folder"),
+        (lambda f: f, r"is no run: expected config.yaml, TensorBoard events or metrics.csv in it; give a run's folder"),
+        (
+            lambda f: write_run(f / "many" / "version_0").parent,
+            r"is no run: .* it holds 1 run: give .*many/version_0",
+        ),
+        (
+            lambda f: write_run(f / "new", metrics="") and _emptied(f / "new"),
+            "is a run without any metrics or solutions yet",
+        ),
+        (
+            lambda f: _file(f / "x.jsonl", b"\x00\xff\n\x01"),
+            "expected judged solutions as `predict` writes them, .* got 2 lines",
+        ),
+        (lambda f: _file(f / "x.jsonl", b""), "expected judged solutions as `predict` writes them, .* got nothing"),
+    ],
+    ids=["nothing there", "no run", "folder of runs", "empty run", "another file", "empty file"],
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, prepare, message: str):
+    with pytest.raises(InputError, match=message):
+        read_run(prepare(tmp_path))
+
+
+def _emptied(folder: Path) -> Path:
+    (folder / "solutions.jsonl").unlink()
+    return folder
+
+
+def _file(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_damaged_settings_are_a_note(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    (folder / "config.yaml").write_text("a: [1\n")
+    (note,) = read_run(folder).notes
+    assert note.startswith("no settings: ")
+    assert "config.yaml:" in note

@@ -1,0 +1,107 @@
+"""RunReport in real runs: what it records is what was trained on, and it never fails a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lightning as L
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_tpgrpo.callbacks import MathEvaluation, RoundCallback, RunReport
+from lit_tpgrpo.callbacks import run_report as callback_module
+from lit_tpgrpo.errors import ConfigError, StorageError
+from lit_tpgrpo.records import Round
+from lit_tpgrpo.report import read_run
+from tests.callbacks.test_evaluation import ANYWHERE, data, module
+
+
+class Rounds(RoundCallback):
+    def __init__(self) -> None:
+        self.seen: list[Round] = []
+
+    def on_round_end(self, trainer, pl_module, round_) -> None:
+        self.seen.append(round_)
+
+
+def fit(folder: Path, random_model: str, *callbacks: L.Callback, **options) -> L.Trainer:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=TensorBoardLogger(folder, name="", version="run"),
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        log_every_n_steps=1,
+        **(ANYWHERE | {"max_steps": 4} | options),
+    )
+    trainer.fit(module(random_model), datamodule=data())
+    return trainer
+
+
+def test_the_report_of_a_run_has_what_was_trained_on(random_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rounds, report = Rounds(), RunReport(solutions_per_round=3)
+    fit(tmp_path, random_model, report, MathEvaluation(), rounds)
+    assert report.report_path == tmp_path / "run" / "report.html"
+    lines = capsys.readouterr().out.splitlines()
+    assert "report: run/report.html (open it in a browser)" in lines
+    run = read_run(tmp_path / "run")
+    trained = [(r.index, c) for r in rounds.seen for c in r.credited[:3]]
+    assert len(trained) == 6
+    assert [
+        (s.round, s.uid, s.outcome_advantage, [p.advantage for p in s.pieces if p.label]) for s in run.solutions
+    ] == [
+        (
+            index,
+            c.judged.solution.problem_uid,
+            c.outcome_advantage,
+            [float(c.advantages[t.token_start]) for t in c.thoughts],
+        )
+        for index, c in trained
+    ]
+    assert {s.kept for s in run.solutions} == {True}  # data.keep is all
+    # The evaluation after the last step is in the page: the loggers have written all by then.
+    page = report.report_path.read_text(encoding="utf-8")
+    assert run.metrics["eval/avg@2"].steps[-1] == 4
+    assert '"name":"eval/avg@2"' in page
+    assert "6 of 6" not in page
+
+
+def test_a_run_starts_its_own_file(random_model, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "solutions.jsonl").write_text('{"round": 7}\n')
+    fit(tmp_path, random_model, RunReport(1), max_steps=2)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "solutions.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [0]
+
+
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), ModuleNotFoundError("No module named 'plotly'")])
+def test_a_report_that_fails_is_a_warning(random_model, tmp_path, monkeypatch, error: Exception):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(callback_module, "write_report", fail)
+    monkeypatch.setattr(callback_module, "append_line", fail if isinstance(error, StorageError) else lambda *args: None)
+    report = RunReport()
+    with pytest.warns(
+        UserWarning, match=f"report was not written: {type(error).__name__}: {error}; python -m"
+    ) as caught:
+        trainer = fit(tmp_path, random_model, report, max_steps=4)
+    assert trainer.global_step == 4
+    assert report.report_path is None
+    kept = [str(w.message) for w in caught if "no more solutions are kept" in str(w.message)]
+    expected = "no more solutions are kept for the run's report: the disk is full"
+    assert kept == ([expected] if isinstance(error, StorageError) else [])
+
+
+def test_a_dev_run_leaves_nothing(random_model, tmp_path):
+    fit(tmp_path, random_model, RunReport(), fast_dev_run=True, max_steps=-1)
+    assert list(tmp_path.rglob("*.html")) + list(tmp_path.rglob("*.jsonl")) == []
+
+
+def test_a_negative_number_is_refused():
+    with pytest.raises(ConfigError, match="solutions_per_round must be at least 0, got -1"):
+        RunReport(-1)
