@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams, Sharded
 from lit_tpgrpo.engines.checks import check_lengths, position_limit, stop_ids
+from lit_tpgrpo.engines.grouped_queries import shared_key_heads
 from lit_tpgrpo.engines.schema_constraint import SchemaConstraint
 from lit_tpgrpo.engines.seeded_choice import SeededChoice, truncations
 from lit_tpgrpo.engines.stop_strings import StopStrings
@@ -114,7 +115,7 @@ class HFEngine:
             use_cache=True,
         )
         stops = StopStrings(tokenizer, params.stop, width, len(prompts))
-        with _inference(model):
+        with _inference(model), shared_key_heads(model):
             output = model.generate(  # pyright: ignore[reportCallIssue]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
