@@ -104,7 +104,6 @@ def credit_counts(problems: Mapping[str, Problem], credited: Sequence[CreditedSo
     counts = Counter(dict.fromkeys(("credited", "steps", "thoughts", "repeated"), 0))
     sums, signs = np.zeros(3), np.zeros((2, 3, 2), dtype=np.int64)
     labels: Counter[tuple[StepLabel, StepLabel]] = Counter()
-    # int(): a bool would be a mask
     for item in credited:
         judged, solution = item.judged, item.judged.solution
         if judged.outcome is Outcome.UNDECIDED:
@@ -120,6 +119,7 @@ def credit_counts(problems: Mapping[str, Problem], credited: Sequence[CreditedSo
             continue
         places = step_of_tokens([s.start for s in steps], solution.token_starts)
         right = np.array([s.right for s in steps])[places]
+        # int(): a bool would be a mask.
         signs[int(judged.outcome is not Outcome.CORRECT)] += sign_counts(advantages, right)
         labels += label_counts(steps, judged.outcome, judged.verdict)
     given = {

@@ -9,14 +9,13 @@ from typing import Any
 import lightning as L
 
 from benchmarks.study.measures import credit_counts, outcome_counts, text_counts
+from benchmarks.study.results import FILE
 from lit_tpgrpo.datamodules.arithmetic.truth import solution_truth
 from lit_tpgrpo.fingerprint import content_hash
 from lit_tpgrpo.jsonl import append_line
 from lit_tpgrpo.records import EvaluatedGroup, Outcome, Problem, Round
 from lit_tpgrpo.rollout.hooks import RoundCallback
 from lit_tpgrpo.rollout.run_folder import run_folder
-
-FILE = "study.jsonl"
 
 
 class StudyRecorder(RoundCallback):

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import lit_tpgrpo
-from benchmarks.study.recorder import FILE
 from benchmarks.study.settings import ROOT, Arm, Study
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.jsonl import read_lines
 from lit_tpgrpo.rollout.store import write_whole
 
+FILE = "study.jsonl"
+"""Name of a run's record, which ``StudyRecorder`` writes into its folder."""
 Result = dict[str, Any]
 """``arm``, ``seed``, ``settings`` (hashes by part), ``code``, ``seconds``, ``rounds`` and ``evaluations``."""
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import yaml
 
-from benchmarks.study.results import Result, Results
+from benchmarks.study.results import FILE, Result, Results
 from benchmarks.study.settings import ROOT, Arm, Overlay, Study
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import content_hash
@@ -122,7 +122,7 @@ class Runner:
         resumed = "--ckpt_path" in command
         log = (folder.parent / "log.txt").open("ab" if resumed else "wb")
         if not resumed:
-            (folder / "study.jsonl").unlink(missing_ok=True)
+            (folder / FILE).unlink(missing_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         process = subprocess.Popen(
             command,
