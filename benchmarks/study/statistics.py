@@ -49,7 +49,8 @@ def _weights(n: int, generator: np.random.Generator) -> np.ndarray:
 def bootstrap_mean(values: Numbers) -> Estimate:
     """Return the mean with its percentile bootstrap interval over the values (seeds).
 
-    With few seeds such an interval is too narrow: at 5 it covers the mean in about 85% of the cases, not 95%.
+    With few values such an interval is too narrow: of normal ones it covers the mean in 75% of the cases at 3, 84% at 5, 88% at
+    8, 90% at 10 (4,000 draws each).
     """
     data = np.asarray(values, dtype=float)
     return Estimate(float(data.mean()), *percentile_interval(_weights(len(data), _generator()) @ data))

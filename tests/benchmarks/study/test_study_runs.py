@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch import LightningDataModule
 
 from benchmarks.study.__main__ import main
 from benchmarks.study.results import Results
 from benchmarks.study.runs import Runner
 from benchmarks.study.settings import ROOT, Arm, Budget, Study, read_study
 from benchmarks.study.sweep import read_sweep
+from lit_tpgrpo.cli import SETTINGS, TPGRPOCLI
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.module import TPGRPOModule
 
 # A stand-in for train.py: writes what a run records, or does what its arm is named after.
 CHILD = """
@@ -189,6 +192,20 @@ def test_the_study_of_the_repository_is_consistent():
         assert study.arms
         assert all(study.hashes(arm) for arm in study.arms)
         read_sweep(ROOT / "benchmarks" / "study" / "sweep.yaml", study)
+
+
+@pytest.mark.slow
+def test_every_arm_builds(tmp_path: Path):
+    """The command of each arm, without starting it: configs and options fit, and the recorder is among the callbacks."""
+    study = read_study()
+    runner = Runner(study, Results(tmp_path / "out"), tmp_path / "work", 1)
+    settings = SETTINGS | {"parser_kwargs": {"allow_abbrev": False}}
+    for arm in study.arms:
+        runner.folder(arm, 0).parent.mkdir(parents=True)
+        options = runner.command(arm, 0)[3:]
+        cli = TPGRPOCLI(TPGRPOModule, LightningDataModule, run=False, args=options, **settings)
+        names = [type(callback).__name__ for callback in cli.trainer.callbacks]
+        assert names.index("MathEvaluation") < names.index("StudyRecorder")
 
 
 def test_a_sweep_is_a_grid_on_one_arm_with_seeds_of_its_own(tmp_path: Path):
