@@ -72,7 +72,22 @@ if TYPE_CHECKING:
         RuleSegmentation,
         StepByStep,
     )
-    from lit_tpgrpo.losses import ClippedSurrogate, LossInputs, LossOutput, TokenLoss
+    from lit_tpgrpo.losses import (
+        CISPO,
+        GSPO,
+        SAPO,
+        VESPO,
+        ClippedSurrogate,
+        DPPOTotalVariation,
+        DualClip,
+        GSPOToken,
+        LossInputs,
+        LossOutput,
+        MiniRL,
+        PolicyLoss,
+        PolicyTerm,
+        TokenLoss,
+    )
     from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
     from lit_tpgrpo.module import TPGRPOModule
     from lit_tpgrpo.records import (
@@ -131,7 +146,10 @@ else:
                 "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
                 "RoundBudget RuleSegmentation StepByStep"
             ),
-            "losses": "ClippedSurrogate LossInputs LossOutput TokenLoss",
+            "losses": (
+                "CISPO ClippedSurrogate DPPOTotalVariation DualClip GSPO GSPOToken LossInputs LossOutput MiniRL PolicyLoss "
+                "PolicyTerm SAPO TokenLoss VESPO"
+            ),
             "metrics": "AvgAtK MajAtK PassAtK",
             "module": "TPGRPOModule",
             "records": (
@@ -150,6 +168,10 @@ else:
     )
 
 __all__ = [
+    "CISPO",
+    "GSPO",
+    "SAPO",
+    "VESPO",
     "AdapterOff",
     "ArithmeticProblems",
     "AuditSet",
@@ -164,8 +186,10 @@ __all__ = [
     "Correction",
     "CreditAssignment",
     "CreditedSolution",
+    "DPPOTotalVariation",
     "Decontaminated",
     "DirectLabels",
+    "DualClip",
     "Engine",
     "EvaluationSet",
     "EvaluationTable",
@@ -175,6 +199,7 @@ __all__ = [
     "FormatReward",
     "FrozenCopy",
     "FunctionVerifier",
+    "GSPOToken",
     "GenerativeJudge",
     "GroupCredit",
     "GroupLengthReward",
@@ -202,6 +227,7 @@ __all__ = [
     "MathRolloutDataModule",
     "MathVerifier",
     "MemoryProblems",
+    "MiniRL",
     "MixtureProblems",
     "MultipleChoiceVerifier",
     "NoisyJudge",
@@ -214,6 +240,8 @@ __all__ = [
     "PassAtK",
     "PlainChain",
     "Policy",
+    "PolicyLoss",
+    "PolicyTerm",
     "Problem",
     "ProblemSource",
     "ProcessSupervisedCredit",

@@ -63,7 +63,8 @@ class TPGRPOModule(PolicyModule):
         optimizer: called with the trainable parameters.
         lr_scheduler: called with the optimizer and stepped once per optimizer step.
         loss: of the tokens; by default ``ClippedSurrogate`` without a KL term. See ``lit_tpgrpo.losses``.
-        normalisation: how any loss is averaged over the step's tokens: ``token``, ``sequence`` or ``constant``.
+        normalisation: how any loss is averaged over the step's tokens: ``token``, ``sequence``, ``sequence_sum`` or
+            ``constant``, see ``lit_tpgrpo.functional.aggregation``.
         norm_length: the constant length of ``constant`` normalisation, usually ``max_new_tokens``.
         tokens_per_microbatch: padded tokens of one forward pass; memory grows with it, results do not change.
         max_grad_norm: gradient norm limit; None clips nothing.

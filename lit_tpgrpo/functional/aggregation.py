@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Normalisation = Literal["token", "sequence", "constant"]
+Normalisation = Literal["token", "sequence", "sequence_sum", "constant"]
 
 
 class BatchCounts(NamedTuple):
@@ -37,6 +37,11 @@ def _sequence_mean(lengths: Tensor, counts: BatchCounts) -> Tensor:
     return 1.0 / (counts.sequences * lengths.clamp(min=1).float())
 
 
+def _sequence_sum(lengths: Tensor, counts: BatchCounts) -> Tensor:
+    """1 / sequences: a solution weighs as much as it has tokens, and the step's length changes no weight (TRL's "luspo")."""
+    return torch.full_like(lengths, 1.0 / counts.sequences, dtype=torch.float32)
+
+
 def _constant(lengths: Tensor, counts: BatchCounts) -> Tensor:
     """1 / (sequences * max_length): no length bias (Dr. GRPO, 2503.20783; TRL's "dr_grpo")."""
     return torch.full_like(lengths, 1.0 / (counts.sequences * counts.max_length), dtype=torch.float32)
@@ -45,6 +50,7 @@ def _constant(lengths: Tensor, counts: BatchCounts) -> Tensor:
 NORMALISATIONS: Mapping[str, Callable[[Tensor, BatchCounts], Tensor]] = {
     "token": _token_mean,
     "sequence": _sequence_mean,
+    "sequence_sum": _sequence_sum,
     "constant": _constant,
 }
 
@@ -54,7 +60,7 @@ def sequence_weights(lengths: Tensor, normalisation: Normalisation, counts: Batc
 
     Args:
         lengths: (B,) int64, completion tokens of each whole sequence (0 for a dummy).
-        normalisation: "token", "sequence" or "constant", see ``NORMALISATIONS``.
+        normalisation: "token", "sequence", "sequence_sum" or "constant", see ``NORMALISATIONS``.
         counts: of the whole optimizer step.
 
     Returns:

@@ -1,6 +1,58 @@
-"""Losses over completion tokens. One loss a file, behind ``TokenLoss``; all measured by ``metrics``."""
+"""Losses over completion tokens. One loss a file, behind ``TokenLoss``; all measured by ``metrics``.
 
-from lit_tpgrpo.losses.base import LossInputs, LossOutput, TokenLoss, loss_inputs
-from lit_tpgrpo.losses.clipped import ClippedSurrogate
+``docs/losses.md`` lists them with their sources. ``PolicyLoss`` has what ours share: a KL term beside the policy's.
+"""
 
-__all__ = ["ClippedSurrogate", "LossInputs", "LossOutput", "TokenLoss", "loss_inputs"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lit_tpgrpo.lazy_imports import lazy_attributes
+
+if TYPE_CHECKING:
+    from lit_tpgrpo.losses.base import LossInputs, LossOutput, TokenLoss, loss_inputs
+    from lit_tpgrpo.losses.cispo import CISPO
+    from lit_tpgrpo.losses.clipped import ClippedSurrogate
+    from lit_tpgrpo.losses.dppo import DPPOTotalVariation
+    from lit_tpgrpo.losses.dual_clip import DualClip
+    from lit_tpgrpo.losses.gspo import GSPO
+    from lit_tpgrpo.losses.gspo_token import GSPOToken
+    from lit_tpgrpo.losses.minirl import MiniRL
+    from lit_tpgrpo.losses.policy_loss import PolicyLoss, PolicyTerm
+    from lit_tpgrpo.losses.sapo import SAPO
+    from lit_tpgrpo.losses.vespo import VESPO
+else:
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {
+            "base": "LossInputs LossOutput TokenLoss loss_inputs",
+            "cispo": "CISPO",
+            "clipped": "ClippedSurrogate",
+            "dppo": "DPPOTotalVariation",
+            "dual_clip": "DualClip",
+            "gspo": "GSPO",
+            "gspo_token": "GSPOToken",
+            "minirl": "MiniRL",
+            "policy_loss": "PolicyLoss PolicyTerm",
+            "sapo": "SAPO",
+            "vespo": "VESPO",
+        },
+    )
+
+__all__ = [
+    "CISPO",
+    "GSPO",
+    "SAPO",
+    "VESPO",
+    "ClippedSurrogate",
+    "DPPOTotalVariation",
+    "DualClip",
+    "GSPOToken",
+    "LossInputs",
+    "LossOutput",
+    "MiniRL",
+    "PolicyLoss",
+    "PolicyTerm",
+    "TokenLoss",
+    "loss_inputs",
+]

@@ -61,6 +61,7 @@ def test_token_weights_literals():
     counts = BatchCounts(tokens=20, sequences=5, max_length=10)  # of the step; this piece has 3 of the tokens
     close(token_weights(mask, "token", counts), [[0.05, 0.05, 0], [0.05, 0, 0], [0, 0, 0]])
     close(token_weights(mask, "sequence", counts), [[0.1, 0.1, 0], [0.2, 0, 0], [0, 0, 0]])
+    close(token_weights(mask, "sequence_sum", counts), [[0.2, 0.2, 0], [0.2, 0, 0], [0, 0, 0]])
     close(token_weights(mask, "constant", counts), [[0.02, 0.02, 0], [0.02, 0, 0], [0, 0, 0]])
 
 
@@ -74,7 +75,7 @@ def test_packed_weights_are_the_padded_ones():
 
 def test_weights_refuse():
     mask = torch.ones(1, 2, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"one of .'constant', 'sequence', 'token'., got 'mean'"):
+    with pytest.raises(ValueError, match=r"one of .'constant', 'sequence', 'sequence_sum', 'token'., got 'mean'"):
         token_weights(mask, "mean", COUNTS)
     with pytest.raises(ValueError, match="needs max_length >= 1"):
         token_weights(mask, "constant", BatchCounts(2, 1))
