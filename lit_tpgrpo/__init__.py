@@ -80,13 +80,16 @@ if TYPE_CHECKING:
         ClippedSurrogate,
         DPPOTotalVariation,
         DualClip,
+        EntropyBonus,
         GSPOToken,
         LossInputs,
         LossOutput,
         MiniRL,
         PolicyLoss,
         PolicyTerm,
+        StaleNegatives,
         TokenLoss,
+        TopEntropy,
     )
     from lit_tpgrpo.metrics import AvgAtK, MajAtK, PassAtK
     from lit_tpgrpo.module import TPGRPOModule
@@ -147,8 +150,8 @@ else:
                 "RoundBudget RuleSegmentation StepByStep"
             ),
             "losses": (
-                "CISPO ClippedSurrogate DPPOTotalVariation DualClip GSPO GSPOToken LossInputs LossOutput MiniRL PolicyLoss "
-                "PolicyTerm SAPO TokenLoss VESPO"
+                "CISPO ClippedSurrogate DPPOTotalVariation DualClip EntropyBonus GSPO GSPOToken LossInputs LossOutput MiniRL "
+                "PolicyLoss PolicyTerm SAPO StaleNegatives TokenLoss TopEntropy VESPO"
             ),
             "metrics": "AvgAtK MajAtK PassAtK",
             "module": "TPGRPOModule",
@@ -191,6 +194,7 @@ __all__ = [
     "DirectLabels",
     "DualClip",
     "Engine",
+    "EntropyBonus",
     "EvaluationSet",
     "EvaluationTable",
     "ExportHF",
@@ -264,6 +268,7 @@ __all__ = [
     "Solution",
     "SolutionFormat",
     "SolutionSamples",
+    "StaleNegatives",
     "Step",
     "StepByStep",
     "StepCredit",
@@ -275,6 +280,7 @@ __all__ = [
     "Thought",
     "ThoughtCredit",
     "TokenLoss",
+    "TopEntropy",
     "TrainBatch",
     "TransformersLR",
     "UnadaptedThoughtCredit",

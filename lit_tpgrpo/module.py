@@ -36,6 +36,7 @@ from lit_tpgrpo.training.optimizer_step import (
     check_batch,
     check_finite,
     count_batch,
+    entropy_threshold,
     is_on_policy,
     log_step,
     microbatch_loss,
@@ -186,9 +187,10 @@ class TPGRPOModule(PolicyModule):
         micros = rank_microbatches(batch.sequences, budget, pad_id, self._max_over_ranks)
         batches = [micro or dummy_microbatch(self.device) for micro in micros]
         references = reference_logprobs(self._reference, batches, batch.temperature, self.device)
+        threshold = entropy_threshold(self._built_policy, self.token_loss, micros, batches, batch.temperature)
         pieces: list[LossMetrics] = []
         for micro, padded, reference in zip(micros, batches, references, strict=True):
-            loss, sums = self._loss(padded, batch.temperature, counts, reference)
+            loss, sums = self._loss(padded, batch.temperature, counts, reference, threshold)
             # Lightning averages gradients over ranks; the weights already divide by the global count.
             self.manual_backward(loss * (self.trainer.world_size if micro is not None else 0))
             pieces.append(sums if micro is not None else sums.zeros_like())
@@ -201,10 +203,15 @@ class TPGRPOModule(PolicyModule):
         self._step_scheduler()
 
     def _loss(
-        self, micro: MicroBatch, temperature: float, counts: BatchCounts, reference: Tensor | None
+        self,
+        micro: MicroBatch,
+        temperature: float,
+        counts: BatchCounts,
+        reference: Tensor | None,
+        threshold: Tensor | None,
     ) -> tuple[Tensor, LossMetrics]:
         policy, normalisation = self._built_policy, self.hparams["normalisation"]
-        return microbatch_loss(policy, self.token_loss, micro, temperature, normalisation, counts, reference)
+        return microbatch_loss(policy, self.token_loss, micro, temperature, normalisation, counts, reference, threshold)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip here, where gradients are unscaled in every precision."""

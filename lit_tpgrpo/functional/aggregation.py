@@ -7,6 +7,7 @@ ranks multiplies by the number of ranks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
@@ -83,3 +84,16 @@ def token_weights(mask: Tensor, normalisation: Normalisation, counts: BatchCount
     if mask.ndim != 2 or mask.dtype != torch.bool:
         raise ValueError(f"expected a bool mask of shape (B, L), got {mask.dtype} {tuple(mask.shape)}")
     return sequence_weights(mask.sum(dim=1), normalisation, counts).unsqueeze(1) * mask
+
+
+def step_quantile(values: Tensor, quantile: float) -> Tensor:
+    """Return the smallest of (N,) values at or above a quantile: at least ``(1 - quantile) * (N - 1)`` of them are not below.
+
+    ``values >= step_quantile(values, q)`` are those at or above ``torch.quantile(values, q)``, which interpolates, and takes
+    no more than 2^24 values.
+
+    >>> step_quantile(torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0]), 0.7)  # between 3 and 4
+    tensor(4.)
+    """
+    # The subtrahend is for products like 0.8 * 10, which rounding may put above 8.
+    return values.kthvalue(math.ceil(quantile * (len(values) - 1) - 1e-6) + 1).values

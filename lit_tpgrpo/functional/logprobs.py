@@ -46,7 +46,8 @@ def selected_logprobs(
         chunk_size: vocabulary entries per tile; None for tiles of ``CPU_TILE`` or ``ACCELERATOR_TILE`` logits.
 
     Returns:
-        (N,) log-probs, differentiable in hidden, weight and bias, and (N,) entropies in nats, without gradient.
+        (N,) log-probs and (N,) entropies in nats, both differentiable in hidden, weight and bias. A loss that does not use the
+        entropies costs nothing for them in the backward pass.
     """
     _check(hidden, weight, targets, temperature, bias, chunk_size)
     kind = hidden.device.type
@@ -113,25 +114,34 @@ class _SelectedLogprobs(torch.autograd.Function):
         # H = log Z - E[z], both relative to ``top``, which avoids a difference of large numbers.
         entropy = log_total - (scale * (weighted + shift * sums)).sum(0) / total
         log_z = top + log_total
-        ctx.save_for_backward(hidden, weight, bias, targets, log_z)
+        ctx.save_for_backward(hidden, weight, bias, targets, log_z, entropy)
         ctx.temperature, ctx.chunk = temperature, chunk
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)  # None for an output that the loss does not use
         return chosen - log_z, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, _grad_entropy):  # pyright: ignore[reportIncompatibleMethodOverride]
-        hidden, weight, bias, targets, log_z = ctx.saved_tensors
+    def backward(ctx, grad, grad_entropy):  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden, weight, bias, targets, log_z, entropy = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         # d_hidden is summed over tiles, so it is in fp32; the other two are written once and keep the inputs' dtype.
         d_hidden = torch.zeros(hidden.shape, dtype=log_z.dtype, device=hidden.device) if for_hidden else None
         d_weight = torch.empty_like(weight) if for_weight else None
         d_bias = torch.empty_like(bias) if for_bias else None
+        grad = torch.zeros_like(log_z) if grad is None else grad
         grad = (grad / ctx.temperature).unsqueeze(1)
+        if grad_entropy is not None:
+            grad_entropy = (grad_entropy / ctx.temperature).unsqueeze(1)
+        scratch = log_z.new_empty(0 if grad_entropy is None else len(hidden) * min(ctx.chunk, len(weight)))
         with torch.autocast(hidden.device.type, enabled=False):
             for rows, product, d in _tiles(hidden, weight, bias, ctx.temperature, ctx.chunk):
-                # d log p[target] / dz = 1[target] - p
-                d.sub_(log_z.unsqueeze(1)).exp_().mul_(-grad)
+                # d log p[target] / dz = 1[target] - p;  dH / dz = -p (log p + H)
+                d.sub_(log_z.unsqueeze(1))
+                if grad_entropy is None:
+                    d.exp_().mul_(-grad)
+                else:
+                    factor = torch.add(d, entropy.unsqueeze(1), out=scratch[: d.numel()].view_as(d))
+                    d.exp_().mul_(factor.mul_(grad_entropy).add_(grad).neg_())
                 local, inside = _locate(targets, rows)
                 # Not scatter_add_: it has no deterministic CUDA kernel, and with one index per row it is not needed.
                 d.scatter_(

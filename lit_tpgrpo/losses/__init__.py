@@ -10,32 +10,40 @@ from typing import TYPE_CHECKING
 from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
-    from lit_tpgrpo.losses.base import LossInputs, LossOutput, TokenLoss, loss_inputs
+    from lit_tpgrpo.losses.base import AsksForEntropyQuantile, LossInputs, LossOutput, TokenLoss, loss_inputs
     from lit_tpgrpo.losses.cispo import CISPO
     from lit_tpgrpo.losses.clipped import ClippedSurrogate
     from lit_tpgrpo.losses.dppo import DPPOTotalVariation
     from lit_tpgrpo.losses.dual_clip import DualClip
+    from lit_tpgrpo.losses.entropy_bonus import EntropyBonus
     from lit_tpgrpo.losses.gspo import GSPO
     from lit_tpgrpo.losses.gspo_token import GSPOToken
     from lit_tpgrpo.losses.minirl import MiniRL
     from lit_tpgrpo.losses.policy_loss import PolicyLoss, PolicyTerm
     from lit_tpgrpo.losses.sapo import SAPO
+    from lit_tpgrpo.losses.stale_negatives import StaleNegatives
+    from lit_tpgrpo.losses.top_entropy import TopEntropy
     from lit_tpgrpo.losses.vespo import VESPO
+    from lit_tpgrpo.losses.wrapped import MaskedLoss, WrappedLoss
 else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
-            "base": "LossInputs LossOutput TokenLoss loss_inputs",
+            "base": "AsksForEntropyQuantile LossInputs LossOutput TokenLoss loss_inputs",
             "cispo": "CISPO",
             "clipped": "ClippedSurrogate",
             "dppo": "DPPOTotalVariation",
             "dual_clip": "DualClip",
+            "entropy_bonus": "EntropyBonus",
             "gspo": "GSPO",
             "gspo_token": "GSPOToken",
             "minirl": "MiniRL",
             "policy_loss": "PolicyLoss PolicyTerm",
             "sapo": "SAPO",
+            "stale_negatives": "StaleNegatives",
+            "top_entropy": "TopEntropy",
             "vespo": "VESPO",
+            "wrapped": "MaskedLoss WrappedLoss",
         },
     )
 
@@ -44,15 +52,21 @@ __all__ = [
     "GSPO",
     "SAPO",
     "VESPO",
+    "AsksForEntropyQuantile",
     "ClippedSurrogate",
     "DPPOTotalVariation",
     "DualClip",
+    "EntropyBonus",
     "GSPOToken",
     "LossInputs",
     "LossOutput",
+    "MaskedLoss",
     "MiniRL",
     "PolicyLoss",
     "PolicyTerm",
+    "StaleNegatives",
     "TokenLoss",
+    "TopEntropy",
+    "WrappedLoss",
     "loss_inputs",
 ]

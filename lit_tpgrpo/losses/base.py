@@ -18,11 +18,12 @@ from torch import Tensor
 class LossInputs:
     """The completion tokens of one micro-batch, packed: tensors are (N,) float32 (or wider) unless stated.
 
-    Built by ``loss_inputs``, which detaches all but ``logprobs`` and sets every value outside of the mask to 0, so that nothing
-    a loss computes there is NaN. A micro-batch holds whole sequences: sequence-level quantities are exact.
+    Built by ``loss_inputs``, which detaches all but ``logprobs`` and ``differentiable_entropy`` and sets every value outside of
+    the mask to 0, so that nothing a loss computes there is NaN. A micro-batch holds whole sequences: sequence-level quantities
+    are exact.
 
     Attributes:
-        logprobs: of the policy in training, at the sampling temperature; the gradient flows through these alone.
+        logprobs: of the policy in training, at the sampling temperature, with gradient.
         old_logprobs: of the policy that sampled, or the trainer's own of that moment where a correction is on.
         advantages: one per token.
         mask: bool; False leaves a token out of the loss and of its metrics. Weights still divide by all tokens.
@@ -32,6 +33,8 @@ class LossInputs:
         lengths: (B,) int64, completion tokens of each sequence.
         entropy: of the policy's distribution at each token, without gradient.
         ref_logprobs: of the reference policy; None where the loss does not need them.
+        differentiable_entropy: ``entropy`` with gradient, for a loss that rewards it.
+        entropy_threshold: 0-d, the quantile that the loss asked for (``AsksForEntropyQuantile``) of the step's entropies.
     """
 
     logprobs: Tensor
@@ -44,6 +47,8 @@ class LossInputs:
     lengths: Tensor
     entropy: Tensor
     ref_logprobs: Tensor | None = None
+    differentiable_entropy: Tensor | None = None
+    entropy_threshold: Tensor | None = None
 
     def sequence_sum(self, values: Tensor) -> Tensor:
         """Sum (N,) values over each sequence's masked tokens; (N,), each token carries its sequence's sum."""
@@ -88,6 +93,23 @@ class TokenLoss(Protocol):
     def __call__(self, inputs: LossInputs) -> LossOutput: ...
 
 
+@runtime_checkable
+class AsksForEntropyQuantile(Protocol):
+    """A loss that needs to know where a token's entropy is among all of the optimizer step's, over micro-batches and ranks.
+
+    The module computes them first, in a forward pass of its own, if the quantile is not None.
+    """
+
+    def entropy_quantile(self) -> float | None:
+        """Return the quantile, between 0 and 1, that ``LossInputs.entropy_threshold`` is to be; None for none."""
+        ...
+
+
+def entropy_quantile(loss: TokenLoss) -> float | None:
+    """Return the quantile of the step's entropies that a loss asks for, None if it asks for none."""
+    return loss.entropy_quantile() if isinstance(loss, AsksForEntropyQuantile) else None
+
+
 def loss_inputs(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -100,11 +122,13 @@ def loss_inputs(
     importance_weights: Tensor | None = None,
     entropy: Tensor | None = None,
     ref_logprobs: Tensor | None = None,
+    entropy_threshold: Tensor | None = None,
 ) -> LossInputs:
-    """Check and prepare the inputs of a loss: float32 at least, detached but for ``logprobs``, 0 outside of the mask.
+    """Check and prepare the inputs of a loss: float32 at least, detached but for log-probs and entropy, 0 outside of the mask.
 
-    Arguments are those of ``LossInputs``; ``mask`` is True everywhere by default, and ``entropy`` 0. All but ``lengths`` have
-    one shape, (N,), or (B, L) for padded sequences. Values outside of the mask are never read (they may be NaN).
+    Arguments are those of ``LossInputs``; ``mask`` is True everywhere by default, and ``entropy`` 0. All but ``lengths`` and
+    ``entropy_threshold`` have one shape, (N,), or (B, L) for padded sequences. Values outside of the mask are never read (they
+    may be NaN).
 
     Raises:
         ValueError: the shapes differ, the mask is not bool, or another tensor is not floating point.
@@ -131,8 +155,15 @@ def loss_inputs(
     dtype = torch.promote_types(logprobs.dtype, torch.float32)
     zero = torch.zeros((), dtype=dtype, device=logprobs.device)
 
-    def masked(name: str, tensor: Tensor) -> Tensor:
+    def masked(tensor: Tensor) -> Tensor:
         # Before any exp: 0 * inf in a masked position would make the gradient NaN.
-        return torch.where(mask, (tensor if name == "logprobs" else tensor.detach()).to(dtype), zero)
+        return torch.where(mask, tensor.to(dtype), zero)
 
-    return LossInputs(**{n: masked(n, t) for n, t in given.items()}, mask=mask, row=row, lengths=lengths)
+    return LossInputs(
+        **{n: masked(t.detach() if n != "logprobs" else t) for n, t in given.items()},
+        mask=mask,
+        row=row,
+        lengths=lengths,
+        differentiable_entropy=masked(given["entropy"]),
+        entropy_threshold=entropy_threshold,
+    )

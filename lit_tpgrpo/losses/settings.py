@@ -16,12 +16,16 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def loss_settings(loss: TokenLoss) -> dict[str, Any]:
-    """Return ``class_path`` and ``init_args`` of a loss; ``init_args`` is None where the arguments are not its attributes."""
+    """Return ``class_path`` and ``init_args`` of a loss; ``init_args`` is None where the arguments are not its attributes.
+
+    A loss among the arguments, as of a loss that wraps another, is recorded likewise.
+    """
     names = [n for n in inspect.signature(type(loss)).parameters if n not in ("args", "kwargs")]
-    init_args = {name: getattr(loss, name) for name in names if hasattr(loss, name)}
-    plain = len(init_args) == len(names) and all(isinstance(value, _PLAIN) for value in init_args.values())
+    values = {name: getattr(loss, name) for name in names if hasattr(loss, name)}
+    plain = len(values) == len(names) and all(isinstance(v, (*_PLAIN, TokenLoss)) for v in values.values())
+    init_args = {n: v if isinstance(v, _PLAIN) else loss_settings(v) for n, v in values.items()} if plain else None
     path = f"{type(loss).__module__}.{type(loss).__qualname__}"
-    return {"class_path": path, "init_args": init_args if plain else None}
+    return {"class_path": path, "init_args": init_args}
 
 
 def as_loss(value: Any, where: str) -> TokenLoss:
@@ -43,7 +47,7 @@ def as_loss(value: Any, where: str) -> TokenLoss:
             f"{where}: the loss {path} cannot be built, for {reason}; give it as an object, "
             f"loss={path.rpartition('.')[2]}(...)"
         )
-    return kind(**init_args)
+    return kind(**{n: as_loss(v, f"{where}.{n}") if isinstance(v, Mapping) else v for n, v in init_args.items()})
 
 
 def _imported_class(path: str) -> type | None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lit_tpgrpo.arguments import shown
+from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
-from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation, sequence_weights
-from lit_tpgrpo.losses.base import LossOutput, TokenLoss, loss_inputs
+from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation, sequence_weights, step_quantile
+from lit_tpgrpo.losses.base import LossOutput, TokenLoss, entropy_quantile, loss_inputs
 from lit_tpgrpo.losses.metrics import LOGPROB_GAP, LOGPROB_GAP_MAX, LossMetrics, measure
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
@@ -60,6 +61,32 @@ def count_batch(
     return BatchCounts(max(int(both[0]), 1), max(int(both[1]), 1), norm_length or 1)
 
 
+def entropy_threshold(
+    policy: PolicyModel,
+    token_loss: TokenLoss,
+    micros: Sequence[MicroBatch | None],
+    batches: Sequence[MicroBatch],
+    temperature: float,
+) -> Tensor | None:
+    """Compute the quantile of all ranks' entropies that the loss asks for, None if it asks for none. Collective.
+
+    The threshold is known before the first backward pass, so how a step is cut into micro-batches changes nothing. It costs a
+    forward pass of the step.
+
+    Args:
+        micros: this rank's, None where it has run out before others.
+        batches: the same with dummies in their place: the passes of a sharded policy are collective.
+    """
+    quantile = entropy_quantile(token_loss)
+    if quantile is None:
+        return None
+    with torch.no_grad():
+        entropies = [policy(batch, temperature)[1] for batch in batches]
+    local = [e.float().cpu() for e, micro in zip(entropies, micros, strict=True) if micro is not None]
+    everywhere = torch.cat([e for part in gather(local) for e in part] or [torch.zeros(1)])
+    return step_quantile(everywhere, quantile).to(batches[0].targets.device)
+
+
 def microbatch_loss(
     policy: PolicyModel,
     token_loss: TokenLoss,
@@ -68,6 +95,7 @@ def microbatch_loss(
     normalisation: Normalisation,
     counts: BatchCounts,
     ref_logprobs: Tensor | None,
+    entropy_threshold: Tensor | None = None,
 ) -> tuple[Tensor, LossMetrics]:
     """Run the policy on a micro-batch; return its share of the step's loss (0-d, differentiable) and its metrics."""
     logprobs, entropy = policy(micro, temperature)
@@ -81,6 +109,7 @@ def microbatch_loss(
         importance_weights=micro.importance_weights,
         entropy=entropy,
         ref_logprobs=ref_logprobs,
+        entropy_threshold=entropy_threshold,
     )
     output = token_loss(inputs)
     if not isinstance(output, LossOutput):

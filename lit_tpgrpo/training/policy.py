@@ -25,7 +25,7 @@ class PolicyModel(nn.Module):
     def forward(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
         """Return ``(logprobs, entropy)`` of ``batch.targets``, each (N,), float32.
 
-        ``logprobs`` is that of softmax(logits / temperature); the entropy carries no gradient.
+        Both are of softmax(logits / temperature) and differentiable.
         """
         hidden = self.causal_lm.base_model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False

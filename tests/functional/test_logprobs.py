@@ -65,14 +65,30 @@ def test_large_logits_stay_finite_and_exact():
     torch.testing.assert_close(got[1], want[1], rtol=0, atol=2e-5)
 
 
-def test_gradcheck_in_float64():
+@pytest.mark.parametrize("outputs", [(0,), (1,), (0, 1)], ids=["logprobs", "entropy", "both"])
+def test_gradcheck_in_float64(outputs):
     hidden, weight, targets, bias = inputs(torch.float64)
     leaves = [t.requires_grad_() for t in (hidden, weight, bias)]
 
     def head(h, w, b):
-        return selected_logprobs(h, w, targets, 0.7, b, chunk_size=5)[0]
+        both = selected_logprobs(h, w, targets, 0.7, b, chunk_size=5)
+        return tuple(both[i] for i in outputs)
 
     assert torch.autograd.gradcheck(head, leaves)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, None])
+def test_the_gradient_of_the_entropy_equals_autograds(chunk_size):
+    hidden, weight, targets, bias = inputs()
+
+    def gradients(head, **settings):
+        leaves = [t.clone().requires_grad_() for t in (hidden, weight, bias)]
+        logp, entropy = head(leaves[0], leaves[1], targets, 0.7, leaves[2], **settings)
+        loss = (logp * torch.linspace(-1, 2, N)).sum() + (entropy * torch.linspace(2, -1, N)).sum()
+        return torch.autograd.grad(loss, leaves)
+
+    for got, want in zip(gradients(selected_logprobs, chunk_size=chunk_size), gradients(naive), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_bf16_products_with_fp32_reductions():
@@ -104,8 +120,7 @@ def test_only_the_gradients_asked_for():
     for index in range(3):
         leaves = [hidden.clone(), weight.clone(), bias.clone()]
         leaves[index].requires_grad_()
-        logp, entropy = selected_logprobs(leaves[0], leaves[1], targets, bias=leaves[2], chunk_size=5)
-        assert not entropy.requires_grad
+        logp, _ = selected_logprobs(leaves[0], leaves[1], targets, bias=leaves[2], chunk_size=5)
         (logp * torch.linspace(-1, 2, N)).sum().backward()
         torch.testing.assert_close(leaves[index].grad, want[2 + index], rtol=1e-5, atol=1e-5)
         assert all(leaf.grad is None for i, leaf in enumerate(leaves) if i != index)

@@ -1,0 +1,44 @@
+"""A reward for the entropy of the policy's distribution, beside another loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.losses.base import LossInputs, LossOutput
+from lit_tpgrpo.losses.policy_loss import check_positive
+from lit_tpgrpo.losses.wrapped import WrappedLoss
+
+
+@checked_arguments()
+@dataclass(frozen=True)
+class EntropyBonus(WrappedLoss):
+    """Subtract ``coefficient * sum_t w_t H_t`` from another loss, H_t the entropy at each token, with gradient.
+
+    Sources: A3C (arXiv 1602.01783); TRL 1.16's ``entropy_coef``, which is always a mean over tokens, while w_t here are those
+    of ``model.normalisation``: the same for ``token``. TRL's adaptive coefficient is not here: a loss has no state.
+
+    Args:
+        loss: the loss beside it.
+        coefficient: weight of the entropy, above 0. Without a published value for this method.
+
+    Raises:
+        ConfigError: the coefficient is not above 0.
+    """
+
+    coefficient: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_positive(coefficient=self.coefficient)
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        """Compute the sum of the two.
+
+        Raises:
+            ValueError: there is no ``differentiable_entropy``.
+        """
+        if inputs.differentiable_entropy is None:
+            raise ValueError("an entropy bonus needs the entropy: pass it to loss_inputs")
+        output = self.loss(inputs)
+        entropy_loss = -self.coefficient * (inputs.weights * inputs.differentiable_entropy).sum()
+        return replace(output, loss=output.loss + entropy_loss, terms={**output.terms, "entropy_loss": entropy_loss})

@@ -1,0 +1,206 @@
+"""Losses around another loss: by hand, parity with TRL, and in the module, where the quantile is the whole step's."""
+
+from __future__ import annotations
+
+import math
+
+import lightning as L
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from trl_reference import our_inputs, our_loss, random_step, trl, trl_loss
+
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.functional.aggregation import step_quantile
+from lit_tpgrpo.losses import (
+    SAPO,
+    VESPO,
+    ClippedSurrogate,
+    EntropyBonus,
+    GSPOToken,
+    StaleNegatives,
+    TokenLoss,
+    TopEntropy,
+    loss_inputs,
+)
+from lit_tpgrpo.losses.base import entropy_quantile
+from lit_tpgrpo.losses.metrics import measure
+from lit_tpgrpo.losses.settings import as_loss, loss_settings
+from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.records import TrainBatch, TrainingSequence
+
+INNER = [
+    pytest.param(ClippedSurrogate(0.2, 0.2, 0.04), "dapo", "token", id="clipped"),
+    pytest.param(SAPO(kl_beta=0.04), "sapo", "sequence", id="sapo"),
+    pytest.param(VESPO(kl_beta=0.04), "vespo", "token", id="vespo"),
+]
+KL = {"beta": 0.04, "use_bias_correction_kl": False}
+
+
+def entropies_of(seed: int = 7) -> torch.Tensor:
+    return torch.rand(random_step()["mask"].shape, generator=torch.Generator().manual_seed(seed)) + 0.01
+
+
+@pytest.mark.parametrize(("loss", "kind", "normalisation"), INNER)
+@pytest.mark.parametrize("threshold", [0.01, 0.1])
+def test_stale_negatives_equal_trls(loss, kind, normalisation, threshold):
+    data = random_step(5)
+    data["advantages"] = torch.tensor([1.0, -0.5, -1.0, -2.0])
+    data["logprobs"] = data["logprobs"] - torch.tensor([[0.3], [0.05], [0.3], [-0.3]])
+    want, want_grad, _ = trl_loss(data, kind, off_policy_mask_threshold=threshold, **KL)
+    got, got_grad, metrics = our_loss(StaleNegatives(loss, threshold), data, normalisation)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got_grad, want_grad, rtol=1e-6, atol=1e-6)
+    assert 0 < metrics["stale"] < 1
+    assert not torch.allclose(got_grad, our_loss(loss, data, normalisation)[1], atol=1e-4)
+
+
+def test_stale_negatives_by_hand():
+    """The first solution fell by (0.2 + 0.6) / 2 = 0.4 a token: of it what is pushed down is left out; the second by 0.1."""
+    fall = torch.tensor([0.2, 0.6, 0.1])
+    old, ones = torch.full((3,), -1.0), torch.ones(3)
+    row, lengths = torch.tensor([0, 0, 1]), torch.tensor([2, 1])
+    for threshold, slopes in (
+        (0.3, [0.0, -math.exp(-0.6), math.exp(-0.1)]),
+        (0.5, [math.exp(-0.2), -math.exp(-0.6), math.exp(-0.1)]),
+    ):
+        logprobs = (old - fall).requires_grad_()
+        inputs = loss_inputs(logprobs, old, torch.tensor([-1.0, 1.0, -1.0]), ones, row, lengths)
+        output = StaleNegatives(ClippedSurrogate(0.5, 0.5), threshold)(inputs)
+        assert torch.autograd.grad(output.loss, logprobs)[0].tolist() == pytest.approx(slopes)
+        assert output.token_values["stale"].tolist() == [threshold == 0.3, False, False]
+        assert measure(inputs, output).values()["advantage"].item() == pytest.approx(-1 / 3)  # of the step as it came
+
+
+@pytest.mark.parametrize(("loss", "kind", "normalisation"), INNER)
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_top_entropy_equals_trls(loss, kind, normalisation, share):
+    data, entropies = random_step(6), entropies_of()
+    want, want_grad, _ = trl_loss(data, kind, entropies=entropies, top_entropy_quantile=share, **KL)
+    top = TopEntropy(loss, share)
+    threshold = step_quantile(entropies[data["mask"]], 1 - share)
+    got, got_grad, metrics = our_loss(top, data, normalisation, entropy=entropies, entropy_threshold=threshold)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got_grad, want_grad, rtol=1e-6, atol=1e-6)
+    assert 1 - metrics["low_entropy"] == pytest.approx(math.floor(share * 15 + 1) / 16)
+
+
+@given(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=40), st.sampled_from([0.05, 0.2, 0.5, 0.75, 0.8, 0.9]))
+def test_step_quantile_keeps_what_an_interpolated_quantile_keeps(values, quantile):
+    tensor = torch.tensor(values, dtype=torch.float64)
+    result = step_quantile(tensor, quantile)
+    assert result in tensor
+    position = round(quantile * (len(values) - 1), 9)
+    assert (tensor < result).sum() <= math.ceil(position) < len(values)
+    if not position.is_integer():
+        assert torch.equal(tensor >= result, tensor >= torch.quantile(tensor, quantile)) or len(set(values)) < len(
+            values
+        )
+
+
+def test_the_entropy_bonus_equals_trls():
+    """Value and both gradients."""
+    data, entropies = random_step(8), entropies_of()
+    theirs = entropies.clone().requires_grad_()
+    want, want_grad, _ = trl_loss(data, "dapo", entropies=theirs, _entropy_bonus_enabled=True, entropy_coef=0.03, **KL)
+    ours = entropies.clone().requires_grad_()
+    inputs = our_inputs(data, "token", entropy=ours)
+    output = EntropyBonus(ClippedSurrogate(kl_beta=0.04), 0.03)(inputs)
+    grad, entropy_grad = torch.autograd.grad(output.loss, (inputs.logprobs, ours))
+    torch.testing.assert_close(output.loss.detach(), want, rtol=0, atol=1e-6)
+    torch.testing.assert_close(grad, want_grad, rtol=0, atol=1e-6)
+    torch.testing.assert_close(entropy_grad, theirs.grad, rtol=0, atol=1e-7)
+    assert entropy_grad[data["mask"]].tolist() == pytest.approx([-0.03 / 16] * 16)
+    terms = {name: term.item() for name, term in output.terms.items()}
+    assert terms["entropy_loss"] == pytest.approx(-0.03 * entropies[data["mask"]].mean().item())
+    assert sum(terms.values()) == pytest.approx(output.loss.item(), abs=1e-6)
+
+
+def test_a_loss_that_uses_no_gradient_of_the_entropy_gets_none():
+    inputs = our_inputs(random_step(), "token", entropy=entropies_of().requires_grad_())
+    assert not inputs.entropy.requires_grad
+    assert inputs.differentiable_entropy is not None
+    assert inputs.differentiable_entropy.requires_grad
+
+
+NESTED = StaleNegatives(TopEntropy(EntropyBonus(GSPOToken(kl_beta=0.1), 0.01), 0.3), 0.2)
+
+
+def test_wrapped_losses_pass_on_what_is_needed_and_come_back_from_a_checkpoint():
+    assert NESTED.needs_reference()
+    assert entropy_quantile(NESTED) == pytest.approx(0.7)
+    assert entropy_quantile(EntropyBonus(SAPO())) is entropy_quantile(SAPO()) is None
+    assert not EntropyBonus(SAPO()).needs_reference()
+    settings = loss_settings(NESTED)
+    assert settings["init_args"]["loss"]["init_args"]["loss"]["class_path"].endswith(".EntropyBonus")
+    assert as_loss(settings, "loss") == NESTED
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: TopEntropy(SAPO(), 1.0), "share must lie between 0 and 1, got 1.0"),
+        (lambda: TopEntropy(EntropyBonus(TopEntropy(SAPO()))), "one TopEntropy is inside of another"),
+        (lambda: EntropyBonus(SAPO(), 0.0), "coefficient must be above 0"),
+        (lambda: StaleNegatives(SAPO(), -1.0), "threshold must be above 0"),
+        (lambda: StaleNegatives(SAPO), "give an object: SAPO"),  # pyright: ignore
+    ],
+)
+def test_settings_out_of_range_are_named(build, message):
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_inputs_that_are_missing_are_named():
+    inputs = our_inputs(random_step(), "token")
+    with pytest.raises(ValueError, match="TopEntropy needs entropy_threshold"):
+        TopEntropy(SAPO())(inputs)
+
+
+def trained(loss: TokenLoss, model: str, budget: int, path) -> tuple[dict[str, float], torch.Tensor]:
+    """One optimizer step on four sequences; what was logged, and the changed head."""
+    generator = torch.Generator().manual_seed(0)
+    sequences = tuple(
+        TrainingSequence(
+            torch.randint(3, 300, (4,), generator=generator),
+            torch.randint(3, 300, (n,), generator=generator),
+            torch.full((n,), -6.0),
+            torch.randn(n, generator=generator),
+        )
+        for n in (3, 5, 2, 6)
+    )
+    batch = TrainBatch(sequences, temperature=1.0, round_index=0, policy_version=0)
+    module = TPGRPOModule(
+        model, loss=loss, tokens_per_microbatch=budget, optimizer=lambda p: torch.optim.SGD(p, lr=1.0)
+    )
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = L.Trainer(accelerator="cpu", max_steps=1, default_root_dir=path, **quiet)
+    trainer.fit(module, DataLoader([batch], batch_size=None))  # pyright: ignore[reportArgumentType]
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return logged, torch.cat([p.detach().flatten() for p in module._built_policy.parameters()])
+
+
+def test_in_the_module_cutting_changes_nothing_and_every_part_acts(random_model, tmp_path):
+    """One micro-batch, or one for each sequence: the threshold is of the whole step."""
+    loss = TopEntropy(EntropyBonus(ClippedSurrogate(), 0.5), 0.25)
+    whole, weights = trained(loss, random_model, 4096, tmp_path)
+    cut, cut_weights = trained(loss, random_model, 1, tmp_path)
+    torch.testing.assert_close(cut_weights, weights, rtol=0, atol=1e-6)
+    for name in ("train/loss", "train/entropy_loss", "train/low_entropy", "train/policy_loss", "train/grad_norm"):
+        assert cut[name] == pytest.approx(whole[name], abs=1e-6)
+    assert whole["train/low_entropy"] == pytest.approx(12 / 16)
+    assert whole["train/entropy_loss"] == pytest.approx(-0.5 * whole["train/entropy"], abs=1e-6)
+    _, without = trained(TopEntropy(ClippedSurrogate(), 0.25), random_model, 4096, tmp_path)
+    assert (without - weights).abs().max() > 1e-6  # the bonus has a gradient
+
+
+def test_trl_has_no_default_threshold():
+    """What StaleNegatives calls unpublished."""
+    assert trl.GRPOConfig(output_dir="unused", report_to=[], bf16=False).off_policy_mask_threshold is None
