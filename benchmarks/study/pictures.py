@@ -70,25 +70,19 @@ def curves_by_group(arms: Sequence[ArmRuns], reference: str) -> Figure:
     groups = {name: members for name, members in groups.items() if members} or {"baseline": []}
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(4.6 * columns, 3.9 * rows),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    most = max(map(len, groups.values())) + len(base)
+    size = (4.6 * columns, (3.6 + 0.18 * most) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, (group, members) in zip(axes.flat, groups.items(), strict=False):
         look = _look([*base, *members], reference)
         for runs in (*members, *base):
             _band(axis, runs, look[runs.arm.name])
         axis.set_title(group)
-        axis.legend(fontsize=7.5, loc="upper left", framealpha=0.85, edgecolor="none")
+        axis.set_xlabel("solutions sampled")
+        # Below the panel, where it hides no line.
+        axis.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, ncols=1)
     for axis in axes.flat[len(groups) :]:
         axis.set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("solutions sampled")
     for axis in axes[:, 0]:
         axis.set_ylabel("held-out accuracy")
     seeds = sorted({len(runs.seeds) for runs in arms})
@@ -133,9 +127,9 @@ def diagnostics_picture(arms: Sequence[ArmRuns]) -> Figure:
     """Draw the diagnostics of each arm with their intervals over seeds, a panel a diagnostic."""
     values = [diagnostics(runs) for runs in arms]
     names = [name for name in DIAGNOSTICS if any(name in v for v in values)]
-    columns = 4
+    columns = 5
     rows = -(-len(names) // columns)
-    size = (3.1 * columns, (0.9 + 0.25 * len(arms)) * rows)
+    size = (2.7 * columns, (0.9 + 0.25 * len(arms)) * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, name in zip(axes.flat, names, strict=False):
         for place, (runs, row) in enumerate(zip(arms, values, strict=True)):
