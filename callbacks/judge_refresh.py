@@ -16,7 +16,7 @@ from lit_tpgrpo.distributed import gather_sum, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase, RefreshableJudge, StoringJudge, tally_of
-from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
+from lit_tpgrpo.judges.scoring import ALARM_F1, LabelCounts, count_labels
 from lit_tpgrpo.records import StepLabel
 from lit_tpgrpo.rollout.hooks import RoundCallback, rollout_source, shows_bars
 from lit_tpgrpo.rollout.sampling import bar
@@ -46,7 +46,7 @@ class JudgeRefresh(RoundCallback):
         alarm_f1: F1 below which a label is warned of, in [0, 1].
     """
 
-    def __init__(self, every_n_rounds: int = 1, audit: AuditSet | None = None, alarm_f1: float = 0.8) -> None:
+    def __init__(self, every_n_rounds: int = 1, audit: AuditSet | None = None, alarm_f1: float = ALARM_F1) -> None:
         if every_n_rounds < 1 or not 0 <= alarm_f1 <= 1:
             raise ConfigError(
                 f"every_n_rounds must be at least 1 and alarm_f1 in [0, 1], got {every_n_rounds} and {alarm_f1}"
@@ -82,7 +82,7 @@ class JudgeRefresh(RoundCallback):
 
     def _publish(self, trainer: L.Trainer, counts: LabelCounts, counters: Mapping[str, float]) -> None:
         metrics = {f"judge_audit/{name}": value for name, value in {**counters, **counts.metrics()}.items()}
-        alarms = [label for label in counts.present() if counts.f1(label) < self.alarm_f1]
+        alarms = counts.alarms(self.alarm_f1)
         metrics["judge_audit/alarms"] = float(len(alarms))
         log_to_all(trainer, metrics)
         for label in alarms:

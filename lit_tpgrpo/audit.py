@@ -1,14 +1,16 @@
 """Score any judge on solutions with known step labels: ``python -m lit_tpgrpo.audit --train_config FILE``.
 
-Data: the embedded domain, where the true label of every step is known, or files that say which steps are wrong (MR-Ben's
-maths, PRMBench; see ``lit_tpgrpo.judges.error_detection`` for the scores). The judge is given as in a training configuration:
+Data: the embedded domain, where the true label of every step is known; files that say which steps are wrong (MR-Ben's maths,
+PRMBench; see ``lit_tpgrpo.judges.error_detection`` for the scores); or chains that you labelled (``read_labelled`` in
+``lit_tpgrpo.judges.audit_sets`` names the columns). The judge is given as in a training configuration:
 
     python -m lit_tpgrpo.audit                                             # the rule judge, embedded domain
     python -m lit_tpgrpo.audit --train_config configs/quickstart.yaml      # the judge of a training configuration
     python -m lit_tpgrpo.audit --data mrben --path mrben_math.json --config judge.yaml --judge.query.votes 3
 
-where judge.yaml holds ``judge: {class_path: ..., init_args: ...}``. The tables are followed by the judge's counts:
-abstentions and their reasons, requests, invalid replies, tokens, latency and cost.
+where judge.yaml holds ``judge: {class_path: ..., init_args: ...}``. The tables are followed by F1 of each label with its 95%
+interval and an alarm for each one under ``--alarm_f1``, and by the judge's counts: abstentions and their reasons, requests,
+invalid replies, tokens, latency and cost. ``benchmarks/judge_audit`` makes one table of several judges and sets.
 """
 
 from __future__ import annotations
@@ -30,28 +32,20 @@ from lit_tpgrpo.datamodules.arithmetic.judge_report import LabelReport, policy_s
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.jsonl import append_line
-from lit_tpgrpo.judges.audit_sets import OnMalformed, read_mrben, read_prmbench
+from lit_tpgrpo.judges.audit_rows import OnMalformed
+from lit_tpgrpo.judges.audit_sets import read_labelled, read_mrben, read_prmbench
+from lit_tpgrpo.judges.audit_tables import counts_text, label_text
 from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge
-from lit_tpgrpo.judges.scoring import label_at
+from lit_tpgrpo.judges.scoring import ALARM_F1, LabelCounts, label_at
 from lit_tpgrpo.protocol_check import accept_by_methods
-from lit_tpgrpo.records import Verdict
+from lit_tpgrpo.records import StepLabel, Verdict
 from lit_tpgrpo.user_errors import one_line_errors
 from lit_tpgrpo.yaml_files import bound_parsers, read_yaml
 
 RULE = {"class_path": "lit_tpgrpo.judges.rule.RuleJudge"}
-READERS = {"mrben": read_mrben, "prmbench": read_prmbench}
+Data = Literal["embedded", "mrben", "prmbench", "labelled"]
+READERS = {"mrben": read_mrben, "prmbench": read_prmbench, "labelled": read_labelled}
 INTERRUPTED = 130  # a shell's exit code for a process ended by ctrl-C
-# The line of the report for a count, by the first word of its name; other counts get a line named by that word.
-GROUPS = {
-    "cases": "solutions",
-    "abstained": "solutions",
-    "down": "solutions",
-    "segmentations": "segmentation",
-    "questions": "requests",
-    "requests": "requests",
-    "retries": "requests",
-    "faults": "requests",
-}
 
 
 class Report(Protocol):
@@ -61,6 +55,8 @@ class Report(Protocol):
     def cases(self) -> Sequence[JudgeCase]: ...
 
     def truth(self, index: int) -> Any: ...
+
+    def known_labels(self, index: int) -> Sequence[StepLabel | None]: ...
 
     def add(self, index: int, verdict: Verdict) -> None: ...
 
@@ -79,10 +75,13 @@ def make_parser(judge: Mapping[str, Any]) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--judge", type=Judge, default=dict(judge), help="the judge, as in a training configuration")
     parser.add_argument("--train_config", type=str | None, help="training YAML whose judge is audited")
-    parser.add_argument("--data", type=Literal["embedded", "mrben", "prmbench"], default="embedded", help="data set")
-    parser.add_argument("--path", type=str | None, help="the file of mrben or prmbench")
+    parser.add_argument(
+        "--data", type=Literal["embedded", "mrben", "prmbench", "labelled"], default="embedded", help="data set"
+    )
+    parser.add_argument("--path", type=str | None, help="the file of mrben, prmbench or labelled")
     parser.add_argument("--n", type=int | None, help="first n solutions of a file (all); number of embedded ones (500)")
     parser.add_argument("--on_malformed", type=OnMalformed | None, help="malformed rows: stop (default) or skip them")
+    parser.add_argument("--alarm_f1", type=float, default=ALARM_F1, help="F1 below which a label is warned of")
     parser.add_argument("--level", type=str | None, help=f"embedded: {', '.join(LEVELS)} (default {DEFAULT_LEVEL})")
     parser.add_argument("--seed", type=int | None, help="embedded: seed of the solutions (default 0)")
     parser.add_argument(
@@ -150,6 +149,8 @@ def make_report(options: Namespace) -> Report:
         raise ConfigError(
             f"{' and '.join(conflicts)} cannot be given with --data {options.data}; leave it out or change --data"
         )
+    if not 0 <= options.alarm_f1 <= 1:
+        raise ConfigError(f"alarm_f1 must be in [0, 1], got {options.alarm_f1}")
     if options.n is not None and options.n < 1:
         raise ConfigError(f"n must be at least 1, got {options.n}")
     if not embedded:
@@ -163,25 +164,32 @@ def make_report(options: Namespace) -> Report:
     return LabelReport(make(level, options.n or 500, options.seed or 0))
 
 
-def audit(judge: Judge, report: Report, out: Path | None = None) -> None:
-    """Judge all cases once, write each verdict as it arrives, and print tables and counts, also after an early end.
-
-    Raises:
-        ConfigError: the judge needs the policy in training.
-    """
+def check_auditable(judge: Judge) -> None:
+    """Raise ConfigError if the judge needs the policy in training."""
     if isinstance(judge, RefreshableJudge) and judge.needs_policy:
         raise ConfigError(
             "the judge is the policy in training, which an audit does not have; give the folder of its weights instead of "
             "'policy' as --judge.chat.model"
         )
+
+
+def audit(judge: Judge, report: Report, out: Path | None = None, alarm_f1: float = ALARM_F1) -> None:
+    """Judge all cases once, write each verdict as it arrives, and print tables and counts, also after an early end.
+
+    Raises:
+        ConfigError: the judge needs the policy in training.
+    """
+    check_auditable(judge)
+    solutions: list[LabelCounts] = []
     print(report.heading(), flush=True)
     cases, done, start = report.cases, 0, time.monotonic()
     verdicts = judge.judge(cases)
     try:
         for index, verdict in tqdm(verdicts, total=len(cases), desc=f"judge {judge.name}", file=sys.stderr):
             if out is not None:
-                append_line(out, _line(cases[index], verdict, report.truth(index)))
+                append_line(out, verdict_row(cases[index], verdict, report.truth(index)))
             report.add(index, verdict)
+            solutions.append(counts_of(cases[index], report.known_labels(index), verdict))
             done += 1
     finally:
         with suppress(AttributeError):  # an iterator without close() has no requests in flight
@@ -189,10 +197,18 @@ def audit(judge: Judge, report: Report, out: Path | None = None) -> None:
         if done:
             partly = "" if done == len(cases) else " (ended early: the tables cover only these)"
             print(f"judge {judge.name}: {done} of {len(cases)} solutions in {time.monotonic() - start:.1f} s{partly}\n")
-            print(f"{report.tables()}\n\n{counts_text(judge.metrics())}", flush=True)
+            print(f"{report.tables()}\n\n{label_text(solutions, alarm_f1)}", flush=True)
+            print(f"\n{counts_text(judge.metrics())}", flush=True)
 
 
-def _line(case: JudgeCase, verdict: Verdict, truth: Any) -> dict[str, Any]:
+def counts_of(case: JudgeCase, known: Sequence[StepLabel | None], verdict: Verdict) -> LabelCounts:
+    """Return the counts of one verdict."""
+    counts = LabelCounts()
+    counts.add(case, known, verdict)
+    return counts
+
+
+def verdict_row(case: JudgeCase, verdict: Verdict, truth: Any) -> dict[str, Any]:
     """Return a row of ``--out``: ``labels`` per given step; ``judged_steps`` counts the steps of the judge's segmentation."""
     return {
         "uid": case.problem.uid,
@@ -202,22 +218,6 @@ def _line(case: JudgeCase, verdict: Verdict, truth: Any) -> dict[str, Any]:
         "note": verdict.note,
         "truth": truth,
     }
-
-
-def counts_text(metrics: Mapping[str, float]) -> str:
-    """Format a judge's counts, one group per line, with the names of zero counts at the end."""
-    groups: dict[str, list[str]] = {}
-    for name, value in metrics.items():
-        if value:
-            stem = name.split("_")[0]
-            groups.setdefault(GROUPS.get(stem, stem), []).append(f"{name} {_number(value)}")
-    lines = [f"{group:<13} {', '.join(counts)}" for group, counts in groups.items()]
-    zero = [name for name, value in metrics.items() if not value]
-    return "\n".join(lines + ([f"{'zero':<13} {', '.join(zero)}"] if zero else []))
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def _create_empty(path: str) -> Path:
@@ -236,7 +236,7 @@ def _run(args: Sequence[str] | None) -> None:
     report = make_report(options)
     judge = parser.instantiate(options).judge
     try:
-        audit(judge, report, None if options.out is None else _create_empty(options.out))
+        audit(judge, report, None if options.out is None else _create_empty(options.out), options.alarm_f1)
     finally:
         judge.close()
 

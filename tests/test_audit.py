@@ -80,6 +80,13 @@ def test_tables_counts_and_verdicts_of_any_judge(tmp_path: Path, capsys: pytest.
     assert cells["abstained (with an error)"] == ["1", "0", "1"]
     assert cells["a step flagged (false alarm)"] == ["1", "1", "0"]
     assert cells["wrong steps: recall"][0] == "0.3333"
+    # Two answers are wrong: no label is known there. The third is right, and the judge flags one of its two steps.
+    assert printed.out.splitlines()[-9:-5] == [
+        "label           F1      95% interval   steps solutions",
+        "correct     0.6667  0.6667 to 0.6667       2         1",
+        "no step of these data is known to be: incorrect, matched, unmatched",
+        "ALARM: F1 of correct steps is 0.667, under 0.800",
+    ]
     assert printed.out.splitlines()[-4:] == [
         "solutions     cases 3, abstained 1, abstained_faults 1",
         "cost          cost 0.125",
@@ -173,6 +180,8 @@ LOCAL += ["--judge.chat", "lit_tpgrpo.chat.local_chat.LocalChat", "--judge.chat.
         (["--path", "x"], "--path cannot be given with --data embedded"),
         (["--data", "mrben", "--level", "3", "--seed", "1"], "--level and --seed cannot be given with --data mrben"),
         (["--level", "9"], "level must be one of .*, got '9'"),
+        (["--alarm_f1", "1.5"], r"alarm_f1 must be in \[0, 1\], got 1.5"),
+        (["--data", "labelled"], "--data labelled needs a file; give it as --path"),
         (["--n", "0"], "n must be at least 1, got 0"),
         (["--data", "mrben", "--path", "no/such.json"], r"no/such\.json: expected a file that can be read"),
         (["--train_config", "no/such.yaml"], r"--train_config no/such\.yaml: expected a YAML file that can be read"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
 from real_data import SAMPLE
 from smollm2 import model_folder
 
+from lit_tpgrpo import audit
 from lit_tpgrpo.callbacks import RoundCallback
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.sources import FileProblems
@@ -79,3 +83,21 @@ def test_a_round_and_a_step_of_a_pretrained_model(tmp_path):
             assert all(torch.isfinite(torch.tensor(solution.logprobs)))
     lengths = {len(s.solution.completion_ids) for g in watch.round_.groups for s in g.solutions}
     assert max(lengths) <= 24
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_too_small_to_judge_rings_the_alarm(capsys):
+    """Its replies are valid by their schema and empty: no step is incorrect, and a wrong answer adopts next to nothing."""
+    root = Path(__file__).parent.parent
+    judge = [
+        "--config",
+        str(root / "benchmarks" / "judge_audit" / "smollm2.yaml"),
+        "--judge.chat.model",
+        model_folder(),
+    ]
+    audit.main([*judge, "--level", "1", "--n", "4"])
+    printed = capsys.readouterr().out
+    assert "4 of 4 solutions" in printed
+    assert "ALARM: F1 of incorrect steps is 0.000, under 0.800" in printed
+    assert "ALARM: F1 of matched steps is 0." in printed
+    assert re.search(r"requests +questions \d+, requests \d+", printed)

@@ -102,6 +102,10 @@ class LabelReport:
         """Return the true labels of a case."""
         return [label.value for label in self.labelled[index][1]]
 
+    def known_labels(self, index: int) -> tuple[StepLabel, ...]:
+        """Return the true labels of a case: all of them are known."""
+        return self.labelled[index][1]
+
     def add(self, index: int, verdict: Verdict) -> None:
         """Count the verdict on a case."""
         self.counts.add(*self.labelled[index], verdict)

@@ -14,6 +14,7 @@ from lit_tpgrpo.lazy_imports import lazy_attributes
 if TYPE_CHECKING:
     from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge, StoringJudge, TallyingJudge, abstain
     from lit_tpgrpo.judges.error_detection import ErrorDetectionReport, ErrorScores, WrongSteps
+    from lit_tpgrpo.judges.labelled_chains import LabelledChain, LabelledChainsReport
     from lit_tpgrpo.judges.noisy import NoisyJudge
     from lit_tpgrpo.judges.rule import RuleJudge
     from lit_tpgrpo.judges.scoring import LabelCounts, count_labels
@@ -23,6 +24,7 @@ else:
         {
             "base": "Judge JudgeCase RefreshableJudge StoringJudge TallyingJudge abstain",
             "error_detection": "ErrorDetectionReport ErrorScores WrongSteps",
+            "labelled_chains": "LabelledChain LabelledChainsReport",
             "noisy": "NoisyJudge",
             "rule": "RuleJudge",
             "scoring": "LabelCounts count_labels",
@@ -35,6 +37,8 @@ __all__ = [
     "Judge",
     "JudgeCase",
     "LabelCounts",
+    "LabelledChain",
+    "LabelledChainsReport",
     "NoisyJudge",
     "RefreshableJudge",
     "RuleJudge",

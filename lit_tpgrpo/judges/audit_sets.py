@@ -1,6 +1,6 @@
-"""Readers of public data sets that label wrong steps: the maths part of MR-Ben, and PRMBench.
+"""Readers of audit sets: public ones that label wrong steps (the maths part of MR-Ben, PRMBench), and chains with labels.
 
-They return ``WrongSteps``. The outcome that a judge is given says whether the final answer is correct, as a verifier
+The outcome that a judge is given says whether the final answer is correct, as a verifier
 would; that is a different question from whether all steps are right.
 """
 
@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.judges.audit_rows import (
+    OnMalformed,
+    Rows,
+    content_of,
+    describe,
+    jsonl_rows,
+    read_records,
+    text_field,
+    texts_field,
+)
 from lit_tpgrpo.judges.error_detection import ErrorDetectionReport, WrongSteps, make_record
-from lit_tpgrpo.records import Outcome, Problem
+from lit_tpgrpo.judges.labelled_chains import LabelledChain, LabelledChainsReport
+from lit_tpgrpo.records import Outcome, Problem, StepLabel
 
-OnMalformed = Literal["stop", "skip"]
-Rows = Iterator[tuple[str, Any]]
-_SHOWN = 3
 _MAX_TRUTH = 500
 _MAX_DIGITS = 9
 # Possessive: a run of blanks is scanned once.
@@ -46,7 +52,7 @@ def read_mrben(path: str | Path, on_malformed: OnMalformed = "stop", limit: int 
     Raises:
         InputError: the file cannot be read, rows are malformed (stop), or none is usable.
     """
-    return _read(Path(path), _mrben_rows(Path(path)), _mrben_record, on_malformed, limit)
+    return ErrorDetectionReport(*read_records(Path(path), _mrben_rows(Path(path)), _mrben_record, on_malformed, limit))
 
 
 def read_prmbench(
@@ -65,67 +71,35 @@ def read_prmbench(
     Raises:
         InputError: the file cannot be read, rows are malformed (stop), or none is usable.
     """
-    return _read(Path(path), _jsonl_rows(Path(path)), _prmbench_record, on_malformed, limit)
-
-
-def _read(
-    path: Path, rows: Rows, convert: Callable[[Any], WrongSteps], on_malformed: OnMalformed, limit: int | None
-) -> ErrorDetectionReport:
-    """Convert rows up to ``limit``; the error for malformed rows names the first few of them."""
-    records: list[WrongSteps] = []
-    malformed: list[tuple[str, str]] = []
-    for where, row in rows:
-        if len(records) == limit:
-            break
-        try:
-            records.append(_converted(row, convert))
-        except InputError as error:
-            malformed.append((where, str(error)))
-    listed = "; ".join(f"{where}: {reason}" for where, reason in malformed[:_SHOWN])
-    summary = f"{path}: {len(malformed)} of {len(records) + len(malformed)} rows read are malformed: {listed}"
-    if len(malformed) > _SHOWN:
-        summary += f"; and {len(malformed) - _SHOWN} more"
-    if not records:
-        raise InputError(
-            f"{summary}. No usable row is left: is it the right file for this data?"
-            if malformed
-            else f"{path}: expected at least one row, got none. Is it the right file?"
-        )
-    if malformed and on_malformed == "stop":
-        raise InputError(f"{summary}. Correct them, or leave them out with on_malformed: skip.")
-    # Replace the numbers, which differ from row to row, to count equal reasons together.
     return ErrorDetectionReport(
-        _with_unique_uids(records), Counter(re.sub(r"\d+", "N", reason) for _, reason in malformed)
+        *read_records(Path(path), jsonl_rows(Path(path)), _prmbench_record, on_malformed, limit)
     )
 
 
-def _converted(row: Any, convert: Callable[[Any], WrongSteps]) -> WrongSteps:
-    """Convert a row that is a JSON object; a row that could not be decoded is an InputError, raised here."""
-    if isinstance(row, InputError):
-        raise row
-    if not isinstance(row, Mapping):
-        raise InputError(f"expected an object with named fields, got {_describe(row)}")
-    return convert(row)
+def read_labelled(
+    path: str | Path, on_malformed: OnMalformed = "stop", limit: int | None = None
+) -> LabelledChainsReport:
+    """Read chains whose steps have the labels of the protocol, given by people: one JSON object per line.
 
+    A row has ``uid``, ``problem``, ``gold``, ``outcome`` (correct or incorrect), ``steps`` (texts), ``answer`` (the answer
+    block) and ``labels``, one for each step: correct, incorrect, matched, unmatched, or null where the label is not known.
 
-def _with_unique_uids(records: Sequence[WrongSteps]) -> list[WrongSteps]:
-    """Return the records with unique problem uids: a repeated uid gets a number as suffix."""
-    seen: Counter[str] = Counter()
-    unique = []
-    for record in records:
-        problem = record.case.problem
-        seen[problem.uid] += 1
-        if seen[problem.uid] > 1:
-            problem = replace(problem, uid=f"{problem.uid}-{seen[problem.uid]}")
-            solution = replace(record.case.solution, problem_uid=problem.uid)
-            record = replace(record, case=replace(record.case, problem=problem, solution=solution))
-        unique.append(record)
-    return unique
+    Args:
+        path: the file.
+        on_malformed: ``stop`` at malformed rows, or ``skip`` and count them.
+        limit: most usable rows to read; None reads all.
+
+    Raises:
+        InputError: the file cannot be read, rows are malformed (stop), or none is usable.
+    """
+    return LabelledChainsReport(
+        *read_records(Path(path), jsonl_rows(Path(path)), _labelled_record, on_malformed, limit)
+    )
 
 
 def _mrben_record(row: Mapping[str, Any]) -> WrongSteps:
-    lines, verdict = _texts(row, "Model_Solution_Steps"), _text(row, "Model_Solution_Correctness")
-    gold = _text(row, "Ground_Truth_Answer")
+    lines, verdict = texts_field(row, "Model_Solution_Steps"), text_field(row, "Model_Solution_Correctness")
+    gold = text_field(row, "Ground_Truth_Answer")
     if verdict not in ("correct", "incorrect"):
         raise InputError(f"expected correct or incorrect in 'Model_Solution_Correctness', got {verdict!r}")
     said = str(row.get("Model_Solution_First_Error_Step")).strip()
@@ -141,8 +115,8 @@ def _mrben_record(row: Mapping[str, Any]) -> WrongSteps:
     last = next((line for line in reversed(lines) if line.strip()), "")
     right = verdict == "correct" or set(_CHOICE.findall(last)) == {gold}
     problem = Problem(
-        f"mrben/{_text(row, 'Question_UUID')}/{_text(row, 'Sampled_Model')}",
-        f"{_text(row, 'Question')}\n{_text(row, 'Options')}",
+        f"mrben/{text_field(row, 'Question_UUID')}/{text_field(row, 'Sampled_Model')}",
+        f"{text_field(row, 'Question')}\n{text_field(row, 'Options')}",
         gold,
         "mrben",
     )
@@ -169,14 +143,14 @@ def _grouped(lines: Sequence[str]) -> tuple[list[str], list[int | None]]:
 
 
 def _prmbench_record(row: Mapping[str, Any]) -> WrongSteps:
-    steps, truth = _texts(row, "modified_process"), _text(row, "ground_truth")
+    steps, truth = texts_field(row, "modified_process"), text_field(row, "ground_truth")
     wrong = row.get("error_steps")
     if not isinstance(wrong, list) or not all(type(n) is int and n >= 1 for n in wrong):
-        raise InputError(f"expected a list of step numbers from 1 in 'error_steps', got {_describe(wrong)}")
+        raise InputError(f"expected a list of step numbers from 1 in 'error_steps', got {describe(wrong)}")
     reaches_truth = _contains_answer(truth, steps[-1])
     column = "modified_question" if row.get("modified_question") else "question"
     return make_record(
-        Problem(f"prmbench/{_text(row, 'idx')}", _text(row, column), truth, "prmbench"),
+        Problem(f"prmbench/{text_field(row, 'idx')}", text_field(row, column), truth, "prmbench"),
         steps,
         steps[-1] if wrong else f"\\boxed{{{truth}}}",
         Outcome.CORRECT if reaches_truth or not wrong else Outcome.INCORRECT,
@@ -192,39 +166,9 @@ def _contains_answer(truth: str, step: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(truth)}(?!\w|\.\d)", step) is not None
 
 
-def _text(row: Mapping[str, Any], column: str) -> str:
-    value = row.get(column)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"expected a text in {column!r}, got {_describe(value)}")
-    return value.strip()
-
-
-def _texts(row: Mapping[str, Any], column: str) -> list[str]:
-    value = row.get(column)
-    if not isinstance(value, list) or not value or not all(isinstance(step, str) for step in value):
-        raise InputError(f"expected a list of texts in {column!r}, got {_describe(value)}")
-    return value
-
-
-def _describe(value: Any) -> str:
-    shown = repr(value)
-    return "null" if value is None else f"{shown if len(shown) <= 80 else shown[:80] + '...'} ({type(value).__name__})"
-
-
-def _content(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(
-            f"{path}: expected a file that can be read, got: {error.strerror}. Give another path."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8, got another encoding ({error}). Convert the file.") from error
-
-
 def _mrben_rows(path: Path) -> Rows:
     try:
-        lists = json.loads(_content(path))
+        lists = json.loads(content_of(path))
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
@@ -237,11 +181,18 @@ def _mrben_rows(path: Path) -> Rows:
         yield from ((f"{name} item {number}", row) for number, row in enumerate(rows, start=1))
 
 
-def _jsonl_rows(path: Path) -> Rows:
-    for number, line in enumerate(_content(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                row = InputError(f"expected one JSON object, got invalid JSON ({error})")
-            yield f"line {number}", row
+def _labelled_record(row: Mapping[str, Any]) -> LabelledChain:
+    steps, labels = texts_field(row, "steps"), row.get("labels")
+    outcome = text_field(row, "outcome")
+    if outcome not in ("correct", "incorrect"):
+        raise InputError(f"expected correct or incorrect in 'outcome', got {outcome!r}")
+    names = ("correct", "incorrect") if outcome == "correct" else ("matched", "unmatched")
+    if not isinstance(labels, list) or len(labels) != len(steps) or not all(n is None or n in names for n in labels):
+        raise InputError(
+            f"expected in 'labels' one of {', '.join(names)} or null for each of the {len(steps)} steps of a solution "
+            f"that is {outcome}, got {describe(labels)}"
+        )
+    problem = Problem(text_field(row, "uid"), text_field(row, "problem"), text_field(row, "gold"), "labelled")
+    record = make_record(problem, steps, text_field(row, "answer"), Outcome(outcome), None)
+    known = [None if labels[n - 1] is None else StepLabel(labels[n - 1]) for n in record.numbers]
+    return LabelledChain(record.case, (*known, None))

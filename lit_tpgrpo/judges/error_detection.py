@@ -58,6 +58,21 @@ class WrongSteps:
             return frozenset(self.numbers) - self.wrong
         return frozenset(n for n in self.numbers if self.first_error is None or n < self.first_error)
 
+    @property
+    def known_labels(self) -> tuple[StepLabel | None, ...]:
+        """The true label of each step of the case as far as the data say it; None where they do not.
+
+        If the answer is right, a wrong step is INCORRECT and a right one CORRECT, whether or not a reflection corrected it.
+        If it is wrong, no label is known: which steps the answer adopts was not annotated. Nor was the answer block.
+        """
+        if self.case.outcome is not Outcome.CORRECT:
+            return (None,) * len(self.case.steps)
+        wrong = frozenset({self.first_error} - {None}) if self.wrong is None else self.wrong
+        labels = dict.fromkeys(self.known_right, StepLabel.CORRECT) | {
+            n: StepLabel.INCORRECT for n in wrong if n is not None
+        }
+        return (*(labels.get(n) for n in self.numbers), *(None for step in self.case.steps if step.is_answer))
+
     def flagged(self, verdict: Verdict) -> frozenset[int]:
         """Return the numbers of the steps that a verdict flags."""
         thinks = self.case.steps[: len(self.numbers)]
@@ -208,6 +223,10 @@ class ErrorDetectionReport:
         """Return the first wrong step, and all wrong steps if they are known, as JSON values."""
         record = self.records[index]
         return {"first_error": record.first_error, "wrong": None if record.wrong is None else sorted(record.wrong)}
+
+    def known_labels(self, index: int) -> tuple[StepLabel | None, ...]:
+        """Return the known labels of a record's steps, see ``WrongSteps.known_labels``."""
+        return self.records[index].known_labels
 
     def add(self, index: int, verdict: Verdict) -> None:
         """Count the verdict on a record."""

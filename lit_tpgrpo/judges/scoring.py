@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from lit_tpgrpo.judges.base import Judge, JudgeCase
 from lit_tpgrpo.records import Step, StepLabel, Verdict
 
+ALARM_F1 = 0.8
+"""F1 of a label below which an audit warns of it."""
+
 
 @dataclass(frozen=True)
 class LabelCounts:
@@ -19,13 +22,14 @@ class LabelCounts:
 
     pairs: Counter[tuple[StepLabel, StepLabel]] = field(default_factory=Counter)
 
-    def add(self, case: JudgeCase, truth: Sequence[StepLabel], verdict: Verdict) -> None:
-        """Count a verdict. ``truth`` has one label per step of the case.
+    def add(self, case: JudgeCase, truth: Sequence[StepLabel | None], verdict: Verdict) -> None:
+        """Count a verdict. ``truth`` has one label per step of the case; steps whose label is not known (None) do not count.
 
         If the judge re-segmented, its labels are read at the start of each of these steps.
         """
         for step, true in zip(case.steps, truth, strict=True):
-            self.pairs[true, label_at(verdict, step)] += 1
+            if true is not None:
+                self.pairs[true, label_at(verdict, step)] += 1
 
     def __add__(self, other: LabelCounts) -> LabelCounts:
         return LabelCounts(self.pairs + other.pairs)
@@ -38,9 +42,13 @@ class LabelCounts:
         """Return the true labels that occur."""
         return [label for label in StepLabel if self.support(label)]
 
+    def predicted(self, label: StepLabel) -> int:
+        """Return the number of steps that the judge gave this label."""
+        return sum(n for (_, given), n in self.pairs.items() if given is label)
+
     def precision(self, label: StepLabel) -> float:
         """Return the share of the steps predicted as this label that have it; 0 if it was never predicted."""
-        predicted = sum(n for (_, p), n in self.pairs.items() if p is label)
+        predicted = self.predicted(label)
         return self.pairs[label, label] / predicted if predicted else 0.0
 
     def recall(self, label: StepLabel) -> float:
@@ -52,6 +60,10 @@ class LabelCounts:
         """Return the harmonic mean of precision and recall."""
         p, r = self.precision(label), self.recall(label)
         return 2 * p * r / (p + r) if p + r else 0.0
+
+    def alarms(self, threshold: float) -> list[StepLabel]:
+        """Return the true labels that occur and whose F1 is below the threshold: those that an audit warns of."""
+        return [label for label in self.present() if self.f1(label) < threshold]
 
     def metrics(self) -> dict[str, float]:
         """Return all scores as flat scalars, and the share of steps that are ABSTAINED."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from lit_tpgrpo.arguments import shown
+from lit_tpgrpo.credit.merging import agrees_with_answer, check_verdict, single_steps
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge, JudgeCase, abstain
-from lit_tpgrpo.records import Outcome, Verdict
+from lit_tpgrpo.records import JudgedSolution, Outcome, Verdict
+from lit_tpgrpo.rewards.base import VerifiedSolution
 from lit_tpgrpo.rollout.sampling import bar
 from lit_tpgrpo.rollout.store import RoundFile
 from lit_tpgrpo.rollout.verifying import VerifiedGroups
@@ -33,7 +36,7 @@ def judge_groups(
         show: whether to show it.
 
     Raises:
-        ConfigError: the judge gave no verdict on a solution.
+        ConfigError: the judge gave no verdict on a solution, or one that contradicts its contract.
     """
     # A group that an earlier run dropped may be wanted by this one's settings.
     done = {key: v for key, v in verified.verdicts.items() if v.note != DROPPED or key[0] in dropped}
@@ -56,8 +59,15 @@ def judge_groups(
             wanted.append(i)
     if wanted:
         verdicts = judge.judge([cases[i] for i in wanted])
+        awaited = set(range(len(wanted)))
         for i, verdict in bar(verdicts, desc, len(wanted), show, "solution"):
-            keep(wanted[i], verdict)
+            if i not in awaited:
+                raise ConfigError(
+                    f"the judge {type(judge).__name__} gave a verdict on case {i!r}; expected each index from 0 to "
+                    f"{len(wanted) - 1} once"
+                )
+            awaited.remove(i)
+            keep(wanted[i], checked_verdict(judge, todo[wanted[i]][1], verdict))
             STOP.check()
     judged = sum((g, s.solution.sample) in done for g, s in todo)
     if judged < len(todo):
@@ -66,3 +76,21 @@ def judge_groups(
             "expected an (index, Verdict) for each case"
         )
     return done
+
+
+def checked_verdict(judge: Judge, verified: VerifiedSolution, verdict: Verdict) -> Verdict:
+    """Return a judge's verdict if steps and labels are what credit assignments expect, before it is stored.
+
+    Raises:
+        ConfigError: they are not; the message names the judge, the solution and what is wrong.
+    """
+    name = type(judge).__name__
+    if not isinstance(verdict, Verdict):
+        raise ConfigError(f"the judge {name} must yield (index, Verdict), got {shown(verdict)} as verdict")
+    judged = JudgedSolution(verified.solution, verified.outcome, verified.answer, verdict)
+    try:
+        check_verdict(judged)
+        agrees_with_answer(judged, single_steps(verdict))
+    except ValueError as error:
+        raise ConfigError(f"the judge {name}: {error}") from error
+    return verdict

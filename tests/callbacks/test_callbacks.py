@@ -22,6 +22,7 @@ from lit_tpgrpo.callbacks import (
 from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import ConfigError, InputError
@@ -352,6 +353,23 @@ def test_a_policy_that_judges_itself_without_a_refresh_says_so_and_stays_as_it_w
         run(tmp_path).fit(module(random_model), datamodule=data(judge=self_judge(chat, tmp_path), steps_per_epoch=4))
     assert chat.taken == [True]
     assert "judges itself, from now on with its weights of step 0" in caplog.text
+
+
+def test_a_bad_model_as_judge_rings_the_alarm_of_every_label(random_model, tmp_path, caplog):
+    """A real local model with random weights: no reply is a verdict, so no label is right."""
+    query = QueryConfig(max_tokens=8, verdict_attempts=1)
+    judge = GenerativeJudge(LocalChat(random_model), segmentation=RuleSegmentation(), query=query, store=None)
+    audit = ArithmeticAudit("1", n=6)
+    trainer = run(tmp_path, JudgeRefresh(audit=audit))
+    with caplog.at_level(logging.WARNING):
+        trainer.fit(module(random_model), datamodule=data(judge=judge, steps_per_epoch=2))
+    labels = {label for _, truth in audit.cases(None) for label in truth}  # pyright: ignore[reportArgumentType]
+    assert len(labels) == 4
+    for label in labels:
+        assert f"judge audit: F1 of {label.value} steps is 0.000, under 0.800" in caplog.text
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    assert metrics["judge_audit/alarms"] == 4
+    assert metrics["judge_audit/abstained_share"] == 1.0
 
 
 @pytest.mark.parametrize(

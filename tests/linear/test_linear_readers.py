@@ -174,6 +174,7 @@ NO_READERS = {
     "verify.compare": "of texts of bounded length",
     "judges.audit_sets.read_mrben": "its rows are read by mrben_record",
     "judges.audit_sets.read_prmbench": "its rows are read by prmbench_record",
+    "judges.audit_sets.read_labelled": "it looks for nothing in its texts; make_record is part of prmbench_record",
     "judges.generative.numbered_solution.prompt_text": "called by number_solution",
     "judges.generative.numbered_solution.number_solution": "numbered solution",
     "judges.generative.verdicts.schema_of": "of forms of ours",

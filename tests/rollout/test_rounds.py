@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.pretrained import load_tokenizer
-from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round, StopReason
+from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round, StepLabel, StopReason
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
@@ -85,9 +86,9 @@ def tokenizer(random_model: str) -> PreTrainedTokenizerBase:
     return load_tokenizer(random_model)
 
 
-def make(tmp_path: Path, tokenizer, *outcomes: Outcome, on_group=lambda group: None, shift=0):
+def make(tmp_path: Path, tokenizer, *outcomes: Outcome, on_group=lambda group: None, shift=0, judge=None):
     """Round 0 of the problems, its metrics, and its engine, verifier and judge."""
-    engine, verifier, judge = Scripted(tokenizer, shift), Dealt(*outcomes), CountingJudge()
+    engine, verifier, judge = Scripted(tokenizer, shift), Dealt(*outcomes), judge or CountingJudge()
     maker = RoundMaker(
         engine,
         verifier,
@@ -225,3 +226,38 @@ def test_a_judge_without_a_verdict_on_every_solution_is_named(tmp_path: Path, to
         ConfigError, match=r"the judge CountingJudge gave no verdict on 12 of 12 solutions; expected an"
     ):
         make(tmp_path, tokenizer, Outcome.CORRECT, Outcome.INCORRECT)
+
+
+class Careless(RuleJudge):
+    """Gives what ``change`` makes of the rule judge's ``(index, verdict)``."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self._change = change
+
+    def judge(self, cases):
+        return (self._change(i, verdict) for i, verdict in super().judge(cases))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda i, v: (i, replace(v, labels=(StepLabel.MATCHED,) * len(v.labels))),
+            r"the verdict on sample 0 of problem 'p/0' labels a correct solution \['matched'\]",
+        ),
+        (
+            lambda i, v: (i, replace(v, labels=v.labels[1:])),
+            "problem 'p/0' has 1 labels for 2 steps; expected one each",
+        ),
+        (lambda i, v: (i, replace(v, steps=v.steps[1:], labels=v.labels[1:])), "do not cover its .* tokens once"),
+        (lambda i, v: (i, v.labels), "must yield \\(index, Verdict\\), got .* as verdict"),
+        (lambda i, v: (0, v), "gave a verdict on case 0; expected each index from 0 to 11 once"),
+        (lambda i, v: (i + 12, v), "gave a verdict on case 12; expected each index from 0 to 11 once"),
+    ],
+)
+def test_a_judge_that_breaks_its_contract_is_named_before_its_verdict_is_stored(tmp_path, tokenizer, change, message):
+    with pytest.raises(ConfigError, match=f"the judge Careless:? .*{message}"):
+        make(tmp_path, tokenizer, C, judge=Careless(change))
+    again, *_ = make(tmp_path, tokenizer, C)  # a good judge takes the round up
+    assert [s.verdict.labels[-1] for s in again.groups[0].solutions] == [StepLabel.CORRECT] * G
