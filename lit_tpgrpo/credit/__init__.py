@@ -13,42 +13,68 @@ from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from lit_tpgrpo.credit.base import CreditAssignment
+    from lit_tpgrpo.credit.baselines import (
+        Baseline,
+        LeaveOneOutBaseline,
+        MeanBaseline,
+        StandardisedBaseline,
+        SuccessRateBaseline,
+    )
+    from lit_tpgrpo.credit.capo import CAPOCredit
     from lit_tpgrpo.credit.correct_only import CorrectOnlyCredit
     from lit_tpgrpo.credit.group_credit import GroupCredit
     from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage
     from lit_tpgrpo.credit.incorrect_only import IncorrectOnlyCredit
     from lit_tpgrpo.credit.outcome import OutcomeCredit
     from lit_tpgrpo.credit.process_supervised import ProcessSupervisedCredit
+    from lit_tpgrpo.credit.pure import PURECredit
     from lit_tpgrpo.credit.step import StepCredit
     from lit_tpgrpo.credit.thought import ThoughtCredit
     from lit_tpgrpo.credit.unadapted import UnadaptedThoughtCredit
+    from lit_tpgrpo.credit.vppo import FixedMargin, LengthMargin, PrefixMargin, PromptMargin, VPPOCredit
 else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
             "base": "CreditAssignment",
+            "baselines": "Baseline LeaveOneOutBaseline MeanBaseline StandardisedBaseline SuccessRateBaseline",
+            "capo": "CAPOCredit",
             "correct_only": "CorrectOnlyCredit",
             "group_credit": "GroupCredit",
             "group_relative": "GroupRelativeCredit RewardAdvantage",
             "incorrect_only": "IncorrectOnlyCredit",
             "outcome": "OutcomeCredit",
             "process_supervised": "ProcessSupervisedCredit",
+            "pure": "PURECredit",
             "step": "StepCredit",
             "thought": "ThoughtCredit",
             "unadapted": "UnadaptedThoughtCredit",
+            "vppo": "FixedMargin LengthMargin PrefixMargin PromptMargin VPPOCredit",
         },
     )
 
 __all__ = [
+    "Baseline",
+    "CAPOCredit",
     "CorrectOnlyCredit",
     "CreditAssignment",
+    "FixedMargin",
     "GroupCredit",
     "GroupRelativeCredit",
     "IncorrectOnlyCredit",
+    "LeaveOneOutBaseline",
+    "LengthMargin",
+    "MeanBaseline",
     "OutcomeCredit",
+    "PURECredit",
+    "PrefixMargin",
     "ProcessSupervisedCredit",
+    "PromptMargin",
     "RewardAdvantage",
+    "StandardisedBaseline",
     "StepCredit",
+    "SuccessRateBaseline",
     "ThoughtCredit",
     "UnadaptedThoughtCredit",
+    "VPPOCredit",
 ]

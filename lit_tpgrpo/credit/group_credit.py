@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from lit_tpgrpo.credit.merging import check_verdict
 from lit_tpgrpo.credit.per_solution import credit_nothing
 from lit_tpgrpo.errors import ConfigError
@@ -46,3 +48,12 @@ class GroupCredit(ABC):
             group: of the solutions.
             rewarded: those of its solutions that have a reward, at least two.
         """
+
+
+def warn_of_unused_rewards(credit: GroupCredit, rewarded: Sequence[JudgedSolution]) -> None:
+    """Warn that a credit assignment from outcomes and labels alone does not use other terms of ``data.rewards``."""
+    if any(judged.reward is not None and judged.reward.total != judged.reward.outcome for judged in rewarded):
+        rank_zero_warn(
+            f"{type(credit).__name__} uses outcomes and step labels alone: terms of data.rewards are logged, but give no "
+            "credit. GroupRelativeCredit's subclasses, such as ThoughtCredit and OutcomeCredit, use them"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lit_tpgrpo.credit.merging import agrees_with_answer, merge_thoughts, thought_lengths
@@ -18,6 +20,15 @@ def credit_outcome(judged: JudgedSolution, outcome: float, thoughts: tuple[Thoug
 def credit_nothing(judged: JudgedSolution) -> CreditedSolution:
     """Give every token the advantage 0: the outcome is unknown, or there is no other one to compare it with."""
     return credit_outcome(judged, 0.0, merge_thoughts(judged.verdict))
+
+
+def credit_single_thoughts(
+    judged: JudgedSolution, outcome: float, thoughts: tuple[Thought, ...], rewards: Sequence[float]
+) -> CreditedSolution:
+    """Credit the tokens of each thought with the outcome advantage plus the thought's own reward, without suffix sums."""
+    table = outcome + torch.tensor(rewards, dtype=torch.float64)
+    advantages = table.repeat_interleave(thought_lengths(thoughts)).float()
+    return CreditedSolution(judged, outcome, thoughts, tuple(rewards), advantages)
 
 
 def credit_thoughts(

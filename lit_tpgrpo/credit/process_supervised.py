@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.credit.group_credit import GroupCredit
+from lit_tpgrpo.credit.group_credit import GroupCredit, warn_of_unused_rewards
 from lit_tpgrpo.credit.merging import check_standardisation, merge_thoughts, single_steps, thought_lengths
 from lit_tpgrpo.credit.per_solution import credit_nothing
 from lit_tpgrpo.credit.step_scores import check_unmatched, step_scores
@@ -59,6 +59,7 @@ class ProcessSupervisedCredit(GroupCredit):
 
     def credit_rewarded(self, group: JudgedGroup, rewarded: Sequence[JudgedSolution]) -> Sequence[CreditedSolution]:
         """Standardise the scores of all steps and sum them up."""
+        warn_of_unused_rewards(self, rewarded)
         spans = [self._scored_spans(judged) for judged in rewarded]
         scores = torch.tensor([s for _, own in spans for s in own if s is not None], dtype=torch.float64)
         # A single score has no sample deviation; like equal ones it is no better than its group.

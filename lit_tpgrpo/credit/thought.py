@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.credit.baselines import Baseline
 from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage, process_magnitude
 from lit_tpgrpo.credit.merging import ability_reward, check_scale, merge_thoughts
 from lit_tpgrpo.credit.per_solution import credit_thoughts
@@ -19,14 +20,15 @@ class ThoughtCredit(GroupRelativeCredit):
         alpha: scale of the process reward; the paper's value is not known.
         ddof: ddof of the group's standard deviation; 1 as in the usual GRPO trainers, the paper does not say.
         eps: added to the standard deviation.
+        baseline: in place of standardisation, see ``GroupRelativeCredit``.
 
     Raises:
-        ConfigError: alpha is not positive, ddof is not 0 or 1, or eps is negative.
+        ConfigError: alpha is not positive, ddof is not 0 or 1, eps is negative, or a baseline is given besides them.
     """
 
-    def __init__(self, alpha: float = 1.0, ddof: int = 1, eps: float = 1e-6) -> None:
+    def __init__(self, alpha: float = 1.0, ddof: int = 1, eps: float = 1e-6, baseline: Baseline | None = None) -> None:
         check_scale("alpha", alpha)
-        super().__init__(ddof, eps)
+        super().__init__(ddof, eps, baseline)
         self.alpha = alpha
 
     def credit(self, group: JudgedGroup, judged: JudgedSolution, reward: RewardAdvantage) -> CreditedSolution:

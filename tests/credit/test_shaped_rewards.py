@@ -10,6 +10,7 @@ from credit_cases import correct, group, incorrect, solution, undecided
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_tpgrpo.credit.baselines import StandardisedBaseline
 from lit_tpgrpo.credit.group_relative import RewardAdvantage, reward_advantages
 from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.step import StepCredit
@@ -46,7 +47,7 @@ def test_a_group_with_overlong_penalties():
         rewarded(incorrect("MUM"), -1.0),
     )
     short_right, long_right, short_wrong, long_wrong = ThoughtCredit(**EXACT)(judged)
-    parts = [r.outcome_part for r in reward_advantages(judged.rewarded, 0, 0.0)]
+    parts = [r.outcome_part for r in reward_advantages(judged.rewarded, StandardisedBaseline(0, 0.0))]
     assert parts == pytest.approx([0.894427, 0.894427, -0.894427, -0.894427], abs=1e-6)
     # Correct: r, and r - r_c in the incorrect thought.
     assert advantages(short_right) == [1.341641, 0.841641, 1.341641, 1.341641]
@@ -81,7 +82,10 @@ def test_skipped_terms_and_solutions():
     nothing = dataclasses.replace(incorrect("MM"), reward=Reward(None, 0.0, {"outcome": None, "overlong": None}))
     judged = group(rewarded(correct("CC"), -1.0), rewarded(incorrect("MM"), None), nothing, undecided("AA"))
     # rewards 0 and -1
-    assert reward_advantages(judged.rewarded, 0, 0.0) == [RewardAdvantage(1.0, 2.0), RewardAdvantage(-1.0, -2.0)]
+    assert reward_advantages(judged.rewarded, StandardisedBaseline(0, 0.0)) == [
+        RewardAdvantage(1.0, 2.0),
+        RewardAdvantage(-1.0, -2.0),
+    ]
     credited = ThoughtCredit(**EXACT)(judged)
     assert [advantages(c) for c in credited] == [[1.0] * 3, [-1.0] * 3, [0.0] * 3, [0.0] * 3]
     alone = group(rewarded(correct("CC"), 0.0), nothing)
@@ -132,7 +136,9 @@ def test_one_outcome_term_gives_what_no_rewards_give(judged, kind, ddof, eps):
             b.thoughts,
         )
     if len(plain.rewarded) > 1:
-        assert all(r.total == r.outcome_part for r in reward_advantages(plain.rewarded, ddof, eps))
+        assert all(
+            r.total == r.outcome_part for r in reward_advantages(plain.rewarded, StandardisedBaseline(ddof, eps))
+        )
 
 
 @given(
@@ -149,5 +155,5 @@ def test_the_outcome_part_never_rewards_an_incorrect_solution(rows, weight):
             for right, rest in rows
         )
     )
-    for s, reward in zip(judged.solutions, reward_advantages(judged.rewarded, 1, 1e-6), strict=True):
+    for s, reward in zip(judged.solutions, reward_advantages(judged.rewarded, StandardisedBaseline()), strict=True):
         assert reward.outcome_part >= 0 if s.outcome is Outcome.CORRECT else reward.outcome_part <= 0

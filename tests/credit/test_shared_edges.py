@@ -1,5 +1,7 @@
 """What every credit assignment of the package keeps to, whatever its formula."""
 
+import dataclasses
+import inspect
 import random
 
 import pytest
@@ -9,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lit_tpgrpo.credit
-from lit_tpgrpo.credit import CreditAssignment
+from lit_tpgrpo.credit import CreditAssignment, GroupCredit, GroupRelativeCredit
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.records import Outcome, StopReason
+from lit_tpgrpo.records import Outcome, Reward, StopReason
 
-BASES = {"CreditAssignment", "GroupCredit", "GroupRelativeCredit", "RewardAdvantage"}
-KINDS = [getattr(lit_tpgrpo.credit, name) for name in lit_tpgrpo.credit.__all__ if name not in BASES]
+PUBLISHED = [getattr(lit_tpgrpo.credit, name) for name in lit_tpgrpo.credit.__all__]
+KINDS = [kind for kind in PUBLISHED if issubclass(kind, GroupCredit) and not inspect.isabstract(kind)]
 
 
 def advantages(credited):
@@ -91,3 +93,10 @@ def test_verdicts_that_do_not_tile_are_named(kind):
 def test_a_step_without_tokens_is_allowed(kind):
     credited = kind()(group(incorrect("UM"), retold([(0, 1), (1, 1), (1, 4)], "CIC")))
     assert [len(c.advantages) for c in credited] == [3, 4]
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if not issubclass(k, GroupRelativeCredit)])
+def test_reward_terms_that_give_no_credit_are_warned_of(kind):
+    shaped = dataclasses.replace(correct("CC"), reward=Reward(0.5, 1.0, {"outcome": 1.0, "overlong": -0.5}))
+    with pytest.warns(UserWarning, match=f"{kind.__name__} uses outcomes and step labels alone"):
+        kind()(group(shaped, incorrect("UM")))

@@ -1,0 +1,75 @@
+"""Credit of CAPO (arXiv 2508.02298): a penalty on the tokens of wrong steps, with the mean over all tokens as baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.credit.group_credit import GroupCredit, warn_of_unused_rewards
+from lit_tpgrpo.credit.merging import check_standardisation, has_usable_labels, merge_thoughts, thought_lengths
+from lit_tpgrpo.credit.per_solution import credit_nothing, credit_single_thoughts
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Outcome, StepLabel
+
+_WRONG = {StepLabel.INCORRECT, StepLabel.MATCHED}
+
+
+@checked_arguments()
+class CAPOCredit(GroupCredit):
+    """Outcome reward minus a penalty on the tokens of wrong steps, minus the mean over all tokens of the group.
+
+    With o_i = 1 for a correct solution and 0 for others, and wrong steps those labelled INCORRECT or MATCHED (the answer block
+    of an incorrect solution among them):
+
+        R_it = outcome_weight * o_i - process_weight * [token t of solution i lies in a wrong step]
+        A_it = R_it - mean of R over all tokens of all solutions of the group
+
+    and A_it is divided by (std of R over the same tokens + eps) if ddof is given. A long solution weighs more in the mean. A
+    solution without usable labels has no penalty. The paper votes over several critiques of one solution; this is its form
+    with a single verdict. All formulas are second-hand: the authors' repository holds no code.
+
+    Args:
+        outcome_weight: W_o, 2 in the paper (second-hand).
+        process_weight: W_p, 1 in the paper (second-hand).
+        ddof: ddof of the standard deviation over tokens, 0 or 1. None does not divide by it: our reading, for whether the
+            paper does is unpublished.
+        eps: added to the standard deviation; unpublished.
+
+    Raises:
+        ConfigError: a weight is not positive, ddof is not 0, 1 or None, or eps is negative.
+    """
+
+    def __init__(
+        self, outcome_weight: float = 2.0, process_weight: float = 1.0, ddof: int | None = None, eps: float = 1e-6
+    ) -> None:
+        if not (outcome_weight > 0 and process_weight > 0):
+            raise ConfigError(f"the weights must be positive, got {outcome_weight} (outcome) and {process_weight}")
+        check_standardisation(1 if ddof is None else ddof, eps)
+        self.outcome_weight = outcome_weight
+        self.process_weight = process_weight
+        self.ddof = ddof
+        self.eps = eps
+
+    def credit_rewarded(self, group: JudgedGroup, rewarded: Sequence[JudgedSolution]) -> Sequence[CreditedSolution]:
+        """Compute token rewards and subtract their mean over the group's tokens."""
+        warn_of_unused_rewards(self, rewarded)
+        outcomes = [self.outcome_weight * (judged.outcome is Outcome.CORRECT) for judged in rewarded]
+        thoughts = [merge_thoughts(judged.verdict) for judged in rewarded]
+        penalties = [
+            [-self.process_weight * (t.label in _WRONG) for t in own] if has_usable_labels(judged) else [0.0] * len(own)
+            for judged, own in zip(rewarded, thoughts, strict=True)
+        ]
+        by_thought = [
+            outcome + torch.tensor(p, dtype=torch.float64) for outcome, p in zip(outcomes, penalties, strict=True)
+        ]
+        tokens = torch.cat([r.repeat_interleave(thought_lengths(t)) for r, t in zip(by_thought, thoughts, strict=True)])
+        if bool((tokens == tokens[0]).all()):
+            return [credit_nothing(judged) for judged in rewarded]
+        mean = tokens.mean().item()
+        scale = 1.0 if self.ddof is None else tokens.std(correction=self.ddof).item() + self.eps
+        return [
+            credit_single_thoughts(judged, (outcome - mean) / scale, own, [p / scale for p in penalty])
+            for judged, outcome, own, penalty in zip(rewarded, outcomes, thoughts, penalties, strict=True)
+        ]

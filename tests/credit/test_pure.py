@@ -1,0 +1,127 @@
+"""PURE: the worked numbers, a naive reference from labels, and solutions without usable labels."""
+
+import math
+
+import pytest
+import torch
+from credit_cases import correct, group, incorrect, solution
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_tpgrpo.credit import pure
+from lit_tpgrpo.credit.pure import PURECredit, min_form_rewards
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.records import Outcome, StopReason
+
+# s1 is incorrect, s2 correct: outcomes (0, 1), steps of 4, 2, 4 and of 3, 2 tokens.
+TWO = group(incorrect("MMM", lengths=[4, 2, 4]), correct("CC", lengths=[3, 2]))
+SCORES = {3: [0.9, -0.5, 0.8], 2: [0.6, 0.7]}
+
+
+def at_step_ends(credited):
+    return [[c.advantages[s.token_end - 1].item() for s in c.judged.verdict.steps] for c in credited]
+
+
+def test_min_form_rewards():
+    rewards = min_form_rewards(torch.tensor(SCORES[3], dtype=torch.float64), 0.1)
+    assert rewards.tolist() == pytest.approx([7.5e-7, -0.5, 1.8e-6], abs=1e-5)
+    assert min_form_rewards(torch.tensor(SCORES[2]), 0.1).tolist() == pytest.approx([0.4386, 0.1883], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "outcome_weight", "expected"),
+    [
+        ("token", 0.0, [[-1.7538, -1.2523, -0.5015], [0.8769, 0.2883]]),
+        ("token", 1.0, [[-2.7538, -2.2523, -1.5015], [1.8769, 1.2883]]),
+        ("step", 0.0, [[-1.4403, -1.1269, -0.3134], [0.9602, 0.3549]]),
+    ],
+)
+def test_worked_numbers(baseline, outcome_weight, expected, monkeypatch):
+    monkeypatch.setattr(pure, "step_scores", lambda judged, unmatched: SCORES[len(judged.verdict.steps)])
+    credited = PURECredit(baseline=baseline, outcome_weight=outcome_weight)(TWO)
+    for found, numbers in zip(at_step_ends(credited), expected, strict=True):
+        assert found == pytest.approx(numbers, abs=2e-4)
+    assert [c.outcome_advantage for c in credited] == [-outcome_weight, outcome_weight]
+
+
+def test_the_step_baseline_does_not_see_lengths_and_the_token_baseline_does():
+    """Lengths 1 and 9. One step each, scores -1 and +1: r = -1 and 1 whatever the temperature."""
+    judged = group(incorrect("M", lengths=[9]), correct("C", lengths=[1]))
+    by_step = at_step_ends(PURECredit(outcome_weight=0.0)(judged))
+    assert by_step == [[-2.0], [2.0]]
+    # b = 1 / 1 for each of 9 tokens, and -1 / 9 for one.
+    assert at_step_ends(PURECredit(baseline="token", outcome_weight=0.0)(judged)) == [
+        [-10.0],
+        [pytest.approx(1 + 1 / 9)],
+    ]
+
+
+@pytest.mark.parametrize(
+    "judged",
+    [incorrect("AAA"), incorrect("UMM", stop=StopReason.LENGTH), incorrect("UUU", answer_step=False)],
+    ids=["abstained", "truncated", "no answer block"],
+)
+@pytest.mark.parametrize("baseline", ["step", "token"])
+def test_without_usable_labels_there_is_the_outcome_alone(judged, baseline):
+    labelled = [correct("CC"), incorrect("UM")]
+    alone = PURECredit(baseline=baseline, outcome_weight=0.0)(group(*labelled))
+    *others, one = PURECredit(baseline=baseline)(group(*labelled, judged))
+    assert one.advantages.tolist() == [-0.5] * 4  # 0 minus the mean of 1 and 0
+    for with_outcome, process in zip(others, alone, strict=True):
+        assert with_outcome.process_rewards == process.process_rewards
+    # The only one with labels has nothing to be compared with.
+    _, only = PURECredit(baseline=baseline)(group(judged, correct("CIC")))
+    assert only.advantages.tolist() == [1.0] * 4
+
+
+labelled = st.one_of(
+    st.text("CI", max_size=4).map(lambda labels: (Outcome.CORRECT, labels + "C")),
+    st.text("MU", max_size=4).map(lambda labels: (Outcome.INCORRECT, labels + "M")),
+)
+with_lengths = labelled.flatmap(
+    lambda one: st.lists(st.sampled_from([1, 2, 9]), min_size=len(one[1]), max_size=len(one[1])).map(
+        lambda lengths: solution(one[1], one[0], lengths=lengths)
+    )
+)
+
+
+@given(
+    st.lists(with_lengths, min_size=2, max_size=5),
+    st.sampled_from(["step", "token"]),
+    st.sampled_from([0.0, 0.5, None]),
+    st.sampled_from([0.1, 1.0]),
+)
+def test_against_a_naive_reference(solutions, baseline, unmatched, temperature):
+    scale = {"correct": 1.0, "incorrect": -1.0, "matched": -1.0, "unmatched": unmatched}
+    rewards, lengths = [], []
+    for s in solutions:
+        scores = [scale[label.value] for label in s.verdict.labels]
+        total = sum(math.exp(-p / temperature) for p in scores if p is not None)
+        rewards.append([0.0 if p is None else p * math.exp(-p / temperature) / total for p in scores])
+        lengths.append([step.token_end - step.token_start for step in s.verdict.steps])
+    solved = [s.outcome is Outcome.CORRECT for s in solutions]
+    credited = PURECredit(temperature, baseline, 0.7, unmatched)(group(*solutions))
+    for i, one in enumerate(credited):
+        others = [k for k in range(len(solutions)) if k != i]
+        if baseline == "step":
+            per_step = sum(sum(rewards[k]) / len(rewards[k]) for k in others) / len(others)
+            left = [r - per_step for r in rewards[i]]
+        else:
+            per_token = sum(sum(rewards[k]) for k in others) / sum(sum(lengths[k]) for k in others)
+            left = [r - per_token * n for r, n in zip(rewards[i], lengths[i], strict=True)]
+        outcome = 0.7 * (solved[i] - sum(solved[k] for k in others) / len(others))
+        steps = one.judged.verdict.steps
+        for t, advantage in enumerate(one.advantages.tolist()):
+            ahead = [r for step, r in zip(steps, left, strict=True) if step.token_end > t]
+            assert advantage == pytest.approx(sum(ahead) + outcome, abs=1e-4)
+
+
+def test_settings_are_refused():
+    with pytest.raises(ConfigError, match="temperature must be positive"):
+        PURECredit(temperature=0.0)
+    with pytest.raises(ConfigError, match="outcome_weight must not be negative"):
+        PURECredit(outcome_weight=-1.0)
+    with pytest.raises(ConfigError, match="baseline: expected step or token, got 'steps'"):
+        PURECredit(baseline="steps")
+    with pytest.raises(ConfigError, match="unmatched must be in"):
+        PURECredit(unmatched=2.0)
