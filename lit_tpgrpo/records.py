@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -205,7 +205,9 @@ class CreditedSolution:
     """A judged solution with its thoughts, their rewards and float32 token advantages (len(completion_ids),).
 
     ``process_rewards`` has one entry per thought: the process part alone, 0 if the thought has none. If the
-    engine's log-probs are corrected, the last two are set: float32, (len(completion_ids),) each.
+    engine's log-probs are corrected, ``trainer_logprobs`` and ``importance_weights`` are set: float32, (len(completion_ids),)
+    each. ``loss_mask``, bool, is False for tokens that a credit leaves out of the loss, its KL term included; averages still
+    divide by all tokens. An advantage of 0 leaves a token out of the policy term alone.
     """
 
     judged: JudgedSolution
@@ -215,6 +217,7 @@ class CreditedSolution:
     advantages: Tensor
     trainer_logprobs: Tensor | None = None
     importance_weights: Tensor | None = None
+    loss_mask: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +245,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """One solution as training data: 1-D tensors; the last four have the length of ``completion_ids``.
+    """One solution as training data: 1-D tensors; all but the prompt's have the length of ``completion_ids``.
 
     ``old_logprobs`` are of the weights that sampled it. Without ``importance_weights`` every token weighs 1; all sequences
-    of a step have them or none.
+    of a step have them or none. Without ``loss_mask`` (bool) every token is in the loss.
     """
 
     prompt_ids: Tensor
@@ -253,12 +256,13 @@ class TrainingSequence:
     old_logprobs: Tensor
     advantages: Tensor
     importance_weights: Tensor | None = None
+    loss_mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
 
     def to(self, device, non_blocking: bool = False) -> TrainingSequence:
-        tensors = (self.prompt_ids, self.completion_ids, self.old_logprobs, self.advantages, self.importance_weights)
+        tensors = [getattr(self, field.name) for field in fields(self)]
         return TrainingSequence(*(None if t is None else t.to(device, non_blocking=non_blocking) for t in tensors))  # pyright: ignore[reportArgumentType]
 
 

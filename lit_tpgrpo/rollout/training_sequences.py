@@ -35,4 +35,5 @@ def training_sequence(solution: CreditedSolution) -> TrainingSequence:
         else solution.trainer_logprobs,
         advantages=solution.advantages,
         importance_weights=solution.importance_weights,
+        loss_mask=solution.loss_mask,
     )

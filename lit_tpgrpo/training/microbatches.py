@@ -29,6 +29,7 @@ class MicroBatch:
     old_logprobs: Tensor
     advantages: Tensor
     importance_weights: Tensor | None = None
+    loss_mask: Tensor | None = None
 
 
 def token_budget_slices(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -70,6 +71,7 @@ def collate(sequences: Sequence[TrainingSequence], pad_id: int) -> MicroBatch:
         old_logprobs=torch.cat([s.old_logprobs for s in sequences]),
         advantages=torch.cat([s.advantages for s in sequences]),
         importance_weights=_joined([s.importance_weights for s in sequences]),
+        loss_mask=_joined_masks(sequences),
     )
 
 
@@ -85,6 +87,15 @@ def _joined(weights: Sequence[Tensor | None]) -> Tensor | None:
             f"{len(given)} of {len(weights)} sequences of a micro-batch have importance weights; expected all"
         )
     return torch.cat(given) if given else None
+
+
+def _joined_masks(sequences: Sequence[TrainingSequence]) -> Tensor | None:
+    """Concatenate loss masks, True for sequences that have none; None if no sequence has any."""
+    if all(s.loss_mask is None for s in sequences):
+        return None
+    return torch.cat(
+        [torch.ones_like(s.completion_ids, dtype=torch.bool) if s.loss_mask is None else s.loss_mask for s in sequences]
+    )
 
 
 def dummy_microbatch(device: torch.device) -> MicroBatch:

@@ -81,9 +81,14 @@ def entropy_threshold(
     if quantile is None:
         return None
     with torch.no_grad():
-        entropies = [policy(batch, temperature)[1] for batch in batches]
-    local = [e.float().cpu() for e, micro in zip(entropies, micros, strict=True) if micro is not None]
-    everywhere = torch.cat([e for part in gather(local) for e in part] or [torch.zeros(1)])
+        entropies = [policy(batch, temperature)[1].float() for batch in batches]
+    local = [
+        (e if micro.loss_mask is None else e[micro.loss_mask]).cpu()
+        for e, micro in zip(entropies, micros, strict=True)
+        if micro is not None
+    ]
+    everywhere = torch.cat([e for part in gather(local) for e in part] or [torch.zeros(0)])
+    everywhere = everywhere if len(everywhere) else torch.zeros(1)  # a step without a token
     return step_quantile(everywhere, quantile).to(batches[0].targets.device)
 
 
@@ -106,6 +111,7 @@ def microbatch_loss(
         sequence_weights(micro.lengths, normalisation, counts)[micro.row],
         micro.row,
         micro.lengths,
+        mask=micro.loss_mask,
         importance_weights=micro.importance_weights,
         entropy=entropy,
         ref_logprobs=ref_logprobs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import lightning as L
 import pytest
@@ -30,6 +31,8 @@ from lit_tpgrpo.losses.metrics import measure
 from lit_tpgrpo.losses.settings import as_loss, loss_settings
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
+from lit_tpgrpo.training import optimizer_step
+from lit_tpgrpo.training.microbatches import dummy_microbatch
 
 INNER = [
     pytest.param(ClippedSurrogate(0.2, 0.2, 0.04), "dapo", "token", id="clipped"),
@@ -159,8 +162,10 @@ def test_inputs_that_are_missing_are_named():
         TopEntropy(SAPO())(inputs)
 
 
-def trained(loss: TokenLoss, model: str, budget: int, path) -> tuple[dict[str, float], torch.Tensor]:
-    """One optimizer step on four sequences; what was logged, and the changed head."""
+def trained(
+    loss: TokenLoss, model: str, budget: int, path, change=lambda sequence: sequence
+) -> tuple[dict[str, float], torch.Tensor]:
+    """One optimizer step on four sequences; what was logged, and the changed weights."""
     generator = torch.Generator().manual_seed(0)
     sequences = tuple(
         TrainingSequence(
@@ -171,7 +176,7 @@ def trained(loss: TokenLoss, model: str, budget: int, path) -> tuple[dict[str, f
         )
         for n in (3, 5, 2, 6)
     )
-    batch = TrainBatch(sequences, temperature=1.0, round_index=0, policy_version=0)
+    batch = TrainBatch(tuple(map(change, sequences)), temperature=1.0, round_index=0, policy_version=0)
     module = TPGRPOModule(
         model, loss=loss, tokens_per_microbatch=budget, optimizer=lambda p: torch.optim.SGD(p, lr=1.0)
     )
@@ -199,6 +204,46 @@ def test_in_the_module_cutting_changes_nothing_and_every_part_acts(random_model,
     assert whole["train/entropy_loss"] == pytest.approx(-0.5 * whole["train/entropy"], abs=1e-6)
     _, without = trained(TopEntropy(ClippedSurrogate(), 0.25), random_model, 4096, tmp_path)
     assert (without - weights).abs().max() > 1e-6  # the bonus has a gradient
+
+
+def without_first_token(sequence: TrainingSequence) -> TrainingSequence:
+    return replace(sequence, loss_mask=torch.arange(len(sequence.completion_ids)) > 0)
+
+
+def first_advantage_zero(sequence: TrainingSequence) -> TrainingSequence:
+    return replace(sequence, advantages=sequence.advantages * (torch.arange(len(sequence.completion_ids)) > 0))
+
+
+def test_a_loss_mask_keeps_the_count_of_all_tokens(random_model, tmp_path):
+    """Without a KL term it is an advantage of 0, so the weights divide by all 16 tokens; of 12 means are taken."""
+    masked, weights = trained(ClippedSurrogate(), random_model, 4096, tmp_path, without_first_token)
+    zero, expected = trained(ClippedSurrogate(), random_model, 4096, tmp_path, first_advantage_zero)
+    assert torch.equal(weights, expected)
+    assert masked["train/loss"] == zero["train/loss"]
+    assert (masked["train/tokens"], zero["train/tokens"]) == (12, 16)
+    top, _ = trained(TopEntropy(ClippedSurrogate(), 0.25), random_model, 1, tmp_path, without_first_token)
+    assert top["train/low_entropy"] == pytest.approx(9 / 12)  # masked tokens are in no quantile
+
+
+def test_the_threshold_is_of_all_ranks_and_of_no_dummy(monkeypatch):
+    """This rank has entropies 1 and 2 and a dummy's 9; the other rank has 3, 4 and 5."""
+    seen = []
+
+    def gather(local):
+        seen.extend(t.tolist() for t in local)
+        return [local, [torch.tensor([3.0, 4.0, 5.0])]]
+
+    monkeypatch.setattr(optimizer_step, "gather", gather)
+    real, dummy = dummy_microbatch(torch.device("cpu")), dummy_microbatch(torch.device("cpu"))
+    values = {id(real): torch.tensor([1.0, 2.0]), id(dummy): torch.tensor([9.0])}
+
+    def policy(batch, temperature):
+        return None, values[id(batch)]
+
+    arguments = ([real, None], [real, dummy], 1.0)
+    assert optimizer_step.entropy_threshold(policy, TopEntropy(SAPO(), 0.5), *arguments) == 3.0  # pyright: ignore
+    assert seen == [[1.0, 2.0]]
+    assert optimizer_step.entropy_threshold(policy, SAPO(), *arguments) is None  # pyright: ignore
 
 
 def test_trl_has_no_default_threshold():

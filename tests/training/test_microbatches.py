@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -42,6 +44,13 @@ def test_collate_by_hand():
     assert micro.targets.tolist() == [13, 22, 23, 24]
     assert micro.old_logprobs.tolist() == [-1.0, -1.0, -2.0, -3.0]
     assert micro.advantages.tolist() == [0.5, 0.5, 1.0, 1.5]
+
+
+def test_loss_masks_are_joined_and_those_that_are_missing_are_true():
+    masked = replace(sequence([11], [12, 13]), loss_mask=torch.tensor([True, False]))
+    assert collate([sequence([21], [22]), masked], pad_id=0).loss_mask.tolist() == [True, True, False]  # pyright: ignore
+    assert collate([sequence([21], [22])], pad_id=0).loss_mask is None
+    assert masked.to("cpu").loss_mask.tolist() == [True, False]  # pyright: ignore
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=8))
