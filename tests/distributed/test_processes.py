@@ -22,12 +22,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 LIMIT_S = 1200  # a hang ends here
-ALONE = ("ddp", "ddp-nothing", "ddp-plain", "ddp-lora", "ddp-dynamic")
+ALONE = ("ddp", "ddp-nothing", "ddp-plain", "ddp-lora", "ddp-dynamic", "ddp-entropy")
 TOGETHER = {
     2: (
         "ddp",
         "fsdp",
         "fsdp-dynamic",
+        "fsdp-entropy",
         "fsdp-kept",
         "fsdp-recomputed-plain",
         "fsdp-lora",
@@ -69,7 +70,9 @@ def load(runs: Path, name: str, n: int) -> dict[str, Any]:
 
 def alone(runs: Path, name: str) -> dict[str, Any]:
     return load(
-        runs, "ddp" + "".join(f"-{kind}" for kind in ("nothing", "plain", "lora", "dynamic") if kind in name), 1
+        runs,
+        "ddp" + "".join(f"-{kind}" for kind in ("nothing", "plain", "lora", "dynamic", "entropy") if kind in name),
+        1,
     )
 
 
