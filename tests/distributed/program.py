@@ -21,7 +21,7 @@ from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import OtherProcessError
-from lit_tpgrpo.losses import VESPO, ClippedSurrogate, EntropyBonus, TokenLoss, TopEntropy
+from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rewards import OutcomeReward, RewardCase
@@ -128,19 +128,13 @@ def trainer_of(name: str, out: Path, callbacks: list[L.Callback], max_steps: int
     )
 
 
-def loss_of(name: str) -> TokenLoss:
-    if "entropy" in name:  # looks at whole solutions, and at all tokens of the step
-        return TopEntropy(EntropyBonus(VESPO(kl_beta=0.1, kl_estimator="k2"), 0.1), 0.3)
-    return ClippedSurrogate(kl_beta=0.0 if "plain" in name else 0.1, kl_estimator="k2")
-
-
 def module_of(model: str, name: str) -> TPGRPOModule:
     L.seed_everything(0, verbose=False)
     precision = "bfloat16" if "bf16" in name else None
     return TPGRPOModule(
         model,
         optimizer=lambda p: torch.optim.SGD(p, lr=0.5),
-        loss=loss_of(name),
+        loss=ClippedSurrogate(kl_beta=0.0 if "plain" in name else 0.1, kl_estimator="k2"),
         tokens_per_microbatch=60,
         gradient_checkpointing="recomputed" in name,
         sharding=Sharding(precision, reshard_after_forward="kept" not in name, cpu_offload="offloaded" in name),

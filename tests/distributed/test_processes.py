@@ -22,13 +22,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 LIMIT_S = 1200  # a hang ends here
-ALONE = ("ddp", "ddp-nothing", "ddp-plain", "ddp-lora", "ddp-dynamic", "ddp-entropy")
+ALONE = ("ddp", "ddp-nothing", "ddp-plain", "ddp-lora", "ddp-dynamic")
 TOGETHER = {
     2: (
         "ddp",
         "fsdp",
         "fsdp-dynamic",
-        "fsdp-entropy",
         "fsdp-kept",
         "fsdp-recomputed-plain",
         "fsdp-lora",
@@ -70,9 +69,7 @@ def load(runs: Path, name: str, n: int) -> dict[str, Any]:
 
 def alone(runs: Path, name: str) -> dict[str, Any]:
     return load(
-        runs,
-        "ddp" + "".join(f"-{kind}" for kind in ("nothing", "plain", "lora", "dynamic", "entropy") if kind in name),
-        1,
+        runs, "ddp" + "".join(f"-{kind}" for kind in ("nothing", "plain", "lora", "dynamic") if kind in name), 1
     )
 
 
