@@ -15,10 +15,10 @@ from lit_tpgrpo.report.metrics import Series
 from lit_tpgrpo.report.runs import RunData
 
 _SEEDS = ("seed_everything", "data.seed")
-# Where a run is written, and what it is resumed from, do not make it another experiment.
+# Where a run is written, what it is resumed from, and callbacks that only write do not make it another experiment.
 _PLACES = re.compile(
     r"trainer\.(default_root_dir|logger\b.*\.?(save_dir|version|name))|data\.store_dir|ckpt_path|(writer|table)\b.*|config"
-    r"|trainer\.callbacks\.\w+\.dirpath"
+    r"|trainer\.callbacks\.(\w+\.dirpath|(RunReport|SafeCheckpoint|SolutionSamples|ExportHF)\b.*)"
 )
 
 

@@ -123,7 +123,7 @@ def test_runs_that_differ_in_seed_and_folder_are_one_experiment(tmp_path: Path):
     runs = [
         read_run(write_run(tmp_path / "thought" / "version_0", seed=3)),
         read_run(write_run(tmp_path / "other" / "version_0", seed=3, alpha=2.0)),
-        read_run(write_run(tmp_path / "thought" / "version_1", seed=4)),
+        read_run(write_run(tmp_path / "thought" / "version_1", seed=4, writer={"path": "x"}, ckpt_path="y")),
     ]
     first, second = experiments(runs)
     assert (first.name, first.seeds, second.name) == ("thought", [3, 4], "other")

@@ -67,7 +67,31 @@ def test_the_report_of_a_run_has_what_was_trained_on(random_model, tmp_path, cap
     page = report.report_path.read_text(encoding="utf-8")
     assert run.metrics["eval/avg@2"].steps[-1] == 4
     assert '"name":"eval/avg@2"' in page
-    assert "6 of 6" not in page
+    # Without the callback's file the stored rounds have the same thoughts, of all solutions, and no advantages.
+    (tmp_path / "run" / "solutions.jsonl").unlink()
+    stored = read_run(tmp_path / "run")
+    assert [(s.round, s.uid, s.outcome, s.outcome_advantage) for s in stored.solutions] == [
+        (r.index, c.judged.solution.problem_uid, c.judged.outcome.value, None) for r in rounds.seen for c in r.credited
+    ]
+    assert [[p.label for p in s.pieces] for s in stored.solutions] == [
+        [t.label.value for t in c.thoughts] for r in rounds.seen for c in r.credited
+    ]
+    assert ["".join("".join(p.steps) for p in s.pieces) for s in stored.solutions] == [
+        c.judged.solution.text for r in rounds.seen for c in r.credited
+    ]
+    assert stored.notes[-1].startswith("solutions come from the rounds still stored and show no advantages")
+
+
+def test_a_run_that_was_killed_is_read_as_far_as_it_was_written(random_model, tmp_path):
+    fit(tmp_path, random_model, max_steps=2)
+    (events,) = (tmp_path / "run").glob("events.out.tfevents.*")
+    events.write_bytes(events.read_bytes()[:-7])
+    with next((tmp_path / "run" / "rounds").glob("round_*/verdicts.0.jsonl")).open("r+") as file:
+        file.truncate(file.seek(0, 2) - 20)
+    run = read_run(tmp_path / "run")
+    assert run.metrics["rollout/accuracy"].steps == (0,)
+    assert len(run.rounds) == 1
+    assert len(run.solutions) == 3  # of the four one has no whole verdict
 
 
 def test_a_run_starts_its_own_file(random_model, tmp_path):
