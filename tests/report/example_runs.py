@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-ATTACK = "</script><script>document.body.dataset.attacked = 1; alert(1)</script>"
+ATTACK = "</script><script>document.body.dataset.attacked = 1</script>"
 METRICS = """step,round,rollout/accuracy,rollout/seconds,judge/seconds,train/loss,train/tokens,train/tokens_per_s,eval/avg@2
 0,0,0.25,4.0,1.0,,,,
 0,,,,,0.5,100,50,
