@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         LeaveOneOutBaseline,
         LengthMargin,
         MeanBaseline,
+        MirroredThoughtCredit,
         OutcomeCredit,
         PrefixMargin,
         ProcessSupervisedCredit,
@@ -145,8 +146,8 @@ else:
             "chat": "ChatClient LocalChat OpenAIChat",
             "credit": (
                 "Baseline CAPOCredit CorrectOnlyCredit CreditAssignment FixedMargin GroupCredit GroupRelativeCredit "
-                "IncorrectOnlyCredit LeaveOneOutBaseline LengthMargin MeanBaseline OutcomeCredit PURECredit "
-                "PrefixMargin ProcessSupervisedCredit PromptMargin RewardAdvantage StandardisedBaseline StepCredit "
+                "IncorrectOnlyCredit LeaveOneOutBaseline LengthMargin MeanBaseline MirroredThoughtCredit OutcomeCredit "
+                "PURECredit PrefixMargin ProcessSupervisedCredit PromptMargin RewardAdvantage StandardisedBaseline StepCredit "
                 "SuccessRateBaseline ThoughtCredit UnadaptedThoughtCredit VPPOCredit"
             ),
             "datamodules": "MathRolloutDataModule",
@@ -252,6 +253,7 @@ __all__ = [
     "MeanBaseline",
     "MemoryProblems",
     "MiniRL",
+    "MirroredThoughtCredit",
     "MixtureProblems",
     "MultipleChoiceVerifier",
     "NoisyJudge",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.credit.group_credit import GroupCredit
     from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage
     from lit_tpgrpo.credit.incorrect_only import IncorrectOnlyCredit
+    from lit_tpgrpo.credit.mirrored import MirroredThoughtCredit
     from lit_tpgrpo.credit.outcome import OutcomeCredit
     from lit_tpgrpo.credit.process_supervised import ProcessSupervisedCredit
     from lit_tpgrpo.credit.pure import PURECredit
@@ -43,6 +44,7 @@ else:
             "group_credit": "GroupCredit",
             "group_relative": "GroupRelativeCredit RewardAdvantage",
             "incorrect_only": "IncorrectOnlyCredit",
+            "mirrored": "MirroredThoughtCredit",
             "outcome": "OutcomeCredit",
             "process_supervised": "ProcessSupervisedCredit",
             "pure": "PURECredit",
@@ -65,6 +67,7 @@ __all__ = [
     "LeaveOneOutBaseline",
     "LengthMargin",
     "MeanBaseline",
+    "MirroredThoughtCredit",
     "OutcomeCredit",
     "PURECredit",
     "PrefixMargin",

@@ -65,6 +65,7 @@ class StatementIndex:
         self._renewed = [{e.key for e in reading.renewed} for reading in readings]
         self._by_number: defaultdict[int, list[int]] = defaultdict(list)
         self._last_correction: dict[tuple[str, str], int] = {}  # the last correction that asserts a statement
+        self._last_denial: dict[tuple[str, str], int] = {}  # the last step that calls it wrong
         for step, reading in enumerate(readings):
             if reading.number is not None:
                 self._by_number[reading.number].append(step)
@@ -75,6 +76,7 @@ class StatementIndex:
                 self._by_key[key].append(step)
             if reading.stance is Stance.CORRECTS:
                 self._last_correction |= dict.fromkeys(self._renewed[step], step)
+            self._last_denial |= dict.fromkeys((e.key for e in reading.denied), step)
 
     def charge(self, terms: int) -> None:
         """Add to the work done; raise WorkLimitError if it exceeds the limit."""
@@ -113,8 +115,9 @@ class StatementIndex:
         return is_number(equation.lhs) and equation.key in self._renewed[step]
 
     def is_reinstated(self, equation: Equation, after: int) -> bool:
-        """Return whether a correction after the reflection ``after`` asserts the equation again: the last one counts."""
-        return self._last_correction.get(equation.key, -1) > after
+        """Return whether a correction after the reflection ``after`` asserts the equation again, which no later step denies."""
+        last = self._last_correction.get(equation.key, -1)
+        return last > after and last >= self._last_denial.get(equation.key, -1)
 
     @cached_property
     def step_facts(self) -> list[StepFacts]:

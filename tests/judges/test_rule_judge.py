@@ -194,6 +194,16 @@ def test_the_same_correction_twice():
     )
 
 
+def test_a_wrong_statement_that_a_correction_tries_again_in_vain_stays_wrong():
+    check_correct(
+        ("First, 5 * 3 = 5.", I),
+        ("Wait, 5 * 3 = 5 is wrong. It should be 3 * 3 = 9.", C),
+        ("Next, 6 * 3 = 8.", I),
+        ("Wait, 6 * 3 = 8 is wrong. It should be 5 * 3 = 5.", I),
+        ("Wait, 5 * 3 = 5 is wrong. It should be 7 * 3 = 1.", C),
+    )
+
+
 def test_the_same_error_again_is_traced_to_its_second_statement_only():
     check_correct(
         ("First, 8 * 2 = 4.", I),
