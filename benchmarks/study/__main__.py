@@ -62,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             interrupted = True
     written = write_report(whole, results, out) if sweep is None else write_sweep(sweep, results, out)
-    print(f"written: {', '.join(str(path) for path in written)}", flush=True)
+    if written:
+        print(f"written: {', '.join(str(path) for path in written)}", flush=True)
     for failure in runner.failed:
         print(f"failed: {failure}", file=sys.stderr)
     if interrupted:

@@ -14,13 +14,19 @@ from benchmarks.study.summary import ArmRuns, ArmSummary, diagnostics, first_and
 from lit_tpgrpo.rollout.store import write_whole
 
 _DASH = "–"
+EMPTY = "There are no results yet."
 
 
 def write_report(study: Study, results: Results, out: Path) -> list[Path]:
-    """Write ``table.md`` and pictures of the results that are of the study's settings; return the files."""
+    """Write ``table.md`` and pictures of the results that are of the study's settings; return the files.
+
+    Without such a result a table of earlier ones is left as it is.
+    """
     arms, notes = gather_runs(study, results)
-    out.mkdir(parents=True, exist_ok=True)
     table = out / "table.md"
+    if not arms and has_content(table):
+        return []
+    out.mkdir(parents=True, exist_ok=True)
     write_whole(table, report(study, arms, notes))
     if not arms:
         return [table]
@@ -30,6 +36,14 @@ def write_report(study: Study, results: Results, out: Path) -> list[Path]:
     from benchmarks.study.pictures import write_pictures
 
     return [table, *write_pictures(arms, study.reference, out)]
+
+
+def has_content(table: Path) -> bool:
+    """Return whether a table of results is there already, and print that it is left as it is."""
+    if not table.exists() or EMPTY in table.read_text(encoding="utf-8"):
+        return False
+    print(f"{table} is left as it is: there is no result of today's settings", flush=True)
+    return True
 
 
 def gather_runs(study: Study, results: Results) -> tuple[list[ArmRuns], list[str]]:
@@ -55,7 +69,7 @@ def report(study: Study, arms: Sequence[ArmRuns], notes: Sequence[str]) -> str:
     """Return the report as Markdown."""
     parts = [f"# Study, {study.budget.name} budget", ""]
     if not arms:
-        parts += ["There are no results yet.", ""]
+        parts += [EMPTY, ""]
     else:
         summaries = summarise(arms, study.reference)
         parts += [_about(study, summaries), "", accuracy_table(summaries, study.reference), ""]

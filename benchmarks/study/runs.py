@@ -99,10 +99,7 @@ class Runner:
     def command(self, arm: Arm, seed: int) -> list[str]:
         """Return the command of a run, which goes on from its last checkpoint if it has one."""
         folder = self.folder(arm, seed)
-        budget = self.study.budget
-        overlays = [*self.study.configs, *budget.overlays, *arm.overlays]
-        configs = [str(_written(overlay, folder.parent, i)) for i, overlay in enumerate(overlays)]
-        options = {**budget.options, **arm.options}
+        configs = [str(_written(overlay, folder.parent, i)) for i, overlay in enumerate(self.study.overlays(arm))]
         resume = ["--ckpt_path", str(folder)] if any(folder.glob("checkpoints/*")) else []
         return [
             *(sys.executable, "train.py", "fit"),
@@ -111,7 +108,7 @@ class Runner:
             *("--trainer.logger.save_dir", str(self.work), "--trainer.logger.name", folder.parent.name),
             *("--trainer.logger.version", folder.name, "--trainer.enable_progress_bar", "false"),
             *("--data.progress", "false", "--data.show_prompt", "false"),
-            *(argument for key, value in options.items() for argument in (f"--{key}", _plain(value))),
+            *(argument for key, value in self.study.options(arm).items() for argument in (f"--{key}", _plain(value))),
             *resume,
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,20 +53,39 @@ class Budget:
 
 @dataclass(frozen=True)
 class Study:
-    """Arms in the order of the tables, all on one budget. ``reference`` names the arm that the rest is compared with."""
+    """Arms in the order of the tables, all on one budget.
+
+    Attributes:
+        configs: of every run; the budget's and the arm's overlays come after them.
+        budget: steps, evaluations and seeds.
+        reference: name of the arm that the rest is compared with.
+        arms: in the order of the tables.
+        tuned: config with the result of a sweep, after ``configs``. A sweep itself runs without it, so that applying its
+            result leaves its own runs of use.
+    """
 
     configs: tuple[str, ...]
     budget: Budget
     reference: str
     arms: tuple[Arm, ...]
+    tuned: str | None = None
+
+    def overlays(self, arm: Arm) -> list[Overlay]:
+        """Return all configs of an arm's runs, in the order in which they are applied."""
+        tuned = () if self.tuned is None else (self.tuned,)
+        return [*self.configs, *tuned, *self.budget.overlays, *arm.overlays]
+
+    def options(self, arm: Arm) -> dict[str, Any]:
+        """Return the settings of an arm's runs that come after all configs, by key."""
+        return {**self.budget.options, **arm.options}
 
     def parts(self, arm: Arm) -> dict[str, Any]:
-        """Return the contents of all settings of an arm's runs except the seed, by where they come from."""
-        parts = {str(path): _content(path) for path in self.configs}
-        return parts | {
-            f"budget {self.budget.name}": [list(map(_content, self.budget.overlays)), dict(self.budget.options)],
-            f"arm {arm.name}": [list(map(_content, arm.overlays)), dict(arm.options)],
-        }
+        """Return what an arm's runs are made with, except the seed: all configs merged, by section, and each option by key.
+
+        Merged, so that a line of a config that a later one replaces (as the list of callbacks) is no setting of the runs.
+        """
+        merged = functools.reduce(_merged, map(_content, self.overlays(arm)), {})
+        return {name: content for name, content in merged.items() if name != "seed_everything"} | self.options(arm)
 
     def hashes(self, arm: Arm) -> dict[str, str]:
         """Return a hash of each part of the settings: results are of the same settings where all are equal."""
@@ -95,13 +115,23 @@ class Study:
         return replace(self, arms=chosen, budget=budget)
 
 
-def _content(overlay: Overlay) -> Any:
+def _content(overlay: Overlay) -> Mapping[str, Any]:
     """Return the content of a config.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or holds no settings.
     """
-    return overlay if isinstance(overlay, Mapping) else load(ROOT / overlay)
+    content = overlay if isinstance(overlay, Mapping) else load(ROOT / overlay)
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{overlay}: expected settings by key, got {type(content).__name__}")
+    return content
+
+
+def _merged(before: Any, after: Any) -> Any:
+    """Return settings with later ones over them: mappings key by key, all else (lists too) replaced."""
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return after
+    return {**before, **{key: _merged(before.get(key), value) for key, value in after.items()}}
 
 
 def load(path: Path) -> Any:
@@ -124,9 +154,9 @@ def read_study(path: Path = ARMS, budget: str = "short") -> Study:
     """
     content = load(path)
     keys = {"configs", "reference", "budgets", "arms"}
-    if not isinstance(content, dict) or set(content) != keys:
+    if not isinstance(content, dict) or not keys <= set(content) <= {*keys, "tuned"}:
         got = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise ConfigError(f"{path}: expected the keys {', '.join(sorted(keys))}, got {got}")
+        raise ConfigError(f"{path}: expected the keys {', '.join(sorted(keys))} and possibly tuned, got {got}")
     if budget not in content["budgets"]:
         raise ConfigError(f"{path}: there is no budget {budget!r}; there are {', '.join(content['budgets'])}")
     chosen = _fields(path, f"budget {budget}", content["budgets"][budget], required=("seeds",))
@@ -135,7 +165,8 @@ def read_study(path: Path = ARMS, budget: str = "short") -> Study:
     for row in content["arms"]:
         fields = _fields(path, f"arm {row.get('name')!r}", row, required=("name", "title", "group"))
         arms.append(Arm(**fields))
-    study = Study(tuple(content["configs"]), Budget(budget, seeds, **chosen), content["reference"], tuple(arms))
+    configs, reference = tuple(content["configs"]), content["reference"]
+    study = Study(configs, Budget(budget, seeds, **chosen), reference, tuple(arms), content.get("tuned"))
     _check(path, study)
     return study
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.report import gather_runs, markdown
+from benchmarks.study.report import EMPTY, gather_runs, has_content, markdown
 from benchmarks.study.results import Results
 from benchmarks.study.settings import Arm, Study, load
 from benchmarks.study.statistics import area
@@ -30,6 +30,8 @@ class Sweep:
 def read_sweep(path: Path, study: Study) -> Sweep:
     """Read a grid and return its combinations as a study, in the order of the file (the last key varies fastest).
 
+    They are run without the study's ``tuned``, which holds the result of a sweep.
+
     Raises:
         ConfigError: the file has other keys, or a seed is one of the study's.
     """
@@ -49,16 +51,18 @@ def read_sweep(path: Path, study: Study) -> Sweep:
         points[name] = point
         arms.append(Arm(name, name, base.group, base.overlays, {**base.options, **point}))
     budget = replace(study.budget, seeds=tuple(content["seeds"]))
-    return Sweep(replace(study, arms=tuple(arms), budget=budget, reference=arms[0].name), points)
+    return Sweep(replace(study, arms=tuple(arms), budget=budget, reference=arms[0].name, tuned=None), points)
 
 
 def write_sweep(sweep: Sweep, results: Results, out: Path) -> list[Path]:
     """Write ``sweep.md``: accuracy at the end and area of each combination."""
     arms, notes = gather_runs(sweep.study, results)
     check_problems(arms)
+    if not arms and has_content(out / "sweep.md"):
+        return []
     out.mkdir(parents=True, exist_ok=True)
     lines = [f"# Sweep on one arm, {sweep.study.budget.name} budget", ""]
-    lines += [sweep_table(sweep, arms) if arms else "There are no results yet.", ""]
+    lines += [sweep_table(sweep, arms) if arms else EMPTY, ""]
     lines += (
         ["Held-out accuracy by seed. The row with the largest mean accuracy at the end is in bold.", ""] if arms else []
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.study.report import gather_runs, report
+from benchmarks.study.report import gather_runs, report, write_report
 from benchmarks.study.results import Results
 from benchmarks.study.settings import Arm, Budget, Study
 from benchmarks.study.summary import diagnostics, first_and_last, summarise, text_signs
@@ -137,7 +138,7 @@ def test_missing_failed_and_changed_runs_are_named_and_not_used(out: Path):
     store(out, a_result(STUDY, other, 0, CORRECT["fast"]))
     arms, notes = gather_runs(STUDY, Results(out))
     assert notes == [
-        "fast, seed 0: arm fast changed since it was made",
+        "fast, seed 0: data.credit.alpha changed since it was made",
         "slow, seed 1: not run yet",
         "slow, seed 2: failed: it ended with status 1",
     ]
@@ -174,6 +175,21 @@ def test_sweep_table(tmp_path: Path):
     assert table[2] == ["0.1", "0.500", "–", "0.500", "0.250", "640"]
     assert table[3] == [f"**{c}**" for c in ("0.2", "0.750", "1.000", "0.875", "0.469", "640")]
     assert "- lr_0.1, seed 8: not run yet" in path.read_text()
+
+
+def test_a_table_is_not_replaced_by_an_empty_one(out: Path, capsys: pytest.CaptureFixture[str]):
+    table, sweep = out / "table.md", out / "sweep.md"
+    changed = replace(STUDY, budget=replace(STUDY.budget, options={"trainer.max_steps": 3}))
+    (out / "sweep.yaml").write_text("{arm: base, seeds: [7], grid: {x: [1]}}")
+    grid = read_sweep(out / "sweep.yaml", changed)
+    assert write_report(changed, Results(out), out) == [table]  # nothing there yet
+    assert write_sweep(grid, Results(out / "sweep"), out) == [sweep]
+    for path in (table, sweep):
+        assert "no results yet" in path.read_text()
+        path.write_text("numbers")
+    assert write_report(changed, Results(out), out) == write_sweep(grid, Results(out / "sweep"), out) == []
+    assert table.read_text() == sweep.read_text() == "numbers"
+    assert f"{table} is left as it is" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def test_changed_settings_are_noticed(tmp_path: Path, order: Path, capsys: pytes
     run(a_study("a", "b", seeds=(0,), **{"data.credit.alpha": 0.5}), tmp_path)
     assert ran(order) == ["a0"]
     assert (
-        "a, seed 0: its result is not used, arm a changed since it was made; it is run again" in capsys.readouterr().out
+        "a, seed 0: its result is not used, data.credit.alpha changed since it was made; it is run again"
+        in capsys.readouterr().out
     )
 
 
@@ -223,6 +225,41 @@ def test_a_sweep_is_a_grid_on_one_arm_with_seeds_of_its_own(tmp_path: Path):
     grid.write_text("{arm: a, seeds: [1, 7], grid: {x: [1]}}")
     with pytest.raises(ConfigError, match="seeds 1 are the study's"):
         read_sweep(grid, a_study("a", "b"))
+
+
+def test_applying_a_sweeps_result_keeps_the_sweep_and_changes_the_study(tmp_path: Path):
+    (tmp_path / "tuned.yaml").write_text("model: {lr: 1}")
+    grid = tmp_path / "sweep.yaml"
+    grid.write_text("{arm: a, seeds: [7], grid: {x: [1]}}")
+    study = replace(a_study("a"), tuned=str(tmp_path / "tuned.yaml"))
+    sweep = read_sweep(grid, study).study
+    before = study.hashes(study.arms[0]), sweep.hashes(sweep.arms[0])
+    (tmp_path / "tuned.yaml").write_text("model: {lr: 2}")
+    after = study.hashes(study.arms[0]), sweep.hashes(sweep.arms[0])
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+    command = Runner(study, Results(tmp_path / "out"), tmp_path / "work", 1).command(study.arms[0], 0)
+    assert command[command.index("--config") + 1] == str(tmp_path / "tuned.yaml")
+
+
+def test_settings_are_compared_as_merged(tmp_path: Path):
+    """What a later config replaces is no setting of a run; what is merged or an option is one, whatever file it is in."""
+    first = tmp_path / "first.yaml"
+    last = {"trainer": {"callbacks": ["recorder"]}, "data": {"n": 4}}
+    study = Study((str(first),), Budget("short", (0,), (last,), {"x": 1}), "a", (Arm("a", "A", "ours"),))
+
+    def parts(content: dict[str, Any]) -> dict[str, Any]:
+        first.write_text(yaml.safe_dump(content))
+        return study.parts(study.arms[0])
+
+    config = {"seed_everything": 0, "trainer": {"callbacks": ["x"], "max_steps": 2}, "data": {"n": 1, "m": {"k": 2}}}
+    merged = {"trainer": {"callbacks": ["recorder"], "max_steps": 2}, "data": {"n": 4, "m": {"k": 2}}, "x": 1}
+    assert parts(config) == merged
+    assert parts(config | {"trainer": {"callbacks": ["x", "RunReport"], "max_steps": 2}}) == merged
+    assert parts(config | {"data": {"n": 1, "m": {"k": 3}}}) != merged
+    first.write_text("- a list")
+    with pytest.raises(ConfigError, match="expected settings by key, got list"):
+        study.hashes(study.arms[0])
 
 
 TINY = {
