@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -24,6 +25,11 @@ OUT = ROOT / "benchmarks" / "results"
 _INTERRUPTED = 130
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "benchmarks.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -33,8 +39,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     length.add_argument("--short", dest="budget", action="store_const", const="short", help="the default budget")
     length.add_argument("--full", dest="budget", action="store_const", const="full", help="more steps and seeds")
     parser.add_argument("--arms", nargs="+", help="names of arms; by default all")
-    parser.add_argument("--seeds", nargs="+", type=int, help="by default those of the budget")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs side by side (default: cores)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these; the report has the budget's too")
+    parser.add_argument("--processes", type=int, default=cores(), help="runs side by side (default: cores)")
     parser.add_argument("--out", type=Path, help="folder of results; by default benchmarks/results/study or study_full")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "study", help="folder of the runs themselves")
     parser.add_argument("--settings", type=Path, default=ARMS, help="file of arms and budgets")
@@ -45,15 +51,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    args = parse(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    args = parse(given)
     out: Path = args.out or OUT / ("study" if args.budget == "short" else "study_full")
     study = read_study(args.settings, args.budget)
-    whole = study.select(None, args.seeds)  # the report has all arms
+    chosen = study.budget.seeds if args.seeds is None else args.seeds
+    whole = study.select(None, [*study.budget.seeds, *(s for s in chosen if s not in study.budget.seeds)])
     sweep = read_sweep(args.grid, study) if args.command == "sweep" else None
     if sweep is not None:
         study, results = sweep.study, Results(out / "sweep")
     else:
-        study, results = whole.select(args.arms, None), Results(out)
+        study, results = whole.select(args.arms, chosen), Results(out)
+    command = shlex.join(["python", "-m", "benchmarks.study", *given])
     runner = Runner(study, results, args.work, args.processes)
     interrupted = False
     if not args.report_only:
@@ -61,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
             runner.run()
         except KeyboardInterrupt:
             interrupted = True
-    written = write_report(whole, results, out) if sweep is None else write_sweep(sweep, results, out)
+    written = write_report(whole, results, out, command) if sweep is None else write_sweep(sweep, results, out)
     if written:
         print(f"written: {', '.join(str(path) for path in written)}", flush=True)
     for failure in runner.failed:

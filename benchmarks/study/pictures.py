@@ -31,7 +31,6 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
-    "svg.hashsalt": "study",  # equal results give equal files
 }
 
 
@@ -116,7 +115,7 @@ def differences(arms: Sequence[ArmRuns], reference: str) -> Figure:
         axis.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2)
         axis.plot(estimate.value, place, "o", color=colour, markersize=6)
     axis.set_yticks(range(len(compared)), [f"{s.runs.arm.title} ({s.runs.arm.group})" for s in compared])
-    axis.set_ylim(len(compared) - 0.5, -0.5)
+    axis.set_ylim(max(1, len(compared)) - 0.5, -0.5)
     axis.set_xlabel("difference of held-out accuracy at the end; bars: 95% interval, ticks: seeds")
     title = base.arm.title if base is not None else reference
     axis.set_title(f"Difference to {title}")

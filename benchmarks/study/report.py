@@ -17,17 +17,17 @@ _DASH = "–"
 EMPTY = "There are no results yet."
 
 
-def write_report(study: Study, results: Results, out: Path) -> list[Path]:
+def write_report(study: Study, results: Results, out: Path, command: str) -> list[Path]:
     """Write ``table.md`` and pictures of the results that are of the study's settings; return the files.
 
-    Without such a result a table of earlier ones is left as it is.
+    Without such a result a table of earlier ones is left as it is. ``command`` is the command line, for the table.
     """
     arms, notes = gather_runs(study, results)
     table = out / "table.md"
     if not arms and has_content(table):
         return []
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(table, report(study, arms, notes))
+    write_whole(table, report(study, arms, notes, command))
     if not arms:
         return [table]
     if importlib.util.find_spec("matplotlib") is None:
@@ -65,14 +65,14 @@ def gather_runs(study: Study, results: Results) -> tuple[list[ArmRuns], list[str
     return arms, notes
 
 
-def report(study: Study, arms: Sequence[ArmRuns], notes: Sequence[str]) -> str:
+def report(study: Study, arms: Sequence[ArmRuns], notes: Sequence[str], command: str) -> str:
     """Return the report as Markdown."""
     parts = [f"# Study, {study.budget.name} budget", ""]
     if not arms:
         parts += [EMPTY, ""]
     else:
         summaries = summarise(arms, study.reference)
-        parts += [_about(study, summaries), "", accuracy_table(summaries, study.reference), ""]
+        parts += [_about(summaries, command), "", accuracy_table(summaries, study.reference), ""]
         parts += [efficiency_table(summaries), "", *_ACCURACY_NOTES, ""]
         parts += ["## Diagnostics", "", diagnostics_table(arms), "", *_DIAGNOSTICS_NOTES, ""]
         parts += ["## Signs of reward hacking", "", signs_table(arms), "", kinds_table(arms), "", *_SIGNS_NOTES, ""]
@@ -81,14 +81,14 @@ def report(study: Study, arms: Sequence[ArmRuns], notes: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def _about(study: Study, summaries: Sequence[ArmSummary]) -> str:
+def _about(summaries: Sequence[ArmSummary], command: str) -> str:
     results = [r for s in summaries for r in s.runs.results.values()]
     first = results[0]["evaluations"][-1]
     codes = ", ".join(sorted({r["code"] for r in results}))
     return (
         f"{len(results)} runs: {len(summaries)} arms, {results[0]['steps']} optimizer steps each. Accuracy is that of sampled "
         f"solutions, {first['samples']} for each of {len(first['correct'])} held-out problems. Intervals are 95%. "
-        f"Made with {codes}. Command: `python -m benchmarks.study --{study.budget.name}`."
+        f"Made with {codes}. This table was written by `{command}`."
     )
 
 

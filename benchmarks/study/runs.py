@@ -55,7 +55,7 @@ class Runner:
         self.study, self.results, self.work, self.processes = study, results, work.absolute(), processes
         self.failed: list[str] = []
         self._running: list[Running] = []
-        self._lock: IO[bytes] | None = None
+        self._locks: list[IO[bytes]] = []
         self._done, self._total = 0, 0
 
     def run(self) -> None:
@@ -130,7 +130,7 @@ class Runner:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a terminal's ctrl-C reaches it once, through this process
             preexec_fn=_stop_with_parent,
-            pass_fds=() if self._lock is None else (self._lock.fileno(),),  # held until the last run has ended
+            pass_fds=tuple(lock.fileno() for lock in self._locks),  # held until the last run has ended
         )
         self._running.append(Running(arm, seed, folder, process, log, time.monotonic()))
         print(f"{arm.name}, seed {seed}: {'resumed' if resumed else 'started'} ({folder.parent}/log.txt)", flush=True)
@@ -174,18 +174,30 @@ class Runner:
 
     @contextlib.contextmanager
     def _only_one(self) -> Iterator[None]:
-        """Hold the results' folder; wait for another study that writes to it, and for runs that outlived a killed one."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        name = content_hash(str(self.results.folder.absolute()), 4)
-        with (self.work / f".lock-{name}").open("wb") as lock:
+        """Hold the folders of runs and of results; wait for another study in one, and for runs that outlived a killed one.
+
+        All take the folder of runs first, so that two cannot wait for one another.
+        """
+        with contextlib.ExitStack() as held:
+            for folder in (self.work, self.results.folder):
+                self._locks.append(held.enter_context(_locked(folder)))
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another study that writes to {self.results.folder.parent}", flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            self._lock = lock
-            yield
-            self._lock = None
+                yield
+            finally:
+                self._locks = []
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[IO[bytes]]:
+    """Hold a folder's lock; the yielded file is to be passed on to processes that hold it too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another study that writes to {folder}", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
 
 
 def _summary(result: Result) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.study.__main__ import main
 from benchmarks.study.report import gather_runs, report, write_report
 from benchmarks.study.results import Results
-from benchmarks.study.settings import Arm, Budget, Study
+from benchmarks.study.settings import Arm, Budget, Study, read_study
 from benchmarks.study.summary import diagnostics, first_and_last, summarise, text_signs
 from benchmarks.study.sweep import read_sweep, write_sweep
 from lit_tpgrpo.errors import InputError
@@ -86,7 +87,7 @@ def rows(text: str, title: str) -> list[list[str]]:
 def test_table_by_hand(out: Path):
     """fast: 6/8 against 4/8, and at 4/8 after 80 solutions instead of 200. slow: 2/8, never at 4/8."""
     arms, notes = gather_runs(STUDY, Results(out))
-    text = report(STUDY, arms, notes)
+    text = report(STUDY, arms, notes, "command")
     accuracy, efficiency, *_ = rows(text, "twice as fast")
     # Right ones are on the first problems: the differences by problem are 0, 0, 1, 0, which resampled problems give 0 to 1.
     assert accuracy[:4] == ["twice as fast", "ours", "3", "0.000"]
@@ -145,13 +146,34 @@ def test_missing_failed_and_changed_runs_are_named_and_not_used(out: Path):
     assert [runs.seeds for runs in arms] == [[0, 1, 2], [1, 2], [0]]
     pairs = {s.runs.arm.name: s.comparison.pairs for s in summarise(arms, "base") if s.comparison is not None}
     assert pairs == {"fast": 2, "slow": 1}
-    assert "- slow, seed 1: not run yet" in report(STUDY, arms, notes)
+    assert "- slow, seed 1: not run yet" in report(STUDY, arms, notes, "command")
 
 
 def test_a_report_without_results_or_reference(tmp_path: Path):
-    assert "no results yet" in report(STUDY, *gather_runs(STUDY, Results(tmp_path)))
+    assert "no results yet" in report(STUDY, *gather_runs(STUDY, Results(tmp_path)), "command")
     store(tmp_path, a_result(STUDY, ARMS[1], 0, [0, 1, 2]))
-    assert rows(report(STUDY, *gather_runs(STUDY, Results(tmp_path))), "twice as fast")[0][5:] == ["–", "–", "–"]
+    assert rows(report(STUDY, *gather_runs(STUDY, Results(tmp_path)), "command"), "twice as fast")[0][5:] == [
+        "–",
+        "–",
+        "–",
+    ]
+
+
+def test_a_report_of_given_seeds_has_the_budgets_too(tmp_path: Path):
+    """Seeds that are given limit what is run, not what the table says; it names the command line that wrote it."""
+    settings, out = tmp_path / "arms.yaml", tmp_path / "out"
+    arm = {"name": "base", "title": "plain", "group": "baseline"}
+    budgets = {"short": {"seeds": [0, 1]}}
+    settings.write_text(json.dumps({"configs": [], "reference": "base", "budgets": budgets, "arms": [arm]}))
+    study = read_study(settings)
+    for seed in (0, 1, 7, 8):
+        store(out, a_result(study, study.arms[0], seed, CORRECT["base"]))
+    arguments = ["--settings", str(settings), "--out", str(out), "--work", str(tmp_path), "--report-only"]
+    assert main([*arguments, "--seeds", "7"]) == 0
+    text = (out / "table.md").read_text()
+    assert rows(text, "plain")[0][2] == "3"  # 0, 1 and 7
+    assert f"written by `python -m benchmarks.study --settings {settings} " in text
+    assert "--seeds 7`" in text
 
 
 def test_runs_with_other_evaluations_are_not_compared(out: Path):
@@ -159,7 +181,7 @@ def test_runs_with_other_evaluations_are_not_compared(out: Path):
     result["evaluations"] = result["evaluations"][:2]
     store(out, result)
     with pytest.raises(InputError, match="base with seed 0 and fast with seed 0 differ"):
-        report(STUDY, *gather_runs(STUDY, Results(out)))
+        report(STUDY, *gather_runs(STUDY, Results(out)), "command")
 
 
 def test_sweep_table(tmp_path: Path):
@@ -182,12 +204,12 @@ def test_a_table_is_not_replaced_by_an_empty_one(out: Path, capsys: pytest.Captu
     changed = replace(STUDY, budget=replace(STUDY.budget, options={"trainer.max_steps": 3}))
     (out / "sweep.yaml").write_text("{arm: base, seeds: [7], grid: {x: [1]}}")
     grid = read_sweep(out / "sweep.yaml", changed)
-    assert write_report(changed, Results(out), out) == [table]  # nothing there yet
+    assert write_report(changed, Results(out), out, "command") == [table]  # nothing there yet
     assert write_sweep(grid, Results(out / "sweep"), out) == [sweep]
     for path in (table, sweep):
         assert "no results yet" in path.read_text()
         path.write_text("numbers")
-    assert write_report(changed, Results(out), out) == write_sweep(grid, Results(out / "sweep"), out) == []
+    assert write_report(changed, Results(out), out, "command") == write_sweep(grid, Results(out / "sweep"), out) == []
     assert table.read_text() == sweep.read_text() == "numbers"
     assert f"{table} is left as it is" in capsys.readouterr().out
 

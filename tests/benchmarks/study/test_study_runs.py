@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -161,6 +162,32 @@ def test_an_interrupted_study_ends_its_runs_with_checkpoints(tmp_path: Path, ord
     assert sorted(ran(order)) == ["waits0", "waits1"]
     run(a_study("waits"), tmp_path)  # waits for runs that still hold the folder
     assert ran(order) == ["waits0", "waits1"]
+
+
+@pytest.mark.parametrize("shared", ["work", "out"])
+def test_studies_with_a_folder_in_common_wait_for_one_another(tmp_path: Path, order: Path, shared: str):
+    """While the first one runs, its folders of runs and of results are locked; nothing is after it."""
+    seen: list[bool] = []
+    runner = Runner(a_study("a", seeds=(0,)), Results(tmp_path / "out"), tmp_path / "work", 1)
+    waiting = runner._waiting
+
+    def look() -> list[tuple[Arm, int]]:
+        seen.append(locked())
+        return waiting()
+
+    def locked() -> bool:
+        lock = tmp_path / "work" / ".lock" if shared == "work" else tmp_path / "out" / "by_run" / ".lock"
+        with lock.open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    runner._waiting = look
+    runner.run()
+    assert seen == [True]
+    assert not locked()
 
 
 def wait_for(condition: Any) -> None:
