@@ -15,9 +15,9 @@ from lit_tpgrpo.report.metrics import Series
 from lit_tpgrpo.report.runs import RunData
 
 _SEEDS = ("seed_everything", "data.seed")
-# Where a run is written, what it is resumed from, and callbacks that only write do not make it another experiment.
+# Where a run is written, and callbacks that only write, do not make it another experiment.
 _PLACES = re.compile(
-    r"trainer\.(default_root_dir|logger\b.*\.?(save_dir|version|name))|data\.store_dir|ckpt_path|(writer|table)\b.*|config"
+    r"trainer\.(default_root_dir|logger\b.*\.?(save_dir|version|name))|data\.store_dir|(writer|table)\b.*|config"
     r"|trainer\.callbacks\.(\w+\.dirpath|(RunReport|SafeCheckpoint|SolutionSamples|ExportHF)\b.*)"
 )
 
@@ -68,7 +68,8 @@ def run_name(path: Path) -> str:
 
 
 def _identity(run: RunData) -> str:
-    if run.is_predictions or not run.settings:
+    # A resumed run is the continuation of another one, and no seed beside it.
+    if run.is_predictions or not run.settings or run.settings.get("ckpt_path") is not None:
         return f"path {run.path.absolute()}"
     return json.dumps({k: v for k, v in comparable(run).items() if k not in _SEEDS}, sort_keys=True, default=str)
 
@@ -99,15 +100,16 @@ def text(value: Any) -> str:
 
 
 def band(series: Sequence[Series]) -> Band:
-    """Return mean, lowest and highest of several runs' curves, at all steps that lie within every curve.
+    """Return mean, lowest and highest of several runs' curves, at each step between the first and the last of any of them.
 
-    Runs log rounds at steps of their own: between its steps a curve is interpolated linearly.
+    Runs log rounds at steps of their own: between its steps a curve is interpolated linearly. Outside of them it counts for
+    nothing, so that a run that ended early hides none of the others.
     """
     finite = [[(s, v) for s, v in zip(x.steps, x.values, strict=True) if np.isfinite(v)] for x in series]
     curves = [(np.array(steps), np.array(values)) for c in finite if c for steps, values in [zip(*c, strict=True)]]
     if not curves:
         return Band([], [], [], [])
-    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
-    grid = sorted({int(s) for steps, _ in curves for s in steps if first <= s <= last})
-    values = np.stack([np.interp(grid, steps, values) for steps, values in curves])
-    return Band(grid, values.mean(0).tolist(), values.min(0).tolist(), values.max(0).tolist())
+    grid = np.unique(np.concatenate([steps for steps, _ in curves]))
+    values = np.stack([np.interp(grid, *curve, left=np.nan, right=np.nan) for curve in curves])
+    summaries = (f(values, axis=0).tolist() for f in (np.nanmean, np.nanmin, np.nanmax))
+    return Band(grid.tolist(), *summaries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import itertools
 import math
@@ -14,6 +15,7 @@ from lit_tpgrpo.errors import InputError
 
 EVENTS = "events.out.tfevents.*"
 CSV = "metrics.csv"
+_TOKENS = "train/tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Series:
 
     def at(self, step: int) -> float | None:
         """Return the value that was logged at a step, None if there is none."""
-        return self.values[self.steps.index(step)] if step in self.steps else None
+        at = bisect.bisect_left(self.steps, step)
+        return self.values[at] if at < len(self.steps) and self.steps[at] == step else None
 
 
 def read_metrics(folder: Path) -> dict[str, Series]:
@@ -111,12 +114,15 @@ def rounds(metrics: Mapping[str, Series], one_process: bool = True) -> list[Roun
     index = metrics.get("round")
     if index is None:
         return []
-    starts = [*index.steps, math.inf]
+    # A step logs under the number of steps before it, evaluations and rounds under the number of steps so far.
+    trained = max(series.steps[-1] + (name == _TOKENS) for name, series in metrics.items())
+    starts = [*index.steps, trained]
+    times = _step_seconds(metrics)
     seconds = [
         {
             "sampling": _at(metrics, "rollout/seconds", step),
             "judging": _at(metrics, "judge/seconds", step),
-            "training": _training_seconds(metrics, step, starts[n + 1]),
+            "training": _training_seconds(times, step, starts[n + 1]),
         }
         for n, step in enumerate(index.steps)
     ]
@@ -139,15 +145,20 @@ def _at(metrics: Mapping[str, Series], name: str, step: int) -> float:
     return 0.0 if value is None or not math.isfinite(value) else value
 
 
-def _training_seconds(metrics: Mapping[str, Series], first: int, end: float) -> float:
-    """Add up the optimizer steps from ``first`` before ``end``: seconds = train/tokens / train/tokens_per_s."""
-    tokens, speed = metrics.get("train/tokens"), metrics.get("train/tokens_per_s")
+def _step_seconds(metrics: Mapping[str, Series]) -> dict[int, float]:
+    """Return the seconds of the logged optimizer steps: train/tokens / train/tokens_per_s."""
+    tokens, speed = metrics.get(_TOKENS), metrics.get("train/tokens_per_s")
     if tokens is None or speed is None:
-        return 0.0
+        return {}
     speeds = dict(zip(speed.steps, speed.values, strict=True))
-    pairs = [
-        (n, speeds[step])
-        for step, n in zip(tokens.steps, tokens.values, strict=True)
-        if first <= step < end and step in speeds
-    ]
-    return sum(n / s for n, s in pairs if s > 0)
+    pairs = ((step, n, speeds.get(step, 0.0)) for step, n in zip(tokens.steps, tokens.values, strict=True))
+    return {step: n / per_s for step, n, per_s in pairs if per_s > 0}
+
+
+def _training_seconds(times: Mapping[int, float], first: int, end: int) -> float:
+    """Return the seconds of all steps from ``first`` before ``end``, of which ``trainer.log_every_n_steps`` logs some.
+
+    A round's steps take the mean of those that were logged, the run's mean where none was.
+    """
+    logged = [s for step in range(first, end) if (s := times.get(step)) is not None] or list(times.values())
+    return sum(logged) / len(logged) * (end - first) if logged else 0.0

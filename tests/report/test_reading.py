@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.report import read_run
-from lit_tpgrpo.report.experiments import band, differing, experiments
+from lit_tpgrpo.report.experiments import Band, band, differing, experiments
 from lit_tpgrpo.report.figures import run_names
 from lit_tpgrpo.report.metrics import Series, read_metrics, rounds
 from lit_tpgrpo.report.solutions import shown_row, thinned
@@ -47,6 +47,19 @@ def test_tensorboard_has_the_same_metrics_and_the_time_between_rounds(tmp_path: 
     # 30 s from one round to the next: 3 s of training, then 5 s of sampling and judging; 22 s are left.
     assert rounds(metrics)[0].seconds == {"sampling": 4.0, "judging": 1.0, "training": 3.0, "other": 22.0}
     assert "other" not in rounds(metrics, one_process=False)[0].seconds
+
+
+def test_steps_that_were_not_logged_take_the_time_of_those_that_were():
+    """Every second step is logged: two rounds of four steps, one of a single step that is not, and one of two."""
+    metrics = {
+        "round": Series((0, 4, 8, 9), (0.0, 1.0, 2.0, 3.0)),
+        "train/tokens": Series((1, 3, 5, 7, 9), (10.0, 30.0, 50.0, 50.0, 60.0)),
+        "train/tokens_per_s": Series((1, 3, 5, 7, 9), (10.0, 10.0, 0.0, 10.0, 10.0)),
+        "eval/avg@2": Series((0, 11), (0.0, 0.5)),
+    }
+    # Seconds of the logged steps: 1, 3, unknown, 5, 6; the run's mean is 15/4. The evaluation was after 11 steps.
+    assert [row.seconds["training"] for row in rounds(metrics)] == [8.0, 20.0, 3.75, 12.0]
+    assert [Series((1, 3), (5.0, 7.0)).at(step) for step in range(5)] == [None, 5.0, None, 7.0, None]
 
 
 def test_a_csv_file_that_was_cut_short_is_read_up_to_there(tmp_path: Path):
@@ -123,7 +136,7 @@ def test_runs_that_differ_in_seed_and_folder_are_one_experiment(tmp_path: Path):
     runs = [
         read_run(write_run(tmp_path / "thought" / "version_0", seed=3)),
         read_run(write_run(tmp_path / "other" / "version_0", seed=3, alpha=2.0)),
-        read_run(write_run(tmp_path / "thought" / "version_1", seed=4, writer={"path": "x"}, ckpt_path="y")),
+        read_run(write_run(tmp_path / "thought" / "version_1", seed=4, writer={"path": "x"})),
     ]
     first, second = experiments(runs)
     assert (first.name, first.seeds, second.name) == ("thought", [3, 4], "other")
@@ -132,6 +145,17 @@ def test_runs_that_differ_in_seed_and_folder_are_one_experiment(tmp_path: Path):
         ("seed_everything", ["3 | 4", "3"]),
     ]
     assert run_names([first, second]) == ["thought, seed 3", "thought, seed 4", "other"]
+
+
+def test_a_resumed_run_is_no_seed_of_another(tmp_path: Path):
+    before = read_run(write_run(tmp_path / "x" / "version_0"))
+    later = METRICS.replace("\n0,", "\n4,").replace("\n1,", "\n5,").replace("\n2,", "\n6,").replace("\n3,", "\n7,")
+    after = read_run(write_run(tmp_path / "x" / "version_1", metrics=later, ckpt_path="x/version_0/last.ckpt"))
+    other = read_run(write_run(tmp_path / "x" / "version_2", seed=1, ckpt_path="x/version_0/last.ckpt"))
+    groups = experiments([before, after, other])
+    assert [[run.path.name for run in group.runs] for group in groups] == [["version_0"], ["version_1"], ["version_2"]]
+    assert ("ckpt_path", ["", "x/version_0/last.ckpt", "x/version_0/last.ckpt"]) in differing(groups)
+    assert [band(group.series("rollout/accuracy")).steps for group in groups[:2]] == [[0, 2], [4, 6]]
 
 
 def test_labels_of_the_user_decide(tmp_path: Path):
@@ -145,9 +169,12 @@ def test_experiments_of_one_name_are_numbered(tmp_path: Path):
     assert [g.name for g in experiments(runs)] == ["x (1)", "x (2)"]
 
 
-def test_a_band_is_mean_and_range_where_all_runs_have_values():
+def test_a_band_is_mean_and_range_of_the_runs_that_have_values():
     line = band([Series((0, 4, 8), (0.0, 4.0, 8.0)), Series((2, 4, 6), (4.0, float("nan"), 8.0))])
-    assert (line.steps, line.mean, line.low, line.high) == ([2, 4, 6], [3, 5, 7], [2, 4, 6], [4, 6, 8])
+    assert (line.steps, line.mean) == ([0, 2, 4, 6, 8], [0, 3, 5, 7, 8])
+    assert (line.low, line.high) == ([0, 2, 4, 6, 8], [0, 4, 6, 8, 8])
+    apart = band([Series((0, 1), (1.0, 2.0)), Series((4, 5), (3.0, 4.0))])  # a run and its continuation under one label
+    assert apart == Band([0, 1, 4, 5], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4])
     assert band([]).steps == []
     assert band([Series((0,), (float("nan"),))]).steps == []
 
