@@ -10,6 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from markupsafe import Markup
 from lit_tpgrpo import __version__
 from lit_tpgrpo.errors import ConfigError, InputError, StorageError
 from lit_tpgrpo.loggers.thoughts import writable
-from lit_tpgrpo.redaction import redacted
+from lit_tpgrpo.redaction import redacted, redacted_value
 from lit_tpgrpo.report.experiments import Experiment, differing, experiments, text
 from lit_tpgrpo.report.figures import COLOURS, curves, run_names, stage_times
 from lit_tpgrpo.report.overview import ROUND_COLUMNS, overview, round_cells
@@ -82,12 +83,14 @@ def render(runs: Sequence[RunData], max_solutions: int = MAX_SOLUTIONS) -> tuple
 
     groups = experiments(runs)
     ordered = [run for group in groups for run in group.runs]
-    names = run_names(groups)
+    # Keys are redacted in the data alone: in the finished page one may be a word of its scripts, whose hashes the policy names.
+    groups = [replace(group, name=redacted(group.name)) for group in groups]
+    names = [redacted(name) for name in run_names(groups)]
     trained = [(name, run) for name, run in zip(names, ordered, strict=True) if run.metrics]
     solutions, available = _browsed(ordered, max_solutions)
     shown = sum(len(rows) for rows in solutions)
     charts = {
-        "curves": curves(groups),
+        "curves": [c | {"name": redacted(c["name"]), "title": redacted(c["title"])} for c in curves(groups)],
         "stages": stage_times([run for _, run in trained], [name for name, _ in trained]),
     }
     scripts = [_asset(name) for name in ("charts.js", "solutions.js")]
@@ -105,22 +108,25 @@ def render(runs: Sequence[RunData], max_solutions: int = MAX_SOLUTIONS) -> tuple
         style=Markup(_asset("page.css")),
         scripts=[Markup(script) for script in scripts],
         plotly=Markup(plotly),
-        overview=overview(groups),
+        overview=[{key: redacted(value) for key, value in line.items()} for line in overview(groups)],
         colours=COLOURS,
         round_columns=ROUND_COLUMNS,
         tables=[(name, round_cells(run)) for name, run in trained if run.rounds],
         trained=[name for name, _ in trained],
         names=names,
-        experiments=groups,
-        differing=differing(groups),
-        settings=[(g.name, [(k, text(v)) for k, v in sorted(g.runs[0].settings.items())]) for g in groups],
-        notes=_notes(groups),
+        experiments=[group.name for group in groups],
+        paths=[redacted(str(run.path)) for run in ordered],
+        differing=redacted_value(differing(groups)),
+        settings=redacted_value(
+            [(g.name, [(k, text(v)) for k, v in sorted(g.runs[0].settings.items())]) for g in groups]
+        ),
+        notes=redacted_value(_notes(groups)),
         shown=shown,
         available=available,
         charts=_script_data(charts),
         solutions=_script_data(_solution_data(names, solutions)),
     )
-    return redacted(page), shown
+    return page, shown
 
 
 def _asset(name: str) -> str:
@@ -162,7 +168,7 @@ def _solution_data(names: Sequence[str], solutions: Sequence[Sequence[ShownSolut
         for run, shown in enumerate(solutions)
         for s in shown
     ]
-    return {"runs": list(names), "problems": [list(map(writable, problem)) for problem in problems], "solutions": rows}
+    return {"runs": list(names), "problems": [list(map(_clean, problem)) for problem in problems], "solutions": rows}
 
 
 def _row(run: int, problem: int, shown: ShownSolution) -> dict[str, Any]:
@@ -173,18 +179,22 @@ def _row(run: int, problem: int, shown: ShownSolution) -> dict[str, Any]:
         "round": shown.round,
         "sample": shown.sample,
         "outcome": shown.outcome,
-        "answer": None if shown.answer is None else writable(shown.answer),
+        "answer": None if shown.answer is None else _clean(shown.answer),
         "stop": shown.stop,
-        "note": writable(shown.note),
+        "note": _clean(shown.note),
         "kept": shown.kept,
         "advantage": _rounded(shown.outcome_advantage),
-        "rewards": [[name, _rounded(value)] for name, value in shown.rewards],
+        "rewards": [[_clean(name), _rounded(value)] for name, value in shown.rewards],
         "thoughts": [
-            [p.label, _rounded(p.process_reward), _rounded(p.advantage), list(map(writable, p.steps))]
+            [p.label, _rounded(p.process_reward), _rounded(p.advantage), list(map(_clean, p.steps))]
             for p in shown.pieces
         ],
     }
     return {key: value for key, value in row.items() if value is not None and value != "" and value != []}
+
+
+def _clean(content: str) -> str:
+    return redacted(writable(content))
 
 
 def _rounded(value: float | None) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import os
@@ -46,6 +48,37 @@ def test_the_page_holds_all_of_the_run_and_nothing_runs_that_a_model_wrote(tmp_p
         ("judging", [1.5, 1.5]),
         ("training", [9.0, 9.0]),
     ]
+
+
+@pytest.mark.parametrize("key", ["placeholder", "showlegend", "progress"])
+def test_a_key_is_redacted_in_the_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str):
+    """A key may be a word of the page's own scripts, of plotly's figures or of the template."""
+    run = write_run(tmp_path / f"run-{key}", alpha=1, notes=key)
+    other = write_run(tmp_path / "other", alpha=2, notes="none")
+    written = solution_row(text=f"{key}\n\nend", prompt=key, gold=key, answer=key, judge_note=key, reward={key: 1.0})
+    write_rows(run / "solutions.jsonl", [written])
+    plain, _ = page.render([read_run(run), read_run(other)])
+    monkeypatch.setattr("lit_tpgrpo.redaction._spellings", [key])
+    text, shown = page.render([read_run(run), read_run(other)])
+    assert shown == 4
+    scripts = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+    assert scripts.findall(text) == scripts.findall(plain)
+    assert re.findall("<meta http-equiv.*", text) == re.findall("<meta http-equiv.*", plain)
+    policy = html.unescape(re.findall(r'Content-Security-Policy" content="([^"]*)"', text)[0])
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts.findall(text)]
+    assert sorted(digests) == sorted(re.findall("'sha256-([^']*)'", policy))
+    data, charts = script_data(text, "solution-data"), script_data(text, "chart-data")
+    assert data["problems"][0] == ["p/1", "[key]", "[key]"]
+    (first,) = [s for s in data["solutions"] if s["run"] == 0]
+    assert (first["answer"], first["note"], first["rewards"]) == ("[key]", "[key]", [["[key]", 1.0]])
+    assert first["thoughts"][0][3] == ["[key]\n\n"]
+    assert data["runs"] == ["run-[key]", "other"]
+    assert charts["curves"][0]["traces"][0]["name"] == "run-[key]"
+    assert [set(c) for c in charts["curves"]] == [set(c) for c in script_data(plain, "chart-data")["curves"]]
+    assert "<h1>run-[key], other</h1>" in text
+    assert f"{tmp_path}/run-[key]</code>" in text
+    assert text.count("<code>[key]</code>") == 2  # the setting, where settings differ and among all of the run
+    assert key not in re.sub(r"<(style|script)\b[^>]*>.*?</\1>", "", text, flags=re.DOTALL).replace('placeholder="', "")
 
 
 def test_seeds_are_drawn_as_a_band(tmp_path: Path):
