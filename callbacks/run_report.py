@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.errors import ConfigError, StorageError
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.jsonl import append_line
 from lit_tpgrpo.records import Round
 from lit_tpgrpo.report import read_run, write_report
@@ -25,7 +26,7 @@ class RunReport(RoundCallback):
 
     ``python -m lit_tpgrpo.report`` writes it at any time, also of a run that goes on or was killed. After each round its first
     solutions are appended to ``solutions.jsonl``, with the advantages that they are trained on: stored rounds have none, and
-    only the newest of them are kept. A file that cannot be written is one warning; training goes on. ``fast_dev_run`` writes
+    only the newest of them are kept. What cannot be written is one warning; training goes on. ``fast_dev_run`` writes
     none.
 
     Args:
@@ -45,9 +46,10 @@ class RunReport(RoundCallback):
         self.report_path: Path | None = None
         self._folder: Path | None = None  # of the run; None on the other processes, in a dev run and in other commands
         self._recording = True
+        self._trained = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.report_path, self._folder, self._recording = None, None, True
+        self.report_path, self._folder, self._recording, self._trained = None, None, True, False
         if stage == "fit" and not is_dev_run(trainer):
             folder = run_folder(trainer)  # collective
             self._folder = folder if trainer.is_global_zero else None
@@ -64,15 +66,20 @@ class RunReport(RoundCallback):
                 (self._folder / RECORDED).unlink(missing_ok=True)
             for solution, index in list(pairs)[: self.solutions_per_round]:
                 problem = problems[solution.judged.solution.problem_uid]
-                where = {"round": round_.index, "kept": index in kept}
+                where = {"round": round_.index, "index": index, "kept": index in kept}
                 row = where | {"problem": problem.uid, "prompt": problem.prompt, "gold": problem.answer}
                 append_line(self._folder / RECORDED, row | judged_row(solution))
-        except (OSError, StorageError) as error:
+        except Exception as error:  # on this process alone: the others would wait for it
             self._recording = False
-            rank_zero_warn(f"no more solutions are kept for the run's report: {error}")
+            rank_zero_warn(f"no more solutions are kept for the run's report: {_described(error)}")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._trained = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._folder is None:
+        if self._folder is None or not self._trained:  # a run that is complete already ends here too
             return
         path = self._folder / "report.html"
         try:
@@ -82,6 +89,10 @@ class RunReport(RoundCallback):
             self.report_path = path
         except Exception as error:  # training is complete, and the command writes the report too
             rank_zero_warn(
-                f"the run's report was not written: {type(error).__name__}: {' '.join(str(error).split())}; "
+                f"the run's report was not written: {_described(error)}; "
                 f"python -m lit_tpgrpo.report {self._folder} writes it"
             )
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

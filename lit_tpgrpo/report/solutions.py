@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class ShownSolution:
-    """A judged solution as it is shown; ``round`` and ``kept`` are None where they are not known, as for ``predict``."""
+    """A judged solution as it is shown; ``round``, ``kept`` and ``index`` (in its round, over all problems) may be unknown."""
 
     uid: str
     prompt: str
@@ -52,6 +52,17 @@ class ShownSolution:
     rewards: tuple[tuple[str, float | None], ...] = ()
     round: int | None = None
     kept: bool | None = None
+    index: int | None = None
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What tells it from the others of its run: a problem may occur twice in a round."""
+        return (self.round, self.index) if self.index is not None else (self.round, self.uid, self.sample)
+
+    @property
+    def group(self) -> tuple[Hashable, ...]:
+        """What the solutions of one prompt in one round have in common: the index of the first of them."""
+        return (self.round, self.uid) if self.index is None else (self.round, self.uid, self.index - self.sample)
 
     @property
     def chars(self) -> int:
@@ -68,8 +79,8 @@ def run_solutions(folder: Path, rounds: Path) -> tuple[list[ShownSolution], list
     recorded = folder / RECORDED
     if recorded.is_file():
         rows, unreadable = read_rows(recorded)
-        last = {(row.round, row.uid, row.sample): row for row in rows}  # a round is written again after a crash
-        shown = sorted(last.values(), key=lambda row: -1 if row.round is None else row.round)
+        last = {row.key: row for row in rows}  # a round is written again after a crash
+        shown = sorted(last.values(), key=lambda row: (-1 if row.round is None else row.round, row.index or 0))
         return shown, [_skipped(recorded, unreadable)] if unreadable else []
     shown = [row for path in sorted(rounds.glob("round_*")) if _ROUND.fullmatch(path.name) for row in _stored(path)]
     note = "solutions come from the rounds still stored and show no advantages: the callback RunReport records those"
@@ -142,6 +153,7 @@ def shown_row(row: dict[str, Any]) -> ShownSolution:
         tuple((_text(n), None if v is None else _number(v)) for n, v in (row.get("reward") or {}).items()),
         None if row.get("round") is None else _int(row["round"]),
         kept if isinstance(kept, bool) else None,
+        None if row.get("index") is None else _int(row["index"]),
     )
 
 
@@ -219,13 +231,15 @@ def _span(verdict: Verdict, first: int, end: int) -> tuple[int, int]:
 
 
 def thinned(rows: Sequence[ShownSolution], most: int) -> list[ShownSolution]:
-    """Return at most ``most`` solutions, taken evenly over the rows, those of a problem in a round together."""
+    """Return at most ``most`` solutions, taken evenly over the rows to their end, those of a problem in a round together."""
     if len(rows) <= most:
         return list(rows)
-    groups = [list(g) for _, g in itertools.groupby(rows, key=lambda row: (row.round, row.uid))]
-    wanted = max(1, most * len(groups) // len(rows))
-    chosen = [groups[i * len(groups) // wanted] for i in range(wanted)]
-    return [row for group in chosen for row in group][:most]
+    groups = [list(g) for _, g in itertools.groupby(rows, key=lambda row: row.group)]
+    for wanted in range(most * len(groups) // len(rows), 0, -1):  # fewer where the chosen ones are larger than others
+        chosen = [groups[i * (len(groups) - 1) // max(1, wanted - 1)] for i in range(wanted)]
+        if sum(map(len, chosen)) <= most:
+            return [row for group in chosen for row in group]
+    return groups[0][:most]
 
 
 def _text(value: Any) -> str:

@@ -111,16 +111,35 @@ def test_a_row_that_is_no_judged_solution_is_left_out(tmp_path: Path, changed: d
     assert run.notes == ("judged.jsonl: 1 line cut short or of other content, left out",)
 
 
+def test_a_problem_may_occur_twice_in_a_round(tmp_path: Path):
+    """Three groups of two solutions of one problem; the second round is written again after a crash."""
+    row = lambda r, i: solution_row(i % 2, round=r, index=i, text=f"{r}.{i}")  # noqa: E731
+    folder = write_run(tmp_path / "run")
+    write_rows(
+        folder / "solutions.jsonl", [row(*at) for at in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 0)]]
+    )
+    shown = read_run(folder).solutions
+    texts = ["".join(piece.steps[0] for piece in s.pieces) for s in shown]
+    assert texts == ["0.0", "0.1", "0.2", "0.3", "1.0", "1.1"]
+    assert [(s.round, s.index) for s in thinned(shown, 4)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
 def test_solutions_are_thinned_evenly_and_groups_stay_together():
     rows = [
         shown_row(solution_row(s, round=r, problem=f"p{r}.{p}")) for r in range(6) for p in range(2) for s in range(4)
     ]
     kept = thinned(rows, 16)
-    expected = [(0, 0), (1, 1), (3, 0), (4, 1)]  # every third of the 12 groups
+    expected = [(0, 0), (1, 1), (3, 1), (5, 1)]  # 0, 3, 7 and 11 of the 12 groups: the last one too
     assert [(s.round, s.uid, s.sample) for s in kept] == [(r, f"p{r}.{p}", s) for r, p in expected for s in range(4)]
     assert thinned(rows, 48) == rows
     assert thinned(rows, 3) == rows[:3]
     assert thinned(rows, 0) == []
+
+
+def test_whole_groups_are_left_out_until_the_others_fit():
+    rows = [shown_row(solution_row(s, round=r)) for r, size in enumerate((6, 1, 1, 1, 6)) for s in range(size)]
+    assert [s.round for s in thinned(rows, 9)] == [0] * 6  # the first, third and last together would be 13
+    assert [s.round for s in thinned(rows, 13)] == [0] * 6 + [2] + [4] * 6
 
 
 @pytest.mark.parametrize("most", [0, 1, 5, 47, 100])

@@ -62,6 +62,7 @@ def test_the_report_of_a_run_has_what_was_trained_on(random_model, tmp_path, cap
         )
         for index, c in trained
     ]
+    assert [s.index for s in run.solutions] == [i for r in rounds.seen for i in r.credited_indices[:3]]
     assert {s.kept for s in run.solutions} == {True}  # data.keep is all
     # The evaluation after the last step is in the page: the loggers have written all by then.
     page = report.report_path.read_text(encoding="utf-8")
@@ -102,13 +103,26 @@ def test_a_run_starts_its_own_file(random_model, tmp_path):
     assert [row["round"] for row in rows] == [0]
 
 
-@pytest.mark.parametrize("error", [StorageError("the disk is full"), ModuleNotFoundError("No module named 'plotly'")])
+def test_a_run_that_has_nothing_to_train_keeps_silent(random_model, tmp_path, recwarn):
+    """As one that is resumed after its last step: it has no metrics of its own, and no command would find some."""
+    report = RunReport()
+    fit(tmp_path, random_model, report, max_steps=0)
+    assert report.report_path is None
+    assert [str(w.message) for w in recwarn if "report" in str(w.message)] == []
+    assert list(tmp_path.rglob("*.html")) == []
+
+
+ERRORS = [StorageError("the disk is full"), KeyError("unexpected"), ModuleNotFoundError("No module named 'plotly'")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_report_that_fails_is_a_warning(random_model, tmp_path, monkeypatch, error: Exception):
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(callback_module, "write_report", fail)
-    monkeypatch.setattr(callback_module, "append_line", fail if isinstance(error, StorageError) else lambda *args: None)
+    reading = isinstance(error, ModuleNotFoundError)
+    monkeypatch.setattr(callback_module, "append_line", (lambda *args: None) if reading else fail)
     report = RunReport()
     with pytest.warns(
         UserWarning, match=f"report was not written: {type(error).__name__}: {error}; python -m"
@@ -117,8 +131,8 @@ def test_a_report_that_fails_is_a_warning(random_model, tmp_path, monkeypatch, e
     assert trainer.global_step == 4
     assert report.report_path is None
     kept = [str(w.message) for w in caught if "no more solutions are kept" in str(w.message)]
-    expected = "no more solutions are kept for the run's report: the disk is full"
-    assert kept == ([expected] if isinstance(error, StorageError) else [])
+    expected = f"no more solutions are kept for the run's report: {type(error).__name__}: {error}"
+    assert kept == ([] if reading else [expected])
 
 
 def test_a_dev_run_leaves_nothing(random_model, tmp_path):
