@@ -5,8 +5,8 @@ The judges and sets are those of a plan (benchmarks/judge_audit/plan.yaml): each
 chunks: an interrupted audit goes on where it was, and a finished one is scored again without a request. Writes table.md and
 results.json to --out.
 
-    python -m benchmarks.judge_audit --data-dir ../shared/data --judges rule tiny
-    python -m benchmarks.judge_audit --data-dir ../shared/data --option 'smollm2=--judge.chat.model FOLDER'
+    python -m benchmarks.judge_audit --data-dir DIR --judges rule tiny
+    python -m benchmarks.judge_audit --data-dir DIR --option 'smollm2=--judge.chat.model FOLDER'
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         extra[name] = options
     if any("{work}/corrections.jsonl" in given["options"] for given in sets.values()):
         write_corrections(args.data_dir, args.work / "corrections.jsonl")
-    command = f"python -m benchmarks.judge_audit {shlex.join(args.given)}"
+    command = f"python -m benchmarks.judge_audit {shlex.join(_without_folder(args.given))}"
     results: list[dict[str, Any]] = []
     reports: dict[str, Report] = {}  # a set may have to be sampled
     for name, judge in judges.items():
@@ -86,6 +86,16 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             _write(args.out, results, sets, command)
             print(f"{name} on {set_name}: alarms {', '.join(results[-1]['alarms']) or 'none'}", flush=True)
     return results
+
+
+def _without_folder(given: Sequence[str]) -> list[str]:
+    """Return the arguments with DIR in place of the folder of this machine that holds the data."""
+    shown = list(given)
+    for n, part in enumerate(given):
+        option, equals, _ = part.partition("=")
+        if len(option) > 2 and "--data-dir".startswith(option):  # argparse takes a beginning, too
+            shown[n : n + 1 + (not equals)] = ["--data-dir=DIR"] if equals else ["--data-dir", "DIR"]
+    return shown
 
 
 def _pair(

@@ -75,7 +75,8 @@ def markdown(results: Sequence[Result], sets: Mapping[str, Mapping[str, Any]], c
     ]
     blocks = [
         "# Judges on solutions with known step labels",
-        f"Made by `{command}`; numbers in full: [results.json](results.json).",
+        f"Command that makes it: `{command}`. It goes on where an earlier one ended, so parts may have been measured in "
+        "several runs. Numbers in full: [results.json](results.json).",
         "F1 by label with its 95% bootstrap interval (solutions are resampled, 2,000 times); `-` where the set has no such "
         "label. *n of m*: a random sample, of solutions with a known label first. *Abstained* is the share of solutions, "
         "requests and tokens (prompt and completion) are per solution. *Alarm* "

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from real_data import WHOLE, WHOLE_IS_THERE
 
-from benchmarks.judge_audit.__main__ import main
+from benchmarks.judge_audit.__main__ import _without_folder, main
 from benchmarks.judge_audit.corrections import write_corrections
 from benchmarks.judge_audit.pairs import chosen_indices
 from lit_tpgrpo.judges.audit_sets import read_labelled
@@ -98,6 +98,9 @@ def test_scores_costs_and_alarms(tmp_path: Path, arguments: list[str], capsys: p
     assert 0 <= low < 0.4 < high <= 1
     assert (result["solutions"], result["of"], result["abstained"]) == (4, 4, 0.25)
     assert (result["requests_per_solution"], result["tokens_per_solution"]) == (2.0, 12.0)
+    command = json.loads((tmp_path / "out" / "results.json").read_text())["command"]
+    assert command.startswith("python -m benchmarks.judge_audit --data-dir DIR --plan ")
+    assert f"Command that makes it: `{command}`" in (tmp_path / "out" / "table.md").read_text()
     assert result["abstentions"] == {"abstained_invalid": 2}  # one a chunk
     assert result["alarms"] == ["correct", "incorrect"]
     assert result["detection"]["accuracy, with an error"]["value"] == 0.5
@@ -110,6 +113,18 @@ def test_scores_costs_and_alarms(tmp_path: Path, arguments: list[str], capsys: p
     assert cells[5:] == ["-", "-", "25.0%", "2.00", "12", "CORRECT, INCORRECT"]
     assert "- **prm**: made by hand." in lines
     assert "first on prm: alarms correct, incorrect" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["--data-dir", "/home/me/data", "--judges", "rule"], "--data-dir DIR --judges rule"),
+        (["--data=/home/me/data", "--limit", "2"], "--data-dir=DIR --limit 2"),
+        (["--limit", "2", "--d", "/home/me/data"], "--limit 2 --data-dir DIR"),
+    ],
+)
+def test_the_tables_name_no_folder_of_this_machine(given: list[str], shown: str):
+    assert " ".join(_without_folder(given)) == shown
 
 
 def test_an_interrupted_audit_goes_on_where_it_was(tmp_path: Path, arguments: list[str]):
