@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.study.results import Results
+from benchmarks.study.results import Result, Results
 from benchmarks.study.settings import Study
 from benchmarks.study.statistics import Estimate
-from benchmarks.study.summary import ArmRuns, ArmSummary, diagnostics, first_and_last, summarise
+from benchmarks.study.summary import ArmRuns, ArmSummary, diagnostics, evaluated, first_and_last, summarise
 from lit_tpgrpo.rollout.store import write_whole
 
 _DASH = "–"
@@ -47,10 +48,14 @@ def has_content(table: Path) -> bool:
 
 
 def gather_runs(study: Study, results: Results) -> tuple[list[ArmRuns], list[str]]:
-    """Return the arms with results, and a line on each run that failed, is missing or is of other settings."""
+    """Return the arms with results, and a line on each run that is left out.
+
+    Left out are runs that failed, are missing, are of other settings, or were evaluated at other steps or on other problems
+    than most are.
+    """
     arms, notes = [], []
     for arm in study.arms:
-        found = {}
+        found: dict[int, Result] = {}
         for seed in study.budget.seeds:
             result, reason = results.read(study, arm, seed)
             if result is not None:
@@ -60,9 +65,14 @@ def gather_runs(study: Study, results: Results) -> tuple[list[ArmRuns], list[str
             if failure is not None:
                 reason = f"failed: {failure['reason']}"
             notes.append(f"{arm.name}, seed {seed}: {reason or 'not run yet'}")
-        if found:
-            arms.append(ArmRuns(arm, found))
-    return arms, notes
+        arms.append(ArmRuns(arm, found))
+    kinds = Counter(evaluated(result) for runs in arms for result in runs.results.values())
+    usual = kinds.most_common(1)[0][0] if kinds else ()
+    for runs in arms:
+        for seed in [seed for seed, result in runs.results.items() if evaluated(result) != usual]:
+            notes.append(f"{runs.arm.name}, seed {seed}: evaluated at other steps or on other problems than most runs")
+            del runs.results[seed]
+    return [runs for runs in arms if runs.results], notes
 
 
 def report(study: Study, arms: Sequence[ArmRuns], notes: Sequence[str], command: str) -> str:
@@ -77,7 +87,7 @@ def report(study: Study, arms: Sequence[ArmRuns], notes: Sequence[str], command:
         parts += ["## Diagnostics", "", diagnostics_table(arms), "", *_DIAGNOSTICS_NOTES, ""]
         parts += ["## Signs of reward hacking", "", signs_table(arms), "", kinds_table(arms), "", *_SIGNS_NOTES, ""]
     if notes:
-        parts += ["## Runs without a result", "", *(f"- {note}" for note in notes), ""]
+        parts += ["## Runs left out", "", *(f"- {note}" for note in notes), ""]
     return "\n".join(parts)
 
 
@@ -87,7 +97,8 @@ def _about(summaries: Sequence[ArmSummary], command: str) -> str:
     codes = ", ".join(sorted({r["code"] for r in results}))
     return (
         f"{len(results)} runs: {len(summaries)} arms, {results[0]['steps']} optimizer steps each. Accuracy is that of sampled "
-        f"solutions, {first['samples']} for each of {len(first['correct'])} held-out problems. Intervals are 95%. "
+        f"solutions, {first['samples']} for each of {len(first['correct'])} held-out problems. Intervals are 95%; one seed has "
+        "none. "
         f"Made with {codes}. This table was written by `{command}`."
     )
 
@@ -95,9 +106,9 @@ def _about(summaries: Sequence[ArmSummary], command: str) -> str:
 _ACCURACY_NOTES = (
     "*end*, *difference*: interval by a bootstrap over seeds and problems. *p*: exact sign-flip test over the seeds that both "
     "arms have, at least 2/2^seeds; *Holm*: adjusted for all arms. *area*: mean accuracy over the solutions sampled. "
-    "*solutions to reach*: solutions at which the mean curve has the reference's mean final accuracy, interpolated between "
-    "evaluations. *ratio*: of these to the reference's own; below 1 is faster. ∞: not reached within the budget; as a bound: "
-    "in so many resamples of the seeds that the bound is unknown.",
+    "*solutions to 90%*: solutions at which the mean curve has 90% of the reference's gain from its start to its end, "
+    "interpolated between evaluations. *ratio*: of these to the reference's own; below 1 is faster. ∞: not reached within the "
+    "budget; as a bound: in so many resamples of the seeds that the bound is unknown.",
 )
 _DIAGNOSTICS_NOTES = (
     "All rounds of a run together, mean over seeds. *information*: mutual information in nats between the sign (−, 0, +) of a "
@@ -124,14 +135,14 @@ def accuracy_table(summaries: Sequence[ArmSummary], reference: str) -> str:
 
 
 def efficiency_table(summaries: Sequence[ArmSummary]) -> str:
-    """Return the table of areas, solutions to reach the reference, and what was sampled in all."""
+    """Return the table of areas, solutions to 90% of the reference's gain, and what was sampled in all."""
     rows = []
     for s in summaries:
         c = s.comparison
         reach = [_DASH] * 3 if c is None else [_interval(c.area, "+"), _count(c.reached), _interval(c.ratio, digits=2)]
         size = [_count(s.solutions), _count(s.tokens), f"{s.seconds / 60:.1f}"]
         rows.append([s.runs.arm.title, _interval(s.area), *reach, *size])
-    head = ["arm", "area", "difference of areas", "solutions to reach", "ratio", "solutions", "tokens", "minutes"]
+    head = ["arm", "area", "difference of areas", "solutions to 90%", "ratio", "solutions", "tokens", "minutes"]
     return markdown(head, rows)
 
 
@@ -193,6 +204,8 @@ def _change(first: float, last: float, digits: int) -> str:
 def _interval(e: Estimate, sign: str = "", digits: int = 3) -> str:
     if math.isnan(e.value):
         return _DASH
+    if math.isnan(e.low):
+        return "∞" if math.isinf(e.value) else f"{e.value:{sign}.{digits}f}"
     if math.isinf(e.low):
         return "∞"
     value, low, high = ("∞" if math.isinf(v) else f"{v:{sign}.{digits}f}" for v in (e.value, e.low, e.high))
@@ -200,6 +213,8 @@ def _interval(e: Estimate, sign: str = "", digits: int = 3) -> str:
 
 
 def _count(value: float) -> str:
+    if math.isnan(value):
+        return _DASH
     return "not reached" if math.isinf(value) else f"{value:,.0f}"
 
 

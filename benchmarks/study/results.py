@@ -48,9 +48,12 @@ class Results:
         """Collect a finished run from its folder and store its result.
 
         Raises:
-            ConfigError: the run has no complete record.
+            ConfigError: the run has no complete record, or ended before its last step.
         """
         result = {"arm": arm.name, "seed": seed, "settings": study.hashes(arm), "code": code_version()} | collect(run)
+        wanted = study.max_steps(arm)
+        if wanted is not None and wanted > 0 and result["steps"] != wanted:
+            raise ConfigError(f"it ended after {result['steps']} of {wanted} optimizer steps")
         self._write(self.path(arm.name, seed), result)
         self.path(arm.name, seed, "failed.json").unlink(missing_ok=True)
         return result

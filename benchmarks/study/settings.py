@@ -87,6 +87,11 @@ class Study:
         merged = functools.reduce(_merged, map(_content, self.overlays(arm)), {})
         return {name: content for name, content in merged.items() if name != "seed_everything"} | self.options(arm)
 
+    def max_steps(self, arm: Arm) -> int | None:
+        """Return the optimizer steps that an arm's runs are to take, None if no setting says so."""
+        parts = self.parts(arm)
+        return parts.get("trainer.max_steps", parts.get("trainer", {}).get("max_steps"))
+
     def hashes(self, arm: Arm) -> dict[str, str]:
         """Return a hash of each part of the settings: results are of the same settings where all are equal."""
         return {name: content_hash(content) for name, content in self.parts(arm).items()}

@@ -16,14 +16,20 @@ Numbers = Sequence[float] | np.ndarray
 Table = Sequence[Sequence[float]] | np.ndarray
 RESAMPLES = 10_000
 LEVEL = 0.95
+GAIN = 0.9
+"""Share of the reference's gain in accuracy, from its start to its end, that counts as reached."""
 MAX_EXACT = 16
 """Most seeds with an exact sign-flip test, 65,536 sign patterns; above, as many random patterns are drawn."""
 _SEED = 20261127
+_UNKNOWN = (float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its 95% interval. ``high`` may be infinite, for a time that was not reached in some resamples."""
+    """A value with its 95% interval, which is NaN where it is not known: of one seed.
+
+    ``high`` may be infinite, for a time that was not reached in some resamples.
+    """
 
     value: float
     low: float
@@ -47,18 +53,25 @@ def _weights(n: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def bootstrap_mean(values: Numbers) -> Estimate:
-    """Return the mean with its percentile bootstrap interval over the values (seeds).
+    """Return the mean with its percentile bootstrap interval over the values (seeds); NaN of fewer than two.
 
     With few values such an interval is too narrow: of normal ones it covers the mean in 75% of the cases at 3, 84% at 5, 88% at
     8, 90% at 10 (4,000 draws each).
     """
     data = np.asarray(values, dtype=float)
+    if len(data) < 2:
+        return Estimate(float(data.mean()), *_UNKNOWN)
     return Estimate(float(data.mean()), *percentile_interval(_weights(len(data), _generator()) @ data))
 
 
 def bootstrap_curve(curves: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean, lower and upper bound at each point of curves (one a seed); whole seeds are resampled."""
+    """Return mean, lower and upper bound at each point of curves (one a seed); whole seeds are resampled.
+
+    The bounds of a single curve are NaN.
+    """
     data = np.asarray(curves, dtype=float)
+    if len(data) < 2:
+        return data.mean(0), np.full(data.shape[1], np.nan), np.full(data.shape[1], np.nan)
     resampled = _weights(len(data), _generator()) @ data
     bounds = np.array([percentile_interval(column) for column in resampled.T])
     return data.mean(0), bounds[:, 0], bounds[:, 1]
@@ -68,9 +81,12 @@ def hierarchical_mean(scores: Table) -> Estimate:
     """Return the mean of scores (seeds x problems) with its interval over both.
 
     Seeds and problems are crossed: each resample draws seeds and, independently, problems, the same for all its seeds. For a
-    difference of two arms give the differences, seed by seed and problem by problem.
+    difference of two arms give the differences, seed by seed and problem by problem. Of one seed the interval is NaN: how much
+    seeds differ is not known.
     """
     data, generator = np.asarray(scores, dtype=float), _generator()
+    if len(data) < 2:
+        return Estimate(float(data.mean()), *_UNKNOWN)
     seeds, problems = _weights(data.shape[0], generator), _weights(data.shape[1], generator)
     return Estimate(float(data.mean()), *percentile_interval(((seeds @ data) * problems).sum(1)))
 
@@ -143,23 +159,26 @@ class Curves:
 
 
 def solutions_to_reach(arm: Curves, reference: Curves) -> tuple[float, Estimate]:
-    """Return the solutions after which the arm has the reference's final accuracy, and their ratio to the reference's.
+    """Return the solutions after which the arm has 90% of the reference's gain, and their ratio to the reference's.
 
-    Both are of mean curves over seeds; the target is the reference's mean final accuracy, and the reference may reach it
-    before its end. Seeds are resampled for both arms together (row i of both is the same seed), target included. A resample
-    in which the arm does not reach the target is censored: its ratio is larger than any that was measured, so it counts as
-    infinite. An upper bound, or all of it, is then infinite: "not reached within the budget".
+    Both are of mean curves over seeds. The target is start + ``GAIN`` * (end - start) of the reference's: its end itself is a
+    noisy value that an arm of equal quality misses in half of the cases. Seeds are resampled for both arms together (row i of
+    both is the same seed), target included. A resample in which the arm does not reach the target is censored: its ratio is
+    larger than any that was measured, so it counts as infinite. An upper bound, or all of it, is then infinite: "not reached
+    within the budget". Both results are NaN where the reference gains nothing, and of one seed the interval is.
     """
     n = len(arm.accuracy)
     whole = np.full(n, 1 / n)
     times = [_times(arm, reference, weights) for weights in (whole, *_weights(n, _generator())[:2000])]
-    ratios = [time / of_reference if of_reference else float("nan") for time, of_reference in times]
+    ratios = [time / of_reference for time, of_reference in times]  # the reference starts below the target, so not at 0
     known = np.array([r for r in ratios[1:] if r == r])
-    interval = percentile_interval(known) if len(known) else (float("nan"), float("nan"))
+    interval = percentile_interval(known) if len(known) and n > 1 else _UNKNOWN
     return times[0][0], Estimate(ratios[0], *interval)
 
 
 def _times(arm: Curves, reference: Curves, weights: np.ndarray) -> tuple[float, float]:
     x, y = reference.mean(weights)
-    target = float(y[-1])
+    if y[-1] <= y[0]:
+        return _UNKNOWN
+    target = float(y[0] + GAIN * (y[-1] - y[0]))
     return reached(*arm.mean(weights), target), reached(x, y, target)

@@ -31,7 +31,7 @@ class ArmRuns:
     """The results of one arm by seed."""
 
     arm: Arm
-    results: Mapping[int, Result]
+    results: dict[int, Result]
 
     @property
     def seeds(self) -> list[int]:
@@ -63,7 +63,7 @@ class Comparison:
         p: of the exact sign-flip test over seeds.
         p_holm: adjusted for the number of arms.
         area: difference of the areas under the curves, with its interval over seeds.
-        reached: solutions after which the arm has the reference's final accuracy; infinite if it is not reached.
+        reached: solutions after which the arm has 90% of the reference's gain; infinite if it has not, NaN if there is none.
         ratio: of these to the reference's own.
     """
 
@@ -90,6 +90,12 @@ class ArmSummary:
     comparison: Comparison | None
 
 
+def evaluated(result: Result) -> tuple[Any, ...]:
+    """Return at which steps, on which problems and with how many solutions each a run was evaluated."""
+    rows = result["evaluations"]
+    return tuple(row["step"] for row in rows), *sorted({(row["problems"], row["samples"]) for row in rows})
+
+
 def check_problems(arms: Sequence[ArmRuns]) -> None:
     """Check that all runs were evaluated on the same problems and at the same steps.
 
@@ -99,9 +105,7 @@ def check_problems(arms: Sequence[ArmRuns]) -> None:
     seen: dict[tuple[Any, ...], str] = {}
     for runs in arms:
         for seed, result in runs.results.items():
-            rows = result["evaluations"]
-            key = (tuple(row["step"] for row in rows), *sorted({(row["problems"], row["samples"]) for row in rows}))
-            seen.setdefault(key, f"{runs.arm.name} with seed {seed}")
+            seen.setdefault(evaluated(result), f"{runs.arm.name} with seed {seed}")
     if len(seen) > 1:
         raise InputError(
             f"runs were evaluated at different steps or on different problems ({' and '.join(seen.values())} differ), which "

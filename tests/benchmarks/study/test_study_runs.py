@@ -127,6 +127,15 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path: Path, order: Pa
     assert ran(order) == ["fails0", "unrecorded0"]  # tried again
 
 
+def test_a_run_that_ends_early_has_failed(tmp_path: Path, order: Path):
+    """The stand-in takes 2 steps; the arm's option comes before the budget's."""
+    study = replace(a_study("a", seeds=(0,)), budget=Budget("short", (0,), ({"trainer": {"max_steps": 3}},)))
+    runner = run(study, tmp_path)
+    assert "a, seed 0: it ended after 2 of 3 optimizer steps" in runner.failed[0]
+    assert not Results(tmp_path / "out").path("a", 0).exists()
+    assert run(replace(study, arms=a_study("a", **{"trainer.max_steps": 2}).arms), tmp_path).failed == []
+
+
 DRIVER = """
 import sys
 from pathlib import Path

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.study.statistics import (
     MAX_EXACT,
     Curves,
+    _times,
     area,
     bootstrap_curve,
     bootstrap_mean,
@@ -136,18 +137,18 @@ def curves(accuracy: list[list[float]]) -> Curves:
 
 
 def test_an_arm_that_is_twice_as_fast():
-    """The reference ends at 0.8 after 400 solutions, the arm is there after 200, on each seed."""
+    """The reference is at 0.72 = 0.9 * 0.8 after 360 solutions, the arm after 180, on each seed."""
     reference = curves([[0.0, 0.2, 0.4, 0.6, 0.8]] * 3)
     time, ratio = solutions_to_reach(curves([[0.0, 0.4, 0.8, 0.8, 0.9]] * 3), reference)
-    assert (time, ratio.value, ratio.low, ratio.high) == pytest.approx((200, 0.5, 0.5, 0.5))
+    assert (time, ratio.value, ratio.low, ratio.high) == pytest.approx((180, 0.5, 0.5, 0.5))
 
 
 def test_a_slower_arm_is_censored_where_it_does_not_get_there():
-    """Seed 0 gets there after 400, seed 1 never. Resamples of seed 1 alone (a quarter) and the mean of both do not."""
+    """At 0.72: the reference after 180, seed 0 after 360, seed 1 never, nor resamples of it alone or the mean of both."""
     reference = curves([[0.0, 0.4, 0.8, 0.8, 0.8]] * 2)
     time, ratio = solutions_to_reach(curves([[0.0, 0.2, 0.4, 0.6, 0.8], [0.0, 0.1, 0.2, 0.3, 0.4]]), reference)
     assert time == math.inf
-    assert (ratio.value, ratio.low, ratio.high) == (math.inf, 2.0, math.inf)
+    assert (ratio.value, ratio.low, ratio.high) == (math.inf, pytest.approx(2.0), math.inf)
 
 
 def test_seeds_are_resampled_for_both_arms_together():
@@ -157,6 +158,34 @@ def test_seeds_are_resampled_for_both_arms_together():
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((1.0, 1.0, 1.0))
 
 
-def test_a_reference_that_does_not_learn_has_no_ratio():
-    _, ratio = solutions_to_reach(curves([[0.5, 0.6]]), curves([[0.5, 0.4]]))
+@pytest.mark.parametrize("end", [0.4, 0.5])
+def test_a_reference_that_does_not_learn_has_no_ratio(end: float):
+    time, ratio = solutions_to_reach(curves([[0.5, 0.6]] * 2), curves([[0.5, end]] * 2))
+    assert math.isnan(time)
     assert math.isnan(ratio.value)
+
+
+def test_the_target_starts_at_the_references_start():
+    """From 0.4 to 0.6: 90% of the gain is 0.58, which the arm has after 100 * 0.18 / 0.3 = 60 solutions."""
+    time, ratio = solutions_to_reach(curves([[0.4, 0.7]] * 2), curves([[0.4, 0.6]] * 2))
+    assert (time, ratio.value) == pytest.approx((60, 60 / 90))
+
+
+def test_an_arm_that_equals_the_reference_but_for_noise_gets_there():
+    """Accuracies that level off, noise 0.02 on each mean value: it is rare that one of two equal arms misses the other."""
+    generator, clean = np.random.default_rng(3), np.array([0.2, 0.4, 0.55, 0.6, 0.6, 0.6])
+    weights = np.array([1.0])
+    draws = [curves([(clean + generator.normal(0, 0.02, 6)).tolist()]) for _ in range(400)]
+    missed = [math.isinf(_times(*pair, weights)[0]) for pair in itertools.pairwise(draws)]
+    assert sum(missed) / len(missed) < 0.05
+
+
+def test_one_seed_has_no_interval():
+    """How much seeds differ is not known, however many problems there are."""
+    single = [bootstrap_mean([0.3]), hierarchical_mean([[0.0, 1.0]])]
+    single.append(solutions_to_reach(curves([[0.0, 0.4]]), curves([[0.0, 0.2]]))[1])
+    assert [e.value for e in single] == pytest.approx([0.3, 0.5, 0.5])
+    assert all(math.isnan(e.low) and math.isnan(e.high) for e in single)
+    mean, low, high = bootstrap_curve([[0.1, 0.2]])
+    assert mean.tolist() == [0.1, 0.2]
+    assert np.isnan([low, high]).all()
