@@ -1,13 +1,16 @@
 """Parity of the clipped surrogate with TRL, and what our texts say of TRL's defaults."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from trl_reference import our_loss, random_step, trl, trl_loss
 
 from lit_tpgrpo.losses import ClippedSurrogate
 
+ROOT = Path(__file__).parents[2]
 # TRL's loss type, our normalisation
 LOSS_TYPES = [
     ("grpo", "sequence"),
@@ -46,6 +49,9 @@ def test_what_the_texts_call_trls_defaults_are_its_defaults():
     assert defaults["vllm_importance_sampling_mode"] == "sequence_mask"
     assert defaults["vllm_importance_sampling_clip_max"] == 3.0
     assert defaults["vllm_importance_sampling_clip_min"] is None
+    mis = yaml.safe_load((ROOT / "configs" / "loss" / "mis.yaml").read_text())["data"]["init_args"]["correction"]
+    cap = defaults["vllm_importance_sampling_clip_max"]
+    assert mis == {"method": "product_mask", "cap": cap}  # TRL's "sequence" is the product
     assert defaults["delta"] is None
     assert (defaults["sapo_temperature_pos"], defaults["sapo_temperature_neg"]) == (1.0, 1.05)
     vespo = ("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg")
