@@ -168,7 +168,7 @@ def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path
             r"no/such\.jsonl",
         ),
         (["--trainer.gradient_clip_val", "1.0"], r"use model\.max_grad_norm"),
-        (["--data.credit.alpha", "-1"], r"alpha must be positive, got -1"),
+        (["--data.credit.alpha", "-1"], r"alpha must be positive and finite, got -1"),
         (["--data.sampling.temperature", "-1"], r"temperature must be 0 \(greedy\) or positive, got -1"),
         (["--data.sampling.top_p", "2"], r"top_p must lie in \(0, 1\].* got 2"),
         (["--data.eval_sampling.top_k", "-3"], r"top_k must be 0 \(off\) or positive, got -3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -44,8 +45,10 @@ class CAPOCredit(GroupCredit):
     def __init__(
         self, outcome_weight: float = 2.0, process_weight: float = 1.0, ddof: int | None = None, eps: float = 1e-6
     ) -> None:
-        if not (outcome_weight > 0 and process_weight > 0):
-            raise ConfigError(f"the weights must be positive, got {outcome_weight} (outcome) and {process_weight}")
+        if not (0 < outcome_weight < math.inf and 0 < process_weight < math.inf):
+            raise ConfigError(
+                f"the weights must be positive and finite, got {outcome_weight} (outcome) and {process_weight}"
+            )
         check_standardisation(1 if ddof is None else ddof, eps)
         self.outcome_weight = outcome_weight
         self.process_weight = process_weight

@@ -128,12 +128,12 @@ def check_standardisation(ddof: int, eps: float) -> None:
     """Check the settings of ``standardise_group`` when they are given.
 
     Raises:
-        ConfigError: ddof is not 0 or 1, or eps is negative.
+        ConfigError: ddof is not 0 or 1, or eps is negative or not finite.
     """
     if ddof not in (0, 1):
         raise ConfigError(f"ddof must be 0 (population) or 1 (sample), got {ddof}")
-    if eps < 0:
-        raise ConfigError(f"eps must not be negative, got {eps}")
+    if not 0 <= eps < math.inf:
+        raise ConfigError(f"eps must be finite and not be negative, got {eps}")
 
 
 def check_scale(name: str, value: float) -> None:
@@ -142,7 +142,8 @@ def check_scale(name: str, value: float) -> None:
     Raises:
         ConfigError: it is not.
     """
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ConfigError(
-            f"{name} must be positive, got {value}; for outcome rewards only, use lit_tpgrpo.credit.outcome.OutcomeCredit"
+            f"{name} must be positive and finite, got {value}; for outcome rewards only, use "
+            "lit_tpgrpo.credit.outcome.OutcomeCredit"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.baselines import Baseline
 from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage
@@ -36,13 +38,13 @@ class MirroredThoughtCredit(GroupRelativeCredit):
         baseline: in place of standardisation, see ``GroupRelativeCredit``.
 
     Raises:
-        ConfigError: kappa is negative, ddof is not 0 or 1, eps is negative, or a baseline is given besides them.
+        ConfigError: kappa is negative or not finite, ddof is not 0 or 1, eps is negative, or a baseline is given besides them.
     """
 
     def __init__(self, kappa: float = 1.0, ddof: int = 1, eps: float = 1e-6, baseline: Baseline | None = None) -> None:
-        if kappa < 0:
+        if not 0 <= kappa < math.inf:
             raise ConfigError(
-                f"kappa must not be negative, got {kappa}; -1 would be lit_tpgrpo.credit.outcome.OutcomeCredit"
+                f"kappa must be finite and not be negative, got {kappa}; -1 would be lit_tpgrpo.credit.outcome.OutcomeCredit"
             )
         super().__init__(ddof, eps, baseline)
         self.kappa = kappa

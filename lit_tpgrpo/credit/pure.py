@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -37,13 +38,13 @@ def min_form_rewards(scores: Tensor, temperature: float) -> Tensor:
 
 
 def step_baseline(others: Sequence[tuple[Tensor, Tensor]], lengths: Tensor) -> Tensor:
-    """Subtract from each step the mean over the other solutions of their rewards per step, sum(r) / S."""
+    """Subtract from each step the mean over the other solutions of their rewards per scored step, sum(r) / S."""
     mean = torch.stack([r.mean() for r, _ in others]).mean()
     return mean.expand(len(lengths))
 
 
 def token_baseline(others: Sequence[tuple[Tensor, Tensor]], lengths: Tensor) -> Tensor:
-    """Subtract from each step the others' rewards per token, sum of all r / sum of all L, times the tokens of the step."""
+    """Subtract from each step the others' rewards per token of scored steps, sum(r) / sum(L), times the tokens of the step."""
     return lengths * (torch.cat([r for r, _ in others]).sum() / torch.cat([n for _, n in others]).sum())
 
 
@@ -63,8 +64,9 @@ class PURECredit(GroupCredit):
         A_it = sum over the steps j that end at or after t of (r_ij - b_ij)  +  outcome_weight * (o_i - mean of the others' o)
 
     with b_ij by ``baseline``, over the other solutions that have labels: ``step`` the mean of their sum(r) / S, the same for
-    each step; ``token`` their sum of r over their sum of tokens, times the tokens of step j. A solution without usable labels
-    has the outcome part alone; so has one that is alone in having them.
+    each step; ``token`` their sum of r over their sum of tokens, times the tokens of step j. A step without a score has neither
+    r nor b, and its tokens are in no baseline. A solution without usable labels has the outcome part alone; so has one that is
+    alone in having them.
 
     This is the form of the authors' main branch (CJReinforce/PURE@41f9363b), with scores from labels in place of a process
     reward model's P(good) - P(bad). Left out: the mask of separator tokens (a step's tokens include them), the KL penalty in
@@ -74,7 +76,8 @@ class PURECredit(GroupCredit):
         temperature: T of the softmax.
         baseline: ``step``, the code's default, rewards the number of steps where scores are negative; or ``token``.
         outcome_weight: of the outcome part; 0 for process rewards alone.
-        unmatched: score of an UNMATCHED step in [-1, 1]; None leaves it out. Ours: the source has no such label.
+        unmatched: score of an UNMATCHED step in [-1, 1]; None leaves it out: it has no process reward and is in no baseline.
+            Ours: the source has no such label.
 
     Raises:
         ConfigError: temperature is not positive, outcome_weight is negative, or unmatched is outside [-1, 1].
@@ -89,8 +92,8 @@ class PURECredit(GroupCredit):
     ) -> None:
         if not temperature > 0:
             raise ConfigError(f"temperature must be positive, got {temperature}")
-        if not outcome_weight >= 0:
-            raise ConfigError(f"outcome_weight must not be negative, got {outcome_weight}")
+        if not 0 <= outcome_weight < math.inf:
+            raise ConfigError(f"outcome_weight must be finite and not be negative, got {outcome_weight}")
         check_unmatched(unmatched)
         self.temperature = temperature
         self.baseline: BaselineName = baseline
@@ -106,21 +109,23 @@ class PURECredit(GroupCredit):
         process = [self._process(judged) for judged in rewarded]
         credited = []
         for i, (judged, outcome) in enumerate(zip(rewarded, outcomes, strict=True)):
-            own, others = process[i], [p for k, p in enumerate(process) if k != i and p is not None]
+            own = process[i]
+            others = [(r[known], n[known]) for r, n, known in (p for k, p in enumerate(process) if k != i and p)]
             if own is None or not others:
                 credited.append(credit_outcome(judged, outcome, merge_thoughts(judged.verdict)))
                 continue
-            rewards, lengths = own
-            rewards = rewards - BASELINES[self.baseline](others, lengths)
+            rewards, lengths, known = own
+            rewards = torch.where(known, rewards - BASELINES[self.baseline](others, lengths), 0.0)
             advantages = suffix_sum_advantages(rewards, outcome, lengths).float()
             steps = single_steps(judged.verdict)
             credited.append(CreditedSolution(judged, outcome, steps, tuple(rewards.tolist()), advantages))
         return credited
 
-    def _process(self, judged: JudgedSolution) -> tuple[Tensor, Tensor] | None:
-        """Return a solution's process rewards and tokens by step; None without labels."""
+    def _process(self, judged: JudgedSolution) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return a solution's process rewards, tokens and whether it has a score, by step; None without labels."""
         scores = step_scores(judged, self.unmatched)
         if scores is None:
             return None
-        known = torch.tensor([torch.nan if s is None else s for s in scores], dtype=torch.float64)
-        return min_form_rewards(known, self.temperature), thought_lengths(single_steps(judged.verdict))
+        given = torch.tensor([torch.nan if s is None else s for s in scores], dtype=torch.float64)
+        lengths = thought_lengths(single_steps(judged.verdict))
+        return min_form_rewards(given, self.temperature), lengths, ~given.isnan()

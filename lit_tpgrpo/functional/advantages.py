@@ -23,6 +23,8 @@ it is exact (an advantage that should be 0 is 0, so batches can be filtered on i
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -88,8 +90,8 @@ def _check_rewards(rewards: Tensor, ddof: int, eps: float) -> None:
         raise ValueError(f"ddof must be 0 (population) or 1 (sample), got {ddof}")
     if len(rewards) <= ddof:
         raise ValueError(f"a standard deviation with ddof={ddof} needs at least {ddof + 1} rewards, got {len(rewards)}")
-    if eps < 0:
-        raise ValueError(f"eps must not be negative, got {eps}")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be finite and not be negative, got {eps}")
 
 
 def merge_runs(labels: Tensor) -> Tensor:

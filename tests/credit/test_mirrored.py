@@ -66,7 +66,9 @@ def test_text_that_the_answer_does_not_use_gains_nothing():
 
 def test_settings():
     assert MirroredThoughtCredit(kappa=0.5).kappa == 0.5
-    with pytest.raises(ConfigError, match=r"kappa must not be negative, got -1.0; -1 would be .*OutcomeCredit"):
+    with pytest.raises(
+        ConfigError, match=r"kappa must be finite and not be negative, got -1.0; -1 would be .*OutcomeCredit"
+    ):
         MirroredThoughtCredit(kappa=-1.0)
     with pytest.raises(ConfigError, match=r"ddof must be 0 .population. or 1"):
         MirroredThoughtCredit(ddof=2)

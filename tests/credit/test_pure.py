@@ -93,22 +93,24 @@ with_lengths = labelled.flatmap(
 )
 def test_against_a_naive_reference(solutions, baseline, unmatched, temperature):
     scale = {"correct": 1.0, "incorrect": -1.0, "matched": -1.0, "unmatched": unmatched}
-    rewards, lengths = [], []
+    rewards, lengths, scored = [], [], []
     for s in solutions:
         scores = [scale[label.value] for label in s.verdict.labels]
         total = sum(math.exp(-p / temperature) for p in scores if p is not None)
-        rewards.append([0.0 if p is None else p * math.exp(-p / temperature) / total for p in scores])
+        rewards.append([None if p is None else p * math.exp(-p / temperature) / total for p in scores])
+        scored.append(len(scores) - scores.count(None))
         lengths.append([step.token_end - step.token_start for step in s.verdict.steps])
     solved = [s.outcome is Outcome.CORRECT for s in solutions]
     credited = PURECredit(temperature, baseline, 0.7, unmatched)(group(*solutions))
     for i, one in enumerate(credited):
         others = [k for k in range(len(solutions)) if k != i]
         if baseline == "step":
-            per_step = sum(sum(rewards[k]) / len(rewards[k]) for k in others) / len(others)
-            left = [r - per_step for r in rewards[i]]
+            per_step = sum(sum(r for r in rewards[k] if r is not None) / scored[k] for k in others) / len(others)
+            left = [0.0 if r is None else r - per_step for r in rewards[i]]
         else:
-            per_token = sum(sum(rewards[k]) for k in others) / sum(sum(lengths[k]) for k in others)
-            left = [r - per_token * n for r, n in zip(rewards[i], lengths[i], strict=True)]
+            pairs = [(r, n) for k in others for r, n in zip(rewards[k], lengths[k], strict=True) if r is not None]
+            per_token = sum(r for r, _ in pairs) / sum(n for _, n in pairs)
+            left = [0.0 if r is None else r - per_token * n for r, n in zip(rewards[i], lengths[i], strict=True)]
         outcome = 0.7 * (solved[i] - sum(solved[k] for k in others) / len(others))
         steps = one.judged.verdict.steps
         for t, advantage in enumerate(one.advantages.tolist()):
@@ -116,10 +118,21 @@ def test_against_a_naive_reference(solutions, baseline, unmatched, temperature):
             assert advantage == pytest.approx(sum(ahead) + outcome, abs=1e-4)
 
 
+@pytest.mark.parametrize("baseline", ["step", "token"])
+def test_a_step_without_a_score_is_left_out(baseline):
+    """Of UMM the first step is in nothing: r = 0, -.5, -.5 and 1; b = 1 of the other, and -1 / 2 steps or -1 / 5 tokens."""
+    judged = group(incorrect("UMM", lengths=[9, 2, 3]), correct("C", lengths=[1]))
+    one, other = PURECredit(baseline=baseline, outcome_weight=0.0, unmatched=None)(judged)
+    left = [-1.5, -1.5] if baseline == "step" else [-2.5, -3.5]
+    assert one.process_rewards == pytest.approx((0.0, *left))
+    assert one.advantages.tolist() == pytest.approx([sum(left)] * 11 + [left[1]] * 3)
+    assert other.process_rewards == pytest.approx((1.5,) if baseline == "step" else (1.2,))
+
+
 def test_settings_are_refused():
     with pytest.raises(ConfigError, match="temperature must be positive"):
         PURECredit(temperature=0.0)
-    with pytest.raises(ConfigError, match="outcome_weight must not be negative"):
+    with pytest.raises(ConfigError, match="outcome_weight must be finite and not be negative"):
         PURECredit(outcome_weight=-1.0)
     with pytest.raises(ConfigError, match="baseline: expected step or token, got 'steps'"):
         PURECredit(baseline="steps")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import random
 
 import pytest
@@ -11,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lit_tpgrpo.credit
-from lit_tpgrpo.credit import CreditAssignment, GroupCredit, GroupRelativeCredit
+from lit_tpgrpo.credit import (
+    CAPOCredit,
+    CreditAssignment,
+    GroupCredit,
+    GroupRelativeCredit,
+    MirroredThoughtCredit,
+    OutcomeCredit,
+    ProcessSupervisedCredit,
+    PURECredit,
+    StandardisedBaseline,
+    ThoughtCredit,
+)
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome, Reward, StopReason
 
@@ -100,3 +112,22 @@ def test_reward_terms_that_give_no_credit_are_warned_of(kind):
     shaped = dataclasses.replace(correct("CC"), reward=Reward(0.5, 1.0, {"outcome": 1.0, "overlong": -0.5}))
     with pytest.warns(UserWarning, match=f"{kind.__name__} uses outcomes and step labels alone"):
         kind()(group(shaped, incorrect("UM")))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("build", "argument"),
+    [
+        (OutcomeCredit, "eps"),
+        (StandardisedBaseline, "eps"),
+        (CAPOCredit, "eps"),
+        (CAPOCredit, "process_weight"),
+        (ProcessSupervisedCredit, "eps"),
+        (MirroredThoughtCredit, "kappa"),
+        (PURECredit, "outcome_weight"),
+        (ThoughtCredit, "alpha"),
+    ],
+)
+def test_settings_that_are_not_finite_are_refused(build, argument, value):
+    with pytest.raises(ConfigError, match=f"finite.*{value}"):
+        build(**{argument: value})

@@ -149,7 +149,7 @@ def test_settings_are_refused_with_a_remedy(value):
 def test_standardisation_settings_are_refused(kind):
     with pytest.raises(ConfigError, match="ddof must be 0"):
         kind(ddof=2)
-    with pytest.raises(ConfigError, match="eps must not be negative"):
+    with pytest.raises(ConfigError, match="eps must be finite and not be negative"):
         kind(eps=-1e-6)
 
 

@@ -45,7 +45,7 @@ def test_standardise_refuses():
         standardise_group(torch.ones(2, 2))
     with pytest.raises(ValueError, match=r"ddof must be 0 .* or 1"):
         standardise_group(torch.ones(4), ddof=2)
-    with pytest.raises(ValueError, match="eps must not be negative"):
+    with pytest.raises(ValueError, match="eps must be finite and not be negative"):
         standardise_group(torch.ones(4), eps=-1.0)
 
 
