@@ -33,6 +33,7 @@ from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_sca
 from lit_tpgrpo.training.microbatches import MicroBatch, dummy_microbatch
 from lit_tpgrpo.training.model_source import as_factory, as_model, model_source, tokenizer_name
 from lit_tpgrpo.training.optimizer_step import (
+    check_advantages,
     check_batch,
     check_finite,
     count_batch,
@@ -177,6 +178,7 @@ class TPGRPOModule(PolicyModule):
     def training_step(self, batch: TrainBatch, batch_idx: int) -> None:
         """Take one optimizer step on a batch, micro-batch by micro-batch."""
         check_batch(batch)
+        check_advantages(self.token_loss, batch, self._max_over_ranks)
         started = time.perf_counter()
         optimizer = cast(LightningOptimizer, self.optimizers())
         on_policy = is_on_policy(batch, self.policy_version)

@@ -14,10 +14,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
-from lit_tpgrpo.losses import ClippedSurrogate
+from lit_tpgrpo.losses import GSPO, ClippedSurrogate, EntropyBonus, GSPOToken
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.training.microbatches import collate
+from lit_tpgrpo.training.optimizer_step import check_advantages
+from lit_tpgrpo.training.policy import PolicyModel
 
 SHAPES = [(3, 9), (8, 2), (1, 14), (5, 5), (2, 11)]
 
@@ -197,6 +199,33 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_a_good_checkpoint(ran
     restored = TPGRPOModule.load_from_checkpoint(tmp_path / "ckpt" / "last.ckpt", weights_only=True)
     assert bool(torch.isfinite(weights(restored)).all())
     torch.testing.assert_close(weights(restored), weights(good))
+
+
+GSPO_NEEDS = "takes one advantage per solution .GSPO at the sequence level.*use lit_tpgrpo.GSPOToken"
+
+
+@pytest.mark.parametrize("loss", [GSPO(), EntropyBonus(GSPO())], ids=["gspo", "wrapped"])
+def test_token_advantages_are_refused_before_a_step_that_needs_one_per_solution(
+    random_model, tmp_path, monkeypatch, loss
+):
+    batch = make_batch()
+    fit(TPGRPOModule(random_model, loss=loss), [batch], tmp_path)
+    first, *rest = batch.sequences
+    n = len(first.advantages)
+    changed = replace(first, advantages=torch.arange(n).float())
+    masked = replace(changed, loss_mask=torch.arange(n) == 0)
+    fit(TPGRPOModule(random_model, loss=loss), [replace(batch, sequences=(masked, *rest))], tmp_path)
+    monkeypatch.setattr(PolicyModel, "forward", lambda *_: pytest.fail("a forward pass"))
+    with pytest.raises(ConfigError, match=GSPO_NEEDS):
+        fit(TPGRPOModule(random_model, loss=loss), [replace(batch, sequences=(changed, *rest))], tmp_path)
+
+
+def test_token_advantages_of_another_rank_stop_this_one_too():
+    """The others' batch is seen by the maximum alone; a loss that takes token advantages asks for none."""
+    with pytest.raises(ConfigError, match=GSPO_NEEDS):
+        check_advantages(GSPO(), make_batch(), lambda _: 1)
+    check_advantages(GSPO(), make_batch(), lambda differ: differ)
+    check_advantages(GSPOToken(), make_batch(), lambda _: pytest.fail("asked"))
 
 
 def test_a_gradient_that_is_not_finite_stops_too(random_model, tmp_path):

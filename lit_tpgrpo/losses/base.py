@@ -33,7 +33,7 @@ class LossInputs:
         lengths: (B,) int64, completion tokens of each sequence.
         entropy: of the policy's distribution at each token, without gradient.
         ref_logprobs: of the reference policy; None where the loss does not need them.
-        differentiable_entropy: ``entropy`` with gradient, for a loss that rewards it.
+        differentiable_entropy: ``entropy`` with gradient, for a loss that rewards it; None where no entropy was given.
         entropy_threshold: 0-d, the quantile that the loss asked for (``AsksForEntropyQuantile``) of the step's entropies.
     """
 
@@ -110,6 +110,13 @@ def entropy_quantile(loss: TokenLoss) -> float | None:
     return loss.entropy_quantile() if isinstance(loss, AsksForEntropyQuantile) else None
 
 
+def needs_one_advantage_per_solution(loss: object) -> bool:
+    """Tell whether a loss, or one that it wraps as ``loss``, has the attribute ``one_advantage_per_solution``, and True."""
+    inner = getattr(loss, "loss", None)
+    needs = bool(getattr(loss, "one_advantage_per_solution", False))
+    return needs or (isinstance(inner, TokenLoss) and needs_one_advantage_per_solution(inner))
+
+
 def loss_inputs(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -164,6 +171,6 @@ def loss_inputs(
         mask=mask,
         row=row,
         lengths=lengths,
-        differentiable_entropy=masked(given["entropy"]),
+        differentiable_entropy=None if entropy is None else masked(entropy),
         entropy_threshold=entropy_threshold,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,12 +38,12 @@ class ClippedSurrogate:
     kl_estimator: KLName = "k3"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clip_low < 1 or self.clip_high < 0:
+        if not (0 <= self.clip_low < 1 and self.clip_high >= 0):
             raise ConfigError(
                 f"clip_low must lie in [0, 1) and clip_high be at least 0, got {self.clip_low} and {self.clip_high}"
             )
-        if self.kl_beta < 0:
-            raise ConfigError(f"kl_beta must be 0 (no reference) or positive, got {self.kl_beta}")
+        if not 0 <= self.kl_beta < math.inf:
+            raise ConfigError(f"kl_beta must be 0 (no reference) or positive and finite, got {self.kl_beta}")
 
     def needs_reference(self) -> bool:
         """Tell whether there is a KL term."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.losses.base import LossInputs, LossOutput
 from lit_tpgrpo.losses.policy_loss import check_positive
-from lit_tpgrpo.losses.wrapped import WrappedLoss
+from lit_tpgrpo.losses.wrapped import WrappedLoss, refuse_own_kind
 
 
 @checked_arguments()
@@ -23,13 +23,14 @@ class EntropyBonus(WrappedLoss):
         coefficient: weight of the entropy, above 0. Without a published value for this method.
 
     Raises:
-        ConfigError: the coefficient is not above 0.
+        ConfigError: the coefficient is not above 0, or the loss inside has an entropy bonus, too.
     """
 
     coefficient: float = 1e-3
 
     def __post_init__(self) -> None:
         check_positive(coefficient=self.coefficient)
+        refuse_own_kind(self)
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
         """Compute the sum of the two.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class GSPO(PolicyLoss):
     Raises:
         ConfigError: a bound or the weight is out of range; when called, a solution's advantages differ.
     """
+
+    one_advantage_per_solution: ClassVar[bool] = True
 
     clip_low: float = 3e-4
     clip_high: float = 4e-4

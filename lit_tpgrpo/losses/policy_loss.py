@@ -2,6 +2,7 @@
 
 # No postponed annotations here: a subclass's constructor has these fields, and their names are not in its module.
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ class PolicyLoss(TokenLoss):
     kl_estimator: KLName = "k3"
 
     def __post_init__(self) -> None:
-        if self.kl_beta < 0:
-            raise ConfigError(f"kl_beta must be 0 (no reference) or positive, got {self.kl_beta}")
+        if not 0 <= self.kl_beta < math.inf:
+            raise ConfigError(f"kl_beta must be 0 (no reference) or positive and finite, got {self.kl_beta}")
 
     def needs_reference(self) -> bool:
         """Tell whether there is a KL term."""
@@ -78,7 +79,7 @@ def check_clip(clip_low: float, clip_high: float) -> None:
     Raises:
         ConfigError: names both.
     """
-    if not 0 <= clip_low < 1 or clip_high < 0:
+    if not (0 <= clip_low < 1 and clip_high >= 0):
         raise ConfigError(f"clip_low must lie in [0, 1) and clip_high be at least 0, got {clip_low} and {clip_high}")
 
 

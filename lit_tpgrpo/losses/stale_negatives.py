@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.losses.base import LossInputs
 from lit_tpgrpo.losses.policy_loss import check_positive
-from lit_tpgrpo.losses.wrapped import MaskedLoss
+from lit_tpgrpo.losses.wrapped import MaskedLoss, refuse_own_kind
 
 
 @checked_arguments()
@@ -29,13 +29,14 @@ class StaleNegatives(MaskedLoss):
         threshold: nats a token, above 0. The source's value is unpublished; 0.5 is the example in TRL's documentation.
 
     Raises:
-        ConfigError: the threshold is not above 0.
+        ConfigError: the threshold is not above 0, or there is another one inside.
     """
 
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
         check_positive(threshold=self.threshold)
+        refuse_own_kind(self)
 
     def left_out(self, inputs: LossInputs) -> tuple[str, Tensor]:
         """Mark the tokens that are not pushed down."""

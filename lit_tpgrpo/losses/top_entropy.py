@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.losses.base import LossInputs
+from lit_tpgrpo.losses.base import LossInputs, needs_one_advantage_per_solution
 from lit_tpgrpo.losses.wrapped import MaskedLoss
 
 
@@ -28,7 +28,8 @@ class TopEntropy(MaskedLoss):
         share: of tokens with the highest entropy, in (0, 1).
 
     Raises:
-        ConfigError: the share is out of range, or the loss inside asks for a quantile, too.
+        ConfigError: the share is out of range, the loss inside asks for a quantile, too, or it needs one advantage per
+            solution.
     """
 
     share: float = 0.2
@@ -39,6 +40,11 @@ class TopEntropy(MaskedLoss):
         if super().entropy_quantile() is not None:
             raise ConfigError(
                 "one TopEntropy is inside of another: a step has one quantile of entropy; keep one of them"
+            )
+        if needs_one_advantage_per_solution(self.loss):
+            raise ConfigError(
+                "TopEntropy leaves out single tokens, and GSPO at the sequence level needs one advantage per solution: wrap "
+                "lit_tpgrpo.GSPOToken"
             )
 
     def entropy_quantile(self) -> float:

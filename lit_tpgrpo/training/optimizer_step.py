@@ -13,7 +13,13 @@ from lit_tpgrpo.arguments import shown
 from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation, sequence_weights, step_quantile
-from lit_tpgrpo.losses.base import LossOutput, TokenLoss, entropy_quantile, loss_inputs
+from lit_tpgrpo.losses.base import (
+    LossOutput,
+    TokenLoss,
+    entropy_quantile,
+    loss_inputs,
+    needs_one_advantage_per_solution,
+)
 from lit_tpgrpo.losses.metrics import LOGPROB_GAP, LOGPROB_GAP_MAX, LossMetrics, measure
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
@@ -32,6 +38,25 @@ def check_batch(batch: object) -> None:
         raise ConfigError(
             f"TPGRPOModule trains on lit_tpgrpo.records.TrainBatch, and the training loader gave {shown(batch)}; pass "
             "datamodule=MathRolloutDataModule(...) to the trainer, or a loader that yields TrainBatch"
+        )
+
+
+def check_advantages(token_loss: TokenLoss, batch: TrainBatch, max_over_ranks: Callable[[int], int]) -> None:
+    """Refuse token advantages for a loss that takes one per solution, on all ranks and before the first forward pass.
+
+    A loss that refuses them itself does so on the rank that has them, while the others wait for it. Collective.
+
+    Raises:
+        ConfigError: an unmasked token of a solution, on any rank, has another advantage than the rest.
+    """
+    if not needs_one_advantage_per_solution(token_loss):
+        return
+    used = [s.advantages if s.loss_mask is None else s.advantages[s.loss_mask] for s in batch.sequences]
+    if max_over_ranks(int(any(bool((advantages != advantages[:1]).any()) for advantages in used))):
+        raise ConfigError(
+            f"the loss {type(token_loss).__name__} takes one advantage per solution (GSPO at the sequence level), and the "
+            "tokens of a solution have different ones: use lit_tpgrpo.GSPOToken, its form for token advantages, or a credit "
+            "with one advantage per solution (lit_tpgrpo.OutcomeCredit)"
         )
 
 

@@ -363,7 +363,7 @@ def test_refusals_name_what_came():
         clipped_loss(x.long(), x, x, mask, x)
     with pytest.raises(ValueError, match="needs ref_logprobs, got None"):
         clipped_loss(x, x, x, mask, x, settings={"kl_beta": 0.1})
-    with pytest.raises(ConfigError, match=r"kl_beta must be 0 \(no reference\) or positive, got -0.1"):
+    with pytest.raises(ConfigError, match=r"kl_beta must be 0 \(no reference\) or positive and finite, got -0.1"):
         ClippedSurrogate(kl_beta=-0.1)
     with pytest.raises(ConfigError, match=r"kl_estimator: expected k1, k2, .* or k3_unbiased, got 'k4'"):
         ClippedSurrogate(kl_estimator="k4")  # pyright: ignore

@@ -25,6 +25,7 @@ from lit_tpgrpo.losses import (
     loss_inputs,
 )
 
+NAN = math.nan
 # advantage, kappa; then of a token with weight 1: the loss of PPO's clip (0.2, 0.2) and of SAPO; what log pi's gradient is
 # multiplied by, over A, in CISPO (cap 5), VESPO, MiniRL (0.2, 0.27, before its cap); and IcePop (0.5 to 5), TIS and MIS (3) of
 # a token whose ratio of trainer to engine it is.
@@ -189,6 +190,13 @@ def test_minirl_weighs_by_the_whole_ratio_and_masks_by_the_trainers():
         (lambda: DualClip(clip_low=1.0), "clip_low must lie in"),
         (lambda: GSPO(clip_high=-1.0), "clip_high be at least 0"),
         (lambda: GSPOToken(kl_beta=-1.0), "kl_beta must be 0"),
+        (lambda: GSPO(clip_high=NAN), "clip_high be at least 0, got 0.0003 and nan"),
+        (lambda: MiniRL(clip_low=NAN), "clip_low must lie in"),
+        (lambda: SAPO(kl_beta=NAN), "kl_beta must be 0 .* and finite, got nan"),
+        (lambda: ClippedSurrogate(clip_high=NAN), "clip_high be at least 0"),
+        (lambda: ClippedSurrogate(kl_beta=NAN), "kl_beta must be 0"),
+        (lambda: ClippedSurrogate(kl_beta=float("inf")), "kl_beta must be 0"),
+        (lambda: CISPO(cap=NAN), "cap be at least 1"),
         (lambda: CISPO(cap=0.5), "cap be at least 1"),
         (lambda: SAPO(tau_negative=0.0), "tau_negative must be above 0"),
         (lambda: VESPO(k_positive=-1.0), "k_positive must be above 0"),

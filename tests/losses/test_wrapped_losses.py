@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import lightning as L
 import pytest
@@ -16,11 +16,13 @@ from trl_reference import our_inputs, our_loss, random_step, trl, trl_loss
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.functional.aggregation import step_quantile
 from lit_tpgrpo.losses import (
+    GSPO,
     SAPO,
     VESPO,
     ClippedSurrogate,
     EntropyBonus,
     GSPOToken,
+    MaskedLoss,
     StaleNegatives,
     TokenLoss,
     TopEntropy,
@@ -146,6 +148,12 @@ def test_wrapped_losses_pass_on_what_is_needed_and_come_back_from_a_checkpoint()
     [
         (lambda: TopEntropy(SAPO(), 1.0), "share must lie between 0 and 1, got 1.0"),
         (lambda: TopEntropy(EntropyBonus(TopEntropy(SAPO()))), "one TopEntropy is inside of another"),
+        (
+            lambda: TopEntropy(EntropyBonus(GSPO())),
+            "GSPO at the sequence level needs one advantage .*wrap lit_tpgrpo.GSPOToken",
+        ),
+        (lambda: EntropyBonus(TopEntropy(EntropyBonus(SAPO()))), "one EntropyBonus is inside of another: keep one"),
+        (lambda: StaleNegatives(StaleNegatives(SAPO()), 0.1), "one StaleNegatives is inside of another: keep one"),
         (lambda: EntropyBonus(SAPO(), 0.0), "coefficient must be above 0"),
         (lambda: StaleNegatives(SAPO(), -1.0), "threshold must be above 0"),
         (lambda: StaleNegatives(SAPO), "give an object: SAPO"),  # pyright: ignore
@@ -156,10 +164,30 @@ def test_settings_out_of_range_are_named(build, message):
         build()
 
 
+@dataclass(frozen=True)
+class NoPush(MaskedLoss):
+    """Leave all tokens out, under a name that may be taken."""
+
+    name: str = "stale"
+
+    def left_out(self, inputs):
+        return self.name, torch.ones_like(inputs.mask)
+
+
+@pytest.mark.parametrize(("inner", "name"), [(StaleNegatives(SAPO()), "stale"), (EntropyBonus(SAPO()), "entropy_loss")])
+def test_a_name_that_the_loss_inside_logs_is_not_overwritten(inner, name):
+    inputs = our_inputs(random_step(), "token", entropy=entropies_of())
+    assert {"free"} == NoPush(inner, "free")(inputs).token_values.keys() - inner(inputs).token_values.keys()
+    with pytest.raises(ConfigError, match=f"NoPush logs {name}, and so does the loss inside: keep one of them"):
+        NoPush(inner, name)(inputs)
+
+
 def test_inputs_that_are_missing_are_named():
     inputs = our_inputs(random_step(), "token")
     with pytest.raises(ValueError, match="TopEntropy needs entropy_threshold"):
         TopEntropy(SAPO())(inputs)
+    with pytest.raises(ValueError, match="an entropy bonus needs the entropy"):
+        EntropyBonus(SAPO())(inputs)
 
 
 def trained(
