@@ -31,18 +31,22 @@ class RunReport(RoundCallback):
 
     Args:
         solutions_per_round: that are kept of each round, of the first process; 0 keeps none.
+        max_megabytes: of ``solutions.jsonl``, after which no more solutions are kept.
 
     Attributes:
         report_path: of the page, once it is written.
 
     Raises:
-        ConfigError: ``solutions_per_round`` is negative.
+        ConfigError: ``solutions_per_round`` is negative, or ``max_megabytes`` is below 1.
     """
 
-    def __init__(self, solutions_per_round: int = 32) -> None:
+    def __init__(self, solutions_per_round: int = 32, max_megabytes: int = 200) -> None:
         if solutions_per_round < 0:
             raise ConfigError(f"solutions_per_round must be at least 0, got {solutions_per_round}")
+        if max_megabytes < 1:
+            raise ConfigError(f"max_megabytes must be at least 1, got {max_megabytes}")
         self.solutions_per_round = solutions_per_round
+        self.max_megabytes = max_megabytes
         self.report_path: Path | None = None
         self._folder: Path | None = None  # of the run; None on the other processes, in a dev run and in other commands
         self._recording = True
@@ -58,17 +62,24 @@ class RunReport(RoundCallback):
         if self._folder is None or not self._recording or not self.solutions_per_round:
             return
         problems = {g.problem.uid: g.problem for g in round_.groups}
-        kept = set(round_.kept_indices)
+        kept, file = set(round_.kept_indices), self._folder / RECORDED
         pairs = zip(round_.credited, round_.credited_indices, strict=True)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if round_.index == 0:  # of an earlier run that wrote into this folder
-                (self._folder / RECORDED).unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
             for solution, index in list(pairs)[: self.solutions_per_round]:
+                if file.exists() and file.stat().st_size >= self.max_megabytes * 1_000_000:
+                    self._recording = False
+                    rank_zero_warn(
+                        f"no more solutions are kept for the run's report: {file} has {self.max_megabytes} MB, the "
+                        "max_megabytes of RunReport"
+                    )
+                    return
                 problem = problems[solution.judged.solution.problem_uid]
                 where = {"round": round_.index, "index": index, "kept": index in kept}
                 row = where | {"problem": problem.uid, "prompt": problem.prompt, "gold": problem.answer}
-                append_line(self._folder / RECORDED, row | judged_row(solution))
+                append_line(file, row | judged_row(solution))
         except Exception as error:  # on this process alone: the others would wait for it
             self._recording = False
             rank_zero_warn(f"no more solutions are kept for the run's report: {_described(error)}")

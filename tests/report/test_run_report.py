@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lit_tpgrpo.callbacks import MathEvaluation, RoundCallback, RunReport
 from lit_tpgrpo.callbacks import run_report as callback_module
 from lit_tpgrpo.errors import ConfigError, StorageError
+from lit_tpgrpo.jsonl import append_line
 from lit_tpgrpo.records import Round
 from lit_tpgrpo.report import read_run
 from tests.callbacks.test_evaluation import ANYWHERE, data, module
@@ -140,6 +141,27 @@ def test_a_dev_run_leaves_nothing(random_model, tmp_path):
     assert list(tmp_path.rglob("*.html")) + list(tmp_path.rglob("*.jsonl")) == []
 
 
-def test_a_negative_number_is_refused():
-    with pytest.raises(ConfigError, match="solutions_per_round must be at least 0, got -1"):
-        RunReport(-1)
+def test_a_file_of_solutions_does_not_grow_without_bound(random_model, tmp_path, monkeypatch):
+    def long_line(path: Path, row: dict) -> None:
+        append_line(path, row | {"note": "x" * 400_000})
+
+    monkeypatch.setattr(callback_module, "append_line", long_line)
+    with pytest.warns(UserWarning, match="solutions are kept") as caught:
+        fit(tmp_path, random_model, RunReport(2, max_megabytes=1), max_steps=4)
+    (said,) = [str(w.message) for w in caught if "solutions are kept" in str(w.message)]
+    file = tmp_path / "run" / "solutions.jsonl"
+    assert said == f"no more solutions are kept for the run's report: {file} has 1 MB, the max_megabytes of RunReport"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["round"] for row in rows] == [0, 0, 1]  # the third reaches 1.2 MB
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"solutions_per_round": -1}, "solutions_per_round must be at least 0, got -1"),
+        ({"max_megabytes": 0}, "max_megabytes must be at least 1, got 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(given: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        RunReport(**given)
