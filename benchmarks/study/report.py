@@ -94,7 +94,7 @@ def report(study: Study, arms: Sequence[ArmRuns], notes: Sequence[str], command:
 def _about(summaries: Sequence[ArmSummary], command: str) -> str:
     results = [r for s in summaries for r in s.runs.results.values()]
     first = results[0]["evaluations"][-1]
-    codes = ", ".join(sorted({r["code"] for r in results}))
+    codes = ", ".join(sorted({code for r in results for code in r["code"]}))
     return (
         f"{len(results)} runs: {len(summaries)} arms, {results[0]['steps']} optimizer steps each. Accuracy is that of sampled "
         f"solutions, {first['samples']} for each of {len(first['correct'])} held-out problems. Intervals are 95%; one seed has "

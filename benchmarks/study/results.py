@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 from collections.abc import Mapping
@@ -17,8 +16,11 @@ from lit_tpgrpo.rollout.store import write_whole
 
 FILE = "study.jsonl"
 """Name of a run's record, which ``StudyRecorder`` writes into its folder."""
+CODE = "code.txt"
+"""Name of the file beside a run's folder with a line a start of the run: the release and commit that it ran."""
 Result = dict[str, Any]
-"""``arm``, ``seed``, ``settings`` (hashes by part), ``code``, ``seconds``, ``rounds`` and ``evaluations``."""
+"""``arm``, ``seed``, ``settings`` (hashes by part), ``code`` (of each start that differs), ``seconds``, ``rounds`` and
+``evaluations``."""
 
 
 class Results:
@@ -50,7 +52,9 @@ class Results:
         Raises:
             ConfigError: the run has no complete record, or ended before its last step.
         """
-        result = {"arm": arm.name, "seed": seed, "settings": study.hashes(arm), "code": code_version()} | collect(run)
+        result = {"arm": arm.name, "seed": seed, "settings": study.hashes(arm), "code": codes(run.parent)} | collect(
+            run
+        )
         wanted = study.max_steps(arm)
         if wanted is not None and wanted > 0 and result["steps"] != wanted:
             raise ConfigError(f"it ended after {result['steps']} of {wanted} optimizer steps")
@@ -61,7 +65,14 @@ class Results:
     def fail(self, arm: Arm, seed: int, status: int, reason: str, log: Path) -> None:
         """Record a failed run, with the last lines of its output."""
         lines = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
-        row = {"arm": arm.name, "seed": seed, "status": status, "reason": reason, "code": code_version(), "log": lines}
+        row = {
+            "arm": arm.name,
+            "seed": seed,
+            "status": status,
+            "reason": reason,
+            "code": codes(log.parent),
+            "log": lines,
+        }
         self._write(self.path(arm.name, seed, "failed.json"), row)
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -106,9 +117,14 @@ def collect(run: Path) -> dict[str, Any]:
     return {"steps": ends[-1]["step"], "seconds": ends[-1]["seconds"], "evaluations": measured, "rounds": ordered}
 
 
-@functools.lru_cache
+def codes(folder: Path) -> list[str]:
+    """Return the code of each start of the run beside which ``CODE`` lies, each once, in order."""
+    path = folder / CODE
+    return list(dict.fromkeys(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+
+
 def code_version() -> str:
-    """Return the release and the commit, with ``+changes`` where the checkout differs from it."""
+    """Return the release and the commit of now, with ``+changes`` where the checkout differs from it."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)

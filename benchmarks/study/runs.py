@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import yaml
 
-from benchmarks.study.results import FILE, Result, Results
+from benchmarks.study.results import CODE, FILE, Result, Results, code_version
 from benchmarks.study.settings import ROOT, Arm, Overlay, Study
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import content_hash
@@ -118,6 +118,8 @@ class Runner:
         command = self.command(arm, seed)
         resumed = "--ckpt_path" in command
         log = (folder.parent / "log.txt").open("ab" if resumed else "wb")
+        with (folder.parent / CODE).open("a" if resumed else "w", encoding="utf-8") as file:
+            file.write(f"{code_version()}\n")
         if not resumed:
             (folder / FILE).unlink(missing_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -54,7 +54,7 @@ def a_result(study: Study, arm: Arm, seed: int, correct: list[int]) -> dict[str,
         "arm": arm.name,
         "seed": seed,
         "settings": study.hashes(arm),
-        "code": "0.1.0 abc",
+        "code": ["0.1.0 abc", "0.1.0 abd"] if seed else ["0.1.0 abc"],
         "steps": 20,
         "seconds": 120.0,
     }
@@ -100,6 +100,7 @@ def test_table_by_hand(out: Path):
     assert rows(text, "no gain")[1][1:5] == ["0.125 [0.125, 0.125]", "-0.125 [-0.125, -0.125]", "not reached", "∞"]
     assert rows(text, "plain")[0][5:] == ["–", "–", "–"]
     assert "9 runs: 3 arms, 20 optimizer steps each" in text
+    assert "Made with 0.1.0 abc, 0.1.0 abd. " in text
     assert "Runs left out" not in text
 
 

@@ -127,6 +127,33 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path: Path, order: Pa
     assert ran(order) == ["fails0", "unrecorded0"]  # tried again
 
 
+def test_the_code_of_each_start_is_recorded(tmp_path: Path, order: Path, monkeypatch: pytest.MonkeyPatch):
+    """Commits between the starts of a study, and between a run's own: what is read when a run ends is not what it ran."""
+    versions = iter(["a", "b", "c", "c"])
+    monkeypatch.setattr("benchmarks.study.runs.code_version", lambda: next(versions))
+    study = a_study("a", "fails", seeds=(0,))
+    run(study, tmp_path)
+    results, arm = Results(tmp_path / "out"), study.arms[0]
+    failure = results.failure("fails", 0)
+    assert failure is not None
+    assert failure["code"] == ["b"]
+    assert code_of(results, "a") == ["a"]
+    results.path("a", 0).unlink()
+    checkpoint = Runner(study, results, tmp_path / "work", 1).folder(arm, 0) / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    run(replace(study, arms=(arm,)), tmp_path)
+    assert code_of(results, "a") == ["a", "c"]  # resumed
+    results.path("a", 0).unlink()
+    checkpoint.unlink()
+    run(replace(study, arms=(arm,)), tmp_path)
+    assert code_of(results, "a") == ["c"]
+
+
+def code_of(results: Results, arm: str) -> list[str]:
+    return json.loads(results.path(arm, 0).read_text())["code"]
+
+
 def test_a_run_that_ends_early_has_failed(tmp_path: Path, order: Path):
     """The stand-in takes 2 steps; the arm's option comes before the budget's."""
     study = replace(a_study("a", seeds=(0,)), budget=Budget("short", (0,), ({"trainer": {"max_steps": 3}},)))
