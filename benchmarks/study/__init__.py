@@ -1,1 +1,1 @@
-"""The study: arms of credit assignment on equal budgets over seeds; see ``python -m benchmarks.study --help``."""
+"""The study: arms of credit assignment on equal numbers of solutions over seeds; see ``python -m benchmarks.study --help``."""

@@ -1,6 +1,6 @@
 """The study: do thought-level rewards help? python -m benchmarks.study [--short | --full] [--arms A B] [--seeds 0 1]
 
-Trains every arm of arms.yaml on every seed, on equal budgets, and writes tables, pictures and one result a run to
+Trains every arm of arms.yaml on every seed, on equal numbers of solutions, and writes tables, pictures and one result a run to
 benchmarks/results/study. It can be interrupted (ctrl-C) and started again: runs with a result are not repeated, an interrupted
 one goes on from its checkpoint. ``--report-only`` writes tables and pictures of the results that are there. ``sweep`` tunes
 settings on outcome-only GRPO alone: python -m benchmarks.study sweep. Exits with 1 if a run failed.

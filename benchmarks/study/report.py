@@ -11,7 +11,15 @@ from pathlib import Path
 from benchmarks.study.results import Result, Results
 from benchmarks.study.settings import Study
 from benchmarks.study.statistics import Estimate
-from benchmarks.study.summary import ArmRuns, ArmSummary, diagnostics, evaluated, first_and_last, summarise
+from benchmarks.study.summary import (
+    ArmRuns,
+    ArmSummary,
+    common_tokens,
+    diagnostics,
+    evaluated,
+    first_and_last,
+    summarise,
+)
 from lit_tpgrpo.rollout.store import write_whole
 
 _DASH = "–"
@@ -104,6 +112,7 @@ def _about(summaries: Sequence[ArmSummary], command: str) -> str:
 
 
 _ACCURACY_NOTES = (
+    "*at N tokens*: accuracy where each run's curve has N sampled tokens, the most that all runs have. "
     "*end*, *difference*: interval by a bootstrap over seeds and problems. *p*: exact sign-flip test over the seeds that both "
     "arms have, at least 2/2^seeds; *Holm*: adjusted for all arms. *area*: mean accuracy over the solutions sampled. "
     "*solutions to 90%*: solutions at which the mean curve has 90% of the reference's gain from its start to its end, "
@@ -141,8 +150,19 @@ def efficiency_table(summaries: Sequence[ArmSummary]) -> str:
         c = s.comparison
         reach = [_DASH] * 3 if c is None else [_interval(c.area, "+"), _count(c.reached), _interval(c.ratio, digits=2)]
         size = [_count(s.solutions), _count(s.tokens), f"{s.seconds / 60:.1f}"]
-        rows.append([s.runs.arm.title, _interval(s.area), *reach, *size])
-    head = ["arm", "area", "difference of areas", "solutions to 90%", "ratio", "solutions", "tokens", "minutes"]
+        rows.append([s.runs.arm.title, _interval(s.at_tokens), _interval(s.area), *reach, *size])
+    at_tokens = f"at {common_tokens([s.runs for s in summaries]):,.0f} tokens"
+    head = [
+        "arm",
+        at_tokens,
+        "area",
+        "difference of areas",
+        "solutions to 90%",
+        "ratio",
+        "solutions",
+        "tokens",
+        "minutes",
+    ]
     return markdown(head, rows)
 
 

@@ -78,12 +78,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """What the accuracy table says of an arm."""
+    """What the tables of accuracy say of an arm; ``at_tokens``: accuracy at ``common_tokens`` of all arms."""
 
     runs: ArmRuns
     start: float
     final: Estimate
     area: Estimate
+    at_tokens: Estimate
     solutions: float
     tokens: float
     seconds: float
@@ -119,7 +120,13 @@ def summarise(arms: Sequence[ArmRuns], reference: str) -> list[ArmSummary]:
     base = next((runs for runs in arms if runs.arm.name == reference), None)
     others = [runs for runs in arms if base is not None and runs is not base and set(runs.seeds) & set(base.seeds)]
     compared = {} if base is None else _compare(others, base)
-    return [_summary(runs, compared.get(runs.arm.name)) for runs in arms]
+    tokens = common_tokens(arms)
+    return [_summary(runs, tokens, compared.get(runs.arm.name)) for runs in arms]
+
+
+def common_tokens(arms: Sequence[ArmRuns]) -> float:
+    """Return the most sampled tokens that all runs have."""
+    return min(float(runs.column("sampled_tokens", runs.seeds)[:, -1].min()) for runs in arms)
 
 
 def _compare(arms: Sequence[ArmRuns], base: ArmRuns) -> dict[str, Comparison]:
@@ -141,15 +148,17 @@ def _areas(curves: Curves) -> list[float]:
     return [area(x, y) for x, y in zip(curves.solutions, curves.accuracy, strict=True)]
 
 
-def _summary(runs: ArmRuns, comparison: Comparison | None) -> ArmSummary:
-    curves = runs.curves(runs.seeds)
+def _summary(runs: ArmRuns, tokens: float, comparison: Comparison | None) -> ArmSummary:
+    curves, sampled = runs.curves(runs.seeds), runs.column("sampled_tokens", runs.seeds)
+    at_tokens = [float(np.interp(tokens, x, y)) for x, y in zip(sampled, curves.accuracy, strict=True)]
     return ArmSummary(
         runs,
         float(curves.accuracy[:, 0].mean()),
         hierarchical_mean(runs.final(runs.seeds)),
         bootstrap_mean(_areas(curves)),
+        bootstrap_mean(at_tokens),
         float(curves.solutions[:, -1].mean()),
-        float(runs.column("sampled_tokens", runs.seeds)[:, -1].mean()),
+        float(sampled[:, -1].mean()),
         fmean(result["seconds"] for result in runs.results.values()),
         comparison,
     )

@@ -94,14 +94,26 @@ def test_table_by_hand(out: Path):
     assert accuracy[5].split(" ")[0] == "+0.250"
     assert accuracy[6:] == ["0.250", "0.500"]  # three seeds of one sign: 2/8, times two arms
     # Areas: base (0 + 2)/2 and (2 + 4)/2 of 8, mean 0.25; fast 2.5 and 5.5 of 8, 0.5; slow 0.5 and 1.5 of 8, 0.125.
-    assert efficiency[1:] == [
+    assert efficiency[1] == "0.750 [0.750, 0.750]"
+    assert efficiency[2:] == [
         *("0.500 [0.500, 0.500]", "+0.250 [+0.250, +0.250]", "72", "0.40 [0.40, 0.40]", "200", "3,000", "2.0")
     ]
-    assert rows(text, "no gain")[1][1:5] == ["0.125 [0.125, 0.125]", "-0.125 [-0.125, -0.125]", "not reached", "∞"]
+    assert rows(text, "no gain")[1][2:6] == ["0.125 [0.125, 0.125]", "-0.125 [-0.125, -0.125]", "not reached", "∞"]
     assert rows(text, "plain")[0][5:] == ["–", "–", "–"]
     assert "9 runs: 3 arms, 20 optimizer steps each" in text
     assert "Made with 0.1.0 abc, 0.1.0 abd. " in text
     assert "Runs left out" not in text
+
+
+def test_accuracy_at_equal_tokens_by_hand(out: Path):
+    """The slow arm samples 2,000 tokens. base: 2/8 at 1,000 and 4/8 at 3,000 tokens, so 3/8 at 2,000; fast: 5/8 and 6/8."""
+    for seed in STUDY.budget.seeds:
+        result = a_result(STUDY, ARMS[2], seed, CORRECT["slow"])
+        result["evaluations"][-1]["sampled_tokens"] = 2000 + 100 * seed
+        store(out, result)
+    arms, notes = gather_runs(STUDY, Results(out))
+    assert [s.at_tokens.value for s in summarise(arms, "base")[:2]] == pytest.approx([3 / 8, 5.5 / 8])
+    assert "| at 2,000 tokens |" in report(STUDY, arms, notes, "command")
 
 
 def test_diagnostics_by_hand(out: Path):
