@@ -1,8 +1,9 @@
 """Reports of runs as HTML pages: ``python -m lit_tpgrpo.report RUN... --out report.html``.
 
 ``write_report`` writes the page: curves, rounds, stage times, settings that differ, and a browser of judged solutions. It needs
-no network. ``metrics.py`` and ``solutions.py`` read a run's folder, ``runs.py`` one run; ``experiments.py`` groups runs that
-differ in their seed; ``figures.py`` draws with plotly, ``overview.py`` writes tables; ``page.py`` fills ``assets/page.html``.
+no network. ``metrics.py``, ``files.py`` and ``solutions.py`` read a run's folder, ``runs.py`` one run. ``experiments.py``
+groups runs that differ in their seed; ``figures.py`` draws with plotly, ``overview.py`` writes tables; ``page.py`` fills
+``assets/page.html``.
 """
 
 from __future__ import annotations

@@ -23,9 +23,10 @@ from lit_tpgrpo.loggers.thoughts import writable
 from lit_tpgrpo.redaction import redacted, redacted_value
 from lit_tpgrpo.report.experiments import Experiment, differing, experiments, text
 from lit_tpgrpo.report.figures import COLOURS, curves, run_names, stage_times
+from lit_tpgrpo.report.files import chosen, total_chars
 from lit_tpgrpo.report.overview import ROUND_COLUMNS, overview, round_cells
 from lit_tpgrpo.report.runs import RunData
-from lit_tpgrpo.report.solutions import ShownSolution, thinned
+from lit_tpgrpo.report.solutions import ShownSolution
 
 MAX_SOLUTIONS = 2000
 MAX_CHARS = 20_000_000
@@ -155,9 +156,9 @@ def _notes(groups: Sequence[Experiment]) -> list[str]:
 def _browsed(runs: Sequence[RunData], most: int) -> tuple[list[list[ShownSolution]], int]:
     """Return the solutions to show of each run, at most ``most`` and MAX_CHARS together, and the number that there are."""
     available = sum(len(run.solutions) for run in runs)
-    chars = sum(s.chars for run in runs for s in run.solutions)
+    chars = sum(total_chars(run.solutions) for run in runs)
     most = min(most, available, int(available * MAX_CHARS / max(chars, 1)))
-    return [thinned(run.solutions, most * len(run.solutions) // max(available, 1)) for run in runs], available
+    return [chosen(run.solutions, most * len(run.solutions) // max(available, 1)) for run in runs], available
 
 
 def _solution_data(names: Sequence[str], solutions: Sequence[Sequence[ShownSolution]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.report.files import predictions, run_solutions
 from lit_tpgrpo.report.metrics import CSV, EVENTS, RoundRow, Series, read_metrics, rounds
-from lit_tpgrpo.report.solutions import RECORDED, ShownSolution, predictions, run_solutions
+from lit_tpgrpo.report.solutions import RECORDED, ShownSolution
 from lit_tpgrpo.yaml_files import read_yaml, yaml_fault
 
 _MARKS = ("config.yaml", "hparams.yaml", CSV, RECORDED, EVENTS, "rounds/round_*", "evaluation/*")
@@ -28,7 +29,7 @@ class RunData:
         settings: by dotted key.
         metrics: by name.
         rounds: in order.
-        solutions: in the order of rounds.
+        solutions: in the order of rounds, read from their file one by one.
         notes: what the reader of the report has to know: files that could not be read, metrics that are elsewhere.
     """
 
@@ -37,7 +38,7 @@ class RunData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Series] = field(default_factory=dict)
     rounds: tuple[RoundRow, ...] = ()
-    solutions: tuple[ShownSolution, ...] = ()
+    solutions: Sequence[ShownSolution] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -72,7 +73,7 @@ def read_run(path: Path, label: str = "") -> RunData:
             return _folder(path, label)
         if path.exists():
             shown, notes = predictions(path)
-            return RunData(path, label, solutions=tuple(shown), notes=tuple(notes))
+            return RunData(path, label, solutions=shown, notes=tuple(notes))
     except OSError as error:
         raise InputError(f"{error.filename or path} cannot be read ({error.strerror}); make it readable") from error
     raise InputError(f"{path}: there is no such run; give a run's folder, e.g. runs/quickstart/version_0")
@@ -95,7 +96,7 @@ def _folder(path: Path, label: str) -> RunData:
                 f"{path} is a run without any metrics or solutions yet; wait for its first round, or give another run"
             )
         notes += ["no curves: the run has neither TensorBoard events nor metrics.csv here"]
-    return RunData(path, label, settings, metrics, tuple(table), tuple(shown), (*notes, *more))
+    return RunData(path, label, settings, metrics, tuple(table), shown, (*notes, *more))
 
 
 def _settings(path: Path) -> tuple[dict[str, Any], list[str]]:

@@ -12,16 +12,15 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from lit_tpgrpo.credit.merging import merge_thoughts
-from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.records import JudgedSolution, Problem, Step, StepLabel, Verdict
 from lit_tpgrpo.rollout.store import RoundFile
 
 RECORDED = "solutions.jsonl"
 """Name of the file that ``RunReport`` writes in the run's folder."""
-_ROUND = re.compile(r"round_(\d{6})")
+ROUND_FOLDER = re.compile(r"round_(\d{6})")
 _LABELS = {label.value for label in StepLabel}
 
 
@@ -67,63 +66,6 @@ class ShownSolution:
     @property
     def chars(self) -> int:
         return sum(len(text) for piece in self.pieces for text in piece.steps)
-
-
-def run_solutions(folder: Path, rounds: Path) -> tuple[list[ShownSolution], list[str]]:
-    """Return a run's solutions in the order of rounds, and notes on what could not be read.
-
-    Args:
-        folder: of the run.
-        rounds: folder of its stored rounds.
-    """
-    recorded = folder / RECORDED
-    if recorded.is_file():
-        rows, unreadable = read_rows(recorded)
-        last = {row.key: row for row in rows}  # a round is written again after a crash
-        shown = sorted(last.values(), key=lambda row: (-1 if row.round is None else row.round, row.index or 0))
-        return shown, [_skipped(recorded, unreadable)] if unreadable else []
-    shown = [row for path in sorted(rounds.glob("round_*")) if _ROUND.fullmatch(path.name) for row in _stored(path)]
-    note = "solutions come from the rounds still stored and show no advantages: the callback RunReport records those"
-    return shown, [note] if shown else []
-
-
-def predictions(path: Path) -> tuple[list[ShownSolution], list[str]]:
-    """Read the JSON lines of ``predict``, and return notes on lines that could not be read.
-
-    Raises:
-        InputError: the file cannot be read, or holds no judged solution.
-    """
-    rows, unreadable = read_rows(path)
-    if not rows:
-        held = f"{unreadable} line{'s' * (unreadable != 1)} of other content" if unreadable else "nothing"
-        raise InputError(
-            f"{path}: expected judged solutions as `predict` writes them, one JSON object a line, got {held}"
-        )
-    return rows, [_skipped(path, unreadable)] if unreadable else []
-
-
-def read_rows(path: Path) -> tuple[list[ShownSolution], int]:
-    """Return the solutions of a JSON lines file, and the number of lines that hold none.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    rows: list[ShownSolution] = []
-    unreadable = 0
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    rows.append(shown_row(json.loads(line)))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                    unreadable += bool(line.strip())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable") from error
-    return rows, unreadable
-
-
-def _skipped(path: Path, lines: int) -> str:
-    return f"{path.name}: {lines} line{'s' * (lines != 1)} cut short or of other content, left out"
 
 
 def shown_row(row: dict[str, Any]) -> ShownSolution:
@@ -175,9 +117,9 @@ def _pieces(
         yield Piece("", (text[at:],))
 
 
-def _stored(folder: Path) -> list[ShownSolution]:
+def stored_solutions(folder: Path) -> list[ShownSolution]:
     """Return the judged solutions of a stored round; one that has no verdict yet is left out."""
-    match = _ROUND.fullmatch(folder.name)
+    match = ROUND_FOLDER.fullmatch(folder.name)
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         size = _int(meta["group_size"])
@@ -230,7 +172,17 @@ def _span(verdict: Verdict, first: int, end: int) -> tuple[int, int]:
     return steps[first].start, steps[end - 1].end
 
 
-def thinned(rows: Sequence[ShownSolution], most: int) -> list[ShownSolution]:
+class Grouped(Protocol):
+    """Whatever says which prompt in which round it belongs to."""
+
+    @property
+    def group(self) -> tuple[Hashable, ...]: ...
+
+
+T = TypeVar("T", bound=Grouped)
+
+
+def thinned(rows: Sequence[T], most: int) -> list[T]:
     """Return at most ``most`` solutions, taken evenly over the rows to their end, those of a problem in a round together."""
     if len(rows) <= most:
         return list(rows)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_tpgrpo.errors import InputError
-from lit_tpgrpo.report import read_run
+from lit_tpgrpo.report import files, read_run
 from lit_tpgrpo.report.experiments import Band, band, differing, experiments
 from lit_tpgrpo.report.figures import run_names
+from lit_tpgrpo.report.files import chosen, total_chars
 from lit_tpgrpo.report.metrics import Series, read_metrics, rounds
 from lit_tpgrpo.report.solutions import shown_row, thinned
 
@@ -122,6 +123,24 @@ def test_a_problem_may_occur_twice_in_a_round(tmp_path: Path):
     texts = ["".join(piece.steps[0] for piece in s.pieces) for s in shown]
     assert texts == ["0.0", "0.1", "0.2", "0.3", "1.0", "1.1"]
     assert [(s.round, s.index) for s in thinned(shown, 4)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_only_the_solutions_that_are_shown_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = write_run(tmp_path / "run")
+    rows = [solution_row(0, round=n, index=0, text="x" * n) for n in range(20)]
+    write_rows(folder / "solutions.jsonl", rows[10:] + rows[:10])
+    shown = read_run(folder).solutions
+    assert (len(shown), total_chars(shown), [s.round for s in shown[4:6]]) == (20, 190, [4, 5])
+    read = []
+    monkeypatch.setattr(files, "shown_row", lambda row: read.append(row["round"]) or shown_row(row))
+    assert [(s.round, s.chars) for s in chosen(shown, 3)] == [(0, 0), (9, 9), (19, 19)]
+    assert read == [0, 9, 19]
+    (folder / "solutions.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"solutions\.jsonl was changed while it was read; write the report once more"):
+        chosen(shown, 3)
+    (folder / "solutions.jsonl").unlink()
+    with pytest.raises(InputError, match=r"solutions\.jsonl cannot be read \(No such file or directory\)"):
+        chosen(shown, 3)
 
 
 def test_solutions_are_thinned_evenly_and_groups_stay_together():
