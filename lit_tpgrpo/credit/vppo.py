@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.group_credit import GroupCredit, warn_of_unused_rewards
 from lit_tpgrpo.credit.merging import has_usable_labels, merge_thoughts
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.fingerprint import callable_name
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Outcome, Solution, StepLabel
 
 
@@ -83,8 +84,8 @@ class VPPOCredit(GroupCredit):
 
     Args:
         alpha: value of a good prefix, 0.5 in the paper (second-hand: 0.3 to 0.7 do, 0.9 does not).
-        margin: c, ``PromptMargin`` (the default), ``FixedMargin`` or ``LengthMargin``, or any function of a solution. The
-            paper's models lengthened their solutions without it.
+        margin: c, ``PromptMargin`` (the default), ``FixedMargin`` or ``LengthMargin``, or any function of a solution, rounded
+            down. The paper's models lengthened their solutions without it.
         floor: whether good prefixes have at least advantage 0, which the paper advises for instruct models, not for base
             models (second-hand).
 
@@ -102,7 +103,11 @@ class VPPOCredit(GroupCredit):
     @property
     def settings(self) -> dict[str, bool | float | str]:
         """What loggers show of this credit assignment."""
-        return {"alpha": self.alpha, "margin": repr(self.margin), "floor": self.floor}
+        return {"alpha": self.alpha, "margin": self._margin_name(), "floor": self.floor}
+
+    def _margin_name(self) -> str:
+        # The repr of a function holds a memory address.
+        return repr(self.margin) if is_dataclass(self.margin) else callable_name(self.margin)
 
     def credit_rewarded(self, group: JudgedGroup, rewarded: Sequence[JudgedSolution]) -> Sequence[CreditedSolution]:
         """Compute token values and subtract the mean over solutions."""
@@ -119,7 +124,7 @@ class VPPOCredit(GroupCredit):
         if has_usable_labels(judged):
             verdict = judged.verdict
             first_wrong = verdict.steps[verdict.labels.index(StepLabel.MATCHED)].token_start
-            values[: max(0, first_wrong - self.margin(judged.solution))] = self.alpha
+            values[: max(0, first_wrong - int(self.margin(judged.solution)))] = self.alpha
         return values
 
     def _credit(self, judged: JudgedSolution, values: Tensor, baseline: float) -> CreditedSolution:

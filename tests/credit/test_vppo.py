@@ -1,5 +1,7 @@
 """VPPO: the worked numbers, margins, and solutions without usable labels."""
 
+import re
+
 import pytest
 from credit_cases import correct, group, incorrect
 
@@ -58,8 +60,14 @@ def test_margins(margin, tokens):
     assert [a - low for a in wrong.advantages] == pytest.approx([0.5] * tokens + [0.0] * (10 - tokens))
 
 
-def test_a_function_is_a_margin():
-    assert VPPOCredit(margin=lambda solution: 3)(group(RIGHT, WRONG))[1].advantages.unique().numel() == 2
+@pytest.mark.parametrize("tokens", [3, 3.9], ids=str)
+def test_a_function_is_a_margin(tokens):
+    def margin(solution):
+        return tokens
+
+    credit = VPPOCredit(margin=margin)
+    assert advantages(credit(group(RIGHT, WRONG))) == advantages(VPPOCredit(margin=FixedMargin(3))(group(RIGHT, WRONG)))
+    assert re.fullmatch(r"test_vppo\.test_a_function_is_a_margin\.<locals>\.margin#\w{8}", credit.settings["margin"])
 
 
 @pytest.mark.parametrize(
