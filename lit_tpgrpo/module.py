@@ -23,6 +23,7 @@ from lit_tpgrpo.losses.base import TokenLoss
 from lit_tpgrpo.losses.clipped import ClippedSurrogate
 from lit_tpgrpo.losses.metrics import LossMetrics
 from lit_tpgrpo.losses.settings import as_loss, loss_settings
+from lit_tpgrpo.losses.vespo import check_correction
 from lit_tpgrpo.pretrained import HubOptions
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.run_settings import log_run_settings
@@ -153,6 +154,7 @@ class TPGRPOModule(PolicyModule):
         This is the first hook that knows the trainer: Lightning has not refused any option yet, and nothing is sampled.
         """
         check_trainer(self.trainer, compiled=self._compiler_ctx is not None)
+        check_correction(self.token_loss, getattr(getattr(self.trainer, "datamodule", None), "correction", None))
         check_before_loading(self.trainer)
         use_step_bar(self.trainer)
         return []

@@ -14,9 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
-from lit_tpgrpo.losses import GSPO, ClippedSurrogate, EntropyBonus, GSPOToken
+from lit_tpgrpo.losses import GSPO, VESPO, ClippedSurrogate, EntropyBonus, GSPOToken
+from lit_tpgrpo.losses.vespo import check_correction
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
+from lit_tpgrpo.rollout.correction import Correction
 from lit_tpgrpo.training.microbatches import collate
 from lit_tpgrpo.training.optimizer_step import check_advantages
 from lit_tpgrpo.training.policy import PolicyModel
@@ -226,6 +228,27 @@ def test_token_advantages_of_another_rank_stop_this_one_too():
         check_advantages(GSPO(), make_batch(), lambda _: 1)
     check_advantages(GSPO(), make_batch(), lambda differ: differ)
     check_advantages(GSPOToken(), make_batch(), lambda _: pytest.fail("asked"))
+
+
+class Corrected(L.LightningDataModule):
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.correction = Correction(method)  # pyright: ignore[reportArgumentType]
+
+    def train_dataloader(self):
+        return DataLoader([make_batch()], batch_size=None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("loss", [VESPO(), EntropyBonus(VESPO())], ids=["vespo", "wrapped"])
+def test_vespo_refuses_weights_of_whole_solutions_before_anything_starts(random_model, tmp_path, loss):
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"VESPO multiplies .* product_mask .*use a token_\* method, or sequence_mask"
+    ):
+        trainer.fit(TPGRPOModule(random_model, loss=loss), datamodule=Corrected("product_mask"))
+    check_correction(loss, Correction("sequence_mask"))
+    check_correction(loss, None)
+    check_correction(EntropyBonus(GSPO()), Correction("product_mask"))
 
 
 def test_a_gradient_that_is_not_finite_stops_too(random_model, tmp_path):

@@ -6,8 +6,8 @@ Here p is the policy in training, q the reference and p_old the policy that samp
 the expectation of its *gradient* matters. On-policy (p_old = p), it is that of KL(p || q) for k2, that of the forward
 KL(q || p) for k3, and zero for k1. Off-policy, the expectation of ``k1``, ``k2`` and ``k3`` is over p_old, as in GRPO
 (DeepSeekMath, arXiv 2402.03300, eq. 4): the closer the two policies, the smaller that bias. ``k2_unbiased`` and
-``k3_unbiased`` are multiplied by p / p_old and have the gradient of KL(p || q) wherever p_old has support. TRL 1.16 uses
-``k3_unbiased`` by default (``use_bias_correction_kl``), and ``k3`` with that option off.
+``k3_unbiased`` are multiplied by p / p_old, at most e^20, and have the gradient of KL(p || q) wherever p_old has support.
+TRL 1.16 uses ``k3_unbiased`` by default (``use_bias_correction_kl``), and ``k3`` with that option off.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from torch import Tensor
+
+from lit_tpgrpo.functional.surrogates import policy_ratio
 
 KLName = Literal["k1", "k2", "k3", "k2_unbiased", "k3_unbiased"]
 
@@ -57,7 +59,7 @@ def kl_k2_unbiased(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor)
 
     The ratio is a constant (sg: stop gradient), because the gradient of k2, (log p - log q) grad log p, is already the KL's.
     """
-    return (logprobs - old_logprobs).exp().detach() * kl_k2(logprobs, ref_logprobs)
+    return policy_ratio(logprobs, old_logprobs).detach() * kl_k2(logprobs, ref_logprobs)
 
 
 def kl_k3_unbiased(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ def kl_k3_unbiased(logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor)
 
     The ratio is differentiated, so the gradient differs from k3's even on-policy, where the ratio is 1.
     """
-    return (logprobs - old_logprobs).exp() * kl_k3(logprobs, ref_logprobs)
+    return policy_ratio(logprobs, old_logprobs) * kl_k3(logprobs, ref_logprobs)
 
 
 KL_ESTIMATORS: Mapping[KLName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.functional.surrogates import MAX_LOG_RATIO, gamma_log_weight, weighted_score
-from lit_tpgrpo.losses.base import LossInputs
+from lit_tpgrpo.losses.base import LossInputs, TokenLoss
 from lit_tpgrpo.losses.policy_loss import PolicyLoss, PolicyTerm, check_positive
 
 MIN_LOG_WEIGHT = math.log(1e-8)
@@ -30,9 +31,9 @@ class VESPO(PolicyLoss):
     decides how far an off-policy token is pushed up or down, which is what its own advantage says. With one advantage
     per solution this is the paper's.
 
-    Importance weights c_t (``data.correction``) are factors of w_i and nothing besides, so use those of tokens: a
-    weight of the whole solution, which every one of its tokens carries, would enter w_i once a token. A masked token (c_t = 0)
-    makes w_i 1e-8, phi about 0.
+    Importance weights c_t (``data.correction``) are factors of w_i and nothing besides, so use those of tokens, or
+    ``sequence_*``: the product of a geometric mean over all tokens is the product of their ratios. ``product_*`` would enter
+    once a token and is refused at the start (``check_correction``). A masked token (c_t = 0) makes w_i 1e-8, phi about 0.
 
     Args:
         k_positive: exponent for advantages of 0 or more.
@@ -68,3 +69,23 @@ class VESPO(PolicyLoss):
         k = torch.full_like(log_w, self.k_negative).masked_fill(pushes_up, self.k_positive)
         lam = torch.full_like(log_w, self.lam_negative).masked_fill(pushes_up, self.lam_positive)
         return gamma_log_weight(log_w, k, lam).exp()
+
+
+def check_correction(loss: object, correction: object) -> None:
+    """Refuse a correction whose weights ``VESPO``, or one that another loss wraps as ``loss``, would multiply once a token.
+
+    Args:
+        loss: of the module.
+        correction: the data module's with its ``method``, or None.
+
+    Raises:
+        ConfigError: it is one of ``product_*``.
+    """
+    while not isinstance(loss, VESPO) and isinstance(loss, TokenLoss):
+        loss = getattr(loss, "loss", None)
+    method = getattr(correction, "method", None)
+    if isinstance(loss, VESPO) and isinstance(method, str) and method.startswith("product_"):
+        raise ConfigError(
+            f"VESPO multiplies the correction weights over a solution's tokens, and data.correction.method {method} gives each "
+            f"token the product already: use a token_* method, or {method.replace('product', 'sequence')}, the geometric mean"
+        )

@@ -106,7 +106,7 @@ def entropy_threshold(
     if quantile is None:
         return None
     with torch.no_grad():
-        entropies = [policy(batch, temperature)[1].float() for batch in batches]
+        entropies = [policy(batch, temperature)[1] for batch in batches]
     local = [
         (e if micro.loss_mask is None else e[micro.loss_mask]).cpu()
         for e, micro in zip(entropies, micros, strict=True)

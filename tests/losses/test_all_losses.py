@@ -18,10 +18,14 @@ from lit_tpgrpo.losses import (
     ClippedSurrogate,
     DPPOTotalVariation,
     DualClip,
+    EntropyBonus,
     GSPOToken,
     LossInputs,
     MiniRL,
+    StaleNegatives,
     TokenLoss,
+    TopEntropy,
+    WrappedLoss,
     loss_inputs,
 )
 from lit_tpgrpo.losses.metrics import LossMetrics, measure
@@ -40,10 +44,20 @@ LOSSES: list[TokenLoss] = [
     DPPOTotalVariation(0.03, 0.05),
     MiniRL(0.1, 0.15, cap=1.2),
 ]
+WRAPPED: list[TokenLoss] = [
+    EntropyBonus(SAPO(), 0.1),
+    TopEntropy(ClippedSurrogate(0.1, 0.15), 0.5),
+    StaleNegatives(GSPOToken(0.05, 0.07), 0.05),
+    StaleNegatives(TopEntropy(EntropyBonus(VESPO(), 0.1), 0.5), 0.05),
+]
+THRESHOLD = torch.tensor(0.7, dtype=torch.float64)  # of the entropies below, about their median
+also_wrapped = pytest.mark.parametrize("loss", [*LOSSES, *WRAPPED], ids=lambda loss: type(loss).__name__)
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 
 
 def with_kl(loss: TokenLoss) -> TokenLoss:
+    if isinstance(loss, WrappedLoss):
+        return replace(loss, loss=with_kl(loss.loss))
     return replace(loss, kl_beta=0.1, kl_estimator="k3_unbiased")  # pyright: ignore[reportArgumentType]
 
 
@@ -63,6 +77,7 @@ def a_step(loss: TokenLoss, seed: int = 0, spread: float = 0.3) -> dict[str, Ten
         "advantages": draw(len(LENGTHS))[row] if isinstance(loss, GSPO) else draw(),
         "ref_logprobs": old + spread * draw(),
         "importance_weights": 1 + 0.1 * draw(),
+        "entropy": draw().abs(),
         "row": row,
         "lengths": lengths,
     }
@@ -72,7 +87,10 @@ def inputs_of(step: dict[str, Tensor], normalisation: str = "token", **changes: 
     step = {**step, **changes}
     weights = sequence_weights(step["lengths"], normalisation, COUNTS).double()[step["row"]]  # pyright: ignore
     return loss_inputs(
-        step["logprobs"].clone().requires_grad_(), weights=weights, **{k: v for k, v in step.items() if k != "logprobs"}
+        step["logprobs"].clone().requires_grad_(),
+        weights=weights,
+        entropy_threshold=THRESHOLD,
+        **{k: v for k, v in step.items() if k != "logprobs"},
     )
 
 
@@ -106,7 +124,7 @@ def test_on_policy_the_gradient_is_the_policy_gradient(loss, normalisation):
     assert {n for n, v in values.items() if n.startswith(("clipped", "dropped", "capped")) and v != 0} == set()
 
 
-@each_loss
+@also_wrapped
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("cuts", [(1, 1, 1, 1, 1, 1), (2, 3, 1)])
 def test_cutting_a_step_changes_nothing(loss, normalisation, cuts):
@@ -131,7 +149,7 @@ def test_what_is_off_limits_is_touched_or_the_test_says_nothing(loss):
     assert any(0 < v < 1 for v in marks.values()) or (isinstance(loss, VESPO) and marks["soft_weight"] != 1), marks
 
 
-@each_loss
+@also_wrapped
 def test_masked_tokens_are_not_read_and_get_no_gradient(loss):
     """A masked token may hold NaN; the others have what they have in a step without it, for the weights are the step's."""
     loss = with_kl(loss)
@@ -144,7 +162,11 @@ def test_masked_tokens_are_not_read_and_get_no_gradient(loss):
     value, grad, _ = evaluate(loss, masked)
     shorter = {n: step[n][keep] for n in step if n not in ("lengths",)}
     packed = loss_inputs(
-        shorter.pop("logprobs").requires_grad_(), weights=inputs.weights[keep], lengths=step["lengths"], **shorter
+        shorter.pop("logprobs").requires_grad_(),
+        weights=inputs.weights[keep],
+        lengths=step["lengths"],
+        entropy_threshold=THRESHOLD,
+        **shorter,
     )
     want, want_grad, _ = evaluate(loss, packed)
     torch.testing.assert_close(value, want, rtol=0, atol=1e-12)
@@ -223,15 +245,28 @@ def test_gspo_token_is_gspo_where_advantages_do_not_differ():
     torch.testing.assert_close(one[:2], other[:2], rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("loss", WRAPPED, ids=lambda loss: type(loss).__name__)
+def test_a_wrapped_loss_acts_in_the_step_above(loss):
+    """Its mark is on some tokens and not on others, and its terms are no zeros."""
+    output = loss(inputs_of(a_step(loss)))
+    marks = {n: float(v.double().mean()) for n, v in output.token_values.items() if n in ("stale", "low_entropy")}
+    assert all(0 < mark < 1 for mark in marks.values()), marks
+    assert output.terms.get("entropy_loss") != 0
+
+
+@pytest.mark.parametrize("estimator", ["k2_unbiased", "k3_unbiased"])
 @pytest.mark.parametrize("loss", LOSSES[1:], ids=lambda loss: type(loss).__name__)
-def test_extreme_ratios_stay_finite(loss):
+def test_extreme_ratios_stay_finite(loss, estimator):
     """A token that the engine all but excluded: exp(200) overflows float32. ``ClippedSurrogate`` does not bound its ratio."""
     n = 4
     old = torch.tensor([-200.0, -200.0, -0.1, -0.1])
     logprobs = torch.tensor([-0.1, -0.1, -200.0, -200.0], requires_grad=True)
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
     row, lengths = torch.arange(n), torch.ones(n, dtype=torch.int64)
-    value, grad, _ = evaluate(loss, loss_inputs(logprobs, old, advantages, torch.ones(n), row, lengths))
+    reference = logprobs.detach() - torch.tensor([0.0, 0.5, 0.0, -0.5])
+    inputs = loss_inputs(logprobs, old, advantages, torch.ones(n), row, lengths, ref_logprobs=reference)
+    loss = replace(loss, kl_beta=0.1, kl_estimator=estimator)
+    value, grad, _ = evaluate(loss, inputs)
     assert value.isfinite()
     assert grad.isfinite().all()
 
