@@ -87,7 +87,7 @@ def markdown(results: Sequence[Result], sets: Mapping[str, Mapping[str, Any]], c
         "Share of solutions with an error whose first wrong step is the first one flagged; of error-free ones with nothing "
         "flagged; their harmonic mean. This is what judges of mathematical errors are for; the paper's protocol, which all "
         "judges here follow, labels corrections and adoptions, so read it as how far these are from errors.",
-        _table(["judge", "set", "first error found", "error-free left alone", "F1", names[3]], detection),
+        _table(["judge", "set", "first error found", "error-free not flagged", "F1", names[3]], detection),
         "## What each set can score",
         "\n".join(f"- **{name}**: {given['labels']}." for name, given in sets.items()),
     ]

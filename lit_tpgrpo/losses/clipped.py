@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
-
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.functional.kl import KLName, kl_penalty
+from lit_tpgrpo.functional.kl import KLName
+from lit_tpgrpo.functional.surrogates import clipped_surrogate
 from lit_tpgrpo.losses.base import LossInputs, LossOutput
 from lit_tpgrpo.losses.metrics import clipped_tokens
+from lit_tpgrpo.losses.policy_loss import PolicyTerm, add_kl, check_clip, check_kl_beta
 
 
 @checked_arguments()
@@ -38,12 +36,8 @@ class ClippedSurrogate:
     kl_estimator: KLName = "k3"
 
     def __post_init__(self) -> None:
-        if not (0 <= self.clip_low < 1 and self.clip_high >= 0):
-            raise ConfigError(
-                f"clip_low must lie in [0, 1) and clip_high be at least 0, got {self.clip_low} and {self.clip_high}"
-            )
-        if not 0 <= self.kl_beta < math.inf:
-            raise ConfigError(f"kl_beta must be 0 (no reference) or positive and finite, got {self.kl_beta}")
+        check_clip(self.clip_low, self.clip_high)
+        check_kl_beta(self.kl_beta)
 
     def needs_reference(self) -> bool:
         """Tell whether there is a KL term."""
@@ -59,20 +53,7 @@ class ClippedSurrogate:
             ValueError: there is a KL term and no ``ref_logprobs``.
         """
         ratio = (inputs.logprobs - inputs.old_logprobs).exp()
-        clipped = ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high)
-        surrogate = torch.minimum(ratio * inputs.advantages, clipped * inputs.advantages) * inputs.importance_weights
-        policy_loss = -(inputs.weights * surrogate).sum()
-        kl = kl_penalty(
-            inputs.logprobs,
-            inputs.old_logprobs,
-            inputs.ref_logprobs,
-            inputs.weights,
-            self.kl_estimator,
-            self.kl_beta,
-        )
-        return LossOutput(
-            loss=policy_loss + kl.loss,
-            terms={"policy_loss": policy_loss, "kl_loss": kl.loss},
-            token_values=clipped_tokens(ratio, inputs.advantages, self.clip_low, self.clip_high)
-            | {"kl_ref": kl.per_token},
-        )
+        surrogate = clipped_surrogate(ratio, inputs.advantages, self.clip_low, self.clip_high)
+        marks = clipped_tokens(ratio, inputs.advantages, self.clip_low, self.clip_high)
+        term = PolicyTerm(surrogate * inputs.importance_weights, marks)
+        return add_kl(inputs, term, self.kl_estimator, self.kl_beta)

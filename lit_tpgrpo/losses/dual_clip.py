@@ -46,8 +46,8 @@ class DualClip(PolicyLoss):
         check_clip(self.clip_low, self.clip_high)
         if not self.delta > 1 + self.clip_high:
             raise ConfigError(
-                f"delta must be above 1 + clip_high, {1 + self.clip_high:g}, for it bounds ratios that the clip leaves "
-                f"alone; got {self.delta}"
+                f"delta must be above 1 + clip_high, {1 + self.clip_high:g}, for it bounds ratios that the clip does not; "
+                f"got {self.delta}"
             )
 
     def policy_term(self, inputs: LossInputs) -> PolicyTerm:

@@ -39,8 +39,7 @@ class PolicyLoss(TokenLoss):
     kl_estimator: KLName = "k3"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.kl_beta < math.inf:
-            raise ConfigError(f"kl_beta must be 0 (no reference) or positive and finite, got {self.kl_beta}")
+        check_kl_beta(self.kl_beta)
 
     def needs_reference(self) -> bool:
         """Tell whether there is a KL term."""
@@ -56,21 +55,32 @@ class PolicyLoss(TokenLoss):
         Raises:
             ValueError: there is a KL term and no ``ref_logprobs``.
         """
-        objective, token_values = self.policy_term(inputs)
-        policy_loss = -(inputs.weights * objective).sum()
-        kl = kl_penalty(
-            inputs.logprobs,
-            inputs.old_logprobs,
-            inputs.ref_logprobs,
-            inputs.weights,
-            self.kl_estimator,
-            self.kl_beta,
-        )
-        return LossOutput(
-            loss=policy_loss + kl.loss,
-            terms={"policy_loss": policy_loss, "kl_loss": kl.loss},
-            token_values={**token_values, "kl_ref": kl.per_token},
-        )
+        return add_kl(inputs, self.policy_term(inputs), self.kl_estimator, self.kl_beta)
+
+
+def add_kl(inputs: LossInputs, term: PolicyTerm, estimator: KLName, beta: float) -> LossOutput:
+    """Compute the loss of a policy term with a KL term: sum_t w_t * (-objective_t + beta * kl_t).
+
+    Raises:
+        ValueError: there is a KL term and no ``ref_logprobs``.
+    """
+    policy_loss = -(inputs.weights * term.objective).sum()
+    kl = kl_penalty(inputs.logprobs, inputs.old_logprobs, inputs.ref_logprobs, inputs.weights, estimator, beta)
+    return LossOutput(
+        loss=policy_loss + kl.loss,
+        terms={"policy_loss": policy_loss, "kl_loss": kl.loss},
+        token_values={**term.token_values, "kl_ref": kl.per_token},
+    )
+
+
+def check_kl_beta(kl_beta: float) -> None:
+    """Refuse a weight of the KL term that is negative or not finite.
+
+    Raises:
+        ConfigError: names it.
+    """
+    if not 0 <= kl_beta < math.inf:
+        raise ConfigError(f"kl_beta must be 0 (no reference) or positive and finite, got {kl_beta}")
 
 
 def check_clip(clip_low: float, clip_high: float) -> None:
