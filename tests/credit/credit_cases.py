@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 
+from hypothesis import strategies as st
+
 from lit_tpgrpo.records import (
     JudgedGroup,
     JudgedSolution,
@@ -53,3 +55,15 @@ def retold(token_spans, labels="CCC"):
 def group(*solutions, capability=None):
     judged = JudgedGroup(Problem("p", "1 + 1?", "2"), tuple(solutions), 0.0)
     return JudgedGroup(judged.problem, judged.solutions, judged.accuracy if capability is None else capability)
+
+
+labelled = st.one_of(
+    st.text("CI", max_size=4).map(lambda labels: (Outcome.CORRECT, labels + "C")),
+    st.text("MU", max_size=4).map(lambda labels: (Outcome.INCORRECT, labels + "M")),
+)
+with_lengths = labelled.flatmap(
+    lambda one: st.lists(st.sampled_from([1, 2, 9]), min_size=len(one[1]), max_size=len(one[1])).map(
+        lambda lengths: solution(one[1], one[0], lengths=lengths)
+    )
+)
+"""Solutions with labels that fit their outcome, and steps of 1, 2 or 9 tokens."""

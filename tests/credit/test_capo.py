@@ -3,7 +3,7 @@
 import statistics
 
 import pytest
-from credit_cases import correct, group, incorrect, solution
+from credit_cases import correct, group, incorrect, with_lengths
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,17 +57,6 @@ def test_wrong_steps_of_an_all_correct_group_teach():
     flawed, clean = CAPOCredit()(group(correct("ICC"), correct("C")))
     assert flawed.advantages.tolist() == pytest.approx([-5 / 6, 1 / 6, 1 / 6, 1 / 6])
     assert clean.advantages.tolist() == pytest.approx([1 / 6] * 2)
-
-
-labelled = st.one_of(
-    st.text("CI", max_size=4).map(lambda labels: (Outcome.CORRECT, labels + "C")),
-    st.text("MU", max_size=4).map(lambda labels: (Outcome.INCORRECT, labels + "M")),
-)
-with_lengths = labelled.flatmap(
-    lambda one: st.lists(st.sampled_from([1, 2, 9]), min_size=len(one[1]), max_size=len(one[1])).map(
-        lambda lengths: solution(one[1], one[0], lengths=lengths)
-    )
-)
 
 
 @given(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, solution
+from credit_cases import correct, group, incorrect, with_lengths
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,17 +72,6 @@ def test_without_usable_labels_there_is_the_outcome_alone(judged, baseline):
     # The only one with labels has nothing to be compared with.
     _, only = PURECredit(baseline=baseline)(group(judged, correct("CIC")))
     assert only.advantages.tolist() == [1.0] * 4
-
-
-labelled = st.one_of(
-    st.text("CI", max_size=4).map(lambda labels: (Outcome.CORRECT, labels + "C")),
-    st.text("MU", max_size=4).map(lambda labels: (Outcome.INCORRECT, labels + "M")),
-)
-with_lengths = labelled.flatmap(
-    lambda one: st.lists(st.sampled_from([1, 2, 9]), min_size=len(one[1]), max_size=len(one[1])).map(
-        lambda lengths: solution(one[1], one[0], lengths=lengths)
-    )
-)
 
 
 @given(
