@@ -58,8 +58,8 @@ def group(*solutions, capability=None):
 
 
 labelled = st.one_of(
-    st.text("CI", max_size=4).map(lambda labels: (Outcome.CORRECT, labels + "C")),
-    st.text("MU", max_size=4).map(lambda labels: (Outcome.INCORRECT, labels + "M")),
+    st.text("CI", max_size=5).map(lambda labels: (Outcome.CORRECT, labels + "C")),
+    st.text("MU", max_size=5).map(lambda labels: (Outcome.INCORRECT, labels + "M")),
 )
 with_lengths = labelled.flatmap(
     lambda one: st.lists(st.sampled_from([1, 2, 9]), min_size=len(one[1]), max_size=len(one[1])).map(

@@ -4,13 +4,13 @@ import math
 import statistics
 
 import pytest
-from credit_cases import correct, group, incorrect, solution
+from credit_cases import correct, group, incorrect, with_lengths
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.credit.process_supervised import ProcessSupervisedCredit
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.records import Outcome, StopReason
+from lit_tpgrpo.records import StopReason
 
 EXACT = {"ddof": 0, "eps": 0.0}
 
@@ -88,17 +88,6 @@ def test_equal_scores_a_single_one_and_none_teach_nothing(ddof):
         group(incorrect("AA"), correct("AAA")),
     ):
         assert not any(c.advantages.any() for c in credit(judged))
-
-
-labelled = st.one_of(
-    st.text("CI", max_size=5).map(lambda labels: (Outcome.CORRECT, labels + "C")),
-    st.text("MU", max_size=5).map(lambda labels: (Outcome.INCORRECT, labels + "M")),
-)
-with_lengths = labelled.flatmap(
-    lambda one: st.lists(st.sampled_from([1, 2, 9]), min_size=len(one[1]), max_size=len(one[1])).map(
-        lambda lengths: solution(one[1], one[0], lengths=lengths)
-    )
-)
 
 
 @given(st.lists(with_lengths, min_size=2, max_size=6), st.sampled_from([0.0, 0.5, None]), st.sampled_from([0, 1]))
