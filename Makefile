@@ -4,8 +4,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 export TOKENIZERS_PARALLELISM := false
 # Tests run side by side, each on one thread: tiny models gain nothing from a second one. WORKERS=0 runs one after another.
+# Bytecode is written even where the environment forbids it (images often do): the many programs that tests start would compile us.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help venv venv-dev vllm-cpu quickstart test test-quick lint check build notes clean

@@ -24,7 +24,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Stop where pytest-xdist's groups have no effect, as with pytest 9.2.0: their fixtures would train once a worker."""
+    """Order the tests for two workers: slow ones first, so that neither waits for the other's last long one at the end.
+
+    Stop where pytest-xdist's groups have no effect, as with pytest 9.2.0: their fixtures would train once a worker.
+    """
     if not getattr(config.option, "loadgroup", False):
         return
     scattered = [item.nodeid for item in items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
@@ -32,6 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(
             f"pytest {pytest.__version__} ignores the xdist group of {scattered[0]}; install requirements-dev.txt"
         )
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

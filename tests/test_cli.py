@@ -65,6 +65,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("fitted")
 def test_fit_prints_rounds_and_ends_with_the_accuracy(fitted: tuple[Path, str]):
     lines = fitted[1].strip().splitlines()
     assert re.fullmatch(LAST_LINE, lines[-1].strip())
@@ -74,6 +75,7 @@ def test_fit_prints_rounds_and_ends_with_the_accuracy(fitted: tuple[Path, str]):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("fitted")
 def test_fit_leaves_checkpoints_events_settings_and_rounds(fitted: tuple[Path, str]):
     folder = fitted[0]
     assert (folder / "checkpoints" / "last.ckpt").is_file()
@@ -84,6 +86,7 @@ def test_fit_leaves_checkpoints_events_settings_and_rounds(fitted: tuple[Path, s
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("fitted")
 def test_runs_are_told_apart_in_tensorboard(fitted: tuple[Path, str]):
     shown = yaml.safe_load((fitted[0] / "hparams.yaml").read_text())
     expected = {"optimizer.lr": 1e-3, "data.credit": "ThoughtCredit", "data.credit.alpha": 1.0, "data.group_size": 8}
@@ -99,6 +102,7 @@ def test_runs_are_told_apart_in_tensorboard(fitted: tuple[Path, str]):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("fitted")
 def test_every_metric_of_a_run_is_explained(fitted: tuple[Path, str]):
     events = EventAccumulator(str(fitted[0]))
     events.Reload()
@@ -108,6 +112,7 @@ def test_every_metric_of_a_run_is_explained(fitted: tuple[Path, str]):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("fitted")
 def test_validate_and_test_take_the_checkpoint(fitted: tuple[Path, str], tmp_path: Path, capsys):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     for command, prefix in (("validate", "eval"), ("test", "test")):
@@ -122,6 +127,7 @@ def test_validate_and_test_take_the_checkpoint(fitted: tuple[Path, str], tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("fitted")
 def test_predict_writes_judged_solutions(fitted: tuple[Path, str], tmp_path: Path):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     out = tmp_path / "judged.jsonl"
@@ -140,6 +146,7 @@ def test_predict_writes_judged_solutions(fitted: tuple[Path, str], tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("fitted")
 def test_a_run_is_resumed_from_its_checkpoint(fitted: tuple[Path, str], tmp_path: Path, capsys):
     checkpoint = str(fitted[0] / "checkpoints" / "last.ckpt")
     cli.main(["fit", *small(tmp_path), "--ckpt_path", checkpoint, "--trainer.max_steps", "5"])
@@ -598,15 +605,19 @@ def test_the_documented_command_of_a_script_runs_in_a_checkout(script: str, opti
 
 @pytest.mark.slow
 def test_the_quickstart_learns(tmp_path: Path):
-    """Half of its steps, with the learning rate down to 0 at their end: from at most 0.6 held-out sampled accuracy to at least
-    0.85. 0.013 is its standard error, and another CPU rounds otherwise. All of its steps: see docs/log.md."""
+    """Its first 20 steps, as a user sees them: from at most 0.6 held-out sampled accuracy to at least 0.75.
+
+    0.82 to 0.88 were measured (seeds 0 to 4, docs/log.md); 0.017 is the standard error, and another CPU rounds otherwise. The
+    learning rate falls as in the whole run: down to 0 at their end it would get to 0.81. All of its steps: see docs/log.md.
+    """
     folder = ["--trainer.logger.save_dir", str(tmp_path), "--trainer.default_root_dir", str(tmp_path)]
     logger = ["--trainer.logger", "lightning.pytorch.loggers.TensorBoardLogger"]
-    half = ["--trainer.max_steps", "40", "--trainer.val_check_interval", "40"]
-    done = run("fit", *QUICKSTART, *logger, *folder, *half)
+    whole = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())["trainer"]["max_steps"]
+    begun = ["--trainer.max_steps", "20", "--model.lr_scheduler.total_steps", str(whole)]
+    done = run("fit", *QUICKSTART, *logger, *folder, *begun)
     assert done.returncode == 0, done.stderr[-3000:]
     found = re.fullmatch(LAST_LINE, done.stdout.strip().splitlines()[-1].strip())
     assert found is not None
     before, after = float(found[1]), float(found[2])
     assert before <= 0.6
-    assert after >= 0.85
+    assert after >= 0.75

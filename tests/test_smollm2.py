@@ -43,14 +43,14 @@ class Watch(RoundCallback):
 def test_a_round_and_a_step_of_a_pretrained_model(tmp_path):
     watch, module = Watch(), TPGRPOModule(model_folder())
     data = MathRolloutDataModule(
-        train=FileProblems(SAMPLE.folder / "gsm8k_test.jsonl", preset="gsm8k", limit=4),
+        train=FileProblems(SAMPLE.folder / "gsm8k_test.jsonl", preset="gsm8k", limit=2),
         verifier=CorrectByTurns(),
         format=PlainChain(("box", "stated", "last")),
         group_size=2,
-        problems_per_step=4,
+        problems_per_step=2,
         steps_per_round=1,
         keep="all",
-        sampling=SamplingParams(max_new_tokens=24, temperature=0.7),
+        sampling=SamplingParams(max_new_tokens=16, temperature=0.7),
         progress=False,
     )
     trainer = L.Trainer(
@@ -82,7 +82,7 @@ def test_a_round_and_a_step_of_a_pretrained_model(tmp_path):
             assert steps[-1].is_answer
             assert all(torch.isfinite(torch.tensor(solution.logprobs)))
     lengths = {len(s.solution.completion_ids) for g in watch.round_.groups for s in g.solutions}
-    assert max(lengths) <= 24
+    assert max(lengths) <= 16
 
 
 @pytest.mark.slow

@@ -333,6 +333,7 @@ def test_the_shipped_judge_was_made_by_this_script_with_its_defaults(record):
     assert set(record["levels"]) == set(LEVELS)
 
 
+@pytest.mark.slow
 def test_the_shipped_tokenizer_is_the_built_one(tokenizer, prompts):
     built = judge_warmstart.judge_tokenizer(JudgeWarmStart(), prompts)
     assert tokenizer.get_vocab() == built.get_vocab()

@@ -40,6 +40,7 @@ def record():
 # --- the tokenizer
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.text())
 def test_any_unicode_text_survives_the_tokenizer(tokenizer, text):

@@ -250,8 +250,8 @@ def test_no_part_outlives_the_main_process(tmp_path, signal_name):
         try:
             for _ in range(2):  # as timeout does
                 main.send_signal(signal.Signals[signal_name])
-            output, _ = main.communicate(timeout=120)  # to the end of its output, whoever holds it
-            assert [select.select([end], [], [], 120)[0] for end in ends] == [[end] for end in ends]
+            output, _ = main.communicate(timeout=1200)  # to the end of its output, whoever holds it
+            assert [select.select([end], [], [], 1200)[0] for end in ends] == [[end] for end in ends]
         finally:
             for end in ends:
                 with contextlib.suppress(ProcessLookupError):

@@ -85,6 +85,7 @@ def test_a_file_cut_short_at_any_boundary_is_damaged(copied: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("shards")
 def test_no_changed_weights_are_loaded_from_shards(shards, tmp_path: Path):
     """Also where one process wrote them; the other's part is checked by what it said."""
     path = shards[0] / "last.ckpt"
@@ -121,6 +122,7 @@ def test_no_changed_weights_are_loaded_from_shards(shards, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("shards")
 def test_shards_without_checksums_are_checked_by_those_of_their_tensors(shards):
     path = shards[0] / "epoch=0-step=2.ckpt"
     (path / CHECKSUMS).rename(path.parent / "kept")

@@ -29,7 +29,9 @@ def no_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 
-@pytest.mark.parametrize("how", ["archive", "before archives", "pickle"])
+@pytest.mark.parametrize(
+    "how", ["archive", *(pytest.param(how, marks=pytest.mark.slow) for how in ("before archives", "pickle"))]
+)
 def test_every_entrance_refuses_a_file(copied: Path, small_model: str, tmp_path: Path, how: str, monkeypatch, capsys):
     path, ran = copied / "last.ckpt", tmp_path / "ran"
     in_file(path, ran, how)
@@ -68,6 +70,7 @@ def test_what_the_user_trusts_is_loaded(copied: Path, tmp_path: Path):
     assert ran.exists()
 
 
+@pytest.mark.xdist_group("shards")
 @pytest.mark.slow
 @pytest.mark.parametrize("place", IN_SHARDS)
 def test_every_entrance_refuses_shards(shards, tmp_path: Path, place: str):
@@ -86,6 +89,7 @@ def test_every_entrance_refuses_shards(shards, tmp_path: Path, place: str):
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.xdist_group("shards")
 @pytest.mark.slow
 def test_two_processes_refuse_shards_and_go_on_from_whole_ones(shards):
     """``trainer.fit(ckpt_path=...)`` in Python, with torch's safe default switched off."""

@@ -61,6 +61,7 @@ def sets(folder: Path) -> dict[str, EvaluationSet]:
     }
 
 
+@pytest.mark.slow
 def test_the_papers_sets_on_real_problems(random_model, tmp_path, capsys, real_data: RealData):
     val = sets(real_data.folder)
     golds = {p.prompt: p.answer for s in val.values() for p in s.load()}
@@ -102,6 +103,7 @@ def table_of(model: str, folder: Path, capsys, path: Path | None, **kwargs) -> s
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_checkpoint_says_what_the_training_cost_and_started_from(random_model, tmp_path, capsys):
     """Two steps of one problem with two solutions; LuckyByGold's accuracy does not depend on the weights."""
     path = fitted(random_model, tmp_path)

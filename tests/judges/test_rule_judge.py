@@ -414,6 +414,7 @@ def test_a_long_chain_with_many_corrections_is_within_the_default_limit():
     check_correct(*stated, *talk, *denied)
 
 
+@pytest.mark.slow
 def test_a_statement_made_many_times_is_traced_to_all_of_its_places():
     check_correct(*[("So 3 + 5 = 9.", I)] * 300, *[("Wait, 3 + 5 = 9 is wrong. It should be 3 + 5 = 8.", C)])
 

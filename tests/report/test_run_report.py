@@ -42,6 +42,7 @@ def fit(folder: Path, random_model: str, *callbacks: L.Callback, **options) -> L
     return trainer
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_has_what_was_trained_on(random_model, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rounds, report = Rounds(), RunReport(solutions_per_round=3)

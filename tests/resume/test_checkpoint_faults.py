@@ -170,6 +170,7 @@ def test_a_second_ctrl_c_waits_for_no_checkpoint(random_model, tmp_path):
     assert torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)["global_step"] == 0
 
 
+@pytest.mark.slow
 def test_random_generators_go_on_where_they_stopped(random_model, tmp_path):
     class Draws(L.Callback):
         def __init__(self) -> None:

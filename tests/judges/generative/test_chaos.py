@@ -211,6 +211,7 @@ def test_a_thousand_judgements_at_thirty_percent_faults(tmp_path):
     assert sum(v.abstained for v in found.values()) <= abstained
 
 
+@pytest.mark.slow
 def test_a_small_chaos_in_which_requests_have_a_single_attempt(tmp_path):
     endpoint = ChaosEndpoint(seed=3, faults=(bad.REFUSE, bad.CUT, bad.HTML_200, bad.server_error(500), *CONTENT_FAULTS))
     result = run_chaos(60, endpoint, tmp_path, attempts=1)

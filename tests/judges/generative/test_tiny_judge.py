@@ -77,7 +77,7 @@ def test_a_short_run_of_the_generative_quickstart(tmp_path):
             "--trainer.max_steps",
             "2",
             "--data.problems_per_step",
-            "4",
+            "2",
             "--data.steps_per_round",
             "2",
             "--data.val.n",
@@ -87,16 +87,16 @@ def test_a_short_run_of_the_generative_quickstart(tmp_path):
         *("--trainer.default_root_dir", str(tmp_path), "--data.progress", "false"),
     ]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}, timeout=1200
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=1200
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "held-out accuracy" in done.stdout.splitlines()[-1]
     events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents*")).parent))
     events.Reload()
     last = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag.startswith("judge")}
-    assert last["judge/cases"] == 64
-    assert last["judge/abstained"] < 16
-    assert last["judge/requests"] > 100
-    assert last["judge/tokens_prompt"] > 1000
+    assert last["judge/cases"] == 32
+    assert last["judge/abstained"] < 8
+    assert last["judge/requests"] > 50
+    assert last["judge/tokens_prompt"] > 500
     assert last["judge_audit/f1_correct"] > 0.95
     assert list((tmp_path / "replies").glob("replies.*.jsonl"))

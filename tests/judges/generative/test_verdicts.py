@@ -193,6 +193,7 @@ def test_any_text(kind, text):
     never_raises_anything_else(kind, text)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(almost_right)
 def test_any_json_that_is_nearly_a_verdict(pair):
