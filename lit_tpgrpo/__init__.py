@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.engines import Completion, Engine, HFEngine, Policy, SamplingParams, VLLMEngine, VLLMServer
     from lit_tpgrpo.errors import ConfigError, InputError
     from lit_tpgrpo.export import export_checkpoint
-    from lit_tpgrpo.judges import Judge, JudgeCase, NoisyJudge, RuleJudge, abstain
+    from lit_tpgrpo.judges import Judge, JudgeCase, NoisyJudge, RuleJudge, VotingJudge, abstain
     from lit_tpgrpo.judges.generative import (
         DirectLabels,
         GenerativeJudge,
@@ -159,7 +159,7 @@ else:
             "engines": "Completion Engine HFEngine Policy SamplingParams VLLMEngine VLLMServer",
             "errors": "ConfigError InputError",
             "export": "export_checkpoint",
-            "judges": "Judge JudgeCase NoisyJudge RuleJudge abstain",
+            "judges": "Judge JudgeCase NoisyJudge RuleJudge VotingJudge abstain",
             "judges.generative": (
                 "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
                 "RoundBudget RuleSegmentation StepByStep"
@@ -316,6 +316,7 @@ __all__ = [
     "VPPOCredit",
     "Verdict",
     "Verifier",
+    "VotingJudge",
     "WeightedTerm",
     "abstain",
     "export_checkpoint",

@@ -110,6 +110,8 @@ class Verdict:
     labels: tuple[StepLabel, ...]
     note: str = ""
     """Why the judge abstained or which fallback it used; empty for an ordinary verdict."""
+    wrong_shares: tuple[float, ...] | None = None
+    """For each step the share of a judge's verdicts, in [0, 1], that label it INCORRECT or MATCHED; None without an average."""
 
     @property
     def abstained(self) -> bool:

@@ -38,6 +38,7 @@ BASES = {
     "judge": GENERATIVE,
     "judge/qwen3_32b.yaml": ["--config", QUICKSTART],
     "judge/noisy.yaml": ["--config", QUICKSTART],
+    "judge/capo.yaml": ["--config", QUICKSTART],
     # What the quickstart has already: it changes something after a config with another credit only.
     "credit/thought.yaml": ["--config", QUICKSTART, "--config", str(ROOT / "configs" / "credit" / "outcome.yaml")],
 }  # else the quickstart

@@ -15,6 +15,7 @@ from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.noisy import NoisyJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.scoring import LabelCounts
+from lit_tpgrpo.judges.voting import VotingJudge
 from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.losses.base import loss_inputs
 from lit_tpgrpo.losses.metrics import measure
@@ -79,7 +80,7 @@ def logged_by_parts() -> set[str]:
     """Names that the parts of a run log, without a run."""
     nothing = Round(0, 0, 1.0, (), (), ())
     names: set[str] = {"round", "epoch", "train/tokens_per_s", "train/lr", "judge_audit/alarms"}
-    for judged in (NoisyJudge(RuleJudge()).tally(), Counters()):
+    for judged in (VotingJudge(NoisyJudge(RuleJudge())).tally(), Counters()):
         counts = Counts(MathVerifier().metrics()) + Counts(MultipleChoiceVerifier().metrics())
         counts += Counts(CodeVerifier().metrics())
         tally = tally_round(nothing, 0, 0.0, 0.0, counts, judged)

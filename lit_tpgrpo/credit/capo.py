@@ -9,10 +9,16 @@ import torch
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.group_credit import GroupCredit, warn_of_unused_rewards
-from lit_tpgrpo.credit.merging import check_standardisation, has_usable_labels, merge_thoughts, thought_lengths
+from lit_tpgrpo.credit.merging import (
+    check_standardisation,
+    has_usable_labels,
+    merge_thoughts,
+    single_steps,
+    thought_lengths,
+)
 from lit_tpgrpo.credit.per_solution import credit_nothing, credit_single_thoughts
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Outcome, StepLabel
+from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Outcome, StepLabel, Thought, Verdict
 
 _WRONG = {StepLabel.INCORRECT, StepLabel.MATCHED}
 
@@ -21,15 +27,16 @@ _WRONG = {StepLabel.INCORRECT, StepLabel.MATCHED}
 class CAPOCredit(GroupCredit):
     """Outcome reward minus a penalty on the tokens of wrong steps, minus the mean over all tokens of the group.
 
-    With o_i = 1 for a correct solution and 0 for others, and wrong steps those labelled INCORRECT or MATCHED (the answer block
-    of an incorrect solution among them):
+    With o_i = 1 for a correct solution and 0 for others, and w_it = 1 for the tokens of wrong steps, those labelled INCORRECT
+    or MATCHED (the answer block of an incorrect solution among them), and 0 for others:
 
-        R_it = outcome_weight * o_i - process_weight * [token t of solution i lies in a wrong step]
+        R_it = outcome_weight * o_i - process_weight * w_it
         A_it = R_it - mean of R over all tokens of all solutions of the group
 
     and A_it is divided by (std of R over the same tokens + eps) if ddof is given. A long solution weighs more in the mean. A
-    solution without usable labels has no penalty. The paper votes over several critiques of one solution; this is its form
-    with a single verdict. All formulas are second-hand: the authors' repository holds no code.
+    solution without usable labels has no penalty. The paper votes over several critiques of one solution: ``VotingJudge``.
+    With its rule ``average`` w_it is the share of critiques that call the token's step wrong: our reading. All formulas are
+    second-hand: the authors' repository holds no code.
 
     Args:
         outcome_weight: W_o, 2 in the paper (second-hand).
@@ -59,9 +66,9 @@ class CAPOCredit(GroupCredit):
         """Compute token rewards and subtract their mean over the group's tokens."""
         warn_of_unused_rewards(self, rewarded)
         outcomes = [self.outcome_weight * (judged.outcome is Outcome.CORRECT) for judged in rewarded]
-        thoughts = [merge_thoughts(judged.verdict) for judged in rewarded]
+        thoughts = [_thoughts(judged.verdict) for judged in rewarded]
         penalties = [
-            [-self.process_weight * (t.label in _WRONG) for t in own] if has_usable_labels(judged) else [0.0] * len(own)
+            [-self.process_weight * share for share in _wrong_shares(judged, own)]
             for judged, own in zip(rewarded, thoughts, strict=True)
         ]
         by_thought = [
@@ -76,3 +83,15 @@ class CAPOCredit(GroupCredit):
             credit_single_thoughts(judged, (outcome - mean) / scale, own, [p / scale for p in penalty])
             for judged, outcome, own, penalty in zip(rewarded, outcomes, thoughts, penalties, strict=True)
         ]
+
+
+def _thoughts(verdict: Verdict) -> tuple[Thought, ...]:
+    """Return the parts of a solution that are penalised alike: single steps if each has a share, merged ones otherwise."""
+    return merge_thoughts(verdict) if verdict.wrong_shares is None else single_steps(verdict)
+
+
+def _wrong_shares(judged: JudgedSolution, thoughts: Sequence[Thought]) -> Sequence[float]:
+    """Return the weight of the penalty on each thought: 1 or 0 by its label, or its share of the votes."""
+    if not has_usable_labels(judged):
+        return [0.0] * len(thoughts)
+    return judged.verdict.wrong_shares or [float(thought.label in _WRONG) for thought in thoughts]

@@ -57,16 +57,20 @@ def _thought(verdict: Verdict, first: int, end: int) -> Thought:
 
 
 def check_verdict(judged: JudgedSolution) -> None:
-    """Check that a verdict has one label per step, and that its steps cover all tokens once and in order.
+    """Check that a verdict has one label per step, and one share if any, and that its steps cover all tokens once and in order.
 
     Raises:
-        ValueError: the numbers of labels and steps differ, there are no steps, or steps leave out or repeat tokens.
+        ValueError: the numbers of labels or shares and steps differ, a share is not in [0, 1], there are no steps, or steps
+            leave out or repeat tokens.
     """
     verdict, n_tokens = judged.verdict, len(judged.solution.completion_ids)
     where = _verdict_name(judged)
     if len(verdict.labels) != len(verdict.steps) or not verdict.steps:
         raise ValueError(f"{where} has {len(verdict.labels)} labels for {len(verdict.steps)} steps; expected one each")
     ends = [0, *(s.token_end for s in verdict.steps)]
+    shares = verdict.wrong_shares
+    if shares is not None and not (len(shares) == len(verdict.steps) and all(0 <= share <= 1 for share in shares)):
+        raise ValueError(f"{where} has shares {shares}; expected one in [0, 1] for each of {len(verdict.steps)} steps")
     if [s.token_start for s in verdict.steps] != ends[:-1] or ends[-1] != n_tokens or ends != sorted(ends):
         raise ValueError(f"{where} has steps that do not cover its {n_tokens} tokens once and in order")
 

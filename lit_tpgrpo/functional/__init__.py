@@ -2,7 +2,7 @@
 
 ``advantages`` has the token advantages of TP-GRPO, ``kl`` estimators of the KL term, ``aggregation`` weights that average over
 an optimizer step, ``corrections`` importance weights between engine and trainer, ``logprobs`` the log-probs of chosen tokens
-without the logits of all.
+without the logits of all, ``preferences`` advantages from comparisons of pairs.
 """
 
 from lit_tpgrpo.functional.advantages import (
@@ -17,6 +17,7 @@ from lit_tpgrpo.functional.aggregation import NORMALISATIONS, BatchCounts, seque
 from lit_tpgrpo.functional.corrections import CORRECTIONS, importance_weights
 from lit_tpgrpo.functional.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k2_unbiased, kl_k3, kl_k3_unbiased, kl_penalty
 from lit_tpgrpo.functional.logprobs import selected_logprobs
+from lit_tpgrpo.functional.preferences import preference_advantages
 
 __all__ = [
     "CORRECTIONS",
@@ -32,6 +33,7 @@ __all__ = [
     "kl_k3_unbiased",
     "kl_penalty",
     "merge_runs",
+    "preference_advantages",
     "process_rewards",
     "selected_logprobs",
     "sequence_weights",

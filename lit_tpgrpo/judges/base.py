@@ -19,7 +19,8 @@ class JudgeCase:
 
     A solution without an answer block has no answer step; ``division`` says where the block's text lies, without tags (None:
     by ``ThinkTags()``). One whose outcome is UNDECIDED is never judged,
-    because the outcome decides which labels apply.
+    because the outcome decides which labels apply. ``draw`` says which of several independent verdicts on the solution is
+    wanted, from 0: a judge that samples derives its seeds from it (``RepeatableJudge``), others need not read it.
     """
 
     problem: Problem
@@ -27,6 +28,7 @@ class JudgeCase:
     outcome: Outcome
     steps: tuple[Step, ...]
     division: Division | None = None
+    draw: int = 0
 
     def divided(self) -> Division:
         """Return where the solution's thinking and answer block lie."""
@@ -124,6 +126,19 @@ class StoringJudge(Protocol):
 
     def bypass_cache(self) -> AbstractContextManager[None]:
         """Return a context in which nothing is read from the cache."""
+        ...
+
+
+@runtime_checkable
+class RepeatableJudge(Protocol):
+    """A judge that can give several verdicts on one solution: those on cases that differ in ``draw`` differ by chance."""
+
+    def check_repeatable(self) -> None:
+        """Check that the settings let draws differ.
+
+        Raises:
+            ConfigError: every draw would have the same verdict.
+        """
         ...
 
 

@@ -214,6 +214,7 @@ class RoundFile:
                 "steps": [asdict(step) for step in verdict.steps],
                 "labels": [label.value for label in verdict.labels],
                 "note": verdict.note,
+                **({} if verdict.wrong_shares is None else {"wrong_shares": verdict.wrong_shares}),
             },
         )
 
@@ -327,13 +328,20 @@ def _solution(row: dict[str, Any]) -> Solution:
 
 def _verdict(line: dict[str, Any]) -> Verdict:
     steps = _STEPS.validate_python(line["steps"])
-    return Verdict(steps, tuple(StepLabel(label) for label in line["labels"]), _text(line["note"]))
+    shares = None if line.get("wrong_shares") is None else tuple(_share(value) for value in line["wrong_shares"])
+    return Verdict(steps, tuple(StepLabel(label) for label in line["labels"]), _text(line["note"]), shares)
 
 
 def _int(value: Any) -> int:
     if type(value) is not int:
         raise TypeError(f"expected a whole number, got {type(value).__name__}")
     return value
+
+
+def _share(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"expected a number, got {type(value).__name__}")
+    return float(value)
 
 
 def _value(value: Any) -> float | None:

@@ -1,6 +1,7 @@
 """CAPO: the worked numbers, a naive reference, and solutions without usable labels."""
 
 import statistics
+from dataclasses import replace
 
 import pytest
 from credit_cases import correct, group, incorrect, with_lengths
@@ -81,6 +82,29 @@ def test_against_a_naive_reference(solutions, weights, ddof):
     for one, own in zip(CAPOCredit(*weights, ddof=ddof)(group(*solutions)), rewards, strict=True):
         expected = [0.0 if len(set(every)) == 1 else (r - mean) / scale for r in own]
         assert one.advantages.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_shares_of_a_vote_weigh_the_penalty():
+    """Critiques {2}, {2, 3}, {2}, {3} of three one-token steps before a two-token answer: 0, .75, .5, 0, 0 of the penalty."""
+    judged = correct("CIIC")
+    voted = replace(judged, verdict=replace(judged.verdict, wrong_shares=(0.0, 0.75, 0.5, 0.0)))
+    one, other = CAPOCredit()(group(voted, correct("C")))
+    mean = (5 * 2 - 1.25 + 2 * 2) / 7
+    assert one.advantages.tolist() == pytest.approx([x - mean for x in (2, 1.25, 1.5, 2, 2)])
+    assert other.advantages.tolist() == pytest.approx([2 - mean] * 2)
+    assert one.process_rewards == (0.0, -0.75, -0.5, 0.0)
+    # Neighbours of one label with different shares are not merged; a truncated solution has no penalty.
+    assert len(one.thoughts) == 4
+    cut = replace(voted, solution=replace(voted.solution, stop=StopReason.LENGTH))
+    assert not any(CAPOCredit()(group(cut, incorrect("M")))[0].process_rewards)
+
+
+@pytest.mark.parametrize("shares", [(0.5,), (0.0, 1.5), (0.0, float("nan"))])
+def test_shares_that_do_not_fit_are_refused(shares):
+    judged = correct("CC")
+    broken = replace(judged, verdict=replace(judged.verdict, wrong_shares=shares))
+    with pytest.raises(ValueError, match="expected one in"):
+        CAPOCredit()(group(broken, correct("C")))
 
 
 def test_settings_are_refused():

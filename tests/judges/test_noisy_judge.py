@@ -23,8 +23,9 @@ from lit_tpgrpo.judges.base import (
     abstain,
     tally_of,
 )
-from lit_tpgrpo.judges.noisy import NoisyJudge, NoisyTally
+from lit_tpgrpo.judges.noisy import NoisyJudge
 from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.judges.wrapped import WrapperTally
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, StopReason, Verdict
 
 C, X, M, U = StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.MATCHED, StepLabel.UNMATCHED
@@ -123,7 +124,7 @@ def test_counters_of_both_judges_are_summed_over_ranks():
     list(judge.judge([case((C, C))]))
     assert isinstance(judge, TallyingJudge)
     tally = pickle.loads(pickle.dumps(tally_of(judge)))
-    both: Any = tally + NoisyTally(Counts(cases=1.0), Counts(labels_flipped=4, labels_flippable=5))
+    both: Any = tally + WrapperTally(Counts(cases=1.0), Counts(labels_flipped=4, labels_flippable=5))
     assert both.metrics() == {"cases": 3.0, "labels_flipped": 5, "labels_flippable": 6}
 
 

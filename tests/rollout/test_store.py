@@ -39,10 +39,15 @@ def test_round_trip_is_exact(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {"seed": 1})
     file.add_solutions({3: (PROBLEM, [solution(0), solution(1)])})
     file.add_verdict(3, PROBLEM, solution(1), Outcome.UNVERIFIABLE, None, VERDICT)
+    voted = dataclasses.replace(VERDICT, wrong_shares=(1 / 3, 1.0))
+    file.add_verdict(3, PROBLEM, solution(0), Outcome.CORRECT, "2", voted)
     again = RoundStore(tmp_path).open(0, {"seed": 1})
     groups = again.solutions(2)
     assert groups == {3: (PROBLEM, (solution(0), solution(1)))}
-    assert again.verdicts(groups) == {(3, 1): (Outcome.UNVERIFIABLE, None, VERDICT)}
+    assert again.verdicts(groups) == {
+        (3, 1): (Outcome.UNVERIFIABLE, None, VERDICT),
+        (3, 0): (Outcome.CORRECT, "2", voted),
+    }
 
 
 @settings(max_examples=50)

@@ -5,30 +5,25 @@ Every solution is returned exactly once: labelled, or with all steps ABSTAINED a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.async_bridge import Emit, first_error, in_background
-from lit_tpgrpo.chat.base import ChatClient, PolicyChat
-from lit_tpgrpo.engines.base import Engine, Policy
-from lit_tpgrpo.errors import ConfigError, JudgeDownError
+from lit_tpgrpo.chat.base import ChatClient
+from lit_tpgrpo.errors import JudgeDownError
 from lit_tpgrpo.judges.base import JudgeCase, abstain
-from lit_tpgrpo.judges.generative.counters import Counters
+from lit_tpgrpo.judges.generative.backed import LLMBacked, OnDown
 from lit_tpgrpo.judges.generative.intrinsic import IntrinsicSignals
-from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits, RoundBudget
+from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget
 from lit_tpgrpo.judges.generative.methods import Method
 from lit_tpgrpo.judges.generative.numbered_solution import NumberedSolution, number_solution
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.generative.queries import JudgeClient, QueryConfig, UnansweredError
-from lit_tpgrpo.judges.generative.replies import ReplyStore
 from lit_tpgrpo.judges.generative.segmentation import LLMSegmentation, Segmentation
 from lit_tpgrpo.records import Step, StepLabel, Verdict
 from lit_tpgrpo.text.steps import steps_from_starts
@@ -42,7 +37,7 @@ MIN_CASES_TO_STOP = 8
 
 
 @checked_arguments()
-class GenerativeJudge:
+class GenerativeJudge(LLMBacked):
     """Judge by a generative LLM (paper, Stage I).
 
     A solution takes one request for its segmentation and, with the default method, one to locate its reflections, one
@@ -81,30 +76,15 @@ class GenerativeJudge:
         budget: RoundBudget | None = None,
         prompts: str | Path | None = None,
         store: str | Path | None = "runs/judge_replies",
-        on_down: Literal["abstain", "stop"] = "abstain",
+        on_down: OnDown = "abstain",
         max_shown_chars: int = 100_000,
         price_in: float = 0.0,
         price_out: float = 0.0,
     ) -> None:
-        if max_shown_chars < 1000:
-            raise ConfigError(f"max_shown_chars must be at least 1000, got {max_shown_chars}")
-        if on_down not in ("abstain", "stop"):
-            raise ConfigError(f"on_down must be 'abstain' or 'stop', got {on_down!r}")
-        self.chat = chat
+        super().__init__(chat, query, limits, budget, store, on_down, max_shown_chars, price_in, price_out)
         self.method = IntrinsicSignals() if method is None else method
         self.segmentation = LLMSegmentation() if segmentation is None else segmentation
-        self.query = query or QueryConfig()
-        self.limits = limits or RequestLimits()
-        self.budget = budget or RoundBudget()
         self.prompts = PromptSet(prompts)
-        self.store = ReplyStore(store)
-        self.on_down = on_down
-        self.max_shown_chars = max_shown_chars
-        self.price_in = price_in
-        self.price_out = price_out
-        self._counters = Counters()
-        self._ever_answered = False
-        self._read_store = True
 
     @property
     def name(self) -> str:
@@ -127,77 +107,11 @@ class GenerativeJudge:
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         """Judge the cases, see ``Judge``. Closing the iterator cancels requests in flight."""
-        if not cases:
-            return
-        yield from in_background(partial(self._run, cases))
-
-    def metrics(self) -> dict[str, float]:
-        return self.tally().metrics()
-
-    def tally(self) -> Counters:
-        """Return the counters since the last call and reset them, see ``TallyingJudge``."""
-        return self._counters.take(self.price_in, self.price_out)
-
-    @contextmanager
-    def bypass_cache(self) -> Iterator[None]:
-        """Read nothing from the store inside the block, but write to it: an audit must notice that a model has changed."""
-        self._read_store = False
-        try:
-            yield
-        finally:
-            self._read_store = True
-
-    def check_writable(self) -> None:
-        """Check that replies can be stored, see ``WritingJudge``."""
-        self.store.check_writable()
-
-    def share_engine(self, engine: Engine) -> None:
-        """Offer the rollout engine to a self-judging policy, see ``EngineSharing``."""
-        if isinstance(self.chat, PolicyChat):
-            self.chat.share_engine(engine)
-
-    def refresh(self, policy: Policy) -> bool:
-        """Load the policy's weights if the policy judges itself; return whether the judge changed."""
-        return isinstance(self.chat, PolicyChat) and self.chat.refresh(policy)
-
-    @property
-    def needs_policy(self) -> bool:
-        """Whether ``refresh`` must be called before ``judge``."""
-        return isinstance(self.chat, PolicyChat) and self.chat.needs_policy
-
-    def close(self) -> None:
-        self.chat.close()
-
-    async def _run(self, cases: Sequence[JudgeCase], emit: Emit[tuple[int, Verdict]]) -> None:
-        """Judge all cases with ``limits.concurrency`` workers, so that the first verdicts are complete early."""
-        self.check_writable()
-        queue = iter(enumerate(cases))
-        async with self.chat.session():
-            client = JudgeClient(
-                self.chat,
-                self.store,
-                self.query,
-                self.limits,
-                BudgetTracker(self.budget),
-                self._counters,
-                self._ever_answered,
-                self._read_store,
-            )
-            notes: Counter[str] = Counter()
-
-            async def work() -> None:
-                for index, case in queue:
-                    verdict = await self._verdict(client, case)
-                    notes[verdict.note] += 1
-                    emit((index, verdict))
-
-            try:
-                async with client.sender.health.watchdog(), asyncio.TaskGroup() as group:
-                    for _ in range(min(len(cases), self.limits.concurrency)):
-                        group.create_task(work())
-            except BaseExceptionGroup as errors:
-                raise first_error(errors) from None
-            self._ever_answered = client.sender.health.ever_answered
+        notes: Counter[str] = Counter()
+        with closing(self.each(cases, self._verdict)) as verdicts:
+            for index, verdict in verdicts:
+                notes[verdict.note] += 1
+                yield index, verdict
         self._report_unjudged(len(cases), notes)
 
     def _report_unjudged(self, cases: int, notes: Counter[str]) -> None:
@@ -225,11 +139,7 @@ class GenerativeJudge:
         except UnansweredError as unanswered:
             return self._abstained(case, unanswered.reason, str(unanswered))
         except JudgeDownError as error:
-            if self.on_down == "stop":
-                raise JudgeDownError(
-                    f"{error}; stopped, because judge.on_down is 'stop'. All samples and verdicts are stored: resume "
-                    "with --ckpt_path when the judge is up again"
-                ) from error
+            self.stop_if_down(error)
             return self._abstained(case, "down", str(error))
         verdict = Verdict(steps, labels_of(steps, flagged, numbered.correct))
         counters.add("steps", len(steps))

@@ -41,7 +41,8 @@ def make_query(
     """Build a question about the paragraphs of ``span`` (first, last)."""
     shared = window.shared(*span)
     ask_id = request_id(shared, question, **variables)
-    return Query(question, shared, window.prompts.question(question, ask_id, **variables), ask_id, form, check)
+    text = window.prompts.question(question, ask_id, **variables)
+    return Query(question, shared, text, ask_id, form, check, window.numbered.case.draw)
 
 
 async def vote_or_split(client: JudgeClient, query: Query[frozenset[int]]) -> frozenset[int]:

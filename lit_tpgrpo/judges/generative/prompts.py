@@ -50,30 +50,34 @@ OFFERED: Mapping[str, frozenset[str]] = {
 }
 
 
-@checked_arguments()
-class PromptSet:
+class PromptFolder:
     """The prompt files of a folder, read and checked at construction.
 
     Args:
-        folder: holds ``shared.txt`` and a file for each question; ``embedded:judge-prompts`` are those of the tiny judge.
-            None uses the prompts of the package.
+        folder: holds a file for each name offered; None uses ``default``.
+        default: the prompts of the package.
+        offered: the files, each with the variables that it may use. All but ``shared`` must use ``id``.
 
     Raises:
         ConfigError: a file is missing, is not a valid template, or uses variables that it does not declare or that are
             not available.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None, default: Path, offered: Mapping[str, frozenset[str]]) -> None:
         embedded = str(folder).startswith(EMBEDDED)
-        self.folder = embedded_folder(str(folder)) if embedded else Path(folder) if folder else DEFAULT_PROMPTS
+        self.folder = embedded_folder(str(folder)) if embedded else Path(folder) if folder else default
         if not self.folder.is_dir():
             raise ConfigError(
-                f"prompt folder {str(self.folder)!r} does not exist; expected {', '.join(sorted(OFFERED))} (.txt) in it"
+                f"prompt folder {str(self.folder)!r} does not exist; expected {', '.join(sorted(offered))} (.txt) in it"
             )
         self._templates: dict[str, PromptTemplate] = {}
         self._sources: dict[str, str] = {}
-        for name, offered in OFFERED.items():
-            self._templates[name] = self._read(name, offered)
+        for name, variables in offered.items():
+            self._templates[name] = self._read(name, variables)
+
+    def render(self, name: str, **variables: Any) -> str:
+        """Render a file with these variables."""
+        return self._templates[name].render(**variables)
 
     def _read(self, name: str, offered: frozenset[str]) -> PromptTemplate:
         path = self.folder / f"{name}.txt"
@@ -107,9 +111,27 @@ class PromptSet:
         """A hash of all prompt files."""
         return hashlib.sha256(repr(sorted(self._sources.items())).encode()).hexdigest()[:16]
 
+
+@checked_arguments()
+class PromptSet(PromptFolder):
+    """The prompts for questions about steps.
+
+    Args:
+        folder: holds ``shared.txt`` and a file for each question; ``embedded:judge-prompts`` are those of the tiny judge.
+            None uses the prompts of the package.
+
+    Raises:
+        ConfigError: a file is missing, is not a valid template, or uses variables that it does not declare or that are
+            not available.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        super().__init__(folder, DEFAULT_PROMPTS, OFFERED)
+
     def shared(self, numbered: NumberedSolution, first: int, last: int) -> str:
         """Render the common prefix of all prompts about the paragraphs ``first`` to ``last`` of a solution."""
-        return self._templates[SHARED].render(
+        return self.render(
+            SHARED,
             problem=prompt_text(numbered.case.problem.prompt, numbered.max_chars // 2),
             paragraphs=[(n, numbered.texts[n - 1]) for n in range(first, last + 1)],
             answer=numbered.answer,
@@ -121,10 +143,10 @@ class PromptSet:
 
     def question(self, question: Question, request_id: str, **variables: Any) -> str:
         """Render the question that follows the prefix."""
-        return self._templates[question.value].render(id=request_id, **variables)
+        return self.render(question.value, id=request_id, **variables)
 
 
-def request_id(shared: str, question: Question, **variables: Any) -> str:
+def request_id(shared: str, question: enum.Enum, **variables: Any) -> str:
     """Return four hexadecimal digits that identify this question about this text."""
     material = repr((shared, question.value, sorted(variables.items())))
     return hashlib.sha256(material.encode(errors="replace")).hexdigest()[:4]

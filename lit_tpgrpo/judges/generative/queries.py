@@ -7,17 +7,19 @@ Three failures are distinguished. A *fault* is a failed request, which is retrie
 
 from __future__ import annotations
 
+import asyncio
+import enum
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.async_bridge import gather_or_cancel
-from lit_tpgrpo.chat.base import ChatClient, ChatRequest
+from lit_tpgrpo.chat.base import ChatClient, ChatReply, ChatRequest
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits
-from lit_tpgrpo.judges.generative.prompts import Question
 from lit_tpgrpo.judges.generative.replies import ReplyStore, reply_key
 from lit_tpgrpo.judges.generative.sending import RequestSender, UnansweredError
 from lit_tpgrpo.judges.generative.verdicts import VerdictError, VerdictModel, read_verdict, schema_of
@@ -72,16 +74,19 @@ class QueryConfig:
 class Query(Generic[T]):
     """One question: its text, the type of its verdict, and the function that turns a well-formed verdict into a value.
 
-    ``shared`` is the common prefix of the prompt, ``text`` the question after it, ``id`` is repeated by the verdict.
-    ``check`` returns the value and the number of repairs, or raises VerdictError.
+    ``question`` is the kind of question, whose value names it in requests and messages. ``shared`` is the common prefix of the
+    prompt, ``text`` the question after it, ``id`` is repeated by the verdict. ``check`` returns the value and the number of
+    repairs, or raises VerdictError. ``draw``: which of several independent verdicts on the case is asked for; another one has
+    other seeds.
     """
 
-    question: Question
+    question: enum.Enum
     shared: str
     text: str
     id: str
     verdict_type: type[VerdictModel]
     check: Callable[[Any], tuple[T, int]]
+    draw: int = 0
 
 
 class JudgeClient:
@@ -104,9 +109,24 @@ class JudgeClient:
         self.read_store = read_store
         self.sender = RequestSender(chat, limits, budget, counters, ever_answered)
         self._identity: Mapping[str, Any] = chat.identity
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._replies: dict[
+            str, ChatReply
+        ] = {}  # to questions of `once`: all draws of a case share them, stored or not
 
     async def once(self, query: Query[T]) -> T:
-        """Ask for a single verdict and return its value.
+        """Ask for a single verdict and return its value. The same question, asked meanwhile, waits for the same replies.
+
+        Raises:
+            UnansweredError: the retries are exhausted.
+            JudgeDownError: the judge is down.
+        """
+        self.counters.add("questions")
+        async with self._locks[reply_key(self._identity, self._request(query, 0, 0))]:
+            return await self._verdict(query, 0, remember=True)
+
+    async def draw(self, query: Query[T]) -> T:
+        """Ask for the verdict of ``query.draw`` and return its value; other draws of the question are other requests.
 
         Raises:
             UnansweredError: the retries are exhausted.
@@ -136,18 +156,20 @@ class JudgeClient:
         except UnansweredError as unanswered:
             return unanswered
 
-    async def _verdict(self, query: Query[T], sample: int) -> T:
+    async def _verdict(self, query: Query[T], sample: int, remember: bool = False) -> T:
         problem = ""
         for attempt in range(self.config.verdict_attempts):
             request = self._request(query, sample, attempt)
             key = reply_key(self._identity, request)
-            reply = self.store.get(key) if self.read_store else None
+            reply = self._replies.get(key) or (self.store.get(key) if self.read_store else None)
             if reply is not None:
                 self.counters.add("requests_stored")
             else:
                 reply = await self.sender.reply(request)
                 # Invalid replies are stored too, so that a later run does not request (and pay for) them again.
                 self.store.add(key, reply)
+            if remember:
+                self._replies[key] = reply
             if reply.oversized:
                 self.counters.add("replies_oversized")
                 self.counters.add("replies_invalid")
@@ -176,5 +198,5 @@ class JudgeClient:
             thinking_tokens=self.config.thinking_tokens,
             temperature=temperature,
             top_p=self.config.top_p,
-            seed=1000 * attempt + sample,
+            seed=1000 * attempt + query.draw * self.config.votes + sample,
         )

@@ -1,0 +1,88 @@
+"""WrappedJudge: base of judges that change the verdicts of another one; its cache, engine, weights and counters stay in use."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from lit_tpgrpo.engines.base import Engine, Policy
+from lit_tpgrpo.judges.base import (
+    Counts,
+    EngineSharing,
+    Judge,
+    RefreshableJudge,
+    StoringJudge,
+    Tally,
+    WritingJudge,
+    tally_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WrapperTally:
+    """The counters of the judge inside, and those of the wrapper."""
+
+    inner: Tally
+    own: Counts
+
+    def __add__(self, other: WrapperTally) -> WrapperTally:
+        return WrapperTally(self.inner + other.inner, self.own + other.own)
+
+    def metrics(self) -> dict[str, float]:
+        """Return both as one."""
+        return self.inner.metrics() | self.own.metrics()
+
+
+class WrappedJudge(Judge):
+    """Base of a judge that takes the verdicts of another one; a subclass writes ``judge`` and may call ``count``.
+
+    Args:
+        judge: the judge inside.
+        counters: names of the wrapper's counters, beside those of the judge inside.
+    """
+
+    def __init__(self, judge: Judge, counters: tuple[str, ...]) -> None:
+        self.inner = judge
+        self._names = counters
+        self._own = self._zeros()
+
+    def count(self, **counts: float) -> None:
+        """Add to the wrapper's counters."""
+        self._own += Counts(counts)
+
+    def metrics(self) -> dict[str, float]:
+        return self.tally().metrics()
+
+    def tally(self) -> Tally:
+        """Return the counters of both judges since the last call and reset them, see ``TallyingJudge``."""
+        own, self._own = self._own, self._zeros()
+        return WrapperTally(tally_of(self.inner), own)
+
+    def _zeros(self) -> Counts:
+        return Counts(dict.fromkeys(self._names, 0.0))
+
+    def close(self) -> None:
+        self.inner.close()
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether the inner judge waits for the policy's weights, see ``RefreshableJudge``."""
+        return isinstance(self.inner, RefreshableJudge) and self.inner.needs_policy
+
+    def refresh(self, policy: Policy) -> bool:
+        """Refresh the inner judge if it can be; return whether it changed."""
+        return isinstance(self.inner, RefreshableJudge) and self.inner.refresh(policy)
+
+    def share_engine(self, engine: Engine) -> None:
+        """Offer the rollout engine to the inner judge, see ``EngineSharing``."""
+        if isinstance(self.inner, EngineSharing):
+            self.inner.share_engine(engine)
+
+    def bypass_cache(self) -> AbstractContextManager[None]:
+        """Return a context in which the inner judge reads nothing from its cache, if it has one."""
+        return self.inner.bypass_cache() if isinstance(self.inner, StoringJudge) else nullcontext()
+
+    def check_writable(self) -> None:
+        """Check that the inner judge can write, if it does, see ``WritingJudge``."""
+        if isinstance(self.inner, WritingJudge):
+            self.inner.check_writable()
