@@ -33,5 +33,5 @@ def test_differences_of_rewards_are_grpo_with_ddof_1(values):
     [torch.zeros(2, 3), torch.zeros(1, 1), torch.tensor([[0.0, 1], [1, 0]]), torch.tensor([[0, 1e400], [-1e400, 0]])],
 )
 def test_matrices_are_checked(matrix):
-    with pytest.raises(ValueError, match="expected a square matrix|must be finite and antisymmetric"):
+    with pytest.raises(ValueError, match=r"expected a square matrix|must be finite and antisymmetric"):
         preference_advantages(matrix)

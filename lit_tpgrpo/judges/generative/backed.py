@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,9 @@ class LLMBacked:
         self._ever_answered = False
         self._read_store = True
 
-    def each(self, items: Sequence[T], work: Callable[[JudgeClient, T], Awaitable[R]]) -> Iterator[tuple[int, R]]:
+    def each(
+        self, items: Sequence[T], work: Callable[[JudgeClient, T], Awaitable[R]]
+    ) -> Generator[tuple[int, R], None, None]:
         """Work on all items in one round and yield (index, result) as they complete; closing it cancels requests in flight."""
         if items:
             yield from in_background(partial(self._run, items, work))
