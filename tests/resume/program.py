@@ -1,10 +1,10 @@
-"""Runs that are ended and resumed, each in a fork of this process: python program.py MODEL OUT WORLD RESUME ACTION COUNT SEED.
+"""Runs that are ended and resumed, each in a fork of this process: python program.py MODEL OUT WORLD SEED CASE...
 
-The first run is uninterrupted; it counts the events of sampling, judging, training, checkpointing and evaluation. In the others
-ACTION happens at one of these events, chosen by the seed from all kinds (``kill``: SIGKILL; ``term``, ``int``, ``int_twice``:
-signals; ``full``: no file can grow any more; with ``-dynamic`` after it rounds are refilled and have a reward term), and they
-are resumed by the run's folder, on RESUME processes, until they are done. OUT/result.json says of each where and how it
-ended, and whether the resumed one came to the same end.
+The first run is uninterrupted; it counts the events of sampling, judging, training, checkpointing and evaluation. CASE is
+ACTION:RESUME:COUNT. In COUNT further runs ACTION happens at one of these events, chosen by the seed from all kinds (``kill``:
+SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic`` after it, in all
+cases or none, rounds are refilled and have a reward term), and they are resumed by the run's folder, on RESUME processes,
+until they are done. OUT/CASE/result.json says of each where and how it ended, and whether the resumed one came to the same end.
 """
 
 from __future__ import annotations
@@ -289,23 +289,21 @@ def moments(events: list[list[str]], count: int, rng: random.Random, action: str
     return [rng.choice(kinds[order[i * spread % len(order)]]) for i in range(count)]
 
 
-def main(model: str, out: Path, world: int, resume: int, action: str, count: int, seed: int) -> None:
-    rng, dynamic = random.Random(seed), action.endswith("-dynamic")
-    action = action.removesuffix("-dynamic")
-    whole = out / "whole"
-    whole.mkdir(parents=True)
-    attempt(model, whole, world, dynamic)
-    events = [[line["kind"] for line in read_lines(whole / f"events.{rank}.jsonl")] for rank in range(world)]
-    expected = torch.load(whole / "end.pt")
+def ended_and_resumed(
+    model: str, out: Path, expected: dict[str, Any], world: int, case: str, events: list[list[str]], seed: int
+) -> None:
+    """The runs of one case, against the uninterrupted one's end."""
+    action, resume, count = case.split(":")
+    action, dynamic = action.removesuffix("-dynamic"), action.endswith("-dynamic")
     found = []
-    for number, (rank, event) in enumerate(moments(events, count, rng, action)):
+    for number, (rank, event) in enumerate(moments(events, int(count), random.Random(seed), action)):
         folder = out / f"ended_{number}"
-        folder.mkdir()
+        folder.mkdir(parents=True)
         codes = attempt(model, folder, world, dynamic, (rank, event), action)
         said = "".join((folder / f"output.{r}.txt").read_text() for r in range(world))
         left = bool(list((folder / "run").rglob("*.ckpt")))
         before, asked = stored(folder), len(list(read_lines(folder / "asked.jsonl")))
-        attempt(model, folder, resume, dynamic)
+        attempt(model, folder, int(resume), dynamic)
         end = torch.load(folder / "end.pt")
         gaps = [float((end["weights"][k] - w).abs().max()) for k, w in expected["weights"].items()]
         found.append(
@@ -329,13 +327,19 @@ def main(model: str, out: Path, world: int, resume: int, action: str, count: int
     )
 
 
+def main(model: str, out: Path, world: int, seed: int, cases: list[str]) -> None:
+    (dynamic,) = {case.partition(":")[0].endswith("-dynamic") for case in cases}
+    whole = out / "whole"
+    whole.mkdir(parents=True)
+    attempt(model, whole, world, dynamic)
+    events = [[line["kind"] for line in read_lines(whole / f"events.{rank}.jsonl")] for rank in range(world)]
+    expected = torch.load(whole / "end.pt")
+    for case in cases:
+        try:
+            ended_and_resumed(model, out / case, expected, world, case, events, seed)
+        except SystemExit as failed:  # the other cases tell the more about it
+            (out / case / "failed.txt").write_text(str(failed))
+
+
 if __name__ == "__main__":
-    main(
-        sys.argv[1],
-        Path(sys.argv[2]),
-        int(sys.argv[3]),
-        int(sys.argv[4]),
-        sys.argv[5],
-        int(sys.argv[6]),
-        int(sys.argv[7]),
-    )
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
