@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lit_tpgrpo import export
 from lit_tpgrpo.callbacks import ExportHF, SafeCheckpoint
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.export import export_checkpoint
@@ -108,24 +110,27 @@ def test_the_command_and_a_model_that_moved(random_model, tmp_path):
         "seed_everything: 0\nmodel:\n  model: /home/somebody/model\n  kl_beta: 0.1\n"
     )
 
-    def command(*args: str) -> subprocess.CompletedProcess:
-        run = [sys.executable, "-m", "lit_tpgrpo.export", str(tmp_path / "run"), *args]
-        return subprocess.run(
-            run, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=1200
-        )
-
-    gone = command(str(tmp_path / "out"))
-    assert gone.returncode == 1
-    assert gone.stderr.splitlines()[-1].startswith("error: model path")
-    done = command(str(tmp_path / "out"), "--model", str(tmp_path / "moved"))
+    moved = [str(tmp_path / "run"), str(tmp_path / "out"), "--model", str(tmp_path / "moved")]
+    with pytest.raises(SystemExit, match=r"^error: model path"):
+        export.main(moved[:2])
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_tpgrpo.export", *moved],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=1200,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"written: {tmp_path / 'out'}"
     assert torch.equal(logits(load(tmp_path / "out")), logits(module.policy_model))
-    again = command(str(tmp_path / "out"), "--model", str(tmp_path / "moved"))
-    assert again.stderr.splitlines()[-1] == (
-        f"error: {tmp_path / 'out'} is not empty; give another folder, or --overwrite true to replace it"
-    )
-    assert command(str(tmp_path / "out"), "--model", str(tmp_path / "moved"), "--overwrite", "true").returncode == 0
+    (stale := tmp_path / "out" / "stale").touch()
+    full = f"error: {tmp_path / 'out'} is not empty; give another folder, or --overwrite true to replace it"
+    with pytest.raises(SystemExit, match=f"^{re.escape(full)}$"):
+        export.main(moved)
+    assert stale.exists()
+    export.main([*moved, "--overwrite", "true"])
+    assert not stale.exists()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "for 3 optimizer steps" in card
     assert "library_name: transformers" in card
