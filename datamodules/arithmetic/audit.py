@@ -19,7 +19,7 @@ class ArithmeticAudit:
     """Source of audit cases: solutions of the noisy writer with their exact step labels.
 
     Args:
-        level: level of the problems, ``1`` to ``5``.
+        level: level of the problems, ``1`` to ``6``.
         n: number of solutions.
         seed: seed of the problems and the writer.
     """

@@ -46,6 +46,10 @@ class NoiseRates:
     """A paragraph that claims nothing."""
     omitted: float = 0.0
     """The answer block leaves out an equation (never the last)."""
+    visible: float = 0.0
+    """A wrong result is seen to be wrong at a glance: it is not below the modulus."""
+    notice_again: float = 0.0
+    """A correction with a wrong result is corrected in the next paragraph, and so on."""
     max_reflections: int = 5
     variety: float = 0.3
     """A phrase is drawn uniformly from those of its kind; otherwise the first one is used."""
@@ -127,6 +131,8 @@ class _Writer:
             self._step()
             if self.reflections < self.noise.max_reflections:
                 self._reflect()
+                while self.noise.notice_again and self._corrects_again():
+                    self._correct(len(self.in_force) - 1, botched=self._happens(self.noise.botched))
         return self._answer()
 
     def _happens(self, probability: float) -> bool:
@@ -136,9 +142,11 @@ class _Writer:
         return self.rng.choice(choices) if self._happens(self.noise.variety) else choices[0]
 
     def _compute(self, index: int, wrong: bool) -> TaskEquation:
-        """Compute equation ``index`` on the current value; if ``wrong``, with a result that is off by one or two."""
+        """Compute equation ``index`` on the current value; if ``wrong``, with a result off by one or two, or one too large."""
         left = self.in_force[index - 1].result if index else self.task.start
         operation: Operation = self.task.operations[index]
+        if wrong and self.noise.visible and self._happens(self.noise.visible):
+            return TaskEquation(left, operation, self.rng.randrange(self.task.modulus, 2 * self.task.modulus))
         offset = self.rng.choice((-2, -1, 1, 2)) if wrong else 0
         return TaskEquation(left, operation, (operation(left, self.task.modulus) + offset) % self.task.modulus)
 
@@ -165,6 +173,15 @@ class _Writer:
             self._correct(last, botched=True)
         elif self._happens(self.noise.check):
             self._check(last)
+
+    def _corrects_again(self) -> bool:
+        """Return whether the last paragraph is a correction whose wrong result is noticed."""
+        return (
+            self.paragraphs[-1].kind is Kind.CORRECTION
+            and self._off_table(self.in_force[-1])
+            and self.reflections < self.noise.max_reflections
+            and self._happens(self.noise.notice_again)
+        )
 
     def _latest_equal(self, index: int) -> int:
         """Return the last index with the same equation as ``index``: the one that a quotation refers to."""

@@ -45,7 +45,7 @@ from lit_tpgrpo.datamodules.arithmetic.judge_training import (
     training_exchanges,
 )
 from lit_tpgrpo.datamodules.arithmetic.measure import sample_texts
-from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, as_problem, draw_task, make_problems
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, TINY_LEVELS, as_problem, draw_task, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config, tiny_policy_path
 from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer
 from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED
@@ -193,7 +193,7 @@ def equation_tokens() -> list[str | AddedToken]:
     The judge must locate an equation elsewhere in the text, which takes one layer for each token that must match. With
     five tokens per equation this was not learnt in a number of steps that is sufficient with two.
     """
-    lefts = range(max(level.modulus for level in LEVELS.values()))
+    lefts = range(max(LEVELS[level].modulus for level in TINY_LEVELS))
     terms = [f"{left}{symbol}{n}" for left in lefts for symbol in "+-*" for n in range(2 if symbol == "*" else 1, 10)]
     return [AddedToken(text, special=False, normalized=False) for text in (*terms, *(f"={n}" for n in lefts))]
 
@@ -203,7 +203,7 @@ def judge_tokenizer(settings: JudgeWarmStart, prompts: PromptSet) -> PreTrainedT
     rng = random.Random(f"judge corpus/{settings.seed}")
     texts = []
     for i in range(settings.corpus):
-        numbered, truth = draw_chain(list(LEVELS)[i % len(LEVELS)], BUSY, bool(i % 2), rng)
+        numbered, truth = draw_chain(TINY_LEVELS[i % len(TINY_LEVELS)], BUSY, bool(i % 2), rng)
         for exchange in training_exchanges(numbered, truth, ExchangeMix(1, 1, 1), rng):
             id = f"{rng.randrange(10**4):04d}"
             verdict = exchange.verdict.model_copy(update={"id": id})
@@ -432,7 +432,7 @@ def measure_levels(settings: JudgeWarmStart, out: Path) -> None:
     """Add the label scores of the saved judge on each level to ``warmstart.json``."""
     record = json.loads((out / RECORD).read_text())
     record["levels"] = {}
-    for level in LEVELS:
+    for level in TINY_LEVELS:
         # Two kinds of solutions: the noisy writer's, and those of the policy that the judge will label.
         few = settings.evaluation_problems if level in ("1", "2") else settings.evaluation_problems // 4
         record["levels"][level] = {

@@ -78,11 +78,15 @@ def sample_texts(
 
 
 def measure(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], seed: int
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    seed: int,
+    max_new_tokens: int = 512,
 ) -> Measurement:
     """Sample each problem once at temperature 1 and once greedily."""
-    sampled = sample_texts(model, tokenizer, problems, seed, greedy=False)
-    greedy = sample_texts(model, tokenizer, problems, seed, greedy=True)
+    sampled = sample_texts(model, tokenizer, problems, seed, greedy=False, max_new_tokens=max_new_tokens)
+    greedy = sample_texts(model, tokenizer, problems, seed, greedy=True, max_new_tokens=max_new_tokens)
     truths = [solution_truth(p, text) for p, (text, _, _) in zip(problems, sampled, strict=True)]
     parsed = [t for t in truths if isinstance(t, ChainTruth)]
     correct = [t for t in parsed if t.correct]

@@ -30,16 +30,25 @@ _OPERATION = re.compile(r"(add|subtract|multiply by) (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Difficulty: the number of operations, and the modulus (the size of the tables that must be learnt)."""
+    """Difficulty: the number of operations, and the modulus (the size of the tables that must be learnt).
+
+    ``distinct``: no operation occurs twice in a problem, so the last one that was written says where in the problem a
+    solution is, also after a correction that goes back.
+    """
 
     steps: int
     modulus: int
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.modulus < 10:
             raise ValueError(f"modulus must be at least 10 (operands are single digits), got {self.modulus}")
+        if self.distinct and self.steps > self.operations:
+            raise ValueError(
+                f"steps must be at most {self.operations}, the number of distinct operations, got {self.steps}"
+            )
 
     @property
     def multipliers(self) -> tuple[int, ...]:
@@ -47,9 +56,14 @@ class Level:
         return tuple(n for n in range(2, 10) if math.gcd(n, self.modulus) == 1)
 
     @property
+    def operations(self) -> int:
+        """Number of different operations: nine operands for + and -, and the multipliers."""
+        return 9 + 9 + len(self.multipliers)
+
+    @property
     def tasks(self) -> int:
-        """Number of different tasks: starts, times at each step nine operands for + and -, and the multipliers."""
-        return self.modulus * (9 + 9 + len(self.multipliers)) ** self.steps
+        """Number of different tasks: starts, times sequences of operations."""
+        return self.modulus * (math.perm(self.operations, self.steps) if self.distinct else self.operations**self.steps)
 
 
 LEVELS: dict[str, Level] = {
@@ -58,7 +72,10 @@ LEVELS: dict[str, Level] = {
     "3": Level(steps=10, modulus=10),
     "4": Level(steps=6, modulus=13),
     "5": Level(steps=10, modulus=13),
+    "6": Level(steps=16, modulus=10, distinct=True),
 }
+TINY_LEVELS = ("1", "2", "3", "4", "5")
+"""The levels of which ``embedded:tiny-qwen2``, its tokenizer and the tiny judge were trained."""
 DEFAULT_LEVEL = "2"
 
 
@@ -136,15 +153,18 @@ class Task:
 
 
 def draw_task(level: Level, rng: random.Random) -> Task:
-    """Draw a task of this level, uniform over starts and, at each step, over + - * and their operands.
+    """Draw a task of this level, uniform over starts and, at each step, over + - * and their operands (again, if not new).
 
     Multipliers are coprime with the modulus: every operation is then a bijection, so a wrong value can only be corrected
     by a reflection (or by a second error), never by the operations that follow.
     """
-    multipliers, operations = level.multipliers, []
-    for _ in range(level.steps):
+    multipliers = level.multipliers
+    operations: list[Operation] = []
+    while len(operations) < level.steps:
         symbol = rng.choice("+-*")
-        operations.append(Operation(symbol, rng.choice(multipliers) if symbol == "*" else rng.randint(1, 9)))
+        operation = Operation(symbol, rng.choice(multipliers) if symbol == "*" else rng.randint(1, 9))
+        if not level.distinct or operation not in operations:
+            operations.append(operation)
     return Task(level.modulus, rng.randrange(level.modulus), tuple(operations))
 
 

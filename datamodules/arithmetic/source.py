@@ -15,7 +15,7 @@ class ArithmeticProblems:
     """Generated arithmetic problems; the two splits are disjoint.
 
     Args:
-        level: difficulty, ``1`` to ``5``: from 4 steps modulo 10 to 10 steps modulo 13.
+        level: difficulty, ``1`` to ``6``: 4, 6, 10 steps modulo 10; 6, 10 modulo 13; 16 distinct ones modulo 10.
         n: number of problems, at most half of those in the split (121,550 held out at level 1).
         seed: seed of the problems.
         split: ``train`` or ``heldout``.

@@ -16,6 +16,11 @@ def tiny_policy_path() -> Path:
     return Path(__file__).parent / "assets" / "tiny-qwen2"
 
 
+def erring_policy_path() -> Path:
+    """Return the folder of the packaged policy that errs and corrects itself (``erring_warmstart``)."""
+    return Path(__file__).parent / "assets" / "tiny-erring"
+
+
 def tiny_config(
     tokenizer: PreTrainedTokenizerBase,
     hidden_size: int = 128,

@@ -11,7 +11,7 @@ from transformers import Qwen2Tokenizer
 
 from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.phrases import THINK_END
-from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, draw_task
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, TINY_LEVELS, draw_task
 
 EOS, PAD, USER, ASSISTANT = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>"
 THINK_TAGS = ("<think>", THINK_END)
@@ -45,7 +45,7 @@ def corpus(n: int, seed: int) -> list[str]:
     rng = random.Random(f"corpus/{seed}")
     texts = []
     for i in range(n):
-        task = draw_task(list(LEVELS.values())[i % len(LEVELS)], rng)
+        task = draw_task(LEVELS[TINY_LEVELS[i % len(TINY_LEVELS)]], rng)
         # The tag is an added token: no merge should be spent on its letters.
         texts += [task.prompt, *write_chain(task, _CORPUS_NOISE, rng).text.split(THINK_END)]
     return texts

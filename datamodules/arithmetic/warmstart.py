@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -23,7 +24,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2ForCaus
 
 from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, NoiseRates
 from lit_tpgrpo.datamodules.arithmetic.measure import Measurement, measure
-from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, make_problems
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, TINY_LEVELS, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config
 from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer, corpus
 from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED, Row, chain_rows, pad_rows, sheet_rows
@@ -148,15 +149,33 @@ def train_stage(
     """Train the model in place on stage ``number`` (up to step ``stop``); return the loss of each step, in nats per token."""
     stage = settings.stages[number]
     rng = random.Random(f"warmstart/{settings.seed}/{number}")
-    optimizer = StageOptimizer(model, stage, settings.weight_decay)
+    steps = range(stage.steps if stop is None else stop)
+    return fit_rows(
+        model,
+        cast(int, tokenizer.pad_token_id),
+        StageOptimizer(model, stage, settings.weight_decay),
+        (draw_batch(stage.phase_at(step), settings, tokenizer, rng) for step in steps),
+        settings.micro_batch,
+        f"stage {number}",
+    )
+
+
+def fit_rows(
+    model: Qwen2ForCausalLM,
+    pad: int,
+    optimizer: StageOptimizer,
+    batches: Iterable[list[Row]],
+    micro_batch: int,
+    title: str,
+) -> list[float]:
+    """Take one optimizer step a batch, each cut into micro-batches of rows; return the losses, in nats per token."""
     losses, start = [], time.perf_counter()
     model.train()
-    for step in range(stage.steps if stop is None else stop):
-        batch = draw_batch(stage.phase_at(step), settings, tokenizer, rng)
+    for step, batch in enumerate(batches):
         count = sum(len(row.predicted) for row in batch)
         total = 0.0
-        for i in range(0, len(batch), settings.micro_batch):
-            input_ids, targets = pad_rows(batch[i : i + settings.micro_batch], cast(int, tokenizer.pad_token_id))
+        for i in range(0, len(batch), micro_batch):
+            input_ids, targets = pad_rows(batch[i : i + micro_batch], pad)
             # Right padding under a causal mask: no attention mask is needed, padded positions are not targets.
             keep = targets != IGNORED
             logits = model.lm_head(model.model(input_ids=input_ids, use_cache=False).last_hidden_state[keep])
@@ -167,12 +186,13 @@ def train_stage(
         optimizer.step()
         losses.append(total)
         if step % 50 == 49:
-            print(f"stage {number} step {step + 1:4d}  loss {sum(losses[-50:]) / 50:.4f}  "
+            print(f"{title} step {step + 1:4d}  loss {sum(losses[-50:]) / 50:.4f}  "
                   f"{time.perf_counter() - start:6.1f} s", flush=True)  # fmt: skip
     return losses
 
 
-def _means(losses: list[float], width: int = 50) -> list[float]:
+def means(losses: list[float], width: int = 50) -> list[float]:
+    """Return the mean loss of each ``width`` steps, for the record."""
     return [round(sum(losses[i : i + width]) / width, 4) for i in range(0, len(losses) // width * width, width)]
 
 
@@ -195,7 +215,7 @@ def save(
         "settings": asdict(settings),
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch": torch.__version__,
-        "loss_per_50_steps": [_means(stage) for stage in losses],
+        "loss_per_50_steps": [means(stage) for stage in losses],
         "levels": {name: asdict(LEVELS[name]) | asdict(m) for name, m in accuracy.items()},
     }
     (out / "warmstart.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -207,7 +227,7 @@ def run(settings: WarmStart, out: Path) -> None:
     model = random_policy(tiny_config(tokenizer), settings.seed)
     losses = [train_stage(model, tokenizer, settings, number) for number in range(len(settings.stages))]
     accuracy = {}
-    for name in LEVELS:
+    for name in TINY_LEVELS:
         problems = make_problems(name, settings.evaluation_problems, settings.seed, "heldout")
         accuracy[name] = measure(model, tokenizer, problems, settings.seed)
         print(f"level {name}: {accuracy[name]}", flush=True)

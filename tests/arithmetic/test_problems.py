@@ -68,7 +68,7 @@ def test_more_problems_begin_with_the_fewer_ones():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("9", 1, 0, "train"), "level must be one of 1, 2, 3, 4, 5, got '9'"),
+        (("9", 1, 0, "train"), "level must be one of 1, 2, 3, 4, 5, 6, got '9'"),
         (("2", 0, 0, "train"), "n must be at least 1, got 0"),
         # 10 starts, 9 + 9 + 3 operations, 4 steps: 10 * 21^4 = 1,944,810 tasks, 243,101 of them held out.
         (("1", 121_551, 0, "heldout"), "n must be at most 121550 for level '1' and split 'heldout', got 121551"),

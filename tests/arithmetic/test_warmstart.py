@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 from lit_tpgrpo.datamodules.arithmetic import warmstart
 from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, NoiseRates
 from lit_tpgrpo.datamodules.arithmetic.measure import Measurement, is_correct, measure, prompt_text, sample_texts
-from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Task, make_problems
+from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, TINY_LEVELS, Task, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config, tiny_policy_path
 from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer, corpus
 from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED, chain_rows, pad_rows, sheet_rows
@@ -211,7 +211,7 @@ def test_the_shipped_folder_is_small_and_plain(record, policy):
 
 def test_the_shipped_policy_was_made_by_this_script_with_its_defaults(record):
     assert record["settings"] == json.loads(json.dumps(warmstart.asdict(warmstart.WarmStart())))
-    assert set(record["levels"]) == set(LEVELS)
+    assert set(record["levels"]) == set(TINY_LEVELS)
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_the_script_writes_a_folder_that_loads(tmp_path):
     stage = warmstart.Stage((phase, phase), lr=0.01, warmup=1, hold=0.5)
     warmstart.run(warmstart.WarmStart(stages=(stage,), corpus=300, batch=8, evaluation_problems=2), tmp_path)
     again = json.loads((tmp_path / "warmstart.json").read_text())
-    assert set(again["levels"]) == set(LEVELS)
+    assert set(again["levels"]) == set(TINY_LEVELS)
     assert len(again["loss_per_50_steps"]) == 1
     assert {p.name for p in tiny_policy_path().iterdir()} == {p.name for p in tmp_path.iterdir()}
     assert len(AutoTokenizer.from_pretrained(tmp_path)) == Qwen2ForCausalLM.from_pretrained(tmp_path).config.vocab_size

@@ -1,0 +1,128 @@
+"""Train the erring policy: continue the tiny one on chains with wrong results, most of which are corrected, evaluate, save.
+
+    python -m lit_tpgrpo.datamodules.arithmetic.erring_warmstart --out /tmp/tiny-erring
+
+Its solutions of level 6 have thirty steps and ten thoughts, few of them are right, and all that are right corrected errors:
+what process rewards are for. All chains are of the training split. ``warmstart.json`` in the output folder has the settings,
+the loss curve, and the accuracy per level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2ForCausalLM
+
+from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates
+from lit_tpgrpo.datamodules.arithmetic.measure import measure
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, make_problems
+from lit_tpgrpo.datamodules.arithmetic.tiny import tiny_policy_path
+from lit_tpgrpo.datamodules.arithmetic.training_data import Row, chain_rows
+from lit_tpgrpo.datamodules.arithmetic.warmstart import Phase, Stage, StageOptimizer, fit_rows, means
+
+ERRING = NoiseRates(
+    error=0.65,
+    error_multiply=0.65,
+    visible=1.0,
+    notice_now=0.95,
+    notice_late=0.0,
+    notice_again=0.95,
+    botched=0.6,
+    false_alarm=0.0,
+    check=0.06,
+    max_reflections=40,
+    variety=0.1,
+)
+LEVEL = "6"
+"""The level whose problems the policy is meant for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErringStage(Stage):
+    """A stage of the training: noise, learning rate, and whose chains."""
+
+    batch: int
+    mix: dict[str, float]
+    """Share of each level among the chains."""
+
+
+# Short chains first: which operation comes next after a correction is learnt on them in a third of the tokens.
+STAGES = (
+    ErringStage(phases=(Phase(250, ERRING),), lr=0.01, warmup=20, hold=0.5, batch=24, mix={"1": 0.5, "2": 0.5}),
+    ErringStage(phases=(Phase(400, ERRING),), lr=0.006, warmup=20, hold=0.5, batch=16, mix={"2": 0.2, LEVEL: 0.8}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ErringWarmStart:
+    """Settings of the script; the packaged model was trained with the defaults."""
+
+    seed: int = 0
+    stages: tuple[ErringStage, ...] = STAGES
+    micro_batch: int = 8
+    weight_decay: float = 0.01
+    levels: tuple[str, ...] = ("2", LEVEL)
+    """Levels on which the policy is measured."""
+    evaluation_problems: int = 128
+    longest: int = 800
+    """Tokens at which an evaluated solution is cut off."""
+
+
+def _batch(stage: ErringStage, step: int, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[Row]:
+    rows = chain_rows(stage.batch, stage.mix, stage.phase_at(step).noise, tokenizer, rng)
+    return sorted(rows, key=lambda row: len(row.ids))
+
+
+def run(settings: ErringWarmStart, out: Path) -> None:
+    """Run the script: training, evaluation, output."""
+    path = tiny_policy_path()
+    model, tokenizer = Qwen2ForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    rng = random.Random(f"erring/{settings.seed}")
+    losses = [
+        fit_rows(
+            model,
+            cast(int, tokenizer.pad_token_id),
+            StageOptimizer(model, stage, settings.weight_decay),
+            (_batch(stage, step, tokenizer, rng) for step in range(stage.steps)),
+            settings.micro_batch,
+            f"stage {number}",
+        )
+        for number, stage in enumerate(settings.stages)
+    ]
+    accuracy = {}
+    for name in settings.levels:
+        problems = make_problems(name, settings.evaluation_problems, settings.seed, "heldout")
+        accuracy[name] = measure(model, tokenizer, problems, settings.seed, max_new_tokens=settings.longest)
+        print(f"level {name}: {accuracy[name]}", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    record = {
+        "settings": asdict(settings),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "torch": torch.__version__,
+        "loss_per_50_steps": [means(stage) for stage in losses],
+        "levels": {name: asdict(LEVELS[name]) | asdict(m) for name, m in accuracy.items()},
+    }
+    (out / "warmstart.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    run(ErringWarmStart(seed=arguments.seed), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
