@@ -24,7 +24,7 @@ from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
-from lit_tpgrpo.rollout.prompts import PromptTemplate, prompt_ids
+from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
 from lit_tpgrpo.seeds import derived_seed
 
 
@@ -73,7 +73,7 @@ def sampling(args: argparse.Namespace) -> None:
 
     policy = policy_of(args)
     prompts = [
-        prompt_ids(policy.tokenizer, p, PromptTemplate("{problem}")) for p in ArithmeticProblems(n=args.prompts).load()
+        prompt_ids(policy.tokenizer, p, RolloutPrompt("{problem}")) for p in ArithmeticProblems(n=args.prompts).load()
     ]
     params = SamplingParams(args.tokens, 1.0)
     seeds = [derived_seed(0, i) for i in range(len(prompts))]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import cast
+from itertools import compress
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams, Sharded
 from lit_tpgrpo.engines.checks import check_lengths, position_limit, stop_ids
 from lit_tpgrpo.engines.grouped_queries import shared_key_heads
+from lit_tpgrpo.engines.live_rows import SHARE, EnoughRowsEnded, PerRow, left_padded
+from lit_tpgrpo.engines.row_cache import RowCache
 from lit_tpgrpo.engines.schema_constraint import SchemaConstraint
 from lit_tpgrpo.engines.seeded_choice import SeededChoice, truncations
 from lit_tpgrpo.engines.stop_strings import StopStrings
@@ -88,16 +93,13 @@ class HFEngine:
     def _generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
     ) -> list[Completion]:
+        """Sample one batch; finished rows leave it, one in ``SHARE`` at once, so that it does not wait for the longest."""
         assert self._policy is not None
         model, tokenizer = self._policy.policy_model, self._policy.tokenizer
         eos_ids = sorted({*stop_ids(model, cast(int | None, tokenizer.eos_token_id)), *params.stop_ids})
         pad_id = cast(int, tokenizer.pad_token_id)
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), pad_id)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
+        ids, mask = (tensor.to(model.device) for tensor in left_padded(prompts, pad_id))
+        width = ids.shape[1]
         recorder = _LogprobRecorder(params.temperature)
         processors: list[LogitsProcessor] = [recorder]
         if params.json_schema is not None:
@@ -105,29 +107,52 @@ class HFEngine:
         if params.temperature > 0:
             processors += truncations(params)
             processors.append(SeededChoice(seeds, params.max_new_tokens, width, model.device))
-        config = GenerationConfig(
-            max_new_tokens=params.max_new_tokens,
-            do_sample=False,  # the last processor masks all tokens but the sampled one
-            num_beams=1,
-            repetition_penalty=1.0,
-            eos_token_id=eos_ids,
-            pad_token_id=pad_id,
-            use_cache=True,
-        )
         stops = StopStrings(tokenizer, params.stop, width, len(prompts))
+        cache = RowCache.of(model)
+        cache_argument: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        per_row = [part for part in (*processors, stops, cache) if isinstance(part, PerRow)]
+        rows = list(range(len(prompts)))  # those that are still in the batch
+        completions: dict[int, Completion] = {}
         with _inference(model), shared_key_heads(model):
-            output = model.generate(  # pyright: ignore[reportCallIssue]
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=config,
-                logits_processor=LogitsProcessorList(processors),
-                stopping_criteria=StoppingCriteriaList([stops] if params.stop else []),
-                synced_gpus=False,  # each rank holds the full weights and samples its own prompts
-            )
-        recorder.finish(output)
-        new_ids = output[:, width:].tolist()
-        logprobs = recorder.stacked().tolist()
-        return [_truncate(i, p, eos_ids, end) for i, p, end in zip(new_ids, logprobs, stops.ends, strict=True)]
+            while True:
+                quota = len(rows) if cache is None else math.ceil(len(rows) / SHARE)
+                enough = EnoughRowsEnded(eos_ids, stops, quota, model.device)
+                ids = model.generate(  # pyright: ignore[reportCallIssue]
+                    input_ids=ids,
+                    attention_mask=mask,
+                    generation_config=_greedy(params.max_new_tokens - (ids.shape[1] - width), eos_ids, pad_id),
+                    logits_processor=LogitsProcessorList(processors),
+                    stopping_criteria=StoppingCriteriaList([enough]),
+                    synced_gpus=False,  # each rank holds the full weights and samples its own prompts
+                    **cache_argument,
+                )
+                recorder.finish(ids)
+                ended = (enough.ended | (ids.shape[1] - width == params.max_new_tokens)).tolist()
+                new_ids, logprobs = ids[:, width:].tolist(), recorder.stacked().tolist()
+                for i in compress(range(len(rows)), ended):
+                    completions[rows[i]] = _truncate(new_ids[i], logprobs[i], eos_ids, stops.ends[i])
+                if all(ended):
+                    return [completions[row] for row in range(len(prompts))]
+                left = [i for i in range(len(rows)) if not ended[i]]
+                rows = [rows[i] for i in left]
+                kept = torch.tensor(left, device=model.device)
+                ids = ids[kept]
+                mask = pad(mask[kept], (0, ids.shape[1] - mask.shape[1]), value=1)
+                for part in per_row:
+                    part.keep_rows(kept)
+
+
+def _greedy(max_new_tokens: int, eos_ids: list[int], pad_id: int) -> GenerationConfig:
+    """Return settings of ``generate`` under which the logits processors alone decide what is sampled."""
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,  # the last processor masks all tokens but the sampled one
+        num_beams=1,
+        repetition_penalty=1.0,
+        eos_token_id=eos_ids,
+        pad_token_id=pad_id,
+        use_cache=True,
+    )
 
 
 class _LogprobRecorder(LogitsProcessor):
@@ -151,6 +176,9 @@ class _LogprobRecorder(LogitsProcessor):
         if self._last is not None:
             self._recorded.append(self._last.gather(-1, input_ids[:, -1:]))
             self._last = None
+
+    def keep_rows(self, rows: Tensor) -> None:
+        self._recorded = [self.stacked()[rows]]
 
     def stacked(self) -> Tensor:
         return torch.cat(self._recorded, dim=-1)

@@ -68,6 +68,11 @@ class SchemaConstraint(LogitsProcessor):
             self._backend.fill_next_token_bitmask(row, self._mask, index)
         return scores.masked_fill(~_allowed(self._mask.to(scores.device), scores.shape[-1]), -torch.inf)
 
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop the states of all other rows."""
+        self._rows = [self._rows[row] for row in rows.tolist()]
+        self._mask = self._mask[: len(self._rows)]
+
 
 def _allowed(mask: Tensor, vocabulary: int) -> Tensor:
     """Unpack a bit mask (rows, 32-bit words) to booleans (rows, vocabulary).

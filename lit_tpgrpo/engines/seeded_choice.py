@@ -39,6 +39,10 @@ class SeededChoice(LogitsProcessor):
         token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop the streams of all other rows."""
+        self._uniform = self._uniform[rows]
+
 
 def truncations(params: SamplingParams) -> list[LogitsProcessor]:
     """Return the logits processors for ``top_k`` and ``top_p``, in transformers' order."""

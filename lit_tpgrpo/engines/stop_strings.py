@@ -24,14 +24,15 @@ class StopStrings(StoppingCriteria):
         rows: number of rows.
 
     Attributes:
+        strings: the stop strings.
         ends: number of tokens of each row's completion up to and with its stop string, None while it has none.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: Sequence[str], width: int, rows: int) -> None:
         self.ends: list[int | None] = [None] * rows
-        self._tokenizer, self._strings, self._width = tokenizer, tuple(strings), width
+        self._tokenizer, self.strings, self._width = tokenizer, tuple(strings), width
         # Every token of a match but the first and the last has a byte of it.
-        self._window = max((len(s.encode()) for s in self._strings), default=0) + _MARGIN
+        self._window = max((len(s.encode()) for s in self.strings), default=0) + _MARGIN
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return which rows are done, (rows,) bool."""
@@ -39,6 +40,10 @@ class StopStrings(StoppingCriteria):
         for row, ids in enumerate(new):
             if self.ends[row] is None:
                 text = str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-                if any(string in text for string in self._strings):
+                if any(string in text for string in self.strings):
                     self.ends[row] = input_ids.shape[1] - self._width
         return torch.tensor([end is not None for end in self.ends], device=input_ids.device)
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop all other rows."""
+        self.ends = [self.ends[row] for row in rows.tolist()]

@@ -1,0 +1,115 @@
+"""Measure what HFEngine gains by taking finished rows out of its batches and by a cache that is not copied at every token.
+
+    python -m benchmarks.engine                          # the quickstart's policy, problems and lengths
+    python -m benchmarks.engine --level 5 --tokens 512   # longer solutions
+
+The candidates sample the same problems with the same seeds, in alternation, each in turn the first, so that a machine that
+becomes slower affects all of them. Time is processor time of this process (on a GPU: time on the clock). Printed are medians
+of tokens/s over the repeats, and the median, lowest and highest ratio to ``generate`` of a whole batch within a repeat.
+Solutions that differ from those of the first candidate are counted: rounding depends on the number of rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from contextlib import AbstractContextManager, nullcontext
+from unittest.mock import patch
+
+import torch
+
+from lit_tpgrpo.chat.local_chat import LoadedModel
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.engines import hf
+from lit_tpgrpo.engines.base import Completion, SamplingParams
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.engines.row_cache import RowCache
+from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
+from lit_tpgrpo.seeds import derived_seed
+
+BASELINE = "generate"
+CANDIDATES = {
+    BASELINE: "transformers' cache, all rows to the last token",
+    "cache": "our cache, all rows to the last token",
+    "engine": "HFEngine: our cache, finished rows leave",
+}
+Samples = dict[int, tuple[Completion, ...]]
+
+
+def as_variant(name: str) -> AbstractContextManager[object]:
+    """Return the context in which HFEngine samples as the candidate of this name."""
+    if name == BASELINE:
+        return patch.object(RowCache, "of", lambda model: None)
+    if name == "cache":
+        return patch.object(hf, "SHARE", 1)
+    return nullcontext()
+
+
+def sampled(args: argparse.Namespace, engine: HFEngine, prompts: list[tuple[int, ...]]) -> tuple[float, Samples]:
+    """Sample all prompts; return seconds and samples."""
+    clock = time.perf_counter if args.device == "cuda" else time.process_time
+    seeds = [derived_seed(0, i) for i in range(len(prompts))]
+    started = clock()
+    samples = dict(engine.sample(prompts, args.n, SamplingParams(args.tokens), seeds))
+    return clock() - started, samples
+
+
+def differing(one: Samples, other: Samples) -> int:
+    """Return how many solutions have other tokens."""
+    return sum(a.token_ids != b.token_ids for i in one for a, b in zip(one[i], other[i], strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded:tiny-qwen2")
+    parser.add_argument("--level", default="1", help="of the embedded arithmetic problems")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--n", type=int, default=8, help="solutions of each problem")
+    parser.add_argument("--tokens", type=int, default=176, help="most tokens of a solution")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    tokenizer = load_tokenizer(args.model)
+    model = load_causal_lm(args.model, False, getattr(torch, args.dtype), "sdpa").to(args.device).eval()
+    engine = HFEngine(args.batch_size)
+    engine.load_weights(LoadedModel(model, tokenizer))
+    problems = ArithmeticProblems(level=args.level, n=args.prompts).load()
+    prompts = [prompt_ids(tokenizer, problem, RolloutPrompt("{problem}")) for problem in problems]
+
+    sampled(
+        args, engine, prompts[: max(1, args.batch_size // args.n)]
+    )  # warm-up: libraries initialise at the first batch
+    rates: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    last: dict[str, Samples] = {}
+    for repeat in range(args.repeats):
+        names = list(CANDIDATES)
+        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+            with as_variant(name):
+                seconds, last[name] = sampled(args, engine, prompts)
+            rates[name].append(sum(len(c.token_ids) for cs in last[name].values() for c in cs) / seconds)
+
+    lengths = sorted(len(c.token_ids) for cs in last[BASELINE].values() for c in cs)
+    print(
+        f"{len(lengths)} solutions of {lengths[0]} to {lengths[-1]} tokens, median {lengths[len(lengths) // 2]}, in batches"
+        f" of {args.batch_size}; {args.model}, {args.dtype} on {args.device}, {args.threads} threads, torch {torch.__version__}"
+    )
+    for name, what in CANDIDATES.items():
+        ratios = [rate / base for rate, base in zip(rates[name], rates[BASELINE], strict=True)]
+        print(
+            f"{name:9} {statistics.median(rates[name]):8.0f} tokens/s  {statistics.median(ratios):5.2f}x"
+            f" ({min(ratios):.2f} to {max(ratios):.2f})  {differing(last[BASELINE], last[name])} solutions differ  # {what}"
+        )
+    medians = {
+        name: statistics.median(r / b for r, b in zip(rates[name], rates[BASELINE], strict=True)) for name in rates
+    }
+    print(f"tokens/s ratio to generate: {medians['engine']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
