@@ -45,6 +45,7 @@ FLOORS = {
     "lit_tpgrpo.verify": 3,
     "lit_tpgrpo.loggers": 4,
     "lit_tpgrpo.rollout": 4,
+    "lit_tpgrpo.search": 4,
     "lit_tpgrpo.training": 5,
     "lit_tpgrpo.report": 5,
     "lit_tpgrpo.callbacks": 6,

@@ -29,6 +29,7 @@ from __future__ import annotations
 import re
 import string
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lit_tpgrpo.datamodules.arithmetic import phrases
@@ -240,3 +241,31 @@ class _ChainParser:
         if indices := self._indices.get(quoted):
             return indices[-1]
         raise _UnparsableError("a reflection quotes an equation that is not in force", str(quoted))
+
+
+def states_right(task: Task, steps: Sequence[str]) -> list[bool]:
+    """Return for each step of a chain, whole or not, whether all equations in force after it are true.
+
+    A step may hold several paragraphs. That of the answer block is right if the chain is done, all equations are true and the
+    answer is their last result. A step that cannot be parsed is not right, and neither are those after it.
+    """
+    reader = _ChainParser(task)
+    right: list[bool] = []
+    in_answer = failed = true = False
+    for step in steps:
+        try:
+            think, tag, answer = step.partition(phrases.THINK_END)
+            if in_answer:
+                think, answer = "", step
+            for m in _PARAGRAPH.finditer(think):
+                reader.paragraph(m.group().rstrip())
+            in_answer = in_answer or bool(tag)
+            true = reader.in_force == list(reader.truth[: len(reader.in_force)])
+            if in_answer:
+                true = true and len(reader.in_force) == len(reader.truth)
+            if in_answer and answer.strip():
+                true = true and _read_answer(answer.strip())[1] == reader.in_force[-1].result
+        except _UnparsableError:
+            failed = True
+        right.append(not failed and true)
+    return right

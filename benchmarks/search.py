@@ -1,0 +1,216 @@
+"""Searches at test time beside plain sampling at equal tokens, on the embedded domain.
+
+    python -m benchmarks.search --problems 60 --samples 8 --out benchmarks/results/search.md
+
+Every row has accuracy and tokens a problem, all sampled tokens counted, those of solutions and steps that were not chosen
+included, and majority voting over as many plain samples as those tokens pay for, from one pool: its expectation over subsets
+of that size. Intervals are 95% percentile bootstraps over problems; those of the difference are paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from lit_tpgrpo.datamodules.arithmetic.measure import is_correct
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, make_problems
+from lit_tpgrpo.datamodules.arithmetic.step_scores import ArithmeticStepScores
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.judges.rule import EMBEDDED_SOURCE, RuleJudge
+from lit_tpgrpo.metrics.scores import majority
+from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.rollout.prompts import prompt_ids
+from lit_tpgrpo.search import BeamSearch, GreedyStepSearch, JudgeStepScores, Search, StepScorer, run_searches
+from lit_tpgrpo.search.base import ROOT, Aggregate, Expand, Partial, Plan, solution_score
+from lit_tpgrpo.search.whole import answer_of, best_of, weighted_vote
+from lit_tpgrpo.seeds import derived_seed
+from lit_tpgrpo.text.formats.think_tags import ThinkTags
+
+RESAMPLES = 2000
+SUBSETS = 200
+"""Subsets of the pool over which the expectation of plain majority voting is taken, if there are more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Weights that do not change, as an engine reads them."""
+
+    policy_model: Any
+    tokenizer: Any
+    policy_version: int = 0
+
+    def named_tensors(self):
+        return self.policy_model.named_parameters()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A search on all problems: share of right answers and tokens of each problem."""
+
+    search: str
+    scores: str
+    right: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+
+class OneSample(Search):
+    """Sample one solution and take it."""
+
+    def plan(self) -> Plan:
+        ((solution,),) = yield Expand((ROOT,), 1, whole=True)
+        return solution
+
+
+class Bench:
+    """The policy, the problems, and the pool of plain samples."""
+
+    def __init__(self, model: str, level: str, problems: int, samples: int, seed: int) -> None:
+        self.tokenizer = load_tokenizer(model)
+        self.engine = HFEngine(batch_size=128)
+        self.engine.load_weights(Policy(load_causal_lm(model).eval(), self.tokenizer))
+        self.problems = make_problems(level, problems, seed=seed, split="heldout")
+        self.prompts = [prompt_ids(self.tokenizer, problem) for problem in self.problems]
+        self.seed = seed
+        self.params = SamplingParams(max_new_tokens=176)
+        numbered = [(i, k) for i in range(problems) for k in range(samples)]
+        found = self.run([OneSample()] * len(numbered), ArithmeticStepScores(), numbered)
+        self.pool = [[found[i * samples + k] for k in range(samples)] for i in range(problems)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False).removesuffix(str(self.tokenizer.eos_token))
+
+    def run(self, searches: Sequence[Search], scorer: StepScorer, numbered: Sequence[tuple[int, int]]):
+        """Search for problem i with seed k for each (i, k)."""
+        prompts = [self.prompts[i] for i, _ in numbered]
+        seeds = [derived_seed(self.seed, "benchmark", i, k) for i, k in numbered]
+        results = dict(
+            run_searches(self.engine, scorer, self.decode, prompts, searches, self.params, seeds, step_tokens=64)
+        )
+        return [results[j] for j in range(len(numbered))]
+
+    def is_right(self, i: int, partial: Partial) -> bool:
+        return partial.is_whole and is_correct(self.problems[i], partial.text)
+
+    def scored(self, scorer: StepScorer) -> list[list[Partial]]:
+        """Return the pool with the scores of another scorer."""
+        flat = [(self.problems[i].prompt, f.partial) for i, own in enumerate(self.pool) for f in own]
+        scores = iter(scorer.scores([(prompt, partial.steps) for prompt, partial in flat]))
+        return [
+            [Partial(p.token_ids, p.logprobs, p.steps, p.stop, tuple(next(scores))) for p in (f.partial for f in own)]
+            for own in self.pool
+        ]
+
+    def choices(self, name: str, scorer: StepScorer, aggregate: Aggregate) -> list[Row]:
+        """Return best-of-n and weighted voting over the whole pool."""
+        spent = tuple(sum(f.tokens for f in own) for own in self.pool)
+        best, voted = [], []
+        for i, own in enumerate(self.scored(scorer)):
+            values = [solution_score(partial, aggregate) * partial.is_whole for partial in own]
+            best.append(float(self.is_right(i, own[best_of(values)])))
+            answers = [answer_of(partial, ThinkTags()) for partial in own]
+            voted.append(float(self.is_right(i, own[weighted_vote(answers, values)])))
+        n = len(self.pool[0])
+        return [
+            Row(f"best of {n}, {aggregate}", name, tuple(best), spent),
+            Row(f"weighted vote of {n}, {aggregate}", name, tuple(voted), spent),
+        ]
+
+    def searched(self, label: str, search: Search, name: str, scorer: StepScorer) -> Row:
+        """Return a search step by step."""
+        numbered = [(i, 0) for i in range(len(self.problems))]
+        found = self.run([search] * len(numbered), scorer, numbered)
+        right = tuple(float(self.is_right(i, f.partial)) for i, f in enumerate(found))
+        return Row(label, name, right, tuple(f.tokens for f in found))
+
+    def plain(self, n: int) -> tuple[float, ...]:
+        """Return for each problem the expected accuracy of majority voting over n plain samples of the pool."""
+        return tuple(_expected_majority(self, i, n) for i in range(len(self.problems)))
+
+
+def _expected_majority(bench: Bench, i: int, n: int) -> float:
+    own = [f.partial for f in bench.pool[i]]
+    outcomes = [Outcome.CORRECT if bench.is_right(i, partial) else Outcome.INCORRECT for partial in own]
+    answers = [answer_of(partial, ThinkTags()) for partial in own]
+    subsets = list(itertools.combinations(range(len(own)), n))
+    if len(subsets) > SUBSETS:
+        subsets = random.Random(derived_seed("subsets", i, n)).sample(subsets, SUBSETS)
+    return fmean(majority([outcomes[k] for k in s], [answers[k] for k in s]) for s in subsets)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean over problems and its 95% percentile bootstrap interval."""
+    rows = torch.tensor(values, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    means = rows[torch.randint(len(rows), (RESAMPLES, len(rows)), generator=generator)].mean(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return rows.mean().item(), low, high
+
+
+def table(bench: Bench, rows: Sequence[Row]) -> str:
+    """Return the table in Markdown."""
+    a_sample = fmean(f.tokens for own in bench.pool for f in own)
+    most = len(bench.pool[0])
+    lines = [
+        "| search | step scores | tokens a problem | accuracy | plain majority at those tokens | difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        spent = fmean(row.tokens)
+        n = min(most, max(1, round(spent / a_sample)))
+        plain = bench.plain(n)
+        shown = [interval(v) for v in (row.right, plain, [a - b for a, b in zip(row.right, plain, strict=True)])]
+        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in shown]
+        lines.append(f"| {row.search} | {row.scores} | {spent:.0f} | {cells[0]} | {cells[1]}, n = {n} | {cells[2]} |")
+    return "\n".join(lines)
+
+
+def rows_of(bench: Bench, error: float) -> list[Row]:
+    """Return all rows of the table."""
+    spent = tuple(sum(f.tokens for f in own) for own in bench.pool)
+    one = tuple(spent_ // len(bench.pool[0]) for spent_ in spent)
+    rows = [Row("one sample", "-", bench.plain(1), one)]
+    scorers: list[tuple[str, StepScorer]] = [
+        ("exact", ArithmeticStepScores()),
+        (f"exact, {error:.0%} wrong", ArithmeticStepScores(error)),
+        ("rule judge", JudgeStepScores(RuleJudge(), source=EMBEDDED_SOURCE)),
+    ]
+    for name, scorer in scorers:
+        for aggregate in ("last", "mean"):
+            rows += bench.choices(name, scorer, aggregate)
+    for name, scorer in scorers[:2]:  # the rule judge abstains on solutions without an answer
+        rows.append(
+            bench.searched("greedy with back-tracking, 4", GreedyStepSearch(4, max_expansions=30), name, scorer)
+        )
+        rows.append(bench.searched("beam of 2 x 4, mean", BeamSearch(2, 4, "mean", max_steps=30), name, scorer))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded:tiny-qwen2", help="policy: a folder or an embedded model")
+    parser.add_argument("--level", default="2", choices=sorted(LEVELS), help="level of the held-out problems")
+    parser.add_argument("--problems", type=int, default=60)
+    parser.add_argument("--samples", type=int, default=8, help="plain samples of each problem")
+    parser.add_argument("--error", type=float, default=0.2, help="share of wrong step scores")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="file for the table")
+    args = parser.parse_args()
+    bench = Bench(args.model, args.level, args.problems, args.samples, args.seed)
+    text = table(bench, rows_of(bench, args.error))
+    print(text)
+    if args.out is not None:
+        args.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

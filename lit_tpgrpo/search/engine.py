@@ -1,0 +1,225 @@
+"""SearchingEngine: an engine whose completions are the results of searches, and the loop that runs many searches at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.engines.base import Completion, Engine, Policy, SamplingParams
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.records import StopReason
+from lit_tpgrpo.search.base import Expand, Partial, Plan, Search, StepScorer
+from lit_tpgrpo.seeds import derived_seed
+
+STEP_END = "\n\n"
+"""Text that ends a step: steps are paragraphs."""
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search: the solution that it chose, and how many tokens it sampled on the way."""
+
+    partial: Partial
+    tokens: int
+
+
+@dataclass
+class _Running:
+    """A search in progress, and what it asks for next."""
+
+    prompt: tuple[int, ...]
+    statement: str
+    plan: Plan
+    seed: int
+    request: Expand
+    asked: int = 0
+    tokens: int = 0
+
+
+def run_searches(
+    engine: Engine,
+    scorer: StepScorer,
+    decode: Decode,
+    prompts: Sequence[Sequence[int]],
+    searches: Sequence[Search],
+    params: SamplingParams,
+    seeds: Sequence[int],
+    step_tokens: int = 256,
+) -> Iterator[tuple[int, Found]]:
+    """Search for a solution of each prompt and yield (index, result) as searches end.
+
+    The requests of all searches are sampled together and all new solutions are scored together. What a search samples depends
+    on its prompt and seed alone, not on the others.
+
+    Args:
+        engine: samples continuations; it holds the policy's weights already.
+        scorer: scores steps.
+        decode: text of token ids, with the tags that solutions hold.
+        prompts: token ids.
+        searches: one for each prompt.
+        params: of the solutions; a step's text ends at ``STEP_END``.
+        seeds: one for each prompt.
+        step_tokens: most tokens of one step; a longer one is continued as the next step.
+    """
+    running: dict[int, _Running] = {}
+    for i, (prompt, search, seed) in enumerate(zip(prompts, searches, seeds, strict=True)):
+        plan = search.plan()
+        running[i] = _Running(tuple(prompt), decode(prompt), plan, seed, next(plan))
+    while running:
+        grown = _sampled(engine, decode, list(running.values()), params, step_tokens)
+        scored = iter(_scored(scorer, [(r.statement, child) for r, _, child in grown]))
+        children: defaultdict[int, list[list[Partial]]] = defaultdict(list)
+        for run, parent, _ in grown:
+            while len(children[id(run)]) <= parent:
+                children[id(run)].append([])
+            children[id(run)][parent].append(next(scored))
+        for i, run in list(running.items()):
+            try:
+                run.request = run.plan.send(children[id(run)])
+                run.asked += 1
+            except StopIteration as end:
+                del running[i]
+                yield i, Found(end.value, run.tokens)
+
+
+def _sampled(
+    engine: Engine, decode: Decode, runs: Sequence[_Running], params: SamplingParams, step_tokens: int
+) -> list[tuple[_Running, int, Partial]]:
+    """Sample what all searches ask for; return (search, index of the parent, child), the children of a parent in order."""
+    rows = [(run, parent) for run in runs for parent in range(len(run.request.parents))]
+    calls: defaultdict[tuple[int, bool, int], list[int]] = defaultdict(list)
+    for row, (run, parent) in enumerate(rows):
+        left = params.max_new_tokens - len(run.request.parents[parent].token_ids)
+        limit = left if run.request.whole else min(left, step_tokens)
+        calls[run.request.n, run.request.whole, limit].append(row)
+    sampled: dict[int, list[Partial]] = {}
+    for (n, whole, limit), members in calls.items():
+        stop = params.stop if whole else (*params.stop, STEP_END)
+        prompts = [(*rows[row][0].prompt, *rows[row][0].request.parents[rows[row][1]].token_ids) for row in members]
+        seeds = [derived_seed(rows[row][0].seed, "search", rows[row][0].asked, rows[row][1]) for row in members]
+        for k, completions in engine.sample(prompts, n, replace(params, max_new_tokens=limit, stop=stop), seeds):
+            run, parent = rows[members[k]]
+            run.tokens += sum(len(completion.token_ids) for completion in completions)
+            ancestor = run.request.parents[parent]
+            sampled[members[k]] = [_child(decode, ancestor, completion, params) for completion in completions]
+    return [(*rows[row], child) for row in range(len(rows)) for child in sampled[row]]
+
+
+def _child(decode: Decode, parent: Partial, completion: Completion, params: SamplingParams) -> Partial:
+    """Append a completion to a partial solution; its text is divided into steps after each ``STEP_END``."""
+    ids = (*parent.token_ids, *completion.token_ids)
+    new = decode(ids)[len(parent.text) :]
+    pieces = new.split(STEP_END)
+    steps = [piece + STEP_END for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
+    stop: StopReason | None = completion.stop
+    at_step_end = stop is StopReason.STOP_STRING and not any(string in new for string in params.stop)
+    if at_step_end or (stop is StopReason.LENGTH and len(ids) < params.max_new_tokens):
+        stop = None
+    return Partial(
+        ids, (*parent.logprobs, *completion.logprobs), (*parent.steps, *(steps or [""])), stop, parent.scores
+    )
+
+
+def _scored(scorer: StepScorer, cases: Sequence[tuple[str, Partial]]) -> list[Partial]:
+    """Score new partial solutions.
+
+    Raises:
+        ConfigError: the scorer does not give one score in [0, 1] for each step.
+    """
+    scores = scorer.scores([(statement, partial.steps) for statement, partial in cases])
+    scored = []
+    for (_, partial), given in zip(cases, scores, strict=True):
+        if len(given) != len(partial.steps) or not all(0 <= score <= 1 for score in given):
+            raise ConfigError(
+                f"{type(scorer).__name__} must give one score in [0, 1] for each of {len(partial.steps)} steps, got {given}"
+            )
+        scored.append(replace(partial, scores=tuple(map(float, given))))
+    return scored
+
+
+@checked_arguments()
+class SearchingEngine(Engine):
+    """Engine for ``predict``, ``test`` and ``validate`` whose solutions are found by a search with another engine.
+
+    Each of a problem's n solutions is the result of a search of its own. Its log-probs are those of the sampled tokens, and say
+    nothing of the choice among them, so that nothing can be trained on it: ``fit`` is refused.
+
+    Attributes:
+        tokens: tokens sampled so far, those of solutions that were not chosen included.
+
+    Args:
+        engine: samples the continuations.
+        search: ``BestOfN``, ``WeightedVoting``, ``GreedyStepSearch`` or ``BeamSearch``.
+        scorer: scores of steps, see ``StepScorer``.
+        step_tokens: most tokens of one step.
+
+    Raises:
+        ConfigError: step_tokens is not positive.
+    """
+
+    def __init__(self, engine: Engine, search: Search, scorer: StepScorer, step_tokens: int = 256) -> None:
+        if step_tokens < 1:
+            raise ConfigError(f"SearchingEngine: step_tokens must be at least 1, got {step_tokens}")
+        self.engine = engine
+        self.search = search
+        self.scorer = scorer
+        self.step_tokens = step_tokens
+        self.tokens = 0
+        self._tokenizer: Any = None
+
+    def load_weights(self, policy: Policy) -> None:
+        """Load the policy's weights.
+
+        Raises:
+            ConfigError: the policy is being trained.
+        """
+        trainer = getattr(policy, "_trainer", None)
+        if trainer is not None and str(trainer.state.fn) == "fit":
+            raise ConfigError(
+                "SearchingEngine chooses among samples, and what it chooses is no sample of the policy: train without it, "
+                "and search with predict, test or validate"
+            )
+        self._tokenizer = policy.tokenizer
+        self.engine.load_weights(policy)
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """Yield ``(prompt index, n completions)`` as the searches of a prompt end."""
+        if self._tokenizer is None:
+            raise RuntimeError("SearchingEngine.sample was called before load_weights: it has no policy to sample from")
+        rows = [(i, k) for i in range(len(prompts)) for k in range(n)]
+        found: defaultdict[int, dict[int, Completion]] = defaultdict(dict)
+        results = run_searches(
+            self.engine,
+            self.scorer,
+            lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=False).removesuffix(
+                self._tokenizer.eos_token
+            ),
+            [prompts[i] for i, _ in rows],
+            [self.search] * len(rows),
+            params,
+            [derived_seed(seeds[i], "solution", k) for i, k in rows],
+            self.step_tokens,
+        )
+        for row, result in results:
+            i, k = rows[row]
+            self.tokens += result.tokens
+            chosen = result.partial
+            found[i][k] = Completion(chosen.token_ids, chosen.logprobs, chosen.stop or StopReason.LENGTH)
+            if len(found[i]) == n:
+                solutions = found.pop(i)
+                yield i, tuple(solutions[k] for k in range(n))
+
+    def sleep(self) -> None:
+        self.engine.sleep()
+
+    def wake(self) -> None:
+        self.engine.wake()
+
+    def close(self) -> None:
+        self.engine.close()

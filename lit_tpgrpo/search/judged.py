@@ -1,0 +1,69 @@
+"""JudgeStepScores: step scores from any judge's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.judges.base import Judge, JudgeCase
+from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason, Verdict
+from lit_tpgrpo.search.base import StepScorer
+from lit_tpgrpo.text.formats.base import SolutionFormat
+from lit_tpgrpo.text.formats.think_tags import ThinkTags
+from lit_tpgrpo.text.steps import segment_steps
+
+
+@checked_arguments()
+class JudgeStepScores(StepScorer):
+    """Score steps by the labels that a judge gives them: 1 CORRECT, 0 INCORRECT, ``unknown`` where it abstains.
+
+    Gold answers are unknown at test time, so that the judge is told that the answer is right: it labels the steps that the
+    solution corrects itself, or, for ``DirectLabels`` and ``StepByStep``, those that it finds wrong. The judges of this package
+    abstain on a solution without an answer block: only searches over whole solutions can use them.
+
+    Args:
+        judge: labels the steps.
+        unknown: score of the steps of a solution on which it abstains.
+        source: the problems' source, as the judge sees it.
+        format: where a solution's answer block lies.
+
+    Raises:
+        ConfigError: unknown is not in [0, 1].
+    """
+
+    def __init__(
+        self, judge: Judge, unknown: float = 0.5, source: str = "", format: SolutionFormat | None = None
+    ) -> None:
+        if not 0 <= unknown <= 1:
+            raise ConfigError(f"unknown must be in [0, 1], the scale of step scores, got {unknown}")
+        self.judge = judge
+        self.unknown = unknown
+        self.source = source
+        self.format = ThinkTags() if format is None else format
+
+    def scores(self, cases: Sequence[tuple[str, tuple[str, ...]]]) -> Sequence[Sequence[float]]:
+        verdicts = dict(self.judge.judge([self._case(statement, "".join(steps)) for statement, steps in cases]))
+        return [self._scores(steps, verdicts[i]) for i, (_, steps) in enumerate(cases)]
+
+    def _case(self, statement: str, text: str) -> JudgeCase:
+        n = len(text)
+        solution = Solution("search", 0, (0,), (0,) * n, (0.0,) * n, StopReason.EOS, 0, text, tuple(range(n)))
+        division = self.format.divide(text)
+        steps = segment_steps(text, solution.token_starts, n, division)
+        return JudgeCase(Problem("search", statement, "", self.source), solution, Outcome.CORRECT, steps, division)
+
+    def _scores(self, steps: Sequence[str], verdict: Verdict) -> list[float]:
+        """Return for each step the lowest score of the judge's steps that begin in it, or of the one that it lies in."""
+        table = {StepLabel.CORRECT: 1.0, StepLabel.INCORRECT: 0.0}
+        judged = [
+            (s.start, table.get(label, self.unknown)) for s, label in zip(verdict.steps, verdict.labels, strict=True)
+        ]
+        scores, start = [], 0
+        for step in steps:
+            end = start + len(step)
+            inside = [score for at, score in judged if start <= at < end]
+            before = [score for at, score in judged if at <= start][-1:]
+            scores.append(min(inside or before or [self.unknown]))
+            start = end
+        return scores

@@ -1,0 +1,315 @@
+"""Searches over a tree of texts that an engine grows by script: what they choose, and how many tokens it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.judges.base import Judge, abstain
+from lit_tpgrpo.records import StepLabel, StopReason, Verdict
+from lit_tpgrpo.search import (
+    BeamSearch,
+    BestOfN,
+    GreedyStepSearch,
+    JudgeStepScores,
+    NoScores,
+    Search,
+    SearchingEngine,
+    WeightedVoting,
+    best_of,
+    run_searches,
+    weighted_vote,
+)
+
+PARAMS = SamplingParams(max_new_tokens=200)
+
+
+def decode(ids) -> str:
+    return "".join(map(chr, ids))
+
+
+class Tree(Engine):
+    """Continues a text by the children that the tree has for it, in order, and over again; tokens are characters.
+
+    A child that is followed by nothing ends with EOS, which is the character 0.
+    """
+
+    def __init__(self, tree: dict[str, list[str]]) -> None:
+        self.tree = tree
+        self.calls: list[tuple[int, int]] = []
+        self.drawn: Counter[str] = Counter()
+        self.params: list[SamplingParams] = []
+
+    def load_weights(self, policy) -> None:
+        pass
+
+    def sample(self, prompts, n, params, seeds):
+        self.calls.append((len(prompts), n))
+        self.params.append(params)
+        for i, prompt in enumerate(prompts):
+            yield i, tuple(self._completion(decode(prompt[1:]), params) for _ in range(n))
+
+    def _completion(self, prefix: str, params: SamplingParams) -> Completion:
+        text = ""
+        while True:
+            children = self.tree.get(prefix + text, [])
+            if not children:
+                text, stop = text + "\0", StopReason.EOS
+            else:
+                drawn = self.drawn[prefix + text]
+                self.drawn[prefix + text] += 1
+                text += children[drawn % len(children)]
+                stop = StopReason.STOP_STRING if "\n\n" in params.stop and text.endswith("\n\n") else None
+            if len(text) >= params.max_new_tokens and stop is not StopReason.EOS:
+                text, stop = text[: params.max_new_tokens], StopReason.LENGTH
+            if stop is not None:
+                return Completion(tuple(map(ord, text)), (-1.0,) * len(text), stop)
+
+
+class Marked:
+    """Scores a step by the mark that begins it: + 1, 0 one half, - 0."""
+
+    def __init__(self) -> None:
+        self.cases: list[tuple[str, tuple[str, ...]]] = []
+
+    def scores(self, cases):
+        self.cases += cases
+        return [[{"+": 1.0, "0": 0.5, "-": 0.0}.get(step[:1], 1.0) for step in steps] for _, steps in cases]
+
+
+def search(tree: dict[str, list[str]] | Tree, how: Search, scorer=None, params=PARAMS, **settings):
+    engine = tree if isinstance(tree, Tree) else Tree(tree)
+    prompts = [[ord("?")]]
+    ((index, found),) = run_searches(engine, scorer or Marked(), decode, prompts, [how], params, [7], **settings)
+    assert index == 0
+    return found.partial.text.rstrip("\0"), found.tokens
+
+
+# ---- choosing among whole solutions ----
+
+
+def test_worked_vote_of_math_shepherd():
+    """Min-scores .9 (A), .6 (B), .5 (B): B wins 1.1 against .9, best-of-n takes A."""
+    assert best_of([0.9, 0.6, 0.5]) == 0
+    assert weighted_vote(["A", "B", "B"], [0.9, 0.6, 0.5]) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "scores", "index"),
+    [
+        (["1", "2"], [0.5, 0.5], 0),  # a tie: the earlier
+        (["1", "2", "2"], [0.8, 0.3, 0.5], 0),  # equal sums: the best solution
+        ([None, "2"], [0.9, 0.1], 1),  # no answer is no vote
+        ([None, None], [0.2, 0.3], 1),
+        (["1", " 1 ", "2"], [0.2, 0.3, 0.4], 1),  # written alike
+        (["1"], [0.0], 0),
+    ],
+)
+def test_votes(answers, scores, index):
+    assert weighted_vote(answers, scores) == index
+
+
+def boxed(mark: str, answer: int) -> str:
+    return f"{mark}work\n</think>\n\n\\boxed{{{answer}}}"
+
+
+WHOLE = {"": [boxed("+", 1), boxed("0", 2), boxed("0", 2), boxed("0", 2)]}
+
+
+def test_best_of_n_and_voting_differ():
+    assert search(WHOLE, BestOfN(4))[0] == boxed("+", 1)
+    assert search(WHOLE, WeightedVoting(4))[0] == boxed("0", 2)  # 1.5 against 1
+    assert search(WHOLE, WeightedVoting(2))[0] == boxed("+", 1)
+    assert search(WHOLE, WeightedVoting(4), NoScores())[0] == boxed("0", 2)
+    text, tokens = search(WHOLE, BestOfN(1))
+    assert (text, tokens) == (boxed("+", 1), len(boxed("+", 1)) + 1)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "chosen"),
+    [("min", 1), ("mean", 0), ("product", 0), ("last", 2)],
+    ids=["min", "mean", "product", "last"],
+)
+def test_aggregates(aggregate, chosen):
+    texts = ["+a\n\n+b\n\n0c", "0a\n\n0b\n\n0c", "-a\n\n-b\n\n+c"]
+    if aggregate == "min":
+        texts[0] = "+a\n\n+b\n\n-c"
+    assert search({"": texts}, BestOfN(3, aggregate))[0] == texts[chosen]
+
+
+def test_a_solution_that_was_cut_is_taken_last():
+    tree = {"": ["+" * 30, "-short"]}
+    assert search(tree, BestOfN(2), params=SamplingParams(max_new_tokens=20))[0] == "-short"
+    assert search({"": ["+" * 30]}, BestOfN(2), params=SamplingParams(max_new_tokens=20))[0] == "+" * 20
+
+
+# ---- step by step ----
+
+HGS = {
+    "": ["-a\n\n", "0b\n\n", "+c\n\n"],
+    "+c\n\n": ["-d\n\n", "-e\n\n", "-f\n\n"],
+    "0b\n\n": ["+end", "-g\n\n", "-h\n\n"],
+}
+
+
+def test_worked_example_of_greedy_search_with_back_tracking():
+    """Children a(-), b(0), c(+): c. All of its children are negative: back to the root, next b."""
+    engine, scorer = Tree(HGS), Marked()
+    text, tokens = search(engine, GreedyStepSearch(children=3), scorer)
+    assert text == "0b\n\n+end"
+    assert engine.calls == [(1, 3)] * 3
+    assert tokens == 12 + 12 + 5 + 8
+    grown = [steps for _, steps in scorer.cases if len(steps) == 2]
+    assert grown[:3] == [("+c\n\n", mark) for mark in ("-d\n\n", "-e\n\n", "-f\n\n")]
+
+
+def test_where_everything_is_negative_the_prompt_is_expanded_again():
+    engine = Tree({"": ["-a\n\n", "-b\n\n", "+c"]})
+    assert search(engine, GreedyStepSearch(children=2))[0] == "+c"
+    assert engine.calls == [(1, 2)] * 2
+
+
+def test_at_the_limit_the_best_so_far_is_sampled_to_its_end():
+    tree = {"": ["+a\n\n", "-b\n\n"], "+a\n\n": ["-c\n\n", "-d\n\n"], "-b\n\n": ["+no"]}
+    engine = Tree(tree)
+    text, _ = search(engine, GreedyStepSearch(children=2, max_expansions=2))
+    assert text == "+a\n\n-c\n\n"  # a is the longest that is not negative; its end is what the engine draws
+    assert engine.calls == [(1, 2), (1, 2), (1, 1)]
+    # A whole solution is better than any that is not, even a negative one.
+    assert search({"": ["-whole", "-b\n\n"]}, GreedyStepSearch(2, max_expansions=1))[0] == "-whole"
+
+
+def test_a_neutral_step_is_taken_only_without_a_positive_one():
+    assert search({"": ["0a", "+b"]}, GreedyStepSearch(2))[0] == "+b"
+    assert search({"": ["0a", "-b"]}, GreedyStepSearch(2))[0] == "0a"
+
+
+BEAM = {
+    "": ["0a\n\n", "+b\n\n"],
+    "0a\n\n": ["+good", "+good"],
+    "+b\n\n": ["-bad", "-bad"],
+}
+
+
+def test_a_beam_keeps_what_a_greedy_choice_would_drop():
+    assert search(BEAM, BeamSearch(width=1, children=2))[0] == "+b\n\n-bad"
+    text, _ = search(BEAM, BeamSearch(width=2, children=1))
+    assert text == "0a\n\n+good"
+
+
+def test_a_beam_holds_each_text_once_and_ends_with_what_is_whole():
+    engine = Tree({"": ["+a\n\n", "+a\n\n", "0b\n\n", "-c\n\n"], "+a\n\n": ["+x"], "0b\n\n": ["+y"]})
+    assert search(engine, BeamSearch(width=2, children=2))[0] == "+a\n\n+x"
+    assert engine.calls == [(1, 4), (2, 2)]
+
+
+def test_a_beam_stops_at_its_limit():
+    engine = Tree({"": ["+a\n\n"], "+a\n\n": ["+b\n\n"], "+a\n\n+b\n\n": ["+c\n\n"]})
+    assert search(engine, BeamSearch(1, 1, max_steps=2))[0] == "+a\n\n+b\n\n+c\n\n"
+    assert engine.calls == [(1, 1)] * 3
+    assert engine.params[-1].stop == ()
+
+
+def test_a_long_step_is_continued_and_the_limit_of_tokens_is_kept():
+    engine = Tree({"+" * k: ["+"] for k in range(50)})
+    text, tokens = search(
+        engine, GreedyStepSearch(1, max_expansions=3), params=SamplingParams(max_new_tokens=20), step_tokens=8
+    )
+    # The third step reaches the limit without an end: what came before it is sampled to its end instead.
+    assert (text, tokens) == ("+" * 20, 8 + 8 + 4 + 4)
+    assert [p.max_new_tokens for p in engine.params] == [8, 8, 4, 4]
+
+
+def test_searches_of_many_prompts_share_the_engines_calls():
+    engine = Tree(HGS)
+    prompts = [[ord("?")], [ord("?")], [ord("?")]]
+    searches = [GreedyStepSearch(3), BestOfN(3), GreedyStepSearch(3)]
+    results = dict(run_searches(engine, Marked(), decode, prompts, searches, PARAMS, [1, 2, 3]))
+    assert sorted(results) == [0, 1, 2]
+    assert results[0].partial.text == results[2].partial.text
+    assert engine.calls[:2] == [(2, 3), (1, 3)]  # one step of two searches at a time, the whole solutions of the third
+
+
+def test_what_is_sampled_depends_on_the_prompts_own_seed():
+    def seeds_of(prompts, seeds):
+        seen = []
+
+        class Noting(Tree):
+            def sample(self, prompts, n, params, seeds):
+                seen.extend(seeds)
+                return super().sample(prompts, n, params, seeds)
+
+        list(run_searches(Noting(WHOLE), NoScores(), decode, prompts, [BestOfN(1)] * len(prompts), PARAMS, seeds))
+        return seen
+
+    one, two = [ord("?")], [ord("!")]
+    assert seeds_of([one], [5])[0] == seeds_of([two, one], [4, 5])[1]
+    assert len(set(seeds_of([one, one], [5, 6]))) == 2
+
+
+# ---- the engine and scores from judges ----
+
+
+def policy(fn: str | None = None) -> Any:
+    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: decode(ids), eos_token="\0")
+    return SimpleNamespace(
+        tokenizer=tokenizer, _trainer=None if fn is None else SimpleNamespace(state=SimpleNamespace(fn=fn))
+    )
+
+
+def test_an_engine_of_searches():
+    engine = SearchingEngine(Tree(HGS), GreedyStepSearch(3), Marked())
+    assert isinstance(engine, Engine)
+    with pytest.raises(RuntimeError, match="before load_weights"):
+        next(engine.sample([[1]], 1, PARAMS, [0]))
+    engine.load_weights(policy("predict"))
+    results = dict(engine.sample([[ord("?")], [ord("!")]], 2, PARAMS, [1, 2]))
+    assert sorted(results) == [0, 1]
+    assert all(len(completions) == 2 for completions in results.values())
+    completion = results[0][0]
+    assert (decode(completion.token_ids), completion.stop) == ("0b\n\n+end\0", StopReason.EOS)
+    assert len(completion.logprobs) == len(completion.token_ids)
+    assert engine.tokens > 4 * len(completion.token_ids)
+    with pytest.raises(ConfigError, match="train without it"):
+        engine.load_weights(policy("fit"))
+
+
+def test_a_scorer_that_does_not_fit_is_named():
+    class Wrong:
+        def scores(self, cases):
+            return [[2.0] for _ in cases]
+
+    with pytest.raises(ConfigError, match="Wrong must give one score in"):
+        search(WHOLE, BestOfN(1), Wrong())
+
+
+def test_scores_from_a_judge():
+    class Labels(Judge):
+        """Calls every step with the word bad INCORRECT; abstains without an answer block, and sees no gold answer."""
+
+        def judge(self, cases):
+            for i, case in enumerate(cases):
+                assert case.problem.answer == ""
+                texts = [case.solution.text[s.start : s.end] for s in case.steps]
+                labels = [StepLabel.INCORRECT if "bad" in t else StepLabel.CORRECT for t in texts]
+                whole = bool(case.steps) and case.steps[-1].is_answer
+                yield i, Verdict(case.steps, tuple(labels)) if whole else abstain(case, "no answer block")
+
+    scorer = JudgeStepScores(Labels())
+    steps = ("One good step here.\n\n", "Then a bad step.\n</think>\n\n", "So \\boxed{4}.")
+    assert list(scorer.scores([("2 + 2?", steps), ("2 + 2?", steps[:1])])) == [[1.0, 0.0, 1.0], [0.5]]
+
+
+def test_settings_are_refused():
+    for how in (BestOfN, WeightedVoting, GreedyStepSearch, BeamSearch):
+        with pytest.raises(ConfigError, match="must be at least 1, got 0"):
+            how(0)
+    with pytest.raises(ConfigError, match="expected 0 <= negative < positive"):
+        GreedyStepSearch(positive=0.2, negative=0.2)
+    with pytest.raises(ConfigError, match="step_tokens must be at least 1"):
+        SearchingEngine(Tree({}), BestOfN(1), NoScores(), step_tokens=0)
