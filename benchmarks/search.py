@@ -77,7 +77,11 @@ class Bench:
     def __init__(self, model: str, level: str, problems: int, samples: int, seed: int) -> None:
         self.tokenizer = load_tokenizer(model)
         self.engine = HFEngine(batch_size=128)
-        self.engine.load_weights(Policy(load_causal_lm(model).eval(), self.tokenizer))
+        self.engine.load_weights(
+            Policy(
+                load_causal_lm(model, random_init=False, dtype=torch.float32, attention="sdpa").eval(), self.tokenizer
+            )
+        )
         self.problems = make_problems(level, problems, seed=seed, split="heldout")
         self.prompts = [prompt_ids(self.tokenizer, problem) for problem in self.problems]
         self.seed = seed

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lightning.pytorch.trainer.states import TrainerFn
+
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Engine, Policy, SamplingParams
 from lit_tpgrpo.errors import ConfigError
@@ -178,7 +180,7 @@ class SearchingEngine(Engine):
             ConfigError: the policy is being trained.
         """
         trainer = getattr(policy, "_trainer", None)
-        if trainer is not None and str(trainer.state.fn) == "fit":
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             raise ConfigError(
                 "SearchingEngine chooses among samples, and what it chooses is no sample of the policy: train without it, "
                 "and search with predict, test or validate"

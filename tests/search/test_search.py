@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
@@ -255,7 +256,7 @@ def test_what_is_sampled_depends_on_the_prompts_own_seed():
 # ---- the engine and scores from judges ----
 
 
-def policy(fn: str | None = None) -> Any:
+def policy(fn: TrainerFn | None = None) -> Any:
     tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: decode(ids), eos_token="\0")
     return SimpleNamespace(
         tokenizer=tokenizer, _trainer=None if fn is None else SimpleNamespace(state=SimpleNamespace(fn=fn))
@@ -267,7 +268,7 @@ def test_an_engine_of_searches():
     assert isinstance(engine, Engine)
     with pytest.raises(RuntimeError, match="before load_weights"):
         next(engine.sample([[1]], 1, PARAMS, [0]))
-    engine.load_weights(policy("predict"))
+    engine.load_weights(policy(TrainerFn.PREDICTING))
     results = dict(engine.sample([[ord("?")], [ord("!")]], 2, PARAMS, [1, 2]))
     assert sorted(results) == [0, 1]
     assert all(len(completions) == 2 for completions in results.values())
@@ -276,7 +277,7 @@ def test_an_engine_of_searches():
     assert len(completion.logprobs) == len(completion.token_ids)
     assert engine.tokens > 4 * len(completion.token_ids)
     with pytest.raises(ConfigError, match="train without it"):
-        engine.load_weights(policy("fit"))
+        engine.load_weights(policy(TrainerFn.FITTING))
 
 
 def test_a_scorer_that_does_not_fit_is_named():
