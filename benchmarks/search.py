@@ -91,7 +91,8 @@ class Bench:
         self.pool = [[found[i * samples + k] for k in range(samples)] for i in range(problems)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False).removesuffix(str(self.tokenizer.eos_token))
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return str(text).removesuffix(str(self.tokenizer.eos_token))
 
     def run(self, searches: Sequence[Search], scorer: StepScorer, numbered: Sequence[tuple[int, int]]):
         """Search for problem i with seed k for each (i, k)."""
