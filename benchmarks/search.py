@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -161,29 +161,27 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return rows.mean().item(), low, high
 
 
-def table(bench: Bench, rows: Sequence[Row]) -> str:
-    """Return the table in Markdown."""
+HEADER = """\
+| search | step scores | tokens a problem | accuracy | plain majority at those tokens | difference |
+|---|---|---|---|---|---|"""
+
+
+def line_of(bench: Bench, row: Row) -> str:
+    """Return a row of the table in Markdown."""
     a_sample = fmean(f.tokens for own in bench.pool for f in own)
-    most = len(bench.pool[0])
-    lines = [
-        "| search | step scores | tokens a problem | accuracy | plain majority at those tokens | difference |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        spent = fmean(row.tokens)
-        n = min(most, max(1, round(spent / a_sample)))
-        plain = bench.plain(n)
-        shown = [interval(v) for v in (row.right, plain, [a - b for a, b in zip(row.right, plain, strict=True)])]
-        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in shown]
-        lines.append(f"| {row.search} | {row.scores} | {spent:.0f} | {cells[0]} | {cells[1]}, n = {n} | {cells[2]} |")
-    return "\n".join(lines)
+    spent = fmean(row.tokens)
+    n = min(len(bench.pool[0]), max(1, round(spent / a_sample)))
+    plain = bench.plain(n)
+    shown = [interval(v) for v in (row.right, plain, [a - b for a, b in zip(row.right, plain, strict=True)])]
+    cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in shown]
+    return f"| {row.search} | {row.scores} | {spent:.0f} | {cells[0]} | {cells[1]}, n = {n} | {cells[2]} |"
 
 
-def rows_of(bench: Bench, error: float) -> list[Row]:
-    """Return all rows of the table."""
+def rows_of(bench: Bench, error: float) -> Iterator[Row]:
+    """Yield the rows of the table as they are measured."""
     spent = tuple(sum(f.tokens for f in own) for own in bench.pool)
     one = tuple(spent_ // len(bench.pool[0]) for spent_ in spent)
-    rows = [Row("one sample", "-", bench.plain(1), one)]
+    yield Row("one sample", "-", bench.plain(1), one)
     scorers: list[tuple[str, StepScorer]] = [
         ("exact", ArithmeticStepScores()),
         (f"exact, {error:.0%} wrong", ArithmeticStepScores(error)),
@@ -191,13 +189,11 @@ def rows_of(bench: Bench, error: float) -> list[Row]:
     ]
     for name, scorer in scorers:
         for aggregate in ("last", "mean"):
-            rows += bench.choices(name, scorer, aggregate)
+            yield from bench.choices(name, scorer, aggregate)
     for name, scorer in scorers[:2]:  # the rule judge abstains on solutions without an answer
-        rows.append(
-            bench.searched("greedy with back-tracking, 4", GreedyStepSearch(4, max_expansions=30), name, scorer)
-        )
-        rows.append(bench.searched("beam of 2 x 4, mean", BeamSearch(2, 4, "mean", max_steps=30), name, scorer))
-    return rows
+        greedy = GreedyStepSearch(4, max_expansions=30)
+        yield bench.searched("greedy with back-tracking, 4", greedy, name, scorer)
+        yield bench.searched("beam of 2 x 4, mean", BeamSearch(2, 4, "mean", max_steps=30), name, scorer)
 
 
 def main() -> None:
@@ -211,10 +207,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the table")
     args = parser.parse_args()
     bench = Bench(args.model, args.level, args.problems, args.samples, args.seed)
-    text = table(bench, rows_of(bench, args.error))
-    print(text)
+    lines = [HEADER]
+    print(HEADER, flush=True)
+    for row in rows_of(bench, args.error):
+        lines.append(line_of(bench, row))
+        print(lines[-1], flush=True)
     if args.out is not None:
-        args.out.write_text(text + "\n", encoding="utf-8")
+        args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
