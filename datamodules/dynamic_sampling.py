@@ -14,10 +14,9 @@ from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome, Round
 from lit_tpgrpo.rewards.base import VerifiedSolution
-from lit_tpgrpo.rollout.rounds import Assignment, assign_problems
+from lit_tpgrpo.rollout.assignments import assign_problems
 from lit_tpgrpo.rollout.summary import RoundTally
 from lit_tpgrpo.rollout.trainer_state import sampling_precision
-from lit_tpgrpo.rollout.verifying import VerifiedGroups
 
 GroupName = Literal["mixed", "any_correct"]
 GroupRule = Callable[[Sequence[VerifiedSolution]], bool]
@@ -104,7 +103,7 @@ class RefillingFactory(RoundFactory):
         """
         counts, wanted, refills = GROUP_RULES[self.dynamic.groups], self.problems_per_round, 0
         problems, assignments = list(plan.problems), list(plan.assignments)
-        verified = self._sampled(plan, plan.assignments)
+        verified = self.sample(plan, plan.assignments)
         while missing := wanted - sum(gather(sum(map(counts, verified.groups.values())))):
             if refills == self.dynamic.max_refills:
                 self._warn(plan.index, missing)
@@ -115,23 +114,11 @@ class RefillingFactory(RoundFactory):
             if self.is_lost(replace(plan, assignments=more)):
                 return None
             plan.maker.engine.load_weights(self.policy)  # a sleeping engine has none
-            verified += self._sampled(plan, more)
+            verified += self.sample(plan, more)
             assignments += more
             refills += 1
         dropped = {g for g, group in verified.groups.items() if not counts(group)}
-        round_, tally = self.interruptible(
-            plan,
-            lambda: plan.maker.complete(
-                plan.index,
-                assignments,
-                verified,
-                plan.file,
-                self.capability(),
-                policy_version=plan.version,
-                on_group=self.on_group,
-                dropped=dropped,
-            ),
-        )
+        round_, tally = self.complete(plan, assignments, verified, dropped)
         metrics = {
             "dynamic/groups_sampled": float(len(problems)),
             "dynamic/groups_kept": float(wanted - missing),
@@ -139,9 +126,6 @@ class RefillingFactory(RoundFactory):
             "dynamic/refills": float(refills),
         }
         return replace(round_, metrics=metrics, consumed=len(problems)), tally
-
-    def _sampled(self, plan: RoundPlan, assignments: Sequence[Assignment]) -> VerifiedGroups:
-        return self.interruptible(plan, lambda: plan.maker.sample(plan.index, assignments, plan.file, plan.version))
 
     def _warn(self, index: int, missing: int) -> None:
         if not self._warned:

@@ -17,10 +17,11 @@ from lit_tpgrpo.evaluation.sets import HeldoutSet, assign_tasks, set_limit
 from lit_tpgrpo.evaluation.store import EvaluationStore
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round
+from lit_tpgrpo.rollout.assignments import assign_problems
 from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.heldout import predict_rounds
 from lit_tpgrpo.rollout.hooks import Split
-from lit_tpgrpo.rollout.rounds import RoundMaker, assign_problems
+from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.trainer_state import batch_limit, policy_of

@@ -13,20 +13,22 @@ from typing import Any, ClassVar, Literal, cast
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from tqdm.auto import tqdm
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.base import CreditAssignment
+from lit_tpgrpo.credit.batch.base import BatchStage
+from lit_tpgrpo.credit.filters.base import GroupFilter
 from lit_tpgrpo.credit.thought import ThoughtCredit
+from lit_tpgrpo.datamodules.closing import close_all
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling, RefillingFactory
 from lit_tpgrpo.datamodules.heldout_streams import HeldoutStreams
 from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
 from lit_tpgrpo.datamodules.mixture_stream import problem_stream
 from lit_tpgrpo.datamodules.round_factory import RoundFactory
-from lit_tpgrpo.datamodules.settings_checks import check_counts, check_sampling
+from lit_tpgrpo.datamodules.settings_checks import check_counts, check_sampling, checked_evidence
 from lit_tpgrpo.datamodules.sources.evaluation_set import HeldoutProblems, as_heldout
 from lit_tpgrpo.datamodules.sources.memory import Problems, as_optional_source
-from lit_tpgrpo.datamodules.splits import ProblemSplits, SplitSource, without_copies
+from lit_tpgrpo.datamodules.splits import ProblemSplits, split_sources, without_copies
 from lit_tpgrpo.datamodules.stream import ProblemStream
 from lit_tpgrpo.datamodules.train_batches import BatchSchedule, TrainBatchStream
 from lit_tpgrpo.distributed import gather, raise_on_all_ranks
@@ -34,6 +36,7 @@ from lit_tpgrpo.engines.base import Engine, Interruptible, Policy, SamplingParam
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.evaluation.sets import HeldoutSet, SetSampling
 from lit_tpgrpo.judges.base import EngineSharing, Judge, WritingJudge
+from lit_tpgrpo.judges.evidence.base import EvidenceProvider
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, TrainBatch
 from lit_tpgrpo.rewards.weighted import GivenRewards, as_rewards
@@ -42,7 +45,7 @@ from lit_tpgrpo.rollout.correction import GivenCorrection, as_correction
 from lit_tpgrpo.rollout.filters import KeepName, KeepRule, TruncatedName, as_keep_rule, keep_all, with_truncated
 from lit_tpgrpo.rollout.hooks import Split, shows_bars
 from lit_tpgrpo.rollout.monitors import check_between_rounds
-from lit_tpgrpo.rollout.prompt_view import inspect_prompt
+from lit_tpgrpo.rollout.prompt_view import FirstPrompt
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, RolloutPrompt
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_lock import RunLock
@@ -84,6 +87,9 @@ class MathRolloutDataModule(L.LightningDataModule):
             (see ``FunctionVerifier``).
         judge: labels steps; by default the rule judge.
         credit: turns labels into token advantages; by default TP-GRPO's.
+        evidence: one or several providers of what a credit or filter needs besides labels (``lit_tpgrpo.judges.evidence``).
+        group_filter: drops solutions before their group's statistics (``lit_tpgrpo.credit.filters``), but not in ``predict``.
+        batch_stage: rescales the advantages of a whole round (``lit_tpgrpo.credit.batch``), but not those of ``predict``.
         group_size: solutions per problem, at least 2.
         problems_per_step: problems whose solutions make up one optimizer step, over all ranks.
         steps_per_round: optimizer steps' worth of problems that are sampled before training on them.
@@ -149,6 +155,9 @@ class MathRolloutDataModule(L.LightningDataModule):
         rewards: GivenRewards | None = None,
         truncated: TruncatedName = "rewarded",
         dynamic_sampling: DynamicSampling | None = None,
+        evidence: EvidenceProvider | list[EvidenceProvider] | None = None,
+        group_filter: GroupFilter | None = None,
+        batch_stage: BatchStage | None = None,
         steps_per_epoch: int | None = None,
         store_dir: str | Path | None = None,
         keep_rounds: int = 2,
@@ -177,6 +186,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         if isinstance(self.judge, EngineSharing):
             self.judge.share_engine(self.engine)
         self.credit = ThoughtCredit() if credit is None else credit
+        self.evidence = checked_evidence(evidence, self.credit, group_filter)
+        self.group_filter, self.batch_stage = group_filter, batch_stage
         self.capability: Capability = GroupAccuracy()  # CapabilityEstimator replaces it
         self.group_size, self.problems_per_step, self.steps_per_round = group_size, problems_per_step, steps_per_round
         self.keep = with_truncated(as_keep_rule(keep, "keep"), truncated)
@@ -190,16 +201,13 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.system_prompt, self.chat_template_kwargs = system_prompt, chat_template_kwargs or {}
         self.show_prompt = show_prompt
         self._template = RolloutPrompt(prompt_template, system_prompt, self.chat_template_kwargs)
-        self._prompt_inspected = False
+        self._first_prompt = FirstPrompt(self._template)
         self.on_long_prompt = on_long_prompt
         self.steps_per_epoch, self.max_empty_rounds = steps_per_epoch, max_empty_rounds
         self.store_dir, self.keep_rounds = None if store_dir is None else str(store_dir), keep_rounds
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.progress = progress
-        # None alone means the default: an object of the user's may be false, such as a source of length 0.
-        held_out = {split: val if own is None else own for split, own in (("test", test), ("predict", predict))}
-        sources = {"train": train, "val": val} | held_out
-        self.sources = cast(dict[str, SplitSource], sources)
+        self.sources = split_sources(train, val, test, predict)
         self._splits = ProblemSplits(self.sources, self._template, max_prompt_tokens, on_long_prompt)
         self._store = RunStore(self.store_dir, keep_rounds)
         self._lock = RunLock()
@@ -241,11 +249,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         if counts:
             log_to_all(self._trainer, counts)
         problems = sets[""] if "" in sets else without_copies(sets)
-        if not self._prompt_inspected:
-            self._prompt_inspected = True
-            shown = inspect_prompt(self.policy.tokenizer, problems[0], self._template, self.format)
-            if self.show_prompt and self._trainer.is_global_zero:
-                tqdm.write(shown)
+        show = self.show_prompt and self._trainer.is_global_zero
+        self._first_prompt(self.policy.tokenizer, problems[0], self.format, show)
         return problems
 
     def heldout_sampling(self, split: str) -> dict[str, SetSampling]:
@@ -273,6 +278,9 @@ class MathRolloutDataModule(L.LightningDataModule):
             format=self.format,
             show_progress=shows_bars(self._trainer, self.progress),
             rewards=self.rewards,
+            group_filter=self.group_filter,
+            batch_stage=self.batch_stage,
+            evidence=self.evidence,
         )
 
     # ---- training: one batch is one optimizer step ----
@@ -417,11 +425,6 @@ class MathRolloutDataModule(L.LightningDataModule):
 
     def _close(self) -> list[Exception]:
         """Free processes and folders, and return what failed. Every part starts again when it is next used."""
-        errors = []
-        for part in (self.engine, self.verifier, self.judge):
-            try:
-                part.close()
-            except Exception as error:  # the remaining parts are closed all the same
-                errors.append(error)
+        errors = close_all(self.engine, self.verifier, self.judge)
         self._lock.release()
         return errors

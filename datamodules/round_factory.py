@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from lit_tpgrpo.distributed import gather, gather_sum, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import JudgedGroup, Problem, Round
+from lit_tpgrpo.rollout.assignments import Assignment, assign_problems, stored_groups
 from lit_tpgrpo.rollout.by_source import has_few_sources, tally_sources
 from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
@@ -21,11 +22,12 @@ from lit_tpgrpo.rollout.hooks import call_round_hook
 from lit_tpgrpo.rollout.mismatch import MismatchTally
 from lit_tpgrpo.rollout.monitors import check_monitors
 from lit_tpgrpo.rollout.report import report_round
-from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker, assign_problems, stored_groups
+from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.store import RoundFile
 from lit_tpgrpo.rollout.summary import RoundTally
 from lit_tpgrpo.rollout.trainer_state import is_out_of_time, policy_of, sampling_precision
+from lit_tpgrpo.rollout.verifying import VerifiedGroups
 from lit_tpgrpo.signals import STOP, OutOfTimeError, unless_out_of_time
 
 log = logging.getLogger(__name__)
@@ -137,17 +139,42 @@ class RoundFactory:
 
     def fill(self, plan: RoundPlan) -> tuple[Round, RoundTally]:
         """Sample, verify, judge and credit what the store lacks; return this rank's share and the sums for its metrics."""
-        return self.interruptible(
+        verified = self.sample(plan, plan.assignments)
+        return self.complete(plan, plan.assignments, verified)
+
+    def sample(self, plan: RoundPlan, assignments: Sequence[Assignment]) -> VerifiedGroups:
+        """Sample and verify this rank's problems, those that the store lacks."""
+        return self.interruptible(plan, lambda: plan.maker.sample(plan.index, assignments, plan.file, plan.version))
+
+    def complete(
+        self,
+        plan: RoundPlan,
+        assignments: Sequence[Assignment],
+        verified: VerifiedGroups,
+        dropped: Collection[int] = (),
+    ) -> tuple[Round, RoundTally]:
+        """Judge and credit verified groups, but those with the indices in ``dropped``."""
+        share = self.interruptible(
             plan,
-            lambda: plan.maker.make(
+            lambda: plan.maker.judge_share(
                 plan.index,
-                plan.assignments,
+                assignments,
+                verified,
                 plan.file,
                 self.capability(),
                 policy_version=plan.version,
                 on_group=self.on_group,
+                dropped=dropped,
             ),
         )
+        if plan.maker.evidence:
+            plan.maker.engine.load_weights(self.policy)  # collective; the judge may have used the engine
+            current = plan.version == self.policy.policy_version
+            judged = share
+            share = self.interruptible(
+                plan, lambda: plan.maker.evidence_share(judged, plan.file, self.seed, current=current)
+            )
+        return plan.maker.credit_share(share, lambda: raise_on_all_ranks(f"round {plan.index}"))
 
     def on_group(self, group: JudgedGroup) -> None:
         """Call the hook ``on_group_judged``."""

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.evidence import Continuations, Evidence, StepScores
+from lit_tpgrpo.judges.evidence.base import EvidenceProvider
 from lit_tpgrpo.rollout.correction import Correction
+
+_PROVIDERS: dict[type[Evidence], str] = {
+    Continuations: "lit_tpgrpo.MonteCarloContinuations",
+    StepScores: "lit_tpgrpo.LabelScores (from labels) or lit_tpgrpo.ContinuationScores (sampled)",
+}
 
 
 def check_counts(group_size: int, keep_rounds: int, **positive: int) -> None:
@@ -51,3 +60,31 @@ def check_sampling(engine: Engine, sampling: SamplingParams | None, correction: 
             f"{type(engine).__name__} returns log-probs after top_p and top_k, which the trainer cannot compare with "
             "its own; sample for training with top_p 1 and top_k 0, or leave data.correction on"
         )
+
+
+def checked_evidence(
+    evidence: EvidenceProvider | Sequence[EvidenceProvider] | None, *users: object
+) -> tuple[EvidenceProvider, ...]:
+    """Return the providers of evidence, if they give what the users' attribute ``needs`` lists.
+
+    Args:
+        evidence: one provider or several.
+        users: the credit assignment, the group filter.
+
+    Raises:
+        ConfigError: a kind of evidence is needed and not given, or given twice.
+    """
+    several = evidence if isinstance(evidence, Sequence) else () if evidence is None else (evidence,)
+    given = [provider.gives for provider in several]
+    for kind in given:
+        if given.count(kind) > 1:
+            raise ConfigError(f"data.evidence has {given.count(kind)} providers of {kind.__name__}; give one")
+    for user in users:
+        for kind in getattr(user, "needs", ()):
+            if kind not in given:
+                provider = _PROVIDERS.get(kind, f"a provider of {kind.__name__}")
+                raise ConfigError(
+                    f"{type(user).__name__} needs {kind.__name__} of each solution, which nothing provides: add "
+                    f"--data.evidence {provider}"
+                )
+    return tuple(several)

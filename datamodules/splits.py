@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +17,17 @@ from lit_tpgrpo.rollout.by_source import has_few_sources
 from lit_tpgrpo.rollout.prompts import RolloutPrompt, filter_long_prompts
 
 SplitSource = ProblemSource | Mapping[str, ProblemSource] | None
+
+
+def split_sources(train: Any, val: Any, test: Any, predict: Any) -> dict[str, SplitSource]:
+    """Return the sources by split; test and predict have those of val unless others are given.
+
+    None alone means the default: an object of the user's may be false, such as a source of length 0.
+    """
+    sources = {"train": train, "val": val, "test": test, "predict": predict}
+    return {
+        split: val if source is None and split in ("test", "predict") else source for split, source in sources.items()
+    }
 
 
 class ProblemSplits:

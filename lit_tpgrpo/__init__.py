@@ -49,14 +49,19 @@ if TYPE_CHECKING:
         ProcessSupervisedCredit,
         PromptMargin,
         PURECredit,
+        ReturnCredit,
         RewardAdvantage,
+        ScoreSupervisedCredit,
         StandardisedBaseline,
         StepCredit,
         SuccessRateBaseline,
         ThoughtCredit,
         UnadaptedThoughtCredit,
+        VinePPOCredit,
         VPPOCredit,
     )
+    from lit_tpgrpo.credit.batch import BatchStage, MaxScaling, StdScaling, Whitening
+    from lit_tpgrpo.credit.filters import GroupFilter, PROFFilter
     from lit_tpgrpo.datamodules import MathRolloutDataModule
     from lit_tpgrpo.datamodules.arithmetic import ArithmeticProblems
     from lit_tpgrpo.datamodules.sources import (
@@ -73,7 +78,9 @@ if TYPE_CHECKING:
     from lit_tpgrpo.engines import Completion, Engine, HFEngine, Policy, SamplingParams, VLLMEngine, VLLMServer
     from lit_tpgrpo.errors import ConfigError, InputError
     from lit_tpgrpo.export import export_checkpoint
+    from lit_tpgrpo.functional.continuation_values import EntropyValue, HardValue, SoftValue, ValueEstimate
     from lit_tpgrpo.judges import Judge, JudgeCase, NoisyJudge, RuleJudge, VotingJudge, abstain
+    from lit_tpgrpo.judges.evidence import ContinuationScores, EvidenceProvider, LabelScores, MonteCarloContinuations
     from lit_tpgrpo.judges.generative import (
         DirectLabels,
         GenerativeJudge,
@@ -147,9 +154,12 @@ else:
             "credit": (
                 "Baseline CAPOCredit CorrectOnlyCredit CreditAssignment FixedMargin GroupCredit GroupRelativeCredit "
                 "IncorrectOnlyCredit LeaveOneOutBaseline LengthMargin MeanBaseline MirroredThoughtCredit OutcomeCredit "
-                "PURECredit PrefixMargin ProcessSupervisedCredit PromptMargin RewardAdvantage StandardisedBaseline StepCredit "
-                "SuccessRateBaseline ThoughtCredit UnadaptedThoughtCredit VPPOCredit"
+                "PURECredit PrefixMargin ProcessSupervisedCredit PromptMargin ReturnCredit RewardAdvantage "
+                "ScoreSupervisedCredit StandardisedBaseline StepCredit SuccessRateBaseline ThoughtCredit "
+                "UnadaptedThoughtCredit VPPOCredit VinePPOCredit"
             ),
+            "credit.batch": "BatchStage MaxScaling StdScaling Whitening",
+            "credit.filters": "GroupFilter PROFFilter",
             "datamodules": "MathRolloutDataModule",
             "datamodules.arithmetic": "ArithmeticProblems",
             "datamodules.sources": (
@@ -160,6 +170,8 @@ else:
             "errors": "ConfigError InputError",
             "export": "export_checkpoint",
             "judges": "Judge JudgeCase NoisyJudge RuleJudge VotingJudge abstain",
+            "functional.continuation_values": "EntropyValue HardValue SoftValue ValueEstimate",
+            "judges.evidence": "ContinuationScores EvidenceProvider LabelScores MonteCarloContinuations",
             "judges.generative": (
                 "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
                 "RoundBudget RuleSegmentation StepByStep"
@@ -195,6 +207,7 @@ __all__ = [
     "AuditSet",
     "AvgAtK",
     "Baseline",
+    "BatchStage",
     "CAPOCredit",
     "CapabilityEstimator",
     "ChatClient",
@@ -202,6 +215,7 @@ __all__ = [
     "CodeVerifier",
     "Completion",
     "ConfigError",
+    "ContinuationScores",
     "CorrectOnlyCredit",
     "Correction",
     "CreditAssignment",
@@ -212,8 +226,10 @@ __all__ = [
     "DualClip",
     "Engine",
     "EntropyBonus",
+    "EntropyValue",
     "EvaluationSet",
     "EvaluationTable",
+    "EvidenceProvider",
     "ExportHF",
     "FieldMap",
     "FileProblems",
@@ -224,9 +240,11 @@ __all__ = [
     "GSPOToken",
     "GenerativeJudge",
     "GroupCredit",
+    "GroupFilter",
     "GroupLengthReward",
     "GroupRelativeCredit",
     "HFEngine",
+    "HardValue",
     "Harmony",
     "HubProblems",
     "IncorrectOnlyCredit",
@@ -240,6 +258,7 @@ __all__ = [
     "JudgedSolutionWriter",
     "KeepRule",
     "LLMSegmentation",
+    "LabelScores",
     "LeaveOneOutBaseline",
     "LengthMargin",
     "LoRA",
@@ -250,11 +269,13 @@ __all__ = [
     "MathEvaluation",
     "MathRolloutDataModule",
     "MathVerifier",
+    "MaxScaling",
     "MeanBaseline",
     "MemoryProblems",
     "MiniRL",
     "MirroredThoughtCredit",
     "MixtureProblems",
+    "MonteCarloContinuations",
     "MultipleChoiceVerifier",
     "NoisyJudge",
     "OffloadedCopy",
@@ -263,6 +284,7 @@ __all__ = [
     "OutcomeCredit",
     "OutcomeReward",
     "OverlongPenalty",
+    "PROFFilter",
     "PURECredit",
     "PassAtK",
     "PlainChain",
@@ -277,6 +299,7 @@ __all__ = [
     "QueryConfig",
     "RepetitionPenalty",
     "RequestLimits",
+    "ReturnCredit",
     "RewardAdvantage",
     "RewardCase",
     "RewardTerm",
@@ -288,13 +311,16 @@ __all__ = [
     "RunReport",
     "SafeCheckpoint",
     "SamplingParams",
+    "ScoreSupervisedCredit",
     "SequenceLR",
     "Sharding",
+    "SoftValue",
     "Solution",
     "SolutionFormat",
     "SolutionSamples",
     "StaleNegatives",
     "StandardisedBaseline",
+    "StdScaling",
     "Step",
     "StepByStep",
     "StepCredit",
@@ -314,10 +340,13 @@ __all__ = [
     "VLLMEngine",
     "VLLMServer",
     "VPPOCredit",
+    "ValueEstimate",
     "Verdict",
     "Verifier",
+    "VinePPOCredit",
     "VotingJudge",
     "WeightedTerm",
+    "Whitening",
     "abstain",
     "export_checkpoint",
 ]

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from lit_tpgrpo.evidence import Evidence
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -148,6 +150,7 @@ class JudgedSolution:
     """A solution with its outcome and verdict. ``answer`` is the extracted answer, None if there is none.
 
     ``reward`` is None in a run without ``data.rewards``: the reward is then +1 for CORRECT, -1 for other decided outcomes.
+    ``evidence`` has what the providers of ``data.evidence`` gave, at most one record of a kind.
     """
 
     solution: Solution
@@ -155,6 +158,7 @@ class JudgedSolution:
     answer: str | None
     verdict: Verdict
     reward: Reward | None = None
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def is_rewarded(self) -> bool:

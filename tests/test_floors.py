@@ -26,6 +26,7 @@ FLOORS = {
     "lit_tpgrpo.bounded_http": 1,
     "lit_tpgrpo.chat_template": 1,
     "lit_tpgrpo.distributed": 1,
+    "lit_tpgrpo.evidence": 1,
     "lit_tpgrpo.protocol_check": 1,
     "lit_tpgrpo.fingerprint": 1,
     "lit_tpgrpo.jsonl": 1,

@@ -11,6 +11,7 @@ import torch
 
 from lit_tpgrpo.evaluation.scores import ScoredGroup, suite_scores
 from lit_tpgrpo.judges.base import Counts
+from lit_tpgrpo.judges.evidence import MonteCarloContinuations
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.noisy import NoisyJudge
 from lit_tpgrpo.judges.rule import RuleJudge
@@ -86,6 +87,7 @@ def logged_by_parts() -> set[str]:
         tally = tally_round(nothing, 0, 0.0, 0.0, counts, judged)
         # A count of solutions and groups is what shares divide by.
         names |= dataclasses.replace(tally, sums=dict.fromkeys(tally.sums, 1.0)).metrics().keys()
+    names |= {f"evidence/{name}" for name in MonteCarloContinuations().metrics()}
     names |= MismatchTally((1.0,) * 5, 0.0, 1.0, 1.0, 1.0).metrics().keys()
     names |= step_metrics(GradientNorm(torch.zeros(())), None).keys()
     values = torch.zeros(2)
@@ -111,7 +113,7 @@ def test_what_the_page_explains_is_logged():
     """Names without a source above: of hooks that need a run, which tests/test_cli.py compares with one."""
     logged = logged_by_parts()
     of_runs = r"(capability|data|dynamic|reward|sources)/.*|train/(step_skipped|loss_scale)"
-    of_runs += "|judge_audit/(COUNTER|precision|recall|f1).*"
+    of_runs += "|credit/filtered_solutions|judge_audit/(COUNTER|precision|recall|f1).*"
     unused = [n for n, p in documented().items() if not re.fullmatch(of_runs, n) and not any(map(p.fullmatch, logged))]
     assert unused == []
 

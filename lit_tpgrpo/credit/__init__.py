@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from lit_tpgrpo.credit.outcome import OutcomeCredit
     from lit_tpgrpo.credit.process_supervised import ProcessSupervisedCredit
     from lit_tpgrpo.credit.pure import PURECredit
+    from lit_tpgrpo.credit.returns import ReturnCredit
+    from lit_tpgrpo.credit.score_supervised import ScoreSupervisedCredit
     from lit_tpgrpo.credit.step import StepCredit
     from lit_tpgrpo.credit.thought import ThoughtCredit
     from lit_tpgrpo.credit.unadapted import UnadaptedThoughtCredit
+    from lit_tpgrpo.credit.vineppo import VinePPOCredit
     from lit_tpgrpo.credit.vppo import FixedMargin, LengthMargin, PrefixMargin, PromptMargin, VPPOCredit
 else:
     __getattr__, __dir__ = lazy_attributes(
@@ -48,9 +51,12 @@ else:
             "outcome": "OutcomeCredit",
             "process_supervised": "ProcessSupervisedCredit",
             "pure": "PURECredit",
+            "returns": "ReturnCredit",
+            "score_supervised": "ScoreSupervisedCredit",
             "step": "StepCredit",
             "thought": "ThoughtCredit",
             "unadapted": "UnadaptedThoughtCredit",
+            "vineppo": "VinePPOCredit",
             "vppo": "FixedMargin LengthMargin PrefixMargin PromptMargin VPPOCredit",
         },
     )
@@ -73,11 +79,14 @@ __all__ = [
     "PrefixMargin",
     "ProcessSupervisedCredit",
     "PromptMargin",
+    "ReturnCredit",
     "RewardAdvantage",
+    "ScoreSupervisedCredit",
     "StandardisedBaseline",
     "StepCredit",
     "SuccessRateBaseline",
     "ThoughtCredit",
     "UnadaptedThoughtCredit",
     "VPPOCredit",
+    "VinePPOCredit",
 ]

@@ -38,14 +38,14 @@ def reward_advantages(rewarded: Sequence[JudgedSolution], baseline: Baseline) ->
         rewarded: at least two solutions that have a reward: those that are decided, and to which a term applies.
         baseline: what they are compared with.
     """
-    rewards = [_reward(judged) for judged in rewarded]
+    rewards = [reward_of(judged) for judged in rewarded]
     totals = torch.tensor([total for total, _ in rewards], dtype=torch.float64)
     parts = torch.tensor([part for _, part in rewards], dtype=torch.float64)
     advantages = baseline.advantages(totals, totals).tolist(), baseline.advantages(parts, totals).tolist()
     return [RewardAdvantage(total, part) for total, part in zip(*advantages, strict=True)]
 
 
-def _reward(judged: JudgedSolution) -> tuple[float, float]:
+def reward_of(judged: JudgedSolution) -> tuple[float, float]:
     """Return the reward of a rewarded solution and the outcome's part of it."""
     if judged.reward is None:
         reward = 1.0 if judged.outcome is Outcome.CORRECT else -1.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import lightning as L
 
 from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import Round
+from lit_tpgrpo.rollout.assignments import Assignment
 from lit_tpgrpo.rollout.capability import Capability
-from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
+from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.trainer_state import policy_of, sampling_precision
 
@@ -25,7 +27,8 @@ def predict_rounds(
 ) -> Iterator[Round]:
     """Yield the judged and credited solutions of each part of this rank's problems.
 
-    Collective: every rank needs the same number of parts, some of them may be empty.
+    Collective: every rank needs the same number of parts, some of them may be empty. Without the group filter and the batch
+    stage, which compare the solutions of a whole round.
 
     Args:
         trainer: its module is the policy.
@@ -36,6 +39,7 @@ def predict_rounds(
         seed: of sampling, stored with the solutions.
     """
     policy = policy_of(trainer)
+    maker = replace(maker, group_filter=None, batch_stage=None)
     maker.prepare_judge(policy)
     weights = fingerprint(policy.named_tensors())
     for index, part in enumerate(parts):
@@ -43,6 +47,12 @@ def predict_rounds(
         maker.engine.load_weights(policy)  # each time: a sleeping engine has none
         with sampling_precision(trainer):
             file = store.open_prediction(trainer, index, sampled_with, maker.judging_settings())
+            version = policy.policy_version
             with raise_on_all_ranks(f"prediction, part {index},"):
-                round_, _ = maker.make(index, part, file, capability, policy_version=policy.policy_version)
+                verified = maker.sample(index, part, file, version)
+                share = maker.judge_share(index, part, verified, file, capability, policy_version=version)
+            if maker.evidence:
+                maker.engine.load_weights(policy)  # collective; the judge may have used the engine
+            with raise_on_all_ranks(f"prediction, part {index},"):
+                round_, _ = maker.credit_share(maker.evidence_share(share, file, seed))
         yield round_

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.errors import ConfigError
@@ -78,6 +79,24 @@ def inspect_prompt(
         if start < end
     ]
     return "\n".join([*lines, *([note] if note else [])])
+
+
+class FirstPrompt:
+    """Inspect the first prompt of a run, once, and print it if it is to be shown."""
+
+    def __init__(self, template: RolloutPrompt) -> None:
+        self._template = template
+        self._inspected = False
+
+    def __call__(
+        self, tokenizer: PreTrainedTokenizerBase, problem: Problem, format: SolutionFormat, show: bool
+    ) -> None:
+        """Check the prompt of a problem, see ``inspect_prompt``; nothing after the first call."""
+        if not self._inspected:
+            self._inspected = True
+            lines = inspect_prompt(tokenizer, problem, self._template, format)
+            if show:
+                tqdm.write(lines)
 
 
 def _shown(text: str) -> str:

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import lightning as L
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.base import CreditAssignment
+from lit_tpgrpo.credit.batch.base import BatchStage
+from lit_tpgrpo.credit.filters.base import GroupFilter
 from lit_tpgrpo.engines.base import Batching, Engine, Policy, SamplingParams
 from lit_tpgrpo.fingerprint import settings_of, tokenizer_fingerprint
 from lit_tpgrpo.judges.base import Counts, Judge, RefreshableJudge, tally_of
+from lit_tpgrpo.judges.evidence.base import EvidenceProvider
 from lit_tpgrpo.records import (
-    CreditedSolution,
     JudgedGroup,
-    JudgedSolution,
     Problem,
     Reward,
     Round,
     Solution,
-    Verdict,
 )
-from lit_tpgrpo.rewards.base import VerifiedSolution
 from lit_tpgrpo.rewards.weighted import WeightedRewards
+from lit_tpgrpo.rollout.assignments import Assignment, stored_groups
 from lit_tpgrpo.rollout.capability import Capability
+from lit_tpgrpo.rollout.crediting import Crediting, Guard
+from lit_tpgrpo.rollout.evidence import RoundTools, add_evidence
 from lit_tpgrpo.rollout.filters import KeepRule, is_kept
+from lit_tpgrpo.rollout.judged_share import JudgedShare, judged_group
 from lit_tpgrpo.rollout.judging import judge_groups
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rewarding import reward_solutions
@@ -37,44 +39,12 @@ from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups
 from lit_tpgrpo.rollout.store import RoundFile, Sampled
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
 from lit_tpgrpo.rollout.verifying import VerifiedGroups, verify_groups
-from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.signals import STOP
 from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
 from lit_tpgrpo.verify.base import Verifier
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """A problem that this rank samples: its group's index in the round over all ranks, and its seed."""
-
-    group_index: int
-    problem: Problem
-    seed: int
-
-
-def assign_problems(
-    trainer: L.Trainer, problems: Sequence[Problem], seed: int, *purpose: object, start: int = 0
-) -> list[Assignment]:
-    """Return this rank's problems, round-robin.
-
-    A group is sampled on one rank, so its baseline needs no communication. Group indices and seeds do not depend on the
-    number of ranks.
-
-    Args:
-        trainer: knows rank and world size.
-        problems: of all ranks.
-        seed: of the run.
-        purpose: tells the seeds of rounds and evaluations apart.
-        start: group index of the first problem.
-    """
-    return [
-        Assignment(group_index, problem, derived_seed(seed, *purpose, group_index))
-        for group_index, problem in enumerate(problems, start)
-        if group_index % trainer.world_size == trainer.global_rank
-    ]
 
 
 @dataclass(frozen=True)
@@ -93,6 +63,9 @@ class RoundMaker:
     show_progress: bool = True
     format: SolutionFormat = field(default_factory=ThinkTags)
     rewards: WeightedRewards | None = None
+    group_filter: GroupFilter | None = None
+    batch_stage: BatchStage | None = None
+    evidence: Sequence[EvidenceProvider] = ()
 
     def policy_settings(self, version: int, weights: str, seed: int) -> dict[str, Any]:
         """Return what stored solutions must have been sampled with to be reused, whatever the problems and parameters.
@@ -189,7 +162,35 @@ class RoundMaker:
         on_group: Callable[[JudgedGroup], None] = lambda group: None,
         dropped: Collection[int] = (),
     ) -> tuple[Round, RoundTally]:
-        """Reward, judge and credit verified groups; the remaining arguments are those of ``make``.
+        """Judge and credit verified groups; the arguments are those of ``judge_share``.
+
+        ``judge_share``, ``evidence_share`` and ``credit_share``, with an engine that still has the weights that sampled.
+        """
+        share = self.judge_share(
+            index,
+            assignments,
+            verified,
+            file,
+            capability,
+            policy_version=policy_version,
+            on_group=on_group,
+            dropped=dropped,
+        )
+        return self.credit_share(self.evidence_share(share, file))
+
+    def judge_share(
+        self,
+        index: int,
+        assignments: Sequence[Assignment],
+        verified: VerifiedGroups,
+        file: RoundFile,
+        capability: Capability,
+        *,
+        policy_version: int,
+        on_group: Callable[[JudgedGroup], None] = lambda group: None,
+        dropped: Collection[int] = (),
+    ) -> JudgedShare:
+        """Reward and judge verified groups; the remaining arguments are those of ``make``.
 
         Args:
             index: of the round.
@@ -208,35 +209,85 @@ class RoundMaker:
             rewards = reward_solutions(self.rewards, todo, file, f"round {index}: rewards", self.show_progress)
         verdicts = judge_groups(self.judge, verified, file, dropped, f"round {index}: judging", show=self.show_progress)
         judging_seconds = verified.verifying_seconds + time.perf_counter() - started
-        credited: list[CreditedSolution] = []
-        indices: list[int] = []
         groups: dict[int, JudgedGroup] = {}
         for g in (a.group_index for a in assignments):
-            group = _judged_group(g, verified.groups[g], verdicts, rewards)
+            group = judged_group(g, verified.groups[g], verdicts, rewards)
             if group.decided:  # without a decided solution acc_G would read 0
                 group = replace(group, capability=capability.scale(group.problem.uid, group.accuracy))
                 on_group(group)
             groups[g] = group
-            if g not in dropped:
-                solutions = self.credit(group)
-                credited += solutions
-                indices += [g * self.group_size + sample for sample in range(len(solutions))]
-        keeps = [s.judged.is_rewarded and is_kept(self.keep, s) for s in credited]
-        round_ = Round(
+        return JudgedShare(
             index,
             policy_version,
-            self.sampling.temperature,
-            tuple(group for g, group in groups.items() if g not in dropped),
-            tuple(credited),
-            tuple(itertools.compress(credited, keeps)),
-            tuple(indices),
-            tuple(itertools.compress(indices, keeps)),
-            dropped=tuple(group for g, group in groups.items() if g in dropped),
+            {g: group for g, group in groups.items() if g not in dropped},
+            {g: group for g, group in groups.items() if g in dropped},
+            verified.new_tokens,
+            verified.sampling_seconds,
+            judging_seconds,
+            Counts(self.verifier.metrics()),
+            tally_of(self.judge),
         )
-        verifier = Counts(self.verifier.metrics())
-        seconds = (verified.sampling_seconds, judging_seconds)
+
+    def evidence_share(self, share: JudgedShare, file: RoundFile, seed: int = 0, current: bool = True) -> JudgedShare:
+        """Return judged groups with what the providers of evidence give on them.
+
+        The engine must have the policy's weights: a judge may have used it with others.
+
+        Args:
+            share: this rank's groups.
+            file: the round on disk.
+            seed: of the run.
+            current: whether the policy still has the weights that sampled the round.
+        """
+        if not self.evidence:
+            return share
+        tools = RoundTools(
+            self.engine,
+            self.verifier,
+            self.format,
+            self.tokenizer,
+            self.sampling,
+            file,
+            share.policy_version,
+            seed,
+            current,
+            self.show_progress,
+        )
+        groups = add_evidence(self.evidence, share.groups, tools)
+        counts = sum((Counts(p.metrics()) for p in self.evidence), Counts())
+        verified = share.verified + Counts(self.verifier.metrics())  # continuations are verified too
+        return replace(share, groups=groups, verified=verified, evidence=counts)
+
+    def credit_share(self, share: JudgedShare, guard: Guard = nullcontext) -> tuple[Round, RoundTally]:
+        """Credit judged groups and apply the keep rule. Collective with a group filter or a batch stage.
+
+        Args:
+            share: this rank's groups.
+            guard: context of the parts without collectives, see ``Crediting``.
+        """
+        crediting = Crediting(self.credit, self.group_size, self.group_filter, self.batch_stage)
+        credited = crediting(share.groups, guard)
+        with guard():
+            kept = {i: s for i, s in credited.items() if s.judged.is_rewarded and is_kept(self.keep, s)}
+        round_ = Round(
+            share.index,
+            share.policy_version,
+            self.sampling.temperature,
+            tuple(share.groups.values()),
+            tuple(credited.values()),
+            tuple(kept.values()),
+            tuple(credited),
+            tuple(kept),
+            dropped=tuple(share.dropped.values()),
+        )
+        seconds = (share.sampling_seconds, share.judging_seconds)
         terms = () if self.rewards is None else tuple(self.rewards.terms)
-        return round_, tally_round(round_, verified.new_tokens, *seconds, verifier, tally_of(self.judge), terms)
+        tally = tally_round(round_, share.new_tokens, *seconds, share.verified, share.judged, terms)
+        extra = {f"evidence/{name}": value for name, value in share.evidence.items()}
+        if self.group_filter is not None:
+            removed = sum(len(group.solutions) for group in round_.groups) - len(round_.credited)
+            extra["credit/filtered_solutions"] = float(removed)
+        return round_, replace(tally, extra=Counts(extra))
 
     def sample_groups(
         self,
@@ -286,34 +337,3 @@ class RoundMaker:
             new_tokens += sum(len(s.completion_ids) for _, solutions in new.values() for s in solutions)
         self.engine.sleep()
         return {a.group_index: done[a.group_index] for a in assignments}, new_tokens
-
-
-def stored_groups(
-    file: RoundFile, assignments: Sequence[Assignment], group_size: int, policy_version: int
-) -> dict[int, Sampled]:
-    """Return the stored groups of the assignments by group index: complete, of the same problems and policy version.
-
-    Missing ones have to be sampled (again).
-    """
-    problems = {a.group_index: a.problem for a in assignments}
-    stored = file.solutions(group_size, problems.keys())
-    return {
-        group_index: (problem, solutions)
-        for group_index, (problem, solutions) in stored.items()
-        if problem == problems[group_index] and {s.policy_version for s in solutions} == {policy_version}
-    }
-
-
-def _judged_group(
-    group_index: int,
-    group: Sequence[VerifiedSolution],
-    verdicts: Mapping[tuple[int, int], Verdict],
-    rewards: Mapping[tuple[int, int], Reward],
-) -> JudgedGroup:
-    keys = [(group_index, s.solution.sample) for s in group]
-    judged = tuple(
-        JudgedSolution(s.solution, s.outcome, s.answer, verdicts[key], rewards.get(key))
-        for s, key in zip(group, keys, strict=True)
-    )
-    result = JudgedGroup(group[0].problem, judged, capability=0.0)
-    return replace(result, capability=result.accuracy)

@@ -15,7 +15,10 @@ from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.redaction import redacted
 from lit_tpgrpo.rollout.hooks import RolloutSource
 
-_PARTS = ("engine", "format", "verifier", "judge", "credit", "correction", "sampling", "eval_sampling", "adapter")
+_PARTS = (
+    *("engine", "format", "verifier", "judge", "credit", "group_filter", "batch_stage", "correction"),
+    *("sampling", "eval_sampling", "adapter"),
+)
 _PLAIN = (bool, int, float, str)
 _LISTED = 16  # items at most: longer lists are data
 _LEFT_OUT = ("store_dir", "name", "prepare_data_per_node", "allow_zero_length_dataloader_with_multiple_devices")
@@ -35,10 +38,14 @@ def run_settings(trainer: L.Trainer) -> dict[str, bool | int | float | str]:
     for config in trainer.lr_scheduler_configs[:1]:
         settings |= _schedule("lr_scheduler", config.scheduler, getattr(module, "_make_scheduler", None))
     if data is not None:
-        settings |= _plain("data", {k: v for k, v in vars(data).items() if not k.startswith("_") and k not in _PARTS})
+        settings |= _plain(
+            "data", {k: v for k, v in vars(data).items() if not k.startswith("_") and k not in (*_PARTS, "evidence")}
+        )
         settings |= _plain("data.chat_template_kwargs", getattr(data, "chat_template_kwargs", {}))
         for name in _PARTS:
             settings |= _part(f"data.{name}", getattr(data, name, None))
+        for i, provider in enumerate(getattr(data, "evidence", ())):
+            settings |= _part(f"data.evidence.{i}", provider)
         for split, source in getattr(data, "sources", {}).items():
             for name, part in (source if isinstance(source, Mapping) else {"": source}).items():
                 settings |= _part(f"data.{split}.{name}".rstrip("."), part)

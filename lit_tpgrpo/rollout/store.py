@@ -3,10 +3,11 @@
 One folder per round, shared by all ranks: ``meta.json`` (settings that its solutions depend on), ``judging.json`` (settings
 that its verdicts depend on), and from each rank R: ``solutions.R.jsonl`` (groups sampled in one batch, one batch
 per line), ``verdicts.R.jsonl`` (one judged solution a line); with ``data.rewards`` ``rewards.R.jsonl`` (a term's value for one
-solution a line) and, where the engine's log-probs are corrected, ``scores.R.jsonl`` (the trainer's log-probs, one solution a
-line). Groups are identified by their index in the round over all ranks, and every rank reads all files: a run can be resumed
-on another number of ranks. Append-only; an incomplete last line is dropped when read. Only consistent data are used: groups
-are complete, and verdicts and scores name the solution that they belong to.
+solution a line), with ``data.evidence`` ``evidence.R.jsonl`` (values by key, those computed together on one line) and, where
+the engine's log-probs are corrected, ``scores.R.jsonl`` (the trainer's log-probs, one solution a line). Groups are identified
+by their index in the round over all ranks, and every rank reads all files: a run can be resumed on another number of ranks.
+Append-only; an incomplete last line is dropped when read. Only consistent data are used: groups are complete, verdicts and
+scores name the solution that they belong to, and the key of evidence says what it was computed from.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -24,24 +24,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from lit_tpgrpo.errors import StorageError
 from lit_tpgrpo.jsonl import append_line, read_lines
-from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verdict
+from lit_tpgrpo.records import Outcome, Problem, Solution, Verdict
+from lit_tpgrpo.rollout.store_rows import (
+    FLOATS,
+    UNREADABLE,
+    Sampled,
+    read_group,
+    read_int,
+    read_text,
+    read_value,
+    read_verdict,
+    reason_of,
+)
 
 log = logging.getLogger(__name__)
 
-Sampled = tuple[Problem, tuple[Solution, ...]]
-"""A problem and its solutions, in the order of their samples."""
 RewardKey = tuple[int, int, str]
 """Group index, sample and the name of a reward term."""
 K = TypeVar("K")
 _ROUND = re.compile(r"round_\d{6}")
-_OURS = re.compile(r"(meta|judging)\.(json|partial)|(solutions|verdicts|rewards|scores)\.\d+\.jsonl")
-_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
-"""Errors of a line that is JSON but not of the expected schema; those of pydantic are ValueErrors."""
-_SOLUTION, _STEPS, _FLOATS = TypeAdapter(Solution), TypeAdapter(tuple[Step, ...]), TypeAdapter(tuple[float, ...])
+_OURS = re.compile(r"(meta|judging)\.(json|partial)|(solutions|verdicts|evidence|rewards|scores)\.\d+\.jsonl")
 
 
 class RoundStore:
@@ -144,14 +148,14 @@ class RoundFile:
         complete: dict[int, Sampled] = {}
         damaged: dict[int, str] = {}
         for group_index, row in self._rows(
-            "solutions", lambda line: [(_int(group["group"]), group) for group in line["groups"]]
+            "solutions", lambda line: [(read_int(group["group"]), group) for group in line["groups"]]
         ):
             if wanted is not None and group_index not in wanted:
                 continue
             try:
-                group = _group(row)
-            except _UNREADABLE as error:
-                damaged[group_index] = f"cannot be read ({_reason(error)})"
+                group = read_group(row)
+            except UNREADABLE as error:
+                damaged[group_index] = f"cannot be read ({reason_of(error)})"
                 continue
             samples = [s.sample for s in group[1]]
             if samples == list(range(group_size)):
@@ -185,17 +189,19 @@ class RoundFile:
             for s in solutions
         }
         stored: dict[tuple[int, int], tuple[Outcome, str | None, Verdict]] = {}
-        for key, line in self._rows("verdicts", lambda line: [((_int(line["group"]), _int(line["sample"])), line)]):
+        for key, line in self._rows(
+            "verdicts", lambda line: [((read_int(line["group"]), read_int(line["sample"])), line)]
+        ):
             if key in digests and digests[key] == line.get("of"):
                 try:
-                    answer = None if line["answer"] is None else _text(line["answer"])
-                    stored[key] = (Outcome(line["outcome"]), answer, _verdict(line))
-                except _UNREADABLE as error:
+                    answer = None if line["answer"] is None else read_text(line["answer"])
+                    stored[key] = (Outcome(line["outcome"]), answer, read_verdict(line))
+                except UNREADABLE as error:
                     log.warning(
                         "the verdict on %s in %s cannot be read (%s); the solution is judged again",
                         key,
                         self.folder,
-                        _reason(error),
+                        reason_of(error),
                     )
         return stored
 
@@ -226,13 +232,16 @@ class RoundFile:
         """
         stored: dict[RewardKey, float | None] = {}
         for key, line in self._rows(
-            "rewards", lambda line: [((_int(line["group"]), _int(line["sample"]), _text(line["term"])), line)]
+            "rewards",
+            lambda line: [((read_int(line["group"]), read_int(line["sample"]), read_text(line["term"])), line)],
         ):
             if key in digests and digests[key] == line.get("of"):
                 try:
-                    stored[key] = _value(line["value"])
-                except _UNREADABLE as error:
-                    log.warning("a reward in %s cannot be read (%s); it is computed again", self.folder, _reason(error))
+                    stored[key] = read_value(line["value"])
+                except UNREADABLE as error:
+                    log.warning(
+                        "a reward in %s cannot be read (%s); it is computed again", self.folder, reason_of(error)
+                    )
         return stored
 
     def add_reward(self, key: RewardKey, digest: str, value: float | None) -> None:
@@ -241,16 +250,29 @@ class RoundFile:
         row = {"group": group, "sample": sample, "term": term, "of": digest, "value": value}
         append_line(self._local_file("rewards"), row)
 
+    def evidence(self, keys: Collection[str]) -> dict[str, Any]:
+        """Return the stored values of evidence under these keys, which say what each was computed from."""
+        rows = self._rows(
+            "evidence", lambda line: [(key, value) for key, value in line["values"].items() if key in keys]
+        )
+        return dict(rows)
+
+    def add_evidence(self, values: Mapping[str, Any]) -> None:
+        """Append values of evidence that were computed together as one line."""
+        append_line(self._local_file("evidence"), {"values": dict(values)})
+
     def scores(self, solutions: Mapping[int, Solution]) -> dict[int, tuple[float, ...]]:
         """Return the trainer's log-probs of these solutions, by solution index (group index x G + sample)."""
         digests = {group_index: solution_digest(s) for group_index, s in solutions.items()}
         stored: dict[int, tuple[float, ...]] = {}
-        for group_index, line in self._rows("scores", lambda line: [(_int(line["place"]), line)]):
+        for group_index, line in self._rows("scores", lambda line: [(read_int(line["place"]), line)]):
             if group_index in digests and digests[group_index] == line.get("of"):
                 try:
-                    logprobs = _FLOATS.validate_python(line["logprobs"])
-                except _UNREADABLE as error:
-                    log.warning("a score in %s cannot be read (%s); it is computed again", self.folder, _reason(error))
+                    logprobs = FLOATS.validate_python(line["logprobs"])
+                except UNREADABLE as error:
+                    log.warning(
+                        "a score in %s cannot be read (%s); it is computed again", self.folder, reason_of(error)
+                    )
                     continue
                 if len(logprobs) == len(solutions[group_index].completion_ids):
                     stored[group_index] = logprobs
@@ -282,9 +304,9 @@ class RoundFile:
             for line in read_lines(path):
                 try:
                     rows = rows_of(line)
-                except _UNREADABLE as error:
+                except UNREADABLE as error:
                     log.warning(
-                        "%s has a line that cannot be read (%s); its content is computed again", path, _reason(error)
+                        "%s has a line that cannot be read (%s); its content is computed again", path, reason_of(error)
                     )
                     continue
                 yield from rows
@@ -308,61 +330,6 @@ def _remove_round(folder: Path) -> list[str]:
         if not others:
             folder.rmdir()
     return others
-
-
-def _group(row: dict[str, Any]) -> Sampled:
-    solutions = sorted((_solution(s) for s in row["solutions"]), key=lambda s: s.sample)
-    problem = Problem(**row["problem"])
-    for name, value in asdict(problem).items():
-        if not (name in ("level", "subject") and value is None):
-            _text(value)
-    return problem, tuple(solutions)
-
-
-def _solution(row: dict[str, Any]) -> Solution:
-    solution = _SOLUTION.validate_python(row)
-    if not len(solution.completion_ids) == len(solution.logprobs) == len(solution.token_starts):
-        raise ValueError(f"sample {solution.sample} has tokens without a log-prob or an offset in the text")
-    return solution
-
-
-def _verdict(line: dict[str, Any]) -> Verdict:
-    steps = _STEPS.validate_python(line["steps"])
-    shares = None if line.get("wrong_shares") is None else tuple(_share(value) for value in line["wrong_shares"])
-    return Verdict(steps, tuple(StepLabel(label) for label in line["labels"]), _text(line["note"]), shares)
-
-
-def _int(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"expected a whole number, got {type(value).__name__}")
-    return value
-
-
-def _share(value: Any) -> float:
-    if type(value) not in (int, float):
-        raise TypeError(f"expected a number, got {type(value).__name__}")
-    return float(value)
-
-
-def _value(value: Any) -> float | None:
-    if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
-        raise TypeError(f"expected a finite number or null, got {type(value).__name__}")
-    return None if value is None else float(value)
-
-
-def _text(value: Any) -> str:
-    """Check a string. Not with pydantic, which refuses lone surrogates: they occur in data."""
-    if not isinstance(value, str):
-        raise TypeError(f"expected a text, got {type(value).__name__}")
-    return value
-
-
-def _reason(error: Exception) -> str:
-    """Return an error as one line."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lit_tpgrpo.judges.base import Tally
+from lit_tpgrpo.judges.base import Counts, Tally
 from lit_tpgrpo.records import CreditedSolution, JudgedSolution, Outcome, Round, StepLabel, StopReason
 
 _REWARD, _REWARDED, _SKIPPED = "reward of ", "rewarded by ", "skipped by "  # sums by reward term
@@ -26,6 +26,8 @@ class RoundTally:
     maxima: Mapping[str, float]
     verified: Tally
     judged: Tally
+    extra: Counts = field(default_factory=Counts)
+    """Counts of optional stages, by the names of their metrics."""
 
     def __add__(self, other: RoundTally) -> RoundTally:
         return RoundTally(
@@ -33,6 +35,7 @@ class RoundTally:
             {name: max(value, other.maxima[name]) for name, value in self.maxima.items()},
             self.verified + other.verified,
             self.judged + other.judged,
+            self.extra + other.extra,
         )
 
     def metrics(self) -> dict[str, float]:
@@ -44,7 +47,8 @@ class RoundTally:
         ``rollout/tokens_per_s`` is that of all ranks together, over the time of the slowest. Groups that dynamic sampling
         dropped count in ``rollout/`` and not in the others. With ``data.rewards``, ``reward/NAME`` is a term's mean without
         its weight, over the decided solutions that it did not skip, ``reward/NAME_skipped`` how many it skipped,
-        ``reward/total`` the weighted sum's.
+        ``reward/total`` the weighted sum's. With ``data.group_filter``, ``credit/filtered_solutions`` is how many it removed:
+        they are in no other metric of ``credit/``. With ``data.evidence``, ``evidence/`` has what its providers count.
         """
         s = self.sums
         n, decided, judged, credited_tokens = s["solutions"], s["decided"], s["judged"], s["credited_tokens"]
@@ -86,7 +90,7 @@ class RoundTally:
             "credit/advantage_variance": max(0.0, _ratio(s["advantage_squared"], credited_tokens) - mean * mean),
             "credit/process_token_share": _ratio(s["process_tokens"], credited_tokens),
             "credit/negative_token_share": _ratio(s["negative_tokens"], credited_tokens),
-        } | (rewards | services)
+        } | (rewards | services | self.extra.metrics())
 
 
 def tally_round(

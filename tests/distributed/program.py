@@ -5,6 +5,7 @@ Writes OUT/CASE.pt by rank 0: losses, round and evaluation metrics, the weights 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -15,12 +16,14 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, JudgeRefresh, MathEvaluation, RoundCallback, SafeCheckpoint
+from lit_tpgrpo.credit.batch import Whitening
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import OtherProcessError
+from lit_tpgrpo.judges.evidence import MonteCarloContinuations
 from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
@@ -63,7 +66,21 @@ async def by_sample(case: RewardCase) -> float:
     return 0.25 * case.solution.sample
 
 
+class WithoutLast:
+    """Drops the last sample of the groups whose answer is above the round's mean."""
+
+    def summarise(self, group):
+        return (float(group.problem.answer),)
+
+    def survivors(self, groups, batch):
+        mean = math.fsum(answer for (answer,) in batch) / len(batch)
+        return [range(4 if float(group.problem.answer) <= mean else 3) for group in groups]
+
+
 REFILLED: dict[str, Any] = {
+    "group_filter": WithoutLast(),
+    "batch_stage": Whitening(),
+    "evidence": MonteCarloContinuations(samples=2),
     "dynamic_sampling": DynamicSampling(),
     "rewards": {"outcome": OutcomeReward(), "sample": (by_sample, 0.5)},
 }

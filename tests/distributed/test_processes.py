@@ -124,6 +124,10 @@ def test_refilled_rounds_have_the_same_groups_on_two_processes(runs: Path):
             assert metrics["dynamic/refills"] >= 1
             assert metrics["rollout/solutions"] == 4 * metrics["dynamic/groups_sampled"]
             assert metrics["reward/sample"] == pytest.approx(0.375)
+            assert 0 < metrics["credit/filtered_solutions"] < 10
+            assert metrics["credit/advantage_mean"] == pytest.approx(0.0, abs=1e-6)  # whitened over both
+            assert metrics["evidence/prefixes"] >= 10
+            assert metrics["evidence/continuations"] == 2 * metrics["evidence/prefixes"]
 
 
 def test_steps_are_uneven_and_some_processes_have_nothing_to_train_on(runs: Path):

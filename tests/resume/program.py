@@ -2,9 +2,10 @@
 
 The first run is uninterrupted; it counts the events of sampling, judging, training, checkpointing and evaluation. CASE is
 ACTION:RESUME:COUNT. In COUNT further runs ACTION happens at one of these events, chosen by the seed from all kinds (``kill``:
-SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic`` after it, in all
-cases or none, rounds are refilled and have a reward term), and they are resumed by the run's folder, on RESUME processes,
-until they are done. OUT/CASE/result.json says of each where and how it ended, and whether the resumed one came to the same end.
+SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic`` after it rounds are
+refilled and have a reward term, with ``-evidence`` solutions are continued from their steps; all cases have the same of
+these), and they are resumed by the run's folder, on RESUME processes, until they are done. OUT/CASE/result.json says of each
+where and how it ended, and whether the resumed one came to the same end.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, SafeCheckpoint
+from lit_tpgrpo.credit import VinePPOCredit
+from lit_tpgrpo.credit.batch import Whitening
+from lit_tpgrpo.credit.filters import PROFFilter
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
@@ -34,12 +38,14 @@ from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.evaluation import sampling
 from lit_tpgrpo.jsonl import append_line, read_lines
+from lit_tpgrpo.judges.evidence import ContinuationScores, MonteCarloContinuations
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rewards import OutcomeReward
-from lit_tpgrpo.rollout import verifying
+from lit_tpgrpo.rollout import evidence, verifying
 from lit_tpgrpo.seeds import derived_seed
+from lit_tpgrpo.text.formats.base import Division, SolutionFormat
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
 
 
@@ -156,14 +162,36 @@ def refilled(events: Events, asked: Path) -> dict[str, Any]:
     return {"dynamic_sampling": DynamicSampling(), "rewards": rewards}
 
 
-def train(model: str, folder: Path, world: int, at: int | None, action: str, dynamic: bool) -> None:
+class Halves(SolutionFormat):
+    """The second half of a text is its answer, so that a random model has solutions of several steps."""
+
+    def divide(self, text):
+        return Division((0, len(text) // 2), (len(text) // 2, len(text)))
+
+
+def evidenced(events: Events, asked: Path) -> dict[str, Any]:
+    """Settings of runs with continuations, step scores, a filter by them and a batch stage."""
+    return {
+        "credit": VinePPOCredit(),
+        "evidence": [MonteCarloContinuations(samples=2), ContinuationScores(samples=4)],
+        "group_filter": PROFFilter(removed=1),
+        "batch_stage": Whitening(),
+        "format": Halves(),
+        "sampling": SamplingParams(max_new_tokens=10, stop=("e",)),
+    }
+
+
+KINDS = {"": lambda events, asked: {}, "dynamic": refilled, "evidence": evidenced}
+
+
+def train(model: str, folder: Path, world: int, at: int | None, action: str, settings: str) -> None:
     """One attempt, from the start or from what the one before left."""
     events = Events(folder, at, action)
     asked = folder / "asked.jsonl"
     L.seed_everything(0, verbose=False)
     module = LoggingModule(model, optimizer=lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9))
     module.events = events
-    verifying.verify_solutions = sampling.verify_solutions = lucky_by_sample(events)
+    verifying.verify_solutions = sampling.verify_solutions = evidence.verify_solutions = lucky_by_sample(events)
     data = MathRolloutDataModule(
         train=ArithmeticProblems("1", n=64),
         val=ArithmeticProblems("1", n=4, split="heldout"),
@@ -175,11 +203,10 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, dyn
         steps_per_epoch=6,
         keep="all",
         keep_rounds=0,
-        sampling=SamplingParams(max_new_tokens=10),
         eval_samples=2,
         prompt_template="{problem}",
         progress=False,
-        **(refilled(events, asked) if dynamic else {}),
+        **({"sampling": SamplingParams(max_new_tokens=10)} | KINDS[settings](events, asked)),
     )
     trainer = L.Trainer(
         accelerator="cpu",
@@ -209,7 +236,7 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, dyn
 
 
 def attempt(
-    model: str, folder: Path, world: int, dynamic: bool, where: tuple[int, int] | None = None, action: str = ""
+    model: str, folder: Path, world: int, settings: str, where: tuple[int, int] | None = None, action: str = ""
 ) -> list[int]:
     """Fork one process a rank; their exit statuses. ``where`` is (rank, event)."""
     with socket.socket() as probe:
@@ -226,7 +253,7 @@ def attempt(
             os.dup2(output, 2)
             code = 0
             try:
-                train(model, folder, world, where[1] if where and where[0] == rank else None, action, dynamic)
+                train(model, folder, world, where[1] if where and where[0] == rank else None, action, settings)
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
             except BaseException:
@@ -250,7 +277,7 @@ def attempt(
 
 
 def stored(folder: Path) -> tuple[set[int], set[tuple[str, int, int]], set[tuple[str, int, int]]]:
-    """Seeds of which groups are in the store, and (problem, sample, policy version) of which verdicts and rewards are."""
+    """Seeds of the groups and continuations in the store, and (problem, sample, policy version) of its verdicts and rewards."""
     seeds, verdicts, rewards = set(), set(), set()
     for path in (folder / "run" / "rounds").glob("round_*"):
         index, groups = int(path.name.removeprefix("round_")), {}
@@ -258,6 +285,8 @@ def stored(folder: Path) -> tuple[set[int], set[tuple[str, int, int]], set[tuple
             for line in read_lines(file):
                 groups |= {group["group"]: group for group in line["groups"]}
         seeds |= {derived_seed(0, "round", index, place) for place in groups}
+        for file in path.glob("evidence.*.jsonl"):
+            seeds |= {derived_seed(0, "continuation", key) for line in read_lines(file) for key in line["values"]}
         for kind, keys in (("verdicts", verdicts), ("rewards", rewards)):
             for file in path.glob(f"{kind}.*.jsonl"):
                 for line in read_lines(file):
@@ -294,16 +323,16 @@ def ended_and_resumed(
 ) -> None:
     """The runs of one case, against the uninterrupted one's end."""
     action, resume, count = case.split(":")
-    action, dynamic = action.removesuffix("-dynamic"), action.endswith("-dynamic")
+    action, _, settings = action.partition("-")
     found = []
     for number, (rank, event) in enumerate(moments(events, int(count), random.Random(seed), action)):
         folder = out / f"ended_{number}"
         folder.mkdir(parents=True)
-        codes = attempt(model, folder, world, dynamic, (rank, event), action)
+        codes = attempt(model, folder, world, settings, (rank, event), action)
         said = "".join((folder / f"output.{r}.txt").read_text() for r in range(world))
         left = bool(list((folder / "run").rglob("*.ckpt")))
         before, asked = stored(folder), len(list(read_lines(folder / "asked.jsonl")))
-        attempt(model, folder, int(resume), dynamic)
+        attempt(model, folder, int(resume), settings)
         end = torch.load(folder / "end.pt")
         gaps = [float((end["weights"][k] - w).abs().max()) for k, w in expected["weights"].items()]
         found.append(
@@ -328,10 +357,10 @@ def ended_and_resumed(
 
 
 def main(model: str, out: Path, world: int, seed: int, cases: list[str]) -> None:
-    (dynamic,) = {case.partition(":")[0].endswith("-dynamic") for case in cases}
+    (settings,) = {case.partition(":")[0].partition("-")[2] for case in cases}
     whole = out / "whole"
     whole.mkdir(parents=True)
-    attempt(model, whole, world, dynamic)
+    attempt(model, whole, world, settings)
     events = [[line["kind"] for line in read_lines(whole / f"events.{rank}.jsonl")] for rank in range(world)]
     expected = torch.load(whole / "end.pt")
     for case in cases:

@@ -24,6 +24,7 @@ SETS: dict[str, tuple[int, tuple[str, ...]]] = {
     "two": (2, ("kill:2:9", "kill:1:3", "term:2:9", "int:2:3", "full:2:3")),
     "one refilled": (1, ("kill-dynamic:1:7",)),
     "two refilled": (2, ("kill-dynamic:1:3",)),
+    "one evidenced": (1, ("kill-evidence:1:3",)),
 }
 
 
@@ -108,6 +109,16 @@ def test_kill_9_while_rounds_are_refilled(finished: Callable[[str], Path], name:
     assert sum(refills) >= 2
     for run in found:
         assert run["codes"][run["rank"]] == -signal.SIGKILL
+        assert run["eval"], run
+
+
+@cases("kill-evidence")
+def test_kill_9_while_solutions_are_continued(finished: Callable[[str], Path], name: str, case: str):
+    """Among continuations, before a step, and while a checkpoint is written. No stored prefix is continued again."""
+    found = ends(finished(name), case)
+    assert {run["kind"] for run in found} == {"sampled", "train", "half saved"}
+    for run in found:
+        assert run["codes"] == [-signal.SIGKILL]
         assert run["eval"], run
 
 

@@ -1,0 +1,36 @@
+"""Providers of evidence: what some credit assignments and filters need of a solution besides outcome and labels.
+
+A provider of your own implements ``EvidenceProvider``. ``MonteCarloContinuations`` continues solutions from their steps with
+the policy, ``ContinuationScores`` scores steps by such continuations, ``LabelScores`` scores them by the judge's labels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lit_tpgrpo.lazy_imports import lazy_attributes
+
+if TYPE_CHECKING:
+    from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
+    from lit_tpgrpo.judges.evidence.continuation_scores import ContinuationScores
+    from lit_tpgrpo.judges.evidence.continuations import MonteCarloContinuations
+    from lit_tpgrpo.judges.evidence.label_scores import LabelScores
+else:
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {
+            "base": "EvidenceCase EvidenceProvider EvidenceTools",
+            "continuation_scores": "ContinuationScores",
+            "continuations": "MonteCarloContinuations",
+            "label_scores": "LabelScores",
+        },
+    )
+
+__all__ = [
+    "ContinuationScores",
+    "EvidenceCase",
+    "EvidenceProvider",
+    "EvidenceTools",
+    "LabelScores",
+    "MonteCarloContinuations",
+]

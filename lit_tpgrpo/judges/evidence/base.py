@@ -1,0 +1,102 @@
+"""The evidence interface: judged solutions in, one record of evidence for each out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.evidence import Evidence
+from lit_tpgrpo.records import JudgedSolution, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceCase:
+    """A judged solution whose outcome is decided. Evidence on steps is on those of its verdict."""
+
+    problem: Problem
+    judged: JudgedSolution
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What a continuation begins with: the prompt and the first ``length`` tokens of a solution's completion.
+
+    ``key`` identifies it in the store: equal prefixes have equal keys.
+    """
+
+    key: str
+    case: EvidenceCase
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The continuations of one prefix: outcomes (1 correct, 0 not; without UNDECIDED ones) and tokens sampled for them."""
+
+    key: str
+    outcomes: tuple[float, ...]
+    tokens: int
+
+
+class EvidenceTools(Protocol):
+    """What a round lends to its providers."""
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How the round's solutions were sampled."""
+        ...
+
+    @property
+    def current(self) -> bool:
+        """Whether the policy still has the weights that sampled the round."""
+        ...
+
+    def key(self, *content: object) -> str:
+        """Return the name under which a value is stored, from plain values: all that the value depends on.
+
+        The weights that sampled the round are part of it by themselves.
+        """
+        ...
+
+    def stored(self, keys: Collection[str]) -> dict[str, Any]:
+        """Return what the store has of these values, those of other ranks and of an interrupted run included."""
+        ...
+
+    def store(self, values: Mapping[str, Any]) -> None:
+        """Append values (plain, as JSON holds them): after a crash all of them are there, or none."""
+        ...
+
+    def continue_from(
+        self, prefixes: Sequence[Prefix], n: int, params: SamplingParams
+    ) -> Iterator[tuple[Continued, ...]]:
+        """Sample n continuations of each prefix with the policy, and verify them; yield those of one engine batch at once.
+
+        A continuation that the token limit cut off counts as not correct.
+        """
+        ...
+
+
+@runtime_checkable
+class EvidenceProvider(Protocol):
+    """Interface of a provider. An instance has settings, which are part of the keys of what it stores, and counters.
+
+    A class that inherits from this one gets ``metrics`` as it is here.
+    """
+
+    @property
+    def gives(self) -> type[Evidence]:
+        """The kind of evidence, by which methods find it."""
+        ...
+
+    def provide(self, cases: Sequence[EvidenceCase], tools: EvidenceTools) -> Sequence[Evidence | None]:
+        """Return the evidence on each case, in their order; None where there is none, whose credit then lacks that part.
+
+        Values that cost something are to be stored as they are computed (``tools.store``) and not computed again.
+        """
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Return counters since the last call, logged under ``evidence/`` as sums over all ranks, and reset them."""
+        return {}
