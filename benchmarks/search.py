@@ -42,7 +42,7 @@ SUBSETS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class LoadedPolicy:
     """Weights that do not change, as an engine reads them."""
 
     policy_model: Any
@@ -54,7 +54,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SearchRow:
     """A search on all problems: share of right answers and tokens of each problem."""
 
     search: str
@@ -71,14 +71,14 @@ class OneSample(Search):
         return solution
 
 
-class Bench:
+class SearchBench:
     """The policy, the problems, and the pool of plain samples."""
 
     def __init__(self, model: str, level: str, problems: int, samples: int, seed: int) -> None:
         self.tokenizer = load_tokenizer(model)
         self.engine = HFEngine(batch_size=128)
         self.engine.load_weights(
-            Policy(
+            LoadedPolicy(
                 load_causal_lm(model, random_init=False, dtype=torch.float32, attention="sdpa").eval(), self.tokenizer
             )
         )
@@ -115,7 +115,7 @@ class Bench:
             for own in self.pool
         ]
 
-    def choices(self, name: str, scorer: StepScorer, aggregate: Aggregate) -> list[Row]:
+    def choices(self, name: str, scorer: StepScorer, aggregate: Aggregate) -> list[SearchRow]:
         """Return best-of-n and weighted voting over the whole pool."""
         spent = tuple(sum(f.tokens for f in own) for own in self.pool)
         best, voted = [], []
@@ -126,23 +126,23 @@ class Bench:
             voted.append(float(self.is_right(i, own[weighted_vote(answers, values)])))
         n = len(self.pool[0])
         return [
-            Row(f"best of {n}, {aggregate}", name, tuple(best), spent),
-            Row(f"weighted vote of {n}, {aggregate}", name, tuple(voted), spent),
+            SearchRow(f"best of {n}, {aggregate}", name, tuple(best), spent),
+            SearchRow(f"weighted vote of {n}, {aggregate}", name, tuple(voted), spent),
         ]
 
-    def searched(self, label: str, search: Search, name: str, scorer: StepScorer) -> Row:
+    def searched(self, label: str, search: Search, name: str, scorer: StepScorer) -> SearchRow:
         """Return a search step by step."""
         numbered = [(i, 0) for i in range(len(self.problems))]
         found = self.run([search] * len(numbered), scorer, numbered)
         right = tuple(float(self.is_right(i, f.partial)) for i, f in enumerate(found))
-        return Row(label, name, right, tuple(f.tokens for f in found))
+        return SearchRow(label, name, right, tuple(f.tokens for f in found))
 
     def plain(self, n: int) -> tuple[float, ...]:
         """Return for each problem the expected accuracy of majority voting over n plain samples of the pool."""
         return tuple(_expected_majority(self, i, n) for i in range(len(self.problems)))
 
 
-def _expected_majority(bench: Bench, i: int, n: int) -> float:
+def _expected_majority(bench: SearchBench, i: int, n: int) -> float:
     own = [f.partial for f in bench.pool[i]]
     outcomes = [Outcome.CORRECT if bench.is_right(i, partial) else Outcome.INCORRECT for partial in own]
     answers = [answer_of(partial, ThinkTags()) for partial in own]
@@ -166,7 +166,7 @@ HEADER = """\
 |---|---|---|---|---|---|"""
 
 
-def line_of(bench: Bench, row: Row) -> str:
+def line_of(bench: SearchBench, row: SearchRow) -> str:
     """Return a row of the table in Markdown."""
     a_sample = fmean(f.tokens for own in bench.pool for f in own)
     spent = fmean(row.tokens)
@@ -177,11 +177,11 @@ def line_of(bench: Bench, row: Row) -> str:
     return f"| {row.search} | {row.scores} | {spent:.0f} | {cells[0]} | {cells[1]}, n = {n} | {cells[2]} |"
 
 
-def rows_of(bench: Bench, error: float) -> Iterator[Row]:
+def rows_of(bench: SearchBench, error: float) -> Iterator[SearchRow]:
     """Yield the rows of the table as they are measured."""
     spent = tuple(sum(f.tokens for f in own) for own in bench.pool)
     one = tuple(spent_ // len(bench.pool[0]) for spent_ in spent)
-    yield Row("one sample", "-", bench.plain(1), one)
+    yield SearchRow("one sample", "-", bench.plain(1), one)
     scorers: list[tuple[str, StepScorer]] = [
         ("exact", ArithmeticStepScores()),
         (f"exact, {error:.0%} wrong", ArithmeticStepScores(error)),
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="file for the table")
     args = parser.parse_args()
-    bench = Bench(args.model, args.level, args.problems, args.samples, args.seed)
+    bench = SearchBench(args.model, args.level, args.problems, args.samples, args.seed)
     lines = [HEADER]
     print(HEADER, flush=True)
     for row in rows_of(bench, args.error):
