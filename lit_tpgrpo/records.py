@@ -213,7 +213,8 @@ class CreditedSolution:
     ``process_rewards`` has one entry per thought: the process part alone, 0 if the thought has none. If the
     engine's log-probs are corrected, ``trainer_logprobs`` and ``importance_weights`` are set: float32, (len(completion_ids),)
     each. ``loss_mask``, bool, is False for tokens that a credit leaves out of the loss, its KL term included; averages still
-    divide by all tokens. An advantage of 0 leaves a token out of the policy term alone.
+    divide by all tokens. An advantage of 0 leaves a token out of the policy term alone. ``is_compared`` is False where a credit
+    had nothing to go by: a batch stage leaves the solution as it is.
     """
 
     judged: JudgedSolution
@@ -224,6 +225,7 @@ class CreditedSolution:
     trainer_logprobs: Tensor | None = None
     importance_weights: Tensor | None = None
     loss_mask: Tensor | None = None
+    is_compared: bool = True
 
 
 @dataclass(frozen=True, slots=True)

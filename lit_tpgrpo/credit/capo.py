@@ -16,7 +16,7 @@ from lit_tpgrpo.credit.merging import (
     single_steps,
     thought_lengths,
 )
-from lit_tpgrpo.credit.per_solution import credit_nothing, credit_single_thoughts
+from lit_tpgrpo.credit.per_solution import credit_outcome, credit_single_thoughts
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Outcome, StepLabel, Thought, Verdict
 
@@ -76,7 +76,7 @@ class CAPOCredit(GroupCredit):
         ]
         tokens = torch.cat([r.repeat_interleave(thought_lengths(t)) for r, t in zip(by_thought, thoughts, strict=True)])
         if bool((tokens == tokens[0]).all()):
-            return [credit_nothing(judged) for judged in rewarded]
+            return [credit_outcome(judged, 0.0, merge_thoughts(judged.verdict)) for judged in rewarded]
         mean = tokens.mean().item()
         scale = 1.0 if self.ddof is None else tokens.std(correction=self.ddof).item() + self.eps
         return [

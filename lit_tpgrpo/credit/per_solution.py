@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -18,8 +19,8 @@ def credit_outcome(judged: JudgedSolution, outcome: float, thoughts: tuple[Thoug
 
 
 def credit_nothing(judged: JudgedSolution) -> CreditedSolution:
-    """Give every token the advantage 0: the outcome is unknown, or there is no other one to compare it with."""
-    return credit_outcome(judged, 0.0, merge_thoughts(judged.verdict))
+    """Give every token the advantage 0: what the credit goes by is unknown, or there is no other one to compare it with."""
+    return replace(credit_outcome(judged, 0.0, merge_thoughts(judged.verdict)), is_compared=False)
 
 
 def credit_single_thoughts(

@@ -43,7 +43,8 @@ class Crediting:
         """Return the credited solutions of this rank by solution index (group index x G + sample), ascending.
 
         A group of which the filter leaves fewer than two solutions is not credited: there is nothing to compare. The batch
-        stage covers the solutions with a reward in groups with at least two of them; the others keep advantage 0.
+        stage covers the solutions with a reward in groups with at least two of them, but those of which the credit knew
+        nothing (``is_compared``); the others keep advantage 0.
         Collective if there is a filter or a batch stage.
 
         Args:
@@ -62,7 +63,7 @@ class Crediting:
                 for judged, solution in zip(group.solutions, self._credited(group), strict=True):
                     index = g * self.group_size + judged.solution.sample
                     credited[index] = solution
-                    if judged.is_rewarded and len(group.rewarded) > 1:
+                    if solution.is_compared and judged.is_rewarded and len(group.rewarded) > 1:
                         compared.append(index)
         if self.batch_stage is None:
             return credited

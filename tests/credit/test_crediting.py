@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 from credit_cases import correct, group, incorrect, undecided
 
-from lit_tpgrpo.credit import MeanBaseline, OutcomeCredit
-from lit_tpgrpo.credit.batch import Whitening
+from lit_tpgrpo.credit import CAPOCredit, MeanBaseline, OutcomeCredit, ScoreSupervisedCredit, VinePPOCredit
+from lit_tpgrpo.credit.batch import StdScaling, Whitening
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.evidence import Continuations, StepScores
 from lit_tpgrpo.rollout.crediting import Crediting
 
 G = 4
@@ -82,6 +83,33 @@ def test_a_batch_stage_covers_compared_solutions_alone():
     assert credited[22].advantages.tolist() == pytest.approx([(-4 / 3 - mean) / std] * 2)
     assert credited[22].outcome_advantage == pytest.approx(-4 / 3)
     assert not any(credited[i].advantages.any() for i in (23, 24, 25))
+
+
+@pytest.mark.parametrize(
+    ("credit", "known"),
+    [
+        (VinePPOCredit(), [Continuations(((1.0, 0.0),)), Continuations(((0.0, 0.0),))]),
+        (ScoreSupervisedCredit(), [StepScores((1.0,), 0.0, 1.0), StepScores((0.0,), 0.0, 1.0)]),
+    ],
+)
+def test_a_batch_stage_gives_no_credit_to_a_solution_without_evidence(credit, known):
+    """Advantages .5 and 0, or .7071 and -.7071, of 2 tokens each: 1 and -1 as without the last three, of 9 tokens."""
+    judged = [dataclasses.replace(s, evidence=(e,)) for s, e in zip((correct("C"), incorrect("M")), known, strict=True)]
+    lacking = [incorrect("MMM", lengths=[9, 9, 9])] * 3
+    credited = Crediting(credit, 8, batch_stage=Whitening(ddof=0))({0: numbered(*judged, *lacking)})
+    assert credited[0].advantages.tolist() == pytest.approx([1.0] * 2)
+    assert credited[1].advantages.tolist() == pytest.approx([-1.0] * 2)
+    assert not any(credited[i].advantages.any() for i in (2, 3, 4))
+
+
+def test_a_batch_stage_covers_groups_that_are_alike():
+    """Their advantage 0 is a comparison: tokens 1.5 x 2, -.5 x 6 and 0 x 4 have mean 0 and deviation .5 ** .5."""
+    for alike in (OutcomeCredit(baseline=MeanBaseline()), CAPOCredit()):
+        both = {0: numbered(correct("C"), correct("C")), 1: numbered(correct("C"), *[incorrect("M")] * 3)}
+        credited = Crediting(alike, G, batch_stage=StdScaling())(both)
+        assert credited[0].is_compared
+    credited = Crediting(MEAN, G, batch_stage=StdScaling())(both)
+    assert credited[4].advantages.tolist() == pytest.approx([1.5 / 0.5**0.5] * 2)
 
 
 def test_nothing_is_expected_of_a_rank_without_groups():
