@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -125,6 +125,8 @@ def _checked_summary(name: str, summary: object) -> Summary:
 
 
 def _one_each(name: str, method: str, results: Sequence[T], count: int) -> Sequence[T]:
+    if not isinstance(results, Sized):
+        raise ConfigError(f"{name}.{method} must return a sequence, got {shown(results)}")
     if len(results) != count:
         raise ConfigError(
             f"{name}.{method} must return one entry for each of the {count} it is given, got {len(results)}"
@@ -134,7 +136,11 @@ def _one_each(name: str, method: str, results: Sequence[T], count: int) -> Seque
 
 def _checked_positions(name: str, group: JudgedGroup, positions: Sequence[int]) -> Sequence[int]:
     allowed = range(len(group.solutions))
-    if list(positions) != sorted(set(positions)) or not all(i in allowed for i in positions):
+    if (
+        not isinstance(positions, Sized)
+        or list(positions) != sorted(set(positions))
+        or not all(i in allowed for i in positions)
+    ):
         raise ConfigError(
             f"{name}.survivors must return ascending positions from 0 to {len(allowed) - 1} for problem "
             f"{group.problem.uid!r}, got {shown(positions)}"

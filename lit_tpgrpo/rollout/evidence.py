@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +55,8 @@ def add_evidence(
 
 def _checked(provider: EvidenceProvider, given: Sequence[Evidence | None], count: int) -> Sequence[Evidence | None]:
     name = f"data.evidence: {type(provider).__name__}.provide"
+    if not isinstance(given, Sized):
+        raise ConfigError(f"{name} must return a sequence with one entry for each case, got {shown(given)}")
     if len(given) != count:
         raise ConfigError(f"{name} must return one entry for each of the {count} cases, got {len(given)}")
     wrong = next((e for e in given if e is not None and not isinstance(e, provider.gives)), None)

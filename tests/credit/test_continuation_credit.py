@@ -6,9 +6,12 @@ import pytest
 from credit_cases import correct, group, incorrect, undecided
 
 from lit_tpgrpo.credit import CreditAssignment, ProcessSupervisedCredit, ScoreSupervisedCredit, VinePPOCredit
+from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Continuations, StepScores
 from lit_tpgrpo.functional.continuation_values import EntropyValue, HardValue, SoftValue
+from lit_tpgrpo.judges.evidence import MonteCarloContinuations
+from lit_tpgrpo.judges.evidence.base import Continued, EvidenceCase
 
 THIRD, TWO_THIRDS = (1.0, 0.0, 0.0), (1.0, 1.0, 0.0)
 
@@ -57,6 +60,37 @@ def test_without_a_value_of_the_prompt_there_is_no_credit(lacking):
     none, some = VinePPOCredit()(group(lacking, continued(incorrect("M"), THIRD)))
     assert not none.advantages.any()
     assert some.advantages.any()
+
+
+class Asked:
+    """Tools that continue every prefix correctly and note where it ends."""
+
+    sampling, current = SamplingParams(max_new_tokens=5), True
+
+    def __init__(self):
+        self.lengths = []
+
+    def key(self, *content):
+        return str(content)
+
+    def stored(self, keys):
+        return {}
+
+    def store(self, values): ...
+
+    def continue_from(self, prefixes, n, params):
+        self.lengths += [p.length for p in prefixes]
+        yield tuple(Continued(p.key, (1.0,) * n, n) for p in prefixes)
+
+
+def test_a_last_step_without_tokens_is_not_continued():
+    """Its prefix would be the whole solution; the step before it is credited with the outcome less its value, 1."""
+    judged, tools = incorrect("UMM", lengths=[2, 3, 0]), Asked()
+    [given] = MonteCarloContinuations(samples=2).provide([EvidenceCase(group(judged).problem, judged)], tools)
+    assert sorted(tools.lengths) == [0, 2]
+    assert given == Continuations(((1.0, 1.0), (1.0, 1.0), None))
+    credited, _ = VinePPOCredit()(group(dataclasses.replace(judged, evidence=(given,)), correct("C")))
+    assert credited.advantages.tolist() == [0.0, 0.0, -1.0, -1.0, -1.0]
 
 
 def test_evidence_on_other_steps_is_refused():

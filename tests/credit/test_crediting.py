@@ -121,6 +121,16 @@ class Broken(Whitening):
         return [s.advantages[:-1] for s in solutions]
 
 
+class Lazy(Keeps):
+    def survivors(self, groups, batch):
+        return ((0, 1) for _ in groups)
+
+
+class Single(Keeps):
+    def survivors(self, groups, batch):
+        return [0 for _ in groups]
+
+
 @pytest.mark.parametrize(
     ("crediting", "message"),
     [
@@ -133,6 +143,8 @@ class Broken(Whitening):
             Crediting(MEAN, G, batch_stage=Broken()),
             r"Broken.rescale must return tensors of finite .* \(2,\), got shape",
         ),
+        (Crediting(MEAN, G, Lazy()), "Lazy.survivors must return a sequence, got"),
+        (Crediting(MEAN, G, Single()), "Single.survivors must return ascending positions from 0 to 3"),
         (Crediting(lambda group: (), G), "must return one CreditedSolution for each of the 4 solutions"),
     ],
 )

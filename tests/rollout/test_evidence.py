@@ -163,6 +163,22 @@ def test_a_crash_loses_no_batch_and_the_rest_is_the_same(tmp_path, tokenizer, af
     assert third.continued == []
 
 
+@pytest.mark.parametrize("damaged", [None, [2.0], ["1"], 1.0, {}])
+def test_what_cannot_be_read_is_sampled_again(tmp_path, tokenizer, damaged, caplog):
+    provider = MonteCarloContinuations(samples=K)
+    engine = Continuing(tokenizer)
+    whole, *_ = run(tmp_path, engine, provider)
+    path = tmp_path / "round_000000" / "evidence.0.jsonl"
+    key = next(iter(values(tmp_path)[0]))
+    with path.open("a") as file:
+        file.write(json.dumps({"values": {key: damaged}}) + "\n")
+    again = Continuing(tokenizer)
+    again.solved = engine.solved
+    assert outcomes_of(run(tmp_path, again, provider)[0]) == outcomes_of(whole)
+    assert len(again.continued) == 1
+    assert "1 stored continuations cannot be read; they are computed again" in caplog.text
+
+
 def values(folder):
     """What the file holds, batch by batch."""
     path = folder / "round_000000" / "evidence.0.jsonl"
@@ -228,6 +244,7 @@ class Broken(EvidenceProvider):
     [
         ([], "Broken.provide must return one entry for each of the 4 cases, got 0"),
         ([Continuations(())] * 4, "StepScores or"),
+        (None, "Broken.provide must return a sequence with one entry for each case, got None"),
     ],
 )
 def test_what_a_provider_returns_is_checked(tmp_path, tokenizer, given, message):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import SamplingParams
@@ -72,7 +73,7 @@ class MonteCarloContinuations(EvidenceProvider):
         """Return the continuations of each case, in their order: those that the store lacks are sampled and stored."""
         rows = [self._prefixes(case, tools) for case in cases]
         unique = {prefix.key: prefix for row in rows for prefix in row if prefix is not None}
-        outcomes = {key: tuple(map(float, value)) for key, value in tools.stored(unique.keys()).items()}
+        outcomes = _readable(tools.stored(unique.keys()))
         missing = [prefix for key, prefix in unique.items() if key not in outcomes]
         self._counts["prefixes_reused"] += sum(p is not None for row in rows for p in row) - len(missing)
         if missing and not tools.current:
@@ -103,7 +104,9 @@ class MonteCarloContinuations(EvidenceProvider):
         row: list[Prefix | None] = []
         for j, step in enumerate(case.judged.verdict.steps):
             length = step.token_start
-            if j >= self.max_steps or (length == 0 and not self.from_prompt):
+            # A last step without tokens begins where the solution has ended: there is nothing to continue.
+            ended = length == len(solution.completion_ids)
+            if ended or j >= self.max_steps or (length == 0 and not self.from_prompt):
                 row.append(None)
                 continue
             ids = (*solution.prompt_ids, *solution.completion_ids[:length])
@@ -121,3 +124,15 @@ class MonteCarloContinuations(EvidenceProvider):
             buckets.setdefault(-(-prefix.length // width) * width, []).append(prefix)
         for used in sorted(buckets, reverse=True):
             yield buckets[used], replace(params, max_new_tokens=max(1, limit - used))
+
+
+def _readable(stored: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """Return the stored outcomes; leave out what is something else, which is then sampled again, with a warning."""
+    read = {
+        key: tuple(map(float, value))
+        for key, value in stored.items()
+        if isinstance(value, list) and all(type(v) in (int, float) and v in (0, 1) for v in value)
+    }
+    if len(read) < len(stored):
+        log.warning("%d stored continuations cannot be read; they are computed again", len(stored) - len(read))
+    return read
