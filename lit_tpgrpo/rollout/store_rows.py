@@ -49,6 +49,8 @@ def read_int(value: Any) -> int:
 def _share(value: Any) -> float:
     if type(value) not in (int, float):
         raise TypeError(f"expected a number, got {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"expected a share in [0, 1], got {value}")
     return float(value)
 
 

@@ -259,6 +259,21 @@ def test_a_line_that_was_edited_in_any_place_stops_no_run(tmp_path: Path, kind: 
     assert read() == whole
 
 
+@pytest.mark.parametrize("share", [1.5, -0.1, float("nan"), "1", None])
+def test_a_verdict_with_another_share_is_left_out(tmp_path: Path, share, caplog):
+    """Credit would refuse it later, and a resumed run would end there each time."""
+    file = RoundStore(tmp_path).open(0, {})
+    groups = {0: (PROBLEM, (solution(0),))}
+    file.add_verdict(
+        0, PROBLEM, solution(0), Outcome.CORRECT, "2", dataclasses.replace(VERDICT, wrong_shares=(0.5, 1.0))
+    )
+    assert len(file.verdicts(groups)) == 1
+    path = file.folder / "verdicts.0.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"wrong_shares": [0.5, share]}) + "\n")
+    assert file.verdicts(groups) == {}
+    assert "the solution is judged again" in caplog.text
+
+
 def test_solutions_come_in_the_order_of_their_samples(tmp_path: Path):
     file = RoundStore(tmp_path).open(0, {})
     file.add_solutions({0: (PROBLEM, [solution(2), solution(0), solution(1)])})
