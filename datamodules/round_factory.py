@@ -18,6 +18,7 @@ from lit_tpgrpo.rollout.assignments import Assignment, assign_problems, stored_g
 from lit_tpgrpo.rollout.by_source import has_few_sources, tally_sources
 from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
+from lit_tpgrpo.rollout.evidence import uses_engine
 from lit_tpgrpo.rollout.hooks import call_round_hook
 from lit_tpgrpo.rollout.mismatch import MismatchTally
 from lit_tpgrpo.rollout.monitors import check_monitors
@@ -168,7 +169,8 @@ class RoundFactory:
             ),
         )
         if plan.maker.evidence:
-            plan.maker.engine.load_weights(self.policy)  # collective; the judge may have used the engine
+            if uses_engine(plan.maker.evidence):
+                plan.maker.engine.load_weights(self.policy)  # collective; the judge may have used the engine
             current = plan.version == self.policy.policy_version
             judged = share
             share = self.interruptible(

@@ -29,18 +29,21 @@ def add_evidence(
 ) -> dict[int, JudgedGroup]:
     """Return the groups with the evidence that the providers give on their decided solutions.
 
-    The engine is awake meanwhile; it must have the policy's weights.
+    The engine is awake meanwhile if a provider uses it; it must then have the policy's weights.
 
     Raises:
         ConfigError: a provider returned something else than its interface says.
     """
     cases = [EvidenceCase(group.problem, judged) for group in groups.values() for judged in group.decided]
     found: list[tuple[Evidence, ...]] = [()] * len(cases)
-    tools.engine.wake()  # also with nothing to sample: gathering a sharded policy is collective
+    used = uses_engine(providers)
+    if used:
+        tools.engine.wake()  # also with nothing to sample: gathering a sharded policy is collective
     for provider in providers:
         given = _checked(provider, provider.provide(cases, tools), len(cases))
         found = [have if new is None else (*have, new) for have, new in zip(found, given, strict=True)]
-    tools.engine.sleep()
+    if used:
+        tools.engine.sleep()
     records = iter(found)
     return {
         g: replace(
@@ -51,6 +54,11 @@ def add_evidence(
         )
         for g, group in groups.items()
     }
+
+
+def uses_engine(providers: Sequence[EvidenceProvider]) -> bool:
+    """Return whether a provider may sample, so that the engine needs the policy's weights; the same on all ranks."""
+    return any(getattr(provider, "uses_engine", True) for provider in providers)
 
 
 def _checked(provider: EvidenceProvider, given: Sequence[Evidence | None], count: int) -> Sequence[Evidence | None]:

@@ -12,6 +12,7 @@ from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import Round
 from lit_tpgrpo.rollout.assignments import Assignment
 from lit_tpgrpo.rollout.capability import Capability
+from lit_tpgrpo.rollout.evidence import uses_engine
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.trainer_state import policy_of, sampling_precision
@@ -51,7 +52,7 @@ def predict_rounds(
             with raise_on_all_ranks(f"prediction, part {index},"):
                 verified = maker.sample(index, part, file, version)
                 share = maker.judge_share(index, part, verified, file, capability, policy_version=version)
-            if maker.evidence:
+            if uses_engine(maker.evidence):
                 maker.engine.load_weights(policy)  # collective; the judge may have used the engine
             with raise_on_all_ranks(f"prediction, part {index},"):
                 round_, _ = maker.credit_share(maker.evidence_share(share, file, seed))

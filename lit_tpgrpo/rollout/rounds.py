@@ -231,7 +231,7 @@ class RoundMaker:
     def evidence_share(self, share: JudgedShare, file: RoundFile, seed: int = 0, current: bool = True) -> JudgedShare:
         """Return judged groups with what the providers of evidence give on them.
 
-        The engine must have the policy's weights: a judge may have used it with others.
+        The engine must have the policy's weights if a provider uses it: a judge may have used it with others.
 
         Args:
             share: this rank's groups.

@@ -18,6 +18,7 @@ from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import Outcome, Problem, StopReason
 from lit_tpgrpo.rollout.assignments import Assignment
 from lit_tpgrpo.rollout.capability import GroupAccuracy
+from lit_tpgrpo.rollout.evidence import uses_engine
 from lit_tpgrpo.rollout.filters import keep_all
 from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
 from lit_tpgrpo.rollout.rounds import RoundMaker
@@ -39,6 +40,7 @@ class Continuing:
         self.tokenizer, self.left = tokenizer, crash_after
         self.solved: list[tuple[int, ...]] = []
         self.continued: list[tuple[tuple[int, ...], int]] = []
+        self.woken = 0
 
     def prompts_at_once(self, n: int) -> int:
         return 2
@@ -70,7 +72,9 @@ class Continuing:
 
     def load_weights(self, policy) -> None: ...
     def sleep(self) -> None: ...
-    def wake(self) -> None: ...
+    def wake(self) -> None:
+        self.woken += 1
+
     def close(self) -> None: ...
 
 
@@ -227,6 +231,17 @@ def test_labels_become_scores(tmp_path, tokenizer):
     for group in share.groups.values():
         for s in group.solutions:
             assert s.evidence == (StepScores(tuple(table[label.value] for label in s.verdict.labels), 0.0, 1.0),)
+
+
+def test_labels_cost_no_weights_of_the_engine(tmp_path, tokenizer):
+    """It is woken to sample solutions, and again to continue them only."""
+    for i, (provider, woken) in enumerate([(LabelScores(), 1), (MonteCarloContinuations(samples=K), 2)]):
+        engine = Continuing(tokenizer)
+        run(tmp_path / str(i), engine, provider)
+        assert engine.woken == woken
+        assert uses_engine([provider]) == (woken == 2)
+    assert uses_engine([LabelScores(), MonteCarloContinuations()])
+    assert not uses_engine([])
 
 
 class Broken(EvidenceProvider):

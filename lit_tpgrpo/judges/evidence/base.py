@@ -82,7 +82,8 @@ class EvidenceTools(Protocol):
 class EvidenceProvider(Protocol):
     """Interface of a provider. An instance has settings, which are part of the keys of what it stores, and counters.
 
-    A class that inherits from this one gets ``metrics`` as it is here.
+    A class that inherits from this one gets ``metrics`` as it is here. One that never calls ``continue_from`` may say so by a
+    class attribute ``uses_engine = False``: the engine then gets no weights for it.
     """
 
     @property

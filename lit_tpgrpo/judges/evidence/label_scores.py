@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.merging import has_usable_labels
@@ -24,6 +25,8 @@ class LabelScores(EvidenceProvider):
     Raises:
         ConfigError: unmatched is outside [0, 1].
     """
+
+    uses_engine: ClassVar = False
 
     def __init__(self, unmatched: float | None = 0.5) -> None:
         if unmatched is not None and not 0 <= unmatched <= 1:
