@@ -89,6 +89,16 @@ def lucky_by_sample(events: Events):
     return verify
 
 
+def lucky_by_tokens(events: Events):
+    """For continuations: by their tokens, so that each prefix has other outcomes, and a mistaken one shows in the weights."""
+
+    def verify(verifier, pairs, divisions):
+        events("verify")
+        return [(Outcome.CORRECT if sum(s.completion_ids) % 2 else Outcome.INCORRECT, None) for _, s in pairs]
+
+    return verify
+
+
 class LoggingReward:
     """Writes down for what it is called."""
 
@@ -191,7 +201,8 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, set
     L.seed_everything(0, verbose=False)
     module = LoggingModule(model, optimizer=lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9))
     module.events = events
-    verifying.verify_solutions = sampling.verify_solutions = evidence.verify_solutions = lucky_by_sample(events)
+    verifying.verify_solutions = sampling.verify_solutions = lucky_by_sample(events)
+    evidence.verify_solutions = lucky_by_tokens(events)
     data = MathRolloutDataModule(
         train=ArithmeticProblems("1", n=64),
         val=ArithmeticProblems("1", n=4, split="heldout"),
