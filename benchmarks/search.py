@@ -91,8 +91,7 @@ class SearchBench:
         self.pool = [[found[i * samples + k] for k in range(samples)] for i in range(problems)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=False)
-        return str(text).removesuffix(str(self.tokenizer.eos_token))
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def run(self, searches: Sequence[Search], scorer: StepScorer, numbered: Sequence[tuple[int, int]]):
         """Search for problem i with seed k for each (i, k)."""

@@ -60,7 +60,7 @@ def run_searches(
     Args:
         engine: samples continuations; it holds the policy's weights already.
         scorer: scores steps.
-        decode: text of token ids, with the tags that solutions hold.
+        decode: text of token ids, with the tags that solutions hold; it is not given the EOS of a solution.
         prompts: token ids.
         searches: one for each prompt.
         params: of the solutions; a step's text ends at ``STEP_END``.
@@ -114,13 +114,14 @@ def _sampled(
 def _child(decode: Decode, parent: Partial, completion: Completion, params: SamplingParams) -> Partial:
     """Append a completion to a partial solution; its text is divided into steps after each ``STEP_END``."""
     ids = (*parent.token_ids, *completion.token_ids)
-    new = decode(ids)[len(parent.text) :]
+    new = decode(ids[:-1] if completion.stop is StopReason.EOS else ids)[len(parent.text) :]
     pieces = new.split(STEP_END)
     steps = [piece + STEP_END for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
     stop: StopReason | None = completion.stop
     at_step_end = stop is StopReason.STOP_STRING and not any(string in new for string in params.stop)
-    if at_step_end or (stop is StopReason.LENGTH and len(ids) < params.max_new_tokens):
-        stop = None
+    if at_step_end or stop is StopReason.LENGTH:
+        # A step may end with the last token that the solution may have: nothing can follow it.
+        stop = None if len(ids) < params.max_new_tokens else StopReason.LENGTH
     return Partial(
         ids, (*parent.logprobs, *completion.logprobs), (*parent.steps, *(steps or [""])), stop, parent.scores
     )
@@ -199,9 +200,7 @@ class SearchingEngine(Engine):
         results = run_searches(
             self.engine,
             self.scorer,
-            lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=False).removesuffix(
-                self._tokenizer.eos_token
-            ),
+            self._decode,
             [prompts[i] for i, _ in rows],
             [self.search] * len(rows),
             params,
@@ -216,6 +215,10 @@ class SearchingEngine(Engine):
             if len(found[i]) == n:
                 solutions = found.pop(i)
                 yield i, tuple(solutions[k] for k in range(n))
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        # A clean-up of spaces would rewrite text before the new step, and special tokens may be the tags of an answer block.
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def sleep(self) -> None:
         self.engine.sleep()

@@ -226,6 +226,25 @@ def test_a_long_step_is_continued_and_the_limit_of_tokens_is_kept():
     assert [p.max_new_tokens for p in engine.params] == [8, 8, 4, 4]
 
 
+@pytest.mark.parametrize("how", [GreedyStepSearch(1, max_expansions=2), BeamSearch(1, 1)])
+def test_a_step_that_ends_with_the_last_token_is_cut(how):
+    """Engines say that it ended with a stop string; no engine can be asked for the 0 tokens that are left."""
+
+    class Ending(Tree):
+        def _completion(self, prefix, params):
+            return Completion(tuple(map(ord, "+a\n\n")), (-1.0,) * 4, StopReason.STOP_STRING)
+
+    engine = Ending({})
+    ((_, found),) = run_searches(engine, Marked(), decode, [[ord("?")]], [how], SamplingParams(max_new_tokens=4), [7])
+    assert (found.partial.text, found.partial.stop) == ("+a\n\n", StopReason.LENGTH)
+
+
+def test_texts_that_are_scored_hold_no_end_of_sequence():
+    scorer = Marked()
+    search({"": ["+a\n\n"], "+a\n\n": ["+b"]}, GreedyStepSearch(1), scorer)
+    assert [steps for _, steps in scorer.cases] == [("+a\n\n",), ("+a\n\n", "+b")]
+
+
 def test_searches_of_many_prompts_share_the_engines_calls():
     engine = Tree(HGS)
     prompts = [[ord("?")], [ord("?")], [ord("?")]]
@@ -257,7 +276,7 @@ def test_what_is_sampled_depends_on_the_prompts_own_seed():
 
 
 def policy(fn: TrainerFn | None = None) -> Any:
-    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: decode(ids), eos_token="\0")
+    tokenizer = SimpleNamespace(decode=lambda ids, **settings: decode(ids))
     return SimpleNamespace(
         tokenizer=tokenizer, _trainer=None if fn is None else SimpleNamespace(state=SimpleNamespace(fn=fn))
     )
