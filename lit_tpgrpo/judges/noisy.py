@@ -22,6 +22,7 @@ _FLIPPED = {
     StepLabel.UNMATCHED: StepLabel.MATCHED,
 }
 """The other label of a family; ABSTAINED has none."""
+_WRONG = {StepLabel.INCORRECT, StepLabel.MATCHED}
 
 COUNTERS = ("labels_flippable", "labels_flipped")
 """Labels of think steps that the judge gave, and those of them that were flipped."""
@@ -31,11 +32,12 @@ COUNTERS = ("labels_flippable", "labels_flipped")
 class NoisyJudge(WrappedJudge):
     """Judge that takes another judge's labels and flips each think step's with a set probability.
 
-    CORRECT and INCORRECT change places, and MATCHED and UNMATCHED. The answer block keeps its label, which the outcome decides,
-    and an abstention stays one. Whether a label is flipped depends on the seed, the problem, the sample, the text of the
-    solution, the step's index and the ``draw`` alone: a resumed run and one on any number of processes have the same labels, a
-    solution that is judged twice has the same errors, and a larger ``error`` flips all that a smaller one does and more. The
-    errors of two steps are independent, and those of two draws, which those of a language model are not.
+    CORRECT and INCORRECT change places, and MATCHED and UNMATCHED; the step's share of an average vote becomes that of its new
+    label, 1 or 0. The answer block keeps its label, which the outcome decides, and an abstention stays one. Whether a label is
+    flipped depends on the seed, the problem, the sample, the text of the solution, the step's index and the ``draw`` alone: a
+    resumed run and one on any number of processes have the same labels, a solution that is judged twice has the same errors,
+    and a larger ``error`` flips all that a smaller one does and more. The errors of two steps are independent, and those of two
+    draws, which those of a language model are not.
 
     Args:
         judge: whose labels are taken. Its cache, engine, weights and counters work as without this class.
@@ -83,13 +85,15 @@ class NoisyJudge(WrappedJudge):
         solution = case.solution
         which = (solution.problem_uid, solution.sample, solution.text, *((case.draw,) if case.draw else ()))
         draws = random.Random(derived_seed(self.seed, "noisy judge", *which))
-        labels = list(verdict.labels)
+        labels, shares = list(verdict.labels), list(verdict.wrong_shares or ())
         for i, step in enumerate(verdict.steps):
             # One draw per step, used or not: the draws of later steps do not depend on earlier labels.
             is_flipped = draws.random() < self.error
             if is_flipped and not step.is_answer and labels[i] in _FLIPPED:
                 labels[i] = _FLIPPED[labels[i]]
+                if shares:
+                    shares[i] = float(labels[i] in _WRONG)
         flipped = sum(a is not b for a, b in zip(labels, verdict.labels, strict=True))
         flippable = sum(not s.is_answer and label in _FLIPPED for s, label in zip(verdict.steps, labels, strict=True))
         self.count(labels_flippable=flippable, labels_flipped=flipped)
-        return replace(verdict, labels=tuple(labels))
+        return replace(verdict, labels=tuple(labels), wrong_shares=tuple(shares) or None)

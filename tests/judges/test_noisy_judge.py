@@ -62,6 +62,19 @@ def test_error_0_keeps_every_label_and_1_flips_all_but_the_answers():
     assert judged(NoisyJudge(fixed, error=1.0), *cases) == [(X, C, X, C), (U, M, M, M)]
 
 
+def test_a_flipped_step_has_the_share_of_its_new_label():
+    """CAPOCredit reads the shares of an average vote and no labels: errors in the labels alone would cost nothing."""
+
+    class Average(Judge):
+        def judge(self, cases):
+            yield 0, Verdict(cases[0].steps, (C, X, X, C), "", (0.0, 0.75, 0.5, 0.0))
+
+    ((_, all_flipped),) = NoisyJudge(Average(), error=1.0).judge([case((C, X, X, C))])
+    assert (all_flipped.labels, all_flipped.wrong_shares) == ((X, C, C, C), (1.0, 0.0, 0.0, 0.0))
+    ((_, kept),) = NoisyJudge(Average(), error=0.0).judge([case((C, X, X, C))])
+    assert kept.wrong_shares == (0.0, 0.75, 0.5, 0.0)
+
+
 def test_the_rest_of_a_verdict_is_kept():
     fixed, one = Fixed((C, X, C)), case((C, X, C))
     ((index, verdict),) = NoisyJudge(fixed, error=1.0).judge([one])
