@@ -51,6 +51,7 @@ from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.trainer_state import dev_run_steps, is_dev_run, log_to_all, may_stop, overfit_steps, policy_of
+from lit_tpgrpo.search.engine import SearchingEngine
 from lit_tpgrpo.signals import STOP, OutOfTimeError
 from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
@@ -177,14 +178,16 @@ class MathRolloutDataModule(L.LightningDataModule):
             steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch,
         )
         self.engine = HFEngine() if engine is None else engine
-        if isinstance(self.engine, Interruptible):
-            self.engine.while_waiting = STOP.check
+        sampler = self.engine.engine if isinstance(self.engine, SearchingEngine) else self.engine
+        if isinstance(sampler, Interruptible):
+            sampler.while_waiting = STOP.check
         self.correction = as_correction(correction, "correction").for_engine(self.engine)
         check_sampling(self.engine, sampling, self.correction)
         self.verifier = MathVerifier() if verifier is None else cast(Verifier, verifier)
         self.judge = RuleJudge() if judge is None else judge
         if isinstance(self.judge, EngineSharing):
-            self.judge.share_engine(self.engine)
+            # What a judge says is sampled, never searched for.
+            self.judge.share_engine(sampler)
         self.credit = ThoughtCredit() if credit is None else credit
         self.evidence = checked_evidence(evidence, self.credit, group_filter)
         self.group_filter, self.batch_stage = group_filter, batch_stage

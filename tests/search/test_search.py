@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge, abstain
@@ -26,6 +28,7 @@ from lit_tpgrpo.search import (
     run_searches,
     weighted_vote,
 )
+from lit_tpgrpo.signals import STOP
 
 PARAMS = SamplingParams(max_new_tokens=200)
 
@@ -297,6 +300,27 @@ def test_an_engine_of_searches():
     assert engine.tokens > 4 * len(completion.token_ids)
     with pytest.raises(ConfigError, match="train without it"):
         engine.load_weights(policy(TrainerFn.FITTING))
+
+
+def test_a_judge_and_the_waiting_get_the_engine_that_samples():
+    """A judge that shares the policy's engine would have its replies searched for, and scored as if they were solutions."""
+
+    class Sharing(Judge):
+        def share_engine(self, engine):
+            self.engine = engine
+
+        def judge(self, cases):
+            return iter(())
+
+    class Waiting(Tree):
+        while_waiting = staticmethod(lambda: None)
+
+    inner, judge = Waiting({}), Sharing()
+    MathRolloutDataModule(
+        train=ArithmeticProblems("1", n=4), engine=SearchingEngine(inner, BestOfN(1), NoScores()), judge=judge
+    )
+    assert judge.engine is inner
+    assert inner.while_waiting == STOP.check
 
 
 def test_a_scorer_that_does_not_fit_is_named():
