@@ -4,13 +4,15 @@
 
 Every row has accuracy and tokens a problem, all sampled tokens counted, those of solutions and steps that were not chosen
 included, and majority voting over as many plain samples as those tokens pay for, from one pool: its expectation over subsets
-of that size. Intervals are 95% percentile bootstraps over problems; those of the difference are paired.
+of that size. A row says so if the pool is smaller than that: the search had more tokens then. Intervals are 95% percentile
+bootstraps over problems; those of the difference are paired.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from typing import Any
 import torch
 
 from lit_tpgrpo.datamodules.arithmetic.measure import is_correct
-from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, make_problems
+from lit_tpgrpo.datamodules.arithmetic.problems import make_problems
 from lit_tpgrpo.datamodules.arithmetic.step_scores import ArithmeticStepScores
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
@@ -37,6 +39,9 @@ from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
 
 RESAMPLES = 2000
+SHORT_LEVELS = ("1", "2", "4")
+"""The levels whose solutions fit into ``MAX_TOKENS``, and their answer blocks into ``STEP_TOKENS``."""
+MAX_TOKENS, STEP_TOKENS = 176, 64
 SUBSETS = 200
 """Subsets of the pool over which the expectation of plain majority voting is taken, if there are more."""
 
@@ -85,7 +90,7 @@ class SearchBench:
         self.problems = make_problems(level, problems, seed=seed, split="heldout")
         self.prompts = [prompt_ids(self.tokenizer, problem) for problem in self.problems]
         self.seed = seed
-        self.params = SamplingParams(max_new_tokens=176)
+        self.params = SamplingParams(max_new_tokens=MAX_TOKENS)
         numbered = [(i, k) for i in range(problems) for k in range(samples)]
         found = self.run([OneSample()] * len(numbered), ArithmeticStepScores(), numbered)
         self.pool = [[found[i * samples + k] for k in range(samples)] for i in range(problems)]
@@ -98,7 +103,9 @@ class SearchBench:
         prompts = [self.prompts[i] for i, _ in numbered]
         seeds = [derived_seed(self.seed, "benchmark", i, k) for i, k in numbered]
         results = dict(
-            run_searches(self.engine, scorer, self.decode, prompts, searches, self.params, seeds, step_tokens=64)
+            run_searches(
+                self.engine, scorer, self.decode, prompts, searches, self.params, seeds, step_tokens=STEP_TOKENS
+            )
         )
         return [results[j] for j in range(len(numbered))]
 
@@ -145,9 +152,11 @@ def _expected_majority(bench: SearchBench, i: int, n: int) -> float:
     own = [f.partial for f in bench.pool[i]]
     outcomes = [Outcome.CORRECT if bench.is_right(i, partial) else Outcome.INCORRECT for partial in own]
     answers = [answer_of(partial, ThinkTags()) for partial in own]
-    subsets = list(itertools.combinations(range(len(own)), n))
-    if len(subsets) > SUBSETS:
-        subsets = random.Random(derived_seed("subsets", i, n)).sample(subsets, SUBSETS)
+    if math.comb(len(own), n) > SUBSETS:  # too many to list
+        rng = random.Random(derived_seed("subsets", i, n))
+        subsets = [tuple(rng.sample(range(len(own)), n)) for _ in range(SUBSETS)]
+    else:
+        subsets = list(itertools.combinations(range(len(own)), n))
     return fmean(majority([outcomes[k] for k in s], [answers[k] for k in s]) for s in subsets)
 
 
@@ -169,11 +178,13 @@ def line_of(bench: SearchBench, row: SearchRow) -> str:
     """Return a row of the table in Markdown."""
     a_sample = fmean(f.tokens for own in bench.pool for f in own)
     spent = fmean(row.tokens)
-    n = min(len(bench.pool[0]), max(1, round(spent / a_sample)))
+    paid = max(1, round(spent / a_sample))
+    n = min(len(bench.pool[0]), paid)
     plain = bench.plain(n)
     shown = [interval(v) for v in (row.right, plain, [a - b for a, b in zip(row.right, plain, strict=True)])]
+    short = "" if n == paid else f", not the {paid} that those tokens pay for: take more samples"
     cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in shown]
-    return f"| {row.search} | {row.scores} | {spent:.0f} | {cells[0]} | {cells[1]}, n = {n} | {cells[2]} |"
+    return f"| {row.search} | {row.scores} | {spent:.0f} | {cells[0]} | {cells[1]}, n = {n}{short} | {cells[2]} |"
 
 
 def rows_of(bench: SearchBench, error: float) -> Iterator[SearchRow]:
@@ -198,7 +209,7 @@ def rows_of(bench: SearchBench, error: float) -> Iterator[SearchRow]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded:tiny-qwen2", help="policy: a folder or an embedded model")
-    parser.add_argument("--level", default="2", choices=sorted(LEVELS), help="level of the held-out problems")
+    parser.add_argument("--level", default="2", choices=SHORT_LEVELS, help="level of the held-out problems")
     parser.add_argument("--problems", type=int, default=60)
     parser.add_argument("--samples", type=int, default=8, help="plain samples of each problem")
     parser.add_argument("--error", type=float, default=0.2, help="share of wrong step scores")

@@ -2,9 +2,9 @@
 
     python -m lit_tpgrpo.datamodules.arithmetic.erring_warmstart --out /tmp/tiny-erring
 
-Its solutions of level 6 have thirty steps and ten thoughts, few of them are right, and all that are right corrected errors:
-what process rewards are for. All chains are of the training split. ``warmstart.json`` in the output folder has the settings,
-the loss curve, and the accuracy per level.
+The chains of level 6 that it is trained on have thirty steps and are right in one case of eight, nearly always by way of
+corrected errors: what process rewards are for. All chains are of the training split. ``warmstart.json`` in the output folder
+has the settings, the loss curve, and the accuracy per level.
 """
 
 from __future__ import annotations
