@@ -14,7 +14,7 @@ from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget
 from lit_tpgrpo.judges.generative.prompts import request_id
 from lit_tpgrpo.judges.generative.queries import JudgeClient, Query, QueryConfig, UnansweredError
 from lit_tpgrpo.judges.generative.verdicts import VerdictModel
-from lit_tpgrpo.judges.grading.questions import GroupPrompts, GroupQuestion, SolutionGroup, delimiter
+from lit_tpgrpo.judges.grading.questions import GroupPrompts, GroupQuestion, SolutionGroup
 from lit_tpgrpo.judges.wrapped import WrapperTally
 
 T = TypeVar("T")
@@ -83,8 +83,6 @@ class GroupAsker(LLMBacked):
     ) -> T | None:
         """Ask about the solutions ``order`` of a group; None if no reply can be read, or the judge is down and may be."""
         shared = self.prompts.shared(group, order, self.max_shown_chars)
-        if question is GroupQuestion.META:
-            variables |= {"fence": delimiter(group)}
         asked = request_id(shared, question, **variables)
         text = self.prompts.render(question.value, id=asked, **variables)
         try:

@@ -15,10 +15,17 @@ from lit_tpgrpo.chat.base import ChatClient
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.backed import OnDown
 from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget
+from lit_tpgrpo.judges.generative.numbered_solution import prompt_text
 from lit_tpgrpo.judges.generative.queries import JudgeClient, QueryConfig
 from lit_tpgrpo.judges.generative.verdicts import VerdictError
 from lit_tpgrpo.judges.grading.asking import GroupAsker
-from lit_tpgrpo.judges.grading.questions import GradingVerdict, GroupQuestion, MetaVerdict, SolutionGroup
+from lit_tpgrpo.judges.grading.questions import (
+    GradingVerdict,
+    GroupQuestion,
+    MetaVerdict,
+    SolutionGroup,
+    delimiter,
+)
 from lit_tpgrpo.seeds import derived_seed
 
 COUNTERS = ("grading_samples", "grading_samples_unanswered", "grading_meta_unanswered", "grading_groups_without")
@@ -178,7 +185,9 @@ class PrinciplesGrader(GroupAsker):
         sample = await self.ask(client, GroupQuestion.GRADING, group, order, GradingVerdict, check, draw, total=total)
         if sample is None or not self.meta or self.samples == 1:
             return sample
-        shown = [(k + 1, sample.critiques[i], sample.grades[i]) for k, i in enumerate(order)]
+        # A solution may have talked the judge into writing what looks like the end of the data, or control tokens.
+        share = self.max_shown_chars // len(order)
+        said = (*sample.critiques, *(principle for principle, _ in sample.principles))
         score = await self.ask(
             client,
             GroupQuestion.META,
@@ -187,8 +196,9 @@ class PrinciplesGrader(GroupAsker):
             MetaVerdict,
             lambda verdict: (verdict.score, 0),
             draw,
-            principles=list(sample.principles),
-            critiques=shown,
+            principles=[(prompt_text(principle, share), weight) for principle, weight in sample.principles],
+            critiques=[(k + 1, prompt_text(sample.critiques[i], share), sample.grades[i]) for k, i in enumerate(order)],
+            fence=delimiter(group, said),
         )
         self.count(grading_meta_unanswered=score is None)
         return replace(sample, meta=None if score is None else float(score))

@@ -117,10 +117,13 @@ class GroupPrompts(PromptFolder):
         )
 
 
-def delimiter(group: SolutionGroup) -> str:
-    """Return a delimiter that no text of the group holds and no solver can foresee (injection guard), 8 hexadecimal digits."""
+def delimiter(group: SolutionGroup, replies: Sequence[str] = ()) -> str:
+    """Return a delimiter that no text of the group holds and no solver can foresee (injection guard), 8 hexadecimal digits.
+
+    ``replies`` were written by a judge that saw the group's delimiter; one that holds it has another.
+    """
     material = (group.problem.prompt, *group.texts)
     found = hashlib.sha256(repr(material).encode(errors="replace")).hexdigest()[:8]
-    while any(found in text for text in material):
+    while any(found in text for text in (*material, *replies)):
         found = hashlib.sha256(found.encode()).hexdigest()[:8]
     return found
