@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -71,7 +72,8 @@ def combine_grades(samples: Sequence[GradingSample], keep: float = 0.5) -> Group
     kept = list(range(len(samples)))
     if any(sample.meta is not None for sample in samples):
         ranked = sorted(kept, key=lambda i: (-_or_lowest(samples[i].meta), i))
-        kept = sorted(ranked[: max(1, int(len(samples) * keep))])
+        # Rounded first: 100 * 0.29 is 28.999999999999996.
+        kept = sorted(ranked[: max(1, math.floor(round(len(samples) * keep, 9)))])
     if not kept:
         return GroupGrades(None, (), ())
     columns = zip(*(samples[i].grades for i in kept), strict=True)

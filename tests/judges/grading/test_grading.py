@@ -112,6 +112,11 @@ def test_ties_and_missing_meta_scores(metas, kept):
     assert combine_grades(samples(*metas)).kept == kept
 
 
+@pytest.mark.parametrize(("k", "keep", "kept"), [(100, 0.29, 29), (5, 0.5, 2), (10, 0.3, 3), (3, 1.0, 3)])
+def test_the_share_that_is_kept_is_rounded_down(k, keep, kept):
+    assert len(combine_grades([GradingSample((1,), 0.0)] * k, keep).kept) == kept
+
+
 def test_one_sample_and_none():
     assert combine_grades([GradingSample((3, 4), 0.0)]).totals == (3.0, 4.0)  # half of one: at least one is kept
     assert combine_grades([]).totals is combine_grades([]).means is None
