@@ -51,6 +51,8 @@ def test_one_import_name_from_the_wheel(installed: Path, tmp_path: Path):
         "print(lit_tpgrpo.__file__)\n"
         "print(lit_tpgrpo.callbacks.MathEvaluation.__module__)\n"
         "print(resolve_model('embedded:tiny-qwen2'))\n"
+        "from lit_tpgrpo.judges.grading import GroupPrompts\n"
+        "print(resolve_model('embedded:tiny-erring'), GroupPrompts().folder)\n"
         "print('callbacks' in sys.modules, 'datamodules' in sys.modules)\n"
         "from pathlib import Path\n"
         "print((Path(lit_tpgrpo.__file__).parent / 'py.typed').is_file(), len(lit_tpgrpo.__path__))\n"
@@ -58,11 +60,11 @@ def test_one_import_name_from_the_wheel(installed: Path, tmp_path: Path):
     out = subprocess.run(
         [installed, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=1200
     )
-    package, callback, model, strays, typed = out.stdout.splitlines()
+    package, callback, model, others, strays, typed = out.stdout.splitlines()
     environment = str(installed.parent.parent)
     assert package.startswith(environment)
     assert callback == "lit_tpgrpo.callbacks.evaluation"
-    assert model.startswith(environment)
+    assert all(path.startswith(environment) for path in (model, *others.split()))
     assert strays == "False False"
     assert typed == "True 1"
 
