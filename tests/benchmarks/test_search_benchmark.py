@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.search import Bench, Row, line_of
+from benchmarks.search import SearchBench, SearchRow, line_of
 from lit_tpgrpo.records import StopReason
 from lit_tpgrpo.search import Found, Partial
 
@@ -16,7 +16,7 @@ def bench(*answers: str) -> Any:
     """One problem with the answer 4, and a pool of solutions of 10 tokens."""
     pool = [[Found(Partial(steps=(f"x</think>\\boxed{{{a}}}",), stop=StopReason.EOS), 10) for a in answers]]
     fake = SimpleNamespace(pool=pool, problems=[None], is_right=lambda i, p: p.text.endswith("{4}"))
-    fake.plain = lambda n: Bench.plain(fake, n)
+    fake.plain = lambda n: SearchBench.plain(fake, n)
     return fake
 
 
@@ -37,5 +37,5 @@ def test_a_large_pool_is_not_listed():
     ("tokens", "compared"), [(20, "n = 2 |"), (30, "n = 3 |"), (50, "n = 3, not the 5 that those tokens pay for")]
 )
 def test_a_row_says_where_the_pool_has_fewer_tokens_than_the_search(tokens, compared):
-    line = line_of(bench("4", "5", "4"), Row("a search", "exact", (1.0,), (tokens,)))
+    line = line_of(bench("4", "5", "4"), SearchRow("a search", "exact", (1.0,), (tokens,)))
     assert compared in line
