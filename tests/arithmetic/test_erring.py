@@ -117,10 +117,11 @@ def test_the_shipped_policy_errs_and_corrects_itself(record):
     solutions = sample_texts(model, tokenizer, problems, seed=1, greedy=False, max_new_tokens=ErringWarmStart().longest)
     truths = [solution_truth(p, text) for p, (text, _, _) in zip(problems, solutions, strict=True)]
     parsed = [t for t in truths if isinstance(t, ChainTruth)]
-    recorded = record["levels"][LEVEL]
+    recorded, recorded_n = record["levels"][LEVEL], record["settings"]["evaluation_problems"]
     share = fmean(is_correct(p, text) for p, (text, _, _) in zip(problems, solutions, strict=True))
-    assert share == pytest.approx(recorded["sampled"], abs=4 * (2 * 0.2 * 0.8 / n) ** 0.5)
-    assert 1 - len(parsed) / n == pytest.approx(recorded["unparsable"], abs=4 * (2 * 0.2 * 0.8 / n) ** 0.5)
+    for now, then in ((share, recorded["sampled"]), (1 - len(parsed) / n, recorded["unparsable"])):
+        assert now == pytest.approx(then, abs=4 * (then * (1 - then) * (1 / n + 1 / recorded_n)) ** 0.5)
+    assert share <= 0.2
     assert fmean(len(t.steps) for t in parsed) >= 25
     corrections = [any(s.kind is Kind.CORRECTION and s.right for s in t.steps) for t in parsed if t.correct]
     assert fmean(corrections) >= 0.5
