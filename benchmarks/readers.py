@@ -21,7 +21,7 @@ from lit_tpgrpo.chat import openai_wire
 from lit_tpgrpo.chat.base import ChatError
 from lit_tpgrpo.chat.openai_endpoint import Endpoint
 from lit_tpgrpo.datamodules.arithmetic import measure, truth
-from lit_tpgrpo.datamodules.arithmetic.problems import make_problems
+from lit_tpgrpo.datamodules.arithmetic.problems import Task, make_problems
 from lit_tpgrpo.datamodules.sources import decontaminate, formats, rows
 from lit_tpgrpo.datamodules.sources.base import RowFormat
 from lit_tpgrpo.datamodules.sources.files import FileProblems
@@ -44,6 +44,7 @@ from lit_tpgrpo.verify.match import Match
 PROMPTS = PromptSet()
 SEVERAL_TAGS = ThinkTags("<a>", "</think>", ("</a>", "<think>"), "<", ">")
 (PROBLEM,) = make_problems("2", 1, 0, "train")
+TASK = Task.from_prompt(PROBLEM.prompt)
 ENDPOINT = Endpoint("http://127.0.0.1/v1", "judge", "KEY", True)
 
 
@@ -260,6 +261,7 @@ DATA: Mapping[str, TextReader] = {
     "row": TextReader(row, (rows.RowFault,)),
     "line": TextReader(lambda t: formats._decoded(t.encode(errors="surrogatepass"))),
     "truth": TextReader(lambda t: truth.solution_truth(PROBLEM, t)),
+    "states right": TextReader(lambda t: truth.states_right(TASK, t.splitlines(keepends=True))),
     "box of the domain": TextReader(lambda t: measure.is_correct(PROBLEM, t)),
 }
 FILES: Mapping[str, TextReader] = {

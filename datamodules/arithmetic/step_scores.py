@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 
 from lit_tpgrpo.arguments import checked_arguments
@@ -13,7 +12,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.search import StepScorer
 from lit_tpgrpo.seeds import derived_seed
 
-_STATEMENT = re.compile(r"Working modulo [^?]*\?")
+_BEGINNING = "Working modulo "
 
 
 @checked_arguments()
@@ -43,10 +42,10 @@ class ArithmeticStepScores(StepScorer):
         return [self._scores(*case) for case in cases]
 
     def _scores(self, prompt: str, steps: Sequence[str]) -> list[float]:
-        statement = _STATEMENT.search(prompt)
-        if statement is None:
+        statement = _BEGINNING + prompt.partition(_BEGINNING)[2].partition("?")[0] + "?"
+        if statement not in prompt:
             raise ConfigError(f"ArithmeticStepScores: expected a problem of the embedded domain, got {prompt[:200]!r}")
-        right = states_right(Task.from_prompt(statement[0]), steps)
+        right = states_right(Task.from_prompt(statement), steps)
         scores, text = [], ""
         for step, is_right in zip(steps, right, strict=True):
             text += step

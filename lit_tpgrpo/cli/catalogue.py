@@ -33,6 +33,7 @@ _OURS = tuple(
         "judges",
         "losses",
         "module",
+        "search",
         "text.formats",
         "training",
         "verify",
