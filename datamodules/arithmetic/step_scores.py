@@ -49,6 +49,6 @@ class ArithmeticStepScores(StepScorer):
         scores, text = [], ""
         for step, is_right in zip(steps, right, strict=True):
             text += step
-            errs = random.Random(derived_seed(self.seed, "step scores", statement[0], text)).random() < self.error
+            errs = random.Random(derived_seed(self.seed, "step scores", statement, text)).random() < self.error
             scores.append(float(is_right is not errs))
         return scores

@@ -60,6 +60,12 @@ def test_errors_are_those_of_the_seed():
     flipped = {tuple(ArithmeticStepScores(0.5, seed).scores(cases)[0]) for seed in range(20)}
     assert len(flipped) == 4
     assert ArithmeticStepScores(0.5, 3).scores(cases) == ArithmeticStepScores(0.5, 3).scores(cases)
+    # The same text has other errors in another problem.
+    other = PROMPT.replace("start with 3", "start with 4")
+    assert other != PROMPT
+    text = (OPENING, *["No idea.\n\n"] * 60)
+    here, there = (ArithmeticStepScores(0.5, 3).scores([(prompt, text)])[0][1:] for prompt in (PROMPT, other))
+    assert here != there
     # A step keeps its score when the chain grows.
     assert (
         ArithmeticStepScores(0.5, 3).scores([(PROMPT, steps[:1])])[0]
