@@ -10,21 +10,17 @@ has the settings, the loss curve, and the accuracy per level.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates
-from lit_tpgrpo.datamodules.arithmetic.measure import measure
-from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import tiny_policy_path
 from lit_tpgrpo.datamodules.arithmetic.training_data import Row, chain_rows
-from lit_tpgrpo.datamodules.arithmetic.warmstart import Phase, Stage, StageOptimizer, fit_rows, means
+from lit_tpgrpo.datamodules.arithmetic.warmstart import Phase, Stage, StageOptimizer, fit_rows, measure_levels, save
 
 ERRING = NoiseRates(
     error=0.65,
@@ -95,25 +91,10 @@ def run(settings: ErringWarmStart, out: Path) -> None:
         )
         for number, stage in enumerate(settings.stages)
     ]
-    accuracy = {}
-    for name in settings.levels:
-        problems = make_problems(name, settings.evaluation_problems, settings.seed, "heldout")
-        accuracy[name] = measure(model, tokenizer, problems, settings.seed, max_new_tokens=settings.longest)
-        print(f"level {name}: {accuracy[name]}", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
+    accuracy = measure_levels(
+        model, tokenizer, settings.levels, settings.evaluation_problems, settings.seed, settings.longest
     )
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    record = {
-        "settings": asdict(settings),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "torch": torch.__version__,
-        "loss_per_50_steps": [means(stage) for stage in losses],
-        "levels": {name: asdict(LEVELS[name]) | asdict(m) for name, m in accuracy.items()},
-    }
-    (out / "warmstart.json").write_text(json.dumps(record, indent=1) + "\n")
+    save(out, model, tokenizer, asdict(settings), losses, accuracy)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -191,20 +191,37 @@ def fit_rows(
     return losses
 
 
-def means(losses: list[float], width: int = 50) -> list[float]:
+def _means(losses: list[float], width: int = 50) -> list[float]:
     """Return the mean loss of each ``width`` steps, for the record."""
     return [round(sum(losses[i : i + width]) / width, 4) for i in range(0, len(losses) // width * width, width)]
+
+
+def measure_levels(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    levels: Iterable[str],
+    problems: int,
+    seed: int,
+    max_new_tokens: int = 512,
+) -> dict[str, Measurement]:
+    """Measure the policy on held-out problems of each level, and print what it scores."""
+    accuracy = {}
+    for name in levels:
+        drawn = make_problems(name, problems, seed, "heldout")
+        accuracy[name] = measure(model, tokenizer, drawn, seed, max_new_tokens)
+        print(f"level {name}: {accuracy[name]}", flush=True)
+    return accuracy
 
 
 def save(
     out: Path,
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    settings: WarmStart,
+    settings: dict[str, Any],
     losses: list[list[float]],
     accuracy: dict[str, Measurement],
 ) -> None:
-    """Write the model, the tokenizer and ``warmstart.json``."""
+    """Write the model, the tokenizer and ``warmstart.json``; the record there begins with the script's settings."""
     out.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
@@ -212,10 +229,10 @@ def save(
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     record = {
-        "settings": asdict(settings),
+        "settings": settings,
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch": torch.__version__,
-        "loss_per_50_steps": [means(stage) for stage in losses],
+        "loss_per_50_steps": [_means(stage) for stage in losses],
         "levels": {name: asdict(LEVELS[name]) | asdict(m) for name, m in accuracy.items()},
     }
     (out / "warmstart.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -226,12 +243,8 @@ def run(settings: WarmStart, out: Path) -> None:
     tokenizer = build_tokenizer(corpus(settings.corpus, settings.seed), settings.vocab_size, MAX_LENGTH)
     model = random_policy(tiny_config(tokenizer), settings.seed)
     losses = [train_stage(model, tokenizer, settings, number) for number in range(len(settings.stages))]
-    accuracy = {}
-    for name in TINY_LEVELS:
-        problems = make_problems(name, settings.evaluation_problems, settings.seed, "heldout")
-        accuracy[name] = measure(model, tokenizer, problems, settings.seed)
-        print(f"level {name}: {accuracy[name]}", flush=True)
-    save(out, model, tokenizer, settings, losses, accuracy)
+    accuracy = measure_levels(model, tokenizer, TINY_LEVELS, settings.evaluation_problems, settings.seed)
+    save(out, model, tokenizer, asdict(settings), losses, accuracy)
 
 
 def main(argv: list[str] | None = None) -> None:
