@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 import misbehaving_server as bad
 from chains import RuleChat, make_case, verdict
 
-from lit_tpgrpo.chat.base import ChatRequest
+from lit_tpgrpo.chat.base import ChatReply, ChatRequest
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge, JudgeCase, RepeatableJudge, abstain
@@ -277,8 +278,17 @@ def test_a_budget_that_ends_leaves_the_critiques_before_it():
     assert voting.metrics()["abstained_budget"] == 7
 
 
+class FiveReplies(RuleChat):
+    """Answers five requests and leaves later ones open, so that a round of eight cannot end before it is interrupted."""
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        if len(self.requests) == 5:
+            await asyncio.Event().wait()
+        return await super().complete(request)
+
+
 def test_an_interrupted_round_asks_only_for_the_rest(tmp_path):
-    first = RuleChat(critiques)
+    first = FiveReplies(critiques)
     verdicts = VotingJudge(generative(first, store=tmp_path, limits=replace(QUICK, concurrency=1)), 4).judge(
         [make_case(), make_case(problem="another")]
     )
