@@ -18,15 +18,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 
+from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.datamodules.arithmetic.measure import is_correct
 from lit_tpgrpo.datamodules.arithmetic.problems import make_problems
 from lit_tpgrpo.datamodules.arithmetic.step_scores import ArithmeticStepScores
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.judges.intervals import interval
 from lit_tpgrpo.judges.rule import EMBEDDED_SOURCE, RuleJudge
 from lit_tpgrpo.metrics.scores import majority
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
@@ -38,24 +39,11 @@ from lit_tpgrpo.search.whole import answer_of, best_of, weighted_vote
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
 
-RESAMPLES = 2000
 SHORT_LEVELS = ("1", "2", "4")
 """The levels whose solutions fit into ``MAX_TOKENS``, and their answer blocks into ``STEP_TOKENS``."""
 MAX_TOKENS, STEP_TOKENS = 176, 64
 SUBSETS = 200
 """Subsets of the pool over which the expectation of plain majority voting is taken, if there are more."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedPolicy:
-    """Weights that do not change, as an engine reads them."""
-
-    policy_model: Any
-    tokenizer: Any
-    policy_version: int = 0
-
-    def named_tensors(self):
-        return self.policy_model.named_parameters()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +71,7 @@ class SearchBench:
         self.tokenizer = load_tokenizer(model)
         self.engine = HFEngine(batch_size=128)
         self.engine.load_weights(
-            LoadedPolicy(
+            LoadedModel(
                 load_causal_lm(model, random_init=False, dtype=torch.float32, attention="sdpa").eval(), self.tokenizer
             )
         )
@@ -160,15 +148,6 @@ def _expected_majority(bench: SearchBench, i: int, n: int) -> float:
     return fmean(majority([outcomes[k] for k in s], [answers[k] for k in s]) for s in subsets)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean over problems and its 95% percentile bootstrap interval."""
-    rows = torch.tensor(values, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    means = rows[torch.randint(len(rows), (RESAMPLES, len(rows)), generator=generator)].mean(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return rows.mean().item(), low, high
-
-
 HEADER = """\
 | search | step scores | tokens a problem | accuracy | plain majority at those tokens | difference |
 |---|---|---|---|---|---|"""
@@ -181,10 +160,18 @@ def line_of(bench: SearchBench, row: SearchRow) -> str:
     paid = max(1, round(spent / a_sample))
     n = min(len(bench.pool[0]), paid)
     plain = bench.plain(n)
-    shown = [interval(v) for v in (row.right, plain, [a - b for a, b in zip(row.right, plain, strict=True)])]
+    columns = (row.right, plain, [a - b for a, b in zip(row.right, plain, strict=True)])
     short = "" if n == paid else f", not the {paid} that those tokens pay for: take more samples"
-    cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in shown]
+    cells = [_with_interval(values) for values in columns]
     return f"| {row.search} | {row.scores} | {spent:.0f} | {cells[0]} | {cells[1]}, n = {n}{short} | {cells[2]} |"
+
+
+def _with_interval(values: Sequence[float]) -> str:
+    """Return the mean over problems and its interval."""
+    n = len(values)
+    bounds = interval([(value,) for value in values], lambda sums: sums[:, 0] / n)
+    assert bounds is not None  # a benchmark has problems
+    return f"{fmean(values):.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
 def rows_of(bench: SearchBench, error: float) -> Iterator[SearchRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lit_tpgrpo.arguments import check_positive
 from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Continuations, Evidence, StepScores
@@ -32,9 +33,7 @@ def check_counts(group_size: int, keep_rounds: int, **positive: int) -> None:
             f"group_size must be at least 2, got {group_size}: an advantage is a reward relative to the other "
             "solutions of the same problem, and one solution has no others"
         )
-    for name, value in positive.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+    check_positive(**positive)
     if keep_rounds < 0:
         raise ConfigError(f"keep_rounds must be 0 (keep all) or positive, got {keep_rounds}")
 

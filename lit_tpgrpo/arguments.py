@@ -156,6 +156,21 @@ def accepted(value: Any, annotation: Any, where: str) -> Any:
     )
 
 
+def check_positive(where: str = "", /, **values: int) -> None:
+    """Check that numbers are at least 1.
+
+    Args:
+        where: what they belong to, before their names in the message.
+        values: by name.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{where}{name} must be at least 1, got {value}")
+
+
 def shown(value: Any) -> str:
     """Return a short text of a value and its type for an error message."""
     if value is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.engines.base import Completion, Engine, Policy, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
@@ -165,8 +165,7 @@ class SearchingEngine(Engine):
     """
 
     def __init__(self, engine: Engine, search: Search, scorer: StepScorer, step_tokens: int = 256) -> None:
-        if step_tokens < 1:
-            raise ConfigError(f"SearchingEngine: step_tokens must be at least 1, got {step_tokens}")
+        check_positive("SearchingEngine: ", step_tokens=step_tokens)
         self.engine = engine
         self.search = search
         self.scorer = scorer

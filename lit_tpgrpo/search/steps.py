@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.search.base import ROOT, Aggregate, Expand, Partial, Plan, Search, solution_score
-from lit_tpgrpo.search.whole import check_positive
 
 
 @checked_arguments()
@@ -33,7 +32,7 @@ class GreedyStepSearch(Search):
     def __init__(
         self, children: int = 4, positive: float = 0.8, negative: float = 0.2, max_expansions: int = 100
     ) -> None:
-        check_positive(children=children, max_expansions=max_expansions)
+        check_positive("search: ", children=children, max_expansions=max_expansions)
         if not 0 <= negative < positive <= 1:
             raise ConfigError(f"search: expected 0 <= negative < positive <= 1, got {negative} and {positive}")
         self.children = children
@@ -101,7 +100,7 @@ class BeamSearch(Search):
     """
 
     def __init__(self, width: int = 4, children: int = 4, aggregate: Aggregate = "min", max_steps: int = 100) -> None:
-        check_positive(width=width, children=children, max_steps=max_steps)
+        check_positive("search: ", width=width, children=children, max_steps=max_steps)
         self.width = width
         self.children = children
         self.aggregate: Aggregate = aggregate

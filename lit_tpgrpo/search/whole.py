@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.metrics.scores import vote_key
 from lit_tpgrpo.search.base import ROOT, Aggregate, Expand, Partial, Plan, Search, solution_score
 from lit_tpgrpo.text.answers import extract_boxed
@@ -63,7 +62,7 @@ class BestOfN(Search):
     """
 
     def __init__(self, n: int = 8, aggregate: Aggregate = "min") -> None:
-        check_positive(n=n)
+        check_positive("search: ", n=n)
         self.n = n
         self.aggregate: Aggregate = aggregate
 
@@ -86,7 +85,7 @@ class WeightedVoting(Search):
     """
 
     def __init__(self, n: int = 8, aggregate: Aggregate = "min", format: SolutionFormat | None = None) -> None:
-        check_positive(n=n)
+        check_positive("search: ", n=n)
         self.n = n
         self.aggregate: Aggregate = aggregate
         self.format = ThinkTags() if format is None else format
@@ -95,14 +94,3 @@ class WeightedVoting(Search):
         (solutions,) = yield Expand((ROOT,), self.n, whole=True)
         answers = [answer_of(s, self.format) for s in solutions]
         return solutions[weighted_vote(answers, [solution_score(s, self.aggregate) for s in solutions])]
-
-
-def check_positive(**values: int) -> None:
-    """Check that numbers of a search are at least 1.
-
-    Raises:
-        ConfigError: one is not.
-    """
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"search: {name} must be at least 1, got {value}")

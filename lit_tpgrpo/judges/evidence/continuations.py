@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.engines.base import SamplingParams
-from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Continuations, Evidence
 from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools, Prefix
 
@@ -47,9 +46,7 @@ class MonteCarloContinuations(EvidenceProvider):
         temperature: float | None = None,
         top_p: float | None = None,
     ) -> None:
-        for name, value in (("samples", samples), ("max_steps", max_steps)):
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+        check_positive(samples=samples, max_steps=max_steps)
         self.samples, self.max_steps, self.from_prompt = samples, max_steps, from_prompt
         self.temperature, self.top_p = temperature, top_p
         self._params(SamplingParams())
