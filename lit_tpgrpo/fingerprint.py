@@ -62,6 +62,11 @@ def settings_of(component: Any) -> dict[str, Any]:
     return {"class": f"{type(component).__module__}.{type(component).__qualname__}"} | dict(settings)
 
 
+def named_settings_of(component: Any) -> dict[str, Any]:
+    """Return ``settings_of`` a component that has a name (a judge), and the name."""
+    return {"name": component.name} | settings_of(component)
+
+
 def callable_name(function: Callable[..., Any]) -> str:
     """Return the dotted name of a function or callable object and, of a function, a hash of its code.
 

@@ -55,6 +55,10 @@ class StepLabel(enum.Enum):
     ABSTAINED = "abstained"
 
 
+WRONG_LABELS = frozenset({StepLabel.INCORRECT, StepLabel.MATCHED})
+"""The labels of wrong steps, in correct and in incorrect solutions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A maths problem: ``prompt`` is the bare statement (no chat template), ``answer`` the bare gold answer.

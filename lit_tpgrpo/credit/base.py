@@ -6,6 +6,9 @@ from typing import Protocol, runtime_checkable
 
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup
 
+Summary = tuple[float, ...]
+"""What a group filter or batch stage has to know of one group or solution to compute statistics of a round; of its choice."""
+
 
 @runtime_checkable
 class CreditAssignment(Protocol):

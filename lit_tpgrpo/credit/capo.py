@@ -18,9 +18,15 @@ from lit_tpgrpo.credit.merging import (
 )
 from lit_tpgrpo.credit.per_solution import credit_outcome, credit_single_thoughts
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Outcome, StepLabel, Thought, Verdict
-
-_WRONG = {StepLabel.INCORRECT, StepLabel.MATCHED}
+from lit_tpgrpo.records import (
+    WRONG_LABELS,
+    CreditedSolution,
+    JudgedGroup,
+    JudgedSolution,
+    Outcome,
+    Thought,
+    Verdict,
+)
 
 
 @checked_arguments()
@@ -94,4 +100,4 @@ def _wrong_shares(judged: JudgedSolution, thoughts: Sequence[Thought]) -> Sequen
     """Return the weight of the penalty on each thought: 1 or 0 by its label, or its share of the votes."""
     if not has_usable_labels(judged):
         return [0.0] * len(thoughts)
-    return judged.verdict.wrong_shares or [float(thought.label in _WRONG) for thought in thoughts]
+    return judged.verdict.wrong_shares or [float(thought.label in WRONG_LABELS) for thought in thoughts]

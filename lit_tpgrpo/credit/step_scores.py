@@ -8,15 +8,14 @@ from lit_tpgrpo.credit.merging import has_usable_labels
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import JudgedSolution, StepLabel
 
-_SCORES = {StepLabel.CORRECT: 1.0, StepLabel.INCORRECT: -1.0, StepLabel.MATCHED: -1.0}
 
-
-def step_scores(judged: JudgedSolution, unmatched: float | None) -> list[float | None] | None:
-    """Score each step of a solution by its label, the answer block included: +1 CORRECT, -1 INCORRECT and MATCHED.
+def step_scores(judged: JudgedSolution, unmatched: float | None, wrong: float = -1.0) -> list[float | None] | None:
+    """Score each step of a solution by its label, the answer block included: +1 CORRECT, ``wrong`` INCORRECT and MATCHED.
 
     Args:
         judged: the solution.
         unmatched: score of an UNMATCHED step, of which the judge knows nothing; None leaves it without a score.
+        wrong: score of a wrong step, the lowest of the scale.
 
     Returns:
         One score per step, None for a step without one. None for a solution without usable labels, see
@@ -24,7 +23,12 @@ def step_scores(judged: JudgedSolution, unmatched: float | None) -> list[float |
     """
     if not has_usable_labels(judged):
         return None
-    scores = _SCORES | {StepLabel.UNMATCHED: unmatched}
+    scores = {
+        StepLabel.CORRECT: 1.0,
+        StepLabel.INCORRECT: wrong,
+        StepLabel.MATCHED: wrong,
+        StepLabel.UNMATCHED: unmatched,
+    }
     return [scores[label] for label in judged.verdict.labels]
 
 

@@ -72,6 +72,15 @@ class Tally(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
 
+OTHER_LABEL = {
+    StepLabel.CORRECT: StepLabel.INCORRECT,
+    StepLabel.INCORRECT: StepLabel.CORRECT,
+    StepLabel.MATCHED: StepLabel.UNMATCHED,
+    StepLabel.UNMATCHED: StepLabel.MATCHED,
+}
+"""The other label that a step of the same solution may have; ABSTAINED has none."""
+
+
 class Counts(dict[str, float]):
     """Counts by name, summed name by name."""
 

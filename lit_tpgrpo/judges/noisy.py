@@ -9,20 +9,11 @@ from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.fingerprint import settings_of
-from lit_tpgrpo.judges.base import Judge, JudgeCase
+from lit_tpgrpo.fingerprint import named_settings_of
+from lit_tpgrpo.judges.base import OTHER_LABEL, Judge, JudgeCase
 from lit_tpgrpo.judges.wrapped import WrappedJudge
-from lit_tpgrpo.records import StepLabel, Verdict
+from lit_tpgrpo.records import WRONG_LABELS, Verdict
 from lit_tpgrpo.seeds import derived_seed
-
-_FLIPPED = {
-    StepLabel.CORRECT: StepLabel.INCORRECT,
-    StepLabel.INCORRECT: StepLabel.CORRECT,
-    StepLabel.MATCHED: StepLabel.UNMATCHED,
-    StepLabel.UNMATCHED: StepLabel.MATCHED,
-}
-"""The other label of a family; ABSTAINED has none."""
-_WRONG = {StepLabel.INCORRECT, StepLabel.MATCHED}
 
 COUNTERS = ("labels_flippable", "labels_flipped")
 """Labels of think steps that the judge gave, and those of them that were flipped."""
@@ -73,8 +64,7 @@ class NoisyJudge(WrappedJudge):
     @property
     def settings(self) -> Mapping[str, Any]:
         """The settings that verdicts depend on: those of the inner judge among them."""
-        inner = {"name": self.inner.name} | settings_of(self.inner)
-        return {"judge": inner, "error": self.error, "seed": self.seed}
+        return {"judge": named_settings_of(self.inner), "error": self.error, "seed": self.seed}
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         """Judge the cases with the inner judge and flip labels as its verdicts come."""
@@ -89,11 +79,13 @@ class NoisyJudge(WrappedJudge):
         for i, step in enumerate(verdict.steps):
             # One draw per step, used or not: the draws of later steps do not depend on earlier labels.
             is_flipped = draws.random() < self.error
-            if is_flipped and not step.is_answer and labels[i] in _FLIPPED:
-                labels[i] = _FLIPPED[labels[i]]
+            if is_flipped and not step.is_answer and labels[i] in OTHER_LABEL:
+                labels[i] = OTHER_LABEL[labels[i]]
                 if shares:
-                    shares[i] = float(labels[i] in _WRONG)
+                    shares[i] = float(labels[i] in WRONG_LABELS)
         flipped = sum(a is not b for a, b in zip(labels, verdict.labels, strict=True))
-        flippable = sum(not s.is_answer and label in _FLIPPED for s, label in zip(verdict.steps, labels, strict=True))
-        self.count(labels_flippable=flippable, labels_flipped=flipped)
+        flippable = sum(
+            not s.is_answer and label in OTHER_LABEL for s, label in zip(verdict.steps, labels, strict=True)
+        )
+        self.own.add(labels_flippable=flippable, labels_flipped=flipped)
         return replace(verdict, labels=tuple(labels), wrong_shares=tuple(shares) or None)

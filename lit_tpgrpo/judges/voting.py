@@ -9,17 +9,15 @@ from typing import Any, Literal
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.fingerprint import settings_of
-from lit_tpgrpo.judges.base import Judge, JudgeCase, RepeatableJudge, abstain
+from lit_tpgrpo.fingerprint import named_settings_of
+from lit_tpgrpo.judges.base import OTHER_LABEL, Judge, JudgeCase, RepeatableJudge, abstain
 from lit_tpgrpo.judges.wrapped import WrappedJudge
-from lit_tpgrpo.records import StepLabel, Verdict
+from lit_tpgrpo.records import WRONG_LABELS, StepLabel, Verdict
 
 COUNTERS = ("votes", "votes_abstained", "votes_other_steps", "votes_too_few", "votes_steps", "votes_steps_split")
 """Verdicts asked for; those that abstained, and those dropped because they divide the solution differently; solutions with too
 few of them left; steps voted on; steps on which the verdicts differed."""
 
-_WRONG = {StepLabel.INCORRECT, StepLabel.MATCHED}
-_RIGHT = {StepLabel.INCORRECT: StepLabel.CORRECT, StepLabel.MATCHED: StepLabel.UNMATCHED}
 Rule = Literal["intersection", "majority", "union", "average"]
 RULES: Mapping[str, Callable[[int, int], bool]] = {
     "intersection": lambda n, k: n == k,
@@ -84,8 +82,7 @@ class VotingJudge(WrappedJudge):
     @property
     def settings(self) -> Mapping[str, Any]:
         """The settings that verdicts depend on: those of the inner judge among them."""
-        inner = {"name": self.inner.name} | settings_of(self.inner)
-        return {"judge": inner, "votes": self.votes, "rule": self.rule, "least": self.least}
+        return {"judge": named_settings_of(self.inner), "votes": self.votes, "rule": self.rule, "least": self.least}
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         """Judge each case k times and vote as soon as its last verdict comes."""
@@ -109,17 +106,17 @@ class VotingJudge(WrappedJudge):
         steps = Counter(verdict.steps for verdict in given).most_common(1)
         voters = [verdict for verdict in given if verdict.steps == steps[0][0]]
         abstained, other = len(verdicts) - len(given), len(given) - len(voters)
-        self.count(votes=len(verdicts), votes_abstained=abstained, votes_other_steps=other)
+        self.own.add(votes=len(verdicts), votes_abstained=abstained, votes_other_steps=other)
         note = _dropped(verdicts, abstained, other)
         if len(voters) < self.least:
-            self.count(votes_too_few=1)
+            self.own.add(votes_too_few=1)
             return abstain(case, note)
         return self._combined(voters, note)
 
     def _combined(self, voters: Sequence[Verdict], note: str) -> Verdict:
         k, first = len(voters), voters[0]
-        counts = [sum(voter.labels[j] in _WRONG for voter in voters) for j in range(len(first.steps))]
-        self.count(votes_steps=len(counts), votes_steps_split=sum(0 < n < k for n in counts))
+        counts = [sum(voter.labels[j] in WRONG_LABELS for voter in voters) for j in range(len(first.steps))]
+        self.own.add(votes_steps=len(counts), votes_steps_split=sum(0 < n < k for n in counts))
         labels = tuple(self._label(voters, j, n) for j, n in enumerate(counts))
         shares = tuple(n / k for n in counts) if self.rule == "average" else None
         return Verdict(first.steps, labels, note, shares)
@@ -127,10 +124,10 @@ class VotingJudge(WrappedJudge):
     def _label(self, voters: Sequence[Verdict], j: int, n: int) -> StepLabel:
         """Return the label of step j: one that a voter gave it, or the right label where the rule overrules all of them."""
         given = [voter.labels[j] for voter in voters]
-        wrong = next((label for label in given if label in _WRONG), None)
+        wrong = next((label for label in given if label in WRONG_LABELS), None)
         if wrong is None or RULES[self.rule](n, len(voters)):
             return given[0] if wrong is None else wrong
-        return _RIGHT[wrong]
+        return OTHER_LABEL[wrong]
 
 
 def _dropped(verdicts: Sequence[Verdict], abstained: int, other: int) -> str:

@@ -33,8 +33,31 @@ class WrapperTally:
         return self.inner.metrics() | self.own.metrics()
 
 
+class OwnCounters:
+    """The counters that a wrapper or grader has besides those of what is inside it.
+
+    Args:
+        names: of all of them; each is reported, 0 too.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._counts = self._zeros()
+
+    def add(self, **counts: float) -> None:
+        self._counts += Counts(counts)
+
+    def take(self, inner: Tally) -> WrapperTally:
+        """Return them beside the counters inside since the last call, and reset them."""
+        own, self._counts = self._counts, self._zeros()
+        return WrapperTally(inner, own)
+
+    def _zeros(self) -> Counts:
+        return Counts(dict.fromkeys(self._names, 0.0))
+
+
 class WrappedJudge(Judge):
-    """Base of a judge that takes the verdicts of another one; a subclass writes ``judge`` and may call ``count``.
+    """Base of a judge that takes the verdicts of another one; a subclass writes ``judge`` and may call ``own.add``.
 
     Args:
         judge: the judge inside.
@@ -43,23 +66,14 @@ class WrappedJudge(Judge):
 
     def __init__(self, judge: Judge, counters: tuple[str, ...]) -> None:
         self.inner = judge
-        self._names = counters
-        self._own = self._zeros()
-
-    def count(self, **counts: float) -> None:
-        """Add to the wrapper's counters."""
-        self._own += Counts(counts)
+        self.own = OwnCounters(counters)
 
     def metrics(self) -> dict[str, float]:
         return self.tally().metrics()
 
     def tally(self) -> Tally:
         """Return the counters of both judges since the last call and reset them, see ``TallyingJudge``."""
-        own, self._own = self._own, self._zeros()
-        return WrapperTally(tally_of(self.inner), own)
-
-    def _zeros(self) -> Counts:
-        return Counts(dict.fromkeys(self._names, 0.0))
+        return self.own.take(tally_of(self.inner))
 
     def close(self) -> None:
         self.inner.close()

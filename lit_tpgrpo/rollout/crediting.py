@@ -11,7 +11,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from lit_tpgrpo.arguments import shown
-from lit_tpgrpo.credit.base import CreditAssignment
+from lit_tpgrpo.credit.base import CreditAssignment, Summary
 from lit_tpgrpo.credit.batch.base import BatchStage
 from lit_tpgrpo.credit.filters.base import GroupFilter
 from lit_tpgrpo.distributed import gather
@@ -19,7 +19,6 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup
 
 Guard = Callable[[], AbstractContextManager[None]]
-Summary = tuple[float, ...]
 T = TypeVar("T")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -100,13 +101,14 @@ class RoundTools:
     seed: int
     current: bool = True
     show: bool = False
-    _settings: list[str] = field(default_factory=list)
 
     def key(self, *content: object) -> str:
         """Return a hash of the content, the policy version, the verifier's and the format's settings."""
-        if not self._settings:
-            self._settings.append(content_hash([settings_of(self.verifier), settings_of(self.format)]))
-        return content_hash([self.policy_version, self._settings[0], *content], size=12)
+        return content_hash([self.policy_version, self._settings, *content], size=12)
+
+    @cached_property
+    def _settings(self) -> str:
+        return content_hash([settings_of(self.verifier), settings_of(self.format)])
 
     def stored(self, keys: Collection[str]) -> dict[str, Any]:
         return self.file.evidence(keys)

@@ -15,7 +15,7 @@ from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.batch.base import BatchStage
 from lit_tpgrpo.credit.filters.base import GroupFilter
 from lit_tpgrpo.engines.base import Batching, Engine, Policy, SamplingParams
-from lit_tpgrpo.fingerprint import settings_of, tokenizer_fingerprint
+from lit_tpgrpo.fingerprint import named_settings_of, settings_of, tokenizer_fingerprint
 from lit_tpgrpo.judges.base import Counts, Judge, RefreshableJudge, tally_of
 from lit_tpgrpo.judges.evidence.base import EvidenceProvider
 from lit_tpgrpo.records import (
@@ -101,8 +101,11 @@ class RoundMaker:
 
     def judging_settings(self) -> dict[str, Any]:
         """Return what stored verdicts must have been made with to be reused."""
-        judge = {"name": self.judge.name} | settings_of(self.judge)
-        return {"judge": judge, "verifier": settings_of(self.verifier), "format": settings_of(self.format)}
+        return {
+            "judge": named_settings_of(self.judge),
+            "verifier": settings_of(self.verifier),
+            "format": settings_of(self.format),
+        }
 
     def prepare_judge(self, policy: Policy) -> None:
         """Give a judge that is the policy itself the current weights, if it has none.

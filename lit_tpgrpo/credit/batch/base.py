@@ -7,10 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from lit_tpgrpo.credit.base import Summary
 from lit_tpgrpo.records import CreditedSolution
-
-Summary = tuple[float, ...]
-"""What a stage has to know of one solution to compute its statistics; of the stage's choice."""
 
 
 @runtime_checkable

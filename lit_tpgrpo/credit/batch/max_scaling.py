@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lit_tpgrpo.credit.batch.base import Summary
+from lit_tpgrpo.credit.base import Summary
 from lit_tpgrpo.credit.batch.token_moments import summarise_tokens
 from lit_tpgrpo.records import CreditedSolution
 

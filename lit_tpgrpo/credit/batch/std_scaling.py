@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.credit.batch.base import Summary
+from lit_tpgrpo.credit.base import Summary
 from lit_tpgrpo.credit.batch.token_moments import merge_moments, summarise_tokens
 from lit_tpgrpo.credit.merging import check_standardisation
 from lit_tpgrpo.records import CreditedSolution

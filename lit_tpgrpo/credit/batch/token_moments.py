@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_tpgrpo.credit.batch.base import Summary
+from lit_tpgrpo.credit.base import Summary
 from lit_tpgrpo.records import CreditedSolution
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from lit_tpgrpo.credit.base import Summary
 from lit_tpgrpo.records import JudgedGroup
-
-Summary = tuple[float, ...]
-"""What a filter has to know of one group to compute its statistics; of the filter's choice."""
 
 
 @runtime_checkable

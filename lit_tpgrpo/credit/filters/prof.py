@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.credit.base import Summary
 from lit_tpgrpo.credit.evidence_access import evidence_of
-from lit_tpgrpo.credit.filters.base import Summary
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import StepScores
 from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.credit.merging import has_usable_labels
+from lit_tpgrpo.credit.step_scores import step_scores
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Evidence, StepScores
 from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
-from lit_tpgrpo.records import StepLabel
 
 
 @checked_arguments()
@@ -38,11 +37,5 @@ class LabelScores(EvidenceProvider):
         return StepScores
 
     def provide(self, cases: Sequence[EvidenceCase], tools: EvidenceTools) -> Sequence[Evidence | None]:
-        table = {StepLabel.CORRECT: 1.0, StepLabel.INCORRECT: 0.0, StepLabel.MATCHED: 0.0}
-        scores = table | {StepLabel.UNMATCHED: self.unmatched}
-        return [
-            StepScores(tuple(scores[label] for label in case.judged.verdict.labels), 0.0, 1.0)
-            if has_usable_labels(case.judged)
-            else None
-            for case in cases
-        ]
+        scored = [step_scores(case.judged, self.unmatched, wrong=0.0) for case in cases]
+        return [None if scores is None else StepScores(tuple(scores), 0.0, 1.0) for scores in scored]

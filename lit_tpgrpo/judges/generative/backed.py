@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lit_tpgrpo.async_bridge import Emit, first_error, in_background
 from lit_tpgrpo.chat.base import ChatClient, PolicyChat
@@ -15,6 +15,7 @@ from lit_tpgrpo.engines.base import Engine, Policy
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits, RoundBudget
+from lit_tpgrpo.judges.generative.prompts import PromptFolder
 from lit_tpgrpo.judges.generative.queries import JudgeClient, QueryConfig
 from lit_tpgrpo.judges.generative.replies import ReplyStore
 
@@ -91,6 +92,15 @@ class LLMBacked:
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
             self._ever_answered = client.sender.health.ever_answered
+
+    def reply_settings(self, prompts: PromptFolder) -> dict[str, Any]:
+        """Return the settings that every reply depends on."""
+        return {
+            "chat": dict(self.chat.settings),
+            "query": repr(self.query),
+            "prompts": prompts.fingerprint,
+            "max_shown_chars": self.max_shown_chars,
+        }
 
     def stop_if_down(self, error: JudgeDownError) -> None:
         """Raise if a judge that is down ends the run; do nothing if it abstains."""

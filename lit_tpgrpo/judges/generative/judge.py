@@ -96,14 +96,8 @@ class GenerativeJudge(LLMBacked):
 
         The weights of a self-judging policy are not among them; ``JudgeRefresh`` invalidates verdicts for those.
         """
-        return {
-            "chat": dict(self.chat.settings),
-            "method": self.method.settings,
-            "segmentation": self.segmentation.settings,
-            "query": repr(self.query),
-            "prompts": self.prompts.fingerprint,
-            "max_shown_chars": self.max_shown_chars,
-        }
+        own = {"method": self.method.settings, "segmentation": self.segmentation.settings}
+        return self.reply_settings(self.prompts) | own
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         """Judge the cases, see ``Judge``. Closing the iterator cancels requests in flight."""

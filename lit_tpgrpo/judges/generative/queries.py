@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.async_bridge import gather_or_cancel
 from lit_tpgrpo.chat.base import ChatClient, ChatReply, ChatRequest
 from lit_tpgrpo.errors import ConfigError
@@ -54,9 +54,8 @@ class QueryConfig:
     verdict_attempts: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("votes", "max_tokens", "verdict_attempts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"judge query: {name} must be at least 1, got {getattr(self, name)}")
+        counts = {"votes": self.votes, "max_tokens": self.max_tokens, "verdict_attempts": self.verdict_attempts}
+        check_positive("judge query: ", **counts)
         if self.thinking_tokens < 0:
             raise ConfigError(f"judge query: thinking_tokens must be 0 (off) or positive, got {self.thinking_tokens}")
         if not self.temperature >= 0 or not 0 < self.top_p <= 1:
@@ -110,9 +109,8 @@ class JudgeClient:
         self.sender = RequestSender(chat, limits, budget, counters, ever_answered)
         self._identity: Mapping[str, Any] = chat.identity
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._replies: dict[
-            str, ChatReply
-        ] = {}  # to questions of `once`: all draws of a case share them, stored or not
+        # Replies to questions of `once`: all draws of a case share them, stored or not.
+        self._replies: dict[str, ChatReply] = {}
 
     async def once(self, query: Query[T]) -> T:
         """Ask for a single verdict and return its value. The same question, asked meanwhile, waits for the same replies.

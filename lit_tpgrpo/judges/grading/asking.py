@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 
 from lit_tpgrpo.chat.base import ChatClient
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
-from lit_tpgrpo.judges.base import Counts
 from lit_tpgrpo.judges.generative.backed import LLMBacked, OnDown
 from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget
 from lit_tpgrpo.judges.generative.prompts import request_id
 from lit_tpgrpo.judges.generative.queries import JudgeClient, Query, QueryConfig, UnansweredError
 from lit_tpgrpo.judges.generative.verdicts import VerdictModel
 from lit_tpgrpo.judges.grading.questions import GroupPrompts, GroupQuestion, SolutionGroup
-from lit_tpgrpo.judges.wrapped import WrapperTally
+from lit_tpgrpo.judges.wrapped import OwnCounters
 
 T = TypeVar("T")
 
@@ -45,30 +44,16 @@ class GroupAsker(LLMBacked):
             raise ConfigError(f"{type(self).__name__}: query.votes must be 1, got {query.votes}; use its own argument")
         super().__init__(chat, query, limits, budget, store, on_down, max_shown_chars, price_in, price_out)
         self.prompts = GroupPrompts(prompts)
-        self._names = counters
-        self._own = self._zeros()
+        self.own = OwnCounters(counters)
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """The settings that replies depend on."""
-        return {
-            "chat": dict(self.chat.settings),
-            "query": repr(self.query),
-            "prompts": self.prompts.fingerprint,
-            "max_shown_chars": self.max_shown_chars,
-        }
-
-    def count(self, **counts: float) -> None:
-        """Add to the grader's own counters."""
-        self._own += Counts(counts)
+        return self.reply_settings(self.prompts)
 
     def metrics(self) -> dict[str, float]:
         """Return the counters of requests and the grader's own since the last call, and reset them."""
-        own, self._own = self._own, self._zeros()
-        return WrapperTally(self.tally(), own).metrics()
-
-    def _zeros(self) -> Counts:
-        return Counts(dict.fromkeys(self._names, 0.0))
+        return self.own.take(self.tally()).metrics()
 
     async def ask(
         self,

@@ -152,7 +152,7 @@ class PairwiseComparison(GroupAsker):
         votes = await gather_or_cancel(*(self._pair(client, group, i, j) for i, j in pairs))
         values = [pair_value(vote, self.swap) for vote in votes]
         both = [vote for vote in votes if vote.shown_first and vote.shown_second]
-        self.count(
+        self.own.add(
             comparison_pairs=len(pairs),
             comparison_pairs_unanswered=values.count(None),
             comparison_pairs_consistent=sum(vote.consistent for vote in both),

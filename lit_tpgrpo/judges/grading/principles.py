@@ -157,8 +157,8 @@ class PrinciplesGrader(GroupAsker):
     async def _grades(self, client: JudgeClient, group: SolutionGroup) -> GroupGrades:
         samples = await gather_or_cancel(*(self._sample(client, group, draw) for draw in range(self.samples)))
         answered = [sample for sample in samples if sample is not None]
-        self.count(grading_samples=len(samples), grading_samples_unanswered=len(samples) - len(answered))
-        self.count(grading_groups_without=not answered)
+        self.own.add(grading_samples=len(samples), grading_samples_unanswered=len(samples) - len(answered))
+        self.own.add(grading_groups_without=not answered)
         return combine_grades(answered, self.keep)
 
     def order(self, group: SolutionGroup, draw: int) -> list[int]:
@@ -202,7 +202,7 @@ class PrinciplesGrader(GroupAsker):
             critiques=[(k + 1, prompt_text(sample.critiques[i], share), sample.grades[i]) for k, i in enumerate(order)],
             fence=delimiter(group, said),
         )
-        self.count(grading_meta_unanswered=score is None)
+        self.own.add(grading_meta_unanswered=score is None)
         return replace(sample, meta=None if score is None else float(score))
 
 
