@@ -38,6 +38,11 @@ class UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# Dates stay text, as in the configs that jsonargparse reads. The loader has a table of its own from here on, since libraries
+# (lm-format-enforcer, which comes with vLLM) change SafeLoader's for the whole process.
+UniqueKeys.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file of plain values.
 
@@ -54,7 +59,7 @@ def read_yaml(path: Path) -> Any:
     check_yaml(text)
     try:
         return yaml.load(text, UniqueKeys)  # a SafeLoader
-    except ValueError as error:  # a date that does not exist
+    except ValueError as error:  # a number without digits, such as 0b_
         raise yaml.YAMLError(f"expected values that can be read, got one that cannot: {error}") from error
 
 

@@ -30,9 +30,9 @@ REFUSED = {
     "lists": ("- " * 100_000, "config.yaml:1: expected values that nest at most 50 deep"),
     "digits": (f"seed: {'1' * 5000}", "config.yaml:1: expected numbers of at most 400 characters"),
     "sixties": (f"seed: {':'.join(['1'] * 20_000)}", "config.yaml:1: expected numbers of at most 400 characters"),
-    "date": (
-        "name: 2020-13-45",
-        "config.yaml: expected values that can be read, got one that cannot: month must be in 1..12",
+    "no digits": (
+        "seed: 0b_",
+        "config.yaml: expected values that can be read, got one that cannot: invalid literal for int()",
     ),
     "long": ("#" * 300_001, "config.yaml: expected a file of at most 300,000 bytes, got a longer one"),
     "many": ("[" + "a, " * 50_000 + "]", "config.yaml:1: expected at most 20,000 values, got more"),
@@ -50,6 +50,19 @@ def test_what_is_refused_is_said_in_one_line(text: str, message: str, tmp_path: 
     said = yaml_fault(path, caught.value)
     assert "\n" not in said
     assert re.match(message, said.removeprefix(f"{tmp_path}/")), said
+
+
+def test_dates_stay_text_whatever_libraries_do_to_the_shared_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "config.yaml"
+    path.write_text("a: 2020-01-31\nb: 2020-13-45\nc: 2001-12-14 21:59:43.10 -5\nd: !!timestamp 2020-01-31\n")
+    for constructor in (yaml.SafeLoader.construct_yaml_timestamp, yaml.SafeLoader.construct_yaml_int):
+        monkeypatch.setitem(yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:timestamp", constructor)
+        assert read_yaml(path) == {
+            "a": "2020-01-31",
+            "b": "2020-13-45",
+            "c": "2001-12-14 21:59:43.10 -5",
+            "d": "2020-01-31",
+        }
 
 
 def test_values_are_counted_with_their_aliases_written_out():
