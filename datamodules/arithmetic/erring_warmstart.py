@@ -1,40 +1,44 @@
-"""Train the erring policy: continue the tiny one on chains with wrong results, most of which are corrected, evaluate, save.
+"""Train the erring policy: chains of thirty steps with many wrong results, nearly all of which are corrected; evaluate, save.
 
     python -m lit_tpgrpo.datamodules.arithmetic.erring_warmstart --out /tmp/tiny-erring
 
-The chains of level 6 that it is trained on have thirty steps and are right in one case of eight, nearly always by way of
-corrected errors: what process rewards are for. All chains are of the training split. ``warmstart.json`` in the output folder
-has the settings, the loss curve, and the accuracy per level.
+A wrong result is visible (10 to 19, modulo 10) and replaced in the next paragraph in nearly all cases, often by another wrong
+one; a few are not, and then the solution is wrong. So one chain in three is right, by way of corrected errors: what process
+rewards are for. All chains are of the training split. ``warmstart.json`` in the output folder has the settings, the loss
+curve, and the accuracy per level.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerBase
 
-from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates
-from lit_tpgrpo.datamodules.arithmetic.tiny import tiny_policy_path
+from lit_tpgrpo.datamodules.arithmetic.chains import NO_NOISE, NoiseRates
+from lit_tpgrpo.datamodules.arithmetic.phrase_tokenizer import phrase_tokenizer
+from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS
+from lit_tpgrpo.datamodules.arithmetic.tiny import random_policy, tiny_config
 from lit_tpgrpo.datamodules.arithmetic.training_data import Row, chain_rows
 from lit_tpgrpo.datamodules.arithmetic.warmstart import Phase, Stage, StageOptimizer, fit_rows, measure_levels, save
 
 ERRING = NoiseRates(
-    error=0.65,
-    error_multiply=0.65,
+    error=0.6,
+    error_multiply=0.6,
     visible=1.0,
-    notice_now=0.95,
+    notice_now=0.975,
     notice_late=0.0,
-    notice_again=0.95,
+    notice_again=0.975,
     botched=0.6,
     false_alarm=0.0,
-    check=0.06,
+    check=0.02,
     max_reflections=40,
     variety=0.1,
 )
+EASY = replace(ERRING, error=0.3, error_multiply=0.3, botched=0.3)
 LEVEL = "6"
 """The level whose problems the policy is meant for."""
 
@@ -48,10 +52,17 @@ class ErringStage(Stage):
     """Share of each level among the chains."""
 
 
-# Short chains first: which operation comes next after a correction is learnt on them in a third of the tokens.
+# Short chains first: which operation comes next is learnt on them in a third of the tokens.
 STAGES = (
-    ErringStage(phases=(Phase(250, ERRING),), lr=0.01, warmup=20, hold=0.5, batch=24, mix={"1": 0.5, "2": 0.5}),
-    ErringStage(phases=(Phase(400, ERRING),), lr=0.006, warmup=20, hold=0.5, batch=16, mix={"2": 0.2, LEVEL: 0.8}),
+    ErringStage(
+        phases=(Phase(100, NO_NOISE), Phase(200, EASY)),
+        lr=0.01,
+        warmup=20,
+        hold=0.6,
+        batch=32,
+        mix={"1": 0.5, "2": 0.5},
+    ),
+    ErringStage(phases=(Phase(1200, ERRING),), lr=0.006, warmup=20, hold=0.6, batch=16, mix={"2": 0.1, LEVEL: 0.9}),
 )
 
 
@@ -61,12 +72,12 @@ class ErringWarmStart:
 
     seed: int = 0
     stages: tuple[ErringStage, ...] = STAGES
-    micro_batch: int = 8
+    micro_batch: int = 16
     weight_decay: float = 0.01
     levels: tuple[str, ...] = ("2", LEVEL)
     """Levels on which the policy is measured."""
-    evaluation_problems: int = 128
-    longest: int = 800
+    evaluation_problems: int = 256
+    longest: int = 400
     """Tokens at which an evaluated solution is cut off."""
 
 
@@ -77,8 +88,8 @@ def _batch(stage: ErringStage, step: int, tokenizer: PreTrainedTokenizerBase, rn
 
 def run(settings: ErringWarmStart, out: Path) -> None:
     """Run the script: training, evaluation, output."""
-    path = tiny_policy_path()
-    model, tokenizer = Qwen2ForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    tokenizer = phrase_tokenizer(LEVELS[LEVEL])
+    model = random_policy(tiny_config(tokenizer), settings.seed)
     rng = random.Random(f"erring/{settings.seed}")
     losses = [
         fit_rows(

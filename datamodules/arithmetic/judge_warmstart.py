@@ -23,7 +23,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AddedToken,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedTokenizerBase,
@@ -47,7 +46,7 @@ from lit_tpgrpo.datamodules.arithmetic.judge_training import (
 from lit_tpgrpo.datamodules.arithmetic.measure import sample_texts
 from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, TINY_LEVELS, as_problem, draw_task, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH, random_policy, tiny_config, tiny_policy_path
-from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer
+from lit_tpgrpo.datamodules.arithmetic.tokenizer import build_tokenizer, equation_tokens
 from lit_tpgrpo.datamodules.arithmetic.training_data import IGNORED
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, solution_truth
 from lit_tpgrpo.datamodules.arithmetic.warmstart import Phase, Stage, StageOptimizer
@@ -187,17 +186,6 @@ def draw_chain(
     return numbered, truth
 
 
-def equation_tokens() -> list[str | AddedToken]:
-    """Return tokens for ``6+9`` and ``=3``: each equation of the domain consists of two of them.
-
-    The judge must locate an equation elsewhere in the text, which takes one layer for each token that must match. With
-    five tokens per equation this was not learnt in a number of steps that is sufficient with two.
-    """
-    lefts = range(max(LEVELS[level].modulus for level in TINY_LEVELS))
-    terms = [f"{left}{symbol}{n}" for left in lefts for symbol in "+-*" for n in range(2 if symbol == "*" else 1, 10)]
-    return [AddedToken(text, special=False, normalized=False) for text in (*terms, *(f"={n}" for n in lefts))]
-
-
 def judge_tokenizer(settings: JudgeWarmStart, prompts: PromptSet) -> PreTrainedTokenizerBase:
     """Learn a tokenizer on prompts and replies, with ids of digits only, so that no merge is learnt from random ids."""
     rng = random.Random(f"judge corpus/{settings.seed}")
@@ -210,7 +198,9 @@ def judge_tokenizer(settings: JudgeWarmStart, prompts: PromptSet) -> PreTrainedT
             parts = render_exchange(prompts, numbered, type(exchange)(exchange.question, exchange.variables, verdict))
             texts += [part.removeprefix("<|user|>").removesuffix("<|assistant|>") for part in parts]
     tokenizer = build_tokenizer(texts, settings.vocab_size, MAX_LENGTH)
-    tokenizer.add_tokens(equation_tokens())
+    # The judge must locate an equation elsewhere in the text, which takes one layer for each token that must match. With
+    # five tokens per equation this was not learnt in a number of steps that is sufficient with two.
+    tokenizer.add_tokens(equation_tokens(max(LEVELS[level].modulus for level in TINY_LEVELS)))
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 

@@ -20,12 +20,33 @@ Split = Literal["train", "heldout"]
 _HELDOUT_SHARE = 8
 """One task in eight, by its hash, is held out."""
 
+STATEMENT = "Working modulo {modulus}, start with {start}, {operations}. What is the result?"
 _WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
 _SYMBOLS = {word: symbol for symbol, word in _WORDS.items()}
 _PROMPT = re.compile(
     r"Working modulo (\d+), start with (\d+), ((?:(?:add|subtract|multiply by) \d+(?:, )?)+)\. What is the result\?"
 )
 _OPERATION = re.compile(r"(add|subtract|multiply by) (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation on the running value, e.g. ``Operation("+", 5)``."""
+
+    symbol: str
+    operand: int
+
+    @property
+    def words(self) -> str:
+        """As the statement has it, e.g. ``add 5``."""
+        return f"{_WORDS[self.symbol]} {self.operand}"
+
+    def __call__(self, value: int, modulus: int) -> int:
+        if self.symbol == "+":
+            return (value + self.operand) % modulus
+        if self.symbol == "-":
+            return (value - self.operand) % modulus
+        return (value * self.operand) % modulus
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +66,9 @@ class Level:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.modulus < 10:
             raise ValueError(f"modulus must be at least 10 (operands are single digits), got {self.modulus}")
-        if self.distinct and self.steps > self.operations:
+        if self.distinct and self.steps > len(self.operations):
             raise ValueError(
-                f"steps must be at most {self.operations}, the number of distinct operations, got {self.steps}"
+                f"steps must be at most {len(self.operations)}, the number of distinct operations, got {self.steps}"
             )
 
     @property
@@ -56,14 +77,16 @@ class Level:
         return tuple(n for n in range(2, 10) if math.gcd(n, self.modulus) == 1)
 
     @property
-    def operations(self) -> int:
-        """Number of different operations: nine operands for + and -, and the multipliers."""
-        return 9 + 9 + len(self.multipliers)
+    def operations(self) -> tuple[Operation, ...]:
+        """All different operations: nine operands for + and -, and the multipliers."""
+        additive = [Operation(symbol, n) for symbol in "+-" for n in range(1, 10)]
+        return (*additive, *(Operation("*", n) for n in self.multipliers))
 
     @property
     def tasks(self) -> int:
         """Number of different tasks: starts, times sequences of operations."""
-        return self.modulus * (math.perm(self.operations, self.steps) if self.distinct else self.operations**self.steps)
+        n = len(self.operations)
+        return self.modulus * (math.perm(n, self.steps) if self.distinct else n**self.steps)
 
 
 LEVELS: dict[str, Level] = {
@@ -77,21 +100,6 @@ LEVELS: dict[str, Level] = {
 TINY_LEVELS = ("1", "2", "3", "4", "5")
 """The levels of which ``embedded:tiny-qwen2``, its tokenizer and the tiny judge were trained."""
 DEFAULT_LEVEL = "2"
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One operation on the running value, e.g. ``Operation("+", 5)``."""
-
-    symbol: str
-    operand: int
-
-    def __call__(self, value: int, modulus: int) -> int:
-        if self.symbol == "+":
-            return (value + self.operand) % modulus
-        if self.symbol == "-":
-            return (value - self.operand) % modulus
-        return (value * self.operand) % modulus
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +138,8 @@ class Task:
 
     @property
     def prompt(self) -> str:
-        operations = ", ".join(f"{_WORDS[o.symbol]} {o.operand}" for o in self.operations)
-        return f"Working modulo {self.modulus}, start with {self.start}, {operations}. What is the result?"
+        operations = ", ".join(o.words for o in self.operations)
+        return STATEMENT.format(modulus=self.modulus, start=self.start, operations=operations)
 
     @property
     def digest(self) -> str:

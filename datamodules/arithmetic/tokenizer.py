@@ -82,6 +82,17 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Q
         chat_template=CHAT_TEMPLATE,
     )
     # Not special: decoding with skip_special_tokens must keep the tags, which judge and verifier need.
-    tags: list[str | AddedToken] = [AddedToken(tag, special=False, normalized=False) for tag in THINK_TAGS]
-    tokenizer.add_tokens(tags)  # pyright: ignore[reportArgumentType]
+    tokenizer.add_tokens(added_tokens(THINK_TAGS))  # pyright: ignore[reportArgumentType]
     return tokenizer
+
+
+def added_tokens(texts: Iterable[str]) -> list[str | AddedToken]:
+    """Return tokens that are matched before the text is cut otherwise, the longest first; none is special."""
+    return [AddedToken(text, special=False, normalized=False) for text in texts]
+
+
+def equation_tokens(numbers: int) -> list[str | AddedToken]:
+    """Return tokens for ``6+9`` and ``=3``: an equation has one of each. Left numbers and results are below ``numbers``."""
+    operands = [(symbol, n) for symbol in "+-*" for n in range(2 if symbol == "*" else 1, 10)]
+    terms = [f"{left}{symbol}{n}" for left in range(numbers) for symbol, n in operands]
+    return added_tokens((*terms, *(f"={n}" for n in range(numbers))))

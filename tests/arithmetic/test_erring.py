@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from statistics import fmean
 
@@ -14,6 +14,7 @@ from lit_tpgrpo.datamodules.arithmetic import erring_warmstart, warmstart
 from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.erring_warmstart import ERRING, LEVEL, ErringStage, ErringWarmStart
 from lit_tpgrpo.datamodules.arithmetic.measure import is_correct, sample_texts
+from lit_tpgrpo.datamodules.arithmetic.phrase_tokenizer import phrase_tokenizer
 from lit_tpgrpo.datamodules.arithmetic.phrases import Kind
 from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, Level, as_problem, draw_task, make_problems
 from lit_tpgrpo.datamodules.arithmetic.tiny import erring_policy_path, tiny_policy_path
@@ -69,6 +70,38 @@ def test_no_operation_occurs_twice_at_a_distinct_level():
     )
 
 
+def test_a_chain_is_two_tokens_an_equation_and_one_a_phrase():
+    task = draw_task(LEVELS[LEVEL], random.Random(0))
+    tokenizer = phrase_tokenizer(LEVELS[LEVEL])
+    text = (
+        "Okay, I start with 3 and work modulo 10.\n\nFirst, 3-7=15.\n\nWait, 3-7=15 is wrong. It should be 3-7=6.\n</think>\n\n"
+        "So 3-7=6, and the answer is \\boxed{6}."
+    )
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert [tokenizer.decode([i]) for i in ids] == [
+        *("Okay, I start with ", "3", " and work modulo ", "1", "0", ".\n\n"),
+        *("First, ", "3-7", "=15", ".\n\n"),
+        *("Wait, ", "3-7", "=15", " is wrong. It should be ", "3-7", "=6", ".", "\n", "</think>", "\n\n"),
+        *("So ", "3-7", "=6", ", and the answer is \\boxed{", "6", "}", "."),
+    ]
+    # the statement: an operation is one token with the comma before it
+    words = [tokenizer.decode([i]) for i in tokenizer.encode(task.prompt)]
+    assert words[:5] == ["Working modulo ", "1", "0", ", start with ", str(task.start)]
+    assert words[5:] == [*(f", {o.words}" for o in task.operations), ". What is the result?"]
+
+
+def test_every_chain_of_the_level_is_read_back_and_short():
+    tokenizer, rng = phrase_tokenizer(LEVELS[LEVEL]), random.Random(0)
+    lengths = []
+    for _ in range(100):
+        text = write_chain(draw_task(LEVELS[LEVEL], rng), replace(ERRING, variety=1.0), rng).text
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        lengths.append(len(ids))
+    assert fmean(lengths) <= 260
+
+
 def test_the_number_of_tasks_of_a_distinct_level():
     assert Level(2, 10, distinct=True).tasks == 10 * 21 * 20
     assert Level(2, 10).tasks == 10 * 21**2
@@ -78,7 +111,7 @@ def test_the_number_of_tasks_of_a_distinct_level():
 
 
 def test_the_chains_are_what_process_rewards_are_for():
-    """Long, rarely right, and errors put right in nearly all that are."""
+    """Long, right in one case of four, and by way of corrected errors."""
     rng = random.Random(0)
     lengths, right, corrected, thoughts = [], [], [], []
     for _ in range(300):
@@ -94,7 +127,7 @@ def test_the_chains_are_what_process_rewards_are_for():
             wrong = [label is StepLabel.INCORRECT for label in chain.labels]
             thoughts.append(1 + sum(a != b for a, b in pairwise(wrong)))
     assert fmean(lengths) >= 28
-    assert 0.05 <= fmean(right) <= 0.2
+    assert 0.1 <= fmean(right) <= 0.35
     assert fmean(corrected) >= 0.9  # the others' errors cancelled out
     assert fmean(thoughts) >= 10
 
@@ -121,7 +154,7 @@ def test_the_shipped_policy_errs_and_corrects_itself(record):
     share = fmean(is_correct(p, text) for p, (text, _, _) in zip(problems, solutions, strict=True))
     for now, then in ((share, recorded["sampled"]), (1 - len(parsed) / n, recorded["unparsable"])):
         assert now == pytest.approx(then, abs=4 * (then * (1 - then) * (1 / n + 1 / recorded_n)) ** 0.5)
-    assert share <= 0.2
+    assert recorded["sampled"] <= 0.2
     assert fmean(len(t.steps) for t in parsed) >= 25
     corrections = [any(s.kind is Kind.CORRECTION and s.right for s in t.steps) for t in parsed if t.correct]
     assert fmean(corrections) >= 0.5
