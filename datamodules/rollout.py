@@ -25,7 +25,7 @@ from lit_tpgrpo.datamodules.heldout_streams import HeldoutStreams
 from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
 from lit_tpgrpo.datamodules.mixture_stream import problem_stream
 from lit_tpgrpo.datamodules.round_factory import RoundFactory
-from lit_tpgrpo.datamodules.settings_checks import check_counts, check_sampling, checked_evidence
+from lit_tpgrpo.datamodules.settings_checks import check_counts, check_filter, check_sampling, checked_evidence
 from lit_tpgrpo.datamodules.sources.evaluation_set import HeldoutProblems, as_heldout
 from lit_tpgrpo.datamodules.sources.memory import Problems, as_optional_source
 from lit_tpgrpo.datamodules.splits import ProblemSplits, split_sources, without_copies
@@ -88,7 +88,8 @@ class MathRolloutDataModule(L.LightningDataModule):
             (see ``FunctionVerifier``).
         judge: labels steps; by default the rule judge.
         credit: turns labels into token advantages; by default TP-GRPO's.
-        evidence: one or several providers of what a credit or filter needs besides labels (``lit_tpgrpo.judges.evidence``).
+        evidence: one or several providers of what a credit or filter needs besides labels (``lit_tpgrpo.judges.evidence``). In
+            ``predict`` those alone that the credit needs.
         group_filter: drops solutions before their group's statistics (``lit_tpgrpo.credit.filters``), but not in ``predict``.
         batch_stage: rescales the advantages of a whole round (``lit_tpgrpo.credit.batch``), but not those of ``predict``.
         group_size: solutions per problem, at least 2.
@@ -190,6 +191,7 @@ class MathRolloutDataModule(L.LightningDataModule):
             self.judge.share_engine(sampler)
         self.credit = ThoughtCredit() if credit is None else credit
         self.evidence = checked_evidence(evidence, self.credit, group_filter)
+        check_filter(group_filter, group_size)
         self.group_filter, self.batch_stage = group_filter, batch_stage
         self.capability: Capability = GroupAccuracy()  # CapabilityEstimator replaces it
         self.group_size, self.problems_per_step, self.steps_per_round = group_size, problems_per_step, steps_per_round

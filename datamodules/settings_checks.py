@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lit_tpgrpo.arguments import check_positive
+from lit_tpgrpo.credit.filters.base import ChecksGroupSize, GroupFilter
 from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Continuations, Evidence, StepScores
@@ -36,6 +37,16 @@ def check_counts(group_size: int, keep_rounds: int, **positive: int) -> None:
     check_positive(**positive)
     if keep_rounds < 0:
         raise ConfigError(f"keep_rounds must be 0 (keep all) or positive, got {keep_rounds}")
+
+
+def check_filter(group_filter: GroupFilter | None, group_size: int) -> None:
+    """Check that the filter leaves solutions to compare.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if isinstance(group_filter, ChecksGroupSize):
+        group_filter.check_group_size(group_size)
 
 
 def check_sampling(engine: Engine, sampling: SamplingParams | None, correction: Correction | None) -> None:

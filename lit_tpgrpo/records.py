@@ -188,7 +188,10 @@ class EvaluatedGroup:
 
 @dataclass(frozen=True, slots=True)
 class JudgedGroup:
-    """The G solutions of one problem. ``capability`` scales r_c: acc_G unless a callback says otherwise."""
+    """The G solutions of one problem. ``capability`` scales r_c: acc_G unless a callback says otherwise.
+
+    It is that of all G solutions, also where a group filter has left fewer of them here.
+    """
 
     problem: Problem
     solutions: tuple[JudgedSolution, ...]

@@ -62,6 +62,12 @@ def uses_engine(providers: Sequence[EvidenceProvider]) -> bool:
     return any(getattr(provider, "uses_engine", True) for provider in providers)
 
 
+def needed_evidence(providers: Sequence[EvidenceProvider], *users: object) -> tuple[EvidenceProvider, ...]:
+    """Return the providers of the kinds of evidence that the users (credit, group filter) list in their ``needs``."""
+    needed = [kind for user in users for kind in getattr(user, "needs", ())]
+    return tuple(provider for provider in providers if provider.gives in needed)
+
+
 def _checked(provider: EvidenceProvider, given: Sequence[Evidence | None], count: int) -> Sequence[Evidence | None]:
     name = f"data.evidence: {type(provider).__name__}.provide"
     if not isinstance(given, Sized):

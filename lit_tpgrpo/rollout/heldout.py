@@ -12,7 +12,7 @@ from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.records import Round
 from lit_tpgrpo.rollout.assignments import Assignment
 from lit_tpgrpo.rollout.capability import Capability
-from lit_tpgrpo.rollout.evidence import uses_engine
+from lit_tpgrpo.rollout.evidence import needed_evidence, uses_engine
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.trainer_state import policy_of, sampling_precision
@@ -29,7 +29,7 @@ def predict_rounds(
     """Yield the judged and credited solutions of each part of this rank's problems.
 
     Collective: every rank needs the same number of parts, some of them may be empty. Without the group filter and the batch
-    stage, which compare the solutions of a whole round.
+    stage, which compare the solutions of a whole round, and without evidence that the credit does not need.
 
     Args:
         trainer: its module is the policy.
@@ -40,7 +40,8 @@ def predict_rounds(
         seed: of sampling, stored with the solutions.
     """
     policy = policy_of(trainer)
-    maker = replace(maker, group_filter=None, batch_stage=None)
+    evidence = needed_evidence(maker.evidence, maker.credit)
+    maker = replace(maker, group_filter=None, batch_stage=None, evidence=evidence)
     maker.prepare_judge(policy)
     weights = fingerprint(policy.named_tensors())
     for index, part in enumerate(parts):

@@ -115,7 +115,17 @@ def _part(key: str, part: Any) -> dict[str, Any]:
     given = (
         dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else settings_of(part)
     )
-    return {key: type(part).__name__} | _plain(key, {k: v for k, v in given.items() if k not in ("class", *_LEFT_OUT)})
+    return {key: type(part).__name__} | _component(key, given)
+
+
+def _component(key: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain settings of a component, and those of components inside it, which have the key ``class``."""
+    settings = _plain(key, {k: v for k, v in given.items() if k not in ("class", *_LEFT_OUT)})
+    for name, value in given.items():
+        if isinstance(value, Mapping) and "class" in value:
+            inside = f"{key}.{name}"
+            settings |= {inside: str(value["class"]).rpartition(".")[2]} | _component(inside, value)
+    return settings
 
 
 def _plain(key: str, values: Mapping[str, Any]) -> dict[str, bool | int | float | str]:

@@ -26,7 +26,9 @@ from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.evidence import StepScores
 from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.evidence import EvidenceProvider
 from lit_tpgrpo.judges.generative import GenerativeJudge, QueryConfig, RuleSegmentation
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.loggers.html_tables import solution_table
@@ -207,10 +209,20 @@ def test_samples_come_every_n_rounds(random_model, tmp_path):
     assert [e.step for e in events.Tensors("rollout/solutions/text_summary")] == [0, 4]
 
 
+class NotNeeded(EvidenceProvider):
+    """Evidence that the run's credit does not go by: predict does not pay for it."""
+
+    gives = StepScores
+
+    def provide(self, cases, tools):
+        raise AssertionError
+
+
 def test_predict_writes_every_judged_solution(random_model, tmp_path, capsys):
     path = tmp_path / "out" / "judged.jsonl"
     trainer = run(tmp_path, JudgedSolutionWriter(str(path)), show_bar=True)
-    returned = trainer.predict(module(random_model), datamodule=data(predict=ArithmeticProblems("1", n=5)))
+    datamodule = data(predict=ArithmeticProblems("1", n=5), evidence=NotNeeded())
+    returned = trainer.predict(module(random_model), datamodule=datamodule)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 5 * 4
     assert returned is not None

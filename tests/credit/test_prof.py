@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 from credit_cases import correct, group, incorrect, undecided
 
-from lit_tpgrpo.credit.filters import GroupFilter, PROFFilter
+from lit_tpgrpo.credit.filters import ChecksGroupSize, GroupFilter, PROFFilter
 from lit_tpgrpo.credit.filters.prof import consistency, correct_removed
+from lit_tpgrpo.datamodules.settings_checks import check_filter
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import StepScores
 
@@ -105,5 +106,12 @@ def test_another_scale_and_settings_are_refused():
         PROFFilter().summarise(group(scored(correct("CC"), (0.5, 0.5), -1.0)))
     with pytest.raises(ConfigError, match="removed must be at least 1, got 0"):
         PROFFilter(removed=0)
+    assert isinstance(PROFFilter(), ChecksGroupSize)
+    with pytest.raises(ConfigError, match="lower removed to at most 2, or sample larger groups"):
+        check_filter(PROFFilter(removed=3), 4)
+    with pytest.raises(ConfigError, match=r"needs data\.group_size 3 or more"):
+        check_filter(PROFFilter(removed=1), 2)
+    check_filter(PROFFilter(removed=2), 4)
+    check_filter(None, 2)
     with pytest.raises(ConfigError, match="side: expected both or correct"):
         PROFFilter(side="wrong")

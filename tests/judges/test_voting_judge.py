@@ -26,7 +26,7 @@ from lit_tpgrpo.judges.base import Judge, JudgeCase, RepeatableJudge, abstain
 from lit_tpgrpo.judges.generative.baselines import DirectLabels
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
 from lit_tpgrpo.judges.generative.limits import RequestLimits, RoundBudget
-from lit_tpgrpo.judges.generative.queries import QueryConfig
+from lit_tpgrpo.judges.generative.queries import QueryConfig, request_seed
 from lit_tpgrpo.judges.generative.segmentation import LLMSegmentation, RuleSegmentation
 from lit_tpgrpo.judges.noisy import NoisyJudge
 from lit_tpgrpo.judges.voting import RULES, VotingJudge
@@ -247,6 +247,13 @@ def test_critiques_of_a_language_model_have_seeds_of_their_own(rule, wrong):
     assert wrong_steps(VotingJudge(generative(chat), 4, rule)) == [wrong]
     assert sorted(r.seed for r in chat.requests) == [0, 1, 2, 3]
     assert len({r.content for r in chat.requests}) == 1
+
+
+def test_seeds_of_many_draws_do_not_collide():
+    """Draw 250 of 4 votes had the seed 1000, which was that of the first verdict's second attempt."""
+    seeds = [request_seed(attempt, index) for attempt in range(3) for index in range(3000)]
+    assert len(set(seeds)) == len(seeds)
+    assert [request_seed(0, 3), request_seed(2, 999)] == [3, 2999]  # as in the keys of stored replies
 
 
 def test_critiques_share_one_segmentation(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_tpgrpo.credit import OutcomeCredit, VinePPOCredit
+from lit_tpgrpo.credit.filters import PROFFilter
 from lit_tpgrpo.datamodules.settings_checks import checked_evidence
 from lit_tpgrpo.engines.base import Completion, SamplingParams
 from lit_tpgrpo.errors import ConfigError
@@ -18,7 +19,7 @@ from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import Outcome, Problem, StopReason
 from lit_tpgrpo.rollout.assignments import Assignment
 from lit_tpgrpo.rollout.capability import GroupAccuracy
-from lit_tpgrpo.rollout.evidence import uses_engine
+from lit_tpgrpo.rollout.evidence import needed_evidence, uses_engine
 from lit_tpgrpo.rollout.filters import keep_all
 from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
 from lit_tpgrpo.rollout.rounds import RoundMaker
@@ -191,11 +192,27 @@ def values(folder):
 
 def test_a_policy_that_has_moved_on_continues_nothing(tmp_path, tokenizer, caplog):
     engine = Continuing(tokenizer)
-    share, round_, _ = run(tmp_path, engine, MonteCarloContinuations(samples=K), current=False)
+    share, round_, tally = run(tmp_path, engine, MonteCarloContinuations(samples=K), current=False)
     assert engine.continued == []
     assert outcomes_of(share) == [[(None,) * 3] * 2] * 2
     assert not any(c.advantages.any() for c in round_.credited)
     assert "8 prefixes have no continuations, and the policy that sampled them has moved on" in caplog.text
+    assert tally.metrics()["evidence/prefixes_lost"] == 8
+
+
+def test_what_a_moved_policy_leaves_of_a_batch_is_counted(tmp_path, tokenizer):
+    """A crash left some of the continuations, and the run goes on with other weights."""
+    provider = MonteCarloContinuations(samples=K)
+    with pytest.raises(Crash):
+        run(tmp_path, Continuing(tokenizer, crash_after=3), provider)
+    provider.metrics()
+    stored = sum(map(len, values(tmp_path)))
+    again = Continuing(tokenizer)
+    _, _, tally = run(tmp_path, again, provider, current=False)
+    counts = tally.metrics()
+    assert again.continued == []
+    assert counts["evidence/prefixes_lost"] == 8 - stored > 0
+    assert counts["evidence/prefixes"] == counts["evidence/continuations"] == 0
 
 
 def test_other_settings_are_sampled_for_themselves(tmp_path, tokenizer):
@@ -278,7 +295,19 @@ def test_a_method_without_its_evidence_is_refused_with_the_provider_to_add():
     assert checked_evidence(None, OutcomeCredit(), None) == ()
 
 
+def test_prediction_asks_only_for_what_its_credit_needs():
+    """PROF's continuations cost a multiple of the solutions, and predict has no filter."""
+    providers = (MonteCarloContinuations(), ContinuationScores())
+    assert needed_evidence(providers, OutcomeCredit()) == ()
+    assert needed_evidence(providers, VinePPOCredit()) == providers[:1]
+    assert needed_evidence(providers, OutcomeCredit(), PROFFilter()) == providers[1:]
+
+
 def test_settings_are_refused():
+    for provider in (MonteCarloContinuations, ContinuationScores):
+        with pytest.raises(ConfigError, match="2 greedy continuations of a prefix are all the same"):
+            provider(samples=2, temperature=0.0)
+    MonteCarloContinuations(samples=1, temperature=0.0)
     with pytest.raises(ConfigError, match="samples must be at least 1, got 0"):
         MonteCarloContinuations(samples=0)
     with pytest.raises(ConfigError, match="top_p must lie in"):

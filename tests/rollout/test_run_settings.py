@@ -13,6 +13,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
+from lit_tpgrpo.functional.continuation_values import EntropyValue, HardValue
+from lit_tpgrpo.judges.evidence import ContinuationScores
+from lit_tpgrpo.judges.noisy import NoisyJudge
+from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.rollout.run_settings import log_run_settings, run_settings
 from lit_tpgrpo.training.schedules import SequenceLR, TransformersLR
 
@@ -63,6 +67,25 @@ def test_the_schedule_and_lists_are_among_the_settings(make: Callable[..., Any],
     found = settings(make)
     assert found["optimizer.betas"] == "[0.8, 0.9]"
     assert {k.removeprefix("lr_scheduler"): v for k, v in found.items() if k.startswith("lr_scheduler")} == expected
+
+
+def of_data(**parts: Any) -> dict[str, Any]:
+    """The settings of a run with these parts of its DataModule."""
+    trainer = SimpleNamespace(
+        lightning_module=LightningModule(), optimizers=[], lr_scheduler_configs=[], precision="32-true", world_size=1,
+        max_steps=3, max_epochs=None, datamodule=SimpleNamespace(**parts),
+    )  # fmt: skip
+    return run_settings(cast(Trainer, trainer))
+
+
+def test_components_inside_components_are_among_the_settings():
+    """Runs with soft, hard and entropy values looked the same in every logger, as did those of a judge inside another."""
+    found = of_data(evidence=(ContinuationScores(EntropyValue(2.0), samples=4),), judge=NoisyJudge(RuleJudge(), 0.25))
+    expected = {"data.evidence.0": "ContinuationScores", "data.evidence.0.samples": 4, "data.evidence.0.max_steps": 20}
+    expected |= {"data.evidence.0.value": "EntropyValue", "data.evidence.0.value.eta": 2.0}
+    expected |= {"data.judge": "NoisyJudge", "data.judge.error": 0.25, "data.judge.judge": "RuleJudge"}
+    assert expected.items() <= found.items()
+    assert of_data(evidence=(ContinuationScores(HardValue()),))["data.evidence.0.value"] == "HardValue"
 
 
 class Mlflow(MLFlowLogger):

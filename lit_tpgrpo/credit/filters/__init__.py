@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
-    from lit_tpgrpo.credit.filters.base import GroupFilter
+    from lit_tpgrpo.credit.filters.base import ChecksGroupSize, GroupFilter
     from lit_tpgrpo.credit.filters.prof import PROFFilter
 else:
-    __getattr__, __dir__ = lazy_attributes(__name__, {"base": "GroupFilter", "prof": "PROFFilter"})
+    __getattr__, __dir__ = lazy_attributes(__name__, {"base": "ChecksGroupSize GroupFilter", "prof": "PROFFilter"})
 
-__all__ = ["GroupFilter", "PROFFilter"]
+__all__ = ["ChecksGroupSize", "GroupFilter", "PROFFilter"]

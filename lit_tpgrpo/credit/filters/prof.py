@@ -53,7 +53,7 @@ class PROFFilter:
     4 removed.
 
     Args:
-        removed: m, solutions that are removed from each group.
+        removed: m, solutions that are removed from each group, at most ``group_size`` - 2.
         side: ``both``, or ``correct``: wrong ones are dropped at random (by seeds of problem and policy version), which the
             source advises with a weak process reward model.
         min_steps: fewer scored steps are penalised.
@@ -61,7 +61,8 @@ class PROFFilter:
         penalty: subtracted from the consistency.
 
     Raises:
-        ConfigError: ``removed`` is not positive; or a score has another scale (from ``summarise``).
+        ConfigError: ``removed`` is not positive; leaves fewer than two solutions of a group (from ``check_group_size``); or a
+            score has another scale (from ``summarise``).
     """
 
     needs: ClassVar = (StepScores,)
@@ -75,6 +76,16 @@ class PROFFilter:
         self.side: Side = side
         self.min_steps, self.max_steps = min_steps, max_steps
         self.penalty = penalty
+
+    def check_group_size(self, group_size: int) -> None:
+        """Check that at least two solutions of a group are left, see ``ChecksGroupSize``."""
+        if self.removed > group_size - 2:
+            raise ConfigError(
+                f"data.group_filter: PROFFilter must leave two solutions of a group to compare; removed is {self.removed} of "
+                f"data.group_size {group_size}: lower removed to at most {group_size - 2}, or sample larger groups"
+                if group_size > 2
+                else "data.group_filter: PROFFilter needs data.group_size 3 or more: two solutions must be left to compare"
+            )
 
     def summarise(self, group: JudgedGroup) -> Summary:
         """Return sum and number of the group's step scores."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.evidence import Evidence, StepScores
+from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.functional.continuation_values import SoftValue, ValueEstimate
 from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
 from lit_tpgrpo.judges.evidence.continuations import MonteCarloContinuations
@@ -41,6 +43,18 @@ class ContinuationScores(EvidenceProvider):
         self.value: ValueEstimate = SoftValue() if value is None else value
         self.samples = samples
         self._continuations = MonteCarloContinuations(samples, max_steps, False, temperature, top_p)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the scores depend on: the value among them."""
+        sampled = self._continuations
+        return {
+            "value": settings_of(self.value),
+            "samples": self.samples,
+            "max_steps": sampled.max_steps,
+            "temperature": sampled.temperature,
+            "top_p": sampled.top_p,
+        }
 
     @property
     def gives(self) -> type[Evidence]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Continuations, Evidence
 from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools, Prefix
 
@@ -31,11 +32,11 @@ class MonteCarloContinuations(EvidenceProvider):
         samples: continuations of each prefix, 9 in VinePPO's code.
         max_steps: steps of a solution from whose start it is continued, the first ones: 20 in VinePPO's code for MATH.
         from_prompt: whether the bare prompt is continued as well.
-        temperature: of the continuations; None is that of the run's ``sampling``.
+        temperature: of the continuations; None is that of the run's ``sampling``. 0 is greedy and allows a single sample.
         top_p: likewise.
 
     Raises:
-        ConfigError: a number is too small, or a sampling parameter out of its range.
+        ConfigError: a number is too small, a sampling parameter out of its range, or several samples would be greedy.
     """
 
     def __init__(
@@ -50,6 +51,11 @@ class MonteCarloContinuations(EvidenceProvider):
         self.samples, self.max_steps, self.from_prompt = samples, max_steps, from_prompt
         self.temperature, self.top_p = temperature, top_p
         self._params(SamplingParams())
+        if samples > 1 and temperature == 0:
+            raise ConfigError(
+                f"data.evidence: {samples} greedy continuations of a prefix are all the same; set a positive temperature, or "
+                "samples to 1"
+            )
         self._counts: Counter[str] = Counter()
 
     @property
@@ -57,8 +63,11 @@ class MonteCarloContinuations(EvidenceProvider):
         return Continuations
 
     def metrics(self) -> dict[str, float]:
-        """Return and reset the cost: prefixes that were sampled, continuations, their tokens, and prefixes shared or stored."""
-        names = ("prefixes", "prefixes_reused", "continuations", "continuation_tokens")
+        """Return and reset the cost: prefixes that were sampled, continuations, their tokens, and prefixes shared or stored.
+
+        ``prefixes_lost`` have no continuations: the store lacks them, and the policy that sampled the round has moved on.
+        """
+        names = ("prefixes", "prefixes_reused", "prefixes_lost", "continuations", "continuation_tokens")
         counts = {name: float(self._counts[name]) for name in names}
         self._counts.clear()
         return counts
@@ -78,6 +87,7 @@ class MonteCarloContinuations(EvidenceProvider):
                 "%d prefixes have no continuations, and the policy that sampled them has moved on: their steps have no value",
                 len(missing),
             )
+            self._counts["prefixes_lost"] += len(missing)
             missing = []
         for bucket, params in self._buckets(missing, self._params(tools.sampling)):
             for batch in tools.continue_from(bucket, self.samples, params):

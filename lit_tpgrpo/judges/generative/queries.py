@@ -24,10 +24,12 @@ from lit_tpgrpo.judges.generative.replies import ReplyStore, reply_key
 from lit_tpgrpo.judges.generative.sending import RequestSender, UnansweredError
 from lit_tpgrpo.judges.generative.verdicts import VerdictError, VerdictModel, read_verdict, schema_of
 from lit_tpgrpo.judges.generative.voting import Vote
+from lit_tpgrpo.seeds import derived_seed
 
 T = TypeVar("T")
 RETRY_TEMPERATURE = 0.7
 """Used after an invalid greedy reply, which would be the same again."""
+SEEDS_PER_ATTEMPT = 1000
 
 
 @checked_arguments()
@@ -196,5 +198,20 @@ class JudgeClient:
             thinking_tokens=self.config.thinking_tokens,
             temperature=temperature,
             top_p=self.config.top_p,
-            seed=1000 * attempt + query.draw * self.config.votes + sample,
+            seed=request_seed(attempt, query.draw * self.config.votes + sample),
         )
+
+
+def request_seed(attempt: int, index: int) -> int:
+    """Return the seed of a request; requests that differ in one of both have different seeds.
+
+    Those of the first 1,000 verdicts are as they always were: stored replies have the seed in their keys, and would be
+    requested again.
+
+    Args:
+        attempt: from 0; how often the question was asked and answered with an invalid reply.
+        index: of the verdict among all votes of all draws.
+    """
+    if index < SEEDS_PER_ATTEMPT:
+        return SEEDS_PER_ATTEMPT * attempt + index
+    return derived_seed("judge reply", attempt, index)
