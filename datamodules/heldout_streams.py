@@ -25,6 +25,7 @@ from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.rollout.run_store import RunStore
 from lit_tpgrpo.rollout.trainer_state import batch_limit, policy_of
+from lit_tpgrpo.search.engine import SearchingEngine
 
 Limit = int | float | None
 
@@ -64,9 +65,11 @@ class HeldoutStreams:
         policy = policy_of(self.trainer)
         version, weights = policy.policy_version, fingerprint(policy.named_tensors())
         settings = maker.policy_settings(version, weights, self.seed)
-        engine = {"engine": type(maker.engine).__name__, "engine_dtype": str(getattr(maker.engine, "dtype", None))}
+        # Of an engine that searches: the one that samples. The search is in the maker's settings.
+        sampler = maker.engine.engine if isinstance(maker.engine, SearchingEngine) else maker.engine
+        engine = {"engine": type(sampler).__name__, "engine_dtype": str(getattr(sampler, "dtype", None))}
         # A hash: settings.json holds no values of options, which may be secret (vLLM's hf_token).
-        options = repr(sorted(getattr(maker.engine, "options", {}).items())).encode()
+        options = repr(sorted(getattr(sampler, "options", {}).items())).encode()
         engine["engine_options"] = hashlib.blake2b(options, digest_size=6).hexdigest()
         ends = stop_ids(policy.policy_model, cast(int | None, policy.tokenizer.eos_token_id))
         settings |= engine | {"precision": str(self.trainer.precision), "end_ids": ends}

@@ -25,7 +25,13 @@ from lit_tpgrpo.datamodules.heldout_streams import HeldoutStreams
 from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
 from lit_tpgrpo.datamodules.mixture_stream import problem_stream
 from lit_tpgrpo.datamodules.round_factory import RoundFactory
-from lit_tpgrpo.datamodules.settings_checks import check_counts, check_filter, check_sampling, checked_evidence
+from lit_tpgrpo.datamodules.settings_checks import (
+    check_counts,
+    check_filter,
+    check_sampling,
+    check_trains,
+    checked_evidence,
+)
 from lit_tpgrpo.datamodules.sources.evaluation_set import HeldoutProblems, as_heldout
 from lit_tpgrpo.datamodules.sources.memory import Problems, as_optional_source
 from lit_tpgrpo.datamodules.splits import ProblemSplits, split_sources, without_copies
@@ -224,7 +230,12 @@ class MathRolloutDataModule(L.LightningDataModule):
             self._lock.take(self.trainer, self.store_dir)
 
     def setup(self, stage: str) -> None:
-        """Raise on all ranks if another run holds one of the folders or the judge cannot write, before anything is sampled."""
+        """Raise on all ranks, before anything is sampled, if the settings do not fit the stage or something cannot be written.
+
+        The engine searches and the run is to train, another run holds one of the folders, or the judge cannot write.
+        """
+        if stage == "fit":
+            check_trains(self.engine)
         self._lock.confirm(self._trainer, self.store_dir)
         if stage == "fit":
             check_between_rounds(self._trainer)

@@ -11,6 +11,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Continuations, Evidence, StepScores
 from lit_tpgrpo.judges.evidence.base import EvidenceProvider
 from lit_tpgrpo.rollout.correction import Correction
+from lit_tpgrpo.search.engine import SearchingEngine
 
 _PROVIDERS: dict[type[Evidence], str] = {
     Continuations: "lit_tpgrpo.MonteCarloContinuations",
@@ -37,6 +38,19 @@ def check_counts(group_size: int, keep_rounds: int, **positive: int) -> None:
     check_positive(**positive)
     if keep_rounds < 0:
         raise ConfigError(f"keep_rounds must be 0 (keep all) or positive, got {keep_rounds}")
+
+
+def check_trains(engine: Engine) -> None:
+    """Check that training can learn from what the engine samples.
+
+    Raises:
+        ConfigError: it returns the results of searches.
+    """
+    if isinstance(engine, SearchingEngine):
+        raise ConfigError(
+            "SearchingEngine chooses among samples, and what it chooses is no sample of the policy: train without it, and "
+            "search with predict, test or validate"
+        )
 
 
 def check_filter(group_filter: GroupFilter | None, group_size: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.evaluation.scores import ScoredGroup, suite_scores
 from lit_tpgrpo.judges.base import Counts
 from lit_tpgrpo.judges.evidence import MonteCarloContinuations
@@ -23,6 +24,7 @@ from lit_tpgrpo.losses.metrics import measure
 from lit_tpgrpo.records import Outcome, Round, StepLabel
 from lit_tpgrpo.rollout.mismatch import MismatchTally
 from lit_tpgrpo.rollout.summary import tally_round
+from lit_tpgrpo.search import BestOfN, JudgeStepScores, SearchingEngine
 from lit_tpgrpo.training.gradients import GradientNorm, step_metrics
 from lit_tpgrpo.verify.choice import MultipleChoiceVerifier
 from lit_tpgrpo.verify.code.verifier import CodeVerifier
@@ -88,6 +90,8 @@ def logged_by_parts() -> set[str]:
         # A count of solutions and groups is what shares divide by.
         names |= dataclasses.replace(tally, sums=dict.fromkeys(tally.sums, 1.0)).metrics().keys()
     names |= {f"evidence/{name}" for name in MonteCarloContinuations().metrics()}
+    searches = SearchingEngine(HFEngine(), BestOfN(), JudgeStepScores(RuleJudge())).tally().metrics()
+    names |= {f"{prefix}/{name}" for prefix in ("eval", "test", "predict") for name in searches}
     names |= MismatchTally((1.0,) * 5, 0.0, 1.0, 1.0, 1.0).metrics().keys()
     names |= step_metrics(GradientNorm(torch.zeros(())), None).keys()
     values = torch.zeros(2)

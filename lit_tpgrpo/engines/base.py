@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lit_tpgrpo.judges.base import Tally
+
 
 @checked_arguments()
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,15 @@ class Interruptible(Protocol):
 
 
 @runtime_checkable
+class CountingEngine(Protocol):
+    """An engine that samples more than it returns, and counts it."""
+
+    def tally(self) -> Tally:
+        """Return counters since the last call and reset them; logged over all ranks as ``eval/``, ``test/`` or ``predict/``."""
+        ...
+
+
+@runtime_checkable
 class Engine(Protocol):
     """Interface of an engine that samples from a policy.
 
@@ -128,7 +139,9 @@ class Engine(Protocol):
     of a round is sampled identically after a crash or with another number of processes.
 
     An engine that computes log-probs differently from the trainer (other kernels or precision) has the attribute
-    ``mismatched = True``: its samples are then corrected by importance weights, unless the user disables it.
+    ``mismatched = True``: its samples are then corrected by importance weights, unless the user disables it. One whose
+    samples depend on settings of its own has them, plain values, in the attribute ``settings``: stored samples are reused only
+    where they are equal.
     A class that inherits from this one gets ``sleep``, ``wake`` and ``close``, which do nothing.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,8 +11,8 @@ import lightning as L
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lit_tpgrpo.distributed import gather, raise_on_all_ranks
-from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.distributed import gather, gather_sum, raise_on_all_ranks
+from lit_tpgrpo.engines.base import CountingEngine, Policy
 from lit_tpgrpo.evaluation.scores import AVERAGE, ScoredGroup, by_set, suite_scores
 from lit_tpgrpo.evaluation.sets import SetSampling
 from lit_tpgrpo.evaluation.tables import SuiteTable, write_tables
@@ -86,7 +87,9 @@ class EvaluationLog:
         self.version = module.policy_version if isinstance(module, Policy) else module.trainer.global_step
         self.table = SuiteTable.of(sets, self.scores)
         # Equal on all ranks, so averaging changes nothing; Lightning warns of values that are not synchronised.
-        module.log_dict({f"{prefix}/{k}": v for k, v in self.scores.items()}, batch_size=1, sync_dist=True)
+        cost = _engine_counters(source)
+        logged = {f"{prefix}/{k}": v for k, v in (self.scores | cost).items()}
+        module.log_dict(logged, batch_size=1, sync_dist=True)
         self._log_at(module.trainer, self.version)
         with raise_on_all_ranks("writing the evaluation's scores"):
             if module.trainer.is_global_zero:
@@ -94,7 +97,9 @@ class EvaluationLog:
                 if heldout is not None and heldout.evaluation_folder is not None:
                     values = {"step": self.version, "measured": self.measured, "headline": self.headline}
                     scores = {name: float(value) for name, value in self.scores.items()}
-                    write_tables(heldout.evaluation_folder, self.table, values | {"scores": scores})
+                    folder = heldout.evaluation_folder
+                    values |= {"scores": scores} | ({"engine": _written_cost(folder, cost)} if cost else {})
+                    write_tables(folder, self.table, values)
 
     def finished(self, trainer: L.Trainer) -> None:
         """Restore the step counter after Lightning has sent the scores to the loggers."""
@@ -116,6 +121,24 @@ class ScoresGroups(Protocol):
     """A LightningModule that scores the evaluated groups of its validation and test batches itself."""
 
     evaluation: EvaluationLog
+
+
+def _engine_counters(source: Any) -> dict[str, float]:
+    """Return what the DataModule's engine counted since the last loop, over all ranks; see ``CountingEngine``. Collective."""
+    engine = getattr(source, "engine", None)
+    return gather_sum(engine.tally()).metrics() if isinstance(engine, CountingEngine) else {}
+
+
+def _written_cost(folder: Path, cost: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the cost to write: that of the file if this evaluation read all groups from disk and so sampled nothing."""
+    file = folder / "scores.json"
+    if any(cost.values()) or not file.is_file():
+        return cost
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # it is written again in any case
+        return cost
+    return stored.get("engine", cost) if isinstance(stored, dict) else cost
 
 
 def _measured(

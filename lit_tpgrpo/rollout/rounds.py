@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,7 +82,13 @@ class RoundMaker:
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
             **self.template.settings,
             "kept_tags": list(self.format.tags()),
+            **self._engine_settings(),
         }
+
+    def _engine_settings(self) -> dict[str, Any]:
+        """Return the settings of an engine whose samples depend on them, see ``Engine``."""
+        has_settings = isinstance(getattr(self.engine, "settings", None), Mapping)
+        return {"engine_settings": settings_of(self.engine)} if has_settings else {}
 
     def sampling_settings(self, problems: Sequence[Problem], version: int, weights: str, seed: int) -> dict[str, Any]:
         """Return what a round's stored solutions must have been sampled with to be reused.

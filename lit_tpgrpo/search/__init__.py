@@ -5,9 +5,10 @@
 ``JudgeStepScores`` asks a judge. A new search implements ``Search``: a generator of requests that returns a solution.
 """
 
-from lit_tpgrpo.search.base import ROOT, Expand, NoScores, Partial, Plan, Search, StepScorer
-from lit_tpgrpo.search.engine import Found, SearchingEngine, run_searches
+from lit_tpgrpo.search.base import ROOT, Expand, NoScores, Partial, Plan, PreparedScorer, Search, StepScorer
+from lit_tpgrpo.search.engine import SearchingEngine, SearchTally
 from lit_tpgrpo.search.judged import JudgeStepScores
+from lit_tpgrpo.search.loop import Found, run_searches
 from lit_tpgrpo.search.steps import BeamSearch, GreedyStepSearch
 from lit_tpgrpo.search.whole import BestOfN, WeightedVoting, best_of, weighted_vote
 
@@ -22,7 +23,9 @@ __all__ = [
     "NoScores",
     "Partial",
     "Plan",
+    "PreparedScorer",
     "Search",
+    "SearchTally",
     "SearchingEngine",
     "StepScorer",
     "WeightedVoting",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal, Protocol, runtime_checkable
 
+from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.judges.base import Tally
 from lit_tpgrpo.records import StopReason
 
 
@@ -67,6 +69,23 @@ class StepScorer(Protocol):
         Args:
             cases: problem statements (as the prompt shows them, chat template included) and texts of the steps so far.
         """
+        ...
+
+
+@runtime_checkable
+class PreparedScorer(Protocol):
+    """A scorer with parts that may depend on the policy, that count, and that hold processes."""
+
+    def prepare(self, policy: Policy) -> None:
+        """Take the policy's weights, if they are needed; called before the engine that searches loads them. Collective."""
+        ...
+
+    def tally(self) -> Tally:
+        """Return the counters since the last call and reset them."""
+        ...
+
+    def close(self) -> None:
+        """Free processes and connections; may be called twice."""
         ...
 
 

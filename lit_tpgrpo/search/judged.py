@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.base import Judge, JudgeCase
+from lit_tpgrpo.fingerprint import named_settings_of, settings_of
+from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge, Tally, tally_of
 from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason, Verdict
 from lit_tpgrpo.search.base import StepScorer
 from lit_tpgrpo.text.formats.base import SolutionFormat
@@ -20,7 +23,8 @@ class JudgeStepScores(StepScorer):
 
     Gold answers are unknown at test time, so that the judge is told that the answer is right: it labels the steps that the
     solution corrects itself, or, for ``DirectLabels`` and ``StepByStep``, those that it finds wrong. The judges of this package
-    abstain on a solution without an answer block: only searches over whole solutions can use them.
+    abstain on a solution without an answer block: only searches over whole solutions can use them. A policy that judges itself
+    does so with the weights that search, and with an engine of its own: the one that searches is busy.
 
     Args:
         judge: labels the steps.
@@ -41,6 +45,24 @@ class JudgeStepScores(StepScorer):
         self.unknown = unknown
         self.source = source
         self.format = ThinkTags() if format is None else format
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the scores depend on."""
+        own = {"unknown": self.unknown, "source": self.source, "format": settings_of(self.format)}
+        return {"judge": named_settings_of(self.judge)} | own
+
+    def prepare(self, policy: Policy) -> None:
+        """Refresh a judge that is the policy itself, see ``PreparedScorer``."""
+        if isinstance(self.judge, RefreshableJudge):
+            self.judge.refresh(policy)
+
+    def tally(self) -> Tally:
+        """Return the judge's counters since the last call and reset them."""
+        return tally_of(self.judge)
+
+    def close(self) -> None:
+        self.judge.close()
 
     def scores(self, cases: Sequence[tuple[str, tuple[str, ...]]]) -> Sequence[Sequence[float]]:
         verdicts = dict(self.judge.judge([self._case(statement, "".join(steps)) for statement, steps in cases]))

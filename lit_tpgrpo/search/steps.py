@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.records import StopReason
 from lit_tpgrpo.search.base import ROOT, Aggregate, Expand, Partial, Plan, Search, solution_score
 
 
@@ -15,9 +16,10 @@ class GreedyStepSearch(Search):
 
     A step is positive if its score is at least ``positive``, negative if it is at most ``negative``, neutral between. Of the
     children positive ones are tried first, neutral ones only after them, negative ones never. If nothing is left to try, the
-    prompt is expanded again. After ``max_expansions`` the best so far is taken: a whole solution with the highest score, or
-    else the longest partial one, which is then sampled to its end. Second-hand: no pseudo-code was found, so that the order of
-    back-tracking and what happens at the limit are our reading, and the published limit is unknown.
+    prompt is expanded again, unless the token limit cut all of the last next steps: solutions that long would be cut again.
+    Then, and after ``max_expansions``, the best so far is taken: a whole solution with the highest score, or else the longest
+    partial one, which is then sampled to its end. Second-hand: no pseudo-code was found, so that the order of back-tracking
+    and what happens at the limits are our reading, and the published limit is unknown.
 
     Args:
         children: next steps sampled at each expansion.
@@ -50,6 +52,8 @@ class GreedyStepSearch(Search):
             chosen = _next(levels)
             if chosen is not None and chosen.is_whole:
                 return chosen
+            if chosen is None and all(child.stop is StopReason.LENGTH for child in children):
+                break
             parent = ROOT if chosen is None else chosen
         if best.stop is None:
             ((best,),) = yield Expand((best,), 1, whole=True)

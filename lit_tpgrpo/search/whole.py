@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lit_tpgrpo.arguments import check_positive, checked_arguments
+from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.metrics.scores import vote_key
 from lit_tpgrpo.search.base import ROOT, Aggregate, Expand, Partial, Plan, Search, solution_score
 from lit_tpgrpo.text.answers import extract_boxed
@@ -49,6 +51,11 @@ def answer_of(partial: Partial, format: SolutionFormat) -> str | None:
     return None if block is None else extract_boxed(block)
 
 
+def best_solution(solutions: Sequence[Partial], aggregate: Aggregate) -> Partial:
+    """Return the solution with the highest score, the first of equal ones; one that the token limit cut only if all were."""
+    return max(solutions, key=lambda s: (s.is_whole, solution_score(s, aggregate)))
+
+
 @checked_arguments()
 class BestOfN(Search):
     """Sample n solutions and take the one with the highest score; one that the token limit cut only if all were.
@@ -68,12 +75,14 @@ class BestOfN(Search):
 
     def plan(self) -> Plan:
         (solutions,) = yield Expand((ROOT,), self.n, whole=True)
-        return max(solutions, key=lambda s: (s.is_whole, solution_score(s, self.aggregate)))
+        return best_solution(solutions, self.aggregate)
 
 
 @checked_arguments()
 class WeightedVoting(Search):
     """Sample n solutions and take the answer whose solutions' scores sum to most, see ``weighted_vote``.
+
+    Without any answer it takes the best solution as ``BestOfN`` does.
 
     Args:
         n: solutions of a problem.
@@ -90,7 +99,14 @@ class WeightedVoting(Search):
         self.aggregate: Aggregate = aggregate
         self.format = ThinkTags() if format is None else format
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it chooses by."""
+        return {"n": self.n, "aggregate": self.aggregate, "format": settings_of(self.format)}
+
     def plan(self) -> Plan:
         (solutions,) = yield Expand((ROOT,), self.n, whole=True)
         answers = [answer_of(s, self.format) for s in solutions]
+        if not any(answer is not None for answer in answers):
+            return best_solution(solutions, self.aggregate)
         return solutions[weighted_vote(answers, [solution_score(s, self.aggregate) for s in solutions])]

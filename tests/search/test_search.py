@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge, abstain
+from lit_tpgrpo.judges.noisy import NoisyJudge
+from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import StepLabel, StopReason, Verdict
 from lit_tpgrpo.search import (
     BeamSearch,
@@ -29,6 +31,7 @@ from lit_tpgrpo.search import (
     weighted_vote,
 )
 from lit_tpgrpo.signals import STOP
+from lit_tpgrpo.text.formats.plain_chain import PlainChain
 
 PARAMS = SamplingParams(max_new_tokens=200)
 
@@ -152,6 +155,13 @@ def test_a_solution_that_was_cut_is_taken_last():
     assert search({"": ["+" * 30]}, BestOfN(2), params=SamplingParams(max_new_tokens=20))[0] == "+" * 20
 
 
+def test_without_an_answer_a_vote_takes_the_best_solution_that_ended():
+    """The one that the token limit cut has the higher score."""
+    tree = {"": ["+" * 30, "0no box", "-short"]}
+    assert search(tree, WeightedVoting(3), params=SamplingParams(max_new_tokens=20))[0] == "0no box"
+    assert search({"": ["+" * 30]}, WeightedVoting(2), params=SamplingParams(max_new_tokens=20))[0] == "+" * 20
+
+
 # ---- step by step ----
 
 HGS = {
@@ -229,6 +239,21 @@ def test_a_long_step_is_continued_and_the_limit_of_tokens_is_kept():
     assert [p.max_new_tokens for p in engine.params] == [8, 8, 4, 4]
 
 
+@pytest.mark.parametrize("children", [1, 3])
+def test_where_the_limit_of_tokens_cuts_every_next_step_the_search_ends(children):
+    """It began at the prompt again, a hundred times: 672 tokens in place of 24 with one child."""
+    engine = Tree({"+" * k: ["+"] for k in range(50)})
+    how, params = GreedyStepSearch(children), SamplingParams(max_new_tokens=20)
+    text, tokens = search(engine, how, params=params, step_tokens=8)
+    assert (text, tokens) == ("+" * 20, children * (8 + 8 + 4) + 4)
+
+
+def test_where_one_next_step_is_negative_and_not_cut_the_prompt_is_expanded_again():
+    engine = Tree({"": ["+" * 30, "-a\n\n", "+c"]})
+    assert search(engine, GreedyStepSearch(2), params=SamplingParams(max_new_tokens=20))[0] == "+c"
+    assert engine.calls == [(1, 2)] * 2
+
+
 @pytest.mark.parametrize("how", [GreedyStepSearch(1, max_expansions=2), BeamSearch(1, 1)])
 def test_a_step_that_ends_with_the_last_token_is_cut(how):
     """Engines say that it ended with a stop string; no engine can be asked for the 0 tokens that are left."""
@@ -278,11 +303,8 @@ def test_what_is_sampled_depends_on_the_prompts_own_seed():
 # ---- the engine and scores from judges ----
 
 
-def policy(fn: TrainerFn | None = None) -> Any:
-    tokenizer = SimpleNamespace(decode=lambda ids, **settings: decode(ids))
-    return SimpleNamespace(
-        tokenizer=tokenizer, _trainer=None if fn is None else SimpleNamespace(state=SimpleNamespace(fn=fn))
-    )
+def policy() -> Any:
+    return SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda ids, **settings: decode(ids)))
 
 
 def test_an_engine_of_searches():
@@ -290,7 +312,7 @@ def test_an_engine_of_searches():
     assert isinstance(engine, Engine)
     with pytest.raises(RuntimeError, match="before load_weights"):
         next(engine.sample([[1]], 1, PARAMS, [0]))
-    engine.load_weights(policy(TrainerFn.PREDICTING))
+    engine.load_weights(policy())
     results = dict(engine.sample([[ord("?")], [ord("!")]], 2, PARAMS, [1, 2]))
     assert sorted(results) == [0, 1]
     assert all(len(completions) == 2 for completions in results.values())
@@ -298,8 +320,80 @@ def test_an_engine_of_searches():
     assert (decode(completion.token_ids), completion.stop) == ("0b\n\n+end\0", StopReason.EOS)
     assert len(completion.logprobs) == len(completion.token_ids)
     assert engine.tokens > 4 * len(completion.token_ids)
+    assert engine.tally().metrics() == {"search_tokens": engine.tokens, "search_solutions": 4}
+    assert engine.tally().metrics() == {"search_tokens": 0, "search_solutions": 0}
+    with pytest.raises(ConfigError, match="at temperature 0 they are all the same"):
+        next(engine.sample([[1]], 1, SamplingParams(temperature=0.0), [0]))
+
+
+def test_training_on_searches_is_refused():
+    """Before the run's folder is locked or anything is loaded."""
+    engine = SearchingEngine(Tree(HGS), BestOfN(2), NoScores())
     with pytest.raises(ConfigError, match="train without it"):
-        engine.load_weights(policy(TrainerFn.FITTING))
+        MathRolloutDataModule(train=ArithmeticProblems("1", n=4), engine=engine).setup("fit")
+
+
+class Resource(Judge):
+    """A judge with weights, counters and a process."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.said = fails, []
+
+    needs_policy = True
+
+    def refresh(self, policy):
+        self.said.append("refreshed")
+        return True
+
+    def judge(self, cases):
+        return ((i, abstain(case, "")) for i, case in enumerate(cases))
+
+    def metrics(self):
+        return {"cases": 3.0}
+
+    def close(self):
+        self.said.append("closed")
+        if self.fails:
+            raise OSError("the judge's process")
+
+
+def test_the_scorers_judge_has_the_weights_is_counted_and_is_closed():
+    class Closing(Tree):
+        closed = False
+
+        def load_weights(self, policy):
+            judge.said.append("engine")
+
+        def close(self):
+            self.closed = True
+
+    judge, tree = Resource(fails=True), Closing(WHOLE)
+    engine = SearchingEngine(tree, BestOfN(2), JudgeStepScores(judge))
+    engine.load_weights(policy())
+    assert judge.said == ["refreshed", "engine"]  # one engine may serve both: the policy's weights come last
+    assert (engine.tally() + engine.tally()).metrics()["search_judge_cases"] == 6
+    with pytest.raises(OSError, match="the judge's process"):
+        engine.close()
+    assert tree.closed
+    assert judge.said[-1] == "closed"
+
+
+def test_settings_of_a_search_are_those_of_its_parts():
+    """Stored evaluations are reused only where they are equal; BestOfN(2) read those of BestOfN(64)."""
+
+    def settings(how, scorer=None):
+        return SearchingEngine(Tree({}), how, scorer or NoScores()).settings
+
+    given = [
+        settings(BestOfN(2)),
+        settings(BestOfN(3)),
+        settings(WeightedVoting(2)),
+        settings(WeightedVoting(2, format=PlainChain())),
+        settings(BestOfN(2), JudgeStepScores(RuleJudge())),
+        settings(BestOfN(2), JudgeStepScores(RuleJudge(), unknown=0.1)),
+        settings(BestOfN(2), JudgeStepScores(NoisyJudge(RuleJudge()))),
+    ]
+    assert len({json.dumps(s, sort_keys=True) for s in given}) == len(given)
 
 
 def test_a_judge_and_the_waiting_get_the_engine_that_samples():
