@@ -81,7 +81,11 @@ def sweep_table(sweep: Sweep, arms: list[ArmRuns]) -> str:
         final = {seed: f"{runs.final([seed]).mean():.3f}" for seed in runs.seeds}
         mean = f"{runs.final(runs.seeds).mean():.3f}"
         cells = [*map(str, sweep.points[runs.arm.name].values()), *(final.get(seed, "–") for seed in seeds)]
-        cells += [mean, f"{sum(areas) / len(areas):.3f}", f"{runs.column('tokens', runs.seeds)[:, -1].mean():,.0f}"]
+        cells += [
+            mean,
+            f"{sum(areas) / len(areas):.3f}",
+            f"{runs.column('sampled_tokens', runs.seeds)[:, -1].mean():,.0f}",
+        ]
         rows.append([f"**{cell}**" for cell in cells] if runs is best else cells)
     keys = list(next(iter(sweep.points.values())))
     return markdown([*keys, *(f"end, seed {seed}" for seed in seeds), "end", "area", "tokens"], rows)

@@ -211,8 +211,8 @@ def test_sweep_table(tmp_path: Path):
     (path,) = write_sweep(sweep, Results(tmp_path / "sweep"), tmp_path)
     table = [line.strip("| ").split(" | ") for line in path.read_text().splitlines() if line.startswith("|")]
     assert table[0] == ["model.optimizer.lr", "end, seed 7", "end, seed 8", "end", "area", "tokens"]
-    assert table[2] == ["0.1", "0.500", "–", "0.500", "0.250", "640"]
-    assert table[3] == [f"**{c}**" for c in ("0.2", "0.750", "1.000", "0.875", "0.469", "640")]
+    assert table[2] == ["0.1", "0.500", "–", "0.500", "0.250", "3,000"]
+    assert table[3] == [f"**{c}**" for c in ("0.2", "0.750", "1.000", "0.875", "0.469", "3,000")]
     assert "- lr_0.1, seed 8: not run yet" in path.read_text()
 
 
