@@ -19,7 +19,7 @@ from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.batch.base import BatchStage
 from lit_tpgrpo.credit.filters.base import GroupFilter
 from lit_tpgrpo.credit.thought import ThoughtCredit
-from lit_tpgrpo.datamodules.closing import close_all
+from lit_tpgrpo.datamodules.closing import Closable, close_all
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling, RefillingFactory
 from lit_tpgrpo.datamodules.heldout_streams import HeldoutStreams
 from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
@@ -239,9 +239,11 @@ class MathRolloutDataModule(L.LightningDataModule):
         self._lock.confirm(self._trainer, self.store_dir)
         if stage == "fit":
             check_between_rounds(self._trainer)
-        if stage in ("fit", "predict") and isinstance(self.judge, WritingJudge):
+        if stage in ("fit", "predict"):
             with raise_on_all_ranks("checking the judge's folder"):
-                self.judge.check_writable()
+                for part in (self.judge, *self.evidence):
+                    if isinstance(part, WritingJudge):
+                        part.check_writable()
 
     @property
     def _trainer(self) -> L.Trainer:
@@ -441,6 +443,7 @@ class MathRolloutDataModule(L.LightningDataModule):
 
     def _close(self) -> list[Exception]:
         """Free processes and folders, and return what failed. Every part starts again when it is next used."""
-        errors = close_all(self.engine, self.verifier, self.judge)
+        providers = [provider for provider in self.evidence if isinstance(provider, Closable)]
+        errors = close_all(self.engine, self.verifier, self.judge, *providers)
         self._lock.release()
         return errors

@@ -8,13 +8,15 @@ from lit_tpgrpo.arguments import check_positive
 from lit_tpgrpo.credit.filters.base import ChecksGroupSize, GroupFilter
 from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.evidence import Continuations, Evidence, StepScores
+from lit_tpgrpo.evidence import Continuations, Evidence, Preferences, SolutionGrade, StepScores
 from lit_tpgrpo.judges.evidence.base import EvidenceProvider
 from lit_tpgrpo.rollout.correction import Correction
 from lit_tpgrpo.search.engine import SearchingEngine
 
 _PROVIDERS: dict[type[Evidence], str] = {
     Continuations: "lit_tpgrpo.MonteCarloContinuations",
+    Preferences: "lit_tpgrpo.PairwisePreferences",
+    SolutionGrade: "lit_tpgrpo.PrinciplesGrades",
     StepScores: "lit_tpgrpo.LabelScores (from labels) or lit_tpgrpo.ContinuationScores (sampled)",
 }
 

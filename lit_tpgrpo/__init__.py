@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         CorrectOnlyCredit,
         CreditAssignment,
         FixedMargin,
+        GradeCredit,
         GroupCredit,
         GroupRelativeCredit,
         IncorrectOnlyCredit,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         StandardisedBaseline,
         StepCredit,
         SuccessRateBaseline,
+        ThinkRMCredit,
         ThoughtCredit,
         UnadaptedThoughtCredit,
         VinePPOCredit,
@@ -80,7 +82,14 @@ if TYPE_CHECKING:
     from lit_tpgrpo.export import export_checkpoint
     from lit_tpgrpo.functional.continuation_values import EntropyValue, HardValue, SoftValue, ValueEstimate
     from lit_tpgrpo.judges import Judge, JudgeCase, NoisyJudge, RuleJudge, VotingJudge, abstain
-    from lit_tpgrpo.judges.evidence import ContinuationScores, EvidenceProvider, LabelScores, MonteCarloContinuations
+    from lit_tpgrpo.judges.evidence import (
+        ContinuationScores,
+        EvidenceProvider,
+        LabelScores,
+        MonteCarloContinuations,
+        PairwisePreferences,
+        PrinciplesGrades,
+    )
     from lit_tpgrpo.judges.generative import (
         DirectLabels,
         GenerativeJudge,
@@ -92,6 +101,7 @@ if TYPE_CHECKING:
         RuleSegmentation,
         StepByStep,
     )
+    from lit_tpgrpo.judges.grading import PairwiseComparison, PrinciplesGrader
     from lit_tpgrpo.losses import (
         CISPO,
         GSPO,
@@ -152,11 +162,11 @@ else:
             ),
             "chat": "ChatClient LocalChat OpenAIChat",
             "credit": (
-                "Baseline CAPOCredit CorrectOnlyCredit CreditAssignment FixedMargin GroupCredit GroupRelativeCredit "
-                "IncorrectOnlyCredit LeaveOneOutBaseline LengthMargin MeanBaseline MirroredThoughtCredit OutcomeCredit "
-                "PURECredit PrefixMargin ProcessSupervisedCredit PromptMargin ReturnCredit RewardAdvantage "
-                "ScoreSupervisedCredit StandardisedBaseline StepCredit SuccessRateBaseline ThoughtCredit "
-                "UnadaptedThoughtCredit VPPOCredit VinePPOCredit"
+                "Baseline CAPOCredit CorrectOnlyCredit CreditAssignment FixedMargin GradeCredit GroupCredit "
+                "GroupRelativeCredit IncorrectOnlyCredit LeaveOneOutBaseline LengthMargin MeanBaseline "
+                "MirroredThoughtCredit OutcomeCredit PURECredit PrefixMargin ProcessSupervisedCredit PromptMargin "
+                "ReturnCredit RewardAdvantage ScoreSupervisedCredit StandardisedBaseline StepCredit "
+                "SuccessRateBaseline ThinkRMCredit ThoughtCredit UnadaptedThoughtCredit VPPOCredit VinePPOCredit"
             ),
             "credit.batch": "BatchStage MaxScaling StdScaling Whitening",
             "credit.filters": "GroupFilter PROFFilter",
@@ -171,11 +181,15 @@ else:
             "export": "export_checkpoint",
             "judges": "Judge JudgeCase NoisyJudge RuleJudge VotingJudge abstain",
             "functional.continuation_values": "EntropyValue HardValue SoftValue ValueEstimate",
-            "judges.evidence": "ContinuationScores EvidenceProvider LabelScores MonteCarloContinuations",
+            "judges.evidence": (
+                "ContinuationScores EvidenceProvider LabelScores MonteCarloContinuations PairwisePreferences "
+                "PrinciplesGrades"
+            ),
             "judges.generative": (
                 "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
                 "RoundBudget RuleSegmentation StepByStep"
             ),
+            "judges.grading": "PairwiseComparison PrinciplesGrader",
             "losses": (
                 "CISPO ClippedSurrogate DPPOTotalVariation DualClip EntropyBonus GSPO GSPOToken LossInputs LossOutput MiniRL "
                 "PolicyLoss PolicyTerm SAPO StaleNegatives TokenLoss TopEntropy VESPO"
@@ -239,6 +253,7 @@ __all__ = [
     "FunctionVerifier",
     "GSPOToken",
     "GenerativeJudge",
+    "GradeCredit",
     "GroupCredit",
     "GroupFilter",
     "GroupLengthReward",
@@ -286,12 +301,16 @@ __all__ = [
     "OverlongPenalty",
     "PROFFilter",
     "PURECredit",
+    "PairwiseComparison",
+    "PairwisePreferences",
     "PassAtK",
     "PlainChain",
     "Policy",
     "PolicyLoss",
     "PolicyTerm",
     "PrefixMargin",
+    "PrinciplesGrader",
+    "PrinciplesGrades",
     "Problem",
     "ProblemSource",
     "ProcessSupervisedCredit",
@@ -329,6 +348,7 @@ __all__ = [
     "StreamedProblems",
     "SuccessRateBaseline",
     "TPGRPOModule",
+    "ThinkRMCredit",
     "ThinkTags",
     "Thought",
     "ThoughtCredit",

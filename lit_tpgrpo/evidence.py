@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -31,4 +32,43 @@ class Continuations:
     outcomes: tuple[tuple[float, ...] | None, ...]
 
 
-Evidence = StepScores | Continuations
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """How much the solution is preferred to those of its group: a row of the group's matrix of preferences.
+
+    ``values[k]`` is positive if it is better than the solution with sample ``samples[k]``, 0 for a tie and for itself.
+    """
+
+    samples: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.samples) != len(self.values) or not all(map(math.isfinite, self.values)):
+            raise ValueError(f"expected a finite preference for each of the samples {self.samples}, got {self.values}")
+
+    def over(self, sample: int) -> float:
+        """Return the preference over the solution with this sample.
+
+        Raises:
+            ValueError: the solution was not compared with it.
+        """
+        if sample not in self.samples:
+            raise ValueError(f"there is no preference over sample {sample}, only over {self.samples}")
+        return self.values[self.samples.index(sample)]
+
+
+@dataclass(frozen=True, slots=True)
+class SolutionGrade:
+    """A grade of the whole solution, on a declared scale."""
+
+    grade: float
+    low: float
+    high: float
+    """Least and greatest grade that the provider may give."""
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.grade <= self.high:
+            raise ValueError(f"a grade must lie in [{self.low}, {self.high}], the declared scale, got {self.grade}")
+
+
+Evidence = StepScores | Continuations | Preferences | SolutionGrade

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from lit_tpgrpo.credit.capo import CAPOCredit
     from lit_tpgrpo.credit.correct_only import CorrectOnlyCredit
+    from lit_tpgrpo.credit.graded import GradeCredit
     from lit_tpgrpo.credit.group_credit import GroupCredit
     from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage
     from lit_tpgrpo.credit.incorrect_only import IncorrectOnlyCredit
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.credit.returns import ReturnCredit
     from lit_tpgrpo.credit.score_supervised import ScoreSupervisedCredit
     from lit_tpgrpo.credit.step import StepCredit
+    from lit_tpgrpo.credit.think_rm import ThinkRMCredit
     from lit_tpgrpo.credit.thought import ThoughtCredit
     from lit_tpgrpo.credit.unadapted import UnadaptedThoughtCredit
     from lit_tpgrpo.credit.vineppo import VinePPOCredit
@@ -44,6 +46,7 @@ else:
             "baselines": "Baseline LeaveOneOutBaseline MeanBaseline StandardisedBaseline SuccessRateBaseline",
             "capo": "CAPOCredit",
             "correct_only": "CorrectOnlyCredit",
+            "graded": "GradeCredit",
             "group_credit": "GroupCredit",
             "group_relative": "GroupRelativeCredit RewardAdvantage",
             "incorrect_only": "IncorrectOnlyCredit",
@@ -54,6 +57,7 @@ else:
             "returns": "ReturnCredit",
             "score_supervised": "ScoreSupervisedCredit",
             "step": "StepCredit",
+            "think_rm": "ThinkRMCredit",
             "thought": "ThoughtCredit",
             "unadapted": "UnadaptedThoughtCredit",
             "vineppo": "VinePPOCredit",
@@ -67,6 +71,7 @@ __all__ = [
     "CorrectOnlyCredit",
     "CreditAssignment",
     "FixedMargin",
+    "GradeCredit",
     "GroupCredit",
     "GroupRelativeCredit",
     "IncorrectOnlyCredit",
@@ -85,6 +90,7 @@ __all__ = [
     "StandardisedBaseline",
     "StepCredit",
     "SuccessRateBaseline",
+    "ThinkRMCredit",
     "ThoughtCredit",
     "UnadaptedThoughtCredit",
     "VPPOCredit",

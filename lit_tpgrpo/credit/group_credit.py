@@ -50,10 +50,12 @@ class GroupCredit(ABC):
         """
 
 
-def warn_of_unused_rewards(credit: GroupCredit, rewarded: Sequence[JudgedSolution]) -> None:
-    """Warn that a credit assignment from outcomes and labels alone does not use other terms of ``data.rewards``."""
+def warn_of_unused_rewards(
+    credit: GroupCredit, rewarded: Sequence[JudgedSolution], used: str = "outcomes and step labels"
+) -> None:
+    """Warn that a credit assignment from what is ``used`` alone does not use other terms of ``data.rewards``."""
     if any(judged.reward is not None and judged.reward.total != judged.reward.outcome for judged in rewarded):
         rank_zero_warn(
-            f"{type(credit).__name__} uses outcomes and step labels alone: terms of data.rewards are logged, but give no "
+            f"{type(credit).__name__} uses {used} alone: terms of data.rewards are logged, but give no "
             "credit. GroupRelativeCredit's subclasses, such as ThoughtCredit and OutcomeCredit, use them"
         )

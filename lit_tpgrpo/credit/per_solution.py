@@ -23,6 +23,13 @@ def credit_nothing(judged: JudgedSolution) -> CreditedSolution:
     return replace(credit_outcome(judged, 0.0, merge_thoughts(judged.verdict)), is_compared=False)
 
 
+def credit_compared(judged: JudgedSolution, advantage: float | None) -> CreditedSolution:
+    """Give every token one advantage; None gives no credit, for there was nothing to compare."""
+    if advantage is None:
+        return credit_nothing(judged)
+    return credit_outcome(judged, advantage, merge_thoughts(judged.verdict))
+
+
 def credit_single_thoughts(
     judged: JudgedSolution, outcome: float, thoughts: tuple[Thought, ...], rewards: Sequence[float]
 ) -> CreditedSolution:

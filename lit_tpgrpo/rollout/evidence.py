@@ -35,7 +35,7 @@ def add_evidence(
     Raises:
         ConfigError: a provider returned something else than its interface says.
     """
-    cases = [EvidenceCase(group.problem, judged) for group in groups.values() for judged in group.decided]
+    cases = [EvidenceCase(group.problem, judged, g) for g, group in groups.items() for judged in group.decided]
     found: list[tuple[Evidence, ...]] = [()] * len(cases)
     used = uses_engine(providers)
     if used:

@@ -2,6 +2,7 @@
 
 A provider of your own implements ``EvidenceProvider``. ``MonteCarloContinuations`` continues solutions from their steps with
 the policy, ``ContinuationScores`` scores steps by such continuations, ``LabelScores`` scores them by the judge's labels.
+``PairwisePreferences`` and ``PrinciplesGrades`` have an LLM compare or grade the solutions of a group.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from lit_tpgrpo.judges.evidence.continuation_scores import ContinuationScores
     from lit_tpgrpo.judges.evidence.continuations import MonteCarloContinuations
     from lit_tpgrpo.judges.evidence.label_scores import LabelScores
+    from lit_tpgrpo.judges.evidence.preferences import PairwisePreferences
+    from lit_tpgrpo.judges.evidence.principles_grades import PrinciplesGrades
 else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
@@ -23,6 +26,8 @@ else:
             "continuation_scores": "ContinuationScores",
             "continuations": "MonteCarloContinuations",
             "label_scores": "LabelScores",
+            "preferences": "PairwisePreferences",
+            "principles_grades": "PrinciplesGrades",
         },
     )
 
@@ -33,4 +38,6 @@ __all__ = [
     "EvidenceTools",
     "LabelScores",
     "MonteCarloContinuations",
+    "PairwisePreferences",
+    "PrinciplesGrades",
 ]

@@ -13,10 +13,14 @@ from lit_tpgrpo.records import JudgedSolution, Problem
 
 @dataclass(frozen=True, slots=True)
 class EvidenceCase:
-    """A judged solution whose outcome is decided. Evidence on steps is on those of its verdict."""
+    """A judged solution whose outcome is decided. Evidence on steps is on those of its verdict.
+
+    ``group_index`` tells the groups of a round apart, which may have the same problem.
+    """
 
     problem: Problem
     judged: JudgedSolution
+    group_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,8 @@ class EvidenceProvider(Protocol):
     """Interface of a provider. An instance has settings, which are part of the keys of what it stores, and counters.
 
     A class that inherits from this one gets ``metrics`` as it is here. One that never calls ``continue_from`` may say so by a
-    class attribute ``uses_engine = False``: the engine then gets no weights for it.
+    class attribute ``uses_engine = False``: the engine then gets no weights for it. One that has ``close()`` is closed with the
+    run, and one that has ``check_writable()`` is asked before anything is sampled.
     """
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations
@@ -142,7 +142,7 @@ class PairwiseComparison(GroupAsker):
         """The settings that preferences depend on."""
         return {**super().settings, "votes": self.votes, "scale": self.scale, "swap": self.swap}
 
-    def compare(self, groups: Sequence[SolutionGroup]) -> Iterator[tuple[int, PreferenceMatrix]]:
+    def compare(self, groups: Sequence[SolutionGroup]) -> Generator[tuple[int, PreferenceMatrix], None, None]:
         """Compare groups and yield (index, matrix) as they complete; closing the iterator cancels requests in flight."""
         with closing(self.each(groups, self._matrix)) as results:
             yield from results

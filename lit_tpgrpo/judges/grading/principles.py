@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,7 +149,7 @@ class PrinciplesGrader(GroupAsker):
         own = {"samples": self.samples, "meta": self.meta, "keep": self.keep, "seed": self.seed}
         return {**super().settings, **own}
 
-    def grade(self, groups: Sequence[SolutionGroup]) -> Iterator[tuple[int, GroupGrades]]:
+    def grade(self, groups: Sequence[SolutionGroup]) -> Generator[tuple[int, GroupGrades], None, None]:
         """Grade groups and yield (index, grades) as they complete; closing the iterator cancels requests in flight."""
         with closing(self.each(groups, self._grades)) as results:
             yield from results

@@ -1,0 +1,73 @@
+"""PrinciplesGrades: evidence from grades of the solutions of each group by principles and critiques (SPCT)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, TypeAdapter
+
+from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.evidence import Evidence, SolutionGrade
+from lit_tpgrpo.fingerprint import settings_of
+from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
+from lit_tpgrpo.judges.evidence.graded_groups import GradedGroups
+from lit_tpgrpo.judges.grading.principles import COUNTERS, PrinciplesGrader
+from lit_tpgrpo.judges.grading.questions import GRADES, SolutionGroup
+
+Grade = Annotated[float, Field(ge=GRADES[0], le=GRADES[1])]
+MEANS: TypeAdapter[list[float | None]] = TypeAdapter(list[Grade | None])
+
+
+@checked_arguments()
+class PrinciplesGrades(EvidenceProvider):
+    """Grade the solutions of each group from 1 to 10, by ``PrinciplesGrader``; undecided ones are left out.
+
+    The grade is the mean over the gradings that the grader keeps: a sum, the source's, would depend on how many could be read.
+    A group without a readable grading has no grades.
+
+    Args:
+        grader: asks the LLM, which must not be the policy itself.
+
+    Raises:
+        ConfigError: the LLM is the policy in training.
+    """
+
+    uses_engine: ClassVar = False
+
+    def __init__(self, grader: PrinciplesGrader) -> None:
+        self.grader = grader
+        self._groups: GradedGroups[float] = GradedGroups(grader, MEANS, COUNTERS)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the grades depend on."""
+        return {"grader": settings_of(self.grader)}
+
+    @property
+    def gives(self) -> type[Evidence]:
+        return SolutionGrade
+
+    def metrics(self) -> dict[str, float]:
+        """Return and reset the counters of gradings and of their requests."""
+        return self._groups.metrics()
+
+    def check_writable(self) -> None:
+        """Check that replies can be stored."""
+        self.grader.check_writable()
+
+    def close(self) -> None:
+        self.grader.close()
+
+    def provide(self, cases: Sequence[EvidenceCase], tools: EvidenceTools) -> Sequence[Evidence | None]:
+        found: list[SolutionGrade | None] = [None] * len(cases)
+        for own, grades in self._groups.values(cases, tools, self._means):
+            for i, grade in zip(own, grades, strict=True):
+                found[i] = None if grade is None else SolutionGrade(grade, *map(float, GRADES))
+        return found
+
+    def _means(self, groups: Sequence[SolutionGroup]) -> Generator[tuple[int, list[float | None]], None, None]:
+        with closing(self.grader.grade(groups)) as results:
+            for k, grades in results:
+                yield k, [None] * len(groups[k].texts) if grades.means is None else list(grades.means)
