@@ -17,7 +17,7 @@ from lit_tpgrpo.rollout.hooks import RolloutSource
 
 _PARTS = (
     *("engine", "format", "verifier", "judge", "credit", "group_filter", "batch_stage", "correction"),
-    *("sampling", "eval_sampling", "adapter"),
+    *("sampling", "eval_sampling", "dynamic_sampling", "adapter"),
 )
 _PLAIN = (bool, int, float, str)
 _LISTED = 16  # items at most: longer lists are data
@@ -46,6 +46,10 @@ def run_settings(trainer: L.Trainer) -> dict[str, bool | int | float | str]:
             settings |= _part(f"data.{name}", getattr(data, name, None))
         for i, provider in enumerate(getattr(data, "evidence", ())):
             settings |= _part(f"data.evidence.{i}", provider)
+        for name, given in getattr(getattr(data, "rewards", None), "terms", {}).items():
+            settings |= _part(f"data.rewards.{name}", given.term) | {f"data.rewards.{name}.weight": given.weight}
+        if not hasattr(keep := getattr(data, "keep", None), "__name__"):  # a function is among the plain ones
+            settings |= _part("data.keep", keep)
         for split, source in getattr(data, "sources", {}).items():
             for name, part in (source if isinstance(source, Mapping) else {"": source}).items():
                 settings |= _part(f"data.{split}.{name}".rstrip("."), part)

@@ -13,10 +13,14 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
+from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.functional.continuation_values import EntropyValue, HardValue
 from lit_tpgrpo.judges.evidence import ContinuationScores
 from lit_tpgrpo.judges.noisy import NoisyJudge
 from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.rewards import OutcomeReward, RepetitionPenalty
+from lit_tpgrpo.rewards.weighted import as_rewards
+from lit_tpgrpo.rollout.filters import keep_all, with_truncated
 from lit_tpgrpo.rollout.run_settings import log_run_settings, run_settings
 from lit_tpgrpo.training.schedules import SequenceLR, TransformersLR
 
@@ -86,6 +90,21 @@ def test_components_inside_components_are_among_the_settings():
     expected |= {"data.judge": "NoisyJudge", "data.judge.error": 0.25, "data.judge.judge": "RuleJudge"}
     assert expected.items() <= found.items()
     assert of_data(evidence=(ContinuationScores(HardValue()),))["data.evidence.0.value"] == "HardValue"
+
+
+def test_rewards_refills_and_masking_are_among_the_settings():
+    """Runs with other weights of reward terms, with refilled rounds or with truncated solutions masked looked the same."""
+    found = of_data(
+        rewards=as_rewards({"outcome": (OutcomeReward(), 1.0), "again": (RepetitionPenalty(), 0.5)}, "rewards"),
+        dynamic_sampling=DynamicSampling(max_refills=3),
+        keep=with_truncated(keep_all, "masked"),
+    )
+    expected = {"data.rewards.outcome": "OutcomeReward", "data.rewards.outcome.weight": 1.0}
+    expected |= {"data.rewards.again": "RepetitionPenalty", "data.rewards.again.weight": 0.5}
+    expected |= {"data.dynamic_sampling": "DynamicSampling", "data.dynamic_sampling.max_refills": 3}
+    expected |= {"data.keep": "WithoutTruncated", "data.keep.rule": "keep_all"}
+    assert expected.items() <= found.items()
+    assert of_data(keep=keep_all)["data.keep"] == "keep_all"
 
 
 class Mlflow(MLFlowLogger):

@@ -25,7 +25,12 @@ OnDown = Literal["abstain", "stop"]
 
 
 class LLMBacked:
-    """Base of what asks an LLM in rounds, by ``each``. The arguments are those of ``GenerativeJudge``."""
+    """Base of what asks an LLM in rounds, by ``each``. The arguments are those of ``GenerativeJudge``.
+
+    Subclasses repeat them in their constructors, by choice: with ``**kwargs`` an editor and a type checker would know none of
+    the names and types of the judge that most runs use, with a dataclass of them every config's keys would change, and the
+    graders' default of ``query`` is another.
+    """
 
     def __init__(
         self,
