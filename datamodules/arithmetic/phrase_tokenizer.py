@@ -40,5 +40,5 @@ def phrase_texts(level: Level) -> list[str]:
 def phrase_tokenizer(level: Level) -> PreTrainedTokenizerBase:
     """Build the tokenizer for problems of a level; a wrong result may be up to twice the modulus. Other text is bytes."""
     tokenizer = build_tokenizer((), _BYTES + _NAMED, MAX_LENGTH)
-    tokenizer.add_tokens([*added_tokens(phrase_texts(level)), *equation_tokens(2 * level.modulus)])  # pyright: ignore[reportArgumentType]
+    tokenizer.add_tokens([*added_tokens(phrase_texts(level)), *equation_tokens(2 * level.modulus)])
     return tokenizer

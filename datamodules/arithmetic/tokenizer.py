@@ -6,8 +6,8 @@ import json
 import random
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
-from transformers import Qwen2Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AddedToken, Qwen2Tokenizer
 
 from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.phrases import THINK_END
@@ -82,7 +82,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Q
         chat_template=CHAT_TEMPLATE,
     )
     # Not special: decoding with skip_special_tokens must keep the tags, which judge and verifier need.
-    tokenizer.add_tokens(added_tokens(THINK_TAGS))  # pyright: ignore[reportArgumentType]
+    tokenizer.add_tokens(added_tokens(THINK_TAGS))
     return tokenizer
 
 
