@@ -138,6 +138,8 @@ def test_the_shipped_policy_was_trained_by_this_script_with_its_defaults(record)
     assert sum(sizes.values()) <= 4 * 2**20
     assert set(sizes) == {p.name for p in tiny_policy_path().iterdir()}
     assert resolve_model("embedded:tiny-erring") == str(erring_policy_path())
+    shipped = AutoTokenizer.from_pretrained(erring_policy_path())
+    assert shipped.get_vocab() == phrase_tokenizer(LEVELS[LEVEL]).get_vocab()
 
 
 @pytest.mark.slow
