@@ -53,6 +53,7 @@ from lit_tpgrpo.rollout.hooks import Split, shows_bars
 from lit_tpgrpo.rollout.monitors import check_between_rounds
 from lit_tpgrpo.rollout.prompt_view import FirstPrompt
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, RolloutPrompt
+from lit_tpgrpo.rollout.reference import needs_reference, reference_scorer_of
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.run_store import RunStore
@@ -239,6 +240,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         self._lock.confirm(self._trainer, self.store_dir)
         if stage == "fit":
             check_between_rounds(self._trainer)
+            if needs_reference(self.credit):
+                reference_scorer_of(self._trainer.lightning_module)
         if stage in ("fit", "predict"):
             with raise_on_all_ranks("checking the judge's folder"):
                 for part in (self.judge, *self.evidence):

@@ -20,8 +20,10 @@ from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
 from lit_tpgrpo.rollout.evidence import uses_engine
 from lit_tpgrpo.rollout.hooks import call_round_hook
+from lit_tpgrpo.rollout.judged_share import JudgedShare
 from lit_tpgrpo.rollout.mismatch import MismatchTally
 from lit_tpgrpo.rollout.monitors import check_monitors
+from lit_tpgrpo.rollout.reference import add_reference_logprobs, needs_reference, reference_scorer_of
 from lit_tpgrpo.rollout.report import report_round
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_store import RunStore
@@ -176,7 +178,22 @@ class RoundFactory:
             share = self.interruptible(
                 plan, lambda: plan.maker.evidence_share(judged, plan.file, self.seed, current=current)
             )
+        if needs_reference(plan.maker.credit):
+            share = self._with_reference(plan, share)
         return plan.maker.credit_share(share, lambda: raise_on_all_ranks(f"round {plan.index}"))
+
+    def _with_reference(self, plan: RoundPlan, share: JudgedShare) -> JudgedShare:
+        """Return judged groups with log-probs under the reference. Collective, so not ``interruptible``."""
+        groups = add_reference_logprobs(
+            share.groups,
+            plan.maker.group_size,
+            plan.maker.sampling.temperature,
+            plan.file,
+            reference_scorer_of(self.trainer.lightning_module),
+            mismatched=getattr(plan.maker.engine, "mismatched", False),
+            current=plan.version == self.policy.policy_version,
+        )
+        return replace(share, groups=groups)
 
     def on_group(self, group: JudgedGroup) -> None:
         """Call the hook ``on_group_judged``."""

@@ -8,7 +8,7 @@ from lit_tpgrpo.arguments import check_positive
 from lit_tpgrpo.credit.filters.base import ChecksGroupSize, GroupFilter
 from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.evidence import Continuations, Evidence, Preferences, SolutionGrade, StepScores
+from lit_tpgrpo.evidence import Continuations, Evidence, Preferences, ReferenceLogprobs, SolutionGrade, StepScores
 from lit_tpgrpo.judges.evidence.base import EvidenceProvider
 from lit_tpgrpo.rollout.correction import Correction
 from lit_tpgrpo.search.engine import SearchingEngine
@@ -107,7 +107,7 @@ def checked_evidence(
             raise ConfigError(f"data.evidence has {given.count(kind)} providers of {kind.__name__}; give one")
     for user in users:
         for kind in getattr(user, "needs", ()):
-            if kind not in given:
+            if kind not in given and kind is not ReferenceLogprobs:  # the trainer computes these
                 provider = _PROVIDERS.get(kind, f"a provider of {kind.__name__}")
                 raise ConfigError(
                     f"{type(user).__name__} needs {kind.__name__} of each solution, which nothing provides: add "

@@ -53,11 +53,13 @@ if TYPE_CHECKING:
         ReturnCredit,
         RewardAdvantage,
         ScoreSupervisedCredit,
+        SequenceRewardKL,
         StandardisedBaseline,
         StepCredit,
         SuccessRateBaseline,
         ThinkRMCredit,
         ThoughtCredit,
+        TokenRewardKL,
         UnadaptedThoughtCredit,
         VinePPOCredit,
         VPPOCredit,
@@ -166,7 +168,8 @@ else:
                 "GroupRelativeCredit IncorrectOnlyCredit LeaveOneOutBaseline LengthMargin MeanBaseline "
                 "MirroredThoughtCredit OutcomeCredit PURECredit PrefixMargin ProcessSupervisedCredit PromptMargin "
                 "ReturnCredit RewardAdvantage ScoreSupervisedCredit StandardisedBaseline StepCredit "
-                "SuccessRateBaseline ThinkRMCredit ThoughtCredit UnadaptedThoughtCredit VPPOCredit VinePPOCredit"
+                "SuccessRateBaseline ThinkRMCredit ThoughtCredit UnadaptedThoughtCredit VPPOCredit VinePPOCredit "
+                "SequenceRewardKL TokenRewardKL"
             ),
             "credit.batch": "BatchStage MaxScaling StdScaling Whitening",
             "credit.filters": "GroupFilter PROFFilter",
@@ -332,6 +335,7 @@ __all__ = [
     "SamplingParams",
     "ScoreSupervisedCredit",
     "SequenceLR",
+    "SequenceRewardKL",
     "Sharding",
     "SoftValue",
     "Solution",
@@ -353,6 +357,7 @@ __all__ = [
     "Thought",
     "ThoughtCredit",
     "TokenLoss",
+    "TokenRewardKL",
     "TopEntropy",
     "TrainBatch",
     "TransformersLR",

@@ -71,4 +71,21 @@ class SolutionGrade:
             raise ValueError(f"a grade must lie in [{self.low}, {self.high}], the declared scale, got {self.grade}")
 
 
-Evidence = StepScores | Continuations | Preferences | SolutionGrade
+@dataclass(frozen=True, slots=True)
+class ReferenceLogprobs:
+    """Log-probs of the solution's tokens under the policy that sampled it, and under the frozen initial policy.
+
+    Both are the trainer's, at the sampling temperature; it computes them for a credit that needs them, without a provider.
+    """
+
+    policy: tuple[float, ...]
+    reference: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.policy) != len(self.reference) or not all(map(math.isfinite, (*self.policy, *self.reference))):
+            raise ValueError(
+                f"expected finite log-probs of the same tokens, got {len(self.policy)} and {len(self.reference)}"
+            )
+
+
+Evidence = StepScores | Continuations | Preferences | SolutionGrade | ReferenceLogprobs

@@ -26,6 +26,7 @@ from lit_tpgrpo.losses.settings import as_loss, loss_settings
 from lit_tpgrpo.losses.vespo import check_correction
 from lit_tpgrpo.pretrained import HubOptions
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
+from lit_tpgrpo.rollout.reference import needs_reference
 from lit_tpgrpo.rollout.run_settings import log_run_settings
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.building import check_settings
@@ -135,8 +136,9 @@ class TPGRPOModule(PolicyModule):
     # ---- building ----
 
     def on_policy_built(self, policy: PolicyModel) -> None:
-        """Build the reference, if the loss needs one."""
-        if self.token_loss.needs_reference():
+        """Build the reference, if the loss or the credit needs one."""
+        datamodule = getattr(self._trainer, "datamodule", None)
+        if self.token_loss.needs_reference() or needs_reference(getattr(datamodule, "credit", None)):
             self._reference = make_reference(self.hparams["reference"], policy, self._shard, self._shard_offloaded)
 
     def configure_optimizers(self) -> Any:
@@ -190,7 +192,8 @@ class TPGRPOModule(PolicyModule):
         optimizer.zero_grad()
         micros = rank_microbatches(batch.sequences, budget, pad_id, self._max_over_ranks)
         batches = [micro or dummy_microbatch(self.device) for micro in micros]
-        references = reference_logprobs(self._reference, batches, batch.temperature, self.device)
+        reference = self._reference if self.token_loss.needs_reference() else None
+        references = reference_logprobs(reference, batches, batch.temperature, self.device)
         threshold = entropy_threshold(self._built_policy, self.token_loss, micros, batches, batch.temperature)
         pieces: list[LossMetrics] = []
         for micro, padded, reference in zip(micros, batches, references, strict=True):
@@ -238,7 +241,27 @@ class TPGRPOModule(PolicyModule):
         """Compute the log-probs of completions under the current weights, see ``training.scoring``. Collective."""
         budget, pad_id = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
         policy, device = self._built_policy, self.device
-        return completion_logprobs(policy, sequences, temperature, budget, pad_id, device, self._max_over_ranks)
+        return completion_logprobs(
+            lambda micro: policy(micro, temperature)[0], sequences, budget, pad_id, device, self._max_over_ranks
+        )
+
+    def completion_reference_logprobs(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[Tensor]:
+        """Compute the log-probs of completions under the reference, for a KL term in the reward. Collective."""
+        budget, pad_id = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
+        reference, device = self._reference, self.device
+        if reference is None:
+            raise RuntimeError(
+                "there is no reference: neither the loss nor data.credit needed one when the policy was built"
+            )
+        with reference.ready(device):
+            return completion_logprobs(
+                lambda micro: reference.logprobs(micro, temperature),
+                sequences,
+                budget,
+                pad_id,
+                device,
+                self._max_over_ranks,
+            )
 
     def _max_over_ranks(self, count: int) -> int:
         return int(self._reduce(torch.tensor(count, device=self.device), "max"))

@@ -154,7 +154,7 @@ class JudgedSolution:
     """A solution with its outcome and verdict. ``answer`` is the extracted answer, None if there is none.
 
     ``reward`` is None in a run without ``data.rewards``: the reward is then +1 for CORRECT, -1 for other decided outcomes.
-    ``evidence`` has what the providers of ``data.evidence`` gave, at most one record of a kind.
+    ``evidence`` has what the providers of ``data.evidence`` or the trainer gave, at most one record of a kind.
     """
 
     solution: Solution

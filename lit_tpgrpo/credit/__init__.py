@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.credit.process_supervised import ProcessSupervisedCredit
     from lit_tpgrpo.credit.pure import PURECredit
     from lit_tpgrpo.credit.returns import ReturnCredit
+    from lit_tpgrpo.credit.reward_kl import RewardKL, SequenceRewardKL, TokenRewardKL
     from lit_tpgrpo.credit.score_supervised import ScoreSupervisedCredit
     from lit_tpgrpo.credit.step import StepCredit
     from lit_tpgrpo.credit.think_rm import ThinkRMCredit
@@ -55,6 +56,7 @@ else:
             "process_supervised": "ProcessSupervisedCredit",
             "pure": "PURECredit",
             "returns": "ReturnCredit",
+            "reward_kl": "RewardKL SequenceRewardKL TokenRewardKL",
             "score_supervised": "ScoreSupervisedCredit",
             "step": "StepCredit",
             "think_rm": "ThinkRMCredit",
@@ -86,12 +88,15 @@ __all__ = [
     "PromptMargin",
     "ReturnCredit",
     "RewardAdvantage",
+    "RewardKL",
     "ScoreSupervisedCredit",
+    "SequenceRewardKL",
     "StandardisedBaseline",
     "StepCredit",
     "SuccessRateBaseline",
     "ThinkRMCredit",
     "ThoughtCredit",
+    "TokenRewardKL",
     "UnadaptedThoughtCredit",
     "VPPOCredit",
     "VinePPOCredit",

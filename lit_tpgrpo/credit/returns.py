@@ -25,7 +25,7 @@ class ReturnCredit(GroupCredit):
 
     REINFORCE++ whitens this over all tokens of the batch: ``data.batch_stage`` ``Whitening``, which is then the only baseline.
     Its second form subtracts the group's mean before, without a discount: ``OutcomeCredit`` with ``MeanBaseline`` and the same
-    stage. The source has the KL penalty in the reward; here the loss has its term.
+    stage. The source has the KL penalty in the reward: ``TokenRewardKL`` around this class.
 
     A solution without a reward gets no credit, and neither does one that is alone in having a reward, as in all credit
     assignments of this package; the source has no such rule.

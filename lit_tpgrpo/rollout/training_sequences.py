@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from lit_tpgrpo.records import CreditedSolution, TrainingSequence
+from lit_tpgrpo.records import CreditedSolution, Solution, TrainingSequence
 
 T = TypeVar("T")
 
@@ -22,6 +22,16 @@ def even_steps(items: Sequence[T], per_step: int) -> list[tuple[T, ...]]:
     count = max(1, round(len(items) / per_step)) if items else 0
     bounds = [len(items) * i // count for i in range(count + 1)] if count else [0]
     return [tuple(items[a:b]) for a, b in pairwise(bounds)]
+
+
+def scoring_sequence(solution: Solution) -> TrainingSequence:
+    """Convert a solution that is not credited yet to tensors whose log-probs can be computed; its advantages are 0."""
+    return TrainingSequence(
+        prompt_ids=torch.tensor(solution.prompt_ids),
+        completion_ids=torch.tensor(solution.completion_ids),
+        old_logprobs=torch.tensor(solution.logprobs, dtype=torch.float32),
+        advantages=torch.zeros(len(solution.completion_ids)),
+    )
 
 
 def training_sequence(solution: CreditedSolution) -> TrainingSequence:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lit_tpgrpo.records import TrainingSequence
 from lit_tpgrpo.training.microbatches import MicroBatch, collate, dummy_microbatch, token_budget_slices
-from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy
 
 
@@ -27,9 +26,8 @@ def reference_logprobs(
 
 
 def completion_logprobs(
-    policy: PolicyModel,
+    logprobs_of: Callable[[MicroBatch], Tensor],
     sequences: Sequence[TrainingSequence],
-    temperature: float,
     budget: int,
     pad_id: int,
     device: torch.device,
@@ -38,6 +36,7 @@ def completion_logprobs(
     """Compute (T,) float32 log-probs of each sequence's completion, on the CPU, without gradient.
 
     Cut into micro-batches of ``budget`` padded tokens as in training. Collective: all ranks call it, each with its sequences.
+    ``logprobs_of`` computes (N,) log-probs of a micro-batch's targets.
     """
     slices = token_budget_slices([len(s) for s in sequences], budget)
     # First of all: a sharded policy gathers its layers in every forward pass, which all ranks must run as often.
@@ -46,8 +45,8 @@ def completion_logprobs(
     with torch.no_grad():
         for rows in slices:
             micro = collate([sequences[i].to(device) for i in rows], pad_id)
-            logprobs = policy(micro, temperature)[0].float().cpu()
+            logprobs = logprobs_of(micro).float().cpu()
             by_index |= zip(rows, logprobs.split(micro.lengths.tolist()), strict=True)
         for _ in range(passes - len(slices)):
-            policy(dummy_microbatch(device), temperature)
+            logprobs_of(dummy_microbatch(device))
     return [by_index[i] for i in range(len(sequences))]

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 from credit_cases import correct, group, incorrect, undecided
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_tpgrpo.credit import CreditAssignment, GradeCredit, ThinkRMCredit
@@ -56,6 +56,7 @@ def test_think_rm_worked_numbers_and_lengths():
     assert advantages(ThinkRMCredit()(group(*preferred(differences)))) == pytest.approx([1.0, 0.0, -1.0], abs=1e-5)
 
 
+@settings(max_examples=25)
 @given(grades=st.lists(st.integers(1, 10), min_size=2, max_size=6).filter(lambda g: len(set(g)) > 1))
 def test_preferences_that_are_differences_of_grades_give_what_grades_give(grades):
     matrix = [tuple(float(a - b) for b in grades) for a in grades]

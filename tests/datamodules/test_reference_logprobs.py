@@ -1,0 +1,173 @@
+"""KL in the reward of a real run: log-probs under the initial policy, computed once, and the same after a restart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from lit_tpgrpo.callbacks import RoundCallback
+from lit_tpgrpo.credit import OutcomeCredit, TokenRewardKL
+from lit_tpgrpo.credit.evidence_access import evidence_of
+from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.evidence import ReferenceLogprobs
+from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.rollout.reference import reference_scorer_of
+from lit_tpgrpo.verify.verifier import MathVerifier
+
+OFFSET, BETA, TEMPERATURE = 0.25, 0.5, 0.8
+
+
+class LuckyByTurns(MathVerifier):
+    def verify_all(self, pairs):
+        return [Outcome.CORRECT if i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
+
+
+class OffEngine(HFEngine):
+    """Its log-probs are all too low by ``OFFSET``."""
+
+    mismatched = True
+
+    def sample(self, prompts, n, params, seeds):
+        for i, completions in super().sample(prompts, n, params, seeds):
+            yield i, tuple(replace(c, logprobs=tuple(p - OFFSET for p in c.logprobs)) for c in completions)
+
+
+class Rounds(RoundCallback):
+    def __init__(self) -> None:
+        self.seen = []
+
+    def on_round_end(self, trainer, pl_module, made):
+        self.seen.append(made)
+
+
+class CountingModule(TPGRPOModule):
+    """Counts what it scores, under the policy and under the reference."""
+
+    scored = referred = 0
+
+    def completion_logprobs(self, sequences, temperature):
+        self.scored += len(sequences)
+        return super().completion_logprobs(sequences, temperature)
+
+    def completion_reference_logprobs(self, sequences, temperature):
+        self.referred += len(sequences)
+        return super().completion_reference_logprobs(sequences, temperature)
+
+
+def module(folder: str) -> CountingModule:
+    torch.manual_seed(0)
+    return CountingModule(folder, optimizer=lambda p: torch.optim.SGD(p, lr=0.5), tokens_per_microbatch=64)
+
+
+def fit(folder: Path, policy: TPGRPOModule, *callbacks, engine=None, ckpt_path=None, **settings) -> None:
+    """Two rounds of two steps, unless ``max_steps`` says less."""
+    data = MathRolloutDataModule(
+        train=ArithmeticProblems("1", n=64),
+        verifier=LuckyByTurns(),
+        engine=engine or OffEngine(),
+        credit=TokenRewardKL(OutcomeCredit(), BETA),
+        group_size=4,
+        problems_per_step=2,
+        steps_per_round=2,
+        steps_per_epoch=4,
+        sampling=SamplingParams(max_new_tokens=12, temperature=TEMPERATURE),
+        prompt_template="{problem}",
+        progress=False,
+        store_dir=str(folder / "rounds"),
+    )
+    run = L.Trainer(
+        accelerator="cpu",
+        logger=CSVLogger(folder),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=list(callbacks),
+        **({"max_epochs": 1, "enable_checkpointing": False} | settings),
+    )
+    run.fit(policy, datamodule=data, ckpt_path=ckpt_path)
+
+
+def weights(of: TPGRPOModule) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in of.policy_model.parameters()])
+
+
+@pytest.fixture(scope="module")
+def whole(random_model, tmp_path_factory):
+    rounds, policy = Rounds(), module(random_model)
+    fit(tmp_path_factory.mktemp("whole"), policy, rounds)
+    return rounds.seen, policy
+
+
+def test_log_probs_are_those_of_the_trainer_and_of_the_initial_policy(whole, random_model):
+    rounds, policy = whole
+    initial = module(random_model)
+    initial.configure_model()
+    for round_ in rounds:
+        for credited in round_.credited:
+            solution = credited.judged.solution
+            found = evidence_of(credited.judged, ReferenceLogprobs)
+            assert found is not None
+            ids = torch.tensor((*solution.prompt_ids, *solution.completion_ids))
+            with torch.no_grad():
+                logits = initial.policy_model(ids[None]).logits[0, len(solution.prompt_ids) - 1 : -1] / TEMPERATURE
+            naive = logits.log_softmax(-1).gather(1, ids[len(solution.prompt_ids) :, None])[:, 0]
+            assert found.reference == pytest.approx(naive.tolist(), abs=2e-5)
+            assert found.policy == pytest.approx([p + OFFSET for p in solution.logprobs], abs=2e-5)
+            k = torch.tensor(found.policy) - torch.tensor(found.reference)
+            ahead = torch.stack([k[t:].sum() for t in range(len(k))])
+            torch.testing.assert_close(
+                credited.advantages, credited.outcome_advantage - BETA * ahead, atol=1e-4, rtol=1e-4
+            )
+    first, second = [
+        max(
+            abs(p - q)
+            for c in r.credited
+            for e in c.judged.evidence
+            for p, q in zip(e.policy, e.reference, strict=True)
+        )
+        for r in rounds
+    ]
+    assert first < 2e-5 < 1e-3 < second  # the policy has moved
+    # 16 solutions a round, once each; the correction of the mismatch takes the same scores.
+    assert (policy.scored, policy.referred) == (32, 32)
+
+
+@pytest.mark.slow
+def test_a_resumed_round_has_the_same_penalties(whole, random_model, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
+    fit(tmp_path, module(random_model), checkpoint, max_steps=3, enable_checkpointing=True)
+    (stored,) = (tmp_path / "rounds" / "round_000001").glob("evidence.*.jsonl")
+    lines = stored.read_text().splitlines(keepends=True)
+    stored.write_text("".join(lines[:-2]) + lines[-1].replace("[", "[null, ", 1))  # one lost, one damaged
+    again = module(random_model)
+    fit(tmp_path, again, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert (again.scored, again.referred) == (0, 2)
+    torch.testing.assert_close(weights(again), weights(whole[1]), atol=1e-6, rtol=0)
+
+
+def test_without_a_mismatch_the_engines_log_probs_are_the_policys(random_model, tmp_path):
+    rounds, policy = Rounds(), module(random_model)
+    fit(tmp_path, policy, rounds, engine=HFEngine(), max_steps=1)
+    assert (policy.scored, policy.referred) == (0, 16)
+    for credited in rounds.seen[0].credited:
+        assert evidence_of(credited.judged, ReferenceLogprobs).policy == credited.judged.solution.logprobs
+
+
+def test_a_module_without_a_reference_is_refused(random_model):
+    with pytest.raises(ConfigError, match="has no completion_reference_logprobs"):
+        reference_scorer_of(L.LightningModule())
+    policy = module(random_model)
+    policy.configure_model()
+    with pytest.raises(RuntimeError, match="there is no reference"):
+        policy.completion_reference_logprobs([], 1.0)
