@@ -1,11 +1,11 @@
-"""Train the erring policy: chains of thirty steps with many wrong results, nearly all of which are corrected; evaluate, save.
+"""Train the erring policy: chains of thirty steps with many wrong results, most of which are corrected; evaluate, save.
 
     python -m lit_tpgrpo.datamodules.arithmetic.erring_warmstart --out /tmp/tiny-erring
 
-A wrong result is visible (10 to 19, modulo 10) and replaced in the next paragraph in nearly all cases, often by another wrong
-one; a few are not, and then the solution is wrong. So one chain in three is right, by way of corrected errors: what process
-rewards are for. All chains are of the training split. ``warmstart.json`` in the output folder has the settings, the loss
-curve, and the accuracy per level.
+A wrong result is visible (10 to 19, modulo 10). Nine in ten are replaced in the next paragraph, often by another wrong one; one
+that is not makes the solution wrong. So one chain in five is right, by way of corrected errors: what process rewards are for.
+All chains are of the training split. ``warmstart.json`` in the output folder has the settings, the loss curve, and the
+accuracy per level.
 """
 
 from __future__ import annotations

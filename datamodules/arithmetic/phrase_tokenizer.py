@@ -1,4 +1,4 @@
-"""The erring policy's tokenizer: two tokens an equation and one a phrase, so that thirty steps take 230 tokens, not 570.
+"""The erring policy's tokenizer: two tokens an equation and one a phrase, so that thirty steps take 210 tokens, not 570.
 
 What a token costs is a forward pass in sampling and a position in training, and what must be learnt gets easier: which
 operation comes next is one choice, as is its result.
@@ -18,7 +18,7 @@ from lit_tpgrpo.datamodules.arithmetic.tokenizer import added_tokens, build_toke
 
 _BYTES = 256
 _NAMED = 6
-"""Tokens with a name of their own: end, padding, two roles, two tags."""
+"""Named tokens: end, padding, two roles, two tags."""
 
 
 def fixed_texts(templates: Iterable[str]) -> list[str]:
@@ -38,7 +38,7 @@ def phrase_texts(level: Level) -> list[str]:
 
 
 def phrase_tokenizer(level: Level) -> PreTrainedTokenizerBase:
-    """Build the tokenizer for problems of a level; a wrong result may be up to twice the modulus. Other text is bytes."""
+    """Build the tokenizer for problems of a level; results are below twice the modulus. Other text is bytes."""
     tokenizer = build_tokenizer((), _BYTES + _NAMED, MAX_LENGTH)
     tokenizer.add_tokens([*added_tokens(phrase_texts(level)), *equation_tokens(2 * level.modulus)])
     return tokenizer
