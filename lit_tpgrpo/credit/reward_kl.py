@@ -1,9 +1,9 @@
-"""A KL penalty in the reward, around any credit assignment: of each token (REINFORCE++) or of a whole solution (RLOO)."""
+"""A KL penalty in the reward, around a credit assignment: of each token (REINFORCE++) or of a whole solution (RLOO)."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.credit.base import CreditAssignment
+from lit_tpgrpo.credit.baselines import LeaveOneOutBaseline, MeanBaseline
 from lit_tpgrpo.credit.evidence_access import evidence_of
-from lit_tpgrpo.credit.group_relative import reward_of
+from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, reward_of
+from lit_tpgrpo.credit.returns import ReturnCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import ReferenceLogprobs
 from lit_tpgrpo.fingerprint import settings_of
@@ -34,7 +36,7 @@ def token_kl(judged: JudgedSolution) -> Tensor | None:
     )
 
 
-class RewardKL:
+class RewardKL(ABC):
     """Base of the KL penalties in the reward. The trainer computes the log-probs that they need, before credit.
 
     A solution without these log-probs, as in ``predict``, keeps the credit that it has without a penalty.
@@ -79,15 +81,19 @@ class TokenRewardKL(RewardKL):
     solution that has nothing to be compared with has no penalty either. ``outcome_advantage`` is that of the credit inside.
 
     Args:
-        credit: the credit assignment inside; ``ReturnCredit`` in the source.
-        beta: weight of the penalty; 0.01, the default, is unpublished.
+        credit: the credit assignment inside, any; ``ReturnCredit`` in the source.
+        beta: weight of the penalty; 0.01, the default, is our choice.
 
     Raises:
-        ConfigError: beta is not above 0 or not finite.
+        ConfigError: beta is not above 0 or not finite, or the credit inside is discounted, which the penalty is not.
     """
 
     def __init__(self, credit: CreditAssignment, beta: float = 0.01) -> None:
         super().__init__(credit, beta)
+        if isinstance(credit, ReturnCredit) and credit.gamma != 1:
+            raise ConfigError(
+                f"TokenRewardKL sums its penalty without a discount, and ReturnCredit has gamma {credit.gamma}; set gamma to 1"
+            )
 
     def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
         """Compute the credit inside, less the penalty of the tokens from each one on."""
@@ -101,6 +107,12 @@ class TokenRewardKL(RewardKL):
         return replace(credited, advantages=(credited.advantages.double() - self.beta * ahead).float())
 
 
+def _uses_size_of_reward(credit: CreditAssignment) -> bool:
+    if isinstance(credit, GroupRelativeCredit):
+        return isinstance(credit.baseline, (LeaveOneOutBaseline, MeanBaseline))
+    return isinstance(credit, ReturnCredit)
+
+
 @checked_arguments()
 class SequenceRewardKL(RewardKL):
     """Subtract a KL penalty from the reward of each solution, before the group's rewards are compared (RLOO).
@@ -111,16 +123,28 @@ class SequenceRewardKL(RewardKL):
 
     Source: TRL 1.16, ``rloo_trainer.py``. The rewards that are logged stay those without the penalty.
 
+    The credit inside must use the size of a reward. A division by the group's standard deviation would scale the penalties of
+    a group with equal rewards to advantages of size 1, however small they are; other credit assignments take the outcome, a
+    grade or step scores in place of the reward, and would not see the penalty.
+
     Args:
-        credit: the credit assignment inside, one that uses rewards: ``OutcomeCredit`` with ``LeaveOneOutBaseline`` is RLOO.
+        credit: the credit assignment inside: a ``GroupRelativeCredit`` with ``LeaveOneOutBaseline`` or ``MeanBaseline``, or
+            ``ReturnCredit``; ``OutcomeCredit`` with ``LeaveOneOutBaseline`` is RLOO.
         beta: weight of the penalty; 0.05 in TRL.
 
     Raises:
-        ConfigError: beta is not above 0 or not finite.
+        ConfigError: beta is not above 0 or not finite, or the credit inside is none of these.
     """
 
     def __init__(self, credit: CreditAssignment, beta: float = 0.05) -> None:
         super().__init__(credit, beta)
+        if not _uses_size_of_reward(credit):
+            baseline = f" with {type(credit.baseline).__name__}" if isinstance(credit, GroupRelativeCredit) else ""
+            raise ConfigError(
+                "SequenceRewardKL needs a credit that compares penalised rewards without dividing by their spread: one such as "
+                "OutcomeCredit with LeaveOneOutBaseline or MeanBaseline, or ReturnCredit; got "
+                f"{type(credit).__name__}{baseline}. TokenRewardKL goes around any credit"
+            )
 
     def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
         """Compute the credit inside from the penalised rewards."""

@@ -12,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_tpgrpo.credit import (
+    CAPOCredit,
     CreditAssignment,
     LeaveOneOutBaseline,
+    MeanBaseline,
     OutcomeCredit,
     ReturnCredit,
     SequenceRewardKL,
+    SuccessRateBaseline,
+    ThoughtCredit,
     TokenRewardKL,
     VinePPOCredit,
 )
@@ -117,3 +121,33 @@ def test_needs_and_settings():
         ReferenceLogprobs((0.0,), (0.0, 0.0))
     with pytest.raises(ValueError, match="finite"):
         ReferenceLogprobs((0.0,), (math.nan,))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        OutcomeCredit(),
+        ThoughtCredit(),
+        OutcomeCredit(baseline=SuccessRateBaseline()),
+        CAPOCredit(),
+        TokenRewardKL(RLOO),
+    ],
+)
+def test_a_credit_that_rescales_or_ignores_the_penalised_reward_is_refused(inside):
+    """Standardised, penalties of 1e-6 in a group of equal rewards would be advantages of size 1; CAPO takes no reward."""
+    with pytest.raises(ConfigError, match=rf"needs a credit .*got {type(inside).__name__}") as refused:
+        SequenceRewardKL(inside)
+    assert "\n" not in str(refused.value)
+
+
+def test_equal_rewards_with_tiny_penalties_get_tiny_advantages():
+    judged = group(scored(correct("CC"), 1e-6, 0.0, 0.0), scored(correct("CC"), 0.0, 0.0, 0.0))
+    for inside in (RLOO, ThoughtCredit(baseline=MeanBaseline())):
+        plain, credited = inside(judged), SequenceRewardKL(inside, beta=0.5)(judged)
+        for p, c in zip(plain, credited, strict=True):
+            assert c.advantages.tolist() == pytest.approx(p.advantages.tolist(), abs=1e-6)
+
+
+def test_a_discounted_return_is_refused_around_the_token_penalty():
+    with pytest.raises(ConfigError, match=r"ReturnCredit has gamma 0\.9; set gamma to 1"):
+        TokenRewardKL(ReturnCredit(gamma=0.9))
