@@ -14,7 +14,7 @@ class ConfigError(ValueError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient is NaN or infinite; raised before the optimizer step, so the weights are still good."""
+    """The loss, its gradient or log-probs are NaN or infinite; raised before the optimizer step: the weights are still good."""
 
     on_all_processes = True
 

@@ -82,10 +82,10 @@ class ReferenceLogprobs:
     reference: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.policy) != len(self.reference) or not all(map(math.isfinite, (*self.policy, *self.reference))):
-            raise ValueError(
-                f"expected finite log-probs of the same tokens, got {len(self.policy)} and {len(self.reference)}"
-            )
+        if len(self.policy) != len(self.reference):
+            raise ValueError(f"expected log-probs of the same tokens, got {len(self.policy)} and {len(self.reference)}")
+        if not all(map(math.isfinite, (*self.policy, *self.reference))):
+            raise ValueError("expected finite log-probs, got NaN or infinity")
 
 
 Evidence = StepScores | Continuations | Preferences | SolutionGrade | ReferenceLogprobs

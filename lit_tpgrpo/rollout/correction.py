@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_tpgrpo.arguments import accepted, checked_arguments, shown
-from lit_tpgrpo.distributed import gather_sum
+from lit_tpgrpo.distributed import gather_sum, raise_on_all_ranks
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import callable_name
 from lit_tpgrpo.functional.corrections import CORRECTIONS, importance_weights, truncation_sums
@@ -125,9 +125,10 @@ class Correction:
         # Collective: a rank with nothing to score takes part, too.
         todo = [training_sequence(s) for _, s in missing]
         new = scorer.completion_logprobs(todo, round_.temperature) if current else []
-        for (i, _), logprobs in zip(missing, new, strict=False):
-            scores[i] = tuple(logprobs.tolist())
-            file.add_score(i, solutions[i], scores[i])
+        with raise_on_all_ranks("storing scores"):
+            for (i, _), logprobs in zip(missing, new, strict=False):
+                scores[i] = tuple(logprobs.tolist())
+                file.add_score(i, solutions[i], scores[i])
         unscored = sum(i not in scores for i in round_.kept_indices)
         if unscored:
             log.warning(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.distributed import raise_on_all_ranks
+from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.evidence import ReferenceLogprobs
 from lit_tpgrpo.fingerprint import content_hash
 from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome, Solution, TrainingSequence
@@ -73,40 +75,47 @@ def add_reference_logprobs(
         mismatched: whether the engine's log-probs are not the trainer's.
         current: whether the policy still has the weights that sampled the round. If not, solutions of a mismatched engine that
             were never scored get none.
+
+    Raises:
+        NonFiniteLossError: log-probs are NaN or infinite. These are not stored; the others are.
     """
     solutions = {g * group_size + s.solution.sample: s.solution for g, group in groups.items() for s in group.decided}
-    references = _references(solutions, temperature, file, scorer)
-    policies = {i: solution.logprobs for i, solution in solutions.items()}
-    if mismatched:
-        policies = _scores(solutions, temperature, file, scorer, current)
-    unscored = len(solutions) - len(policies)
-    if unscored:
-        log.warning(
-            "%d solutions were not scored before the policy moved on: they have no KL term in their reward", unscored
-        )
+    with raise_on_all_ranks("reading stored log-probs"):
+        keys = {i: _key(s, temperature) for i, s in solutions.items()}
+        references = _stored_references(keys, solutions, file)
+        policies = file.scores(solutions) if mismatched else {i: s.logprobs for i, s in solutions.items()}
+        unreferred = {i: scoring_sequence(s) for i, s in solutions.items() if i not in references}
+        unscored = {i: scoring_sequence(s) for i, s in solutions.items() if i not in policies and current}
+    # Both collectives before anything that can fail on one rank alone, such as a write.
+    new_references = scorer.completion_reference_logprobs(list(unreferred.values()), temperature)
+    new_scores = scorer.completion_logprobs(list(unscored.values()), temperature) if mismatched and current else []
+    with raise_on_all_ranks("log-probs under the reference"):
+        references |= {i: tuple(p.tolist()) for i, p in zip(unreferred, new_references, strict=True)}
+        policies |= {i: tuple(p.tolist()) for i, p in zip(unscored, new_scores, strict=True)}
+        for i in filter(lambda i: _is_finite(references[i]), unreferred):
+            file.add_evidence({keys[i]: references[i]})
+        for i in filter(lambda i: _is_finite(policies[i]), unscored):
+            file.add_score(i, solutions[i], policies[i])
+        _check_finite(references, "the reference")
+        _check_finite(policies, "the policy")
+        if len(policies) < len(solutions):
+            log.warning(
+                "%d solutions were not scored before the policy moved on: they have no KL term in their reward",
+                len(solutions) - len(policies),
+            )
+        return {g: _with_logprobs(group, g * group_size, policies, references) for g, group in groups.items()}
 
-    def with_logprobs(g: int, judged: JudgedSolution) -> JudgedSolution:
-        i = g * group_size + judged.solution.sample
-        if judged.outcome is Outcome.UNDECIDED or i not in policies:
-            return judged
-        return replace(judged, evidence=(*judged.evidence, ReferenceLogprobs(policies[i], references[i])))
 
-    return {
-        g: replace(group, solutions=tuple(with_logprobs(g, judged) for judged in group.solutions))
-        for g, group in groups.items()
-    }
+def _key(solution: Solution, temperature: float) -> str:
+    return content_hash(["reference log-probs", temperature, solution.prompt_ids, solution.completion_ids], size=12)
 
 
-def _references(
-    solutions: Mapping[int, Solution], temperature: float, file: RoundFile, scorer: ReferenceScorer
+def _stored_references(
+    keys: Mapping[int, str], solutions: Mapping[int, Solution], file: RoundFile
 ) -> dict[int, tuple[float, ...]]:
-    """Return the reference's log-probs by solution index; compute and store those that the store lacks."""
-    keys = {
-        i: content_hash(["reference log-probs", temperature, s.prompt_ids, s.completion_ids], size=12)
-        for i, s in solutions.items()
-    }
+    """Return the reference's log-probs that the store has, by solution index."""
     stored = file.evidence(set(keys.values()))
-    found: dict[int, tuple[float, ...]] = {}
+    references: dict[int, tuple[float, ...]] = {}
     for i, solution in solutions.items():
         if keys[i] in stored:
             try:
@@ -114,27 +123,38 @@ def _references(
             except UNREADABLE:
                 logprobs = ()
             if len(logprobs) == len(solution.completion_ids):
-                found[i] = logprobs
+                references[i] = logprobs
             else:
                 log.warning("reference log-probs in %s cannot be read; they are computed again", file.folder)
-    missing = [i for i in solutions if i not in found]
-    new = scorer.completion_reference_logprobs([scoring_sequence(solutions[i]) for i in missing], temperature)
-    for i, logprobs in zip(missing, new, strict=True):
-        found[i] = tuple(logprobs.tolist())
-        file.add_evidence({keys[i]: found[i]})
-    return found
+    return references
 
 
-def _scores(
-    solutions: Mapping[int, Solution], temperature: float, file: RoundFile, scorer: Scorer, current: bool
-) -> dict[int, tuple[float, ...]]:
-    """Return the policy's log-probs by solution index, as the trainer computes them; compute and store missing ones."""
-    scores = file.scores(solutions)
-    if not current:
-        return scores
-    missing = [i for i in solutions if i not in scores]
-    new = scorer.completion_logprobs([scoring_sequence(solutions[i]) for i in missing], temperature)
-    for i, logprobs in zip(missing, new, strict=True):
-        scores[i] = tuple(logprobs.tolist())
-        file.add_score(i, solutions[i], scores[i])
-    return scores
+def _is_finite(logprobs: Sequence[float]) -> bool:
+    return all(map(math.isfinite, logprobs))
+
+
+def _check_finite(logprobs: Mapping[int, Sequence[float]], of: str) -> None:
+    bad = sorted(i for i, values in logprobs.items() if not _is_finite(values))
+    if bad:
+        raise NonFiniteLossError(
+            f"log-probs under {of} are NaN or infinite in {len(bad)} of {len(logprobs)} solutions, first in number {bad[0]} of "
+            "the round, so that there is no KL penalty; the others are stored. Try another model.dtype or trainer.precision, "
+            "then resume with --ckpt_path"
+        )
+
+
+def _with_logprobs(
+    group: JudgedGroup,
+    start: int,
+    policies: Mapping[int, tuple[float, ...]],
+    references: Mapping[int, tuple[float, ...]],
+) -> JudgedGroup:
+    """Return a group, whose solutions have indices from ``start`` on, with log-probs on those that have both."""
+
+    def attached(judged: JudgedSolution) -> JudgedSolution:
+        i = start + judged.solution.sample
+        if judged.outcome is Outcome.UNDECIDED or i not in policies:
+            return judged
+        return replace(judged, evidence=(*judged.evidence, ReferenceLogprobs(policies[i], references[i])))
+
+    return replace(group, solutions=tuple(map(attached, group.solutions)))

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from lit_tpgrpo.records import Problem, Solution, Step, StepLabel, Verdict
 
@@ -14,7 +14,8 @@ Sampled = tuple[Problem, tuple[Solution, ...]]
 """A problem and its solutions, in the order of their samples."""
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 """Errors of a line that is JSON but not of the expected schema; those of pydantic are ValueErrors."""
-FLOATS = TypeAdapter(tuple[float, ...])
+FLOATS = TypeAdapter(tuple[FiniteFloat, ...])
+"""Log-probs. One that is not finite cannot be used: it is computed again, as if it could not be read."""
 _SOLUTION, _STEPS = TypeAdapter(Solution), TypeAdapter(tuple[Step, ...])
 
 

@@ -1,0 +1,95 @@
+"""Log-probs under the reference between collectives: what fails on one rank, what is not finite, what is stored."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lit_tpgrpo.errors import NonFiniteLossError, StorageError, raised_on_all_ranks
+from lit_tpgrpo.evidence import ReferenceLogprobs
+from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome, Problem, Solution, StopReason, Verdict
+from lit_tpgrpo.rollout.reference import add_reference_logprobs
+from lit_tpgrpo.rollout.store import RoundFile
+
+NAN = math.nan
+
+
+class Scorer:
+    """Gives -1 under the policy and -2 under the reference, but what it is told for a completion."""
+
+    def __init__(self, reference=-2.0, policy=-1.0, told=None):
+        self.reference, self.policy, self.told = reference, policy, told or {}
+        self.calls = []
+
+    def completion_logprobs(self, sequences, temperature):
+        self.calls.append(("policy", len(sequences)))
+        return [torch.full((2,), self.policy) for _ in sequences]
+
+    def completion_reference_logprobs(self, sequences, temperature):
+        self.calls.append(("reference", len(sequences)))
+        return [torch.full((2,), self.told.get(int(s.completion_ids[0]), self.reference)) for s in sequences]
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "round").mkdir()
+    return RoundFile(tmp_path / "round")
+
+
+def with_logprobs(file, scorer, *, current=True):
+    """Of one group of two solutions, by an engine with a mismatch."""
+    solutions = [Solution("p", i, (1,), (5 + i, 3), (-0.5, -0.5), StopReason.EOS, 0, "ab", (0, 1)) for i in range(2)]
+    judged = tuple(JudgedSolution(s, Outcome.CORRECT, "1", Verdict((), ())) for s in solutions)
+    groups = {0: JudgedGroup(Problem("p", "1 + 1?", "2"), judged, 1.0)}
+    added = add_reference_logprobs(groups, 2, 1.0, file, scorer, mismatched=True, current=current)
+    return [s.evidence for s in added[0].solutions]
+
+
+def test_a_write_that_fails_comes_after_all_collectives_and_stops_all_ranks(file, monkeypatch):
+    def full(values):
+        raise StorageError("disk full")
+
+    monkeypatch.setattr(file, "add_evidence", full)
+    scorer = Scorer()
+    with pytest.raises(StorageError, match="disk full") as failed:
+        with_logprobs(file, scorer)
+    assert scorer.calls == [("reference", 2), ("policy", 2)]
+    assert raised_on_all_ranks(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "of"), [(Scorer(told={6: NAN}), "the reference"), (Scorer(policy=-math.inf), "the policy")]
+)
+def test_log_probs_that_are_not_finite_have_a_message_and_are_not_stored(file, scorer, of):
+    with pytest.raises(
+        NonFiniteLossError, match=f"log-probs under {of} are NaN or infinite in [12] of 2 sol"
+    ) as failed:
+        with_logprobs(file, scorer)
+    assert raised_on_all_ranks(failed.value)
+    good = Scorer()
+    expected = (ReferenceLogprobs((-1.0, -1.0), (-2.0, -2.0)),)
+    assert with_logprobs(file, good) == [expected, expected]
+    # What was finite is stored: of the reference one solution of two and of the policy both, or the other way round.
+    assert good.calls == (
+        [("reference", 1), ("policy", 0)] if of == "the reference" else [("reference", 0), ("policy", 2)]
+    )
+
+
+def test_stored_values_that_are_not_finite_are_computed_again(file):
+    with_logprobs(file, Scorer())
+    for kind in ("evidence", "scores"):
+        (path,) = file.folder.glob(f"{kind}.*.jsonl")
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text(lines[0].replace("[-1.0,", "[NaN,").replace("[-2.0,", "[-Infinity,") + lines[1])
+    again = Scorer()
+    expected = (ReferenceLogprobs((-1.0, -1.0), (-2.0, -2.0)),)
+    assert with_logprobs(file, again) == [expected, expected]
+    assert again.calls == [("reference", 1), ("policy", 1)]
+
+
+def test_what_the_policy_never_scored_has_no_log_probs_once_it_moved_on(file):
+    scorer = Scorer()
+    assert with_logprobs(file, scorer, current=False) == [(), ()]
+    assert scorer.calls == [("reference", 2)]
