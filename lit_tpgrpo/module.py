@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo import notices  # noqa: F401  first: it silences third-party import messages
 from lit_tpgrpo.arguments import checked_arguments
+from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation
 from lit_tpgrpo.losses.base import TokenLoss
 from lit_tpgrpo.losses.clipped import ClippedSurrogate
@@ -28,7 +29,7 @@ from lit_tpgrpo.pretrained import HubOptions
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.reference import needs_reference
 from lit_tpgrpo.rollout.run_settings import log_run_settings
-from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.adapters import LoRA, plain_tensors
 from lit_tpgrpo.training.building import check_settings
 from lit_tpgrpo.training.checkpoints import check_before_loading
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler
@@ -129,6 +130,7 @@ class TPGRPOModule(PolicyModule):
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler, self.token_loss = optimizer, lr_scheduler, loss
         self._reference: FrozenCopy | AdapterOff | None = None  # no submodule: neither trained nor saved
+        self._reference_weights = ""  # fingerprint, for a credit with a KL term
         self._optimizer_settings: list[dict[str, Any]] = []  # by parameter group
         self._round_index = -1  # of the step that is being taken
         self._gradient = GradientNorm(torch.zeros(()))  # of the last step
@@ -137,8 +139,10 @@ class TPGRPOModule(PolicyModule):
 
     def on_policy_built(self, policy: PolicyModel) -> None:
         """Build the reference, if the loss or the credit needs one."""
-        datamodule = getattr(self._trainer, "datamodule", None)
-        if self.token_loss.needs_reference() or needs_reference(getattr(datamodule, "credit", None)):
+        in_credit = needs_reference(getattr(getattr(self._trainer, "datamodule", None), "credit", None))
+        if in_credit:
+            self._reference_weights = self._base or fingerprint(plain_tensors(policy.causal_lm))
+        if self.token_loss.needs_reference() or in_credit:
             self._reference = make_reference(self.hparams["reference"], policy, self._shard, self._shard_offloaded)
 
     def configure_optimizers(self) -> Any:
@@ -262,6 +266,10 @@ class TPGRPOModule(PolicyModule):
                 device,
                 self._max_over_ranks,
             )
+
+    def reference_fingerprint(self) -> str:
+        """Return the fingerprint of the reference's weights, of the same weights the same; "" if data.credit needs none."""
+        return self._reference_weights
 
     def _max_over_ranks(self, count: int) -> int:
         return int(self._reduce(torch.tensor(count, device=self.device), "max"))

@@ -31,6 +31,10 @@ class ReferenceScorer(Scorer, Protocol):
         """Return (T,) float32 log-probs of each sequence's completion, without gradient. Collective."""
         ...
 
+    def reference_fingerprint(self) -> str:
+        """Return a hash that is another one for a reference with other weights. Not collective."""
+        ...
+
 
 def needs_reference(credit: object) -> bool:
     """Return whether a credit assignment needs log-probs under the reference."""
@@ -44,9 +48,11 @@ def reference_scorer_of(module: object) -> ReferenceScorer:
         ConfigError: it computes no log-probs under a reference.
     """
     if not isinstance(module, ReferenceScorer):
+        methods = ("completion_reference_logprobs", "reference_fingerprint", "completion_logprobs")
         raise ConfigError(
             f"data.credit needs a module that scores completions under a reference, and {type(module).__name__} has no "
-            "completion_reference_logprobs; use TPGRPOModule, add the method, or take a credit without a KL term"
+            f"{', '.join(m for m in methods if not hasattr(module, m))}; use TPGRPOModule, add what is missing, or take a "
+            "credit without a KL term"
         )
     return module
 
@@ -63,8 +69,8 @@ def add_reference_logprobs(
 ) -> dict[int, JudgedGroup]:
     """Return the groups with ``ReferenceLogprobs`` on their decided solutions. Collective.
 
-    What is computed is stored with the round: the reference's as evidence, the policy's, where the engine's cannot be compared
-    with it, as the scores of ``Correction``, which uses them again.
+    What is computed is stored with the round: the reference's as evidence, under a key with the reference's fingerprint; the
+    policy's, where the engine's cannot be compared with it, as the scores of ``Correction``, which uses them again.
 
     Args:
         groups: of this rank, by group index.
@@ -81,7 +87,8 @@ def add_reference_logprobs(
     """
     solutions = {g * group_size + s.solution.sample: s.solution for g, group in groups.items() for s in group.decided}
     with raise_on_all_ranks("reading stored log-probs"):
-        keys = {i: _key(s, temperature) for i, s in solutions.items()}
+        weights = scorer.reference_fingerprint()
+        keys = {i: _key(s, temperature, weights) for i, s in solutions.items()}
         references = _stored_references(keys, solutions, file)
         policies = file.scores(solutions) if mismatched else {i: s.logprobs for i, s in solutions.items()}
         unreferred = {i: scoring_sequence(s) for i, s in solutions.items() if i not in references}
@@ -106,8 +113,10 @@ def add_reference_logprobs(
         return {g: _with_logprobs(group, g * group_size, policies, references) for g, group in groups.items()}
 
 
-def _key(solution: Solution, temperature: float) -> str:
-    return content_hash(["reference log-probs", temperature, solution.prompt_ids, solution.completion_ids], size=12)
+def _key(solution: Solution, temperature: float, weights: str) -> str:
+    return content_hash(
+        ["reference log-probs", weights, temperature, solution.prompt_ids, solution.completion_ids], size=12
+    )
 
 
 def _stored_references(

@@ -20,6 +20,7 @@ from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import ReferenceLogprobs
+from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rollout.reference import reference_scorer_of
@@ -113,6 +114,7 @@ def test_log_probs_are_those_of_the_trainer_and_of_the_initial_policy(whole, ran
     rounds, policy = whole
     initial = module(random_model)
     initial.configure_model()
+    assert policy.reference_fingerprint() == fingerprint(initial.named_tensors()) != fingerprint(policy.named_tensors())
     for round_ in rounds:
         for credited in round_.credited:
             solution = credited.judged.solution
@@ -165,7 +167,9 @@ def test_without_a_mismatch_the_engines_log_probs_are_the_policys(random_model, 
 
 
 def test_a_module_without_a_reference_is_refused(random_model):
-    with pytest.raises(ConfigError, match="has no completion_reference_logprobs"):
+    with pytest.raises(
+        ConfigError, match="has no completion_reference_logprobs, reference_fingerprint, completion_logprobs;"
+    ):
         reference_scorer_of(L.LightningModule())
     policy = module(random_model)
     policy.configure_model()

@@ -19,9 +19,12 @@ NAN = math.nan
 class Scorer:
     """Gives -1 under the policy and -2 under the reference, but what it is told for a completion."""
 
-    def __init__(self, reference=-2.0, policy=-1.0, told=None):
+    def __init__(self, reference=-2.0, policy=-1.0, told=None, weights="initial"):
         self.reference, self.policy, self.told = reference, policy, told or {}
-        self.calls = []
+        self.calls, self.weights = [], weights
+
+    def reference_fingerprint(self):
+        return self.weights
 
     def completion_logprobs(self, sequences, temperature):
         self.calls.append(("policy", len(sequences)))
@@ -93,3 +96,14 @@ def test_what_the_policy_never_scored_has_no_log_probs_once_it_moved_on(file):
     scorer = Scorer()
     assert with_logprobs(file, scorer, current=False) == [(), ()]
     assert scorer.calls == [("reference", 2)]
+
+
+def test_a_round_that_is_resumed_with_another_reference_does_not_mix_the_two(file):
+    with_logprobs(file, Scorer())
+    other = Scorer(reference=-3.0, weights="another model")
+    expected = (ReferenceLogprobs((-1.0, -1.0), (-3.0, -3.0)),)
+    assert with_logprobs(file, other) == [expected, expected]
+    assert other.calls == [("reference", 2), ("policy", 0)]
+    same = Scorer()
+    assert with_logprobs(file, same)[0] == (ReferenceLogprobs((-1.0, -1.0), (-2.0, -2.0)),)
+    assert same.calls == [("reference", 0), ("policy", 0)]
