@@ -124,8 +124,8 @@ class SequenceRewardKL(RewardKL):
     Source: TRL 1.16, ``rloo_trainer.py``. The rewards that are logged stay those without the penalty.
 
     The credit inside must use the size of a reward. A division by the group's standard deviation would scale the penalties of
-    a group with equal rewards to advantages of size 1, however small they are; other credit assignments take the outcome, a
-    grade or step scores in place of the reward, and would not see the penalty.
+    a group with equal rewards to advantages of about 1, from 1e-4 or so on (eps is 1e-6); other credit assignments take the
+    outcome, a grade or step scores in place of the reward, and would not see the penalty.
 
     Args:
         credit: the credit assignment inside: a ``GroupRelativeCredit`` with ``LeaveOneOutBaseline`` or ``MeanBaseline``, or

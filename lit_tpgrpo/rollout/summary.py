@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lit_tpgrpo.credit.reward_kl import token_kl
 from lit_tpgrpo.judges.base import Counts, Tally
 from lit_tpgrpo.records import CreditedSolution, JudgedSolution, Outcome, Round, StepLabel, StopReason
 
@@ -48,7 +49,9 @@ class RoundTally:
         dropped count in ``rollout/`` and not in the others. With ``data.rewards``, ``reward/NAME`` is a term's mean without
         its weight, over the decided solutions that it did not skip, ``reward/NAME_skipped`` how many it skipped,
         ``reward/total`` the weighted sum's. With ``data.group_filter``, ``credit/filtered_solutions`` is how many it removed:
-        they are in no other metric of ``credit/``. With ``data.evidence``, ``evidence/`` has what its providers count.
+        they are in no other metric of ``credit/``. With a KL penalty in the reward, ``credit/reward_kl`` is the mean of
+        log p_old - log q over the tokens of decided solutions that have log-probs under the reference q. With
+        ``data.evidence``, ``evidence/`` has what its providers count.
         """
         s = self.sums
         n, decided, judged, credited_tokens = s["solutions"], s["decided"], s["judged"], s["credited_tokens"]
@@ -59,6 +62,7 @@ class RoundTally:
             if name.startswith(_REWARD)
         }
         rewards |= {f"reward/{n.removeprefix(_SKIPPED)}_skipped": v for n, v in s.items() if n.startswith(_SKIPPED)}
+        reward_kl = {"credit/reward_kl": s["reward_kl"] / s["reward_kl_tokens"]} if s["reward_kl_tokens"] else {}
         services = {f"verify/{k}": v for k, v in self.verified.metrics().items()}
         services |= {f"judge/{k}": v for k, v in self.judged.metrics().items()}
         return {
@@ -90,7 +94,7 @@ class RoundTally:
             "credit/advantage_variance": max(0.0, _ratio(s["advantage_squared"], credited_tokens) - mean * mean),
             "credit/process_token_share": _ratio(s["process_tokens"], credited_tokens),
             "credit/negative_token_share": _ratio(s["negative_tokens"], credited_tokens),
-        } | (rewards | services | self.extra.metrics())
+        } | (reward_kl | rewards | services | self.extra.metrics())
 
 
 def tally_round(
@@ -122,7 +126,7 @@ def tally_round(
         "new_tokens": new_tokens,
         "kept": len(round_.kept),
     }
-    sums |= _thought_sums(round_) | _advantage_sums(round_) | _reward_sums(round_, terms)
+    sums |= _thought_sums(round_) | _advantage_sums(round_) | _reward_sums(round_, terms) | _reward_kl_sums(round_)
     maxima = {
         "length": max(lengths, default=0),
         "sampling_seconds": sampling_seconds,
@@ -168,6 +172,11 @@ def _advantage_sums(round_: Round) -> dict[str, float]:
         "process_tokens": float((process != 0).sum()),
         "negative_tokens": float((advantages < 0).sum()),
     }
+
+
+def _reward_kl_sums(round_: Round) -> dict[str, float]:
+    kls = [kl for g in round_.groups for s in g.decided if (kl := token_kl(s)) is not None]
+    return {"reward_kl": sum(kl.sum().item() for kl in kls), "reward_kl_tokens": sum(map(len, kls))}
 
 
 def _reward_sums(round_: Round, terms: Sequence[str]) -> dict[str, float]:

@@ -134,7 +134,7 @@ def test_needs_and_settings():
     ],
 )
 def test_a_credit_that_rescales_or_ignores_the_penalised_reward_is_refused(inside):
-    """Standardised, penalties of 1e-6 in a group of equal rewards would be advantages of size 1; CAPO takes no reward."""
+    """Standardised, penalties of 1e-4 in a group of equal rewards would be advantages of 0.7; CAPO takes no reward."""
     with pytest.raises(ConfigError, match=rf"needs a credit .*got {type(inside).__name__}") as refused:
         SequenceRewardKL(inside)
     assert "\n" not in str(refused.value)

@@ -48,8 +48,8 @@ class Rounds(RoundCallback):
     def __init__(self) -> None:
         self.seen = []
 
-    def on_round_end(self, trainer, pl_module, made):
-        self.seen.append(made)
+    def on_round_end(self, trainer, pl_module, round_):
+        self.seen.append(round_)
 
 
 class CountingModule(TPGRPOModule):
@@ -116,21 +116,24 @@ def test_log_probs_are_those_of_the_trainer_and_of_the_initial_policy(whole, ran
     initial.configure_model()
     assert policy.reference_fingerprint() == fingerprint(initial.named_tensors()) != fingerprint(policy.named_tensors())
     for round_ in rounds:
+        ks: list[torch.Tensor] = []
         for credited in round_.credited:
             solution = credited.judged.solution
-            found = evidence_of(credited.judged, ReferenceLogprobs)
-            assert found is not None
+            scores = evidence_of(credited.judged, ReferenceLogprobs)
+            assert scores is not None
             ids = torch.tensor((*solution.prompt_ids, *solution.completion_ids))
             with torch.no_grad():
                 logits = initial.policy_model(ids[None]).logits[0, len(solution.prompt_ids) - 1 : -1] / TEMPERATURE
             naive = logits.log_softmax(-1).gather(1, ids[len(solution.prompt_ids) :, None])[:, 0]
-            assert found.reference == pytest.approx(naive.tolist(), abs=2e-5)
-            assert found.policy == pytest.approx([p + OFFSET for p in solution.logprobs], abs=2e-5)
-            k = torch.tensor(found.policy) - torch.tensor(found.reference)
+            assert scores.reference == pytest.approx(naive.tolist(), abs=2e-5)
+            assert scores.policy == pytest.approx([p + OFFSET for p in solution.logprobs], abs=2e-5)
+            k = torch.tensor(scores.policy) - torch.tensor(scores.reference)
             ahead = torch.stack([k[t:].sum() for t in range(len(k))])
+            ks.append(k.double())
             torch.testing.assert_close(
                 credited.advantages, credited.outcome_advantage - BETA * ahead, atol=1e-4, rtol=1e-4
             )
+        assert round_.metrics["credit/reward_kl"] == pytest.approx(torch.cat(ks).mean().item(), abs=1e-7)
     first, second = [
         max(
             abs(p - q)
