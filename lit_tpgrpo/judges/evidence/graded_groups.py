@@ -1,16 +1,18 @@
-"""Ask a grader about the groups of a round, each once: what the providers of grades and preferences share."""
+"""GradedGroups: base of the providers of grades and preferences, which ask a grader about each group of a round once."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceTools
+from lit_tpgrpo.evidence import Evidence
+from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
 from lit_tpgrpo.judges.grading.asking import GroupAsker
 from lit_tpgrpo.judges.grading.questions import SolutionGroup
 
@@ -21,8 +23,8 @@ SUMMED = ("requests", "requests_stored", "retries", "replies_invalid", "tokens_p
 """Counters of requests that may be added up over ranks; shares and latencies may not."""
 
 
-class GradedGroups(Generic[V]):
-    """Values of a grader on each solution of a group, None for one of which it says nothing.
+class GradedGroups(EvidenceProvider, ABC, Generic[V]):
+    """Base of providers that turn a grader's value of each solution of a group, None where it says nothing, into evidence.
 
     A group is stored once it is complete; the replies for it are in the grader's own store as they come. A group without a
     readable reply is stored as well: a round that is partly trained on must not change when the run is resumed.
@@ -35,6 +37,8 @@ class GradedGroups(Generic[V]):
     Raises:
         ConfigError: the LLM is the policy in training, whose weights evidence does not wait for.
     """
+
+    uses_engine: ClassVar = False
 
     def __init__(self, grader: GroupAsker, values: TypeAdapter[list[V | None]], counters: Sequence[str]) -> None:
         if grader.needs_policy:
@@ -49,19 +53,33 @@ class GradedGroups(Generic[V]):
         counts = self._grader.metrics()
         return {name: counts[name] for name in self._counters}
 
-    def values(
-        self,
-        cases: Sequence[EvidenceCase],
-        tools: EvidenceTools,
-        ask: Callable[[Sequence[SolutionGroup]], Generator[tuple[int, Sequence[V | None]], None, None]],
-    ) -> list[tuple[tuple[int, ...], list[V | None]]]:
-        """Return for each group the indices of its cases and a value for each of them.
+    def check_writable(self) -> None:
+        """Check that replies can be stored."""
+        self._grader.check_writable()
 
-        Args:
-            cases: of this rank's groups.
-            tools: of the round.
-            ask: yields (index of the group, a value for each of its solutions) as they come.
-        """
+    def close(self) -> None:
+        self._grader.close()
+
+    @abstractmethod
+    def ask(self, groups: Sequence[SolutionGroup]) -> Generator[tuple[int, Sequence[V | None]], None, None]:
+        """Yield (index of the group, a value for each of its solutions) as they come."""
+
+    @abstractmethod
+    def evidence(self, value: V, samples: tuple[int, ...]) -> Evidence:
+        """Return the evidence of a value; ``samples`` are those of the group's solutions."""
+
+    def provide(self, cases: Sequence[EvidenceCase], tools: EvidenceTools) -> Sequence[Evidence | None]:
+        given: list[Evidence | None] = [None] * len(cases)
+        for members, values in self._values_of_groups(cases, tools):
+            samples = tuple(cases[i].judged.solution.sample for i in members)
+            for i, value in zip(members, values, strict=True):
+                given[i] = None if value is None else self.evidence(value, samples)
+        return given
+
+    def _values_of_groups(
+        self, cases: Sequence[EvidenceCase], tools: EvidenceTools
+    ) -> list[tuple[tuple[int, ...], list[V | None]]]:
+        """Return for each group the indices of its cases and a value for each of them."""
         members = _members(cases)
         groups = [SolutionGroup(cases[own[0]].problem, tuple(_text(cases[i]) for i in own)) for own in members]
         kind, settings = type(self._grader).__name__, self._grader.settings
@@ -70,7 +88,7 @@ class GradedGroups(Generic[V]):
         known = self._readable(tools.stored(sizes), sizes)
         missing = {key: group for key, group in zip(keys, groups, strict=True) if key not in known}
         # Closed at once if storing is interrupted: requests in flight are cancelled.
-        with closing(ask(list(missing.values()))) as results:
+        with closing(self.ask(list(missing.values()))) as results:
             for k, values in results:
                 key = list(missing)[k]
                 known[key] = list(values)

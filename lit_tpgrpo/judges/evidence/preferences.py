@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.evidence import Evidence, Preferences
 from lit_tpgrpo.fingerprint import settings_of
-from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
 from lit_tpgrpo.judges.evidence.graded_groups import GradedGroups
 from lit_tpgrpo.judges.grading.comparison import COUNTERS, PairwiseComparison, PreferenceMatrix
 from lit_tpgrpo.judges.grading.questions import SolutionGroup
@@ -21,7 +20,7 @@ ROWS: TypeAdapter[list[Row | None]] = TypeAdapter(list[tuple[FiniteFloat, ...] |
 
 
 @checked_arguments()
-class PairwisePreferences(EvidenceProvider):
+class PairwisePreferences(GradedGroups[Row]):
     """Compare each solution with the others of its group, by ``PairwiseComparison``; undecided ones are left out.
 
     A pair that could not be compared is a tie. A solution of which no pair could be compared has no preferences, and neither
@@ -34,11 +33,9 @@ class PairwisePreferences(EvidenceProvider):
         ConfigError: the LLM is the policy in training.
     """
 
-    uses_engine: ClassVar = False
-
     def __init__(self, comparison: PairwiseComparison) -> None:
+        super().__init__(comparison, ROWS, COUNTERS)
         self.comparison = comparison
-        self._groups: GradedGroups[Row] = GradedGroups(comparison, ROWS, COUNTERS)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -49,29 +46,13 @@ class PairwisePreferences(EvidenceProvider):
     def gives(self) -> type[Evidence]:
         return Preferences
 
-    def metrics(self) -> dict[str, float]:
-        """Return and reset the counters of comparisons and of their requests."""
-        return self._groups.metrics()
-
-    def check_writable(self) -> None:
-        """Check that replies can be stored."""
-        self.comparison.check_writable()
-
-    def close(self) -> None:
-        self.comparison.close()
-
-    def provide(self, cases: Sequence[EvidenceCase], tools: EvidenceTools) -> Sequence[Evidence | None]:
-        found: list[Preferences | None] = [None] * len(cases)
-        for own, rows in self._groups.values(cases, tools, self._rows):
-            samples = tuple(cases[i].judged.solution.sample for i in own)
-            for i, row in zip(own, rows, strict=True):
-                found[i] = None if row is None else Preferences(samples, row)
-        return found
-
-    def _rows(self, groups: Sequence[SolutionGroup]) -> Generator[tuple[int, list[Row | None]], None, None]:
+    def ask(self, groups: Sequence[SolutionGroup]) -> Generator[tuple[int, list[Row | None]], None, None]:
         with closing(self.comparison.compare(groups)) as matrices:
             for k, matrix in matrices:
                 yield k, compared_rows(matrix)
+
+    def evidence(self, value: Row, samples: tuple[int, ...]) -> Preferences:
+        return Preferences(samples, value)
 
 
 def compared_rows(matrix: PreferenceMatrix) -> list[Row | None]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.evidence import Evidence, SolutionGrade
 from lit_tpgrpo.fingerprint import settings_of
-from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
 from lit_tpgrpo.judges.evidence.graded_groups import GradedGroups
 from lit_tpgrpo.judges.grading.principles import COUNTERS, PrinciplesGrader
 from lit_tpgrpo.judges.grading.questions import GRADES, SolutionGroup
@@ -21,7 +20,7 @@ MEANS: TypeAdapter[list[float | None]] = TypeAdapter(list[Grade | None])
 
 
 @checked_arguments()
-class PrinciplesGrades(EvidenceProvider):
+class PrinciplesGrades(GradedGroups[float]):
     """Grade the solutions of each group from 1 to 10, by ``PrinciplesGrader``; undecided ones are left out.
 
     The grade is the mean over the gradings that the grader keeps: a sum, the source's, would depend on how many could be read.
@@ -34,11 +33,9 @@ class PrinciplesGrades(EvidenceProvider):
         ConfigError: the LLM is the policy in training.
     """
 
-    uses_engine: ClassVar = False
-
     def __init__(self, grader: PrinciplesGrader) -> None:
+        super().__init__(grader, MEANS, COUNTERS)
         self.grader = grader
-        self._groups: GradedGroups[float] = GradedGroups(grader, MEANS, COUNTERS)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -49,25 +46,10 @@ class PrinciplesGrades(EvidenceProvider):
     def gives(self) -> type[Evidence]:
         return SolutionGrade
 
-    def metrics(self) -> dict[str, float]:
-        """Return and reset the counters of gradings and of their requests."""
-        return self._groups.metrics()
-
-    def check_writable(self) -> None:
-        """Check that replies can be stored."""
-        self.grader.check_writable()
-
-    def close(self) -> None:
-        self.grader.close()
-
-    def provide(self, cases: Sequence[EvidenceCase], tools: EvidenceTools) -> Sequence[Evidence | None]:
-        found: list[SolutionGrade | None] = [None] * len(cases)
-        for own, grades in self._groups.values(cases, tools, self._means):
-            for i, grade in zip(own, grades, strict=True):
-                found[i] = None if grade is None else SolutionGrade(grade, *map(float, GRADES))
-        return found
-
-    def _means(self, groups: Sequence[SolutionGroup]) -> Generator[tuple[int, list[float | None]], None, None]:
+    def ask(self, groups: Sequence[SolutionGroup]) -> Generator[tuple[int, list[float | None]], None, None]:
         with closing(self.grader.grade(groups)) as results:
             for k, grades in results:
                 yield k, [None] * len(groups[k].texts) if grades.means is None else list(grades.means)
+
+    def evidence(self, value: float, samples: tuple[int, ...]) -> SolutionGrade:
+        return SolutionGrade(value, *map(float, GRADES))
