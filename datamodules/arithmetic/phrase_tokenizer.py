@@ -14,11 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from lit_tpgrpo.datamodules.arithmetic import phrases
 from lit_tpgrpo.datamodules.arithmetic.problems import STATEMENT, Level
 from lit_tpgrpo.datamodules.arithmetic.tiny import MAX_LENGTH
-from lit_tpgrpo.datamodules.arithmetic.tokenizer import added_tokens, build_tokenizer, equation_tokens
+from lit_tpgrpo.datamodules.arithmetic.tokenizer import NAMED_TOKENS, added_tokens, build_tokenizer, equation_tokens
 
 _BYTES = 256
-_NAMED = 6
-"""Named tokens: end, padding, two roles, two tags."""
 
 
 def fixed_texts(templates: Iterable[str]) -> list[str]:
@@ -39,6 +37,6 @@ def phrase_texts(level: Level) -> list[str]:
 
 def phrase_tokenizer(level: Level) -> PreTrainedTokenizerBase:
     """Build the tokenizer for problems of a level; results are below twice the modulus. Other text is bytes."""
-    tokenizer = build_tokenizer((), _BYTES + _NAMED, MAX_LENGTH)
+    tokenizer = build_tokenizer((), _BYTES + len(NAMED_TOKENS), MAX_LENGTH)
     tokenizer.add_tokens([*added_tokens(phrase_texts(level)), *equation_tokens(2 * level.modulus)])
     return tokenizer

@@ -15,6 +15,7 @@ from lit_tpgrpo.datamodules.arithmetic.problems import LEVELS, TINY_LEVELS, draw
 
 EOS, PAD, USER, ASSISTANT = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>"
 THINK_TAGS = ("<think>", THINK_END)
+NAMED_TOKENS = (EOS, PAD, USER, ASSISTANT, *THINK_TAGS)
 
 # Fixed, so that a change of the writer's default rates does not change the packaged vocabulary.
 _CORPUS_NOISE = NoiseRates(
@@ -63,7 +64,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> Q
     learner.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=vocab_size - 4 - len(THINK_TAGS),
+            vocab_size=vocab_size - len(NAMED_TOKENS),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
