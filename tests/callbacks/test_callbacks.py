@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from scored_runs import LuckyByTurns
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_tpgrpo.callbacks import (
@@ -47,11 +48,6 @@ from lit_tpgrpo.records import (
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 C, I = StepLabel.CORRECT, StepLabel.INCORRECT  # noqa: E741
-
-
-class LuckyByTurns(MathVerifier):
-    def verify_all(self, pairs):
-        return [Outcome.CORRECT if i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
 
 
 def data(**kwargs) -> MathRolloutDataModule:

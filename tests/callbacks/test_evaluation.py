@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from scored_runs import LuckyByTurns
 from torch.utils.data import DataLoader
 
 from lit_tpgrpo.callbacks import MathEvaluation, SafeCheckpoint
@@ -22,14 +23,6 @@ from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import EvaluatedGroup, Outcome, Solution, StopReason
-from lit_tpgrpo.verify.verifier import MathVerifier
-
-
-class LuckyByTurns(MathVerifier):
-    """A random model is never right; here every other solution counts as right, so every group has both kinds."""
-
-    def verify_all(self, pairs):
-        return [Outcome.CORRECT if i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
 
 
 class ScoredByStep(MathRolloutDataModule):

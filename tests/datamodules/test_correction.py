@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from scored_runs import OFFSET, LuckyByTurns, OffEngine, Rounds
 
-from lit_tpgrpo.callbacks import RoundCallback
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rollout.correction import scorer_of
 from lit_tpgrpo.rollout.training_sequences import training_sequence
-from lit_tpgrpo.verify.verifier import MathVerifier
-
-OFFSET = 0.25
-
-
-class LuckyByTurns(MathVerifier):
-    def verify_all(self, pairs):
-        return [Outcome.CORRECT if i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
-
-
-class OffEngine(HFEngine):
-    """Its log-probs are all too low by ``OFFSET``, so that every token's ratio is exp(OFFSET)."""
-
-    mismatched = True
-
-    def sample(self, prompts, n, params, seeds):
-        for i, completions in super().sample(prompts, n, params, seeds):
-            yield i, tuple(replace(c, logprobs=tuple(p - OFFSET for p in c.logprobs)) for c in completions)
-
-
-class Rounds(RoundCallback):
-    def __init__(self) -> None:
-        self.made = []
-
-    def on_round_end(self, trainer, pl_module, made):
-        self.made.append(made)
 
 
 class ScoringModule(TPGRPOModule):
@@ -116,7 +87,7 @@ def test_a_mismatched_engines_round_has_the_trainers_logprobs_and_their_weights(
     rounds, policy = Rounds(), module(random_model)
     run = trainer(tmp_path, rounds)
     run.fit(policy, datamodule=data(tmp_path, steps_per_epoch=2, **settings))
-    (made,) = rounds.made
+    (made,) = rounds.seen
     assert len(made.kept) == 16 == policy.scored
     for solution in made.kept:
         sampled = torch.tensor(solution.judged.solution.logprobs)
@@ -137,7 +108,7 @@ def test_a_mismatched_engines_round_has_the_trainers_logprobs_and_their_weights(
 def test_scores_are_those_of_one_forward_pass_a_sequence_and_carry_no_gradient(random_model, tmp_path):
     rounds, policy = Rounds(), module(random_model)
     trainer(tmp_path, rounds, max_steps=1).fit(policy, datamodule=data(tmp_path))
-    sequences = [training_sequence(s) for s in rounds.made[0].kept[:5]]
+    sequences = [training_sequence(s) for s in rounds.seen[0].kept[:5]]
     found = policy.completion_logprobs(sequences, 0.8)
     assert all(not f.requires_grad for f in found)
     for sequence, logprobs in zip(sequences, found, strict=True):
@@ -153,7 +124,7 @@ def test_the_engine_of_the_trainers_own_arithmetic_is_not_corrected(random_model
     run = trainer(tmp_path, rounds, max_steps=1)
     run.fit(policy, datamodule=data(tmp_path, engine=HFEngine()))
     assert policy.scored == 0
-    assert all(s.importance_weights is None for s in rounds.made[0].kept)
+    assert all(s.importance_weights is None for s in rounds.seen[0].kept)
     assert run.callback_metrics["mismatch/logprob_max"] < 2e-5
 
 
@@ -187,9 +158,9 @@ def test_a_round_that_was_never_scored_goes_on_uncorrected_and_counted(random_mo
     trainer(tmp_path, rounds, max_steps=2).fit(
         module(random_model), datamodule=data(tmp_path), ckpt_path=str(tmp_path / "last.ckpt")
     )
-    assert rounds.made[0].metrics["mismatch/unscored"] == 16
+    assert rounds.seen[0].metrics["mismatch/unscored"] == 16
     assert "16 solutions of round 0 were not scored" in caplog.text
-    assert all((s.importance_weights == 1).all() for s in rounds.made[0].kept)
+    assert all((s.importance_weights == 1).all() for s in rounds.seen[0].kept)
 
 
 def test_what_was_cut_and_never_scored_weighs_nothing(random_model, tmp_path):
@@ -204,8 +175,8 @@ def test_what_was_cut_and_never_scored_weighs_nothing(random_model, tmp_path):
     trainer(tmp_path, rounds, max_steps=2).fit(
         module(random_model), datamodule=data(tmp_path, sampling=cut), ckpt_path=str(tmp_path / "last.ckpt")
     )
-    assert rounds.made[0].metrics["mismatch/unscored"] == 16
-    assert all((s.importance_weights == 0).all() for s in rounds.made[0].kept)
+    assert rounds.seen[0].metrics["mismatch/unscored"] == 16
+    assert all((s.importance_weights == 0).all() for s in rounds.seen[0].kept)
 
 
 def test_settings_that_cannot_be_corrected_are_named(random_model, tmp_path):

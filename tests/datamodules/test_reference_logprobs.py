@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -10,8 +9,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from scored_runs import OFFSET, LuckyByTurns, OffEngine, Rounds
 
-from lit_tpgrpo.callbacks import RoundCallback
 from lit_tpgrpo.credit import OutcomeCredit, TokenRewardKL
 from lit_tpgrpo.credit.evidence_access import evidence_of
 from lit_tpgrpo.datamodules import MathRolloutDataModule
@@ -22,34 +21,9 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import ReferenceLogprobs
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rollout.reference import reference_scorer_of
-from lit_tpgrpo.verify.verifier import MathVerifier
 
-OFFSET, BETA, TEMPERATURE = 0.25, 0.5, 0.8
-
-
-class LuckyByTurns(MathVerifier):
-    def verify_all(self, pairs):
-        return [Outcome.CORRECT if i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
-
-
-class OffEngine(HFEngine):
-    """Its log-probs are all too low by ``OFFSET``."""
-
-    mismatched = True
-
-    def sample(self, prompts, n, params, seeds):
-        for i, completions in super().sample(prompts, n, params, seeds):
-            yield i, tuple(replace(c, logprobs=tuple(p - OFFSET for p in c.logprobs)) for c in completions)
-
-
-class Rounds(RoundCallback):
-    def __init__(self) -> None:
-        self.seen = []
-
-    def on_round_end(self, trainer, pl_module, round_):
-        self.seen.append(round_)
+BETA, TEMPERATURE = 0.5, 0.8
 
 
 class CountingModule(TPGRPOModule):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from scored_runs import LuckyByTurns
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback
 from lit_tpgrpo.chat.local_chat import LocalChat
@@ -27,13 +28,6 @@ from lit_tpgrpo.judges.generative import GenerativeJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, Problem, Round
 from lit_tpgrpo.verify.verifier import MathVerifier
-
-
-class LuckyByTurns(MathVerifier):
-    """A random model is never right; here every other solution counts as right, so every group has both kinds."""
-
-    def verify_all(self, pairs):
-        return [Outcome.CORRECT if i % 2 else Outcome.INCORRECT for i, _ in enumerate(pairs)]
 
 
 class LuckyAtTimes(MathVerifier):
