@@ -11,7 +11,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from scored_runs import LuckyByTurns
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_tpgrpo.callbacks import (
@@ -46,6 +45,7 @@ from lit_tpgrpo.records import (
     Verdict,
 )
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.datamodules.scored_runs import LuckyByTurns
 
 C, I = StepLabel.CORRECT, StepLabel.INCORRECT  # noqa: E741
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from scored_runs import LuckyByTurns
 from torch.utils.data import DataLoader
 
 from lit_tpgrpo.callbacks import MathEvaluation, SafeCheckpoint
@@ -23,6 +22,7 @@ from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import EvaluatedGroup, Outcome, Solution, StopReason
+from tests.datamodules.scored_runs import LuckyByTurns
 
 
 class ScoredByStep(MathRolloutDataModule):

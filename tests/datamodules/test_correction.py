@@ -7,7 +7,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from scored_runs import OFFSET, LuckyByTurns, OffEngine, Rounds
 
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
@@ -17,6 +16,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.rollout.correction import scorer_of
 from lit_tpgrpo.rollout.training_sequences import training_sequence
+from tests.datamodules.scored_runs import OFFSET, LuckyByTurns, OffEngine, Rounds
 
 
 class ScoringModule(TPGRPOModule):

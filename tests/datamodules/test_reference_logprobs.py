@@ -9,7 +9,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from scored_runs import OFFSET, LuckyByTurns, OffEngine, Rounds
 
 from lit_tpgrpo.credit import OutcomeCredit, TokenRewardKL
 from lit_tpgrpo.credit.evidence_access import evidence_of
@@ -22,6 +21,7 @@ from lit_tpgrpo.evidence import ReferenceLogprobs
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.rollout.reference import reference_scorer_of
+from tests.datamodules.scored_runs import OFFSET, LuckyByTurns, OffEngine, Rounds
 
 BETA, TEMPERATURE = 0.5, 0.8
 

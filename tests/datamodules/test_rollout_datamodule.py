@@ -11,7 +11,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from scored_runs import LuckyByTurns
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback
 from lit_tpgrpo.chat.local_chat import LocalChat
@@ -28,6 +27,7 @@ from lit_tpgrpo.judges.generative import GenerativeJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, Problem, Round
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.datamodules.scored_runs import LuckyByTurns
 
 
 class LuckyAtTimes(MathVerifier):

@@ -91,7 +91,7 @@ def test_functions_and_objects_in_python(random_model, tmp_path):
     rounds = Rounds()
     parts = {"keep": user_parts.FirstSamples(3), "correction": user_parts.halved}
     trainer(tmp_path, rounds).fit(module(random_model), datamodule=data(tmp_path, steps_per_epoch=1, **parts))
-    (round_,) = rounds.made
+    (round_,) = rounds.seen
     assert [s.judged.solution.sample for s in round_.kept] == [0, 1, 2] * 4
     for solution in round_.kept:
         weights = torch.full_like(solution.advantages, math.exp(OFFSET) / 2)
