@@ -61,6 +61,8 @@ class PolicyLoss(TokenLoss):
 def add_kl(inputs: LossInputs, term: PolicyTerm, estimator: KLName, beta: float) -> LossOutput:
     """Compute the loss of a policy term with a KL term: sum_t w_t * (-objective_t + beta * kl_t).
 
+    ``kl_ref`` is logged where there are log-probs under the reference, and not as 0 where there are none.
+
     Raises:
         ValueError: there is a KL term and no ``ref_logprobs``.
     """
@@ -69,7 +71,7 @@ def add_kl(inputs: LossInputs, term: PolicyTerm, estimator: KLName, beta: float)
     return LossOutput(
         loss=policy_loss + kl.loss,
         terms={"policy_loss": policy_loss, "kl_loss": kl.loss},
-        token_values={**term.token_values, "kl_ref": kl.per_token},
+        token_values={**term.token_values, **({} if inputs.ref_logprobs is None else {"kl_ref": kl.per_token})},
     )
 
 

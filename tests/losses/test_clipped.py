@@ -328,7 +328,6 @@ def test_sums_by_hand_and_reduced_over_ranks():
         "clipped_low": 1.0,
         "clipped_high": 1.0,
         "kl_old": (2.0 - 1 - math.log(2)) + (0.25 - 1 + math.log(4)),
-        "kl_ref": 0.0,
         "ratio_max": 2.0,
         "entropy": 0.0,  # none was given
         "mismatch/logprob_mean": math.log(2) + math.log(4),

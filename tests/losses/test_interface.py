@@ -163,6 +163,13 @@ def test_a_loss_of_the_users_trains_is_logged_and_comes_back_with_the_checkpoint
     assert given.token_loss == ClippedSurrogate(0.1)
 
 
+def test_without_a_reference_no_kl_to_it_is_logged(random_model, tmp_path):
+    """A constant 0 would say that the policy has not moved."""
+    logged = one_step(TPGRPOModule(random_model, tokens_per_microbatch=9), tmp_path).callback_metrics
+    assert "train/kl_ref" not in logged
+    assert float(logged["train/kl_loss"]) == 0.0
+
+
 def test_the_clipped_surrogate_comes_back_with_its_settings(random_model, tmp_path):
     loss = ClippedSurrogate(0.1, 0.3, 0.05, "k2")
     trainer = one_step(TPGRPOModule(random_model, loss=loss), tmp_path)
