@@ -120,10 +120,11 @@ class Correction:
             ConfigError: the user's method returned something other than weights.
         """
         solutions = {i: s.judged.solution for i, s in zip(round_.kept_indices, round_.kept, strict=True)}
-        scores = file.scores(solutions)
-        missing = [(i, s) for i, s in zip(round_.kept_indices, round_.kept, strict=True) if i not in scores]
+        with raise_on_all_ranks("reading stored scores"):
+            scores = file.scores(solutions)
+            missing = [(i, s) for i, s in zip(round_.kept_indices, round_.kept, strict=True) if i not in scores]
+            todo = [training_sequence(s) for _, s in missing]
         # Collective: a rank with nothing to score takes part, too.
-        todo = [training_sequence(s) for _, s in missing]
         new = scorer.completion_logprobs(todo, round_.temperature) if current else []
         with raise_on_all_ranks("storing scores"):
             for (i, _), logprobs in zip(missing, new, strict=False):
@@ -136,9 +137,10 @@ class Correction:
                 *(unscored, round_.index, "not trained on" if cut else "not corrected"),
             )
         mass = self._kept_mass([(scores[i], s.logprobs) for i, s in solutions.items() if i in scores]) if cut else None
-        corrected = tuple(
-            self._corrected(s, scores.get(i), mass) for i, s in zip(round_.kept_indices, round_.kept, strict=True)
-        )
+        with raise_on_all_ranks("data.correction"):  # the rule may be the user's
+            corrected = tuple(
+                self._corrected(s, scores.get(i), mass) for i, s in zip(round_.kept_indices, round_.kept, strict=True)
+            )
         return replace(round_, kept=corrected), replace(tally_mismatch(corrected, unscored), kept_mass=mass)
 
     def _rule(self) -> WeightRule:

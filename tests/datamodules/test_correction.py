@@ -8,14 +8,18 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from lit_tpgrpo.credit import OutcomeCredit
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.errors import ConfigError, StorageError, raised_on_all_ranks
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.rollout.correction import scorer_of
+from lit_tpgrpo.records import Round
+from lit_tpgrpo.rollout.correction import Correction, scorer_of
+from lit_tpgrpo.rollout.store import RoundFile
 from lit_tpgrpo.rollout.training_sequences import training_sequence
+from tests.credit.credit_cases import correct, group, incorrect
 from tests.datamodules.scored_runs import OFFSET, LuckyByTurns, OffEngine, Rounds
 
 
@@ -200,3 +204,27 @@ def test_a_module_that_cannot_score_is_named(random_model, tmp_path):
 
     with pytest.raises(ConfigError, match="Bare has no completion_logprobs"):
         scorer_of(Bare())
+
+
+@pytest.mark.parametrize("broken", ["the store", "the user's rule"])
+def test_an_error_of_one_rank_stops_all_together(tmp_path, monkeypatch, broken):
+    """Outside of the guard the others would wait in the next collective."""
+
+    def failing(solutions):
+        raise StorageError("disk gone")
+
+    credited = OutcomeCredit()(group(correct("CC"), incorrect("UM")))
+    round_ = Round(0, 0, 1.0, (), credited, credited, (0, 1), (0, 1))
+    file = RoundFile(tmp_path)
+    if broken == "the store":
+        monkeypatch.setattr(file, "scores", failing)
+    with pytest.raises(StorageError if broken == "the store" else ConfigError) as failed:
+        Correction(lambda log_ratio, floor, cap: "no weights").apply(round_, file, Flat(), True)
+    assert raised_on_all_ranks(failed.value)
+
+
+class Flat:
+    """A scorer that finds every token as likely as the next."""
+
+    def completion_logprobs(self, sequences, temperature):
+        return [torch.full((len(s.completion_ids),), -1.0) for s in sequences]
