@@ -203,14 +203,14 @@ class JudgeClient:
 
 
 def request_seed(attempt: int, index: int) -> int:
-    """Return the seed of a request; requests that differ in one of both have different seeds.
+    """Return the seed of a request: 1,000 * attempt + index for the first 1,000 verdicts, a hash of both for later ones.
 
-    Those of the first 1,000 verdicts are as they always were: stored replies have the seed in their keys, and would be
-    requested again.
+    Requests that differ in one of both have different seeds. Not all are hashes, because stored replies have the seed in their
+    keys: a reply whose seed changed would be requested again.
 
     Args:
         attempt: from 0; how often the question was asked and answered with an invalid reply.
-        index: of the verdict among all votes of all draws.
+        index: of the verdict among all votes of all draws, from 0.
     """
     if index < SEEDS_PER_ATTEMPT:
         return SEEDS_PER_ATTEMPT * attempt + index
