@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,7 +52,7 @@ from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.training.policy_module import PolicyModule
 from lit_tpgrpo.training.precision import weights_dtype
 from lit_tpgrpo.training.progress_bar import use_step_bar
-from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy, ReferenceName, make_reference
+from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy, ReferenceName, check_initial, make_reference
 from lit_tpgrpo.training.schedules import check_scheduler, start_schedule
 from lit_tpgrpo.training.scoring import completion_logprobs, reference_logprobs
 from lit_tpgrpo.training.sharding import Sharding, dtype_name
@@ -137,13 +138,33 @@ class TPGRPOModule(PolicyModule):
 
     # ---- building ----
 
+    def setup(self, stage: str) -> None:
+        """Keep the reference of a policy that was built before this ``fit``, by ``validate`` for one, which needs none."""
+        if stage == "fit" and self.policy is not None:
+            self._keep_reference(self.policy, self._steps_taken)
+
     def on_policy_built(self, policy: PolicyModel) -> None:
-        """Build the reference, if the loss or the credit needs one."""
+        """Keep the reference, unless nothing is trained."""
+        if self._trainer is None or self._trainer.state.fn == TrainerFn.FITTING:
+            self._keep_reference(policy, steps=0)
+
+    def _keep_reference(self, policy: PolicyModel, steps: int) -> None:
+        """Build the reference of a policy of ``steps``, if the loss or the credit needs one and there is none.
+
+        Raises:
+            ConfigError: see ``check_initial``.
+        """
+        name, reference = self.hparams["reference"], self._reference
         in_credit = needs_reference(getattr(getattr(self._trainer, "datamodule", None), "credit", None))
-        if in_credit:
-            self._reference_weights = self._base or fingerprint(plain_tensors(policy.causal_lm))
-        if self.token_loss.needs_reference() or in_credit:
-            self._reference = make_reference(self.hparams["reference"], policy, self._shard, self._shard_offloaded)
+        if not (in_credit or self.token_loss.needs_reference()):
+            return
+        if reference is None:
+            check_initial(name, policy, steps)
+        if in_credit and not self._reference_weights:
+            initial = reference.model if isinstance(reference, FrozenCopy) else policy
+            self._reference_weights = self._base or fingerprint(plain_tensors(initial.causal_lm))
+        if reference is None:
+            self._reference = make_reference(name, policy, self._shard, self._shard_offloaded)
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self._make_optimizer, self._built_policy)

@@ -39,7 +39,8 @@ def token_kl(judged: JudgedSolution) -> Tensor | None:
 class RewardKL(ABC):
     """Base of the KL penalties in the reward. The trainer computes the log-probs that they need, before credit.
 
-    A solution without these log-probs, as in ``predict``, keeps the credit that it has without a penalty.
+    A group of which a rewarded solution lacks these log-probs has no penalty at all: the others would be compared with a reward
+    that has none. So it is in ``predict``, where nothing is scored.
 
     Args:
         credit: the credit assignment inside.
@@ -64,9 +65,15 @@ class RewardKL(ABC):
         """What loggers show."""
         return {"beta": self.beta, "credit": settings_of(self.credit)}
 
-    @abstractmethod
     def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
         """Compute the credit of each solution, see ``CreditAssignment``."""
+        if any(evidence_of(judged, ReferenceLogprobs) is None for judged in group.rewarded):
+            return self.credit(group)
+        return self.penalised(group)
+
+    @abstractmethod
+    def penalised(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
+        """Compute the credit with its penalty, of a group whose rewarded solutions all have log-probs."""
 
 
 @checked_arguments()
@@ -95,7 +102,7 @@ class TokenRewardKL(RewardKL):
                 f"TokenRewardKL sums its penalty without a discount, and ReturnCredit has gamma {credit.gamma}; set gamma to 1"
             )
 
-    def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
+    def penalised(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
         """Compute the credit inside, less the penalty of the tokens from each one on."""
         return tuple(map(self._penalised, self.credit(group)))
 
@@ -146,7 +153,7 @@ class SequenceRewardKL(RewardKL):
                 f"{type(credit).__name__}{baseline}. TokenRewardKL goes around any credit"
             )
 
-    def __call__(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
+    def penalised(self, group: JudgedGroup) -> tuple[CreditedSolution, ...]:
         """Compute the credit inside from the penalised rewards."""
         credited = self.credit(replace(group, solutions=tuple(map(self._penalised, group.solutions))))
         return tuple(replace(c, judged=judged) for c, judged in zip(credited, group.solutions, strict=True))

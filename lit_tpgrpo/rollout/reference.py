@@ -107,7 +107,7 @@ def add_reference_logprobs(
         _check_finite(policies, "the policy")
         if len(policies) < len(solutions):
             log.warning(
-                "%d solutions were not scored before the policy moved on: they have no KL term in their reward",
+                "%d solutions were not scored before the policy moved on: their groups have no KL term in their rewards",
                 len(solutions) - len(policies),
             )
         return {g: _with_logprobs(group, g * group_size, policies, references) for g, group in groups.items()}

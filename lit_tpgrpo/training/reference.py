@@ -95,6 +95,27 @@ class AdapterOff:
             return self.policy(batch, temperature)[0]
 
 
+def check_initial(name: ReferenceName, policy: PolicyModel, steps: int) -> None:
+    """Check that the reference can be built of a policy as it is now, which an earlier stage of the Trainer may have built.
+
+    Args:
+        name: of the reference.
+        policy: as it is now.
+        steps: optimizer steps behind its weights.
+
+    Raises:
+        ConfigError: the initial weights are gone, or are sharded, so that there is nothing to copy.
+    """
+    if name != "frozen" and name != "offloaded" and adapter_layers(policy):
+        return
+    if steps or isinstance(policy, FSDPModule):
+        state = f"has taken {steps} optimizer steps" if steps else "is sharded already"
+        raise ConfigError(
+            f"a KL term needs a copy of the initial policy, and this module has none and {state}: only fit with a KL term "
+            "keeps one, validate, test and predict do not. Give fit a new TPGRPOModule, with the checkpoint as ckpt_path"
+        )
+
+
 def make_reference(
     name: ReferenceName,
     policy: PolicyModel,

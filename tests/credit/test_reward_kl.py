@@ -98,6 +98,18 @@ def test_without_log_probs_the_credit_inside_is_left(kind):
     assert isinstance(kind(RLOO), CreditAssignment)
 
 
+@pytest.mark.parametrize("kind", [TokenRewardKL, SequenceRewardKL])
+def test_a_group_of_which_a_solution_was_not_scored_has_no_penalty(kind):
+    """Else the one without would be the better one by its missing penalty; a solution without a reward need not be scored."""
+    judged = [scored(correct("CC"), *K), correct("CC"), scored(incorrect("UM"), 0.5, 0.5, 0.5)]
+    plain = [c.advantages.tolist() for c in RLOO(group(*judged))]
+    assert [c.advantages.tolist() for c in kind(RLOO)(group(*judged))] == plain
+    rewarded = [judged[0], undecided("AA"), judged[2]]
+    assert [c.advantages.tolist() for c in kind(RLOO)(group(*rewarded))] != [
+        c.advantages.tolist() for c in RLOO(group(*rewarded))
+    ]
+
+
 @settings(max_examples=25)
 @given(k=st.lists(st.floats(-3, 3), min_size=3, max_size=3), beta=st.floats(0.01, 2.0))
 def test_the_first_token_has_what_the_whole_solution_has(k, beta):

@@ -19,8 +19,11 @@ from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import ReferenceLogprobs
 from lit_tpgrpo.fingerprint import fingerprint
+from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.rollout.reference import reference_scorer_of
+from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.reference import AdapterOff
 from tests.datamodules.scored_runs import OFFSET, LuckyByTurns, OffEngine, Rounds
 
 BETA, TEMPERATURE = 0.5, 0.8
@@ -40,18 +43,18 @@ class CountingModule(TPGRPOModule):
         return super().completion_reference_logprobs(sequences, temperature)
 
 
-def module(folder: str) -> CountingModule:
+def module(folder: str, **settings) -> CountingModule:
     torch.manual_seed(0)
-    return CountingModule(folder, optimizer=lambda p: torch.optim.SGD(p, lr=0.5), tokens_per_microbatch=64)
+    return CountingModule(folder, optimizer=lambda p: torch.optim.SGD(p, lr=0.5), tokens_per_microbatch=64, **settings)
 
 
-def fit(folder: Path, policy: TPGRPOModule, *callbacks, engine=None, ckpt_path=None, **settings) -> None:
-    """Two rounds of two steps, unless ``max_steps`` says less."""
-    data = MathRolloutDataModule(
+def data_of(folder: Path, engine=None, credit=None) -> MathRolloutDataModule:
+    return MathRolloutDataModule(
         train=ArithmeticProblems("1", n=64),
+        val=ArithmeticProblems("1", n=2, split="heldout"),
         verifier=LuckyByTurns(),
         engine=engine or OffEngine(),
-        credit=TokenRewardKL(OutcomeCredit(), BETA),
+        credit=credit or TokenRewardKL(OutcomeCredit(), BETA),
         group_size=4,
         problems_per_step=2,
         steps_per_round=2,
@@ -60,17 +63,25 @@ def fit(folder: Path, policy: TPGRPOModule, *callbacks, engine=None, ckpt_path=N
         prompt_template="{problem}",
         progress=False,
         store_dir=str(folder / "rounds"),
+        eval_samples=1,
     )
-    run = L.Trainer(
+
+
+def trainer_of(folder: Path, *callbacks, **settings) -> L.Trainer:
+    return L.Trainer(
         accelerator="cpu",
         logger=CSVLogger(folder),
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
         callbacks=list(callbacks),
-        **({"max_epochs": 1, "enable_checkpointing": False} | settings),
+        **({"max_epochs": 1, "enable_checkpointing": False, "limit_val_batches": 0} | settings),
     )
-    run.fit(policy, datamodule=data, ckpt_path=ckpt_path)
+
+
+def fit(folder: Path, policy: TPGRPOModule, *callbacks, engine=None, ckpt_path=None, **settings) -> None:
+    """Two rounds of two steps, unless ``max_steps`` says less."""
+    trainer_of(folder, *callbacks, **settings).fit(policy, datamodule=data_of(folder, engine), ckpt_path=ckpt_path)
 
 
 def weights(of: TPGRPOModule) -> torch.Tensor:
@@ -84,8 +95,17 @@ def whole(random_model, tmp_path_factory):
     return rounds.seen, policy
 
 
-def test_log_probs_are_those_of_the_trainer_and_of_the_initial_policy(whole, random_model):
-    rounds, policy = whole
+@pytest.fixture(scope="module")
+def adapted(random_model, tmp_path_factory):
+    rounds, policy = Rounds(), module(random_model, adapter=LoRA(4, 64.0))
+    fit(tmp_path_factory.mktemp("adapted"), policy, rounds)
+    assert isinstance(policy._reference, AdapterOff)
+    return rounds.seen, policy
+
+
+@pytest.mark.parametrize("run", ["whole", "adapted"])
+def test_log_probs_are_those_of_the_trainer_and_of_the_initial_policy(run, request, random_model):
+    rounds, policy = request.getfixturevalue(run)
     initial = module(random_model)
     initial.configure_model()
     assert policy.reference_fingerprint() == fingerprint(initial.named_tensors()) != fingerprint(policy.named_tensors())
@@ -152,3 +172,39 @@ def test_a_module_without_a_reference_is_refused(random_model):
     policy.configure_model()
     with pytest.raises(RuntimeError, match="there is no reference"):
         policy.completion_reference_logprobs([], 1.0)
+
+
+def test_a_policy_that_validate_built_is_still_the_initial_one_for_fit(random_model, tmp_path):
+    """Nothing is kept for validation; what fit needs is kept before it samples."""
+    rounds, policy = Rounds(), module(random_model)
+    trainer_of(tmp_path, limit_val_batches=1).validate(policy, datamodule=data_of(tmp_path))
+    assert policy.policy is not None
+    assert policy._reference is None
+    fit(tmp_path, policy, rounds, max_steps=1)
+    for credited in rounds.seen[0].credited:
+        logprobs = evidence_of(credited.judged, ReferenceLogprobs)
+        assert logprobs.policy == pytest.approx(logprobs.reference, abs=2e-5)
+    assert policy.reference_fingerprint() != fingerprint(policy.named_tensors())
+
+
+def test_a_policy_without_its_initial_weights_is_refused_before_sampling(random_model, tmp_path):
+    policy = module(random_model)
+    plain = data_of(tmp_path / "plain", credit=OutcomeCredit())
+    trainer_of(tmp_path / "plain", max_steps=1).fit(policy, datamodule=plain)
+    with pytest.raises(ConfigError, match=r"has taken 1 optimizer steps.*Give fit a new TPGRPOModule") as refused:
+        fit(tmp_path / "penalised", policy)
+    assert "\n" not in str(refused.value)
+    assert not list((tmp_path / "penalised").rglob("round_*"))
+
+
+def test_a_later_fit_with_a_penalty_takes_the_reference_of_the_loss(random_model, tmp_path):
+    policy = module(random_model, loss=ClippedSurrogate(kl_beta=0.1))
+    plain = data_of(tmp_path / "plain", credit=OutcomeCredit())
+    trainer_of(tmp_path / "plain", max_steps=1).fit(policy, datamodule=plain)
+    reference = policy._reference
+    assert policy.reference_fingerprint() == ""
+    fit(tmp_path / "penalised", policy, max_steps=1)
+    assert policy._reference is reference
+    initial = module(random_model)
+    initial.configure_model()
+    assert policy.reference_fingerprint() == fingerprint(initial.named_tensors())

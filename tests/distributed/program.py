@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, JudgeRefresh, MathEvaluation, RoundCallback, SafeCheckpoint
+from lit_tpgrpo.credit import OutcomeCredit, TokenRewardKL
 from lit_tpgrpo.credit.batch import Whitening
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
@@ -126,6 +127,7 @@ def data(name: str, out: Path) -> MathRolloutDataModule:
         max_empty_rounds=3,
         progress=False,
         **(REFILLED if "dynamic" in name else {}),
+        **({"credit": TokenRewardKL(OutcomeCredit(), 0.5)} if "rewardkl" in name else {}),
     )
 
 
@@ -151,7 +153,7 @@ def module_of(model: str, name: str) -> TPGRPOModule:
     return TPGRPOModule(
         model,
         optimizer=lambda p: torch.optim.SGD(p, lr=0.5),
-        loss=ClippedSurrogate(kl_beta=0.0 if "plain" in name else 0.1, kl_estimator="k2"),
+        loss=ClippedSurrogate(kl_beta=0.0 if {"plain", "rewardkl"} & set(name.split("-")) else 0.1, kl_estimator="k2"),
         tokens_per_microbatch=60,
         gradient_checkpointing="recomputed" in name,
         sharding=Sharding(precision, reshard_after_forward="kept" not in name, cpu_offload="offloaded" in name),

@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 LIMIT_S = 1200  # a hang ends here
-ALONE = ("ddp", "ddp-nothing", "ddp-plain", "ddp-lora", "ddp-dynamic")
+KINDS = ("nothing", "plain", "lora", "dynamic", "rewardkl")
+ALONE = ("ddp", *(f"ddp-{kind}" for kind in KINDS))
 TOGETHER = {
     2: (
         "ddp",
@@ -33,6 +34,7 @@ TOGETHER = {
         "fsdp-lora",
         "fsdp-resumed",
         "fsdp-lora-resumed",
+        "fsdp-rewardkl",
         "fsdp-bf16",
         "fsdp-breaks",
     ),
@@ -68,9 +70,7 @@ def load(runs: Path, name: str, n: int) -> dict[str, Any]:
 
 
 def alone(runs: Path, name: str) -> dict[str, Any]:
-    return load(
-        runs, "ddp" + "".join(f"-{kind}" for kind in ("nothing", "plain", "lora", "dynamic") if kind in name), 1
-    )
+    return load(runs, "ddp" + "".join(f"-{kind}" for kind in KINDS if kind in name), 1)
 
 
 @pytest.mark.parametrize(("n", "name"), CASES)
@@ -128,6 +128,12 @@ def test_refilled_rounds_have_the_same_groups_on_two_processes(runs: Path):
             assert metrics["credit/advantage_mean"] == pytest.approx(0.0, abs=1e-6)  # whitened over both
             assert metrics["evidence/prefixes"] >= 10
             assert metrics["evidence/continuations"] == 2 * metrics["evidence/prefixes"]
+
+
+def test_the_penalty_in_the_reward_is_the_same_with_shards_of_policy_and_reference(runs: Path):
+    one, many = load(runs, "ddp-rewardkl", 1)["rounds"], load(runs, "fsdp-rewardkl", 2)["rounds"]
+    assert abs(many[0]["credit/reward_kl"]) < 1e-6 < 1e-4 < many[1]["credit/reward_kl"]
+    assert [r["credit/reward_kl"] for r in many] == pytest.approx([r["credit/reward_kl"] for r in one], abs=1e-5)
 
 
 def test_steps_are_uneven_and_some_processes_have_nothing_to_train_on(runs: Path):
