@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -19,20 +20,28 @@ from lit_tpgrpo.records import CreditedSolution, JudgedGroup, JudgedSolution, Ou
 def step_advantages(values: Sequence[float | None], outcome: float) -> list[float]:
     """Compute A_k = rho_k + V_{k+1} - V_k, with rho the outcome at the last step and 0 before it, and V = 0 after it.
 
-    A value that is not known is taken from the outcome (the source does so beyond its limit of steps), so that the steps
-    behind the last known value have advantage 0, and the step before them has outcome - V.
+    Behind the last known value the others are the outcome (the source does so beyond its limit of steps), so that these steps
+    have advantage 0, and the step before them has outcome - V. Between two known values the others lie on the line from one to
+    the other, so that the steps between share the change; ours, for the source knows all of these.
 
     Args:
-        values: V_k from the start of each step, at least one.
+        values: V_k from the start of each step, at least one; the first is known.
         outcome: 1 for a correct solution, else 0.
 
     >>> [round(a, 4) for a in step_advantages([1 / 3, 2 / 3, 0.0], 0.0)]
     [0.3333, -0.6667, 0.0]
     >>> [round(a, 4) for a in step_advantages([1 / 3, None, None], 1.0)]
     [0.6667, 0.0, 0.0]
+    >>> [round(a, 4) for a in step_advantages([0.2, None, 0.8, 0.6], 1.0)]
+    [0.3, 0.3, -0.2, 0.4]
     """
-    known = [outcome if v is None else v for v in values]
-    return [after - before for before, after in zip(known, [*known[1:], outcome], strict=True)]
+    given = {k: v for k, v in enumerate(values) if v is not None}
+    advantages = [0.0] * len(values)
+    for (k, before), (after_k, after) in itertools.pairwise(given.items()):
+        advantages[k:after_k] = [(after - before) / (after_k - k)] * (after_k - k)
+    last = max(given)
+    advantages[last] = outcome - given[last]
+    return advantages
 
 
 class VinePPOCredit(GroupCredit):

@@ -47,6 +47,14 @@ def test_vineppo_steps_beyond_the_limit_have_no_credit():
     assert credited.advantages.tolist() == pytest.approx([1 / 3, 1 / 3, 0.0, 0.0, 0.0])
 
 
+def test_vineppo_shares_the_change_between_known_values():
+    """From 1/3 to 1 over two steps of 1 and 9 tokens, of which the second's value is not known: 1/3 each, and no leap to o."""
+    wrong = continued(incorrect("UUM", lengths=[1, 9, 2]), THIRD, None, (1.0, 1.0, 1.0))
+    credited, _ = VinePPOCredit()(group(wrong, continued(correct("C"), THIRD)))
+    assert credited.advantages.tolist() == pytest.approx([1 / 3] * 10 + [-1.0] * 2)
+    assert sum(credited.process_rewards) == pytest.approx(credited.outcome_advantage) == pytest.approx(-1 / 3)
+
+
 def test_vineppo_of_one_step_is_the_outcome_less_the_prompts_value():
     one, two = VinePPOCredit()(group(continued(correct("C"), THIRD), continued(incorrect("M"), THIRD)))
     assert one.advantages.tolist() == pytest.approx([2 / 3] * 2)

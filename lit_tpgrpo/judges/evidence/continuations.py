@@ -24,9 +24,9 @@ class MonteCarloContinuations(EvidenceProvider):
     """Continue each solution from the start of its steps with the policy that sampled it.
 
     Equal prefixes, such as the prompt of a group, are sampled once for all solutions of a rank's problem. A continuation may
-    have as many tokens as the prefix leaves of the run's ``max_new_tokens``, less up to 1/32 of that limit: prefixes of
-    similar length are sampled together. It costs about ``samples`` times the solutions' tokens for each step; see
-    ``evidence/continuation_tokens``.
+    have as many tokens as the prefix leaves of the run's ``max_new_tokens``, less up to 1/32 of that limit: the engine is
+    called up to 32 times, one call after another, each with prefixes of similar length and one limit. It costs about
+    ``samples`` times the solutions' tokens for each step; see ``evidence/continuation_tokens``.
 
     Args:
         samples: continuations of each prefix, 9 in VinePPO's code.
