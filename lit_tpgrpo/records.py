@@ -175,7 +175,8 @@ class EvaluatedGroup:
     """Solutions of one held-out problem with their outcomes and extracted answers, none of them judged.
 
     ``set_name`` is its evaluation set, "" where these have no names, and ``index`` its place in the set. Solutions that were
-    read back from disk have no prompt ids, log-probs and token offsets.
+    read back from disk have no prompt ids, log-probs and token offsets. ``cost`` is what a ``TotallingEngine`` counted from the
+    group before to this one, when it was sampled.
     """
 
     problem: Problem
@@ -184,6 +185,7 @@ class EvaluatedGroup:
     answers: tuple[str | None, ...]
     set_name: str = ""
     index: int = 0
+    cost: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

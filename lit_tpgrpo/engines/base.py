@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -126,6 +126,15 @@ class CountingEngine(Protocol):
 
     def tally(self) -> Tally:
         """Return counters since the last call and reset them; logged over all ranks as ``eval/``, ``test/`` or ``predict/``."""
+        ...
+
+
+@runtime_checkable
+class TotallingEngine(Protocol):
+    """A ``CountingEngine`` that also says what it counted in all, so that stored samples can say what they cost."""
+
+    def totals(self) -> Mapping[str, float]:
+        """Return the counters since the engine was built, those that may be added up; nothing is reset."""
         ...
 
 

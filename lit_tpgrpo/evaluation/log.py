@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +16,7 @@ from lit_tpgrpo.evaluation.scores import AVERAGE, ScoredGroup, by_set, suite_sco
 from lit_tpgrpo.evaluation.sets import SetSampling
 from lit_tpgrpo.evaluation.tables import SuiteTable, write_tables
 from lit_tpgrpo.fingerprint import content_hash, settings_of, tokenizer_fingerprint
+from lit_tpgrpo.judges.base import Counts
 from lit_tpgrpo.records import EvaluatedGroup
 
 SPLITS = {"eval": "val", "test": "test"}
@@ -98,7 +98,8 @@ class EvaluationLog:
                     values = {"step": self.version, "measured": self.measured, "headline": self.headline}
                     scores = {name: float(value) for name, value in self.scores.items()}
                     folder = heldout.evaluation_folder
-                    values |= {"scores": scores} | ({"engine": _written_cost(folder, cost)} if cost else {})
+                    spent = sum((Counts(group.cost) for group in groups), Counts())  # of what was read from disk, too
+                    values |= {"scores": scores} | ({"engine": spent} if spent else {})
                     write_tables(folder, self.table, values)
 
     def finished(self, trainer: L.Trainer) -> None:
@@ -127,18 +128,6 @@ def _engine_counters(source: Any) -> dict[str, float]:
     """Return what the DataModule's engine counted since the last loop, over all ranks; see ``CountingEngine``. Collective."""
     engine = getattr(source, "engine", None)
     return gather_sum(engine.tally()).metrics() if isinstance(engine, CountingEngine) else {}
-
-
-def _written_cost(folder: Path, cost: Mapping[str, float]) -> Mapping[str, float]:
-    """Return the cost to write: that of the file if this evaluation read all groups from disk and so sampled nothing."""
-    file = folder / "scores.json"
-    if any(cost.values()) or not file.is_file():
-        return cost
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:  # it is written again in any case
-        return cost
-    return stored.get("engine", cost) if isinstance(stored, dict) else cost
 
 
 def _measured(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.base import Engine, SamplingParams, TotallingEngine
 from lit_tpgrpo.evaluation.sets import HeldoutTask, SetSampling
 from lit_tpgrpo.evaluation.store import EvaluationStore
+from lit_tpgrpo.judges.base import Counts
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Solution
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.sampling import divide_solution, verify_solutions
@@ -33,7 +34,7 @@ def evaluate_tasks(
         tasks: this rank's problems.
         store: where groups are kept; those that are complete are verified again and not sampled. None keeps none.
     """
-    policy = policy_of(trainer)
+    policy, spent = policy_of(trainer), spending(maker.engine)
     maker.engine.load_weights(policy)
     maker.engine.wake()
     try:
@@ -52,12 +53,29 @@ def evaluate_tasks(
                     policy_version=policy.policy_version,
                     done=done,
                 ):
+                    task = part[place]
+                    cost = store.cost(task) if store is not None and place in done else spent()
+                    group = replace(group, set_name=task.set.name, index=task.index, cost=cost)
                     if store is not None and place not in done:
-                        store.add(part[place], group)
+                        store.add(task, group)
                     STOP.check()
-                    yield replace(group, set_name=part[place].set.name, index=part[place].index)
+                    yield group
     finally:
         maker.engine.sleep()
+
+
+def spending(engine: Engine) -> Callable[[], Mapping[str, float]]:
+    """Return a function that returns what the engine counted since its last call, from now on; nothing if it does not count."""
+    if not isinstance(engine, TotallingEngine):
+        return dict
+    before = Counts(engine.totals())
+
+    def spent() -> Mapping[str, float]:
+        nonlocal before
+        last, before = before, Counts(engine.totals())
+        return {name: value - last.get(name, 0.0) for name, value in before.items()}
+
+    return spent
 
 
 def evaluate_problems(

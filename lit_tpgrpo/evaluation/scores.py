@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, median
 
 import torch
@@ -35,6 +35,7 @@ class ScoredGroup:
     answers: tuple[str | None, ...]
     truncated: int
     tokens: tuple[int, ...]
+    cost: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, group: EvaluatedGroup) -> ScoredGroup:
@@ -49,6 +50,7 @@ class ScoredGroup:
             tuple(group.answers),
             sum(s.stop is StopReason.LENGTH for s in group.solutions),
             tuple(len(s.completion_ids) for s in group.solutions),
+            group.cost,
         )
 
 

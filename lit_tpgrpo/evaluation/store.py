@@ -3,7 +3,8 @@
 A folder per evaluation, ``evaluation/val-step_000020-1f3c9a7b`` in the run's folder: the split, the optimizer steps behind the
 weights, and a hash of weights and settings. It holds ``groups.R.jsonl`` of each rank R and, when the evaluation is complete,
 ``scores.json``, ``table.md`` and ``table.csv``. ``key`` in a line is a hash of what decides its solutions. It is reused where
-that is the same, on any number of ranks: a group that was complete is not sampled again.
+that is the same, on any number of ranks: a group that was complete is not sampled again. ``cost``, where the engine counts, is
+what it cost to sample.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class EvaluationStore:
         self.folder = root / f"{stem}-{content_hash([split, settings, sets], 6)}"
         self._settings, self._sets, self._version, self._rank = settings, sets, version, rank
         self._stem, self._roots = stem, tuple(dict.fromkeys((root, *inherited)))
+        self._costs: dict[str, dict[str, float]] = {}
 
     def key(self, task: HeldoutTask) -> str:
         """Return a hash of everything that decides a group's solutions."""
@@ -70,12 +72,18 @@ class EvaluationStore:
                     continue
                 try:
                     stored[place] = _solutions(row, tasks[place], self._version)
-                except (KeyError, TypeError, ValueError) as error:
+                    self._costs[row["key"]] = {str(k): float(v) for k, v in row.get("cost", {}).items()}
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
+                    stored.pop(place, None)
                     log.warning("a group in %s cannot be read (%s); it is sampled again", file, error)
                     continue
                 if file.parent != self.folder:
                     self._append(row)  # so that the folder of this evaluation is complete
         return stored
+
+    def cost(self, task: HeldoutTask) -> Mapping[str, float]:
+        """Return what a group that ``groups`` read cost to sample; nothing where its engine did not count."""
+        return self._costs.get(self.key(task), {})
 
     def add(self, task: HeldoutTask, group: EvaluatedGroup) -> None:
         """Append a verified group as one line.
@@ -96,7 +104,8 @@ class EvaluationStore:
             for solution, outcome, answer in zip(group.solutions, group.outcomes, group.answers, strict=True)
         ]
         head = {"key": self.key(task), "set": task.set.name, "index": task.index, "policy_version": self._version}
-        self._append(head | {"problem": asdict(group.problem), "solutions": solutions})
+        cost = {"cost": dict(group.cost)} if group.cost else {}
+        self._append(head | {"problem": asdict(group.problem), "solutions": solutions} | cost)
 
     def open(self) -> None:
         """Create the folder, and write into it what the evaluation was sampled with.

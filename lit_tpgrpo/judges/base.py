@@ -91,6 +91,24 @@ class Counts(dict[str, float]):
         """Return the counts unchanged."""
         return dict(self)
 
+    def sums(self) -> Counts:
+        """Return itself, see ``Summable``."""
+        return self
+
+
+@runtime_checkable
+class Summable(Protocol):
+    """A tally of which some metrics may be added up over any number of calls and runs."""
+
+    def sums(self) -> Counts:
+        """Return these by the names that ``metrics`` has for them; shares, means and percentiles are none of them."""
+        ...
+
+
+def sums_of(tally: Tally) -> Counts:
+    """Return what may be added up of a tally; nothing of one that does not say."""
+    return tally.sums() if isinstance(tally, Summable) else Counts()
+
 
 @runtime_checkable
 class TallyingJudge(Protocol):

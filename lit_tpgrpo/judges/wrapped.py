@@ -14,6 +14,7 @@ from lit_tpgrpo.judges.base import (
     StoringJudge,
     Tally,
     WritingJudge,
+    sums_of,
     tally_of,
 )
 
@@ -31,6 +32,10 @@ class WrapperTally:
     def metrics(self) -> dict[str, float]:
         """Return both as one."""
         return self.inner.metrics() | self.own.metrics()
+
+    def sums(self) -> Counts:
+        """Return what may be added up of both, see ``Summable``."""
+        return sums_of(self.inner) + self.own
 
 
 class OwnCounters:

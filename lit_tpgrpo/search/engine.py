@@ -12,7 +12,7 @@ from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.engines.base import Completion, Engine, Policy, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import settings_of
-from lit_tpgrpo.judges.base import Counts, Tally
+from lit_tpgrpo.judges.base import Counts, Tally, sums_of
 from lit_tpgrpo.records import StopReason
 from lit_tpgrpo.search.base import PreparedScorer, Search, StepScorer
 from lit_tpgrpo.search.loop import run_searches
@@ -34,7 +34,15 @@ class SearchTally:
 
     def metrics(self) -> dict[str, float]:
         """Return all of them by name."""
-        return self.own.metrics() | {f"search_judge_{name}": value for name, value in self.scored.metrics().items()}
+        return self.own.metrics() | _of_judge(self.scored.metrics())
+
+    def sums(self) -> Counts:
+        """Return those that may be added up, see ``Summable``."""
+        return self.own + Counts(_of_judge(sums_of(self.scored)))
+
+
+def _of_judge(counters: Mapping[str, float]) -> dict[str, float]:
+    return {f"search_judge_{name}": value for name, value in counters.items()}
 
 
 @checked_arguments()
@@ -65,7 +73,8 @@ class SearchingEngine(Engine):
         self.scorer = scorer
         self.step_tokens = step_tokens
         self.tokens = 0
-        self._counts = Counts()
+        self._counts, self._totals = Counts(), Counts()
+        self._untold: SearchTally | None = None  # what ``totals`` has taken and ``tally`` has not returned
         self._tokenizer: Any = None
 
     @property
@@ -134,9 +143,21 @@ class SearchingEngine(Engine):
 
     def tally(self) -> SearchTally:
         """Return what searches cost since the last call, and reset it, see ``CountingEngine``."""
+        taken, self._untold = self._take(), None
+        return taken
+
+    def totals(self) -> Mapping[str, float]:
+        """Return what searches cost since the engine was built, see ``TotallingEngine``."""
+        self._untold = self._take()
+        return self._totals
+
+    def _take(self) -> SearchTally:
+        """Add what was counted since the last call to the totals; return it with what ``tally`` has not returned yet."""
         counts, self._counts = Counts(search_tokens=0.0, search_solutions=0.0) + self._counts, Counts()
         scored = self.scorer.tally() if isinstance(self.scorer, PreparedScorer) else Counts()
-        return SearchTally(counts, scored)
+        new = SearchTally(counts, scored)
+        self._totals += new.sums()
+        return new if self._untold is None else self._untold + new
 
     def close(self) -> None:
         """Close the engine and the scorer, each also where the other fails."""

@@ -160,7 +160,9 @@ def test_without_a_mismatch_the_engines_log_probs_are_the_policys(random_model, 
     fit(tmp_path, policy, rounds, engine=HFEngine(), max_steps=1)
     assert (policy.scored, policy.referred) == (0, 16)
     for credited in rounds.seen[0].credited:
-        assert evidence_of(credited.judged, ReferenceLogprobs).policy == credited.judged.solution.logprobs
+        logprobs = evidence_of(credited.judged, ReferenceLogprobs)
+        assert logprobs is not None
+        assert logprobs.policy == credited.judged.solution.logprobs
 
 
 def test_a_module_without_a_reference_is_refused(random_model):
@@ -183,6 +185,7 @@ def test_a_policy_that_validate_built_is_still_the_initial_one_for_fit(random_mo
     fit(tmp_path, policy, rounds, max_steps=1)
     for credited in rounds.seen[0].credited:
         logprobs = evidence_of(credited.judged, ReferenceLogprobs)
+        assert logprobs is not None
         assert logprobs.policy == pytest.approx(logprobs.reference, abs=2e-5)
     assert policy.reference_fingerprint() != fingerprint(policy.named_tensors())
 

@@ -13,9 +13,11 @@ from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.base import Judge, abstain
+from lit_tpgrpo.judges.base import Counts, Judge, abstain, sums_of
+from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.noisy import NoisyJudge
 from lit_tpgrpo.judges.rule import RuleJudge
+from lit_tpgrpo.judges.wrapped import WrapperTally
 from lit_tpgrpo.records import StepLabel, StopReason, Verdict
 from lit_tpgrpo.search import (
     BeamSearch,
@@ -30,6 +32,7 @@ from lit_tpgrpo.search import (
     run_searches,
     weighted_vote,
 )
+from lit_tpgrpo.search.engine import SearchTally
 from lit_tpgrpo.signals import STOP
 from lit_tpgrpo.text.formats.plain_chain import PlainChain
 
@@ -320,7 +323,13 @@ def test_an_engine_of_searches():
     assert (decode(completion.token_ids), completion.stop) == ("0b\n\n+end\0", StopReason.EOS)
     assert len(completion.logprobs) == len(completion.token_ids)
     assert engine.tokens > 4 * len(completion.token_ids)
+    assert engine.totals() == {
+        "search_tokens": engine.tokens,
+        "search_solutions": 4,
+    }  # takes nothing from the next line
     assert engine.tally().metrics() == {"search_tokens": engine.tokens, "search_solutions": 4}
+    assert engine.tally().metrics() == {"search_tokens": 0, "search_solutions": 0}
+    assert engine.totals() == {"search_tokens": engine.tokens, "search_solutions": 4}
     assert engine.tally().metrics() == {"search_tokens": 0, "search_solutions": 0}
     with pytest.raises(ConfigError, match="at temperature 0 they are all the same"):
         next(engine.sample([[1]], 1, SamplingParams(temperature=0.0), [0]))
@@ -451,3 +460,23 @@ def test_settings_are_refused():
         GreedyStepSearch(positive=0.2, negative=0.2)
     with pytest.raises(ConfigError, match="step_tokens must be at least 1"):
         SearchingEngine(Tree({}), BestOfN(1), NoScores(), step_tokens=0)
+
+
+def test_what_may_be_added_up_of_a_searchs_cost():
+    """Counts and cost, of a wrapped judge and the one inside; shares, means and latencies are left out."""
+    counters = Counters(Counter(requests=3, tokens_prompt=10, tokens_completion=5), [0.5, 1.5], 1e5, 2e5)
+    sums = SearchTally(Counts(search_tokens=7), WrapperTally(counters, Counts(labels_flipped=2))).sums()
+    assert sums["search_tokens"] == 7
+    assert sums["search_judge_requests"] == 3
+    assert sums["search_judge_cost"] == pytest.approx(2.0)
+    assert sums["search_judge_labels_flipped"] == 2
+    assert not [name for name in sums if "latency" in name or "share" in name or "per_case" in name]
+    assert sums_of(NotSummable()) == {}
+
+
+class NotSummable:
+    def __add__(self, other):
+        return self
+
+    def metrics(self):
+        return {"share": 0.5}

@@ -72,6 +72,21 @@ def test_what_searches_cost_is_logged_and_written(random_model, tmp_path):
     # The first evaluation's cost is still there after the second, which sampled nothing.
     assert sorted(file["engine"]["search_tokens"] for file in files) == sorted([first["tokens"], other["tokens"]])
 
+    # Killed before the last group: the cost is that of all groups, of whichever process.
+    [folder] = [p.parent for p in tmp_path.rglob("scores.json") if json.loads(p.read_text()) in files[:1]]
+    whole = json.loads((folder / "scores.json").read_text())["engine"]
+    rows = (folder / "groups.0.jsonl").read_text().splitlines(keepends=True)
+    (folder / "scores.json").unlink()
+    (folder / "groups.0.jsonl").write_text("".join(rows[:-1]) + rows[-1][:-9])
+    searched = (2, NoScores()) if whole["search_tokens"] == first["tokens"] else (3, JudgeStepScores(RuleJudge()))
+    rest = cost(*searched)
+    assert rest["solutions"] == SAMPLES
+    again = json.loads((folder / "scores.json").read_text())["engine"]
+    assert {k: again[k] for k in ("search_tokens", "search_solutions")} == {
+        k: whole[k] for k in ("search_tokens", "search_solutions")
+    }
+    assert again["search_tokens"] > rest["tokens"] > 0
+
     trainer.predict(module, datamodule=data(2, NoScores()))
     assert [m["predict/search_solutions"] for m in kept.metrics] == [2 * SAMPLES, SAMPLES]
     assert kept.metrics[0]["rollout/solutions"] == 2 * SAMPLES

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, quantiles
 
 from lit_tpgrpo.chat.base import ChatReply, Fault
+from lit_tpgrpo.judges.base import Counts
 
 COUNTS = (
     "cases",
@@ -79,6 +80,10 @@ class Counters:
             self.price_out,
         )
 
+    def sums(self) -> Counts:
+        """Return the counts and the cost, see ``lit_tpgrpo.judges.base.Summable``."""
+        return Counts({name: float(self.counts[name]) for name in COUNTS}, cost=self._cost())
+
     def metrics(self) -> dict[str, float]:
         """Return all counts, shares and rates, latencies in seconds, and the cost in the currency of the prices."""
         c = {name: float(self.counts[name]) for name in COUNTS}
@@ -92,5 +97,9 @@ class Counters:
             "latency_mean_s": fmean(self.latencies) if self.latencies else 0.0,
             "latency_p50_s": cuts[9],
             "latency_p95_s": cuts[18],
-            "cost": (c["tokens_prompt"] * self.price_in + c["tokens_completion"] * self.price_out) / 1e6,
+            "cost": self._cost(),
         }
+
+    def _cost(self) -> float:
+        counts = self.counts
+        return (counts["tokens_prompt"] * self.price_in + counts["tokens_completion"] * self.price_out) / 1e6
