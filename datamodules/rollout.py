@@ -112,6 +112,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         prompt_template: the user turn, with ``{problem}``.
         system_prompt: the system turn; "" leaves it to the chat template, which may write one of its own.
         chat_template_kwargs: variables of the chat template, such as ``enable_thinking: false``.
+        apply_chat_template: False: ``prompt_template`` is all of the prompt, though the tokenizer has a chat template; for base
+            models whose tokenizer has one (Qwen2.5), and for solved examples in a text that the model goes on with.
         show_prompt: print the first prompt and where its parts begin, once.
         max_prompt_tokens: longest prompt; ``on_long_prompt`` decides what happens to longer ones.
         on_long_prompt: ``skip`` them with a count, or ``stop``.
@@ -157,6 +159,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         prompt_template: str = INSTRUCTION,
         system_prompt: str = "",
         chat_template_kwargs: dict[str, Any] | None = None,
+        apply_chat_template: bool = True,
         show_prompt: bool = True,
         max_prompt_tokens: int = 1024,
         on_long_prompt: Literal["skip", "stop"] = "skip",
@@ -212,7 +215,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.prompt_template, self.max_prompt_tokens = prompt_template, max_prompt_tokens
         self.system_prompt, self.chat_template_kwargs = system_prompt, chat_template_kwargs or {}
         self.show_prompt = show_prompt
-        self._template = RolloutPrompt(prompt_template, system_prompt, self.chat_template_kwargs)
+        self.apply_chat_template = apply_chat_template
+        self._template = RolloutPrompt(prompt_template, system_prompt, self.chat_template_kwargs, apply_chat_template)
         self._first_prompt = FirstPrompt(self._template)
         self.on_long_prompt = on_long_prompt
         self.steps_per_epoch, self.max_empty_rounds = steps_per_epoch, max_empty_rounds

@@ -21,6 +21,7 @@ from lit_tpgrpo.engines.live_rows import SHARE, EnoughRowsEnded, PerRow, left_pa
 from lit_tpgrpo.engines.row_cache import RowCache
 from lit_tpgrpo.engines.schema_constraint import SchemaConstraint
 from lit_tpgrpo.engines.seeded_choice import SeededChoice, truncations
+from lit_tpgrpo.engines.shared_prompts import prefill_distinct
 from lit_tpgrpo.engines.stop_strings import StopStrings
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
@@ -114,6 +115,8 @@ class HFEngine:
         rows = list(range(len(prompts)))  # those that are still in the batch
         completions: dict[int, Completion] = {}
         with _inference(model), shared_key_heads(model):
+            if cache is not None:
+                prefill_distinct(model, cache, prompts, ids, mask, _greedy(1, eos_ids, pad_id))
             while True:
                 quota = len(rows) if cache is None else math.ceil(len(rows) / SHARE)
                 enough = EnoughRowsEnded(eos_ids, stops, quota, model.device)

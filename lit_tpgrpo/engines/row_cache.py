@@ -37,7 +37,7 @@ class RowCache(DynamicCache):
         return False
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Drop the keys and values of all other rows."""
+        """Keep the keys and values of these rows alone, in this order; a row that is named twice is copied."""
         self.reorder_cache(cast(torch.LongTensor, rows))
 
 

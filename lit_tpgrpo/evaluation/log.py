@@ -142,7 +142,8 @@ def _measured(
     settings = {
         "tokenizer": tokenizer_fingerprint(module.tokenizer) if isinstance(module, Policy) else None,
         "sampling": {name: repr(s.params) for name, s in sampling.items()},
-        "prompt": [getattr(source, n, None) for n in ("prompt_template", "system_prompt", "chat_template_kwargs")],
+        "prompt": [getattr(source, n, None) for n in ("prompt_template", "system_prompt", "chat_template_kwargs")]
+        + ([] if getattr(source, "apply_chat_template", True) else [False]),  # an evaluation before this setting had it
     } | {name: None if part is None else settings_of(part) for name, part in parts.items()}
     return content_hash([problems, settings])
 

@@ -36,7 +36,7 @@ class PromptParts:
 def split_prompt(tokenizer: PreTrainedTokenizerBase, problem: Problem, template: RolloutPrompt) -> PromptParts:
     """Render the prompt of a problem and find its parts."""
     text = template.render(tokenizer, problem)
-    if tokenizer.chat_template is None:
+    if not template.is_chat(tokenizer):
         return PromptParts(text, 0, len(text), text.rfind(problem.prompt) + len(problem.prompt))
     turns = template.render(tokenizer, problem, generation_prompt=False)
     message = filled(template.user, problem.prompt).strip()

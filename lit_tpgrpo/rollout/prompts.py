@@ -41,25 +41,33 @@ class RolloutPrompt:
         user: the user turn, with ``{problem}``.
         system: the system prompt; "" leaves it to the chat template.
         chat_template_kwargs: variables of the chat template, such as ``enable_thinking``.
+        apply_chat_template: False: the user turn is all of the prompt, although the tokenizer has a chat template.
     """
 
     user: str = INSTRUCTION
     system: str = ""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    apply_chat_template: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
         """What stored solutions depend on, by the names of the DataModule's arguments."""
-        return {
+        settings = {
             "prompt_template": self.user,
             "system_prompt": self.system,
             "chat_template_kwargs": dict(self.chat_template_kwargs),
         }
+        # Solutions that were stored before there was this setting were sampled with the template.
+        return settings if self.apply_chat_template else settings | {"apply_chat_template": False}
+
+    def is_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Return whether the prompt is a chat's user turn; otherwise it is plain text, which the model goes on with."""
+        return self.apply_chat_template and tokenizer.chat_template is not None
 
     def render(self, tokenizer: PreTrainedTokenizerBase, problem: Problem, *, generation_prompt: bool = True) -> str:
         """Return the prompt as text, with or without what begins the model's reply."""
         text = filled(self.user, problem.prompt)
-        if tokenizer.chat_template is None:
+        if not self.is_chat(tokenizer):
             return text
         options = {"system": self.system, "generation_prompt": generation_prompt, **self.chat_template_kwargs}
         return str(user_turn(tokenizer, text, tokenize=False, **options))
@@ -72,6 +80,13 @@ class RolloutPrompt:
         """
         written = tokenizer.chat_template
         source = "".join(written.values()) if isinstance(written, Mapping) else str(written or "")
+        if not self.apply_chat_template:
+            if self.system or self.chat_template_kwargs:
+                raise ConfigError(
+                    "data.apply_chat_template false leaves no place for data.system_prompt and data.chat_template_kwargs; "
+                    "leave them out, and write all of the prompt into data.prompt_template"
+                )
+            return
         if not source and (self.system or self.chat_template_kwargs):
             raise ConfigError(
                 f"the tokenizer {tokenizer.name_or_path!r} has no chat template for data.system_prompt and "
@@ -89,14 +104,14 @@ def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, problem: Problem, template: RolloutPrompt | None = None
 ) -> tuple[int, ...]:
     """Tokenize the problem as one user turn in the chat template, up to the answer (R1-style templates open the think
-    block). Without a chat template the text itself is the prompt.
+    block). Without a chat template, or where it is not to be applied, the text itself is the prompt.
 
     Raises:
         ConfigError: the template has no ``{problem}``, or other braces that are not doubled.
     """
     template = RolloutPrompt() if template is None else template
     text = filled(template.user, problem.prompt)
-    if tokenizer.chat_template is None:
+    if not template.is_chat(tokenizer):
         return tuple(tokenizer(text)["input_ids"])
     options = {"system": template.system, **template.chat_template_kwargs}
     return tuple(cast(list[int], user_turn(tokenizer, text, tokenize=True, **options)))

@@ -169,3 +169,22 @@ def test_what_is_shown_is_what_is_sampled_from(tokenizer):
         "system_prompt": "Be brief.",
         "chat_template_kwargs": {"enable_thinking": False},
     }
+
+
+def test_a_chat_template_that_is_not_applied_leaves_the_text_alone(tokenizer):
+    template = RolloutPrompt("Problem: {problem}\nSolution:", apply_chat_template=False)
+    lines = inspect(tokenizer, QWEN3, ThinkTags(), template)
+    text = f"Problem: {PROBLEM.prompt}\nSolution:"
+    assert prompt_ids(tokenizer, PROBLEM, template) == tuple(tokenizer(text)["input_ids"])
+    assert lines == [f"  user           0  {text!r}"]
+    assert template.settings["apply_chat_template"] is False
+    assert (
+        "apply_chat_template" not in RolloutPrompt().settings
+    )  # rounds that were stored before are still of these settings
+
+
+@pytest.mark.parametrize("given", [{"system": "Be brief."}, {"chat_template_kwargs": {"enable_thinking": False}}])
+def test_what_only_a_chat_template_can_use_is_refused_without_it(tokenizer, given):
+    template = RolloutPrompt("{problem}", apply_chat_template=False, **given)
+    with pytest.raises(ConfigError, match=r"apply_chat_template false leaves no place for data\.system_prompt"):
+        inspect(tokenizer, QWEN3, ThinkTags(), template)
