@@ -28,6 +28,7 @@ from lit_tpgrpo.datamodules.round_factory import RoundFactory
 from lit_tpgrpo.datamodules.settings_checks import (
     check_counts,
     check_filter,
+    check_providers,
     check_sampling,
     check_trains,
     checked_evidence,
@@ -200,7 +201,7 @@ class MathRolloutDataModule(L.LightningDataModule):
             # What a judge says is sampled, never searched for.
             self.judge.share_engine(sampler)
         self.credit = ThoughtCredit() if credit is None else credit
-        self.evidence = checked_evidence(evidence, self.credit, group_filter)
+        self.evidence = checked_evidence(evidence, self.credit, group_filter, batch_stage)
         check_filter(group_filter, group_size)
         self.group_filter, self.batch_stage = group_filter, batch_stage
         self.capability: Capability = GroupAccuracy()  # CapabilityEstimator replaces it
@@ -237,7 +238,8 @@ class MathRolloutDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Raise on all ranks, before anything is sampled, if the settings do not fit the stage or something cannot be written.
 
-        The engine searches and the run is to train, another run holds one of the folders, or the judge cannot write.
+        The engine searches and the run is to train, another run holds one of the folders, a provider of evidence cannot work
+        with the engine or the policy's tokens, or the judge cannot write.
         """
         if stage == "fit":
             check_trains(self.engine)
@@ -247,6 +249,9 @@ class MathRolloutDataModule(L.LightningDataModule):
             if needs_reference(self.credit):
                 reference_scorer_of(self._trainer.lightning_module)
         if stage in ("fit", "predict"):
+            with raise_on_all_ranks("checking data.evidence"):
+                if self.evidence:
+                    check_providers(self.evidence, self.engine, self.policy.tokenizer)
             with raise_on_all_ranks("checking the judge's folder"):
                 for part in (self.judge, *self.evidence):
                     if isinstance(part, WritingJudge):

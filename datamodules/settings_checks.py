@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from lit_tpgrpo.arguments import check_positive
 from lit_tpgrpo.credit.filters.base import ChecksGroupSize, GroupFilter
 from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.evidence import Continuations, Evidence, Preferences, ReferenceLogprobs, SolutionGrade, StepScores
-from lit_tpgrpo.judges.evidence.base import EvidenceProvider
+from lit_tpgrpo.evidence import (
+    AnswerProbes,
+    Continuations,
+    Evidence,
+    Preferences,
+    ReferenceLogprobs,
+    SolutionGrade,
+    StepScores,
+    TokenRewards,
+)
+from lit_tpgrpo.judges.evidence.base import ChecksEngine, ChecksTokenizer, EvidenceProvider
 from lit_tpgrpo.rollout.correction import Correction
 from lit_tpgrpo.search.engine import SearchingEngine
 
 _PROVIDERS: dict[type[Evidence], str] = {
+    AnswerProbes: "lit_tpgrpo.GoldAnswerProbes",
     Continuations: "lit_tpgrpo.MonteCarloContinuations",
     Preferences: "lit_tpgrpo.PairwisePreferences",
     SolutionGrade: "lit_tpgrpo.PrinciplesGrades",
+    TokenRewards: "lit_tpgrpo.ChosenTokenLogits",
     StepScores: "lit_tpgrpo.LabelScores (from labels) or lit_tpgrpo.ContinuationScores (sampled)",
 }
 
@@ -88,6 +101,19 @@ def check_sampling(engine: Engine, sampling: SamplingParams | None, correction: 
         )
 
 
+def check_providers(providers: Sequence[EvidenceProvider], engine: Engine, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that providers of evidence can work with the engine and the policy's tokenizer, before anything is sampled.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    for provider in providers:
+        if isinstance(provider, ChecksEngine):
+            provider.check_engine(engine)
+        if isinstance(provider, ChecksTokenizer):
+            provider.check_tokenizer(tokenizer)
+
+
 def checked_evidence(
     evidence: EvidenceProvider | Sequence[EvidenceProvider] | None, *users: object
 ) -> tuple[EvidenceProvider, ...]:
@@ -95,7 +121,7 @@ def checked_evidence(
 
     Args:
         evidence: one provider or several.
-        users: the credit assignment, the group filter.
+        users: the credit assignment, the group filter, the batch stage.
 
     Raises:
         ConfigError: a kind of evidence is needed and not given, or given twice.

@@ -50,10 +50,14 @@ if TYPE_CHECKING:
         ProcessSupervisedCredit,
         PromptMargin,
         PURECredit,
+        QRMCredit,
         ReturnCredit,
         RewardAdvantage,
+        RLSPCredit,
+        ScorePURECredit,
         ScoreSupervisedCredit,
         SequenceRewardKL,
+        SPAECredit,
         StandardisedBaseline,
         StepCredit,
         SuccessRateBaseline,
@@ -64,7 +68,7 @@ if TYPE_CHECKING:
         VinePPOCredit,
         VPPOCredit,
     )
-    from lit_tpgrpo.credit.batch import BatchStage, MaxScaling, StdScaling, Whitening
+    from lit_tpgrpo.credit.batch import BatchStage, MaxScaling, PotentialGain, StdScaling, Whitening
     from lit_tpgrpo.credit.filters import GroupFilter, PROFFilter
     from lit_tpgrpo.datamodules import MathRolloutDataModule
     from lit_tpgrpo.datamodules.arithmetic import ArithmeticProblems
@@ -85,8 +89,10 @@ if TYPE_CHECKING:
     from lit_tpgrpo.functional.continuation_values import EntropyValue, HardValue, SoftValue, ValueEstimate
     from lit_tpgrpo.judges import Judge, JudgeCase, NoisyJudge, RuleJudge, VotingJudge, abstain
     from lit_tpgrpo.judges.evidence import (
+        ChosenTokenLogits,
         ContinuationScores,
         EvidenceProvider,
+        GoldAnswerProbes,
         LabelScores,
         MonteCarloContinuations,
         PairwisePreferences,
@@ -169,9 +175,9 @@ else:
                 "MirroredThoughtCredit OutcomeCredit PURECredit PrefixMargin ProcessSupervisedCredit PromptMargin "
                 "ReturnCredit RewardAdvantage ScoreSupervisedCredit StandardisedBaseline StepCredit "
                 "SuccessRateBaseline ThinkRMCredit ThoughtCredit UnadaptedThoughtCredit VPPOCredit VinePPOCredit "
-                "SequenceRewardKL TokenRewardKL"
+                "SequenceRewardKL TokenRewardKL RLSPCredit ScorePURECredit QRMCredit SPAECredit"
             ),
-            "credit.batch": "BatchStage MaxScaling StdScaling Whitening",
+            "credit.batch": "BatchStage MaxScaling PotentialGain StdScaling Whitening",
             "credit.filters": "GroupFilter PROFFilter",
             "datamodules": "MathRolloutDataModule",
             "datamodules.arithmetic": "ArithmeticProblems",
@@ -185,8 +191,8 @@ else:
             "judges": "Judge JudgeCase NoisyJudge RuleJudge VotingJudge abstain",
             "functional.continuation_values": "EntropyValue HardValue SoftValue ValueEstimate",
             "judges.evidence": (
-                "ContinuationScores EvidenceProvider LabelScores MonteCarloContinuations PairwisePreferences "
-                "PrinciplesGrades"
+                "ChosenTokenLogits ContinuationScores EvidenceProvider GoldAnswerProbes LabelScores "
+                "MonteCarloContinuations PairwisePreferences PrinciplesGrades"
             ),
             "judges.generative": (
                 "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
@@ -228,6 +234,7 @@ __all__ = [
     "CAPOCredit",
     "CapabilityEstimator",
     "ChatClient",
+    "ChosenTokenLogits",
     "ClippedSurrogate",
     "CodeVerifier",
     "Completion",
@@ -256,6 +263,7 @@ __all__ = [
     "FunctionVerifier",
     "GSPOToken",
     "GenerativeJudge",
+    "GoldAnswerProbes",
     "GradeCredit",
     "GroupCredit",
     "GroupFilter",
@@ -311,6 +319,7 @@ __all__ = [
     "Policy",
     "PolicyLoss",
     "PolicyTerm",
+    "PotentialGain",
     "PrefixMargin",
     "PrinciplesGrader",
     "PrinciplesGrades",
@@ -318,7 +327,9 @@ __all__ = [
     "ProblemSource",
     "ProcessSupervisedCredit",
     "PromptMargin",
+    "QRMCredit",
     "QueryConfig",
+    "RLSPCredit",
     "RepetitionPenalty",
     "RequestLimits",
     "ReturnCredit",
@@ -331,8 +342,10 @@ __all__ = [
     "RuleJudge",
     "RuleSegmentation",
     "RunReport",
+    "SPAECredit",
     "SafeCheckpoint",
     "SamplingParams",
+    "ScorePURECredit",
     "ScoreSupervisedCredit",
     "SequenceLR",
     "SequenceRewardKL",

@@ -72,6 +72,32 @@ class SolutionGrade:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenRewards:
+    """A reward for each token of the solution's completion, on no particular scale."""
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.values)):
+            raise ValueError("expected finite token rewards, got NaN or infinity")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerProbes:
+    """What the policy knows of the answer after each step of the verdict, when it is made to answer at once.
+
+    ``values[j]`` is (accuracy, confidence), both in [0, 1]; None for a step after which it was not asked.
+    """
+
+    values: tuple[tuple[float, float] | None, ...]
+
+    def __post_init__(self) -> None:
+        for pair in self.values:
+            if pair is not None and not all(0 <= value <= 1 for value in pair):
+                raise ValueError(f"accuracy and confidence must lie in [0, 1], got {pair}")
+
+
+@dataclass(frozen=True, slots=True)
 class ReferenceLogprobs:
     """Log-probs of the solution's tokens under the policy that sampled it, and under the frozen initial policy.
 
@@ -88,4 +114,4 @@ class ReferenceLogprobs:
             raise ValueError("expected finite log-probs, got NaN or infinity")
 
 
-Evidence = StepScores | Continuations | Preferences | SolutionGrade | ReferenceLogprobs
+Evidence = StepScores | Continuations | Preferences | SolutionGrade | TokenRewards | AnswerProbes | ReferenceLogprobs

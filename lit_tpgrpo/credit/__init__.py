@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     from lit_tpgrpo.credit.outcome import OutcomeCredit
     from lit_tpgrpo.credit.process_supervised import ProcessSupervisedCredit
     from lit_tpgrpo.credit.pure import PURECredit
+    from lit_tpgrpo.credit.q_rm import QRMCredit
     from lit_tpgrpo.credit.returns import ReturnCredit
     from lit_tpgrpo.credit.reward_kl import RewardKL, SequenceRewardKL, TokenRewardKL
+    from lit_tpgrpo.credit.rlsp import RLSPCredit
+    from lit_tpgrpo.credit.score_pure import ScorePURECredit
     from lit_tpgrpo.credit.score_supervised import ScoreSupervisedCredit
+    from lit_tpgrpo.credit.spae import SPAECredit
     from lit_tpgrpo.credit.step import StepCredit
     from lit_tpgrpo.credit.think_rm import ThinkRMCredit
     from lit_tpgrpo.credit.thought import ThoughtCredit
@@ -55,9 +59,13 @@ else:
             "outcome": "OutcomeCredit",
             "process_supervised": "ProcessSupervisedCredit",
             "pure": "PURECredit",
+            "q_rm": "QRMCredit",
             "returns": "ReturnCredit",
             "reward_kl": "RewardKL SequenceRewardKL TokenRewardKL",
+            "rlsp": "RLSPCredit",
+            "score_pure": "ScorePURECredit",
             "score_supervised": "ScoreSupervisedCredit",
+            "spae": "SPAECredit",
             "step": "StepCredit",
             "think_rm": "ThinkRMCredit",
             "thought": "ThoughtCredit",
@@ -86,9 +94,13 @@ __all__ = [
     "PrefixMargin",
     "ProcessSupervisedCredit",
     "PromptMargin",
+    "QRMCredit",
+    "RLSPCredit",
     "ReturnCredit",
     "RewardAdvantage",
     "RewardKL",
+    "SPAECredit",
+    "ScorePURECredit",
     "ScoreSupervisedCredit",
     "SequenceRewardKL",
     "StandardisedBaseline",

@@ -121,9 +121,13 @@ class PURECredit(GroupCredit):
             credited.append(CreditedSolution(judged, outcome, steps, tuple(rewards.tolist()), advantages))
         return credited
 
+    def _scores(self, judged: JudgedSolution) -> list[float | None] | None:
+        """Return the score of each step in [-1, 1], None for one without; None without any."""
+        return step_scores(judged, self.unmatched)
+
     def _process(self, judged: JudgedSolution) -> tuple[Tensor, Tensor, Tensor] | None:
         """Return a solution's process rewards, tokens and whether it has a score, by step; None without labels."""
-        scores = step_scores(judged, self.unmatched)
+        scores = self._scores(judged)
         if scores is None:
             return None
         given = torch.tensor([torch.nan if s is None else s for s in scores], dtype=torch.float64)

@@ -74,6 +74,23 @@ class Completion:
     stop: StopReason
 
 
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Log-prob of each token of a given completion, and the entropy of the distribution that it was taken from, in nats."""
+
+    logprobs: tuple[float, ...]
+    entropies: tuple[float, ...]
+
+
+@runtime_checkable
+class ScoringEngine(Protocol):
+    """An engine that also scores given completions with the weights that it samples from."""
+
+    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[TokenScores]:
+        """Return the scores of each completion after its prompt, at temperature 1; the completion is forced, not sampled."""
+        ...
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Interface of the policy that an engine samples from, implemented by the training module."""

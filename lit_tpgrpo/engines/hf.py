@@ -14,8 +14,9 @@ from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from lit_tpgrpo.arguments import checked_arguments
-from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams, Sharded
+from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams, Sharded, TokenScores
 from lit_tpgrpo.engines.checks import check_lengths, position_limit, stop_ids
+from lit_tpgrpo.engines.forced_scores import forced_scores
 from lit_tpgrpo.engines.grouped_queries import shared_key_heads
 from lit_tpgrpo.engines.live_rows import SHARE, EnoughRowsEnded, PerRow, left_padded
 from lit_tpgrpo.engines.row_cache import RowCache
@@ -86,6 +87,25 @@ class HFEngine:
                 completions += self._generate([prompts[i] for i, _ in part], params, [seeds[i] + k for i, k in part])
             for position, i in enumerate(chunk):
                 yield i, tuple(completions[position * n : (position + 1) * n])
+
+    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[TokenScores]:
+        """Score given completions in batches of ``batch_size``, see ``ScoringEngine``.
+
+        Raises:
+            InputError: a prompt is empty, or prompt and completion exceed the model's positions.
+        """
+        if self._policy is None:
+            raise RuntimeError("HFEngine.score was called before load_weights: it has no policy to score with")
+        model = self._policy.policy_model
+        check_lengths(prompts, max(map(len, completions), default=0), position_limit(model))
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]) - len(completions[i]))
+        scores: dict[int, TokenScores] = {}
+        with _inference(model):
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                batch = forced_scores(model, [(prompts[i], completions[i]) for i in rows])
+                scores |= dict(zip(rows, batch, strict=True))
+        return [scores[i] for i in range(len(prompts))]
 
     def prompts_at_once(self, n: int) -> int:
         """Return the number of prompts in a batch, with n samples each; at least one."""

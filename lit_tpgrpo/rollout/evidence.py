@@ -14,8 +14,9 @@ from lit_tpgrpo.engines.base import Batching, Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Evidence
 from lit_tpgrpo.fingerprint import content_hash, settings_of
-from lit_tpgrpo.judges.evidence.base import Continued, EvidenceCase, EvidenceProvider, Prefix
+from lit_tpgrpo.judges.evidence.base import Continued, EvidenceCase, EvidenceProvider, Prefix, Probe, Probed
 from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Solution, StopReason
+from lit_tpgrpo.rollout.probing import probe_answers
 from lit_tpgrpo.rollout.sampling import bar, batched, divide_solution, verify_solutions
 from lit_tpgrpo.rollout.store import RoundFile
 from lit_tpgrpo.seeds import derived_seed
@@ -149,6 +150,14 @@ class RoundTools:
                 )
                 for i, completions in batch
             )
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def probe(self, probes: Sequence[Probe], n: int, params: SamplingParams) -> Iterator[tuple[Probed, ...]]:
+        """See ``EvidenceTools`` and ``rollout.probing``; seeds depend on the run's and on the probe alone."""
+        seeds = [derived_seed(self.seed, "probe", p.key) for p in probes]
+        yield from probe_answers(self.engine, probes, n, params, seeds, self.show)
 
     def _solution(self, prefix: Prefix, begun: tuple[int, ...], sample: int, completion: Completion) -> Solution:
         whole = (*begun, *completion.token_ids)

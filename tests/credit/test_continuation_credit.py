@@ -12,6 +12,7 @@ from lit_tpgrpo.evidence import Continuations, StepScores
 from lit_tpgrpo.functional.continuation_values import EntropyValue, HardValue, SoftValue
 from lit_tpgrpo.judges.evidence import MonteCarloContinuations
 from lit_tpgrpo.judges.evidence.base import Continued, EvidenceCase
+from lit_tpgrpo.search.base import AGGREGATES
 
 THIRD, TWO_THIRDS = (1.0, 0.0, 0.0), (1.0, 1.0, 0.0)
 
@@ -179,6 +180,14 @@ def test_three_of_eight(value, expected):
     assert value([1.0] * 3 + [0.0] * 5) == pytest.approx(expected, abs=1e-4)
     assert value([0.0] * 8) == 0.0
     assert value([1.0] * 8) == 1.0
+
+
+def test_math_shepherds_scores_of_a_solution():
+    """Of 8 continuations 6, 3 and none are correct: hard 1, 1, 0, soft .75, .375, 0; the least is 0 in both."""
+    counts = [[1.0] * n + [0.0] * (8 - n) for n in (6, 3, 0)]
+    hard, soft = [HardValue()(c) for c in counts], [SoftValue()(c) for c in counts]
+    assert (hard, soft) == ([1.0, 1.0, 0.0], [0.75, 0.375, 0.0])
+    assert AGGREGATES["min"](hard) == AGGREGATES["min"](soft) == 0.0
 
 
 @pytest.mark.parametrize(("eta", "expected"), [(0.01, 0.5012), (1.0, 0.6201), (10.0, 0.9307), (5000.0, 0.9999)])

@@ -1,5 +1,6 @@
 """PURE: the worked numbers, a naive reference from labels, and solutions without usable labels."""
 
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,11 @@ from hypothesis import strategies as st
 
 from lit_tpgrpo.credit import pure
 from lit_tpgrpo.credit.pure import PURECredit, min_form_rewards
+from lit_tpgrpo.credit.score_pure import ScorePURECredit
+from lit_tpgrpo.datamodules.settings_checks import checked_evidence
 from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.evidence import StepScores
+from lit_tpgrpo.judges.evidence import LabelScores
 from lit_tpgrpo.records import Outcome, StopReason
 
 # s1 is incorrect, s2 correct: outcomes (0, 1), steps of 4, 2, 4 and of 3, 2 tokens.
@@ -42,6 +47,58 @@ def test_worked_numbers(baseline, outcome_weight, expected, monkeypatch):
     for found, numbers in zip(at_step_ends(credited), expected, strict=True):
         assert found == pytest.approx(numbers, abs=2e-4)
     assert [c.outcome_advantage for c in credited] == [-outcome_weight, outcome_weight]
+
+
+def with_scores(judged, *scores, low=-1.0, high=1.0):
+    return dataclasses.replace(judged, evidence=(StepScores(scores, low, high),))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("baseline", "outcome_weight", "expected"),
+    [
+        ("token", 1.0, [[-2.7538, -2.2523, -1.5015], [1.8769, 1.2883]]),
+        ("step", 0.0, [[-1.4403, -1.1269, -0.3134], [0.9602, 0.3549]]),
+    ],
+)
+def test_worked_numbers_of_declared_scores(baseline, outcome_weight, expected, low, high):
+    """On the source's scale and on [0, 1], where P(good) - P(bad) = .8 is .9."""
+    judged = [
+        with_scores(s, *((p + 1) / 2 * (high - low) + low for p in SCORES[len(s.verdict.steps)]), low=low, high=high)
+        for s in TWO.solutions
+    ]
+    credited = ScorePURECredit(baseline=baseline, outcome_weight=outcome_weight)(group(*judged))
+    for found, numbers in zip(at_step_ends(credited), expected, strict=True):
+        assert found == pytest.approx(numbers, abs=2e-4)
+
+
+@given(st.lists(with_lengths, min_size=2, max_size=5), st.sampled_from(["step", "token"]))
+def test_scores_of_labels_give_what_labels_give(solutions, baseline):
+    """``LabelScores`` on [0, 1]: 1 and 0 are +1 and -1, its 0.5 for UNMATCHED is 0."""
+    scores = {"correct": 1.0, "incorrect": 0.0, "matched": 0.0, "unmatched": LabelScores().unmatched}
+    judged = [with_scores(s, *(scores[label.value] for label in s.verdict.labels), low=0.0) for s in solutions]
+    by_scores = ScorePURECredit(baseline=baseline)(group(*judged))
+    for one, other in zip(by_scores, PURECredit(baseline=baseline)(group(*solutions)), strict=True):
+        assert one.advantages.tolist() == pytest.approx(other.advantages.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("lacking", [incorrect("UM"), with_scores(incorrect("UM"), None, None)])
+def test_without_scores_there_is_the_outcome_alone(lacking):
+    """Lengths 1 and 9: the others are credited as if it were not there, but for the outcomes' mean."""
+    judged = [with_scores(correct("C", lengths=[1]), 0.5), with_scores(correct("C", lengths=[9]), 0.25)]
+    *others, one = ScorePURECredit()(group(*judged, lacking))
+    assert one.advantages.tolist() == [-1.0] * 3  # 0 minus the mean of 1 and 1
+    assert [c.process_rewards for c in others] == [pytest.approx((0.25,)), pytest.approx((-0.25,))]
+    assert [c.advantages.tolist() for c in others] == [pytest.approx([0.75]), pytest.approx([0.25] * 9)]
+    _, only = ScorePURECredit()(group(incorrect("UM"), judged[0]))
+    assert only.advantages.tolist() == [1.0]
+
+
+def test_scores_are_needed_and_must_be_of_all_steps():
+    with pytest.raises(ConfigError, match="ScorePURECredit needs StepScores"):
+        checked_evidence(None, ScorePURECredit())
+    with pytest.raises(ValueError, match="has 1 scores for 2 steps"):
+        ScorePURECredit()(group(with_scores(correct("CC"), 0.5), with_scores(correct("CC"), 0.5, 0.5)))
 
 
 def test_the_step_baseline_does_not_see_lengths_and_the_token_baseline_does():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams
+from lit_tpgrpo.engines.base import Engine, Policy, SamplingParams, ScoringEngine
 from lit_tpgrpo.engines.hf import HFEngine, stop_ids
 from lit_tpgrpo.engines.stop_strings import StopStrings
 from lit_tpgrpo.engines.vllm.sampling import request_settings, to_completion
@@ -79,6 +79,26 @@ def test_sampling_logprobs_equal_the_trainers(policy: TPGRPOModule, temperature:
     # The choice of temperature is visible: at another one the log-probs are others.
     other = trainer_logprobs(policy, done, 2.0)
     assert max(float((a - b).abs().max()) for a, b in zip(ours, other, strict=True)) > 0.1
+
+
+@pytest.mark.parametrize("batch_size", [2, 128])
+def test_scores_of_given_completions_are_those_of_the_whole_distribution(policy: TPGRPOModule, batch_size: int):
+    """Completions of 1 to 9 tokens, against logits of each row alone; the next training step sees no change of mode."""
+    engine = HFEngine(batch_size)
+    engine.load_weights(policy)
+    completions = [[7], [20, 21, 22], [9] * 9, [1, 2]]
+    assert isinstance(engine, ScoringEngine)
+    scores = engine.score(PROMPTS, completions)
+    assert policy.policy_model.training
+    for prompt, completion, found in zip(PROMPTS, completions, scores, strict=True):
+        with torch.no_grad():
+            logits = policy.policy_model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+        logp = logits.log_softmax(-1)
+        assert found.logprobs == pytest.approx([logp[t, i].item() for t, i in enumerate(completion)], abs=2e-5)
+        assert found.entropies == pytest.approx((-(logp.exp() * logp).sum(-1)).tolist(), abs=2e-5)
+    assert engine.score([], []) == []
+    with pytest.raises(RuntimeError, match="score was called before load_weights"):
+        HFEngine().score(PROMPTS, completions)
 
 
 def test_top_p_does_not_change_which_distribution_logprobs_are_of(policy: TPGRPOModule):

@@ -2,7 +2,8 @@
 
 A provider of your own implements ``EvidenceProvider``. ``MonteCarloContinuations`` continues solutions from their steps with
 the policy, ``ContinuationScores`` scores steps by such continuations, ``LabelScores`` scores them by the judge's labels.
-``PairwisePreferences`` and ``PrinciplesGrades`` have an LLM compare or grade the solutions of a group.
+``PairwisePreferences`` and ``PrinciplesGrades`` have an LLM compare or grade the solutions of a group, ``ChosenTokenLogits``
+takes token rewards from another model, ``GoldAnswerProbes`` makes the policy answer after each step.
 """
 
 from __future__ import annotations
@@ -12,30 +13,36 @@ from typing import TYPE_CHECKING
 from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
+    from lit_tpgrpo.judges.evidence.answer_probes import GoldAnswerProbes
     from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
     from lit_tpgrpo.judges.evidence.continuation_scores import ContinuationScores
     from lit_tpgrpo.judges.evidence.continuations import MonteCarloContinuations
     from lit_tpgrpo.judges.evidence.label_scores import LabelScores
     from lit_tpgrpo.judges.evidence.preferences import PairwisePreferences
     from lit_tpgrpo.judges.evidence.principles_grades import PrinciplesGrades
+    from lit_tpgrpo.judges.evidence.token_logits import ChosenTokenLogits
 else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
+            "answer_probes": "GoldAnswerProbes",
             "base": "EvidenceCase EvidenceProvider EvidenceTools",
             "continuation_scores": "ContinuationScores",
             "continuations": "MonteCarloContinuations",
             "label_scores": "LabelScores",
             "preferences": "PairwisePreferences",
             "principles_grades": "PrinciplesGrades",
+            "token_logits": "ChosenTokenLogits",
         },
     )
 
 __all__ = [
+    "ChosenTokenLogits",
     "ContinuationScores",
     "EvidenceCase",
     "EvidenceProvider",
     "EvidenceTools",
+    "GoldAnswerProbes",
     "LabelScores",
     "MonteCarloContinuations",
     "PairwisePreferences",

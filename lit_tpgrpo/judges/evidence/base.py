@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.evidence import Evidence
 from lit_tpgrpo.records import JudgedSolution, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,30 @@ class Continued:
 
     key: str
     outcomes: tuple[float, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prefix of a solution after which the policy is made to answer: ``lead_in`` opens the answer, ``gold`` is the right one.
+
+    Both are token ids. ``key`` identifies the probe in the store.
+    """
+
+    key: str
+    case: EvidenceCase
+    length: int
+    lead_in: tuple[int, ...]
+    gold: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The result of a probe: accuracy and confidence, both in [0, 1], and tokens sampled for it."""
+
+    key: str
+    accuracy: float
+    confidence: float
     tokens: int
 
 
@@ -81,6 +108,17 @@ class EvidenceTools(Protocol):
         """
         ...
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the policy's tokens of a text, without special ones that the text does not have."""
+        ...
+
+    def probe(self, probes: Sequence[Probe], n: int, params: SamplingParams) -> Iterator[tuple[Probed, ...]]:
+        """Sample n answers after each prefix and its lead-in, score these and the gold answer; yield those of a batch at once.
+
+        Needs a ``ScoringEngine``.
+        """
+        ...
+
 
 @runtime_checkable
 class EvidenceProvider(Protocol):
@@ -88,7 +126,7 @@ class EvidenceProvider(Protocol):
 
     A class that inherits from this one gets ``metrics`` as it is here. One that never calls ``continue_from`` may say so by a
     class attribute ``uses_engine = False``: the engine then gets no weights for it. One that has ``close()`` is closed with the
-    run, and one that has ``check_writable()`` is asked before anything is sampled.
+    run, and one that has ``check_writable()``, ``check_tokenizer`` or ``check_engine`` is asked before anything is sampled.
     """
 
     @property
@@ -106,3 +144,21 @@ class EvidenceProvider(Protocol):
     def metrics(self) -> dict[str, float]:
         """Return counters since the last call, logged under ``evidence/`` as sums over all ranks, and reset them."""
         return {}
+
+
+@runtime_checkable
+class ChecksTokenizer(Protocol):
+    """A provider that depends on the policy's tokens."""
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise ``ConfigError`` if it cannot work with this tokenizer."""
+        ...
+
+
+@runtime_checkable
+class ChecksEngine(Protocol):
+    """A provider that needs more of the engine than ``Engine`` has."""
+
+    def check_engine(self, engine: Engine) -> None:
+        """Raise ``ConfigError`` if it cannot work with this engine."""
+        ...

@@ -1,0 +1,53 @@
+"""What a transformers model makes of given completions, from one forward pass: states, log-probs and entropies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lit_tpgrpo.engines.base import TokenScores
+from lit_tpgrpo.functional.logprobs import selected_logprobs
+
+Row = tuple[Sequence[int], Sequence[int]]
+"""Prompt and completion, token ids; the prompt is not empty."""
+
+
+def completion_states(model: PreTrainedModel, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
+    """Compute of each row the states that predict its completion, (L, H), and the completion's ids, (L,), in one batch."""
+    device = model.device
+    whole = [torch.tensor((*prompt, *completion)) for prompt, completion in rows]
+    ids = nn.utils.rnn.pad_sequence(whole, batch_first=True).to(device)
+    lengths = torch.tensor([len(row) for row in whole], device=device)
+    mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    # The state at position t - 1 predicts token t.
+    return [
+        (hidden[i, len(p) - 1 : len(p) + len(c) - 1], ids[i, len(p) : len(p) + len(c)]) for i, (p, c) in enumerate(rows)
+    ]
+
+
+def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """Return weight (V, H) and bias (V,) of the language model's head; None for a head without a bias."""
+    head = cast(nn.Module, model.get_output_embeddings())
+    return cast(Tensor, head.weight), cast(Tensor | None, getattr(head, "bias", None))
+
+
+def forced_scores(model: PreTrainedModel, rows: Sequence[Row], temperature: float = 1.0) -> list[TokenScores]:
+    """Score the completion of each row, in one batch padded to its longest.
+
+    The head runs on completion positions only and in tiles, so that the (tokens, vocabulary) logits never exist.
+    """
+    states, targets = zip(*completion_states(model, rows), strict=True)
+    weight, bias = head_of(model)
+    logprobs, entropies = selected_logprobs(
+        torch.cat(states), weight, torch.cat(targets), temperature=temperature, bias=bias
+    )
+    counts = [len(completion) for _, completion in rows]
+    return [
+        TokenScores(tuple(p.tolist()), tuple(e.tolist()))
+        for p, e in zip(logprobs.split(counts), entropies.split(counts), strict=True)
+    ]
