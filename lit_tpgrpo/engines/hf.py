@@ -97,7 +97,8 @@ class HFEngine:
         if self._policy is None:
             raise RuntimeError("HFEngine.score was called before load_weights: it has no policy to score with")
         model = self._policy.policy_model
-        check_lengths(prompts, max(map(len, completions), default=0), position_limit(model))
+        for prompt, completion in zip(prompts, completions, strict=True):
+            check_lengths([prompt], len(completion), position_limit(model))
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]) - len(completions[i]))
         scores: dict[int, TokenScores] = {}
         with _inference(model):
