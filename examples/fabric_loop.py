@@ -34,6 +34,7 @@ from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.rollout.training_sequences import even_steps, training_sequence
 from lit_tpgrpo.training.microbatches import MicroBatch, microbatches
 from lit_tpgrpo.training.optimizer_step import microbatch_loss
+from lit_tpgrpo.training.padding import Padded
 from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.verify.verifier import MathVerifier
 
@@ -77,7 +78,7 @@ def optimizer_step(
     counts = BatchCounts(sum(len(s.completion_ids) for s in sequences), len(sequences))
     optimizer.zero_grad()
     total = 0.0
-    for micro in microbatches([s.to(fabric.device) for s in sequences], 4096, pad_id):
+    for micro in microbatches([s.to(fabric.device) for s in sequences], 4096, Padded(pad_id)):
         loss = step_loss(OpaqueBatch((micro, temperature, counts)))
         fabric.backward(loss)
         total += float(loss.detach())

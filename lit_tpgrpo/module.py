@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, ClassVar, Literal, cast
 
@@ -31,10 +31,11 @@ from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.reference import needs_reference
 from lit_tpgrpo.rollout.run_settings import log_run_settings
 from lit_tpgrpo.training.adapters import LoRA, plain_tensors
+from lit_tpgrpo.training.batching_choice import BatchingName
 from lit_tpgrpo.training.building import check_settings
 from lit_tpgrpo.training.checkpoints import check_before_loading
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler
-from lit_tpgrpo.training.microbatches import MicroBatch, dummy_microbatch
+from lit_tpgrpo.training.microbatches import MicroBatch, MicroBatching, dummy_microbatch
 from lit_tpgrpo.training.model_source import as_factory, as_model, model_source, tokenizer_name
 from lit_tpgrpo.training.optimizer_step import (
     check_advantages,
@@ -72,7 +73,10 @@ class TPGRPOModule(PolicyModule):
         normalisation: how any loss is averaged over the step's tokens: ``token``, ``sequence``, ``sequence_sum`` or
             ``constant``, see ``lit_tpgrpo.functional.aggregation``.
         norm_length: the constant length of ``constant`` normalisation, usually ``max_new_tokens``.
-        tokens_per_microbatch: padded tokens of one forward pass; memory grows with it, results do not change.
+        tokens_per_microbatch: tokens of one forward pass, padding included; memory grows with it, results do not change.
+        batching: how solutions share a forward pass: ``padded``, right padding, without an attention mask if the model is found
+            to be causal; ``packed``, one row without padding, in which a group's prompt is forwarded once; ``masked``, padding
+            with a mask; ``auto``, see ``lit_tpgrpo.training.batching_choice``. Results do not change.
         max_grad_norm: gradient norm limit; None clips nothing.
         gradient_checkpointing: recompute activations in the backward pass.
         random_init: take the architecture without its weights.
@@ -105,6 +109,7 @@ class TPGRPOModule(PolicyModule):
         normalisation: Normalisation = "token",
         norm_length: int | None = None,
         tokens_per_microbatch: int = 8192,
+        batching: BatchingName = "auto",
         max_grad_norm: float | None = 1.0,
         gradient_checkpointing: bool = False,
         random_init: bool = False,
@@ -202,21 +207,29 @@ class TPGRPOModule(PolicyModule):
                 group.update(settings)
         self.restore_random_states()
 
+    def _models(self) -> list[PreTrainedModel]:
+        return [self.policy_model, *(self._reference.models() if self._reference is not None else ())]
+
     # ---- one optimizer step ----
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> None:
         """Take one optimizer step on a batch, micro-batch by micro-batch."""
         check_batch(batch)
         check_advantages(self.token_loss, batch, self._max_over_ranks)
+        with self.batching.ready(self._models()):
+            self._take_step(batch, self.batching)
+
+    def _take_step(self, batch: TrainBatch, batching: MicroBatching) -> None:
         started = time.perf_counter()
         optimizer = cast(LightningOptimizer, self.optimizers())
         on_policy = is_on_policy(batch, self.policy_version)
         counts = count_batch(batch, self.hparams["norm_length"], self._reduce, self.device)
         self.count_solutions(counts.sequences)
-        budget, pad_id = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
         optimizer.zero_grad()
-        micros = rank_microbatches(batch.sequences, budget, pad_id, self._max_over_ranks)
-        batches = [micro or dummy_microbatch(self.device) for micro in micros]
+        micros = rank_microbatches(
+            batch.sequences, self.hparams["tokens_per_microbatch"], batching, self._max_over_ranks
+        )
+        batches = [micro or dummy_microbatch(batching, self.device) for micro in micros]
         reference = self._reference if self.token_loss.needs_reference() else None
         references = reference_logprobs(reference, batches, batch.temperature, self.device)
         threshold = entropy_threshold(self._built_policy, self.token_loss, micros, batches, batch.temperature)
@@ -264,36 +277,26 @@ class TPGRPOModule(PolicyModule):
 
     def completion_logprobs(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[Tensor]:
         """Compute the log-probs of completions under the current weights, see ``training.scoring``. Collective."""
-        budget, pad_id = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
-        policy, device = self._built_policy, self.device
-        return completion_logprobs(
-            lambda micro: policy(micro, temperature)[0], sequences, budget, pad_id, device, self._max_over_ranks
-        )
+        policy = self._built_policy
+        return self._score(lambda micro: policy(micro, temperature)[0], sequences)
 
     def completion_reference_logprobs(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[Tensor]:
         """Compute the log-probs of completions under the reference, for a KL term in the reward. Collective."""
-        budget, pad_id = self.hparams["tokens_per_microbatch"], cast(int, self.tokenizer.pad_token_id)
-        reference, device = self._reference, self.device
+        reference = self._reference
         if reference is None:
             raise RuntimeError(
                 "there is no reference: neither the loss nor data.credit needed one when the policy was built"
             )
-        with reference.ready(device):
-            return completion_logprobs(
-                lambda micro: reference.logprobs(micro, temperature),
-                sequences,
-                budget,
-                pad_id,
-                device,
-                self._max_over_ranks,
-            )
+        with reference.ready(self.device):
+            return self._score(lambda micro: reference.logprobs(micro, temperature), sequences)
+
+    def _score(
+        self, logprobs_of: Callable[[MicroBatch], Tensor], sequences: Sequence[TrainingSequence]
+    ) -> list[Tensor]:
+        budget, batching = self.hparams["tokens_per_microbatch"], self.batching
+        with batching.ready(self._models()):
+            return completion_logprobs(logprobs_of, sequences, budget, batching, self.device, self._max_over_ranks)
 
     def reference_fingerprint(self) -> str:
         """Return the fingerprint of the reference's weights, of the same weights the same; "" if data.credit needs none."""
         return self._reference_weights
-
-    def _max_over_ranks(self, count: int) -> int:
-        return int(self._reduce(torch.tensor(count, device=self.device), "max"))
-
-    def _reduce(self, value: Tensor, op: str) -> Tensor:
-        return cast(Tensor, self.trainer.strategy.reduce(value.clone(), reduce_op=op))

@@ -17,7 +17,7 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.pretrained import load_causal_lm
 from lit_tpgrpo.records import TrainingSequence
 from lit_tpgrpo.training.adapters import LoRA
-from lit_tpgrpo.training.microbatches import collate
+from lit_tpgrpo.training.padding import Padded
 from lit_tpgrpo.training.scoring import reference_logprobs
 
 A_LAYER = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
@@ -50,7 +50,7 @@ def logprobs(module: TPGRPOModule) -> torch.Tensor:
     ]
     assert module.policy is not None
     with torch.no_grad():
-        return module.policy(collate(sequences, 0), 1.0)[0]
+        return module.policy(Padded(0).collate(sequences), 1.0)[0]
 
 
 def test_only_adapters_train_and_nothing_changes_before(random_model, tmp_path):
@@ -103,7 +103,7 @@ def test_the_reference_is_the_same_weights_without_the_adapter(random_model):
     assert type(module._reference).__name__ == "AdapterOff"
     sequence = TrainingSequence(torch.arange(3, 8), torch.arange(20, 40), torch.zeros(20), torch.zeros(20))
     with_adapter = logprobs(module)
-    (found,) = reference_logprobs(module._reference, [collate([sequence], 0)], 1.0, module.device)
+    (found,) = reference_logprobs(module._reference, [Padded(0).collate([sequence])], 1.0, module.device)
     assert torch.equal(found, logprobs_of_base(random_model)[:20])
     assert torch.equal(logprobs(module), with_adapter)  # it is on again
     assert not torch.equal(with_adapter[:20], found)
@@ -261,7 +261,7 @@ def test_the_reference_has_no_dropout(random_model):
     module.policy.train()
     sequence = TrainingSequence(torch.arange(3, 8), torch.arange(20, 40), torch.zeros(20), torch.zeros(20))
     one, two = (
-        reference_logprobs(module._reference, [collate([sequence], 0)], 1.0, module.device)[0] for _ in range(2)
+        reference_logprobs(module._reference, [Padded(0).collate([sequence])], 1.0, module.device)[0] for _ in range(2)
     )
     assert torch.equal(one, two)
     assert module.policy.training

@@ -19,8 +19,8 @@ from lit_tpgrpo.losses.vespo import check_correction
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.correction import Correction
-from lit_tpgrpo.training.microbatches import collate
 from lit_tpgrpo.training.optimizer_step import check_advantages
+from lit_tpgrpo.training.padding import Padded
 from lit_tpgrpo.training.policy import PolicyModel
 
 SHAPES = [(3, 9), (8, 2), (1, 14), (5, 5), (2, 11)]
@@ -159,7 +159,7 @@ def test_a_sampler_of_other_weights_is_warned_of_once_a_round(random_model, tmp_
     module.configure_model()
     batch = make_batch()
     assert module.policy is not None
-    exact = [module.policy(collate([s], 0), batch.temperature)[0].detach() for s in batch.sequences]
+    exact = [module.policy(Padded(0).collate([s]), batch.temperature)[0].detach() for s in batch.sequences]
 
     def shifted(by: float, version: int) -> TrainBatch:
         moved = [replace(s, old_logprobs=e - by) for s, e in zip(batch.sequences, exact, strict=True)]

@@ -130,15 +130,23 @@ def mix(bench: Bench) -> Mix:
     return Mix(128, tuple(solution_lengths(40, 1024, 8192, 3000)))
 
 
-def step_batch(arch: Architecture, solutions: Mix, seed: int = 0) -> TrainBatch:
-    """Build a batch of random tokens with the log-probs of a uniform sampler, and advantages of alternating sign."""
+def step_batch(arch: Architecture, solutions: Mix, seed: int = 0, group_size: int = 1) -> TrainBatch:
+    """Build a batch of random tokens with the log-probs of a uniform sampler, and advantages of alternating sign.
+
+    Neighbours of a group have one prompt, and lengths from all over the mix.
+    """
     generator = torch.Generator().manual_seed(seed)
     sequences = []
-    for i, (prompt, completion) in enumerate(solutions.lengths):
+    lengths = solutions.lengths
+    if group_size > 1:
+        lengths = [lengths[i] for i in torch.randperm(len(lengths), generator=generator).tolist()]
+    common = torch.zeros(0, dtype=torch.long)
+    for i, (prompt, completion) in enumerate(lengths):
         ids = torch.randint(8, arch.vocab_size, (prompt + completion,), generator=generator)
+        common = ids[:prompt] if i % group_size == 0 else common
         sequences.append(
             TrainingSequence(
-                prompt_ids=ids[:prompt],
+                prompt_ids=common,
                 completion_ids=ids[prompt:],
                 old_logprobs=torch.full((completion,), -math.log(arch.vocab_size)),
                 advantages=torch.full((completion,), (-1.0) ** i),

@@ -1,13 +1,7 @@
 """Parts that time optimizer steps of a random-weight policy: this package's and TRL's on the same batch, and compiled layers.
 
-Both take 40 solutions with the same tokens, old log-probs and advantages, the same architecture, float32 weights with bfloat16
-autocast, fused AdamW, a gradient norm limit of 1, the PPO-clip loss averaged over the step's tokens without a KL term, and log
-entropies.
-
-- *Ours*: ``TPGRPOModule`` in a Lightning trainer, as in training; micro-batches under a token budget.
-- *TRL*: unchanged ``GRPOTrainer.train``, except that the recorded batch replaces generation. It pads all completions to the
-  longest of the step and trains on ``per_device_train_batch_size`` of them at a time (8, its default, halved until the batch
-  fits into memory), with its fused log-prob head and, by default, gradient checkpointing.
+Both trainers are those of ``benchmarks.trainers``, on 40 solutions, ten groups of four, in bfloat16 autocast on a GPU. TRL's
+batch is halved from its default of 8 until it fits into memory.
 
 The time of a step is from the first forward pass to the updated weights, including the device's work. Tokens are completion
 tokens. Both report the loss of the first step: equal losses show that it was the same step.
@@ -16,13 +10,10 @@ tokens. Both report the loss of the first step: equal losses show that it was th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-import lightning as L
 import torch
-from torch.utils.data import DataLoader
 
 from benchmarks.gpu_check.bench import Bench, Value
 from benchmarks.gpu_check.models import (
@@ -34,36 +25,34 @@ from benchmarks.gpu_check.models import (
     random_model,
     step_batch,
 )
-from benchmarks.gpu_check.training import accelerator
-from lit_tpgrpo.module import TPGRPOModule
+from benchmarks.trainers import OurSettings, Steps, TRLSettings, run_ours, run_trl
 from lit_tpgrpo.records import TrainBatch
 
 TRL_BATCH = 8
 GENERATIONS = 4
-LEARNING_RATE = 1e-6
 TIMED_STEPS = 2
 
 
-def adamw(parameters: Iterable[torch.nn.Parameter], device: str) -> torch.optim.Optimizer:
-    """Build the optimizer of both trainers."""
-    return torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=device == "cuda")
-
-
 def trainer_step(bench: Bench) -> None:
-    """Time steps of this package with and without gradient checkpointing, TRL's, and a matrix product for comparison."""
-    arch, solutions = architecture(bench), mix(bench)
-    batch = step_batch(arch, solutions)
+    """Time steps of this package with gradient checkpointing, padded, packed and masked, TRL's, and a matrix product."""
+    arch = architecture(bench)
+    batch = step_batch(arch, mix(bench), group_size=GENERATIONS)
     gemm = matmul_tflops(bench, torch.bfloat16)
     bench.row("bf16 matrix product", **{"TFLOP/s": round(gemm, 2), "data sheet": peak_tflops(bench)})
     bench.free()
     budget = 128 if bench.tiny else 16384
     report = _Report(bench, arch, batch, gemm)
-    for label, checkpointing, tokens in (
-        ("ours, gradient checkpointing", True, budget),
-        ("ours", False, budget // 2),
-    ):
+    mixed = bench.device == "cuda"
+    for label, settings in {
+        "ours, gradient checkpointing": OurSettings(budget, checkpointing=True, bf16=mixed),
+        "ours": OurSettings(budget // 2, bf16=mixed),
+        "ours, packed": OurSettings(budget // 2, "packed", bf16=mixed),
+        "ours, masked": OurSettings(budget // 2, "masked", bf16=mixed),
+    }.items():
         with bench.attempt(label):
-            report.add(label, *our_steps(bench, arch, batch, checkpointing, tokens), tokens_per_microbatch=tokens)
+            times = _Times(bench)
+            loss = run_ours(arch, batch, settings, times.steps(), bench.device, bench.scratch)
+            report.add(label, times.timed(), loss, tokens_per_microbatch=settings.tokens_per_microbatch)
     with bench.attempt("TRL"):
         _add_trl(report, bench, arch, batch)
     report.ratio()
@@ -73,12 +62,15 @@ def _add_trl(report: _Report, bench: Bench, arch: Architecture, batch: TrainBatc
     """Time TRL at the largest batch size that fits into memory."""
     size = TRL_BATCH
     while size >= 1:
+        label = f"TRL, batches of {size}"
+        times = _Times(bench, label)
+        settings = TRLSettings(size, GENERATIONS, bf16=bench.device == "cuda")
         try:
-            steps = trl_steps(bench, arch, batch, size)
+            loss = run_trl(arch, batch, settings, times.steps(), bench.device, bench.scratch)
         except torch.cuda.OutOfMemoryError:
-            bench.row(f"TRL, batches of {size}", note="out of memory")
+            bench.row(label, note="out of memory")
         else:
-            report.add(f"TRL, batches of {size}", *steps, per_device_batch=size)
+            report.add(label, times.timed(), loss, per_device_batch=size)
             return
         # Free memory only here: while the error is handled, its traceback holds the model.
         size //= 2
@@ -127,152 +119,32 @@ class _Report:
                 )
 
 
-# ---- ours ----
+class _Times:
+    """Wall times of a trainer's steps, including the device's work; each is also a row, if rows have a label."""
 
-
-class _StepTimes(L.Callback):
-    """Wall times of a trainer's steps, including the device's work."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, bench: Bench, label: str | None = None) -> None:
+        self.bench, self.label = bench, label
         self.times: list[float] = []
-        self.losses: list[float] = []
         self._start = 0.0
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def steps(self) -> Steps:
+        return Steps(1 + TIMED_STEPS, self._before, self._after)
+
+    def timed(self) -> list[float]:
+        return self.times[1:]
+
+    def _before(self) -> None:
         self.bench.sync()
         if len(self.times) == 1:  # memory that the first step allocates stays allocated in all later steps
             self.bench.reset_peak()
         self._start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def _after(self) -> None:
         self.bench.sync()
         self.times.append(time.perf_counter() - self._start)
-        self.losses.append(float(trainer.callback_metrics["train/loss"]))
-
-
-def our_steps(
-    bench: Bench, arch: Architecture, batch: TrainBatch, checkpointing: bool, tokens_per_microbatch: int
-) -> tuple[list[float], float]:
-    """Run this package's steps; return the seconds of each timed step, and the loss of the first step."""
-    module = TPGRPOModule(
-        arch.write(bench.scratch / "model"),
-        optimizer=lambda parameters: adamw(parameters, bench.device),
-        tokens_per_microbatch=tokens_per_microbatch,
-        gradient_checkpointing=checkpointing,
-        random_init=True,
-        dtype="float32",
-    )
-    times = _StepTimes(bench)
-    L.seed_everything(0, verbose=False)
-    trainer = L.Trainer(
-        accelerator=accelerator(bench),
-        devices=1,
-        precision="bf16-mixed" if bench.device == "cuda" else "32-true",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[times],
-        default_root_dir=bench.scratch,
-    )
-    trainer.fit(module, DataLoader([batch] * (1 + TIMED_STEPS), batch_size=None))  # pyright: ignore[reportArgumentType]
-    return times.times[1:], times.losses[0]
-
-
-# ---- TRL's ----
-
-
-def trl_steps(bench: Bench, arch: Architecture, batch: TrainBatch, size: int) -> tuple[list[float], float]:
-    """Run TRL's steps on ``size`` sequences at a time; return the same as ``our_steps``."""
-    from datasets import Dataset
-    from transformers import TrainerCallback
-    from trl.trainer.grpo_config import GRPOConfig
-    from trl.trainer.grpo_trainer import GRPOTrainer
-
-    from lit_tpgrpo.pretrained import load_tokenizer
-
-    count = len(batch.sequences)
-    recorded = trl_batch(batch, bench.device)
-
-    class RecordedGRPOTrainer(GRPOTrainer):
-        """TRL's trainer on a recorded batch instead of generating one."""
-
-        def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
-            return dict(recorded)
-
-    class Times(TrainerCallback):
-        """Wall times, each stored immediately: the part may reach its time limit before the last step."""
-
-        def __init__(self) -> None:
-            self.times: list[float] = []
-            self._start = 0.0
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            bench.sync()
-            if len(self.times) == 1:
-                bench.reset_peak()
-            self._start = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            bench.sync()
-            self.times.append(time.perf_counter() - self._start)
-            label = f"step {len(self.times)} of TRL, batches of {size}"
-            bench.row(label, **{"s a step": round(self.times[-1], 3)})
-
-    model = random_model(arch, bench.device, torch.float32)
-    times = Times()
-    config = GRPOConfig(
-        output_dir=str(bench.scratch / "trl"),
-        per_device_train_batch_size=size,
-        gradient_accumulation_steps=count // size,
-        num_generations=GENERATIONS,
-        max_steps=1 + TIMED_STEPS,
-        max_completion_length=max(len(s.completion_ids) for s in batch.sequences),
-        temperature=batch.temperature,
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        bf16=bench.device == "cuda",
-        use_cpu=bench.device == "cpu",
-        loss_type="dapo",
-        beta=0.0,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    trainer = RecordedGRPOTrainer(
-        model=model,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=config,
-        train_dataset=Dataset.from_dict({"prompt": ["0"] * count}),
-        processing_class=load_tokenizer("embedded:tiny-qwen2"),
-        optimizers=(adamw(model.parameters(), bench.device), None),
-        callbacks=[times],
-    )
-    trainer.train()
-    loss = next(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
-    return times.times[1:], loss
-
-
-def trl_batch(batch: TrainBatch, device: str) -> dict[str, torch.Tensor]:
-    """Convert a batch to TRL's format: prompts padded on the left, completions on the right, to the longest."""
-    prompts, completions = ([getattr(s, name) for s in batch.sequences] for name in ("prompt_ids", "completion_ids"))
-    old = [s.old_logprobs for s in batch.sequences]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return {
-        name: tensor.to(device)
-        for name, tensor in {
-            "prompt_ids": pad(prompts, batch_first=True, padding_side="left"),
-            "prompt_mask": pad([torch.ones_like(p) for p in prompts], batch_first=True, padding_side="left"),
-            "completion_ids": pad(completions, batch_first=True),
-            "completion_mask": pad([torch.ones_like(c) for c in completions], batch_first=True),
-            "advantages": torch.stack([s.advantages[0] for s in batch.sequences]),
-            "old_per_token_logps": pad(old, batch_first=True),
-            "num_items_in_batch": torch.tensor(float(sum(map(len, completions)))),
-        }.items()
-    }
+        if self.label is not None:  # the part may reach its time limit before the last step
+            label = f"step {len(self.times)} of {self.label}"
+            self.bench.row(label, **{"s a step": round(self.times[-1], 3)})
 
 
 # ---- compiled layers ----
@@ -280,7 +152,7 @@ def trl_batch(batch: TrainBatch, device: str) -> dict[str, torch.Tensor]:
 
 def compiled_layers(bench: Bench) -> None:
     """Time forward and backward of one micro-batch, first with uncompiled decoder layers, then with each layer compiled."""
-    from lit_tpgrpo.training.microbatches import collate
+    from lit_tpgrpo.training.padding import Padded
     from lit_tpgrpo.training.policy import PolicyModel
     from lit_tpgrpo.training.sharding import decoder_layers
 
@@ -288,8 +160,8 @@ def compiled_layers(bench: Bench) -> None:
     rows, width = (2, 24) if bench.tiny else (4, 2048)
     batch = step_batch(arch, mix(bench))
     sequences = [s.to(bench.device) for s in batch.sequences if len(s) >= width][:rows] or list(batch.sequences)[:rows]
-    micro = collate([_cut(s, width) for s in sequences], pad_id=0)
-    other = collate([_cut(s, width - width // 8) for s in sequences], pad_id=0)
+    micro = Padded(0).collate([_cut(s, width) for s in sequences])
+    other = Padded(0).collate([_cut(s, width - width // 8) for s in sequences])
     policy = PolicyModel(random_model(arch, bench.device, torch.float32))
     policy.train()
 
@@ -299,7 +171,7 @@ def compiled_layers(bench: Bench) -> None:
             logprobs, _ = policy(which, 1.0)
         logprobs.mean().backward()
 
-    tokens = micro.input_ids.numel()
+    tokens = micro.model_inputs["input_ids"].numel()
 
     def timed(label: str, **values: Value) -> None:
         bench.reset_peak()
@@ -319,7 +191,7 @@ def compiled_layers(bench: Bench) -> None:
     if bench.tiny:
         return
     again = _once(bench, lambda: both(other))
-    third = _once(bench, lambda: both(collate([_cut(s, width // 2) for s in sequences], pad_id=0)))
+    third = _once(bench, lambda: both(Padded(0).collate([_cut(s, width // 2) for s in sequences])))
     bench.row(
         "compiled, other lengths", **{"second length, first pass s": round(again, 2), "third length": round(third, 2)}
     )

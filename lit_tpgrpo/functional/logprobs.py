@@ -2,7 +2,8 @@
 
 At V = 151,936, the logits of 8k tokens take 4.6 GiB in fp32, and the usual log_softmax needs several such tensors. Here
 the vocabulary is processed in tiles of (N, chunk) logits: the forward pass adds each tile to a log-sum-exp, the backward
-pass recomputes the tile and turns it into the gradient of the logits in place.
+pass recomputes the tile and turns it into the gradient of the logits in place. If the whole vocabulary is one tile, its
+softmax is kept in place of computing it again: a quarter of the head's products less, for the memory of one tile.
 
 The tiles are over the vocabulary, with a custom autograd function, and not over tokens under ``torch.utils.checkpoint``:
 each row block of the head's weight gradient is then one product over all tokens, written once. Token tiles would add a
@@ -97,6 +98,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         scratch = torch.empty(n * min(chunk, len(weight)), dtype=wide, device=hidden.device)
         # Per tile and token: the largest logit m, and the sums of e and of e * u with u = z - m, e = exp(u).
         tops, sums, weighted = [], [], []
+        e = scratch
         for rows, _, z in _tiles(hidden, weight, bias, temperature, chunk):
             local, inside = _locate(targets, rows)
             chosen = torch.where(inside, z.gather(1, local).squeeze(1), chosen)
@@ -104,7 +106,7 @@ class _SelectedLogprobs(torch.autograd.Function):
             e = torch.exp(z.sub_(top.unsqueeze(1)), out=scratch[: z.numel()].view_as(z))
             tops.append(top)
             sums.append(e.sum(1))
-            weighted.append(e.mul_(z).sum(1))
+            weighted.append(z.mul_(e).sum(1))
         tops, sums, weighted = torch.stack(tops), torch.stack(sums), torch.stack(weighted)
         top = tops.amax(0)
         shift = tops - top
@@ -114,7 +116,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         # H = log Z - E[z], both relative to ``top``, which avoids a difference of large numbers.
         entropy = log_total - (scale * (weighted + shift * sums)).sum(0) / total
         log_z = top + log_total
-        ctx.save_for_backward(hidden, weight, bias, targets, log_z, entropy)
+        ctx.save_for_backward(hidden, weight, bias, targets, log_z, entropy, *((e, total) if len(tops) == 1 else ()))
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.set_materialize_grads(False)  # None for an output that the loss does not use
         return chosen - log_z, entropy
@@ -122,7 +124,7 @@ class _SelectedLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, grad_entropy):  # pyright: ignore[reportIncompatibleMethodOverride]
-        hidden, weight, bias, targets, log_z, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, log_z, entropy, *kept = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         # d_hidden is summed over tiles, so it is in fp32; the other two are written once and keep the inputs' dtype.
         d_hidden = torch.zeros(hidden.shape, dtype=log_z.dtype, device=hidden.device) if for_hidden else None
@@ -132,16 +134,14 @@ class _SelectedLogprobs(torch.autograd.Function):
         grad = (grad / ctx.temperature).unsqueeze(1)
         if grad_entropy is not None:
             grad_entropy = (grad_entropy / ctx.temperature).unsqueeze(1)
-        scratch = log_z.new_empty(0 if grad_entropy is None else len(hidden) * min(ctx.chunk, len(weight)))
         with torch.autocast(hidden.device.type, enabled=False):
-            for rows, product, d in _tiles(hidden, weight, bias, ctx.temperature, ctx.chunk):
-                # d log p[target] / dz = 1[target] - p;  dH / dz = -p (log p + H)
-                d.sub_(log_z.unsqueeze(1))
-                if grad_entropy is None:
-                    d.exp_().mul_(-grad)
-                else:
-                    factor = torch.add(d, entropy.unsqueeze(1), out=scratch[: d.numel()].view_as(d))
-                    d.exp_().mul_(factor.mul_(grad_entropy).add_(grad).neg_())
+            if kept and grad_entropy is None:
+                e, total = kept
+                tiles = _kept_tile(e, total, grad, hidden.dtype)
+            else:
+                logits = _tiles(hidden, weight, bias, ctx.temperature, ctx.chunk)
+                tiles = _gradient_tiles(logits, log_z, entropy, grad, grad_entropy)
+            for rows, product, d in tiles:
                 local, inside = _locate(targets, rows)
                 # Not scatter_add_: it has no deterministic CUDA kernel, and with one index per row it is not needed.
                 d.scatter_(
@@ -156,6 +156,37 @@ class _SelectedLogprobs(torch.autograd.Function):
                 if d_weight is not None:
                     torch.mm(product.t(), hidden, out=d_weight[rows])
         return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None
+
+
+def _gradient_tiles(
+    tiles: Iterator[tuple[slice, Tensor, Tensor]],
+    log_z: Tensor,
+    entropy: Tensor,
+    grad: Tensor,
+    grad_entropy: Tensor | None,
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Turn tiles of logits into their gradient in place, but for what the targets add: (rows, buffer of products, gradient).
+
+    d log p[target] / dz = 1[target] - p;  dH / dz = -p (log p + H)
+    """
+    scratch = None
+    for rows, product, d in tiles:
+        d.sub_(log_z.unsqueeze(1))
+        if grad_entropy is None:
+            d.exp_().mul_(-grad)
+        else:
+            scratch = (
+                torch.empty(d.numel(), dtype=d.dtype, device=d.device) if scratch is None else scratch
+            )  # the widest
+            factor = torch.add(d, entropy.unsqueeze(1), out=scratch[: d.numel()].view_as(d))
+            d.exp_().mul_(factor.mul_(grad_entropy).add_(grad).neg_())
+        yield rows, product, d
+
+
+def _kept_tile(e: Tensor, total: Tensor, grad: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield the one tile of ``_gradient_tiles`` from what the forward pass kept of it: p = e / total."""
+    d = e * (-grad / total.unsqueeze(1))  # a new tensor: the graph may be kept for another backward pass
+    yield slice(0, e.shape[1]), d if dtype == d.dtype else torch.empty_like(d, dtype=dtype), d
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

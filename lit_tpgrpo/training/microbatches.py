@@ -1,30 +1,39 @@
-"""Cut ragged sequences into padded micro-batches under a token budget."""
+"""Micro-batches: the sequences of one forward pass, as the model takes them and with their completion tokens laid out flat.
+
+How sequences are put together is a ``MicroBatching``: padded (``padding.py``) or packed (``packing.py``). ``choose_batching``
+(``batching_choice.py``) takes the one that suits a model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from lit_tpgrpo.records import TrainingSequence
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """B sequences padded to L tokens, and their N completion tokens laid out flat.
+    """S sequences in one forward pass, and their N completion tokens laid out flat.
 
-    ``input_ids`` and ``attention_mask`` are (B, L), ``lengths`` (B,) counts completion tokens. All other tensors are (N,):
-    ``targets[i]`` is predicted by the hidden state at ``[row[i], position[i]]`` and was sampled with ``old_logprobs[i]``.
+    Attributes:
+        model_inputs: arguments of the base model, which returns hidden states (B, L, H).
+        predictors: (N,) int64 indices into these, flattened to (B * L, H): what predicts each target.
+        row: (N,) int64, index of each token's sequence, below S.
+        lengths: (S,) int64, completion tokens of each sequence.
+        targets: (N,) int64 completion tokens, sampled with ``old_logprobs``; the others are (N,) likewise.
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor
-    lengths: Tensor
+    model_inputs: Mapping[str, Any]
+    predictors: Tensor
     row: Tensor
-    position: Tensor
+    lengths: Tensor
     targets: Tensor
     old_logprobs: Tensor
     advantages: Tensor
@@ -32,41 +41,33 @@ class MicroBatch:
     loss_mask: Tensor | None = None
 
 
-def token_budget_slices(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group indices into micro-batches whose padded size (rows x longest) stays within ``budget`` tokens.
+class MicroBatching(Protocol):
+    """Cuts sequences into micro-batches under a token budget. Results do not depend on the way, beyond rounding."""
 
-    Sorted by length, longest first, so that little is padding and memory peaks in the first micro-batch. A sequence
-    longer than the budget gets a micro-batch to itself.
-    """
-    slices: list[list[int]] = []
-    width = 0
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if slices and (len(slices[-1]) + 1) * width <= budget:
-            slices[-1].append(i)
-        else:
-            slices.append([i])
-            width = lengths[i]
-    return slices
+    def slices(self, sequences: Sequence[TrainingSequence], budget: int) -> list[list[int]]:
+        """Return the indices of each micro-batch's sequences; a sequence longer than the budget gets one to itself."""
+        ...
+
+    def collate(self, sequences: Sequence[TrainingSequence]) -> MicroBatch:
+        """Put sequences into one micro-batch, on their device, in their order."""
+        ...
+
+    def ready(self, models: Sequence[PreTrainedModel]) -> AbstractContextManager[None]:
+        """Return a context around all forward and backward passes of these models on micro-batches."""
+        ...
 
 
-def collate(sequences: Sequence[TrainingSequence], pad_id: int) -> MicroBatch:
-    """Right-pad sequences into one micro-batch, on their device."""
-    ids = [torch.cat((s.prompt_ids, s.completion_ids)) for s in sequences]
-    device = ids[0].device
-    n_prompt = torch.tensor([len(s.prompt_ids) for s in sequences], device=device)
+def flat_micro_batch(
+    model_inputs: Mapping[str, Any], predictors: Sequence[Tensor], sequences: Sequence[TrainingSequence]
+) -> MicroBatch:
+    """Build a micro-batch from the model's arguments and each sequence's predictors, which are joined."""
+    device = sequences[0].completion_ids.device
     lengths = torch.tensor([len(s.completion_ids) for s in sequences], device=device)
-    row = torch.repeat_interleave(torch.arange(len(sequences), device=device), lengths)
-    # The hidden state at position p predicts token p + 1: a completion is read off from its prompt's last token on.
-    position = torch.cat(
-        [torch.arange(len(s.completion_ids), device=device) + len(s.prompt_ids) - 1 for s in sequences]
-    )
-    padded = pad_sequence(ids, batch_first=True, padding_value=pad_id)
     return MicroBatch(
-        input_ids=padded,
-        attention_mask=(torch.arange(padded.shape[1], device=device) < (n_prompt + lengths)[:, None]).long(),
+        model_inputs=model_inputs,
+        predictors=torch.cat(list(predictors)),
+        row=torch.repeat_interleave(torch.arange(len(sequences), device=device), lengths),
         lengths=lengths,
-        row=row,
-        position=position,
         targets=torch.cat([s.completion_ids for s in sequences]),
         old_logprobs=torch.cat([s.old_logprobs for s in sequences]),
         advantages=torch.cat([s.advantages for s in sequences]),
@@ -98,22 +99,13 @@ def _joined_masks(sequences: Sequence[TrainingSequence]) -> Tensor | None:
     )
 
 
-def dummy_microbatch(device: torch.device) -> MicroBatch:
+def dummy_microbatch(batching: MicroBatching, device: torch.device) -> MicroBatch:
     """Build a micro-batch of two tokens for a rank that has run out before others: collectives must match; its loss is 0."""
-    zero = torch.zeros(1, dtype=torch.long, device=device)
-    return MicroBatch(
-        input_ids=torch.zeros(1, 2, dtype=torch.long, device=device),
-        attention_mask=torch.ones(1, 2, dtype=torch.long, device=device),
-        lengths=torch.ones(1, dtype=torch.long, device=device),
-        row=zero,
-        position=zero,
-        targets=zero,
-        old_logprobs=torch.zeros(1, device=device),
-        advantages=torch.zeros(1, device=device),
-    )
+    token, zero = torch.zeros(1, dtype=torch.long, device=device), torch.zeros(1, device=device)
+    return batching.collate([TrainingSequence(token, token, zero, zero)])
 
 
-def microbatches(sequences: Sequence[TrainingSequence], budget: int, pad_id: int) -> Iterator[MicroBatch]:
+def microbatches(sequences: Sequence[TrainingSequence], budget: int, batching: MicroBatching) -> Iterator[MicroBatch]:
     """Yield collated micro-batches under a token budget, each sequence once."""
-    for rows in token_budget_slices([len(s) for s in sequences], budget):
-        yield collate([sequences[i] for i in rows], pad_id)
+    for rows in batching.slices(sequences, budget):
+        yield batching.collate([sequences[i] for i in rows])

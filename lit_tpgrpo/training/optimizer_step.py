@@ -24,7 +24,7 @@ from lit_tpgrpo.losses.metrics import LOGPROB_GAP, LOGPROB_GAP_MAX, LossMetrics,
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.mismatch import warn_of_mismatch
 from lit_tpgrpo.training.gradients import GradientNorm, loss_scaler, step_metrics
-from lit_tpgrpo.training.microbatches import MicroBatch, microbatches
+from lit_tpgrpo.training.microbatches import MicroBatch, MicroBatching, microbatches
 from lit_tpgrpo.training.policy import PolicyModel
 
 
@@ -70,10 +70,10 @@ def is_on_policy(batch: TrainBatch, policy_version: int) -> bool:
 
 
 def rank_microbatches(
-    sequences: Sequence[TrainingSequence], budget: int, pad_id: int, max_over_ranks: Callable[[int], int]
+    sequences: Sequence[TrainingSequence], budget: int, batching: MicroBatching, max_over_ranks: Callable[[int], int]
 ) -> list[MicroBatch | None]:
     """Cut this rank's sequences into micro-batches, padded with None to the largest number on any rank. Collective."""
-    local: list[MicroBatch | None] = list(microbatches(sequences, budget, pad_id))
+    local: list[MicroBatch | None] = list(microbatches(sequences, budget, batching))
     return local + [None] * (max_over_ranks(len(local)) - len(local))
 
 

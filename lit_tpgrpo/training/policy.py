@@ -27,12 +27,10 @@ class PolicyModel(nn.Module):
 
         Both are of softmax(logits / temperature) and differentiable.
         """
-        hidden = self.causal_lm.base_model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).last_hidden_state
+        hidden = self.causal_lm.base_model(**batch.model_inputs, use_cache=False).last_hidden_state
         head = cast(nn.Module, self.causal_lm.get_output_embeddings())
         return selected_logprobs(
-            hidden[batch.row, batch.position],
+            hidden.flatten(0, 1)[batch.predictors],
             cast(Tensor, head.weight),
             batch.targets,
             temperature=temperature,

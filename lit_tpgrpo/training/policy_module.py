@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,10 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.protocol_check import accept_by_methods
 from lit_tpgrpo.training.adapters import LoRA, plain_tensors
+from lit_tpgrpo.training.batching_choice import choose_batching
 from lit_tpgrpo.training.building import build_policy, shard_over_all_ranks
 from lit_tpgrpo.training.checkpoints import checked_path
 from lit_tpgrpo.training.checkpoints.module_state import add_module_state, check_module_state
 from lit_tpgrpo.training.evaluated_module import EvaluatedModule
+from lit_tpgrpo.training.microbatches import MicroBatching
 from lit_tpgrpo.training.model_source import ModelSource
 from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.training.precision import compute_dtype
@@ -39,13 +41,15 @@ class PolicyModule(EvaluatedModule):
 
     Attributes:
         solutions_trained: solutions in the optimizer steps so far, over all ranks; None if a checkpoint does not say.
-        policy: None until ``configure_model``, which also reads ``gradient_checkpointing`` and ``quantization`` of ``hparams``.
+        policy: None until ``configure_model``, which also reads ``gradient_checkpointing`` and ``quantization`` of ``hparams``;
+            ``batching`` reads the option of its name there.
     """
 
     def __init__(self, source: ModelSource, adapter: LoRA | None, sharding: Sharding | None) -> None:
         super().__init__()
         self._source, self.adapter, self._sharding = source, adapter, sharding or Sharding()
         self.policy: PolicyModel | None = None
+        self._batching: MicroBatching | None = None  # chosen at its first use
         self._base = ""  # fingerprint of the weights under the adapter
         self._random_states: list[dict[str, Any]] | None = None  # of a checkpoint, by rank
         self._steps_taken = 0
@@ -120,6 +124,22 @@ class PolicyModule(EvaluatedModule):
             return super().to(*args, **kwargs)
         self._device = device
         return self if dtype is None else super().to(dtype)
+
+    @property
+    def batching(self) -> MicroBatching:
+        """How solutions are put into micro-batches. Collective at its first use, which tries the policy on a few tokens."""
+        if self._batching is None:
+            pad_id = cast(int, self.tokenizer.pad_token_id)
+            self._batching = choose_batching(
+                self.hparams["batching"], self._built_policy, pad_id, self.device, self._max_over_ranks
+            )
+        return self._batching
+
+    def _max_over_ranks(self, count: int) -> int:
+        return int(self._reduce(torch.tensor(count, device=self.device), "max"))
+
+    def _reduce(self, value: Tensor, op: str) -> Tensor:
+        return cast(Tensor, self.trainer.strategy.reduce(value.clone(), reduce_op=op))
 
     # ---- checkpoints ----
 

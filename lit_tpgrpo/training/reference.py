@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.training.adapters import adapter_layers, without_adapters
@@ -21,6 +22,10 @@ ReferenceName = Literal["auto", "frozen", "offloaded", "adapter_off"]
 
 class Reference(Protocol):
     """Log-probs of the initial policy. Under sharding every forward pass is collective."""
+
+    def models(self) -> list[PreTrainedModel]:
+        """Return the models that it has besides the policy."""
+        ...
 
     def ready(self, device: torch.device) -> AbstractContextManager[None]:
         """Return a context around the forward passes of one optimizer step."""
@@ -42,6 +47,10 @@ class FrozenCopy:
     def __init__(self, policy: PolicyModel, shard: Callable[[PolicyModel], None]) -> None:
         self.model = copy.deepcopy(policy).requires_grad_(False).eval()
         shard(self.model)
+
+    def models(self) -> list[PreTrainedModel]:
+        """Return the copy."""
+        return [self.model.causal_lm]
 
     @contextmanager
     def ready(self, device: torch.device) -> Iterator[None]:
@@ -77,6 +86,10 @@ class AdapterOff:
 
     def __init__(self, policy: PolicyModel) -> None:
         self.policy = policy
+
+    def models(self) -> list[PreTrainedModel]:
+        """Return none: it is the policy."""
+        return []
 
     @contextmanager
     def ready(self, device: torch.device) -> Iterator[None]:

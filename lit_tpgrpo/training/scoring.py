@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_tpgrpo.records import TrainingSequence
-from lit_tpgrpo.training.microbatches import MicroBatch, collate, dummy_microbatch, token_budget_slices
+from lit_tpgrpo.training.microbatches import MicroBatch, MicroBatching, dummy_microbatch
 from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy
 
 
@@ -29,24 +29,24 @@ def completion_logprobs(
     logprobs_of: Callable[[MicroBatch], Tensor],
     sequences: Sequence[TrainingSequence],
     budget: int,
-    pad_id: int,
+    batching: MicroBatching,
     device: torch.device,
     max_over_ranks: Callable[[int], int],
 ) -> list[Tensor]:
     """Compute (T,) float32 log-probs of each sequence's completion, on the CPU, without gradient.
 
-    Cut into micro-batches of ``budget`` padded tokens as in training. Collective: all ranks call it, each with its sequences.
+    Cut into micro-batches of ``budget`` tokens as in training. Collective: all ranks call it, each with its sequences.
     ``logprobs_of`` computes (N,) log-probs of a micro-batch's targets.
     """
-    slices = token_budget_slices([len(s) for s in sequences], budget)
+    slices = batching.slices(sequences, budget)
     # First of all: a sharded policy gathers its layers in every forward pass, which all ranks must run as often.
     passes = max_over_ranks(len(slices))
     by_index: dict[int, Tensor] = {}
     with torch.no_grad():
         for rows in slices:
-            micro = collate([sequences[i].to(device) for i in rows], pad_id)
+            micro = batching.collate([sequences[i].to(device) for i in rows])
             logprobs = logprobs_of(micro).float().cpu()
             by_index |= zip(rows, logprobs.split(micro.lengths.tolist()), strict=True)
         for _ in range(passes - len(slices)):
-            logprobs_of(dummy_microbatch(device))
+            logprobs_of(dummy_microbatch(batching, device))
     return [by_index[i] for i in range(len(sequences))]

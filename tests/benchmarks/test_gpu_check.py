@@ -89,8 +89,8 @@ def test_the_step_that_trl_is_timed_on_is_ours(rehearsal):
     """Same weights, tokens, advantages, old log-probs and normalisation: the same loss."""
     rows = rows_of(rehearsal, "trainer_step")
     losses = [r["values"]["first loss"] for label, r in rows.items() if label.startswith(("ours", "TRL"))]
-    assert len(losses) == 3
-    assert losses == pytest.approx([losses[0]] * 3, rel=2e-3)
+    assert len(losses) == 5
+    assert losses == pytest.approx([losses[0]] * 5, rel=2e-3)
     assert abs(losses[0]) > 0.01
 
 
@@ -116,13 +116,15 @@ def test_the_steps_of_the_rehearsal_have_gradients(rehearsal, part):
 @pytest.mark.xdist_group("gpu_check")
 def test_each_step_of_trl_and_the_ratio_to_each_row_of_ours_are_rows(rehearsal):
     labels = list(rows_of(rehearsal, "trainer_step"))
-    assert labels[3:] == [
+    assert labels[5:] == [
         "step 1 of TRL, batches of 8",
         "step 2 of TRL, batches of 8",
         "step 3 of TRL, batches of 8",
         "TRL, batches of 8",
         "ratio of ours, gradient checkpointing to TRL",
         "ratio of ours to TRL",
+        "ratio of ours, packed to TRL",
+        "ratio of ours, masked to TRL",
     ]
 
 

@@ -17,7 +17,7 @@ from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import StopReason, TrainingSequence
 from lit_tpgrpo.seeds import derived_seed
-from lit_tpgrpo.training.microbatches import collate
+from lit_tpgrpo.training.padding import Padded
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15], [3], [40, 41]]
 
@@ -59,7 +59,7 @@ def trainer_logprobs(policy: TPGRPOModule, done, temperature: float) -> list[tor
         for c in completions
     ]
     with torch.no_grad():
-        flat, _ = policy.policy(collate(sequences, pad_id=0), temperature)
+        flat, _ = policy.policy(Padded(0).collate(sequences), temperature)
     return list(flat.split([len(s.completion_ids) for s in sequences]))
 
 

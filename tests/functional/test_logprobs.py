@@ -128,6 +128,19 @@ def test_only_the_gradients_asked_for():
         assert not selected_logprobs(hidden, weight, targets)[0].requires_grad
 
 
+def test_the_softmax_that_is_kept_serves_two_backward_passes():
+    """The vocabulary is one tile: its softmax is kept, not computed again, and not overwritten."""
+    hidden, weight, targets, _ = inputs()
+    leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    logp, _ = selected_logprobs(leaves[0], leaves[1], targets)
+    first = torch.autograd.grad(logp.sum(), leaves, retain_graph=True)
+    second = torch.autograd.grad(logp.sum(), leaves)
+    tiled, _ = selected_logprobs(leaves[0], leaves[1], targets, chunk_size=5)
+    for a, b, c in zip(first, second, torch.autograd.grad(tiled.sum(), leaves), strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c)
+
+
 def test_no_tokens():
     hidden, weight = torch.zeros(0, H, requires_grad=True), torch.randn(V, H, requires_grad=True)
     logp, entropy = selected_logprobs(hidden, weight, torch.zeros(0, dtype=torch.int64))

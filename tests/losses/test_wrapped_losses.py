@@ -35,6 +35,7 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.training import optimizer_step
 from lit_tpgrpo.training.microbatches import dummy_microbatch
+from lit_tpgrpo.training.padding import Padded
 
 INNER = [
     pytest.param(ClippedSurrogate(0.2, 0.2, 0.04), "dapo", "token", id="clipped"),
@@ -259,7 +260,7 @@ def test_the_threshold_is_of_all_ranks_and_of_no_dummy(monkeypatch):
         return [local, [torch.tensor([3.0, 4.0, 5.0])]]
 
     monkeypatch.setattr(optimizer_step, "gather", gather)
-    real, dummy = dummy_microbatch(torch.device("cpu")), dummy_microbatch(torch.device("cpu"))
+    real, dummy = dummy_microbatch(Padded(0), torch.device("cpu")), dummy_microbatch(Padded(0), torch.device("cpu"))
     values = {id(real): torch.tensor([1.0, 2.0]), id(dummy): torch.tensor([9.0])}
 
     def policy(batch, temperature):

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from lit_tpgrpo.records import TrainingSequence
 from lit_tpgrpo.rollout.training_sequences import even_steps
-from lit_tpgrpo.training.microbatches import collate, token_budget_slices
+from lit_tpgrpo.training.microbatches import MicroBatch
+from lit_tpgrpo.training.packing import Packed, PackedByPositions
+from lit_tpgrpo.training.padding import Masked, Padded, token_budget_slices
 
 
 def sequence(prompt: list[int], completion: list[int]) -> TrainingSequence:
@@ -34,13 +36,16 @@ def test_slices_by_hand():
     assert token_budget_slices([2, 9, 4, 1, 5], 10) == [[1], [4, 2], [0, 3]]
 
 
-def test_collate_by_hand():
-    micro = collate([sequence([11, 12], [13]), sequence([21], [22, 23, 24])], pad_id=0)
-    assert micro.input_ids.tolist() == [[11, 12, 13, 0], [21, 22, 23, 24]]
-    assert micro.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+def test_padding_by_hand():
+    micro = Padded(0).collate([sequence([11, 12], [13]), sequence([21], [22, 23, 24])])
+    assert plain(micro) == {"input_ids": [[11, 12, 13, 0], [21, 22, 23, 24]]}
+    assert plain(Masked(0).collate([sequence([11, 12], [13]), sequence([21], [22, 23, 24])])) == {
+        "input_ids": [[11, 12, 13, 0], [21, 22, 23, 24]],
+        "attention_mask": [[1, 1, 1, 0], [1, 1, 1, 1]],
+    }
     assert micro.lengths.tolist() == [1, 3]
     assert micro.row.tolist() == [0, 1, 1, 1]
-    assert micro.position.tolist() == [1, 0, 1, 2]
+    assert micro.predictors.tolist() == [1, 4, 5, 6]
     assert micro.targets.tolist() == [13, 22, 23, 24]
     assert micro.old_logprobs.tolist() == [-1.0, -1.0, -2.0, -3.0]
     assert micro.advantages.tolist() == [0.5, 0.5, 1.0, 1.5]
@@ -48,8 +53,8 @@ def test_collate_by_hand():
 
 def test_loss_masks_are_joined_and_those_that_are_missing_are_true():
     masked = replace(sequence([11], [12, 13]), loss_mask=torch.tensor([True, False]))
-    assert collate([sequence([21], [22]), masked], pad_id=0).loss_mask.tolist() == [True, True, False]  # pyright: ignore
-    assert collate([sequence([21], [22])], pad_id=0).loss_mask is None
+    assert Padded(0).collate([sequence([21], [22]), masked]).loss_mask.tolist() == [True, True, False]  # pyright: ignore
+    assert Padded(0).collate([sequence([21], [22])]).loss_mask is None
     assert masked.to("cpu").loss_mask.tolist() == [True, False]  # pyright: ignore
 
 
@@ -59,10 +64,60 @@ def test_every_target_follows_its_predictor(shapes: list[tuple[int, int]]):
         sequence(list(range(100 * i + 1, 100 * i + 1 + p)), list(range(100 * i + 50, 100 * i + 50 + c)))
         for i, (p, c) in enumerate(shapes)
     ]
-    micro = collate(sequences, pad_id=0)
-    assert torch.equal(micro.input_ids[micro.row, micro.position + 1], micro.targets)
-    assert bool(micro.attention_mask[micro.row, micro.position + 1].all())
-    assert len(micro.targets) == sum(c for _, c in shapes)
+    for batching in (Padded(0), PackedByPositions()):
+        micro = batching.collate(sequences)
+        assert torch.equal(micro.model_inputs["input_ids"].flatten()[micro.predictors + 1], micro.targets)
+        assert len(micro.targets) == sum(c for _, c in shapes)
+
+
+def test_packing_by_hand():
+    """A prompt of two neighbours comes once, and its last token, at place 1, predicts the first token of both."""
+    sequences = [sequence([11, 12], [13, 14]), sequence([11, 12], [15]), sequence([21], [22, 23])]
+    micro = Packed().collate(sequences)
+    packing = micro.model_inputs["packing"]
+    assert micro.model_inputs["input_ids"].tolist() == [[11, 12, 13, 14, 15, 21, 22, 23]]
+    assert micro.model_inputs["position_ids"].tolist() == [[0, 1, 2, 3, 2, 0, 1, 2]]
+    assert (packing.segments, packing.sequences) == ((2, 2, 1, 3), ((0, 1), (0, 2), (3,)))
+    assert micro.predictors.tolist() == [1, 2, 1, 5, 6]
+    assert micro.targets.tolist() == [13, 14, 15, 22, 23]
+    assert (micro.row.tolist(), micro.lengths.tolist()) == ([0, 0, 1, 2, 2], [2, 1, 2])
+
+
+def test_packing_by_positions_by_hand():
+    micro = PackedByPositions().collate([sequence([11, 12], [13, 14]), sequence([21], [22])])
+    assert plain(micro) == {
+        "input_ids": [[11, 12, 13, 14, 21, 22]],
+        "position_ids": [[0, 1, 2, 3, 0, 1]],
+        "cu_seq_lens_q": [0, 4, 6],
+        "cu_seq_lens_k": [0, 4, 6],
+        "max_length_q": 4,
+        "max_length_k": 4,
+    }
+    assert micro.predictors.tolist() == [1, 2, 4]
+
+
+def test_a_packed_row_counts_a_prompt_once():
+    """Prompts of 4 and 1, budget 10: 4 + 3 + 3 tokens fit into one row; the prompt begins again with the next row."""
+    a, b = [1, 2, 3, 4], [9]
+    sequences = [sequence(b, [5]), sequence(a, [5] * 3), sequence(a, [6] * 3), sequence(a, [7] * 2), sequence(b, [6])]
+    assert Packed().slices(sequences, 10) == [[1, 2], [3, 0, 4]]
+    assert PackedByPositions().slices(sequences, 10) == [[1], [2], [3, 0, 4]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), min_size=1, max_size=30), st.integers(1, 60))
+def test_packed_rows_hold_each_sequence_once_within_the_budget(drawn: list[tuple[int, int]], budget: int):
+    prompts = [[1], [2, 2, 2], [3] * 6]
+    sequences = [sequence(prompts[p], [5] * n) for p, n in drawn]
+    for batching in (Packed(), PackedByPositions()):
+        slices = batching.slices(sequences, budget)
+        assert sorted(i for rows in slices for i in rows) == list(range(len(sequences)))
+        for rows in slices:
+            row = batching.collate([sequences[i] for i in rows]).model_inputs["input_ids"]
+            assert row.numel() <= budget or len(rows) == 1
+
+
+def plain(micro: MicroBatch) -> dict[str, object]:
+    return {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in micro.model_inputs.items()}
 
 
 @given(st.integers(0, 200), st.integers(1, 50))
