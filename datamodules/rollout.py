@@ -250,8 +250,9 @@ class MathRolloutDataModule(L.LightningDataModule):
                 reference_scorer_of(self._trainer.lightning_module)
         if stage in ("fit", "predict"):
             with raise_on_all_ranks("checking data.evidence"):
-                if self.evidence:
-                    check_providers(self.evidence, self.engine, self.policy.tokenizer)
+                # Not ``self.policy``: its model is not built yet.
+                tokenizer = getattr(self._trainer.lightning_module, "tokenizer", None)
+                check_providers(self.evidence, self.engine, tokenizer)
             with raise_on_all_ranks("checking the judge's folder"):
                 for part in (self.judge, *self.evidence):
                     if isinstance(part, WritingJudge):

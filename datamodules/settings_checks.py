@@ -101,8 +101,12 @@ def check_sampling(engine: Engine, sampling: SamplingParams | None, correction: 
         )
 
 
-def check_providers(providers: Sequence[EvidenceProvider], engine: Engine, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_providers(
+    providers: Sequence[EvidenceProvider], engine: Engine, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
     """Check that providers of evidence can work with the engine and the policy's tokenizer, before anything is sampled.
+
+    A module without a tokenizer is refused elsewhere.
 
     Raises:
         ConfigError: one cannot.
@@ -110,7 +114,7 @@ def check_providers(providers: Sequence[EvidenceProvider], engine: Engine, token
     for provider in providers:
         if isinstance(provider, ChecksEngine):
             provider.check_engine(engine)
-        if isinstance(provider, ChecksTokenizer):
+        if tokenizer is not None and isinstance(provider, ChecksTokenizer):
             provider.check_tokenizer(tokenizer)
 
 

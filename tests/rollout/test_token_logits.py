@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from lit_tpgrpo.credit import QRMCredit
+from lit_tpgrpo.credit.batch import StdScaling
+from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.settings_checks import check_providers
+from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.evidence import TokenRewards
 from lit_tpgrpo.judges.evidence import ChosenTokenLogits, EvidenceProvider
 from lit_tpgrpo.judges.evidence.base import EvidenceCase
+from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import JudgedSolution, Outcome, Problem, Solution, StopReason, Verdict
+from tests.datamodules.scored_runs import LuckyByTurns, Rounds
 from tests.rollout.test_graded_evidence import Crash, Tools
 
 # Prompt and completion; the third is the first again.
@@ -124,3 +131,38 @@ def test_another_tokenizer_is_refused_before_sampling(random_model):
     assert "\n" not in str(refused.value)
     assert ChosenTokenLogits(random_model).provide([], None) == []  # pyright: ignore[reportArgumentType]
     assert QRMCredit.needs == (TokenRewards,)
+
+
+def test_a_run_trains_on_token_rewards_and_refuses_another_tokenizer(random_model, tmp_path):
+    """With a Trainer, which checks before the policy is built."""
+
+    def fit(model: str, folder: Path) -> Rounds:
+        rounds = Rounds()
+        data = MathRolloutDataModule(
+            train=ArithmeticProblems("1", n=8),
+            verifier=LuckyByTurns(),
+            credit=QRMCredit(),
+            evidence=ChosenTokenLogits(model),
+            batch_stage=StdScaling(),
+            group_size=2,
+            problems_per_step=2,
+            steps_per_round=1,
+            steps_per_epoch=1,
+            sampling=SamplingParams(max_new_tokens=6),
+            prompt_template="{problem}",
+            progress=False,
+            store_dir=str(folder / "rounds"),
+        )
+        settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        run = L.Trainer(accelerator="cpu", max_steps=1, enable_model_summary=False, callbacks=[rounds], **settings)
+        run.fit(TPGRPOModule(random_model), datamodule=data)
+        return rounds
+
+    [round_] = fit(random_model, tmp_path / "same").seen
+    raw = torch.cat([torch.tensor(c.judged.evidence[0].values) for c in round_.credited])
+    found = torch.cat([c.advantages for c in round_.credited])
+    torch.testing.assert_close(found, raw / raw.std(correction=0))
+    assert round_.metrics["evidence/scored_solutions"] == 4
+    with pytest.raises(ConfigError, match="has another tokenizer than the policy"):
+        fit("embedded:tiny-qwen2", tmp_path / "other")
+    assert not list((tmp_path / "other").rglob("round_*"))
