@@ -53,6 +53,7 @@ from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.training.policy_module import PolicyModule
 from lit_tpgrpo.training.precision import weights_dtype
 from lit_tpgrpo.training.progress_bar import use_step_bar
+from lit_tpgrpo.training.rank_balance import balance_ranks, hidden_size
 from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy, ReferenceName, check_initial, make_reference
 from lit_tpgrpo.training.schedules import check_scheduler, start_schedule
 from lit_tpgrpo.training.scoring import completion_logprobs, reference_logprobs
@@ -226,8 +227,9 @@ class TPGRPOModule(PolicyModule):
         counts = count_batch(batch, self.hparams["norm_length"], self._reduce, self.device)
         self.count_solutions(counts.sequences)
         optimizer.zero_grad()
+        sequences = balance_ranks(batch.sequences, hidden_size(self.policy_model), self.device)
         micros = rank_microbatches(
-            batch.sequences, self.hparams["tokens_per_microbatch"], batching, self._max_over_ranks
+            sequences, self.hparams["tokens_per_microbatch"], batching, self._max_over_ranks
         )
         batches = [micro or dummy_microbatch(batching, self.device) for micro in micros]
         reference = self._reference if self.token_loss.needs_reference() else None
