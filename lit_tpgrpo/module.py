@@ -228,9 +228,7 @@ class TPGRPOModule(PolicyModule):
         self.count_solutions(counts.sequences)
         optimizer.zero_grad()
         sequences = balance_ranks(batch.sequences, hidden_size(self.policy_model), self.device)
-        micros = rank_microbatches(
-            sequences, self.hparams["tokens_per_microbatch"], batching, self._max_over_ranks
-        )
+        micros = rank_microbatches(sequences, self.hparams["tokens_per_microbatch"], batching, self._max_over_ranks)
         batches = [micro or dummy_microbatch(batching, self.device) for micro in micros]
         reference = self._reference if self.token_loss.needs_reference() else None
         references = reference_logprobs(reference, batches, batch.temperature, self.device)
