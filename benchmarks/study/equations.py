@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.text.paragraphs import paragraph_spans
 
-_EQUATION = re.compile(r"(?<![\d.+*/-])(?<![-+*/] )(\d{1,9}) ?([-+*]) ?(\d{1,9}) ?= ?(\d{1,9})(?![\d.]\d| ?[-+*/] ?\d)", re.ASCII)
+_NUMBER = r"(\d{1,9})"
+# Of one operation alone: nothing is calculated before or after it.
+_EQUATION = re.compile(
+    rf"(?<![\d.+*/-])(?<![-+*/] ){_NUMBER} ?([-+*]) ?{_NUMBER} ?= ?{_NUMBER}(?![\d.]\d| ?[-+*/] ?\d)", re.ASCII
+)
 _OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
