@@ -33,7 +33,18 @@ from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.metrics import scores
 from lit_tpgrpo.records import Outcome, Problem, Solution, StopReason
-from lit_tpgrpo.text import answers, boxes, characters, equations, notation, numerals, paragraphs, reflections, steps
+from lit_tpgrpo.text import (
+    answers,
+    boxes,
+    characters,
+    equations,
+    flattening,
+    notation,
+    numerals,
+    paragraphs,
+    reflections,
+    steps,
+)
 from lit_tpgrpo.text.answers import AnswerForm
 from lit_tpgrpo.text.formats import Harmony, PlainChain, ThinkTags
 from lit_tpgrpo.verify import atoms, choice_text, compare, mutations, relations, structure, units
@@ -221,9 +232,9 @@ TEXT: Mapping[str, TextReader] = {
     "numeral": TextReader(lambda t: (numerals.read_numeral(t), numerals.read_based(t))),
     "paragraphs": TextReader(paragraphs.paragraph_spans),
     "steps": TextReader(lambda t: steps.segment_steps(t, tuple(range(len(t))), len(t))),
-    "flattened": TextReader(equations.flatten),
+    "flattened": TextReader(flattening.flatten),
     "normalised": TextReader(equations.normalise),
-    "equations": TextReader(lambda t: equations.extract_equations(equations.flatten(t))),
+    "equations": TextReader(lambda t: equations.extract_equations(flattening.flatten(t))),
     "atoms": TextReader(lambda t: (equations.atoms(t), equations.is_number(t), equations.literal_value(t))),
     "step": TextReader(reflections.read_step),
     "vote": TextReader(scores.vote_key),

@@ -1,4 +1,4 @@
-"""Evaluate the rule judge on real chains: python -m benchmarks.rule_judge corrections | adoption --data-dir DIR
+"""Evaluate the rule judge on real chains: python -m benchmarks.rule_judge corrections | adoption | speed --data-dir DIR
 
 corrections: INCORRECT labels on all chains of MR-Ben's maths (mrben_math.json) and PRMBench's QwQ solutions
     (prmbench_qwq_solutions.jsonl), each judged as if its answer were correct, compared with
@@ -6,19 +6,25 @@ corrections: INCORRECT labels on all chains of MR-Ben's maths (mrben_math.json) 
     annotation on which the judge labels a step are listed and counted, since the truth of these labels is unknown.
 adoption: MATCHED labels where the answer repeats a value: for each gold of MATH-500 (math500_test.jsonl), chains that announce
     it in five wordings and box it; and each gold solution without its box, before an answer block with the box.
+speed: time of the judge on PRMBench's QwQ solutions, as right and as wrong ones, and on written ones of the embedded domain.
+    Of each solution the best of four passes counts, so that other programs disturb less.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
+import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, writer_samples
 from lit_tpgrpo.judges.audit_sets import read_mrben, read_prmbench
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.rule import RuleJudge
@@ -26,6 +32,9 @@ from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason
 from lit_tpgrpo.text.steps import segment_steps
 
 ANNOTATIONS = Path(__file__).parent.parent / "tests" / "data" / "rule_judge_chains.jsonl"
+PASSES = 4
+CHARACTERS_A_TOKEN, CHARACTERS_A_TOKEN_EMBEDDED = 2.66, 1.72
+"""Of SmolLM2's tokenizer on QwQ's solutions, of the embedded domain's on its own."""
 WORDINGS = (
     "Therefore, the answer is ${}$.",
     "So the answer is {}.",
@@ -139,12 +148,35 @@ def adoption(folder: Path) -> None:
     )
 
 
+def speed(folder: Path) -> None:
+    """Print the time per character and million tokens of one process."""
+    warnings.simplefilter("ignore")  # of the judge's scope
+    qwq = read_prmbench(folder / "prmbench_qwq_solutions.jsonl").cases
+    written = [case for level in ("1", "2", "3") for case, _ in label_cases(writer_samples(level, 100, 0))[0]]
+    sets = {
+        outcome.value: [replace(c, outcome=outcome) for c in qwq] for outcome in (Outcome.CORRECT, Outcome.INCORRECT)
+    }
+    for name, cases in (sets | {"embedded": written}).items():
+        best = [math.inf] * len(cases)
+        for _ in range(PASSES):
+            for i, case in enumerate(cases):
+                start = time.perf_counter()
+                list(RuleJudge().judge([case]))
+                best[i] = min(best[i], time.perf_counter() - start)
+        characters = sum(len(case.solution.text) for case in cases)
+        tokens = characters / (CHARACTERS_A_TOKEN_EMBEDDED if name == "embedded" else CHARACTERS_A_TOKEN)
+        print(
+            f"{name:<10} {len(cases):4} solutions, {characters:7} characters: {1e9 * sum(best) / characters:6.0f} ns a "
+            f"character, {sum(best) / tokens * 1e6:5.2f} s a million tokens"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("corrections", "adoption"))
+    parser.add_argument("what", choices=("corrections", "adoption", "speed"))
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with these files")
     args = parser.parse_args()
-    (corrections if args.what == "corrections" else adoption)(args.data_dir)
+    {"corrections": corrections, "adoption": adoption, "speed": speed}[args.what](args.data_dir)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from lit_tpgrpo.text.answers import extract_boxed
-from lit_tpgrpo.text.equations import Equation, ends_whole, extract_equations, flatten, normalise
+from lit_tpgrpo.text.equations import Equation, ends_whole, extract_equations, normalise
+from lit_tpgrpo.text.flattening import flatten
 from lit_tpgrpo.text.reflections import Reading, read_step
 
 Pairs = frozenset[frozenset[str]]
@@ -37,6 +39,7 @@ _LEAD = re.compile(
 )
 _NAMED = re.compile(r"(?<!\s)\s*+[A-Za-z]\w{0,2}\s++in\b")
 _SKIPPED = frozenset(" \t\n(){}*$")
+_WITHOUT_SKIPPED = str.maketrans(dict.fromkeys(_SKIPPED))
 _SENTENCE = re.compile(r"(?<=[.?!])\s+|\n+")
 # A unit or a few words that name the counted things may follow. Possessive: each run of blanks or words is scanned once.
 _ENDS = re.compile(
@@ -62,7 +65,7 @@ def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: st
     """
     givens = given_pairs(prompt)
     taken = statement_pairs(read_step(answer).asserted) - givens
-    adopted = {i for i, reading in enumerate(readings) if taken & statement_pairs(reading.asserted)}
+    adopted = {i for i, reading in enumerate(readings) if taken and taken & statement_pairs(reading.asserted)}
     written = _boxed(answer)
     if written is None:
         adopted |= _repeats(thinks, answer, prompt)
@@ -72,16 +75,21 @@ def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: st
         return adopted
     letters = _letters(written)
     arrives = [i for i, reading in enumerate(readings) if _arrives(reading.asserted, value, givens)]
+    spelled = "".join(letter for letter, _ in letters)
+    written_in = {i for i, reading in enumerate(readings) if spelled in reading.flat.translate(_WITHOUT_SKIPPED)}
     announced = {
-        i for i, think in enumerate(thinks) if final_value(think) == value or _announces(readings[i].flat, letters)
+        i
+        for i, think in enumerate(thinks)
+        if final_value(think) == value or (i in written_in and _announces(readings[i].flat, letters))
     }
     if not announced and not arrives:
-        arrives = [i for i, reading in enumerate(readings) if _comes_to(reading.flat, letters)][-1:]
+        arrives = [i for i in sorted(written_in) if _comes_to(readings[i].flat, letters)][-1:]
     return announced | (adopted | set(arrives[-1:]) if adopted else set(arrives))
 
 
+@lru_cache(maxsize=256)
 def given_pairs(prompt: str) -> Pairs:
-    """Return the equations of a problem, including those it only assumes."""
+    """Return the equations of a problem, including those it only assumes; cached, for its solutions are judged together."""
     return statement_pairs(extract_equations(flatten(prompt)))
 
 
@@ -104,7 +112,7 @@ def final_value(text: str) -> str | None:
 
 def _boxed(text: str) -> str | None:
     """Return the flattened content of the last box."""
-    boxed = extract_boxed(text)
+    boxed = extract_boxed(text) if "box" in text else None
     return _bare(flatten(boxed)) if boxed else None
 
 

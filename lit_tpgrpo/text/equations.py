@@ -13,53 +13,25 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-
-_GREEK_NAMES = "alpha beta gamma delta epsilon theta lambda mu pi rho sigma phi omega Delta Omega"
-_GREEK = dict(zip(_GREEK_NAMES.split(), "αβγδεθλμπρσφωΔΩ", strict=True))
-# The order matters: escaped symbols come before the signs that they contain.
-_SYMBOLS = (
-    (re.compile(r"\\[$%]"), lambda m: "%" if m[0] == r"\%" else ""),
-    (re.compile(r"\\([*_])"), r"\1"),  # Markdown's escapes
-    (re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?)]|$)"), " "),  # bold type in Markdown
-    (re.compile(r"\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-zA-Z]))"), "°"),
-    (re.compile(r"[‘’]"), "'"),
-    (re.compile(r"[−–]"), "-"),
-    (re.compile(r"\{,\}|(?<=\d),(?=\d{3}(?!\d))"), ""),
-    (re.compile(r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![a-zA-Z])"), ""),
-    (re.compile(r"\\\\(?:\[[^\]\n]{0,20}\])?"), "\n"),
-    (re.compile(r"\\(?:[()\[\],;:! ]|q?quad\b)|[$&~]"), " "),
-    (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])|[×·∙]|\*\*?"), lambda m: "^" if m[0] == "**" else "*"),
-    (re.compile(r"\\div(?![a-zA-Z])|÷"), "/"),
-    (re.compile(r"\\equiv(?![a-zA-Z])"), "≡"),
-    (re.compile(r"\\approx(?![a-zA-Z])|≈"), "="),
-    (re.compile(r"\\(?:neq?|not\s*=)(?![a-zA-Z])|!=(?=\s)"), "≠"),
-    (re.compile(r"\\(?:pmod|bmod|mod)(?![a-zA-Z])"), " mod "),
-    (re.compile(r"\\(" + "|".join(_GREEK) + r")(?![a-zA-Z])\s?"), lambda m: _GREEK[m[1]]),
-    (re.compile(r"(?<=\d)\s+x\s+(?=\d)"), "*"),
-)
-# Applied from the innermost braces outwards.
-_GROUPS = (
-    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"((\1)/(\2))"),
-    (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r"(\1/\2)"),
-    (re.compile(r"\\sqrt\s*\{([^{}]*)\}"), r"sqrt(\1)"),
-    (re.compile(r"\\(?:boxed|fbox|text\w*|math\w+|operatorname)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\^\s*\{([^{}]*)\}"), r"^(\1)"),
-    (re.compile(r"_\s*\{([^{}]*)\}"), lambda m: "_" + re.sub(r"\W", "", m[1])),
-)
-_MAX_NESTING = 8
+from string import ascii_letters
 
 _WORDS = "is|so|we|an|as|at|be|by|do|go|he|if|in|it|me|my|no|of|oh|ok|on|or|to|up|us|am|hm|vs|th|st|nd|rd|cm|km|kg"
-# Quantifiers are possessive: otherwise a run of digits could be split in exponentially many ways.
-_NAME = rf"(?<![A-Za-z])(?!(?:{_WORDS})(?![A-Za-z]))(?:[A-Za-z]{{1,2}}+|[α-ωΔΩ])(?![A-Za-z])(?:_\w++)?+'*+"
+# Quantifiers are possessive: otherwise a run of digits could be split in exponentially many ways. Names and factors first look
+# at their first character: most places have none of them, and see it sooner so.
+_NAME = (
+    rf"(?=[A-Za-zα-ωΔΩ])(?<![A-Za-z])(?!(?:{_WORDS})(?![A-Za-z]))(?:[A-Za-z]{{1,2}}+|[α-ωΔΩ])(?![A-Za-z])(?:_\w++)?+'*+"
+)
 _NUMBER = r"\d++(?:\.\d++)?+[%°]?+"
 _INSIDE = r"(?:[-+*/^.,!'\s\d_]|(?<![A-Za-z])[A-Za-z]{1,3}(?![A-Za-z])|sqrt|[α-ωΔΩ])"
 _PARENS = rf"\({_INSIDE}*+(?:\((?:{_INSIDE}*+(?:\({_INSIDE}*+\){_INSIDE}*+)*+)\){_INSIDE}*+)*+\)"
 _CALL = rf"(?:sqrt|sin|cos|tan|log|ln|exp|gcd|lcm|max|min)\s?{_PARENS}"
-_FACTOR = rf"(?>(?:{_CALL}|{_PARENS}|{_NUMBER}|{_NAME})!?+(?:\^-?(?:{_PARENS}|{_NUMBER}|{_NAME}))?+)"
+_FACTOR = rf"(?>(?=[\w(])(?:{_CALL}|{_PARENS}|{_NUMBER}|{_NAME})!?+(?:\^-?(?:{_PARENS}|{_NUMBER}|{_NAME}))?+)"
 _TERM = rf"[-+]?+{_FACTOR}++"
 _EXPRESSION = re.compile(rf"(?<![\w.^])(?>{_TERM}(?:\s*[-+*/^]\s*{_TERM})*+)")
-_EQUALS = re.compile(r"\s*([=≡])\s*")
 _ATOM = re.compile(rf"(?P<power>\^-?(?:{_NUMBER}|{_NAME}))|{_NUMBER}|{_NAME}")
+_BRACKETED_ATOM = re.compile(r"\((?<![\w)]\()(-?(?:\d+(?:\.\d+)?[%°]?|[A-Za-zα-ωΔΩ]))\)(?![\w(^])")
+_DOUBLE_BRACKETS = re.compile(r"\(\(([^()]*)\)\)")
+_PRODUCT_SIGN = re.compile(r"\*(?<=[\w)]\*)(?=[A-Za-zα-ωΔΩ(])")
 _LITERAL = re.compile(r"(?P<over>-?\d{1,40}(?:\.\d{1,40})?)(?:/(?P<under>\d{1,40}))?(?:(?P<percent>%)|°)?", re.ASCII)
 
 
@@ -73,6 +45,10 @@ _CUT_BEFORE = re.compile(
     r"[-+*/^_\\{…][ \t]*$|\.\.[ \t]*$|[,)\]}!%'\"|]$|[A-Za-z]\($"
     rf"|(?<![A-Za-z])(?:mod|{_OPERATIONS})[ \t]*$"
 )
+# The last words of operations, and the first or last signs of the rest of the two patterns around it.
+_OPERATION_WORDS = frozenset(f"{_OPERATIONS}|mod|dots|ldots|cdots".replace("|", " ").split())
+_SIGNS_BEFORE, _SIGNS_AFTER = frozenset("-+*/^_\\{….,)]}!%'\"|("), frozenset(" \t-+*/^_\\{….,([|")
+_BLANK = (" ", " \n")
 _ITEM_MARK = re.compile(r"(?:^|\n)[ \t]*[-+*][ \t]*$")
 _CUT_BEFORE_NAME = re.compile(r"(?:[\w)\]][)\]]|(?<![A-Za-z])\d+|(?<![A-Za-z])[B-HJ-Zb-z]) $")
 _CALLED = re.compile(rf"\d *$|\w$|{_NAME} ?$")
@@ -83,6 +59,9 @@ _CUT_AFTER = re.compile(
 _NAME_ALONE = re.compile(rf"^{_NAME}$")
 _MODULO = re.compile(r"[ \t]*+(?:\([ \t]*+)?mod(?![A-Za-z])")
 _LOOK_BACK = 24
+_MAX_NESTING = 8
+_LAST_SIGNS = frozenset("_)!'%°")
+"""Signs in which an expression may end, besides letters and digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,34 +82,21 @@ class Equation:
         return self.lhs, self.rhs
 
 
-def flatten(text: str) -> str:
-    """Convert LaTeX to plain text: ``\\( \\frac{1}{5} \\times 10 = 2 \\)`` becomes ``((1)/(5)) * 10 = 2`` and spaces."""
-    for pattern, replacement in _SYMBOLS:
-        text = pattern.sub(replacement, text)
-    for _ in range(_MAX_NESTING):
-        before = text
-        for pattern, replacement in _GROUPS:
-            text = pattern.sub(replacement, text)
-        if text == before:
-            break
-    return re.sub(r"\\([a-zA-Z]+)", r"\1", text)
-
-
 def normalise(expression: str) -> str:
     """Return the comparable form of a flattened expression, without spaces, redundant brackets and multiplication signs.
 
     Each of ``_MAX_NESTING`` passes removes redundant brackets inside and outside; deeper ones stay.
     """
-    text = re.sub(r"\s+", "", expression).rstrip(".,;:")
-    for _ in range(_MAX_NESTING):
+    text = "".join(expression.split()).rstrip(".,;:")
+    for _ in range(_MAX_NESTING if "(" in text else 0):
         before = text
-        text = re.sub(r"(?<![\w)])\((-?(?:\d+(?:\.\d+)?[%°]?|[A-Za-zα-ωΔΩ]))\)(?![\w(^])", r"\1", text)
-        text = re.sub(r"\(\(([^()]*)\)\)", r"(\1)", text)
+        text = _BRACKETED_ATOM.sub(r"\1", text)
+        text = _DOUBLE_BRACKETS.sub(r"(\1)", text)
         if text.startswith("(") and text.endswith(")") and _closes_at_end(text):
             text = text[1:-1]
         if text == before:
             break
-    return re.sub(r"(?<=[\w)])\*(?=[A-Za-zα-ωΔΩ(])", "", text)
+    return _PRODUCT_SIGN.sub("", text) if "*" in text else text
 
 
 def find_expressions(flat: str, start: int = 0, end: int | None = None) -> Iterator[re.Match[str]]:
@@ -148,31 +114,91 @@ def extract_equations(flat: str) -> tuple[Equation, ...]:
     >>> [e.key for e in extract_equations("So 2 * 3 = 6 = 1 + 5.")]
     [('2*3', '6'), ('6', '1+5')]
     """
+    if "=" not in flat and "≡" not in flat:
+        return ()
     extracted: list[Equation] = []
-    previous: re.Match[str] | None = None
-    for match in find_expressions(flat):
-        equals = previous and _EQUALS.fullmatch(flat, previous.end(), match.start())
-        if previous is not None and equals and begins_whole(flat, previous) and ends_whole(flat, match.end()):
-            lhs, rhs = normalise(previous[0]), normalise(match[0])
+    right: re.Match[str] | None = None
+    signs = flat.replace("≡", "=")
+    read = 0  # how far the text has been read: no expression contains a sign of equality
+    sign = signs.find("=")
+    while sign >= 0:
+        left = _expression_before(flat, read, sign, right)
+        read = sign + 1
+        while flat[read : read + 1].isspace():
+            read += 1
+        right = _EXPRESSION.match(flat, read)
+        read = right.end() if right else read
+        if right is None or flat[read : read + 1].isalpha():
+            right = None
+        elif left is not None and begins_whole(flat, left) and ends_whole(flat, read):
+            lhs, rhs = normalise(left[0]), normalise(right[0])
             if lhs and rhs:  # "0=()" has an empty right side
-                congruence = equals[1] == "≡" or _MODULO.match(flat, match.end()) is not None
-                extracted.append(Equation(lhs, rhs, previous.start(), match.end(), congruence))
-        previous = match
+                congruence = flat[sign] == "≡" or _MODULO.match(flat, read) is not None
+                extracted.append(Equation(lhs, rhs, left.start(), read, congruence))
+        sign = signs.find("=", read)
     return tuple(extracted)
+
+
+def _expression_before(flat: str, first: int, sign: int, earlier: re.Match[str] | None) -> re.Match[str] | None:
+    """Return the last expression of ``flat[first:sign]`` if only blanks follow it; ``earlier``: the one that ends at ``first``.
+
+    Outside brackets an expression has blanks beside its operators only. So it cannot extend over other ones, and the text up to
+    the last of them need not be read, unless a bracket that opens before it closes behind it.
+    """
+    text = flat[first:sign].rstrip()
+    if not text:
+        return earlier
+    if not (text[-1].isalnum() or text[-1] in _LAST_SIGNS):
+        return None
+    begin = text.rfind(" ")
+    while begin > 0 and (_joins(text[begin - 1]) or _joins(text[begin + 1]) or text[begin + 1] == "("):
+        begin = text.rfind(" ", 0, begin)
+    if begin > 0 and _closes_more(text[begin:]):
+        begin = -1
+    last = [None, *_EXPRESSION.finditer(flat, first + begin + 1, first + len(text))][-1]
+    return last if last is not None and last.end() == first + len(text) else None
+
+
+def _joins(letter: str) -> bool:
+    """Return whether an expression may go on beyond a blank next to the letter."""
+    return letter in "-+*/^" or letter.isspace()
+
+
+def _closes_more(text: str) -> bool:
+    """Return whether a bracket is closed that the text does not open."""
+    depth = 0
+    for letter in text if ")" in text else "":
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            return True
+    return False
 
 
 def begins_whole(flat: str, match: re.Match[str]) -> bool:
     """Return whether an expression begins where it is matched: False for the 10 in ``... + 10`` and the 7 in ``2,3,6,7``."""
-    before = flat[max(0, match.start() - _LOOK_BACK) : match.start()]
-    if match[0][0] == "(" and _CALLED.search(before):
+    start = match.start()
+    if start == 0:
+        return True
+    before, first = flat[max(0, start - _LOOK_BACK) : start], flat[start]
+    if first == "(" and _CALLED.search(before):
         return False
-    if _NAME_ALONE.match(match[0]) and _CUT_BEFORE_NAME.search(before):
+    if first.isalpha() and before.endswith(_BLANK) and _CUT_BEFORE_NAME.search(before) and _NAME_ALONE.match(match[0]):
         return False
+    # Most expressions follow a word or a colon: only an operation or one of these signs is worth the pattern.
+    said = before.rstrip(" \t\n")
+    word = said[len(said.rstrip(ascii_letters)) :]
+    if word not in _OPERATION_WORDS if word else said[-1:] not in _SIGNS_BEFORE:
+        return True
     return _CUT_BEFORE.search(before) is None or _ITEM_MARK.search(before) is not None
 
 
 def ends_whole(flat: str, end: int) -> bool:
     """Return whether an expression ends at ``end``: False after the 4 in ``4 \\sqrt{2}`` and ``4 + ...``."""
+    after = flat[end : end + 2]
+    if not after or (after[0] in ".," and (len(after) == 1 or after[1].isspace())):
+        return True
+    if after[0] not in _SIGNS_AFTER and not after[0].isalpha():
+        return True
     return _CUT_AFTER.match(flat, end) is None
 
 

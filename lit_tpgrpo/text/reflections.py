@@ -14,8 +14,9 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from lit_tpgrpo.text import markers
-from lit_tpgrpo.text.equations import Equation, extract_equations, find_expressions, flatten, is_number, normalise
-from lit_tpgrpo.text.markers import matches_before
+from lit_tpgrpo.text.equations import Equation, extract_equations, find_expressions, is_number, normalise
+from lit_tpgrpo.text.flattening import flatten
+from lit_tpgrpo.text.markers import has_stem, lower, matches_before, supposes_before
 from lit_tpgrpo.text.statements import Statements
 from lit_tpgrpo.text.subjects import Subject, find_subject
 
@@ -67,7 +68,8 @@ class Reading:
     number: int | None = None
 
 
-_SENTENCE_END = re.compile(r"(?<=[.?!])\s+|\n+")
+_SENTENCE_END = re.compile(r"\s(?:(?<=[.?!]\s)\s*|(?<=\n)\n*)")
+"""Blanks behind a full stop, or line breaks. It begins with a class so that ``re`` skips to the next blank."""
 _REPLACES = re.compile(r"\bshould\b|\bactually\b")
 _MAX_TOPIC = 8
 """Maximum number of equations, the last of a question, to which "no" or "that" refers; the limit keeps long texts linear."""
@@ -75,8 +77,12 @@ _MAX_TOPIC = 8
 
 @dataclass(slots=True)
 class _ReflectionParser:
-    """Parser of a step, sentence by sentence; ``topic``: the equations to which a following "yes", "no" or "that" refers."""
+    """Parser of a step, sentence by sentence; ``topic``: the equations to which a following "yes", "no" or "that" refers.
 
+    ``nominating``: the patterns of marker words that the step can match.
+    """
+
+    nominating: list[re.Pattern[str]]
     asserted: Statements = field(default_factory=Statements)
     renewed: Statements = field(default_factory=Statements)
     denied: list[Equation] = field(default_factory=list)
@@ -94,10 +100,9 @@ class _ReflectionParser:
 
     def read(self, sentence: str) -> None:
         """Parse the next sentence."""
-        equations = tuple(
-            e for e in extract_equations(sentence) if not matches_before(markers.SUPPOSES, sentence, e.start)
-        )
-        self.nominated = self.nominated or markers.NOMINATES.search(sentence) is not None
+        equations = _stated(sentence)
+        small = lower(sentence)
+        self.nominated = self.nominated or any(pattern.search(sentence) for pattern in self.nominating)
         if sentence.endswith("?"):
             return self._ask(sentence, equations)
         if not self.nominated:
@@ -106,15 +111,18 @@ class _ReflectionParser:
             self.asked = False
             if self.asked_back:
                 self._deny(self.topic, Denial.POINTING)
-            return self._assert(self._replacement(sentence, self._contrast(sentence, equations)))
-        self._blame(sentence)
-        wrong = self._says_wrong(sentence)
+            return self._assert(self._replacement(sentence, self._contrast(sentence, small, equations)))
+        if has_stem(small, markers.BLAMES_STEP_STEMS):
+            self._blame(sentence)
+        wrong = self._says_wrong(sentence) if has_stem(small, markers.CALLS_WRONG_STEMS) else None
         subject = wrong and (Subject() if wrong["admission"] else find_subject(sentence, wrong, equations))
         if wrong and subject and not (self.asked and not self.asked_back and subject == Subject()):
-            return self._call_wrong(sentence, wrong, subject, equations)
-        kept = self._replacement(sentence, self._contrast(sentence, equations))
-        self._assert(kept, considered=markers.HEDGES.search(sentence) is not None)
-        right = markers.CALLS_RIGHT.search(sentence) or markers.NOT_WRONG.search(sentence)
+            return self._call_wrong(sentence, small, wrong, subject, equations)
+        kept = self._replacement(sentence, self._contrast(sentence, small, equations))
+        self._assert(kept, considered=bool(kept) and _is_hedged(sentence, small))
+        right = (has_stem(small, markers.CALLS_RIGHT_STEMS) and markers.CALLS_RIGHT.search(sentence)) or (
+            has_stem(small, markers.NOT_WRONG_STEMS) and markers.NOT_WRONG.search(sentence)
+        )
         if right or (self.asked and markers.NO.match(sentence)):
             self._confirm()
         return None
@@ -149,7 +157,7 @@ class _ReflectionParser:
             self.denial = self.denial or Denial.ADMITTED
 
     def _call_wrong(
-        self, sentence: str, wrong: re.Match[str], subject: Subject, equations: tuple[Equation, ...]
+        self, sentence: str, small: str, wrong: re.Match[str], subject: Subject, equations: tuple[Equation, ...]
     ) -> None:
         """Parse a sentence that calls something wrong.
 
@@ -169,7 +177,7 @@ class _ReflectionParser:
             if after and gap and gap.end() == after[0].start:
                 denied, after = after[:1], after[1:]
         else:
-            after = self._contrast(sentence, after)
+            after = self._contrast(sentence, small, after)
         self._assert(before)
         if denied:
             self._deny(denied, Denial.QUOTED)
@@ -194,12 +202,12 @@ class _ReflectionParser:
             return equations
         return (Equation(self.denied[-1].lhs, normalise(value[0])),)
 
-    def _contrast(self, sentence: str, equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
+    def _contrast(self, sentence: str, small: str, equations: tuple[Equation, ...]) -> tuple[Equation, ...]:
         """Deny what is rejected by contrast ("A = c, not b", "A = c instead of A = b"); return the other equations.
 
-        A sentence with a hedge ("maybe", "if") rejects nothing.
+        A sentence with a hedge ("maybe", "if") rejects nothing. ``small``: the sentence in lower case.
         """
-        if markers.HEDGES.search(sentence):
+        if not has_stem(small, markers.REJECTS_STEMS) or _is_hedged(sentence, small):
             return equations
         rejected = [matches_before(markers.REJECTS, sentence, e.start) for e in equations]
         kept = [e for e, reject in zip(equations, rejected, strict=True) if not reject]
@@ -247,10 +255,38 @@ class _ReflectionParser:
         self.asked = False
 
 
+def _stated(sentence: str) -> tuple[Equation, ...]:
+    """Return the equations of a sentence that it does not only suppose."""
+    equations = extract_equations(sentence)
+    return tuple([e for e in equations if not supposes_before(sentence, e.start)]) if equations else equations
+
+
+def _is_hedged(sentence: str, small: str) -> bool:
+    return has_stem(small, markers.HEDGES_STEMS) and markers.HEDGES.search(sentence) is not None
+
+
+def _read_plainly(flat: str) -> Reading:
+    """Return the reading of a step without a marker word: it states the equations of its sentences, except of questions."""
+    asserted: list[Equation] = []
+    if "=" in flat or "≡" in flat:
+        for part in _SENTENCE_END.split(flat):
+            if ("=" in part or "≡" in part) and not (sentence := part.strip()).endswith("?"):
+                asserted += _stated(sentence)
+    return Reading(Stance.NONE, tuple(asserted), flat=flat, number=_step_number(flat))
+
+
+def _step_number(flat: str) -> int | None:
+    number = markers.STEP_NUMBER.match(flat) if flat[:1] in "sSſ" or not flat[:1].isalnum() else None
+    return int(number[1]) if number and len(number[1]) < 10 else None
+
+
 def read_step(text: str) -> Reading:
     """Parse the text of one step. Takes time linear in its length, apart from sorting its equations."""
     flat = flatten(text)
-    parser = _ReflectionParser()
+    nominating = markers.nominating(lower(flat))
+    if not nominating:
+        return _read_plainly(flat)
+    parser = _ReflectionParser(nominating)
     for sentence in _SENTENCE_END.split(flat):
         if sentence.strip():
             parser.read(sentence.strip())
@@ -260,7 +296,6 @@ def read_step(text: str) -> Reading:
         stance = Stance.CORRECTS
     else:
         stance = Stance.CONFIRMS if parser.confirmed else Stance.OPEN
-    number = markers.STEP_NUMBER.match(flat)
     return Reading(
         stance,
         parser.asserted.in_order(),
@@ -271,5 +306,5 @@ def read_step(text: str) -> Reading:
         parser.withdrew,
         flat,
         tuple(parser.blamed),
-        int(number[1]) if number and len(number[1]) < 10 else None,
+        _step_number(flat),
     )

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lit_tpgrpo.text.equations import atoms, extract_equations, flatten, is_number, literal_value, normalise
+from lit_tpgrpo.text.equations import atoms, extract_equations, is_number, literal_value, normalise
+from lit_tpgrpo.text.flattening import flatten
 
 
 def keys(text):
