@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import codecs
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from tokenizers import decoders
 
@@ -45,25 +46,25 @@ def decode_with_offsets(
     ``tokenizer.decode`` where its decoder rewrites earlier output (WordPiece clean-up, runs of invalid byte-fallback tokens):
     use the returned text, to which the offsets refer.
     """
-    skipped = _special_ids(tokenizer, keep)
-    kept = [int(i) for i in token_ids if i not in skipped]
+    skipped, ids = _special_ids(tokenizer, keep), [int(i) for i in token_ids]
+    left_out = [t for t, i in enumerate(ids) if i in skipped] if not skipped.isdisjoint(ids) else []
+    kept = [i for i in ids if i not in skipped] if left_out else ids
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and isinstance(backend.decoder, decoders.ByteLevel):
-        text, kept_starts = _decode_bytes(backend.id_to_token, kept)
+        text, kept_starts = _decode_bytes(_pieces(tokenizer, backend, kept), kept)
     elif backend is not None:
         text, kept_starts = _decode_window(lambda ids: backend.decode(ids, skip_special_tokens=False), kept)
     else:
         text, kept_starts = _decode_window(
             lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)), kept
         )
-    starts = [len(text)] * len(token_ids)
-    following, k = len(text), len(kept)
-    for t in range(len(token_ids) - 1, -1, -1):
-        if token_ids[t] not in skipped:
-            k -= 1
-            following = kept_starts[k]
-        starts[t] = following
-    return text, tuple(starts)
+    starts: list[int] = []
+    k = 0
+    for t in left_out:  # each begins where the next kept token does
+        k, first = k + t - len(starts), k
+        starts += kept_starts[first:k]
+        starts.append(kept_starts[k] if k < len(kept_starts) else len(text))
+    return text, (*starts, *kept_starts[k:])
 
 
 def token_spans(step_starts: Sequence[int], token_starts: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -104,10 +105,8 @@ def _byte_of_letter() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(hidden)}
 
 
-def _token_bytes(token: str | None) -> bytes:
+def _token_bytes(token: str) -> bytes:
     """Return the bytes of a byte-level token; an added token with letters outside the alphabet is encoded as UTF-8."""
-    if token is None:  # an id beyond the vocabulary, which exists because embedding tables are padded
-        return b""
     table = _byte_of_letter()
     try:
         return bytes([table[letter] for letter in token])
@@ -115,15 +114,50 @@ def _token_bytes(token: str | None) -> bytes:
         return token.encode()
 
 
-def _decode_bytes(id_to_token: Callable[[int], str | None], ids: list[int]) -> tuple[str, list[int]]:
-    """Decode byte-level tokens exactly, with an incremental UTF-8 decoder token by token."""
-    table = {i: _token_bytes(id_to_token(i)) for i in set(ids)}
+Pieces = Mapping[int, tuple[bytes, str | None]]
+"""By id the bytes of a byte-level token, and its text if they are whole characters."""
+_PIECES: WeakKeyDictionary[Any, tuple[Any, dict[int, tuple[bytes, str | None]]]] = WeakKeyDictionary()
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, backend: Any, ids: Collection[int]) -> Pieces:
+    """Return the pieces of the tokens, cached with the tokenizer: an id's token never changes."""
+    known, pieces = _PIECES.get(tokenizer, (None, {}))
+    if known is not backend:
+        pieces = {}
+        _PIECES[tokenizer] = backend, pieces
+    missing = set(ids).difference(pieces)
+    if not missing:
+        return pieces
+    named = {i: backend.id_to_token(i) for i in missing}
+    pieces.update((i, _piece(token)) for i, token in named.items() if token is not None)
+    # An id beyond the vocabulary, which exists because embedding tables are padded, is not cached: a token may be added.
+    return dict.fromkeys(missing, (b"", "")) | pieces if None in named.values() else pieces
+
+
+def _piece(token: str) -> tuple[bytes, str | None]:
+    raw = _token_bytes(token)
+    try:
+        return raw, raw.decode()
+    except UnicodeDecodeError:
+        return raw, None
+
+
+def _decode_bytes(pieces: Pieces, ids: list[int]) -> tuple[str, list[int]]:
+    """Decode byte-level tokens exactly; with an incremental UTF-8 decoder, token by token, where one splits a character."""
+    texts = [pieces[i][1] for i in ids]
+    if None not in texts:
+        return "".join(texts), [*accumulate(map(len, texts), initial=0)][:-1]  # pyright: ignore[reportArgumentType]
     parts: list[str] = []
     starts: list[int] = []
     written = 0
     pending = b""
     for i in ids:
-        token = table[i]
+        token, whole = pieces[i]
+        if whole is not None and not pending:
+            starts.append(written)
+            parts.append(whole)
+            written += len(whole)
+            continue
         # An incomplete character that the first byte does not continue becomes U+FFFD before it.
         ahead = len((pending + token[:1]).decode(errors="replace")) - 1 if pending else 0
         starts.append(written + ahead)
