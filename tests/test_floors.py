@@ -132,7 +132,14 @@ def test_functional_imports_nothing_of_ours():
 
 
 @pytest.mark.parametrize(
-    "module", ["lit_tpgrpo", "lit_tpgrpo.verify.worker", "lit_tpgrpo.verify.code.child", "lit_tpgrpo.text.answers"]
+    "module",
+    [
+        "lit_tpgrpo",
+        "lit_tpgrpo.verify.worker",
+        "lit_tpgrpo.verify.code.child",
+        "lit_tpgrpo.judges.rule_worker",
+        "lit_tpgrpo.text.answers",
+    ],
 )
 def test_what_workers_import_is_light(module: str):
     code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"

@@ -84,14 +84,14 @@ def logged_by_parts() -> set[str]:
     """Names that the parts of a run log, without a run."""
     nothing = Round(0, 0, 1.0, (), (), ())
     names: set[str] = {"round", "epoch", "train/tokens_per_s", "train/lr", "judge_audit/alarms"}
-    for judged in (VotingJudge(NoisyJudge(RuleJudge())).tally(), Counters()):
+    for judged in (VotingJudge(NoisyJudge(RuleJudge(workers=1))).tally(), Counters()):
         counts = Counts(MathVerifier().metrics()) + Counts(MultipleChoiceVerifier().metrics())
         counts += Counts(CodeVerifier().metrics())
         tally = tally_round(nothing, 0, 0.0, 0.0, counts, judged)
         # A count of solutions and groups is what shares divide by.
         names |= dataclasses.replace(tally, sums=dict.fromkeys(tally.sums, 1.0)).metrics().keys()
     names |= {f"evidence/{name}" for name in MonteCarloContinuations().metrics()}
-    searches = SearchingEngine(HFEngine(), BestOfN(), JudgeStepScores(RuleJudge())).tally().metrics()
+    searches = SearchingEngine(HFEngine(), BestOfN(), JudgeStepScores(RuleJudge(workers=1))).tally().metrics()
     names |= {f"{prefix}/{name}" for prefix in ("eval", "test", "predict") for name in searches}
     names |= {f"evidence/{name}" for name in (*answer_probes.COUNTERS, *token_logits.COUNTERS)}
     names |= {f"evidence/{name}" for name in (*comparison.COUNTERS, *principles.COUNTERS, *graded_groups.SUMMED)}
@@ -103,7 +103,7 @@ def logged_by_parts() -> set[str]:
     )
     step = measure(inputs, ClippedSurrogate(kl_beta=0.1)(inputs)).values().keys()
     names |= {name if name.startswith("mismatch/") else f"train/{name}" for name in step}
-    names |= {f"judge_audit/{name}" for name in (*LabelCounts().metrics(), *RuleJudge().metrics())}
+    names |= {f"judge_audit/{name}" for name in (*LabelCounts().metrics(), *RuleJudge(workers=1).metrics())}
     for names_of_sets in (("",), ("aime24", "math500")):
         sets = {name: [group(name, i) for i in range(2)] for name in names_of_sets}
         names |= {f"{prefix}/{name}" for prefix in ("eval", "test") for name in suite_scores(sets, (1,))}

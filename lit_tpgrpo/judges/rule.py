@@ -16,12 +16,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.adoption import Pairs, adopted_steps, given_pairs
 from lit_tpgrpo.judges.base import JudgeCase, abstain
-from lit_tpgrpo.judges.statement_index import StatementIndex, WorkLimitError
-from lit_tpgrpo.judges.tracing import ConfirmedReflection, Source, builds_on, find_corrections
+from lit_tpgrpo.judges.rule_labellers import Labeller, LocalLabeller, WorkerLabeller
+from lit_tpgrpo.judges.rule_labels import RuleCase, RuleLabels
 from lit_tpgrpo.records import Outcome, StepLabel, Verdict
-from lit_tpgrpo.text.reflections import Reading, Stance, read_step
 
 COUNTERS = (
     "cases",
@@ -50,7 +48,7 @@ SCOPE_WARNING = (
 
 @checked_arguments()
 class RuleJudge:
-    """Judge that labels steps by quotations, denials and values; see ``_wrong_steps`` and ``adoption.adopted_steps``.
+    """Judge that labels steps by quotations, denials and values; see ``rule_labels`` and ``adoption.adopted_steps``.
 
     Warns once (``SCOPE_WARNING``) on problems outside the embedded arithmetic domain.
 
@@ -63,88 +61,71 @@ class RuleJudge:
         max_work: how many numbers and names may be compared between errors and their corrections. This step costs
             corrections x statements; everything else is linear in the text. The default is about three seconds of work;
             60 corrections after 1,500 statements need a twentieth of it.
+        workers: worker processes that label solutions side by side, as the verifier's compare answers; 0 for none. They start
+            with the first solutions, are replaced when lost, and give the same labels. Worth it for long chains only.
+        timeout_s: processor seconds for one solution in a worker; a solution that exceeds them, or crashes two workers, gets no
+            labels. One whose workers were killed or starved twice is labelled in this process. Both are counted.
 
     Raises:
-        ConfigError: max_work is not positive.
+        ConfigError: max_work or timeout_s is not positive, or workers is negative.
     """
 
     name = "rule"
 
-    def __init__(self, max_work: int = MAX_WORK) -> None:
+    def __init__(self, max_work: int = MAX_WORK, workers: int = 0, timeout_s: float = 60.0) -> None:
         if max_work < 1:
             raise ConfigError(f"max_work must be at least 1, got {max_work}")
+        if workers < 0 or not timeout_s > 0:
+            raise ConfigError(f"workers must be 0 or more and timeout_s positive, got {workers} and {timeout_s}")
         self.max_work = max_work
+        self._labeller: Labeller = WorkerLabeller(workers, timeout_s) if workers else LocalLabeller()
         self._counts: Counter[str] = Counter()
         self._warned = False
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
+        answered: list[int] = []
         for index, case in enumerate(cases):
+            self._counts["cases"] += 1
             if case.problem.source != EMBEDDED_SOURCE and not self._warned:
                 self._warned = True
                 rank_zero_warn(SCOPE_WARNING.format(source=case.problem.source), stacklevel=2)
-            yield index, self._verdict(case)
+            if case.steps and case.steps[-1].is_answer:
+                answered.append(index)
+            else:
+                yield index, self._abstain(case, "no answer block")
+        for index, labels in self._labeller.label((i, self._rule_case(cases[i])) for i in answered):
+            yield index, self._verdict(cases[index], labels)
 
     def metrics(self) -> dict[str, float]:
+        """Return the counters since the last call and reset them, with those of the workers if there are any."""
         counts, self._counts = self._counts, Counter()
-        return {name: float(counts[name]) for name in COUNTERS}
+        return {name: float(counts[name]) for name in COUNTERS} | self._labeller.metrics()
 
     def close(self) -> None:
-        """Do nothing: there is nothing to free."""
+        """End the workers, if there are any. May be called twice, and the judge may be used again."""
+        self._labeller.close()
 
-    def _verdict(self, case: JudgeCase) -> Verdict:
-        self._counts["cases"] += 1
-        if not case.steps or not case.steps[-1].is_answer:
-            self._counts["abstained"] += 1
-            return abstain(case, "no answer block")
+    def _rule_case(self, case: JudgeCase) -> RuleCase:
         *thinks, last = (case.solution.text[s.start : s.end] for s in case.steps)
-        readings = [read_step(think) for think in thinks]
-        if case.outcome is Outcome.CORRECT:
-            try:
-                wrong = self._wrong_steps(readings, given_pairs(case.problem.prompt))
-            except WorkLimitError:
-                self._counts["abstained"] += 1
-                return abstain(case, f"tracing its corrections takes more than max_work {self.max_work}")
-            labels = [StepLabel.INCORRECT if i in wrong else StepLabel.CORRECT for i in range(len(thinks))]
-            labels.append(StepLabel.CORRECT)
-        else:
-            block = case.answer_block()
-            adopted = adopted_steps(thinks, readings, last if block is None else block, case.problem.prompt)
-            labels = [StepLabel.MATCHED if i in adopted else StepLabel.UNMATCHED for i in range(len(thinks))]
-            labels.append(StepLabel.MATCHED)
-        self._counts["steps"] += len(labels)
-        self._counts["steps_incorrect"] += labels.count(StepLabel.INCORRECT)
-        self._counts["steps_matched"] += labels.count(StepLabel.MATCHED)
-        return Verdict(case.steps, tuple(labels))
+        correct = case.outcome is Outcome.CORRECT
+        block = None if correct else case.answer_block()
+        return RuleCase(case.problem.prompt, tuple(thinks), last if block is None else block, correct, self.max_work)
 
-    def _wrong_steps(self, readings: Sequence[Reading], givens: Pairs = frozenset()) -> set[int]:
-        """Return the wrong steps of a correct solution: locate reflections, trace their sources, verify the intervals.
+    def _verdict(self, case: JudgeCase, labels: RuleLabels | str) -> Verdict:
+        if isinstance(labels, str):
+            return self._abstain(case, labels)
+        if labels.limited:
+            return self._abstain(case, f"tracing its corrections takes more than max_work {self.max_work}")
+        correct = case.outcome is Outcome.CORRECT
+        wrong, right = (StepLabel.INCORRECT, StepLabel.CORRECT) if correct else (StepLabel.MATCHED, StepLabel.UNMATCHED)
+        given = [wrong if i in labels.wrong else right for i in range(len(case.steps) - 1)]
+        given.append(StepLabel.CORRECT if correct else StepLabel.MATCHED)
+        self._counts.update(labels.counts)
+        self._counts["steps"] += len(given)
+        self._counts["steps_incorrect"] += given.count(StepLabel.INCORRECT)
+        self._counts["steps_matched"] += given.count(StepLabel.MATCHED)
+        return Verdict(case.steps, tuple(given))
 
-        Every step outside the intervals is correct. A reflection is judged like any other step: it is wrong if a later
-        one corrects it, if it lies inside an interval and uses a wrong value, or if it denies a statement and then
-        asserts the same statement. A denied statement is correct if a later correction asserts it again.
-        """
-        index = StatementIndex(readings, self.max_work, givens)
-        corrections, untraced = find_corrections(index)
-        wrong: set[int] = set()
-        for correction in corrections:
-            for source in _first_sources(correction):
-                if source.equation is not None and index.asserts_again(correction.step, source.equation):
-                    wrong.add(correction.step)
-                elif source.equation is None or not index.is_reinstated(source.equation, correction.step):
-                    wrong |= builds_on(index, source, correction.step)
-        nominated = sum(r.stance is not Stance.NONE for r in readings)
-        self._counts["reflections_nominated"] += nominated
-        self._counts["reflections_confirmed"] += len(corrections)
-        self._counts["reflections_untraced"] += len(untraced)
-        self._counts["reflections_ineffective"] += nominated - len(corrections) - len(untraced)
-        return wrong
-
-
-def _first_sources(correction: ConfirmedReflection) -> Iterator[Source]:
-    """Yield the first of the sources that state the same equation: its interval contains those of the later ones."""
-    seen: set[tuple[str, str]] = set()
-    for source in sorted(correction.sources, key=lambda s: s.step):
-        if source.equation is None or source.equation.key not in seen:
-            yield source
-        if source.equation is not None:
-            seen.add(source.equation.key)
+    def _abstain(self, case: JudgeCase, note: str) -> Verdict:
+        self._counts["abstained"] += 1
+        return abstain(case, note)

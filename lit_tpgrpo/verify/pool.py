@@ -1,6 +1,7 @@
-"""A pool of worker processes that can be killed at any time, with a future for each comparison.
+"""A pool of worker processes that can be killed at any time, with a future for each request.
 
-A thread cannot be killed, and one blocked thread can block its whole interpreter, so comparisons run in separate processes.
+A thread cannot be killed, and one blocked thread can block its whole interpreter, so the verifier's comparisons, and a rule
+judge's labelling, run in separate processes.
 """
 
 from __future__ import annotations
@@ -8,11 +9,20 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
+from typing import Any
 
 from lit_tpgrpo.verify.worker import Reply
-from lit_tpgrpo.verify.worker_process import WorkerCrash, WorkerKilled, WorkerProcess, WorkerStalled, WorkerTimeout
+from lit_tpgrpo.verify.worker_process import (
+    VERIFIER,
+    WorkerCrash,
+    WorkerKilled,
+    WorkerProcess,
+    WorkerStalled,
+    WorkerTimeout,
+)
 
 START_ATTEMPTS = 3
 _REPLIES: dict[type[Exception], Reply] = {
@@ -23,7 +33,7 @@ _REPLIES: dict[type[Exception], Reply] = {
 
 
 class PoolClosed(RuntimeError):
-    """The pool was closed while comparisons were running."""
+    """The pool was closed while requests were running."""
 
 
 class WorkerPool:
@@ -31,14 +41,17 @@ class WorkerPool:
 
     Args:
         workers: maximum number of processes.
-        timeout_s: processor seconds per comparison.
-        wall_timeout_s: wall-clock seconds per comparison.
+        timeout_s: processor seconds per request.
+        wall_timeout_s: wall-clock seconds per request.
         memory_mb: limit of each worker's address space in MiB.
+        module: what the workers run, see ``WorkerProcess``.
     """
 
-    def __init__(self, workers: int, timeout_s: float, wall_timeout_s: float, memory_mb: int) -> None:
-        self._limits = (timeout_s, wall_timeout_s, memory_mb)
-        self._waiting: SimpleQueue[tuple[Future[Reply], str, str] | None] = SimpleQueue()
+    def __init__(
+        self, workers: int, timeout_s: float, wall_timeout_s: float, memory_mb: int, module: str = VERIFIER
+    ) -> None:
+        self._module, self._limits = module, (timeout_s, wall_timeout_s, memory_mb)
+        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[WorkerProcess], Any]] | None] = SimpleQueue()
         # Daemon threads, unlike an executor's: a process that ends with an exception does not first finish the queue.
         self._threads = [threading.Thread(target=self._serve, name="verifier", daemon=True) for _ in range(workers)]
         # Re-entrant: garbage collection may call ``close`` in any thread, even in one that holds the lock.
@@ -48,7 +61,7 @@ class WorkerPool:
         self._closed = False
         self._owner_pid = os.getpid()
         self.lost = 0
-        """Number of workers killed or crashed so far; each is replaced when a comparison needs it."""
+        """Number of workers killed or crashed so far; each is replaced when a request needs it."""
         for thread in self._threads:
             thread.start()
 
@@ -59,9 +72,11 @@ class WorkerPool:
 
     def submit(self, gold: str, answer: str) -> Future[Reply]:
         """Queue a comparison."""
-        future: Future[Reply] = Future()
-        self._waiting.put((future, gold, answer))
-        return future
+        return self._queue(lambda worker: worker.ask(gold, answer))
+
+    def request(self, message: object) -> Future[Any]:
+        """Queue a message; the result is the worker's reply, or the ``Reply`` that says why there is none."""
+        return self._queue(lambda worker: worker.request(message))
 
     def close(self) -> None:
         """End all processes and wait for their end; unfinished futures raise PoolClosed. May be called twice."""
@@ -78,24 +93,29 @@ class WorkerPool:
         for worker in idle:  # busy workers are disposed of by the thread that waits for their reply
             self._dispose(worker)
 
+    def _queue(self, ask: Callable[[WorkerProcess], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._waiting.put((future, ask))
+        return future
+
     def _serve(self) -> None:
         while (item := self._waiting.get()) is not None:
-            future, gold, answer = item
+            future, ask = item
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(self._compare(gold, answer))
+                    future.set_result(self._reply(ask))
                 except BaseException as error:
                     future.set_exception(error)
 
-    def _compare(self, gold: str, answer: str) -> Reply:
+    def _reply(self, ask: Callable[[WorkerProcess], Any]) -> Any:
         # Retry once on a new worker after a crash, a stall or a kill: the cause (such as the kernel, short of memory) may be
-        # unrelated to the pair. Two crashes are attributed to the pair. A timeout is not retried, because processor time
-        # depends on the pair only.
+        # unrelated to the request. Two crashes are attributed to the request. A timeout is not retried, because processor time
+        # depends on the request only.
         failures: list[Reply] = []
         for _ in range(2):
             worker = self._take()
             try:
-                reply = worker.ask(gold, answer)
+                reply = ask(worker)
             except WorkerTimeout:
                 self._lose(worker)
                 return Reply.TIMEOUT
@@ -118,7 +138,7 @@ class WorkerPool:
                     break
                 if self._idle:
                     return self._idle.pop()
-                worker = WorkerProcess(*self._limits)
+                worker = WorkerProcess(*self._limits, self._module)
                 self._live.add(worker)
             try:
                 worker.wait_ready()
@@ -126,15 +146,15 @@ class WorkerPool:
                 self._dispose(worker)
                 if attempt == START_ATTEMPTS and not self._closed:
                     raise RuntimeError(
-                        f"{attempt} verifier workers in a row failed to start ({error}); "
-                        f"run `{sys.executable} -m lit_tpgrpo.verify.worker` to see why"
+                        f"{attempt} workers in a row failed to start ({error}); "
+                        f"run `{sys.executable} -m {self._module}` to see why"
                     ) from error
             except BaseException:
                 self._dispose(worker)
                 raise
             else:
                 return worker
-        raise PoolClosed("the verifier was closed while answers were queued; verify them again")
+        raise PoolClosed("the workers were closed while requests were queued; call again")
 
     def _give_back(self, worker: WorkerProcess) -> None:
         with self._lock:
@@ -147,7 +167,7 @@ class WorkerPool:
         self._dispose(worker)
         with self._lock:
             if self._closed:
-                raise PoolClosed("the verifier was closed while it was comparing answers; verify them again")
+                raise PoolClosed("the workers were closed during a request; call again")
             self.lost += 1
 
     def _dispose(self, worker: WorkerProcess) -> None:

@@ -26,6 +26,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from lit_tpgrpo.verify.compare import compare
 from lit_tpgrpo.verify.match import Match
@@ -113,12 +114,21 @@ def allow_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def serve(cpu_s: float, alarm_s: float, memory_mb: int) -> None:
-    """Reply to comparisons until the input ends.
+def load_pairs() -> Callable[[Any], Any]:
+    """Return the function from ``[gold, answer]`` to the value of a ``Reply``, ready to compare."""
+    decide = load_comparison()
+    for pair in (("1", "2"), (r"\frac{1}{2}", "0.5"), ("x+1", "1+x"), ("(1, 2)", r"\{1,2\}")):
+        decide(*pair)  # sympy imports and compiles on first use, which must not count towards the first comparison
+    return lambda pair: decide(*pair).value
+
+
+def serve(load: Callable[[], Callable[[Any], Any]], cpu_s: float, alarm_s: float, memory_mb: int) -> None:
+    """Reply to requests until the input ends.
 
     Args:
-        cpu_s: processor seconds per comparison.
-        alarm_s: wall-clock seconds per comparison.
+        load: imports what is needed and returns the function from a request to its reply, both JSON values.
+        cpu_s: processor seconds per request.
+        alarm_s: wall-clock seconds per request.
         memory_mb: limit of the address space in MiB.
     """
     # Replies use a private copy of stdout, so that nothing else that prints can mix with them.
@@ -133,38 +143,35 @@ def serve(cpu_s: float, alarm_s: float, memory_mb: int) -> None:
         replies.write(json.dumps(message) + "\n")
 
     try:
-        decide = load_comparison()
+        answer = load()
     except ImportError as error:
         send({"error": f"{type(error).__name__}: {error}"})
         return
-    for pair in (("1", "2"), (r"\frac{1}{2}", "0.5"), ("x+1", "1+x"), ("(1, 2)", r"\{1,2\}")):
-        decide(*pair)  # sympy imports and compiles on first use, which must not count towards the first comparison
     limit_resources(memory_mb)
     send({"ready": True})
     for line in sys.stdin:
-        gold, answer = json.loads(line)
+        request = json.loads(line)
         allow_cpu(cpu_s)
         signal.setitimer(signal.ITIMER_REAL, alarm_s)
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
-        reply = decide(gold, answer)
+        reply = answer(request)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        send(reply.value)
+        send(reply)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare answers with math-verify; a MathVerifier starts this.")
-    parser.add_argument(
-        "--cpu-s", type=float, default=5.0, help="processor seconds per comparison, then the process ends"
-    )
+def run_worker(load: Callable[[], Callable[[Any], Any]], description: str) -> None:
+    """Run the main program of a worker; ``load``: see ``serve``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--cpu-s", type=float, default=5.0, help="processor seconds per request, then the process ends")
     parser.add_argument("--alarm-s", type=float, default=60.0, help="wall-clock seconds, then the process ends")
     parser.add_argument("--memory-mb", type=int, default=1024, help="limit of the address space in MiB")
     args = parser.parse_args()
     try:
-        serve(args.cpu_s, args.alarm_s, args.memory_mb)
+        serve(load, args.cpu_s, args.alarm_s, args.memory_mb)
     except BrokenPipeError:  # the parent has exited
         os._exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    run_worker(load_pairs, "Compare answers with math-verify; a MathVerifier starts this.")

@@ -450,5 +450,5 @@ def test_a_worker_that_cannot_start_is_an_error_with_its_remedy(own: MathVerifie
     with pytest.raises(RuntimeError, match=r"half an installation.*install math-verify"):
         own.verify_all(sums(0, 1))
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: start([sys.executable, "-c", ""], **options))
-    with pytest.raises(RuntimeError, match=r"3 verifier workers in a row failed to start .* to see why"):
+    with pytest.raises(RuntimeError, match=r"3 workers in a row failed to start .* to see why"):
         own.verify_all(sums(0, 1))
