@@ -13,7 +13,7 @@ Rewrite = tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[str]]
 """Signs, pattern, replacement: all that the pattern matches contains at least one of the signs."""
 
 _GREEK_NAMES = "alpha beta gamma delta epsilon theta lambda mu pi rho sigma phi omega Delta Omega"
-_GREEK = dict(zip(_GREEK_NAMES.split(), "αβγδεθλμπρσφωΔΩ", strict=True))
+_GREEK: dict[str, str] = dict(zip(_GREEK_NAMES.split(), "αβγδεθλμπρσφωΔΩ", strict=True))
 # The order matters: escaped symbols come before the signs that they contain. Patterns begin with a character or a class,
 # not with a condition on what precedes them: ``re`` then skips to the next place where they can match.
 _BEFORE_THOUSANDS: tuple[Rewrite, ...] = (

@@ -144,9 +144,9 @@ def _piece(token: str) -> tuple[bytes, str | None]:
 
 def _decode_bytes(pieces: Pieces, ids: list[int]) -> tuple[str, list[int]]:
     """Decode byte-level tokens exactly; with an incremental UTF-8 decoder, token by token, where one splits a character."""
-    texts = [pieces[i][1] for i in ids]
-    if None not in texts:
-        return "".join(texts), [*accumulate(map(len, texts), initial=0)][:-1]  # pyright: ignore[reportArgumentType]
+    texts = [text for i in ids if (text := pieces[i][1]) is not None]
+    if len(texts) == len(ids):
+        return "".join(texts), [*accumulate(map(len, texts), initial=0)][:-1]
     parts: list[str] = []
     starts: list[int] = []
     written = 0
