@@ -142,6 +142,9 @@ def main() -> None:
     numbers = made_solutions(args.solutions, args.tokens)
     arrays = [Solution(*(getattr(s, name) for name in NumberSolution.__slots__)) for s in numbers]
     starts = range(0, args.solutions, args.group_size)
+    with tempfile.TemporaryDirectory() as folder:  # warm-up: libraries initialise
+        write_arrow(Path(folder), [(arrays[0],)])
+        read_arrow(Path(folder), 1)
     total = args.solutions * args.tokens
     rates: dict[tuple[str, str], list[float]] = {(name, what): [] for name in STORES for what in ("write", "read")}
     disk, held = {}, {}

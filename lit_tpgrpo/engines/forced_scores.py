@@ -19,7 +19,7 @@ Row = tuple[Sequence[int], Sequence[int]]
 def completion_states(model: PreTrainedModel, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
     """Compute of each row the states that predict its completion, (L, H), and the completion's ids, (L,), in one batch."""
     device = model.device
-    whole = [torch.tensor((*prompt, *completion)) for prompt, completion in rows]
+    whole = [torch.tensor((*prompt, *completion), dtype=torch.long) for prompt, completion in rows]
     ids = nn.utils.rnn.pad_sequence(whole, batch_first=True).to(device)
     lengths = torch.tensor([len(row) for row in whole], device=device)
     mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -55,12 +55,12 @@ def solutions_batch(groups: Mapping[int, Sampled]) -> pa.RecordBatch:
     ]
     solutions = [solution for _, _, solution in rows]
     columns = [
-        pa.array([index for index, _, _ in rows], pa.int64()),
-        pa.array([problem for _, problem, _ in rows], pa.string()),
+        _numbers(np.array([index for index, _, _ in rows], np.int64)),
+        _texts([problem for _, problem, _ in rows]),
         _texts([s.problem_uid for s in solutions]),
-        pa.array([s.sample for s in solutions], pa.int64()),
-        pa.array([s.stop.value for s in solutions], pa.string()),
-        pa.array([s.policy_version for s in solutions], pa.int64()),
+        _numbers(np.array([s.sample for s in solutions], np.int64)),
+        _texts([s.stop.value for s in solutions]),
+        _numbers(np.array([s.policy_version for s in solutions], np.int64)),
         _texts([s.text for s in solutions]),
         _lists(np.int32, [s.prompt_ids for s in solutions]),
         _lists(np.int32, [s.completion_ids for s in solutions]),
@@ -124,18 +124,37 @@ def _bytes(ids: TokenInts) -> bytes:
     return ids.astype("<i4", copy=False).tobytes()
 
 
+# Columns are built from buffers: ``pa.array`` imports pandas, which takes a second, and refuses lone surrogates.
+def _numbers(values: NDArray[Any]) -> pa.Array:
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
 def _texts(texts: Sequence[str]) -> pa.Array:
-    """Return texts as UTF-8, unchecked: Arrow refuses lone surrogates where it checks."""
-    return pa.array([redacted(text).encode(errors="surrogatepass") for text in texts], pa.binary()).view(pa.string())
+    parts = [redacted(text).encode(errors="surrogatepass") for text in texts]
+    buffers = [None, pa.py_buffer(_offsets(parts)), pa.py_buffer(b"".join(parts))]
+    return pa.Array.from_buffers(pa.string(), len(parts), buffers)
+
+
+def _lists(dtype: type[N], arrays: Sequence[NDArray[N]]) -> pa.Array:
+    values = _numbers(np.concatenate((np.zeros(0, dtype), *arrays)))
+    buffers = [None, pa.py_buffer(_offsets(arrays))]
+    return pa.Array.from_buffers(pa.list_(values.type), len(arrays), buffers, children=[values])
+
+
+def _offsets(parts: Sequence[Sized]) -> TokenInts:
+    """Return where each part begins and the last one ends.
+
+    Raises:
+        OverflowError: they do not fit in a record, which holds 2 GiB of text and as many tokens.
+    """
+    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    if offsets[-1] >= 2**31:
+        raise OverflowError(f"a record holds at most 2**31 - 1 bytes of text, and tokens, got {offsets[-1]}")
+    return offsets.astype(np.int32)
 
 
 def _read_texts(column: pa.Array) -> list[str]:
     return [data.decode(errors="surrogatepass") for data in column.view(pa.binary()).to_pylist()]
-
-
-def _lists(dtype: type[N], arrays: Sequence[NDArray[N]]) -> pa.ListArray:
-    offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate((np.zeros(0, dtype), *arrays))))
 
 
 def _read_lists(column: Any) -> list[NDArray[Any]]:
