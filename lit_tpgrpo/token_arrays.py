@@ -16,7 +16,7 @@ TokenInts: TypeAlias = NDArray[np.int32]
 TokenFloats: TypeAlias = NDArray[np.float32]
 """Log-probs: (T,) float32, the precision in which they are computed and trained on."""
 Offsets: TypeAlias = Sequence[int] | TokenInts
-"""What functions of offsets take."""
+"""Token ids or offsets, as functions take them."""
 _INT32 = np.iinfo(np.int32)
 
 

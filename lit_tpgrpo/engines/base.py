@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
-from lit_tpgrpo.token_arrays import EqualByContent, TokenFloats, TokenInts, token_floats, token_ints
+from lit_tpgrpo.token_arrays import EqualByContent, Offsets, TokenFloats, TokenInts, token_floats, token_ints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +97,7 @@ class TokenScores:
 class ScoringEngine(Protocol):
     """An engine that also scores given completions with the weights that it samples from."""
 
-    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[TokenScores]:
+    def score(self, prompts: Sequence[Offsets], completions: Sequence[Offsets]) -> list[TokenScores]:
         """Return the scores of each completion after its prompt, at temperature 1; the completion is forced, not sampled."""
         ...
 

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from lit_tpgrpo.engines.base import TokenScores
 from lit_tpgrpo.functional.logprobs import selected_logprobs
+from lit_tpgrpo.token_arrays import Offsets
 
-Row = tuple[Sequence[int], Sequence[int]]
+Row = tuple[Offsets, Offsets]
 """Prompt and completion, token ids; the prompt is not empty."""
 
 

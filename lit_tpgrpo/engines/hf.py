@@ -28,6 +28,7 @@ from lit_tpgrpo.engines.shared_prompts import prefill_distinct
 from lit_tpgrpo.engines.stop_strings import StopStrings
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
+from lit_tpgrpo.token_arrays import Offsets
 
 
 @checked_arguments()
@@ -90,7 +91,7 @@ class HFEngine:
             for position, i in enumerate(chunk):
                 yield i, tuple(completions[position * n : (position + 1) * n])
 
-    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[TokenScores]:
+    def score(self, prompts: Sequence[Offsets], completions: Sequence[Offsets]) -> list[TokenScores]:
         """Score given completions in batches of ``batch_size``, see ``ScoringEngine``.
 
         Raises:
