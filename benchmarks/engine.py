@@ -17,6 +17,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
 from lit_tpgrpo.chat.local_chat import LoadedModel
@@ -58,7 +59,7 @@ def sampled(args: argparse.Namespace, engine: HFEngine, prompts: list[tuple[int,
 
 def differing(one: Samples, other: Samples) -> int:
     """Return how many solutions have other tokens."""
-    return sum(a.token_ids != b.token_ids for i in one for a, b in zip(one[i], other[i], strict=True))
+    return sum(not np.array_equal(a.token_ids, b.token_ids) for i in one for a, b in zip(one[i], other[i], strict=True))
 
 
 def main() -> None:

@@ -25,9 +25,9 @@ from lit_tpgrpo.rollout.mismatch import MismatchTally
 from lit_tpgrpo.rollout.monitors import check_monitors
 from lit_tpgrpo.rollout.reference import add_reference_logprobs, needs_reference, reference_scorer_of
 from lit_tpgrpo.rollout.report import report_round
+from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_store import RunStore
-from lit_tpgrpo.rollout.store import RoundFile
 from lit_tpgrpo.rollout.summary import RoundTally
 from lit_tpgrpo.rollout.trainer_state import is_out_of_time, policy_of, sampling_precision
 from lit_tpgrpo.rollout.verifying import VerifiedGroups

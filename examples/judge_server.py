@@ -134,7 +134,7 @@ class JudgeServer:
         if think:
             close = self.tokenizer.convert_tokens_to_ids(CLOSE)
             completion = await self.sampler.sample(prompt, replace(params, stop_ids=(close,)), seed)
-            thought = list(completion.token_ids)
+            thought = completion.token_ids.tolist()
             full = len(thought) == limit
             if full or thought[-1] != close:  # no tokens left for a reply, or the model ended without one
                 return self.completion(prompt, thought, [], StopReason.LENGTH if full else completion.stop)
@@ -142,7 +142,7 @@ class JudgeServer:
         schema = json.dumps(form["json_schema"]["schema"]) if form.get("type") == "json_schema" else None
         params = replace(params, max_new_tokens=limit - len(thought), json_schema=schema)
         completion = await self.sampler.sample(prompt + thought, params, seed)
-        return self.completion(prompt, thought, list(completion.token_ids), completion.stop)
+        return self.completion(prompt, thought, completion.token_ids.tolist(), completion.stop)
 
     def prompt(self, messages: list[dict[str, str]], think: bool) -> list[int]:
         """Return the token ids of the conversation, with the think block opened or closed."""

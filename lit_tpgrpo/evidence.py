@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from lit_tpgrpo.token_arrays import EqualByContent, TokenFloats, token_floats
+
 
 @dataclass(frozen=True, slots=True)
 class StepScores:
@@ -97,20 +101,22 @@ class AnswerProbes:
                 raise ValueError(f"accuracy and confidence must lie in [0, 1], got {pair}")
 
 
-@dataclass(frozen=True, slots=True)
-class ReferenceLogprobs:
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferenceLogprobs(EqualByContent):
     """Log-probs of the solution's tokens under the policy that sampled it, and under the frozen initial policy.
 
     Both are the trainer's, at the sampling temperature; it computes them for a credit that needs them, without a provider.
     """
 
-    policy: tuple[float, ...]
-    reference: tuple[float, ...]
+    policy: TokenFloats
+    reference: TokenFloats
 
     def __post_init__(self) -> None:
+        for name in ("policy", "reference"):
+            object.__setattr__(self, name, token_floats(getattr(self, name), f"ReferenceLogprobs.{name}"))
         if len(self.policy) != len(self.reference):
             raise ValueError(f"expected log-probs of the same tokens, got {len(self.policy)} and {len(self.reference)}")
-        if not all(map(math.isfinite, (*self.policy, *self.reference))):
+        if not (np.isfinite(self.policy).all() and np.isfinite(self.reference).all()):
             raise ValueError("expected finite log-probs, got NaN or infinity")
 
 

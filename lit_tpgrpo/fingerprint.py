@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -31,8 +32,15 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def content_hash(content: Any, size: int = 8) -> str:
-    """Return a hash, ``size`` bytes as hex digits, of plain values; anything else in them counts as its text."""
-    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=size).hexdigest()
+    """Return a hash, ``size`` bytes as hex digits, of plain values; anything else in them counts as its text.
+
+    Arrays and their elements count as the numbers in them: the text of a long array leaves most of it out.
+    """
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=_plain).encode(), digest_size=size).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from lit_tpgrpo.evidence import Evidence
+from lit_tpgrpo.token_arrays import EqualByContent, TokenFloats, TokenInts, token_floats, token_ints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,25 +76,35 @@ class Problem:
     """A label for tables, e.g. ``Algebra``: a problem is the same with and without it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Solution:
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution(EqualByContent):
     """One sampled completion: ids, sampling log-probs and where each token starts in the text.
+
+    What there is of each token is a read-only array, (T,), of 4 bytes a value; any sequence of numbers may be given.
 
     ``completion_ids`` ends with EOS exactly when ``stop`` is EOS, and with the token that completes the stop string when it is
     STOP_STRING: the string stays in the text. ``logprobs[t]`` is the log-prob of
     ``completion_ids[t]`` under softmax(logits / temperature). ``token_starts[t]`` is the character of ``text`` at which
     token t begins (tokens that add no character point to the next character).
+
+    Raises:
+        ConfigError: ids or starts are not whole numbers of 32 bits, or log-probs not numbers.
     """
 
     problem_uid: str
     sample: int
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    prompt_ids: TokenInts
+    completion_ids: TokenInts
+    logprobs: TokenFloats
     stop: StopReason
     policy_version: int
     text: str
-    token_starts: tuple[int, ...]
+    token_starts: TokenInts
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_ids", "completion_ids", "token_starts"):
+            object.__setattr__(self, name, token_ints(getattr(self, name), f"Solution.{name}"))
+        object.__setattr__(self, "logprobs", token_floats(self.logprobs, "Solution.logprobs"))
 
 
 @dataclass(frozen=True, slots=True)

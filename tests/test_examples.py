@@ -182,7 +182,7 @@ def test_the_engine_gives_the_log_probs_of_what_it_drew(random_model: str):
     reference = HFEngine()
     reference.load_weights(policy)
     ours, theirs = dict(engine.sample(prompts, 1, greedy, [1, 2])), dict(reference.sample(prompts, 1, greedy, [1, 2]))
-    assert [ours[i][0].token_ids for i in (0, 1)] == [theirs[i][0].token_ids for i in (0, 1)]
+    assert [list(ours[i][0].token_ids) for i in (0, 1)] == [list(theirs[i][0].token_ids) for i in (0, 1)]
 
 
 @pytest.mark.slow

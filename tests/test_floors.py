@@ -19,6 +19,7 @@ FLOORS = {
     "lit_tpgrpo.checksums": 0,
     "lit_tpgrpo.seeds": 0,
     "lit_tpgrpo.signals": 0,
+    "lit_tpgrpo.token_arrays": 1,
     "lit_tpgrpo.yaml_files": 0,
     "lit_tpgrpo.api_keys": 1,
     "lit_tpgrpo.arguments": 1,
@@ -55,6 +56,7 @@ FLOORS = {
     "lit_tpgrpo.audit": 7,
     "lit_tpgrpo.export": 7,
     "lit_tpgrpo.serve": 7,
+    "lit_tpgrpo.rounds": 7,
     "lit_tpgrpo.cli": 8,
     "train": 8,
 }

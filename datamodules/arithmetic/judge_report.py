@@ -13,6 +13,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
 from lit_tpgrpo.datamodules.arithmetic.problems import DEFAULT_LEVEL, LEVELS, Task, make_problems
 from lit_tpgrpo.datamodules.arithmetic.truth import ChainTruth, Unparsable, solution_truth
@@ -21,6 +23,7 @@ from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.scoring import LabelCounts
 from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason, Verdict
 from lit_tpgrpo.text.steps import segment_steps
+from lit_tpgrpo.token_arrays import token_ints
 
 JUDGES: dict[str, Callable[[], Judge]] = {"rule": RuleJudge}
 
@@ -42,7 +45,9 @@ def label_cases(pairs: Sequence[tuple[Problem, str]]) -> tuple[list[LabelledCase
         if len(steps) != len(truth.steps):
             left_out["steps and paragraphs differ"] += 1
             continue
-        solution = Solution(problem.uid, 0, (), starts, (0.0,) * len(starts), StopReason.EOS, 0, text, starts)
+        tokens = token_ints(starts, "starts")
+        nothing = np.zeros(len(text), np.float32)
+        solution = Solution(problem.uid, 0, tokens[:0], tokens, nothing, StopReason.EOS, 0, text, tokens)
         outcome = Outcome.CORRECT if truth.correct else Outcome.INCORRECT
         cases.append((JudgeCase(problem, solution, outcome, steps), truth.labels))
     return cases, left_out

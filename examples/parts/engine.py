@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from lit_tpgrpo import Completion, Engine, Policy, SamplingParams, StopReason
@@ -33,4 +34,5 @@ class PlainEngine(Engine):
             drawn = scores.exp().multinomial(1, generator=generator) if params.temperature else scores.argmax()[None]
             ids.append(int(drawn))
             logprobs.append(float(scores[drawn]))
-        return Completion(tuple(ids), tuple(logprobs), StopReason.EOS if eos in ids[-1:] else StopReason.LENGTH)
+        stop = StopReason.EOS if eos in ids[-1:] else StopReason.LENGTH
+        return Completion(np.array(ids), np.array(logprobs), stop)

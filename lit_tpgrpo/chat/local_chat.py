@@ -216,7 +216,7 @@ class LocalChat:
         return cast(list[int], self._ready().tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _decode(self, completion: Completion) -> str:
-        return str(self._ready().tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
+        return str(self._ready().tokenizer.decode(completion.token_ids.tolist(), skip_special_tokens=True))
 
     @staticmethod
     def _params(request: ChatRequest, limit: int, schema: str | None, stop_ids: tuple[int, ...]) -> SamplingParams:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
+from lit_tpgrpo.token_arrays import EqualByContent, Offsets, TokenFloats, TokenInts, token_floats, token_ints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,13 +66,23 @@ class SamplingParams:
         return self.top_p < 1 or self.top_k > 0
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One sampled completion: token ids (including EOS if ``stop`` is EOS, or a stop string) and the log-prob of each."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion(EqualByContent):
+    """One sampled completion: token ids (including EOS if ``stop`` is EOS, or a stop string) and the log-prob of each.
 
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    Both become read-only arrays, (T,) int32 and float32; any sequence of numbers may be given.
+
+    Raises:
+        ConfigError: ids are not whole numbers of 32 bits, or log-probs not numbers.
+    """
+
+    token_ids: TokenInts
+    logprobs: TokenFloats
     stop: StopReason
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", token_ints(self.token_ids, "Completion.token_ids"))
+        object.__setattr__(self, "logprobs", token_floats(self.logprobs, "Completion.logprobs"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +97,7 @@ class TokenScores:
 class ScoringEngine(Protocol):
     """An engine that also scores given completions with the weights that it samples from."""
 
-    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[TokenScores]:
+    def score(self, prompts: Sequence[Offsets], completions: Sequence[Offsets]) -> list[TokenScores]:
         """Return the scores of each completion after its prompt, at temperature 1; the completion is forced, not sampled."""
         ...
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from lit_tpgrpo.errors import ConfigError, InputError
+from lit_tpgrpo.token_arrays import Offsets
 
 
 def stop_ids(model: PreTrainedModel, tokenizer_eos: int | None) -> list[int]:
@@ -33,14 +34,14 @@ def position_limit(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def check_lengths(prompts: Sequence[Sequence[int]], max_new_tokens: int, limit: int | None) -> None:
+def check_lengths(prompts: Sequence[Offsets], max_new_tokens: int, limit: int | None) -> None:
     """Check that all prompts fit the model's positions, before anything is sampled.
 
     Raises:
         InputError: a prompt is empty, or with ``max_new_tokens`` it exceeds ``limit``.
     """
     for i, prompt in enumerate(prompts):
-        if not prompt:
+        if not len(prompt):
             raise InputError(f"prompt {i} is empty: sampling needs at least one token to start from")
         if limit is not None and len(prompt) + max_new_tokens > limit:
             raise InputError(

@@ -11,15 +11,16 @@ from transformers import PreTrainedModel
 
 from lit_tpgrpo.engines.base import TokenScores
 from lit_tpgrpo.functional.logprobs import selected_logprobs
+from lit_tpgrpo.token_arrays import Offsets
 
-Row = tuple[Sequence[int], Sequence[int]]
+Row = tuple[Offsets, Offsets]
 """Prompt and completion, token ids; the prompt is not empty."""
 
 
 def completion_states(model: PreTrainedModel, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
     """Compute of each row the states that predict its completion, (L, H), and the completion's ids, (L,), in one batch."""
     device = model.device
-    whole = [torch.tensor((*prompt, *completion)) for prompt, completion in rows]
+    whole = [torch.tensor((*prompt, *completion), dtype=torch.long) for prompt, completion in rows]
     ids = nn.utils.rnn.pad_sequence(whole, batch_first=True).to(device)
     lengths = torch.tensor([len(row) for row in whole], device=device)
     mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()

@@ -8,7 +8,9 @@ from contextlib import ExitStack, contextmanager
 from itertools import compress
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
@@ -26,6 +28,7 @@ from lit_tpgrpo.engines.shared_prompts import prefill_distinct
 from lit_tpgrpo.engines.stop_strings import StopStrings
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
+from lit_tpgrpo.token_arrays import Offsets
 
 
 @checked_arguments()
@@ -88,7 +91,7 @@ class HFEngine:
             for position, i in enumerate(chunk):
                 yield i, tuple(completions[position * n : (position + 1) * n])
 
-    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[TokenScores]:
+    def score(self, prompts: Sequence[Offsets], completions: Sequence[Offsets]) -> list[TokenScores]:
         """Score given completions in batches of ``batch_size``, see ``ScoringEngine``.
 
         Raises:
@@ -152,7 +155,7 @@ class HFEngine:
                 )
                 recorder.finish(ids)
                 ended = (enough.ended | (ids.shape[1] - width == params.max_new_tokens)).tolist()
-                new_ids, logprobs = ids[:, width:].tolist(), recorder.stacked().tolist()
+                new_ids, logprobs = ids[:, width:].cpu().numpy(), recorder.stacked().cpu().numpy()
                 for i in compress(range(len(rows)), ended):
                     completions[rows[i]] = _truncate(new_ids[i], logprobs[i], eos_ids, stops.ends[i])
                 if all(ended):
@@ -208,13 +211,13 @@ class _LogprobRecorder(LogitsProcessor):
         return torch.cat(self._recorded, dim=-1)
 
 
-def _truncate(ids: list[int], logprobs: list[float], eos_ids: Sequence[int], end: int | None) -> Completion:
+def _truncate(ids: NDArray[Any], logprobs: NDArray[Any], eos_ids: Sequence[int], end: int | None) -> Completion:
     """Cut off the padding after EOS, or after ``end`` tokens, where a stop string ended."""
-    for t, token in enumerate(ids[:end]):
-        if token in eos_ids:
-            return Completion(tuple(ids[: t + 1]), tuple(logprobs[: t + 1]), StopReason.EOS)
+    (at,) = np.isin(ids[:end], eos_ids).nonzero()
+    if len(at):
+        return Completion(ids[: at[0] + 1], logprobs[: at[0] + 1], StopReason.EOS)
     stop = StopReason.LENGTH if end is None else StopReason.STOP_STRING
-    return Completion(tuple(ids[:end]), tuple(logprobs[:end]), stop)
+    return Completion(ids[:end], logprobs[:end], stop)
 
 
 @contextmanager

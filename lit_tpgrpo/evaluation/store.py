@@ -21,6 +21,7 @@ from lit_tpgrpo.evaluation.sets import HeldoutTask
 from lit_tpgrpo.fingerprint import content_hash
 from lit_tpgrpo.jsonl import append_line, read_lines
 from lit_tpgrpo.records import EvaluatedGroup, Solution, StopReason
+from lit_tpgrpo.token_arrays import NO_FLOATS, NO_INTS, token_ints
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class EvaluationStore:
                 "stop": solution.stop.value,
                 "tokens": len(solution.completion_ids),
                 "text": solution.text,
-                "completion_ids": list(solution.completion_ids),
+                "completion_ids": solution.completion_ids.tolist(),
             }
             for solution, outcome, answer in zip(group.solutions, group.outcomes, group.answers, strict=True)
         ]
@@ -138,13 +139,13 @@ def _solutions(row: Mapping[str, Any], task: HeldoutTask, version: int) -> tuple
         Solution(
             problem_uid=task.problem.uid,
             sample=int(stored["sample"]),
-            prompt_ids=(),
-            completion_ids=tuple(map(int, stored["completion_ids"])),
-            logprobs=(),
+            prompt_ids=NO_INTS,
+            completion_ids=token_ints(stored["completion_ids"], "completion_ids"),
+            logprobs=NO_FLOATS,
             stop=StopReason(stored["stop"]),
             policy_version=version,
             text=stored["text"] if isinstance(stored["text"], str) else "",
-            token_starts=(),
+            token_starts=NO_INTS,
         )
         for stored in row["solutions"]
     )

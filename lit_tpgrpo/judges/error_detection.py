@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.scoring import label_at
@@ -28,6 +30,7 @@ from lit_tpgrpo.records import WRONG_LABELS, Outcome, Problem, Solution, StepLab
 from lit_tpgrpo.text.formats.think_tags import THINK_END, ThinkTags
 from lit_tpgrpo.text.paragraphs import BLANK_LINES, paragraph_spans
 from lit_tpgrpo.text.steps import steps_from_starts
+from lit_tpgrpo.token_arrays import token_ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ def make_record(
         )
     # Only the text is labelled, so one token per character replaces a tokenizer.
     tokens = tuple(range(len(text)))
-    solution = Solution(problem.uid, 0, (), tokens, (0.0,) * len(tokens), StopReason.EOS, 0, text, tokens)
+    ids, nothing = token_ints(tokens, "tokens"), np.zeros(len(text), np.float32)
+    solution = Solution(problem.uid, 0, ids[:0], ids, nothing, StopReason.EOS, 0, text, ids)
     division = ThinkTags().divide(text)
     case = JudgeCase(problem, solution, outcome, steps_from_starts(text, starts, tokens, division), division)
     return WrongSteps(case, tuple(texts), first_error, wrong)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from lit_tpgrpo.credit.merging import merge_thoughts
 from lit_tpgrpo.records import JudgedSolution, Problem, Step, StepLabel, Verdict
-from lit_tpgrpo.rollout.store import RoundFile
+from lit_tpgrpo.rollout.round_file import RoundFile
 
 RECORDED = "solutions.jsonl"
 """Name of the file that ``RunReport`` writes in the run's folder."""

@@ -30,7 +30,7 @@ class RepetitionPenalty:
         self.n = n
 
     def __call__(self, case: RewardCase) -> float:
-        ids = case.solution.completion_ids
+        ids = tuple(case.solution.completion_ids.tolist())
         total = len(ids) - self.n + 1
         if total < 1:
             return 0.0

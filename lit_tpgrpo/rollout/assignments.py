@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import lightning as L
 
 from lit_tpgrpo.records import Problem
-from lit_tpgrpo.rollout.store import RoundFile, Sampled
+from lit_tpgrpo.rollout.round_file import RoundFile
+from lit_tpgrpo.rollout.token_records import Sampled
 from lit_tpgrpo.seeds import derived_seed
 
 

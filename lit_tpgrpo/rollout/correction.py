@@ -18,8 +18,9 @@ from lit_tpgrpo.fingerprint import callable_name
 from lit_tpgrpo.functional.corrections import CORRECTIONS, importance_weights, truncation_sums
 from lit_tpgrpo.records import CreditedSolution, Round, TrainingSequence
 from lit_tpgrpo.rollout.mismatch import MismatchTally, tally_mismatch
-from lit_tpgrpo.rollout.store import RoundFile
-from lit_tpgrpo.rollout.training_sequences import training_sequence
+from lit_tpgrpo.rollout.round_file import RoundFile
+from lit_tpgrpo.rollout.training_sequences import tensor_floats, training_sequence
+from lit_tpgrpo.token_arrays import TokenFloats
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class Correction:
         new = scorer.completion_logprobs(todo, round_.temperature) if current else []
         with raise_on_all_ranks("storing scores"):
             for (i, _), logprobs in zip(missing, new, strict=False):
-                scores[i] = tuple(logprobs.tolist())
+                scores[i] = tensor_floats(logprobs)
                 file.add_score(i, solutions[i], scores[i])
         unscored = sum(i not in scores for i in round_.kept_indices)
         if unscored:
@@ -148,15 +149,13 @@ class Correction:
             return CORRECTIONS[self.method]
         return functools.partial(checked_weights, self.method)
 
-    def _kept_mass(self, scored: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    def _kept_mass(self, scored: Sequence[tuple[TokenFloats, TokenFloats]]) -> float:
         """Return the mean ratio over the scored tokens of all ranks, 1 without any. Collective."""
         parts = [truncation_sums(torch.tensor(trainer), torch.tensor(engine), self.cap) for trainer, engine in scored]
         total, tokens = gather_sum(torch.tensor(parts, dtype=torch.float64).reshape(-1, 2).sum(0)).tolist()
         return total / tokens if total > 0 else 1.0
 
-    def _corrected(
-        self, solution: CreditedSolution, score: tuple[float, ...] | None, mass: float | None
-    ) -> CreditedSolution:
+    def _corrected(self, solution: CreditedSolution, score: TokenFloats | None, mass: float | None) -> CreditedSolution:
         sampled = torch.tensor(solution.judged.solution.logprobs, dtype=torch.float32)
         trainer = sampled if score is None else torch.tensor(score, dtype=torch.float32)
         kept_mass = 1.0 if mass is None else mass

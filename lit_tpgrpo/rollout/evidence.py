@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.arguments import shown
@@ -17,12 +18,13 @@ from lit_tpgrpo.fingerprint import content_hash, settings_of
 from lit_tpgrpo.judges.evidence.base import Continued, EvidenceCase, EvidenceProvider, Prefix, Probe, Probed
 from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.rollout.probing import probe_answers
+from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.sampling import bar, batched, divide_solution, verify_solutions
-from lit_tpgrpo.rollout.store import RoundFile
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.signals import STOP
 from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.spans import decode_with_offsets
+from lit_tpgrpo.token_arrays import TokenInts, token_ints
 from lit_tpgrpo.verify.base import Verifier
 
 
@@ -130,7 +132,7 @@ class RoundTools:
         """Sample, decode and verify continuations; see ``EvidenceTools``. Seeds depend on the run's and on the prefix alone."""
         solutions = [p.case.judged.solution for p in prefixes]
         ids = [s.completion_ids[: p.length] for p, s in zip(prefixes, solutions, strict=True)]
-        prompts = [(*s.prompt_ids, *begun) for s, begun in zip(solutions, ids, strict=True)]
+        prompts = [(*s.prompt_ids.tolist(), *begun.tolist()) for s, begun in zip(solutions, ids, strict=True)]
         seeds = [derived_seed(self.seed, "continuation", p.key) for p in prefixes]
         at_once = self.engine.prompts_at_once(n) if isinstance(self.engine, Batching) else 1
         stream = self.engine.sample(prompts, n, params, seeds)
@@ -159,14 +161,20 @@ class RoundTools:
         seeds = [derived_seed(self.seed, "probe", p.key) for p in probes]
         yield from probe_answers(self.engine, probes, n, params, seeds, self.show)
 
-    def _solution(self, prefix: Prefix, begun: tuple[int, ...], sample: int, completion: Completion) -> Solution:
-        whole = (*begun, *completion.token_ids)
-        text, starts = decode_with_offsets(self.tokenizer, whole, self.format.tags())
+    def _solution(self, prefix: Prefix, begun: TokenInts, sample: int, completion: Completion) -> Solution:
+        whole = np.concatenate((begun, completion.token_ids))
+        text, starts = decode_with_offsets(self.tokenizer, whole.tolist(), self.format.tags())
         judged = prefix.case.judged.solution
-        nothing = (0.0,) * len(whole)  # log-probs are of no use here
-        version = self.policy_version
         return Solution(
-            prefix.case.problem.uid, sample, judged.prompt_ids, whole, nothing, completion.stop, version, text, starts
+            prefix.case.problem.uid,
+            sample,
+            judged.prompt_ids,
+            whole,
+            np.zeros(len(whole), np.float32),  # log-probs are of no use here
+            completion.stop,
+            self.policy_version,
+            text,
+            token_ints(starts, "token_starts"),
         )
 
     def _outcomes(self, pairs: Sequence[tuple[Problem, Solution]], params: SamplingParams) -> list[float | None]:

@@ -10,8 +10,8 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import Judge, JudgeCase, abstain
 from lit_tpgrpo.records import JudgedSolution, Outcome, Verdict
 from lit_tpgrpo.rewards.base import VerifiedSolution
+from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.sampling import bar
-from lit_tpgrpo.rollout.store import RoundFile
 from lit_tpgrpo.rollout.verifying import VerifiedGroups
 from lit_tpgrpo.signals import STOP
 

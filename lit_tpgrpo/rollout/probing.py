@@ -33,7 +33,11 @@ def probe_answers(
             f"probes need an engine that scores given completions, and {type(engine).__name__} has no score; use HFEngine"
         )
     prompts = [
-        (*(s := probe.case.judged.solution).prompt_ids, *s.completion_ids[: probe.length], *probe.lead_in)
+        (
+            *(s := probe.case.judged.solution).prompt_ids.tolist(),
+            *s.completion_ids[: probe.length].tolist(),
+            *probe.lead_in,
+        )
         for probe in probes
     ]
     at_once = engine.prompts_at_once(n) if isinstance(engine, Batching) else 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from lit_tpgrpo.distributed import raise_on_all_ranks
@@ -16,9 +16,9 @@ from lit_tpgrpo.evidence import ReferenceLogprobs
 from lit_tpgrpo.fingerprint import content_hash
 from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome, Solution, TrainingSequence
 from lit_tpgrpo.rollout.correction import Scorer
-from lit_tpgrpo.rollout.store import RoundFile
-from lit_tpgrpo.rollout.store_rows import FLOATS, UNREADABLE
-from lit_tpgrpo.rollout.training_sequences import scoring_sequence
+from lit_tpgrpo.rollout.round_file import RoundFile
+from lit_tpgrpo.rollout.training_sequences import scoring_sequence, tensor_floats
+from lit_tpgrpo.token_arrays import TokenFloats
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def add_reference_logprobs(
 ) -> dict[int, JudgedGroup]:
     """Return the groups with ``ReferenceLogprobs`` on their decided solutions. Collective.
 
-    What is computed is stored with the round: the reference's as evidence, under a key with the reference's fingerprint; the
+    What is computed is stored with the round: the reference's under a key with the reference's fingerprint; the
     policy's, where the engine's cannot be compared with it, as the scores of ``Correction``, which uses them again.
 
     Args:
@@ -89,7 +89,8 @@ def add_reference_logprobs(
     with raise_on_all_ranks("reading stored log-probs"):
         weights = scorer.reference_fingerprint()
         keys = {i: _key(s, temperature, weights) for i, s in solutions.items()}
-        references = _stored_references(keys, solutions, file)
+        stored = file.references(set(keys.values()))
+        references = {i: stored[keys[i]] for i in solutions if keys[i] in stored}
         policies = file.scores(solutions) if mismatched else {i: s.logprobs for i, s in solutions.items()}
         unreferred = {i: scoring_sequence(s) for i, s in solutions.items() if i not in references}
         unscored = {i: scoring_sequence(s) for i, s in solutions.items() if i not in policies and current}
@@ -97,10 +98,10 @@ def add_reference_logprobs(
     new_references = scorer.completion_reference_logprobs(list(unreferred.values()), temperature)
     new_scores = scorer.completion_logprobs(list(unscored.values()), temperature) if mismatched and current else []
     with raise_on_all_ranks("log-probs under the reference"):
-        references |= {i: tuple(p.tolist()) for i, p in zip(unreferred, new_references, strict=True)}
-        policies |= {i: tuple(p.tolist()) for i, p in zip(unscored, new_scores, strict=True)}
+        references |= {i: tensor_floats(p) for i, p in zip(unreferred, new_references, strict=True)}
+        policies |= {i: tensor_floats(p) for i, p in zip(unscored, new_scores, strict=True)}
         for i in filter(lambda i: _is_finite(references[i]), unreferred):
-            file.add_evidence({keys[i]: references[i]})
+            file.add_reference(keys[i], references[i])
         for i in filter(lambda i: _is_finite(policies[i]), unscored):
             file.add_score(i, solutions[i], policies[i])
         _check_finite(references, "the reference")
@@ -115,34 +116,16 @@ def add_reference_logprobs(
 
 def _key(solution: Solution, temperature: float, weights: str) -> str:
     return content_hash(
-        ["reference log-probs", weights, temperature, solution.prompt_ids, solution.completion_ids], size=12
+        ["reference log-probs", weights, temperature, solution.prompt_ids.tolist(), solution.completion_ids.tolist()],
+        size=12,
     )
 
 
-def _stored_references(
-    keys: Mapping[int, str], solutions: Mapping[int, Solution], file: RoundFile
-) -> dict[int, tuple[float, ...]]:
-    """Return the reference's log-probs that the store has, by solution index."""
-    stored = file.evidence(set(keys.values()))
-    references: dict[int, tuple[float, ...]] = {}
-    for i, solution in solutions.items():
-        if keys[i] in stored:
-            try:
-                logprobs = FLOATS.validate_python(stored[keys[i]])
-            except UNREADABLE:
-                logprobs = ()
-            if len(logprobs) == len(solution.completion_ids):
-                references[i] = logprobs
-            else:
-                log.warning("reference log-probs in %s cannot be read; they are computed again", file.folder)
-    return references
+def _is_finite(logprobs: TokenFloats) -> bool:
+    return bool(np.isfinite(logprobs).all())
 
 
-def _is_finite(logprobs: Sequence[float]) -> bool:
-    return all(map(math.isfinite, logprobs))
-
-
-def _check_finite(logprobs: Mapping[int, Sequence[float]], of: str) -> None:
+def _check_finite(logprobs: Mapping[int, TokenFloats], of: str) -> None:
     bad = sorted(i for i, values in logprobs.items() if not _is_finite(values))
     if bad:
         raise NonFiniteLossError(
@@ -155,8 +138,8 @@ def _check_finite(logprobs: Mapping[int, Sequence[float]], of: str) -> None:
 def _with_logprobs(
     group: JudgedGroup,
     start: int,
-    policies: Mapping[int, tuple[float, ...]],
-    references: Mapping[int, tuple[float, ...]],
+    policies: Mapping[int, TokenFloats],
+    references: Mapping[int, TokenFloats],
 ) -> JudgedGroup:
     """Return a group, whose solutions have indices from ``start`` on, with log-probs on those that have both."""
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from lit_tpgrpo.records import Outcome, Reward
 from lit_tpgrpo.rewards.base import RewardCase, VerifiedSolution
 from lit_tpgrpo.rewards.weighted import Todo, WeightedRewards
+from lit_tpgrpo.rollout.round_file import RewardKey, RoundFile
 from lit_tpgrpo.rollout.sampling import bar
-from lit_tpgrpo.rollout.store import RewardKey, RoundFile, solution_digest
+from lit_tpgrpo.rollout.token_records import solution_digest
 from lit_tpgrpo.signals import STOP
 
 

@@ -35,9 +35,10 @@ from lit_tpgrpo.rollout.judged_share import JudgedShare, judged_group
 from lit_tpgrpo.rollout.judging import judge_groups
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rewarding import reward_solutions
+from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups
-from lit_tpgrpo.rollout.store import RoundFile, Sampled
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
+from lit_tpgrpo.rollout.token_records import Sampled
 from lit_tpgrpo.rollout.verifying import VerifiedGroups, verify_groups
 from lit_tpgrpo.signals import STOP
 from lit_tpgrpo.text.formats.base import SolutionFormat

@@ -9,8 +9,9 @@ from typing import Any
 import lightning as L
 
 from lit_tpgrpo.distributed import raise_on_all_ranks
+from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.run_folder import run_folder
-from lit_tpgrpo.rollout.store import RoundFile, RoundStore
+from lit_tpgrpo.rollout.store import RoundStore
 
 
 class RunStore:

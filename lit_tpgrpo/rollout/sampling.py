@@ -16,6 +16,7 @@ from lit_tpgrpo.records import Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
 from lit_tpgrpo.text.formats.base import Division, SolutionFormat
 from lit_tpgrpo.text.spans import decode_with_offsets
+from lit_tpgrpo.token_arrays import TokenInts, token_ints
 from lit_tpgrpo.verify.base import Verifier
 
 T = TypeVar("T")
@@ -48,10 +49,11 @@ def sample_groups(
     """Yield ``(index of the problem, its n solutions)`` as the engine finishes them; ``seeds`` has one for each problem."""
     prompts = [prompt_ids(tokenizer, problem, template) for problem in problems]
     for i, completions in engine.sample(prompts, n, params, seeds):
+        prompt = token_ints(prompts[i], "prompt")  # one array for the whole group
         yield (
             i,
             tuple(
-                _solution(tokenizer, format, problems[i], prompts[i], sample, completion, policy_version)
+                _solution(tokenizer, format, problems[i], prompt, sample, completion, policy_version)
                 for sample, completion in enumerate(completions)
             ),
         )
@@ -61,12 +63,12 @@ def _solution(
     tokenizer: PreTrainedTokenizerBase,
     format: SolutionFormat,
     problem: Problem,
-    prompt: tuple[int, ...],
+    prompt: TokenInts,
     sample: int,
     completion: Completion,
     policy_version: int,
 ) -> Solution:
-    text, starts = decode_with_offsets(tokenizer, completion.token_ids, format.tags())
+    text, starts = decode_with_offsets(tokenizer, completion.token_ids.tolist(), format.tags())
     return Solution(
         problem_uid=problem.uid,
         sample=sample,
@@ -76,7 +78,7 @@ def _solution(
         stop=completion.stop,
         policy_version=policy_version,
         text=text,
-        token_starts=starts,
+        token_starts=token_ints(starts, "token_starts"),
     )
 
 

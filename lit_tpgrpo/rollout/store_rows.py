@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from lit_tpgrpo.records import Problem, Solution, Step, StepLabel, Verdict
+from lit_tpgrpo.records import Solution, Step, StepLabel, Verdict
 
-Sampled = tuple[Problem, tuple[Solution, ...]]
-"""A problem and its solutions, in the order of their samples."""
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 """Errors of a line that is JSON but not of the expected schema; those of pydantic are ValueErrors."""
-FLOATS = TypeAdapter(tuple[FiniteFloat, ...])
-"""Log-probs. One that is not finite cannot be used: it is computed again, as if it could not be read."""
-_SOLUTION, _STEPS = TypeAdapter(Solution), TypeAdapter(tuple[Step, ...])
+_STEPS = TypeAdapter(tuple[Step, ...])
 
 
-def read_group(row: dict[str, Any]) -> Sampled:
-    solutions = sorted((_solution(s) for s in row["solutions"]), key=lambda s: s.sample)
-    problem = Problem(**row["problem"])
-    for name, value in asdict(problem).items():
-        if not (name in ("level", "subject") and value is None):
-            read_text(value)
-    return problem, tuple(solutions)
-
-
-def _solution(row: dict[str, Any]) -> Solution:
-    solution = _SOLUTION.validate_python(row)
-    if not len(solution.completion_ids) == len(solution.logprobs) == len(solution.token_starts):
-        raise ValueError(f"sample {solution.sample} has tokens without a log-prob or an offset in the text")
-    return solution
+def misfit(solutions: Sequence[Solution], group_size: int) -> str | None:
+    """Describe what is wrong with a stored group of solutions in the order of their samples; None if it is whole."""
+    samples = [s.sample for s in solutions]
+    if samples != list(range(group_size)):
+        return f"holds samples {samples}, expected 0 to {group_size - 1}"
+    for s in solutions:
+        if not len(s.completion_ids) == len(s.logprobs) == len(s.token_starts):
+            return f"cannot be read (sample {s.sample} has tokens without a log-prob or an offset in the text)"
+    return None
 
 
 def read_verdict(line: dict[str, Any]) -> Verdict:

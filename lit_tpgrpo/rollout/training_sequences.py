@@ -7,8 +7,10 @@ from itertools import pairwise
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from lit_tpgrpo.records import CreditedSolution, Solution, TrainingSequence
+from lit_tpgrpo.token_arrays import TokenFloats, token_floats
 
 T = TypeVar("T")
 
@@ -24,11 +26,16 @@ def even_steps(items: Sequence[T], per_step: int) -> list[tuple[T, ...]]:
     return [tuple(items[a:b]) for a, b in pairwise(bounds)]
 
 
+def tensor_floats(values: Tensor) -> TokenFloats:
+    """Return log-probs that a scorer computed, (T,) on any device, as an array."""
+    return token_floats(values.detach().float().cpu().numpy(), "log-probs")
+
+
 def scoring_sequence(solution: Solution) -> TrainingSequence:
     """Convert a solution that is not credited yet to tensors whose log-probs can be computed; its advantages are 0."""
     return TrainingSequence(
-        prompt_ids=torch.tensor(solution.prompt_ids),
-        completion_ids=torch.tensor(solution.completion_ids),
+        prompt_ids=torch.tensor(solution.prompt_ids, dtype=torch.int64),
+        completion_ids=torch.tensor(solution.completion_ids, dtype=torch.int64),
         old_logprobs=torch.tensor(solution.logprobs, dtype=torch.float32),
         advantages=torch.zeros(len(solution.completion_ids)),
     )
@@ -38,8 +45,8 @@ def training_sequence(solution: CreditedSolution) -> TrainingSequence:
     """Convert a credited solution to the tensors that the trainer uses."""
     sampled = solution.judged.solution
     return TrainingSequence(
-        prompt_ids=torch.tensor(sampled.prompt_ids),
-        completion_ids=torch.tensor(sampled.completion_ids),
+        prompt_ids=torch.tensor(sampled.prompt_ids, dtype=torch.int64),
+        completion_ids=torch.tensor(sampled.completion_ids, dtype=torch.int64),
         old_logprobs=torch.tensor(sampled.logprobs, dtype=torch.float32)
         if solution.trainer_logprobs is None
         else solution.trainer_logprobs,

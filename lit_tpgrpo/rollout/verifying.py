@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from lit_tpgrpo.credit.merging import check_verdict
 from lit_tpgrpo.records import JudgedSolution, Outcome, Problem, Solution, Verdict
 from lit_tpgrpo.rewards.base import VerifiedSolution
+from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.sampling import divide_solution, verify_solutions
-from lit_tpgrpo.rollout.store import RoundFile, Sampled
+from lit_tpgrpo.rollout.token_records import Sampled
 from lit_tpgrpo.text.formats.base import Division, SolutionFormat
 from lit_tpgrpo.text.steps import segment_steps
 from lit_tpgrpo.verify.base import Verifier

@@ -17,6 +17,7 @@ from lit_tpgrpo.records import StopReason
 from lit_tpgrpo.search.base import PreparedScorer, Search, StepScorer
 from lit_tpgrpo.search.loop import run_searches
 from lit_tpgrpo.seeds import derived_seed
+from lit_tpgrpo.token_arrays import token_floats, token_ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,8 @@ class SearchingEngine(Engine):
             self.tokens += result.tokens
             self._counts += Counts(search_tokens=result.tokens, search_solutions=1)
             chosen = result.partial
-            found[i][k] = Completion(chosen.token_ids, chosen.logprobs, chosen.stop or StopReason.LENGTH)
+            ids, logprobs = token_ints(chosen.token_ids, "tokens"), token_floats(chosen.logprobs, "log-probs")
+            found[i][k] = Completion(ids, logprobs, chosen.stop or StopReason.LENGTH)
             if len(found[i]) == n:
                 solutions = found.pop(i)
                 yield i, tuple(solutions[k] for k in range(n))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.errors import ConfigError
@@ -15,6 +17,7 @@ from lit_tpgrpo.search.base import StepScorer
 from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
 from lit_tpgrpo.text.steps import segment_steps
+from lit_tpgrpo.token_arrays import NO_INTS
 
 
 @checked_arguments()
@@ -70,7 +73,8 @@ class JudgeStepScores(StepScorer):
 
     def _case(self, statement: str, text: str) -> JudgeCase:
         n = len(text)
-        solution = Solution("search", 0, (0,), (0,) * n, (0.0,) * n, StopReason.EOS, 0, text, tuple(range(n)))
+        ids, starts = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)  # a token for each character
+        solution = Solution("search", 0, NO_INTS, ids, np.zeros(n, np.float32), StopReason.EOS, 0, text, starts)
         division = self.format.divide(text)
         steps = segment_steps(text, solution.token_starts, n, division)
         return JudgeCase(Problem("search", statement, "", self.source), solution, Outcome.CORRECT, steps, division)

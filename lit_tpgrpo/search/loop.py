@@ -109,7 +109,7 @@ def _sampled(
 
 def _child(decode: Decode, parent: Partial, completion: Completion, params: SamplingParams) -> Partial:
     """Append a completion to a partial solution; its text is divided into steps after each ``STEP_END``."""
-    ids = (*parent.token_ids, *completion.token_ids)
+    ids = (*parent.token_ids, *completion.token_ids.tolist())
     new = decode(ids[:-1] if completion.stop is StopReason.EOS else ids)[len(parent.text) :]
     pieces = new.split(STEP_END)
     steps = [piece + STEP_END for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
@@ -119,7 +119,7 @@ def _child(decode: Decode, parent: Partial, completion: Completion, params: Samp
         # A step may end with the last token that the solution may have: nothing can follow it.
         stop = None if len(ids) < params.max_new_tokens else StopReason.LENGTH
     return Partial(
-        ids, (*parent.logprobs, *completion.logprobs), (*parent.steps, *(steps or [""])), stop, parent.scores
+        ids, (*parent.logprobs, *completion.logprobs.tolist()), (*parent.steps, *(steps or [""])), stop, parent.scores
     )
 
 

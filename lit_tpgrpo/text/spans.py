@@ -26,6 +26,8 @@ from lit_tpgrpo.text.formats.think_tags import THINK, THINK_END
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from lit_tpgrpo.token_arrays import Offsets
+
 REPLACEMENT = "\ufffd"
 # A UTF-8 character has at most four bytes, so it is complete after at most four tokens.
 MAX_PENDING_TOKENS = 4
@@ -67,7 +69,7 @@ def decode_with_offsets(
     return text, (*starts, *kept_starts[k:])
 
 
-def token_spans(step_starts: Sequence[int], token_starts: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def token_spans(step_starts: Sequence[int], token_starts: Offsets) -> tuple[tuple[int, int], ...]:
     """Return the half-open token spans of the steps that begin at the characters ``step_starts`` (ascending, from 0).
 
     A token belongs to the step that contains its first character, so a token that extends over two steps belongs to the

@@ -14,12 +14,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lit_tpgrpo.records import Step
 from lit_tpgrpo.text.formats.base import Division
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
 from lit_tpgrpo.text.paragraphs import Span, block_spans, paragraph_spans
 from lit_tpgrpo.text.spans import token_spans
+
+if TYPE_CHECKING:
+    from lit_tpgrpo.token_arrays import Offsets
 
 # The full-width forms are those of Chinese text.
 UNFINISHED = (":", ",", "\uff1a", "\uff0c")
@@ -31,7 +35,7 @@ BARE_OPENING = re.compile(
 
 
 def segment_steps(
-    text: str, token_starts: Sequence[int], n_tokens: int, division: Division | None = None
+    text: str, token_starts: Offsets, n_tokens: int, division: Division | None = None
 ) -> tuple[Step, ...]:
     """Segment a completion into think steps, followed by the answer block as the last step (``is_answer``).
 
@@ -65,7 +69,7 @@ def segment_steps(
 
 
 def steps_from_starts(
-    text: str, starts: Sequence[int], token_starts: Sequence[int], division: Division | None = None
+    text: str, starts: Sequence[int], token_starts: Offsets, division: Division | None = None
 ) -> tuple[Step, ...]:
     """Build think steps that begin at the given characters (ascending, from 0), followed by the answer block.
 
@@ -79,7 +83,7 @@ def steps_from_starts(
     return _adjacent_steps(text, kept if answer is None else [*kept, answer], answer, token_starts)
 
 
-def _adjacent_steps(text: str, starts: list[int], answer: int | None, token_starts: Sequence[int]) -> tuple[Step, ...]:
+def _adjacent_steps(text: str, starts: list[int], answer: int | None, token_starts: Offsets) -> tuple[Step, ...]:
     """Build steps that each end where the next one begins."""
     ends = [*starts[1:], len(text)]
     last = len(starts) - 1

@@ -17,7 +17,7 @@ from lit_tpgrpo.errors import ConfigError, StorageError, raised_on_all_ranks
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Round
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
-from lit_tpgrpo.rollout.store import RoundFile
+from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.training_sequences import training_sequence
 from tests.credit.credit_cases import correct, group, incorrect
 from tests.datamodules.scored_runs import OFFSET, LuckyByTurns, OffEngine, Rounds

@@ -146,9 +146,9 @@ def test_log_probs_are_those_of_the_trainer_and_of_the_initial_policy(run, reque
 def test_a_resumed_round_has_the_same_penalties(whole, random_model, tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1)
     fit(tmp_path, module(random_model), checkpoint, max_steps=3, enable_checkpointing=True)
-    (stored,) = (tmp_path / "rounds" / "round_000001").glob("evidence.*.jsonl")
+    (stored,) = (tmp_path / "rounds" / "round_000001").glob("references.*.jsonl")
     lines = stored.read_text().splitlines(keepends=True)
-    stored.write_text("".join(lines[:-2]) + lines[-1].replace("[", "[null, ", 1))  # one lost, one damaged
+    stored.write_text("".join(lines[:-2]) + lines[-1].replace('"crc32": ', '"crc32": 1'))  # one lost, one damaged
     again = module(random_model)
     fit(tmp_path, again, ckpt_path=str(tmp_path / "last.ckpt"))
     assert (again.scored, again.referred) == (0, 2)
@@ -162,7 +162,7 @@ def test_without_a_mismatch_the_engines_log_probs_are_the_policys(random_model, 
     for credited in rounds.seen[0].credited:
         logprobs = evidence_of(credited.judged, ReferenceLogprobs)
         assert logprobs is not None
-        assert logprobs.policy == credited.judged.solution.logprobs
+        assert logprobs.policy is credited.judged.solution.logprobs
 
 
 def test_a_module_without_a_reference_is_refused(random_model):

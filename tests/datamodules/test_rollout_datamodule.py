@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, Problem, Round
 from lit_tpgrpo.verify.verifier import MathVerifier
 from tests.datamodules.scored_runs import LuckyByTurns
+from tests.rollout.stored_rounds import rewrite_groups
 
 
 class LuckyAtTimes(MathVerifier):
@@ -286,7 +286,7 @@ def test_runs_that_go_on_from_one_checkpoint_have_rounds_of_their_own(random_mod
     trainer(tmp_path, checkpoint, enable_checkpointing=True, logger=False).fit(whole, datamodule=first)
     saved = tmp_path / "parent" / "checkpoints" / "epoch=0-step=4.ckpt"
     parent = tmp_path / "version_0" / "rounds"
-    before = {p: p.read_bytes() for p in parent.rglob("*.json*")}
+    before = {p: p.read_bytes() for p in parent.rglob("round_*/*")}
     places = [tmp_path / "version_1" / "rounds", tmp_path / "given", tmp_path / "version_3" / "rounds"]
     for number, group_index in enumerate(places):
         again, m = data(store_dir=str(group_index) if group_index.name == "given" else None), module(random_model)
@@ -302,7 +302,7 @@ def test_runs_that_go_on_from_one_checkpoint_have_rounds_of_their_own(random_mod
         ]
         assert state["store_dir"] == str(group_index)
         assert state["inherited"][-1] == str(parent)
-    assert {p: p.read_bytes() for p in parent.rglob("*.json*")} == before
+    assert {p: p.read_bytes() for p in parent.rglob("round_*/*")} == before
 
 
 def test_a_runs_folder_is_its_own_while_it_lasts(random_model, tmp_path):
@@ -362,10 +362,7 @@ def test_a_round_that_is_not_whole_on_disk_any_more_is_sampled_again(random_mode
         module(random_model), datamodule=data(**settings)
     )
     if lost == "a solution":
-        path = tmp_path / "rounds" / "round_000000" / "solutions.0.jsonl"
-        row = json.loads(path.read_text())
-        del row["groups"][1]["solutions"][-1]
-        path.write_text(json.dumps(row) + "\n")
+        rewrite_groups(tmp_path / "rounds" / "round_000000", 4, lambda g, p, s: (p, s[:-1] if g == 1 else s))
     again, recorder = data(**settings), Recorder()
     run = trainer(tmp_path / "resumed", recorder)
     run.fit(

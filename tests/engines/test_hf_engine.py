@@ -51,7 +51,7 @@ def trainer_logprobs(policy: TPGRPOModule, done, temperature: float) -> list[tor
     sequences = [
         TrainingSequence(
             torch.tensor(PROMPTS[i]),
-            torch.tensor(c.token_ids),
+            torch.tensor(c.token_ids).long(),
             torch.tensor(c.logprobs),
             torch.zeros(len(c.token_ids)),
         )
@@ -110,7 +110,7 @@ def test_top_p_does_not_change_which_distribution_logprobs_are_of(policy: TPGRPO
 def test_greedy_takes_the_most_likely_token(policy: TPGRPOModule):
     done = sample(policy, SamplingParams(12, temperature=0.0), n=2)
     for i, (first, second) in done.items():
-        assert first.token_ids == second.token_ids
+        assert first.token_ids.tolist() == second.token_ids.tolist()
         ids = list(PROMPTS[i])
         for token in first.token_ids:
             with torch.no_grad():
@@ -140,7 +140,7 @@ def test_the_same_seed_gives_the_same_and_another_seed_other_solutions(policy: T
 def test_greedy_does_not_depend_on_the_batch(policy: TPGRPOModule):
     params = SamplingParams(16, temperature=0.0)
     one, many = sample(policy, params, n=1, batch_size=1), sample(policy, params, n=1, batch_size=128)
-    assert {i: c[0].token_ids for i, c in one.items()} == {i: c[0].token_ids for i, c in many.items()}
+    assert {i: c[0].token_ids.tolist() for i, c in one.items()} == {i: c[0].token_ids.tolist() for i, c in many.items()}
 
 
 def test_groups_larger_than_a_batch_come_back_whole(policy: TPGRPOModule):
@@ -239,7 +239,7 @@ def test_a_stop_string_ends_a_completion_and_is_kept(policy: TPGRPOModule):
             lengths = range(1, len(whole.token_ids) + 1)
             holds = [n for n in lengths if any(s in text(whole.token_ids[:n]) for s in strings)]
             n = holds[0] if holds else len(whole.token_ids)
-            assert cut.token_ids == whole.token_ids[:n]
+            assert cut.token_ids.tolist() == whole.token_ids[:n].tolist()
             torch.testing.assert_close(cut.logprobs, whole.logprobs[:n], atol=2e-4, rtol=0)
             last_is_eos = n == len(whole.token_ids) and whole.stop is StopReason.EOS
             assert cut.stop is (StopReason.STOP_STRING if holds and not last_is_eos else whole.stop)

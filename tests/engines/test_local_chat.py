@@ -129,9 +129,10 @@ def test_stop_ids_end_a_completion(random_model):
     engine.load_weights(LoadedModel(model, tokenizer))
     params = SamplingParams(max_new_tokens=40)
     ((_, (free,)),) = engine.sample([[5, 6]], 1, params, [0])
-    stop = free.token_ids[7]
+    ids = free.token_ids.tolist()
+    stop = ids[7]
     ((_, (stopped,)),) = engine.sample([[5, 6]], 1, SamplingParams(max_new_tokens=40, stop_ids=(stop,)), [0])
-    assert stopped.token_ids == free.token_ids[: free.token_ids.index(stop) + 1]
+    assert stopped.token_ids.tolist() == ids[: ids.index(stop) + 1]
     assert stopped.stop is StopReason.EOS
 
 

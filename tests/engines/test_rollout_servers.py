@@ -130,7 +130,7 @@ class Round:
         for _ in range(count):
             index, result = next(self.answers)
             assert index not in self.done
-            self.done[index] = [(c.token_ids, c.logprobs) for c in result]
+            self.done[index] = [(tuple(c.token_ids), tuple(c.logprobs)) for c in result]
 
     def rest(self) -> None:
         self.take(len(BODIES) - len(self.done))
@@ -276,7 +276,7 @@ def test_a_request_that_a_server_gives_up_goes_elsewhere(loop, stand_ins, finish
     work = Round(loop, stand_ins)
     answers = iter(work.answers)
     index, result = next(answers)
-    assert [(c.token_ids, c.logprobs) for c in result] == expected(index)
+    assert [(tuple(c.token_ids), tuple(c.logprobs)) for c in result] == expected(index)
     answers.close()
 
 

@@ -44,7 +44,7 @@ class Counting(HFEngine):
     def sample(self, prompts, n, params, seeds):
         self.calls.append((len(prompts), n, params.max_new_tokens))
         for i, completions in super().sample(prompts, n, params, seeds):
-            self.texts[seeds[i]] = [c.token_ids for c in completions]
+            self.texts[seeds[i]] = [c.token_ids.tolist() for c in completions]
             yield i, completions
 
 

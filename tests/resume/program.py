@@ -44,9 +44,12 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rewards import OutcomeReward
 from lit_tpgrpo.rollout import evidence, verifying
+from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.text.formats.base import Division, SolutionFormat
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
+
+GROUP_SIZE = 4
 
 
 def fill_the_disk() -> None:
@@ -208,7 +211,7 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, set
         val=ArithmeticProblems("1", n=4, split="heldout"),
         engine=LoggingEngine(events, asked),
         judge=LoggingJudge(events, asked),
-        group_size=4,
+        group_size=GROUP_SIZE,
         problems_per_step=3,
         steps_per_round=2,
         steps_per_epoch=6,
@@ -291,20 +294,17 @@ def stored(folder: Path) -> tuple[set[int], set[tuple[str, int, int]], set[tuple
     """Seeds of the groups and continuations in the store, and (problem, sample, policy version) of its verdicts and rewards."""
     seeds, verdicts, rewards = set(), set(), set()
     for path in (folder / "run" / "rounds").glob("round_*"):
-        index, groups = int(path.name.removeprefix("round_")), {}
-        for file in path.glob("solutions.*.jsonl"):
-            for line in read_lines(file):
-                groups |= {group["group"]: group for group in line["groups"]}
+        index, groups = int(path.name.removeprefix("round_")), RoundFile(path).solutions(GROUP_SIZE)
         seeds |= {derived_seed(0, "round", index, place) for place in groups}
         for file in path.glob("evidence.*.jsonl"):
             seeds |= {derived_seed(0, "continuation", key) for line in read_lines(file) for key in line["values"]}
         for kind, keys in (("verdicts", verdicts), ("rewards", rewards)):
             for file in path.glob(f"{kind}.*.jsonl"):
                 for line in read_lines(file):
-                    group = groups[line["group"]]
-                    version = group["solutions"][line["sample"]]["policy_version"]
+                    problem, solutions = groups[line["group"]]
+                    version = solutions[line["sample"]].policy_version
                     if kind == "verdicts" or line["term"] == "slow":
-                        keys.add((group["problem"]["uid"], line["sample"], version))
+                        keys.add((problem.uid, line["sample"], version))
     return seeds, verdicts, rewards
 
 

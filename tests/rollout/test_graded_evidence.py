@@ -30,7 +30,7 @@ from lit_tpgrpo.judges.evidence import EvidenceProvider, LabelScores, PairwisePr
 from lit_tpgrpo.judges.generative.limits import RequestLimits
 from lit_tpgrpo.judges.grading import PairwiseComparison, PrinciplesGrader
 from lit_tpgrpo.rollout.evidence import add_evidence, uses_engine
-from lit_tpgrpo.rollout.store import RoundFile
+from lit_tpgrpo.rollout.round_file import RoundFile
 
 QUICK = RequestLimits(concurrency=1, backoff_s=0.0, patience_s=0.0, attempts=1)
 

@@ -10,8 +10,8 @@ import torch
 from lit_tpgrpo.errors import NonFiniteLossError, StorageError, raised_on_all_ranks
 from lit_tpgrpo.evidence import ReferenceLogprobs
 from lit_tpgrpo.records import JudgedGroup, JudgedSolution, Outcome, Problem, Solution, StopReason, Verdict
-from lit_tpgrpo.rollout.reference import add_reference_logprobs
-from lit_tpgrpo.rollout.store import RoundFile
+from lit_tpgrpo.rollout.reference import _key, add_reference_logprobs
+from lit_tpgrpo.rollout.round_file import RoundFile
 
 NAN = math.nan
 
@@ -41,20 +41,22 @@ def file(tmp_path):
     return RoundFile(tmp_path / "round")
 
 
+SOLUTIONS = [Solution("p", i, (1,), (5 + i, 3), (-0.5, -0.5), StopReason.EOS, 0, "ab", (0, 1)) for i in range(2)]
+
+
 def with_logprobs(file, scorer, *, current=True):
     """Of one group of two solutions, by an engine with a mismatch."""
-    solutions = [Solution("p", i, (1,), (5 + i, 3), (-0.5, -0.5), StopReason.EOS, 0, "ab", (0, 1)) for i in range(2)]
-    judged = tuple(JudgedSolution(s, Outcome.CORRECT, "1", Verdict((), ())) for s in solutions)
+    judged = tuple(JudgedSolution(s, Outcome.CORRECT, "1", Verdict((), ())) for s in SOLUTIONS)
     groups = {0: JudgedGroup(Problem("p", "1 + 1?", "2"), judged, 1.0)}
     added = add_reference_logprobs(groups, 2, 1.0, file, scorer, mismatched=True, current=current)
     return [s.evidence for s in added[0].solutions]
 
 
 def test_a_write_that_fails_comes_after_all_collectives_and_stops_all_ranks(file, monkeypatch):
-    def full(values):
+    def full(key, logprobs):
         raise StorageError("disk full")
 
-    monkeypatch.setattr(file, "add_evidence", full)
+    monkeypatch.setattr(file, "add_reference", full)
     scorer = Scorer()
     with pytest.raises(StorageError, match="disk full") as failed:
         with_logprobs(file, scorer)
@@ -81,12 +83,10 @@ def test_log_probs_that_are_not_finite_have_a_message_and_are_not_stored(file, s
 
 
 def test_stored_values_that_are_not_finite_are_computed_again(file):
-    with_logprobs(file, Scorer())
-    for kind in ("evidence", "scores"):
-        (path,) = file.folder.glob(f"{kind}.*.jsonl")
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text(lines[0].replace("[-1.0,", "[NaN,").replace("[-2.0,", "[-Infinity,") + lines[1])
     again = Scorer()
+    for i, (one, last) in enumerate(((NAN, -math.inf), (-2.0, -1.0))):
+        file.add_reference(_key(SOLUTIONS[i], 1.0, again.reference_fingerprint()), (-2.0, one))
+        file.add_score(i, SOLUTIONS[i], (-1.0, last))
     expected = (ReferenceLogprobs((-1.0, -1.0), (-2.0, -2.0)),)
     assert with_logprobs(file, again) == [expected, expected]
     assert again.calls == [("reference", 1), ("policy", 1)]

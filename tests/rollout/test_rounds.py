@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.rollout.stored_rounds import rewrite_groups, rewrite_lines
 
 C, I, UNDECIDED = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNDECIDED  # noqa: E741
 PROBLEMS = [Problem(f"p/{i}", f"{i} + 1 = ?", str(i + 1)) for i in range(3)]
@@ -145,39 +145,27 @@ def test_a_round_without_a_decided_solution_has_metrics_and_nothing_to_train_on(
     assert metrics["rollout/accuracy"] == metrics["rollout/reward"] == metrics["credit/advantage_variance"] == 0.0
 
 
-def change(path: Path, edit) -> None:
-    """Edit the lines of a stored file."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows if edit(row) is None))
+def drop_a_solution(index, problem, solutions):
+    return problem, solutions if index != 1 else solutions[:2] + solutions[3:]
 
 
-def drop_a_solution(row):
-    if row["groups"][0]["group"] == 1:
-        del row["groups"][0]["solutions"][2]
+def other_gold(index, problem, solutions):
+    return replace(problem, answer="5") if index == 1 else problem, solutions
 
 
-def other_gold(row):
-    if row["groups"][0]["group"] == 1:
-        row["groups"][0]["problem"]["answer"] = "5"
+def other_policy(index, problem, solutions):
+    return problem, (replace(solutions[0], policy_version=7), *solutions[1:]) if index == 1 else solutions
 
 
-def other_policy(row):
-    if row["groups"][0]["group"] == 1:
-        row["groups"][0]["solutions"][0]["policy_version"] = 7
+def lose_a_group(index, problem, solutions):
+    return None if index == 1 else (problem, solutions)
 
 
-def group_of(row) -> int:
-    return row["groups"][0]["group"]
-
-
-@pytest.mark.parametrize(
-    "edit", [drop_a_solution, other_gold, other_policy, lambda row: True if group_of(row) == 1 else None]
-)
+@pytest.mark.parametrize("edit", [drop_a_solution, other_gold, other_policy, lose_a_group])
 def test_a_stored_group_that_does_not_fit_is_sampled_again_and_its_accuracy_is_right(tmp_path: Path, tokenizer, edit):
     outcomes = [C, I, C, I, C, C, I, I, I, I, I, C]
     whole, *_ = make(tmp_path, tokenizer, *outcomes)
-    folder = tmp_path / "round_000000"
-    change(folder / "solutions.0.jsonl", edit)
+    rewrite_groups(tmp_path / "round_000000", G, edit)
     # Written otherwise by now: what was said of the lost ones must not be taken for the new ones'.
     again, _, engine, verifier, judge = make(tmp_path, tokenizer, C, C, C, I, shift=100)
     assert engine.asked == [10]
@@ -198,13 +186,11 @@ def test_a_lost_or_damaged_verdict_is_given_again_and_the_others_stay(tmp_path: 
     make(tmp_path, tokenizer, *[I] * 12)
 
     def damage(row):
-        if (row["group"], row["sample"]) == (0, 1):
-            return True
         if (row["group"], row["sample"]) == (2, 3):
             row["labels"].pop()
-        return None
+        return None if (row["group"], row["sample"]) == (0, 1) else row
 
-    change(tmp_path / "round_000000" / "verdicts.0.jsonl", damage)
+    rewrite_lines(tmp_path / "round_000000" / "verdicts.0.jsonl", damage)
     again, _, engine, verifier, _ = make(tmp_path, tokenizer, C)
     assert engine.asked == []
     assert verifier.asked == 2

@@ -8,7 +8,7 @@ from typing import Any
 from lit_tpgrpo.engines.base import Completion
 from lit_tpgrpo.engines.vllm.client import INITIAL_VERSION, ServerClient, ServerLostError, ServerRefusedError
 from lit_tpgrpo.engines.vllm.sampling import to_completion
-from lit_tpgrpo.errors import EngineError
+from lit_tpgrpo.errors import ConfigError, EngineError
 
 
 def parse_completions(
@@ -39,7 +39,7 @@ def parse_completions(
             for c in choices
             if not aborted
         ]
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ServerRefusedError(f"{where} answered a prompt without valid completions ({what})", 500) from error
     if aborted:

@@ -8,6 +8,7 @@ from typing import Any
 from lit_tpgrpo.engines.base import Completion, SamplingParams
 from lit_tpgrpo.errors import EngineError
 from lit_tpgrpo.records import StopReason
+from lit_tpgrpo.token_arrays import token_floats, token_ints
 
 LOGPROBS_MODE = "processed_logprobs"
 """vLLM's log-probs *after* the temperature: those of the distribution that is sampled from.
@@ -74,4 +75,4 @@ def to_completion(
     stop = ended if finish_reason == "stop" else StopReason.LENGTH
     if len(token_ids) != len(logprobs):
         raise RuntimeError(f"vLLM returned {len(token_ids)} tokens with {len(logprobs)} log-probs")
-    return Completion(tuple(token_ids), tuple(logprobs), stop)
+    return Completion(token_ints(token_ids, "vLLM's tokens"), token_floats(logprobs, "vLLM's log-probs"), stop)

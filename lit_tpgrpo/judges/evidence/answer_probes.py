@@ -120,7 +120,7 @@ class GoldAnswerProbes(EvidenceProvider):
             if step.is_answer or j >= self.max_steps or step.token_end > room or not gold:
                 row.append(None)
                 continue
-            ids = (*solution.prompt_ids, *solution.completion_ids[: step.token_end])
+            ids = (*solution.prompt_ids.tolist(), *solution.completion_ids[: step.token_end].tolist())
             row.append(Probe(tools.key("probe", settings, ids), case, step.token_end, lead_in, gold))
         return row
 

@@ -116,7 +116,7 @@ class MonteCarloContinuations(EvidenceProvider):
             if ended or j >= self.max_steps or (length == 0 and not self.from_prompt):
                 row.append(None)
                 continue
-            ids = (*solution.prompt_ids, *solution.completion_ids[:length])
+            ids = (*solution.prompt_ids.tolist(), *solution.completion_ids[:length].tolist())
             row.append(Prefix(tools.key(self.samples, params, case.problem.answer, length, ids), case, length))
         return row
 

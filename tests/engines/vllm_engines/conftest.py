@@ -63,7 +63,9 @@ def gaps(policy: Policy, done: dict[int, tuple[Completion, ...]], temperature: f
             ids = torch.tensor([[*PROMPTS[i], *c.token_ids]])
             with torch.no_grad():
                 logits = policy.policy_model(ids).logits[0, len(PROMPTS[i]) - 1 : -1]
-            ours = torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(c.token_ids)[:, None])[:, 0]
+            ours = torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(c.token_ids).long()[:, None])[
+                :, 0
+            ]
             found.append((ours - torch.tensor(c.logprobs)).abs())
     return torch.cat(found)
 

@@ -52,7 +52,7 @@ def assert_same(done, reference):
     assert done.keys() == reference.keys()
     for index, completions in done.items():
         for ours, theirs in zip(completions, reference[index], strict=True):
-            assert ours.token_ids == theirs.token_ids
+            assert ours.token_ids.tolist() == theirs.token_ids.tolist()
             assert max(abs(a - b) for a, b in zip(ours.logprobs, theirs.logprobs, strict=True)) < EXACT
 
 

@@ -70,7 +70,7 @@ def test_weights_reach_the_server_and_stale_ones_differ(engine, random_model):
     assert gaps(policy, done, 1.0).max() < EXACT
     assert sample(engine, SamplingParams(LENGTH)) == done
     greedy = sample(engine, SamplingParams(LENGTH, 0.0))
-    assert all(len({c.token_ids for c in completions}) == 1 for completions in greedy.values())
+    assert all(len({tuple(c.token_ids) for c in completions}) == 1 for completions in greedy.values())
 
 
 def test_strangers_and_web_pages_are_refused(server):

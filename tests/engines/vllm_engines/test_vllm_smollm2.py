@@ -36,7 +36,7 @@ def test_logprobs_of_a_pretrained_model_are_the_trainers():
             ids = torch.tensor([[*prompts[i], *completion.token_ids]])
             with torch.no_grad():
                 logits = policy.policy_model(ids).logits[0, len(prompts[i]) - 1 : -1] / 0.7
-            ours = torch.log_softmax(logits, -1).gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+            ours = torch.log_softmax(logits, -1).gather(1, torch.tensor(completion.token_ids).long()[:, None])[:, 0]
             gaps.append((ours - torch.tensor(completion.logprobs)).abs())
     gap = torch.cat(gaps)
     assert len(done) == 4
