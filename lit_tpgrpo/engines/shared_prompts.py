@@ -39,6 +39,10 @@ def prefill_distinct(
         return
     first = torch.tensor([owner.index(place) for place in range(len(places))], device=ids.device)
     model.generate(  # pyright: ignore[reportCallIssue]
-        input_ids=ids[first, :-1], attention_mask=mask[first, :-1], generation_config=config, past_key_values=cache
+        input_ids=ids[first, :-1],
+        attention_mask=mask[first, :-1],
+        generation_config=config,
+        past_key_values=cache,
+        synced_gpus=False,  # ranks have different prompts, and not all of them any that occur twice
     )
     cache.keep_rows(torch.tensor(owner, device=ids.device))
