@@ -124,7 +124,7 @@ def _bytes(ids: TokenInts) -> bytes:
     return ids.astype("<i4", copy=False).tobytes()
 
 
-# Columns are built from buffers: ``pa.array`` imports pandas, which takes a second, and refuses lone surrogates.
+# Columns are built from buffers: ``pa.array`` refuses lone surrogates.
 def _numbers(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 

@@ -342,6 +342,7 @@ def pins(name: str) -> dict[str, str]:
 
 def test_the_wheels_hold_what_the_package_needs_besides_what_the_machine_has():
     there = {"torch", "lightning", "transformers", "torchmetrics", "tensorboard", "peft", "tqdm", "jinja2"}
+    there |= {"numpy", "pyarrow"}
     wheels = pins("benchmarks/gpu_wheels.txt")
     needed = {name: v for name, v in pins("requirements.txt").items() if name not in there}
     assert needed.pop("bitsandbytes") == pins("benchmarks/gpu_wheels_bitsandbytes.txt")["bitsandbytes"]

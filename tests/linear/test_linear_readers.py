@@ -157,6 +157,10 @@ READING = (
 NO_READERS = {
     "text.spans.decode_with_offsets": "of token ids, as many as were sampled",
     "text.markers.matches_before": "at most 40 characters",
+    "text.markers.supposes_before": "at most 40 characters, as matches_before",
+    "text.markers.lower": "called by read_step",
+    "text.markers.has_stem": "called by read_step",
+    "text.markers.nominating": "called by read_step",
     "text.subjects.find_subject": "called by read_step",
     "text.equations.find_expressions": "called by extract_equations",
     "text.equations.begins_whole": "called by extract_equations, for 24 characters",
@@ -165,6 +169,7 @@ NO_READERS = {
     "text.formats.prefill": "of the end of a prompt",
     "verify.algebra.equal": "in a worker whose time and memory are limited",
     "verify.worker.serve": "the worker itself",
+    "verify.worker.run_worker": "the worker itself",
     "verify.match.every": "of verdicts",
     "verify.checks": "a command over files of ours",
     "verify.mutations": "a command over files of ours",

@@ -483,10 +483,3 @@ def test_a_killed_writer_leaves_every_complete_line(tmp_path: Path):
     assert len(groups) >= 21
     assert sorted(groups) == list(range(len(groups)))
     assert all(s[0].text == "x" * 2000 and len(s[0].completion_ids) == 2000 for _, s in groups.values())
-
-
-def test_storing_imports_no_pandas(tmp_path: Path):
-    """It would take a second of each process's time: some of Arrow's constructors import it if it is installed."""
-    code = WRITER.replace("10**6", "2") + "\nassert len(file.solutions(1)) == 2\nprint('pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"

@@ -300,7 +300,7 @@ def test_closing_during_an_iteration_raises_in_it(own: MathVerifier):
     assert next(outcomes) == (0, C)
     own.close()
     assert children() == before
-    with pytest.raises(PoolClosed, match="verify them again"):
+    with pytest.raises(PoolClosed, match="call again"):
         list(outcomes)
 
 
@@ -415,7 +415,7 @@ def test_the_worker_speaks_json_lines_only():
         "import lit_tpgrpo.verify.worker as worker\n"
         "load = worker.load_comparison\n"
         "worker.load_comparison = lambda: (print('noise'), load())[1]\n"
-        "worker.serve(10.0, 60.0, 1024)"
+        "worker.serve(worker.load_pairs, 10.0, 60.0, 1024)"
     )
     run = subprocess.run(
         [sys.executable, "-c", noisy],
