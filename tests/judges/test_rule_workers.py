@@ -143,4 +143,5 @@ def test_twice_the_chain_takes_twice_the_steps_up_to_100_000_tokens(correct: boo
     assert sum(map(len, whole.thinks)) > 2.66 * 100_000  # characters a token, of SmolLM2 on QwQ's chains
     short, long = (steps(lambda _, case=case: label_steps(case), "") for case in (half, whole))
     assert long <= 2.1 * short
-    assert len(label_steps(whole).wrong) == (1000 if correct else 1)
+    # In an incorrect solution: the adopted steps, 163 * 2 = 326 (n = 163) and, by its value, 325 * 2 = 326 (n = 325).
+    assert label_steps(whole).wrong == (set(range(1, 4000, 4)) if correct else {4 * 63 + 3, 4 * 225 + 1})
