@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import constants, hf_hub_url, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, http_backoff, httpx, validate_repo_id
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -280,3 +281,9 @@ def refuse_rescaled_logits(model: PreTrainedModel, name: str) -> None:
     for key in _RESCALING:
         if getattr(model.config.get_text_config(), key, None) not in (None, 1, 1.0):
             raise ConfigError(f"{name!r} rescales its logits ({key}), which is not supported; choose another model")
+
+
+def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """Return weight (V, H) and bias (V,) of the language model's head; None for a head without a bias."""
+    head = cast(nn.Module, model.get_output_embeddings())
+    return cast(Tensor, head.weight), cast(Tensor | None, getattr(head, "bias", None))

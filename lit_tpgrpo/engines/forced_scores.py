@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 
 from lit_tpgrpo.engines.base import TokenScores
 from lit_tpgrpo.functional.logprobs import selected_logprobs
+from lit_tpgrpo.pretrained import head_of
 from lit_tpgrpo.token_arrays import Offsets
 
 Row = tuple[Offsets, Offsets]
@@ -29,12 +29,6 @@ def completion_states(model: PreTrainedModel, rows: Sequence[Row]) -> list[tuple
     return [
         (hidden[i, len(p) - 1 : len(p) + len(c) - 1], ids[i, len(p) : len(p) + len(c)]) for i, (p, c) in enumerate(rows)
     ]
-
-
-def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
-    """Return weight (V, H) and bias (V,) of the language model's head; None for a head without a bias."""
-    head = cast(nn.Module, model.get_output_embeddings())
-    return cast(Tensor, head.weight), cast(Tensor | None, getattr(head, "bias", None))
 
 
 def forced_scores(model: PreTrainedModel, rows: Sequence[Row], temperature: float = 1.0) -> list[TokenScores]:

@@ -100,8 +100,9 @@ class HFEngine:
         if self._policy is None:
             raise RuntimeError("HFEngine.score was called before load_weights: it has no policy to score with")
         model = self._policy.policy_model
+        limit = position_limit(model)
         for prompt, completion in zip(prompts, completions, strict=True):
-            check_lengths([prompt], len(completion), position_limit(model))
+            check_lengths([prompt], len(completion), limit)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]) - len(completions[i]))
         scores: dict[int, TokenScores] = {}
         with _inference(model):

@@ -81,14 +81,13 @@ class RecordFile:
         """
         earlier = 0
         for number, line in numbered_lines(self.lines):
-            earlier += "at" not in line
             if "at" not in line:
+                earlier += 1
                 continue
             try:
-                if wanted(line):
-                    content = read(self._batch(line))
-                else:
+                if not wanted(line):
                     continue
+                content = read(self._batch(line))
             except (TypeError, ValueError, LookupError, AttributeError, pa.ArrowException, OSError) as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 log.warning("%s:%d cannot be read (%s); its content is computed again", self.lines, number, reason)

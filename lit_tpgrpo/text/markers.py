@@ -148,8 +148,7 @@ LOOK_BACK = 40
 
 def matches_before(pattern: re.Pattern[str], sentence: str, position: int) -> bool:
     """Return whether a pattern that ends in ``$`` matches directly before ``position``."""
-    before = sentence[max(0, position - LOOK_BACK) : position]
-    return pattern.search(before) is not None
+    return pattern.search(sentence[max(0, position - LOOK_BACK) : position]) is not None
 
 
 def supposes_before(sentence: str, position: int) -> bool:

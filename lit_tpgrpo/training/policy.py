@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_tpgrpo.functional.logprobs import selected_logprobs
+from lit_tpgrpo.pretrained import head_of
 from lit_tpgrpo.training.microbatches import MicroBatch
 
 
@@ -28,11 +27,11 @@ class PolicyModel(nn.Module):
         Both are of softmax(logits / temperature) and differentiable.
         """
         hidden = self.causal_lm.base_model(**batch.model_inputs, use_cache=False).last_hidden_state
-        head = cast(nn.Module, self.causal_lm.get_output_embeddings())
+        weight, bias = head_of(self.causal_lm)
         return selected_logprobs(
             hidden.flatten(0, 1)[batch.predictors],
-            cast(Tensor, head.weight),
+            weight,
             batch.targets,
             temperature=temperature,
-            bias=cast(Tensor | None, getattr(head, "bias", None)),
+            bias=bias,
         )

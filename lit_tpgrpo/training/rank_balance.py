@@ -7,13 +7,12 @@ in a collective, and the others wait. The step's gradient is a sum over all sequ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_tpgrpo.distributed import gather, rank, world_size
+from lit_tpgrpo.pretrained import head_of
 from lit_tpgrpo.records import TrainingSequence
 
 WORTHWHILE = 0.02
@@ -31,7 +30,7 @@ def sequence_cost(tokens: int, hidden_size: int) -> float:
 
 def hidden_size(model: PreTrainedModel) -> int:
     """Return H, the width of the head's input."""
-    return cast(Tensor, cast(nn.Module, model.get_output_embeddings()).weight).shape[1]
+    return head_of(model)[0].shape[1]
 
 
 def plan_moves(costs: Sequence[Sequence[float]]) -> list[tuple[int, int, int]]:

@@ -91,7 +91,7 @@ def test_the_step_that_trl_is_timed_on_is_ours(rehearsal):
     losses = [r["values"]["first loss"] for label, r in rows.items() if label.startswith(("ours", "TRL"))]
     assert len(losses) == 5
     assert losses == pytest.approx([losses[0]] * 5, rel=2e-3)
-    assert abs(losses[0]) > 1e-3
+    assert abs(losses[0]) > 5e-3
 
 
 @pytest.mark.slow
@@ -341,8 +341,18 @@ def pins(name: str) -> dict[str, str]:
 
 
 def test_the_wheels_hold_what_the_package_needs_besides_what_the_machine_has():
-    there = {"torch", "lightning", "transformers", "torchmetrics", "tensorboard", "peft", "tqdm", "jinja2"}
-    there |= {"numpy", "pyarrow"}
+    there = {
+        "torch",
+        "lightning",
+        "transformers",
+        "torchmetrics",
+        "tensorboard",
+        "peft",
+        "tqdm",
+        "jinja2",
+        "numpy",
+        "pyarrow",
+    }
     wheels = pins("benchmarks/gpu_wheels.txt")
     needed = {name: v for name, v in pins("requirements.txt").items() if name not in there}
     assert needed.pop("bitsandbytes") == pins("benchmarks/gpu_wheels_bitsandbytes.txt")["bitsandbytes"]

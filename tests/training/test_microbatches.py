@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_tpgrpo.functional.token_budget import token_budget_slices
 from lit_tpgrpo.records import TrainingSequence
 from lit_tpgrpo.rollout.training_sequences import even_steps
 from lit_tpgrpo.training.microbatches import MicroBatch
 from lit_tpgrpo.training.packing import Packed, PackedByPositions
-from lit_tpgrpo.training.padding import Masked, Padded, token_budget_slices
+from lit_tpgrpo.training.padding import Masked, Padded
 
 
 def sequence(prompt: list[int], completion: list[int]) -> TrainingSequence:

@@ -12,6 +12,7 @@ from lit_tpgrpo.engines.base import Engine, SamplingParams, ScoringEngine
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import AnswerProbes, Evidence
 from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools, Probe
+from lit_tpgrpo.judges.evidence.missing import still_missing
 
 log = logging.getLogger(__name__)
 COUNTERS = ("probes", "probes_reused", "probes_lost", "probe_tokens")
@@ -90,17 +91,9 @@ class GoldAnswerProbes(EvidenceProvider):
     def provide(self, cases: Sequence[EvidenceCase], tools: EvidenceTools) -> Sequence[Evidence | None]:
         lead_in = tools.encode(self.lead_in)
         rows = [self._probes(case, lead_in, tools) for case in cases]
-        unique = {probe.key: probe for row in rows for probe in row if probe is not None}
-        values = _readable(tools.stored(unique.keys()))
-        missing = [probe for key, probe in unique.items() if key not in values]
-        self._counts["probes_reused"] += sum(p is not None for row in rows for p in row) - len(missing)
-        if missing and not tools.current:
-            log.warning(
-                "%d steps were not probed, and the policy that sampled them has moved on: they have no values",
-                len(missing),
-            )
-            self._counts["probes_lost"] += len(missing)
-            missing = []
+        values = _readable(tools.stored({probe.key for row in rows for probe in row if probe is not None}))
+        lost = "%d steps were not probed, and the policy that sampled them has moved on: they have no values"
+        missing = still_missing(rows, values, tools.current, self._counts, "probes", lost)
         params = SamplingParams(max_new_tokens=self.tokens, temperature=self.temperature)
         for batch in tools.probe(missing, self.samples, params) if missing else ():
             found = {probed.key: (probed.accuracy, probed.confidence) for probed in batch}

@@ -13,6 +13,7 @@ from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Continuations, Evidence
 from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools, Prefix
+from lit_tpgrpo.judges.evidence.missing import still_missing
 
 log = logging.getLogger(__name__)
 BUCKETS = 32
@@ -78,17 +79,9 @@ class MonteCarloContinuations(EvidenceProvider):
     def continued(self, cases: Sequence[EvidenceCase], tools: EvidenceTools) -> list[Continuations]:
         """Return the continuations of each case, in their order: those that the store lacks are sampled and stored."""
         rows = [self._prefixes(case, tools) for case in cases]
-        unique = {prefix.key: prefix for row in rows for prefix in row if prefix is not None}
-        outcomes = _readable(tools.stored(unique.keys()))
-        missing = [prefix for key, prefix in unique.items() if key not in outcomes]
-        self._counts["prefixes_reused"] += sum(p is not None for row in rows for p in row) - len(missing)
-        if missing and not tools.current:
-            log.warning(
-                "%d prefixes have no continuations, and the policy that sampled them has moved on: their steps have no value",
-                len(missing),
-            )
-            self._counts["prefixes_lost"] += len(missing)
-            missing = []
+        outcomes = _readable(tools.stored({prefix.key for row in rows for prefix in row if prefix is not None}))
+        lost = "%d prefixes have no continuations, and the policy that sampled them has moved on: their steps have no value"
+        missing = still_missing(rows, outcomes, tools.current, self._counts, "prefixes", lost)
         for bucket, params in self._buckets(missing, self._params(tools.sampling)):
             for batch in tools.continue_from(bucket, self.samples, params):
                 values = {continued.key: continued.outcomes for continued in batch}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.arguments import check_positive, checked_arguments
-from lit_tpgrpo.engines.forced_scores import completion_states, head_of
+from lit_tpgrpo.engines.forced_scores import completion_states
 from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.evidence import Evidence, TokenRewards
 from lit_tpgrpo.fingerprint import fingerprint
+from lit_tpgrpo.functional.token_budget import token_budget_slices
 from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
-from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, refuse_rescaled_logits
+from lit_tpgrpo.pretrained import head_of, load_causal_lm, load_tokenizer, refuse_rescaled_logits
 from lit_tpgrpo.records import Solution
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,9 @@ class ChosenTokenLogits(EvidenceProvider):
         known = _readable(tools.stored(unique.keys()), unique)
         missing = [key for key in unique if key not in known]
         self._counts["scored_solutions_reused"] += len(cases) - len(missing)
-        for batch in self._batches({key: unique[key] for key in missing}):
+        lengths = [_length(unique[key]) for key in missing]
+        for rows in token_budget_slices(lengths, self.tokens_per_batch):
+            batch = [missing[i] for i in rows]
             values = dict(zip(batch, chosen_logits(model, [unique[key] for key in batch]), strict=True))
             finite = {key: row.tolist() for key, row in values.items() if row.isfinite().all()}
             tools.store(finite)
@@ -111,19 +114,8 @@ class ChosenTokenLogits(EvidenceProvider):
                 )
             known |= finite
             self._counts["scored_solutions"] += len(batch)
-            self._counts["scored_tokens"] += sum(_length(unique[key]) for key in batch)
+            self._counts["scored_tokens"] += sum(lengths[i] for i in rows)
         return [TokenRewards(tuple(known[key])) for key in keys]
-
-    def _batches(self, solutions: Mapping[str, Solution]) -> Iterator[list[str]]:
-        """Yield keys of solutions of similar length, the longest first, whose padded tokens fit one pass."""
-        batch: list[str] = []
-        for key in sorted(solutions, key=lambda key: -_length(solutions[key])):
-            if batch and (len(batch) + 1) * _length(solutions[batch[0]]) > self.tokens_per_batch:
-                yield batch
-                batch = []
-            batch.append(key)
-        if batch:
-            yield batch
 
     def _ready(self) -> PreTrainedModel:
         if self._loaded is None:
