@@ -16,19 +16,22 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, JudgeRefresh, MathEvaluation, RoundCallback, SafeCheckpoint
-from lit_tpgrpo.credit import OutcomeCredit, TokenRewardKL
-from lit_tpgrpo.credit.batch import Whitening
+from lit_tpgrpo.credit import OutcomeCredit, SPAECredit, TokenRewardKL
+from lit_tpgrpo.credit.batch import PotentialGain, Whitening
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.audit import ArithmeticAudit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import OtherProcessError
-from lit_tpgrpo.judges.evidence import MonteCarloContinuations
+from lit_tpgrpo.evidence import AnswerProbes, Continuations
+from lit_tpgrpo.judges.base import Judge
+from lit_tpgrpo.judges.evidence import GoldAnswerProbes, MonteCarloContinuations
 from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
-from lit_tpgrpo.records import Outcome
+from lit_tpgrpo.records import Outcome, StepLabel, Verdict
 from lit_tpgrpo.rewards import OutcomeReward, RewardCase
+from lit_tpgrpo.text.steps import steps_from_starts
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
 from lit_tpgrpo.training.sharding import Sharding
@@ -78,6 +81,31 @@ class WithoutLast:
         return [range(4 if float(group.problem.answer) <= mean else 3) for group in groups]
 
 
+class FourTokens(Judge):
+    """Divides what a random model writes, which has no paragraphs, into steps of four tokens."""
+
+    cases = 0
+
+    def judge(self, cases):
+        for i, case in enumerate(cases):
+            self.cases += 1
+            solution, correct = case.solution, case.outcome is Outcome.CORRECT
+            starts = sorted({0, *(s for s in solution.token_starts[::4].tolist() if s < case.divided().thinking[1])})
+            steps = steps_from_starts(solution.text, starts, solution.token_starts, case.division)
+            right, wrong = StepLabel.CORRECT, (StepLabel.UNMATCHED, StepLabel.MATCHED)
+            yield i, Verdict(steps, tuple(right if correct else wrong[step.is_answer] for step in steps))
+
+    def metrics(self):
+        counted, self.cases = self.cases, 0
+        return {"cases": float(counted)}
+
+
+PROBED: dict[str, Any] = {
+    "judge": FourTokens(),
+    "evidence": [MonteCarloContinuations(samples=2), GoldAnswerProbes(samples=2, tokens=2, lead_in="\\boxed{")],
+    "credit": SPAECredit(),
+    "batch_stage": PotentialGain(),
+}
 REFILLED: dict[str, Any] = {
     "group_filter": WithoutLast(),
     "batch_stage": Whitening(),
@@ -91,7 +119,7 @@ class Record(RoundCallback):
     """What every step and round said, on every process."""
 
     def __init__(self) -> None:
-        self.losses, self.steps, self.rounds, self.uids = [], [], [], []
+        self.losses, self.steps, self.rounds, self.uids, self.evidence = [], [], [], [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
@@ -100,6 +128,17 @@ class Record(RoundCallback):
     def on_round_end(self, trainer, pl_module, made):
         self.rounds.append(dict(made.metrics))
         self.uids.append([g.problem.uid for g in made.groups])
+        self.evidence.append(
+            {
+                (group.problem.uid, judged.solution.sample): [
+                    e.values if isinstance(e, AnswerProbes) else e.outcomes
+                    for e in judged.evidence
+                    if isinstance(e, (AnswerProbes, Continuations))
+                ]
+                for group in made.groups
+                for judged in group.solutions
+            }
+        )
 
 
 def strategy_of(name: str) -> Strategy | str:
@@ -127,6 +166,7 @@ def data(name: str, out: Path) -> MathRolloutDataModule:
         max_empty_rounds=3,
         progress=False,
         **(REFILLED if "dynamic" in name else {}),
+        **(PROBED if "probed" in name else {}),
         **({"credit": TokenRewardKL(OutcomeCredit(), 0.5)} if "rewardkl" in name else {}),
     )
 
@@ -181,10 +221,11 @@ def run(model: str, out: Path, name: str) -> None:
         return
     weights = {n: t.clone() for n, t in module.named_tensors()}
     shares: list = [None] * WORLD
+    share = (record.steps, record.uids, capability.state_dict(), record.evidence)
     if WORLD > 1:
-        torch.distributed.all_gather_object(shares, (record.steps, record.uids, capability.state_dict()))
+        torch.distributed.all_gather_object(shares, share)
     else:
-        shares = [(record.steps, record.uids, capability.state_dict())]
+        shares = [share]
     if trainer.is_global_zero:
         sharded = any(type(p).__name__ == "DTensor" for p in module.policy_model.parameters())
         found = {"losses": record.losses, "rounds": record.rounds, "weights": weights, "shares": shares}

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 LIMIT_S = 1200  # a hang ends here
-KINDS = ("nothing", "plain", "lora", "dynamic", "rewardkl")
+KINDS = ("nothing", "plain", "lora", "dynamic", "rewardkl", "probed")
 ALONE = ("ddp", *(f"ddp-{kind}" for kind in KINDS))
 TOGETHER = {
     2: (
@@ -35,6 +35,8 @@ TOGETHER = {
         "fsdp-resumed",
         "fsdp-lora-resumed",
         "fsdp-rewardkl",
+        "ddp-probed",
+        "fsdp-probed",
         "fsdp-bf16",
         "fsdp-breaks",
     ),
@@ -105,12 +107,12 @@ def test_groups_are_whole_and_met_once(runs: Path, n: int, name: str):
     one, many = alone(runs, name), load(runs, name, n)
     for back in range(1, len(many["rounds"]) + 1):
         expected = one["shares"][0][1][-back]
-        shares = [uids[-back] for _, uids, _ in many["shares"]]
+        shares = [uids[-back] for _, uids, *_ in many["shares"]]
         assert sorted(uid for share in shares for uid in share) == sorted(expected)
         if "dynamic" not in name:  # which ones are dropped is not for the ranks to choose
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
     # What the policy can do is known on all processes, for all draw the same problems by it.
-    estimates = [state["estimates"] for *_, state in many["shares"]]
+    estimates = [state["estimates"] for _, _, state, _ in many["shares"]]
     assert all(found.keys() == estimates[0].keys() for found in estimates)
     assert estimates[0].keys() == one["shares"][0][2]["estimates"].keys()
 
@@ -134,6 +136,22 @@ def test_the_penalty_in_the_reward_is_the_same_with_shards_of_policy_and_referen
     one, many = load(runs, "ddp-rewardkl", 1)["rounds"], load(runs, "fsdp-rewardkl", 2)["rounds"]
     assert abs(many[0]["credit/reward_kl"]) < 1e-6 < 1e-4 < many[1]["credit/reward_kl"]
     assert [r["credit/reward_kl"] for r in many] == pytest.approx([r["credit/reward_kl"] for r in one], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddp-probed", "fsdp-probed"])
+def test_continuations_and_probes_are_those_of_one_process(runs: Path, name: str):
+    one, many = load(runs, "ddp-probed", 1), load(runs, name, 2)
+    ((*_, alone_),) = one["shares"]
+    for r, expected in enumerate(alone_):
+        shares = [evidence[r] for *_, evidence in many["shares"]]
+        assert sum(map(len, shares)) == len(expected) == 40
+        found = {key: values for share in shares for key, values in share.items()}
+        assert {key: continued for key, (continued, _) in found.items()} == {key: c for key, (c, _) in expected.items()}
+        for key, (_, probes) in expected.items():
+            assert [pair and pytest.approx(pair, abs=1e-5) for pair in probes] == list(found[key][1])
+        # Not all alike: continuations of some steps ended right, of others not, and the policy knows more or less.
+        assert {o for continued, _ in expected.values() for row in continued for o in row or ()} == {0.0, 1.0}
+        assert len({pair for _, probes in expected.values() for pair in probes if pair is not None}) > 10
 
 
 def test_steps_are_uneven_and_some_processes_have_nothing_to_train_on(runs: Path):
