@@ -5,7 +5,8 @@
 Every row has accuracy and tokens a problem, all sampled tokens counted, those of solutions and steps that were not chosen
 included, and majority voting over as many plain samples as those tokens pay for, from one pool: its expectation over subsets
 of that size. A row says so if the pool is smaller than that: the search had more tokens then. Intervals are 95% percentile
-bootstraps over problems; those of the difference are paired.
+bootstraps over problems; those of the difference are paired. A second table says what the scores know: a search over whole
+solutions can choose no better than they tell right ones from wrong ones.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
+import platform
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import torch
+import transformers
 
 from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.datamodules.arithmetic.measure import is_correct
@@ -32,7 +37,7 @@ from lit_tpgrpo.judges.rule import EMBEDDED_SOURCE, RuleJudge
 from lit_tpgrpo.metrics.scores import majority
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 from lit_tpgrpo.records import Outcome
-from lit_tpgrpo.rollout.prompts import prompt_ids
+from lit_tpgrpo.rollout.prompts import RolloutPrompt, prompt_ids
 from lit_tpgrpo.search import BeamSearch, GreedyStepSearch, JudgeStepScores, Search, StepScorer, run_searches
 from lit_tpgrpo.search.base import ROOT, Aggregate, Expand, Partial, Plan, solution_score
 from lit_tpgrpo.search.whole import answer_of, best_of, weighted_vote
@@ -76,7 +81,8 @@ class SearchBench:
             )
         )
         self.problems = make_problems(level, problems, seed=seed, split="heldout")
-        self.prompts = [prompt_ids(self.tokenizer, problem) for problem in self.problems]
+        as_trained = RolloutPrompt("{problem}")  # without the request to box the answer, as in the quickstart
+        self.prompts = [prompt_ids(self.tokenizer, problem, as_trained) for problem in self.problems]
         self.seed = seed
         self.params = SamplingParams(max_new_tokens=MAX_TOKENS)
         numbered = [(i, k) for i in range(problems) for k in range(samples)]
@@ -174,16 +180,45 @@ def _with_interval(values: Sequence[float]) -> str:
     return f"{fmean(values):.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
+SCORE_HEADER = """\
+| step scores | of a solution | right solutions | wrong solutions | right above wrong | ties |
+|---|---|---|---|---|---|"""
+
+
+def score_line(bench: SearchBench, name: str, scorer: StepScorer, aggregate: Aggregate) -> str:
+    """Return the mean scores of right and wrong solutions of the pool, and how often a right one has the higher score.
+
+    The pairs are those of a right and a wrong solution of one problem; ties count half.
+    """
+    sides: tuple[list[float], list[float]] = [], []
+    wins: list[float] = []
+    for i, own in enumerate(bench.scored(scorer)):
+        right, wrong = (
+            [solution_score(s, aggregate) * s.is_whole for s in own if bench.is_right(i, s) is side]
+            for side in (True, False)
+        )
+        sides[0].extend(right)
+        sides[1].extend(wrong)
+        wins += [1.0 if a > b else 0.5 if a == b else 0.0 for a in right for b in wrong]
+    shown = [f"{fmean(values):.3f}" if values else "-" for values in (*sides, wins, [w == 0.5 for w in wins])]
+    return f"| {name} | {aggregate} | {' | '.join(shown)} |"
+
+
+def scorers_of(error: float) -> list[tuple[str, StepScorer]]:
+    """Return the scorers of the tables; the rule judge is the last one."""
+    return [
+        ("exact", ArithmeticStepScores()),
+        (f"exact, {error:.0%} wrong", ArithmeticStepScores(error)),
+        ("rule judge", JudgeStepScores(RuleJudge(), source=EMBEDDED_SOURCE)),
+    ]
+
+
 def rows_of(bench: SearchBench, error: float) -> Iterator[SearchRow]:
     """Yield the rows of the table as they are measured."""
     spent = tuple(sum(f.tokens for f in own) for own in bench.pool)
     one = tuple(spent_ // len(bench.pool[0]) for spent_ in spent)
     yield SearchRow("one sample", "-", bench.plain(1), one)
-    scorers: list[tuple[str, StepScorer]] = [
-        ("exact", ArithmeticStepScores()),
-        (f"exact, {error:.0%} wrong", ArithmeticStepScores(error)),
-        ("rule judge", JudgeStepScores(RuleJudge(), source=EMBEDDED_SOURCE)),
-    ]
+    scorers = scorers_of(error)
     for name, scorer in scorers:
         for aggregate in ("last", "mean"):
             yield from bench.choices(name, scorer, aggregate)
@@ -204,13 +239,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the table")
     args = parser.parse_args()
     bench = SearchBench(args.model, args.level, args.problems, args.samples, args.seed)
-    lines = [HEADER]
-    print(HEADER, flush=True)
-    for row in rows_of(bench, args.error):
-        lines.append(line_of(bench, row))
-        print(lines[-1], flush=True)
+    rows = (line_of(bench, row) for row in rows_of(bench, args.error))
+    scores = (score_line(bench, *named, agg) for named in scorers_of(args.error) for agg in ("last", "mean"))
+    lines = []
+    for line in itertools.chain(_setting(), [HEADER], rows, ["", SCORE_HEADER], scores):
+        lines.append(line)
+        print(line, flush=True)
     if args.out is not None:
         args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _setting() -> list[str]:
+    """Return the command, the hardware and the versions."""
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+    cpu = f"{os.cpu_count()} {platform.machine()} CPU cores, {torch.get_num_threads()} thread"
+    return [f"`python -m benchmarks.search {' '.join(sys.argv[1:])}`: {cpu}; {versions}.", ""]
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from benchmarks.search import SearchBench, SearchRow, line_of
+from benchmarks.search import SearchBench, SearchRow, line_of, score_line
+from lit_tpgrpo.datamodules.arithmetic.measure import prompt_text
 from lit_tpgrpo.records import StopReason
 from lit_tpgrpo.search import Found, Partial
 
@@ -39,3 +41,25 @@ def test_a_large_pool_is_not_listed():
 def test_a_row_says_where_the_pool_has_fewer_tokens_than_the_search(tokens, compared):
     line = line_of(bench("4", "5", "4"), SearchRow("a search", "exact", (1.0,), (tokens,)))
     assert compared in line
+
+
+def test_scores_that_know_nothing_are_ties():
+    fake = bench("4", "5", "4")
+    fake.scored = lambda scorer: [[replace(f.partial, scores=(scorer(f.partial),)) for f in own] for own in fake.pool]
+
+    def exact(partial: Partial) -> float:
+        return float(partial.text.endswith("{4}"))
+
+    def same(partial: Partial) -> float:
+        return 0.5
+
+    assert score_line(fake, "exact", cast(Any, exact), "last") == "| exact | last | 1.000 | 0.000 | 1.000 | 0.000 |"
+    assert score_line(fake, "same", cast(Any, same), "mean") == "| same | mean | 0.500 | 0.500 | 0.500 | 1.000 |"
+
+
+@pytest.mark.slow
+def test_the_policy_is_asked_as_it_was_trained():
+    """With another prompt the trained policy solved one problem in seventy."""
+    made = SearchBench("embedded:tiny-qwen2", "1", problems=1, samples=1, seed=0)
+    (prompt,) = made.prompts
+    assert made.decode(prompt) == prompt_text(made.tokenizer, made.problems[0].prompt)
