@@ -25,6 +25,7 @@ from lit_tpgrpo.datamodules.heldout_streams import HeldoutStreams
 from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
 from lit_tpgrpo.datamodules.mixture_stream import problem_stream
 from lit_tpgrpo.datamodules.round_factory import RoundFactory
+from lit_tpgrpo.datamodules.round_makers import ScheduleName, round_maker_of
 from lit_tpgrpo.datamodules.settings_checks import (
     check_counts,
     check_filter,
@@ -135,6 +136,9 @@ class MathRolloutDataModule(L.LightningDataModule):
         max_empty_rounds: rounds in a row with nothing to train on after which training stops with an error.
         seed: of problem order and sampling; by default that of ``seed_everything``.
         progress: show bars of sampling and judging, unless the Trainer's ``enable_progress_bar`` is off.
+        schedule: how the stages of a round follow one another: ``serial``, or ``streamed``: solutions are verified and judged
+            while others are being sampled. The numbers are the same. In a streamed round verifier and judge are called from
+            other threads than the main one, and a policy that judges itself samples its replies with an engine of its own.
     """
 
     RENAMED_ARGUMENTS: ClassVar = {"correction_cap": "correction.cap", "correction_floor": "correction.floor"}
@@ -177,6 +181,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         max_empty_rounds: int = 5,
         seed: int | None = None,
         progress: bool = True,
+        schedule: ScheduleName = "serial",
     ) -> None:
         super().__init__()
         check_counts(
@@ -197,7 +202,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         check_sampling(self.engine, sampling, self.correction)
         self.verifier = MathVerifier() if verifier is None else cast(Verifier, verifier)
         self.judge = RuleJudge() if judge is None else judge
-        if isinstance(self.judge, EngineSharing):
+        self._maker = round_maker_of(schedule, dynamic_sampling)
+        if isinstance(self.judge, EngineSharing) and schedule == "serial":
             # What a judge says is sampled, never searched for.
             self.judge.share_engine(sampler)
         self.credit = ThoughtCredit() if credit is None else credit
@@ -295,7 +301,7 @@ class MathRolloutDataModule(L.LightningDataModule):
 
     def maker(self) -> RoundMaker:
         """Return the stages of a round, with the trainer's tokenizer."""
-        return RoundMaker(
+        return self._maker(
             engine=self.engine,
             verifier=self.verifier,
             judge=self.judge,

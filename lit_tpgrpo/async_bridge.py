@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -61,6 +61,31 @@ def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> It
             with contextlib.suppress(RuntimeError):  # the loop has just closed
                 loop.call_soon_threadsafe(task.cancel)
         thread.join()
+
+
+async def arriving(items: Iterable[T]) -> AsyncIterator[T]:
+    """Iterate over items whose ``next`` may have to wait, without blocking the event loop.
+
+    A thread reads them, to the end or until the loop has ended: an iterator that waits must end by itself at last.
+    """
+    loop = asyncio.get_running_loop()
+    read: asyncio.Queue[T | _End] = asyncio.Queue()
+
+    def run() -> None:
+        try:
+            for item in items:
+                loop.call_soon_threadsafe(read.put_nowait, item)
+            end = _End(None)
+        except BaseException as error:  # for the consumer, who may be gone
+            end = _End(error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(read.put_nowait, end)
+
+    threading.Thread(target=run, name="arriving", daemon=True).start()
+    while not isinstance(item := await read.get(), _End):
+        yield item
+    if item.error is not None:
+        raise item.error
 
 
 async def gather_or_cancel(*parts: Awaitable[T]) -> list[T]:

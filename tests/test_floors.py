@@ -23,6 +23,7 @@ FLOORS = {
     "lit_tpgrpo.yaml_files": 0,
     "lit_tpgrpo.api_keys": 1,
     "lit_tpgrpo.arguments": 1,
+    "lit_tpgrpo.arrivals": 1,
     "lit_tpgrpo.async_bridge": 1,
     "lit_tpgrpo.bounded_http": 1,
     "lit_tpgrpo.chat_template": 1,

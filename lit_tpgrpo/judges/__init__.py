@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RefreshableJudge,
         RepeatableJudge,
         StoringJudge,
+        StreamingJudge,
         TallyingJudge,
         abstain,
     )
@@ -33,7 +34,7 @@ else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
-            "base": "Judge JudgeCase RefreshableJudge RepeatableJudge StoringJudge TallyingJudge abstain",
+            "base": "Judge JudgeCase RefreshableJudge RepeatableJudge StoringJudge StreamingJudge TallyingJudge abstain",
             "error_detection": "ErrorDetectionReport ErrorScores WrongSteps",
             "labelled_chains": "LabelledChain LabelledChainsReport",
             "noisy": "NoisyJudge",
@@ -57,6 +58,7 @@ __all__ = [
     "RepeatableJudge",
     "RuleJudge",
     "StoringJudge",
+    "StreamingJudge",
     "TallyingJudge",
     "VotingJudge",
     "WrappedJudge",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -122,6 +122,29 @@ class TallyingJudge(Protocol):
 def tally_of(judge: Judge) -> Tally:
     """Return a judge's counters since the last call and reset them; metrics of a judge without ``tally`` count as counts."""
     return judge.tally() if isinstance(judge, TallyingJudge) else Counts(judge.metrics())
+
+
+@runtime_checkable
+class StreamingJudge(Protocol):
+    """A judge that begins with the first cases while others are still being sampled (``data.schedule: streamed``)."""
+
+    def judge_arriving(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
+        """Judge cases whose ``next`` may have to wait. All else is as in ``judge``: one call for all cases of a round."""
+        ...
+
+
+def judge_arriving(judge: Judge, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
+    """Judge cases as they come, or once the last one is there if the judge is no ``StreamingJudge``.
+
+    A subclass that overrides ``judge`` alone is asked by that method: the inherited ``judge_arriving`` does not know it.
+    """
+    owners = [next((i for i, base in enumerate(type(judge).__mro__) if name in vars(base)), -1) for name in _ASKED_BY]
+    if isinstance(judge, StreamingJudge) and owners[0] <= owners[1]:
+        return judge.judge_arriving(cases)
+    return judge.judge(list(cases))
+
+
+_ASKED_BY = ("judge_arriving", "judge")
 
 
 @runtime_checkable

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import named_settings_of
-from lit_tpgrpo.judges.base import OTHER_LABEL, Judge, JudgeCase
-from lit_tpgrpo.judges.wrapped import WrappedJudge
+from lit_tpgrpo.judges.base import OTHER_LABEL, Judge, JudgeCase, judge_arriving
+from lit_tpgrpo.judges.wrapped import WrappedJudge, noted
 from lit_tpgrpo.records import WRONG_LABELS, Verdict
 from lit_tpgrpo.seeds import derived_seed
 
@@ -70,6 +70,12 @@ class NoisyJudge(WrappedJudge):
         """Judge the cases with the inner judge and flip labels as its verdicts come."""
         for index, verdict in self.inner.judge(cases):
             yield index, self._with_errors(cases[index], verdict)
+
+    def judge_arriving(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
+        """As ``judge``, see ``StreamingJudge``."""
+        seen: list[JudgeCase] = []
+        for index, verdict in judge_arriving(self.inner, noted(cases, seen)):
+            yield index, self._with_errors(seen[index], verdict)
 
     def _with_errors(self, case: JudgeCase, verdict: Verdict) -> Verdict:
         solution = case.solution

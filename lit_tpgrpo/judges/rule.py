@@ -10,7 +10,7 @@ that paraphrase the statement they reject.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -83,18 +83,32 @@ class RuleJudge:
         self._warned = False
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
-        answered: list[int] = []
-        for index, case in enumerate(cases):
-            self._counts["cases"] += 1
-            if case.problem.source != EMBEDDED_SOURCE and not self._warned:
-                self._warned = True
-                rank_zero_warn(SCOPE_WARNING.format(source=case.problem.source), stacklevel=2)
-            if case.steps and case.steps[-1].is_answer:
-                answered.append(index)
-            else:
-                yield index, self._abstain(case, "no answer block")
-        for index, labels in self._labeller.label((i, self._rule_case(cases[i])) for i in answered):
-            yield index, self._verdict(cases[index], labels)
+        return self.judge_arriving(cases)
+
+    def judge_arriving(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
+        """Judge cases as they come, see ``StreamingJudge``; those without an answer block at the end."""
+        seen: list[JudgeCase] = []
+        unanswered: list[int] = []
+
+        def answered() -> Iterator[tuple[int, RuleCase]]:
+            for index, case in enumerate(cases):
+                self._counts["cases"] += 1
+                self._warn_of_scope(case)
+                seen.append(case)
+                if case.steps and case.steps[-1].is_answer:
+                    yield index, self._rule_case(case)
+                else:
+                    unanswered.append(index)
+
+        for index, labels in self._labeller.label(answered()):
+            yield index, self._verdict(seen[index], labels)
+        for index in unanswered:
+            yield index, self._abstain(seen[index], "no answer block")
+
+    def _warn_of_scope(self, case: JudgeCase) -> None:
+        if case.problem.source != EMBEDDED_SOURCE and not self._warned:
+            self._warned = True
+            rank_zero_warn(SCOPE_WARNING.format(source=case.problem.source), stacklevel=2)
 
     def metrics(self) -> dict[str, float]:
         """Return the counters since the last call and reset them, with those of the workers if there are any."""

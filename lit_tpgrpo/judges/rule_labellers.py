@@ -7,8 +7,8 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import as_completed
-from typing import Protocol
+from concurrent.futures import Future, as_completed
+from typing import Any, Protocol
 
 from lit_tpgrpo.judges.rule_labels import RuleCase, RuleLabels, label_steps
 from lit_tpgrpo.verify.pool import WorkerPool
@@ -28,7 +28,7 @@ _NOTES = {
 
 
 class Labeller(Protocol):
-    """Labels numbered solutions, in any order; a text instead of labels says why there are none."""
+    """Labels numbered solutions as they come, in any order; a text instead of labels says why there are none."""
 
     def label(self, cases: Iterable[tuple[int, RuleCase]]) -> Iterator[tuple[int, RuleLabels | str]]: ...
 
@@ -72,12 +72,13 @@ class WorkerLabeller:
         self._lost_before = 0
 
     def label(self, cases: Iterable[tuple[int, RuleCase]]) -> Iterator[tuple[int, RuleLabels | str]]:
-        numbered = list(cases)
-        if not numbered:
-            return
-        pool = self._open_pool()
-        running = {pool.request(case.as_json()): (index, case) for index, case in numbered}
+        running: dict[Future[Any], tuple[int, RuleCase]] = {}
         try:
+            for index, case in cases:
+                running[self._open_pool().request(case.as_json())] = (index, case)
+                for future in [f for f in running if f.done()]:  # while later cases are waited for
+                    index, case = running.pop(future)
+                    yield index, self._labels(case, future.result())
             for future in as_completed(running):
                 index, case = running[future]
                 yield index, self._labels(case, future.result())

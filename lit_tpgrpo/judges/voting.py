@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import named_settings_of
-from lit_tpgrpo.judges.base import OTHER_LABEL, Judge, JudgeCase, RepeatableJudge, abstain
-from lit_tpgrpo.judges.wrapped import WrappedJudge
+from lit_tpgrpo.judges.base import OTHER_LABEL, Judge, JudgeCase, RepeatableJudge, abstain, judge_arriving
+from lit_tpgrpo.judges.wrapped import WrappedJudge, noted
 from lit_tpgrpo.records import WRONG_LABELS, StepLabel, Verdict
 
 COUNTERS = ("votes", "votes_abstained", "votes_other_steps", "votes_too_few", "votes_steps", "votes_steps_split")
@@ -86,9 +86,20 @@ class VotingJudge(WrappedJudge):
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         """Judge each case k times and vote as soon as its last verdict comes."""
-        draws = [replace(case, draw=case.draw * self.votes + draw) for case in cases for draw in range(self.votes)]
+        return self._votes(cases, self.inner.judge([draw for case in cases for draw in self._draws(case)]))
+
+    def judge_arriving(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
+        """As ``judge``, see ``StreamingJudge``."""
+        seen: list[JudgeCase] = []
+        draws = (draw for case in noted(cases, seen) for draw in self._draws(case))
+        return self._votes(seen, judge_arriving(self.inner, draws))
+
+    def _draws(self, case: JudgeCase) -> list[JudgeCase]:
+        return [replace(case, draw=case.draw * self.votes + draw) for draw in range(self.votes)]
+
+    def _votes(self, cases: Sequence[JudgeCase], drawn: Iterator[tuple[int, Verdict]]) -> Iterator[tuple[int, Verdict]]:
         given: defaultdict[int, dict[int, Verdict]] = defaultdict(dict)
-        for index, verdict in self.inner.judge(draws):
+        for index, verdict in drawn:
             case, draw = divmod(index, self.votes)
             given[case][draw] = verdict
             if len(given[case]) == self.votes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from lit_tpgrpo.judges.base import (
     Counts,
     EngineSharing,
     Judge,
+    JudgeCase,
     RefreshableJudge,
     StoringJudge,
     Tally,
@@ -36,6 +38,13 @@ class WrapperTally:
     def sums(self) -> Counts:
         """Return what may be added up of both, see ``Summable``."""
         return sums_of(self.inner) + self.own
+
+
+def noted(cases: Iterable[JudgeCase], seen: list[JudgeCase]) -> Iterator[JudgeCase]:
+    """Pass cases on as they come, and append each to ``seen``, where its verdict finds it."""
+    for case in cases:
+        seen.append(case)
+        yield case
 
 
 class OwnCounters:

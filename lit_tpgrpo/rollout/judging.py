@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import closing, nullcontext
 
 from lit_tpgrpo.arguments import shown
 from lit_tpgrpo.credit.merging import agrees_with_answer, check_verdict, single_steps
@@ -18,6 +19,9 @@ from lit_tpgrpo.signals import STOP
 UNDECIDED = "the verifier left the outcome undecided"
 DROPPED = "not judged: dynamic sampling dropped the group"
 """Notes of verdicts that abstain without asking the judge."""
+
+Grouped = tuple[int, VerifiedSolution]
+"""A verified solution with the index of its group."""
 
 
 def judge_groups(
@@ -41,41 +45,71 @@ def judge_groups(
     # A group that an earlier run dropped may be wanted by this one's settings.
     done = {key: v for key, v in verified.verdicts.items() if v.note != DROPPED or key[0] in dropped}
     todo = [(g, s) for g, group in verified.groups.items() for s in group if (g, s.solution.sample) not in done]
-    cases = [JudgeCase(s.problem, s.solution, s.outcome, s.steps, s.division) for _, s in todo]
-
-    def keep(i: int, verdict: Verdict) -> None:
-        g, s = todo[i]
-        done[g, s.solution.sample] = verdict
-        file.add_verdict(g, s.problem, s.solution, s.outcome, s.answer, verdict)
-
-    wanted: list[int] = []
-    for i, (g, s) in enumerate(todo):
+    wanted: list[Grouped] = []
+    for g, s in todo:
         # Stored as well: if they were decided after a restart, a round that is partly trained on would change.
         if s.outcome is Outcome.UNDECIDED:
-            keep(i, abstain(cases[i], UNDECIDED))
+            done[g, s.solution.sample] = store_verdict(file, g, s, abstain(judge_case(s), UNDECIDED))
         elif g in dropped:
-            keep(i, abstain(cases[i], DROPPED))
+            done[g, s.solution.sample] = store_verdict(file, g, s, abstain(judge_case(s), DROPPED))
         else:
-            wanted.append(i)
+            wanted.append((g, s))
     if wanted:
-        verdicts = judge.judge([cases[i] for i in wanted])
-        awaited = set(range(len(wanted)))
-        for i, verdict in bar(verdicts, desc, len(wanted), show, "solution"):
+        verdicts = ask_judge(judge, lambda cases: judge.judge(list(cases)), wanted)
+        for (g, s), verdict in bar(verdicts, desc, len(wanted), show, "solution"):
+            done[g, s.solution.sample] = store_verdict(file, g, s, verdict)
+            STOP.check()
+    return done
+
+
+def ask_judge(
+    judge: Judge, ask: Callable[[Iterable[JudgeCase]], Iterable[tuple[int, Verdict]]], solutions: Iterable[Grouped]
+) -> Generator[tuple[Grouped, Verdict], None, None]:
+    """Yield each solution with its verdict as it comes, in any order; closing the iterator ends the judge's work.
+
+    Args:
+        judge: for messages.
+        ask: judges cases: the judge's ``judge``, or another way to call it.
+        solutions: with their group indices; ``next`` may wait for them.
+
+    Raises:
+        ConfigError: the judge gave no verdict on a solution, two, or one that contradicts its contract.
+    """
+    asked: list[Grouped] = []
+    awaited: set[int] = set()
+
+    def cases() -> Iterator[JudgeCase]:
+        for grouped in solutions:
+            awaited.add(len(asked))
+            asked.append(grouped)
+            yield judge_case(grouped[1])
+
+    verdicts = ask(cases())
+    with closing(verdicts) if isinstance(verdicts, Generator) else nullcontext():
+        for i, verdict in verdicts:
             if i not in awaited:
                 raise ConfigError(
                     f"the judge {type(judge).__name__} gave a verdict on case {i!r}; expected each index from 0 to "
-                    f"{len(wanted) - 1} once"
+                    f"{len(asked) - 1} once"
                 )
             awaited.remove(i)
-            keep(wanted[i], checked_verdict(judge, todo[wanted[i]][1], verdict))
-            STOP.check()
-    judged = sum((g, s.solution.sample) in done for g, s in todo)
-    if judged < len(todo):
+            yield asked[i], checked_verdict(judge, asked[i][1], verdict)
+    if awaited:
         raise ConfigError(
-            f"the judge {type(judge).__name__} gave no verdict on {len(todo) - judged} of {len(todo)} solutions; "
+            f"the judge {type(judge).__name__} gave no verdict on {len(awaited)} of {len(asked)} solutions; "
             "expected an (index, Verdict) for each case"
         )
-    return done
+
+
+def judge_case(s: VerifiedSolution) -> JudgeCase:
+    """Return a verified solution as the judge gets it."""
+    return JudgeCase(s.problem, s.solution, s.outcome, s.steps, s.division)
+
+
+def store_verdict(file: RoundFile, group: int, s: VerifiedSolution, verdict: Verdict) -> Verdict:
+    """Append a verdict to the round's file, and return it."""
+    file.add_verdict(group, s.problem, s.solution, s.outcome, s.answer, verdict)
+    return verdict
 
 
 def checked_verdict(judge: Judge, verified: VerifiedSolution, verdict: Verdict) -> Verdict:

@@ -39,7 +39,7 @@ from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.sampling import bar, batched, sample_groups
 from lit_tpgrpo.rollout.summary import RoundTally, tally_round
 from lit_tpgrpo.rollout.token_records import Sampled
-from lit_tpgrpo.rollout.verifying import VerifiedGroups, verify_groups
+from lit_tpgrpo.rollout.verifying import VerifiedGroups, stored_verdicts, verdicts_of, verify_groups
 from lit_tpgrpo.signals import STOP
 from lit_tpgrpo.text.formats.base import SolutionFormat
 from lit_tpgrpo.text.formats.think_tags import ThinkTags
@@ -157,7 +157,9 @@ class RoundMaker:
         started = time.perf_counter()
         groups, new_tokens = self._sample(index, assignments, file, policy_version)
         sampled = time.perf_counter()
-        verified, verdicts = verify_groups(self.verifier, self.format, groups, file, self.sampling.stop)
+        stored = stored_verdicts(groups, file)
+        verified = verify_groups(self.verifier, self.format, groups, stored, self.sampling.stop)
+        verdicts = verdicts_of(stored)
         return VerifiedGroups(verified, verdicts, new_tokens, sampled - started, time.perf_counter() - sampled)
 
     def complete(
@@ -322,10 +324,19 @@ class RoundMaker:
         )
 
     def _sample(
-        self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
+        self,
+        index: int,
+        assignments: Sequence[Assignment],
+        file: RoundFile,
+        policy_version: int,
+        on_groups: Callable[[Mapping[int, Sampled]], None] = lambda groups: None,
     ) -> tuple[dict[int, Sampled], int]:
-        """Return the groups by group index, in order, and the number of tokens that were sampled for them now."""
+        """Return the groups by group index, in order, and the number of tokens that were sampled for them now.
+
+        ``on_groups`` is called with those that the store has, and with each new batch as soon as it is stored.
+        """
         done = stored_groups(file, assignments, self.group_size, policy_version)
+        on_groups(dict(done))
         missing = [a for a in assignments if a.group_index not in done]
         stream = self.sample_groups(
             [a.problem for a in missing],
@@ -342,6 +353,7 @@ class RoundMaker:
         for batch in batched(shown, at_once):
             new = {missing[i].group_index: (missing[i].problem, solutions) for i, solutions in batch}
             file.add_solutions(new)
+            on_groups(new)
             STOP.check()
             done |= new
             new_tokens += sum(len(s.completion_ids) for _, solutions in new.values() for s in solutions)

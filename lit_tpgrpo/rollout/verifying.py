@@ -47,18 +47,26 @@ class VerifiedGroups:
         )
 
 
+Stored = Mapping[tuple[int, int], tuple[Outcome, str | None, Verdict]]
+"""Outcome, answer and verdict of solutions by (group index, sample)."""
+
+
+def stored_verdicts(groups: Mapping[int, Sampled], file: RoundFile) -> Stored:
+    """Return what the store holds of these groups' verdicts, those that are valid for their solutions."""
+    return {key: row for key, row in file.verdicts(groups).items() if _is_valid(groups, key, row)}
+
+
 def verify_groups(
     verifier: Verifier,
     format_: SolutionFormat,
     groups: Mapping[int, Sampled],
-    file: RoundFile,
+    stored: Stored,
     stop: Sequence[str] = (),
-) -> tuple[dict[int, tuple[VerifiedSolution, ...]], dict[tuple[int, int], Verdict]]:
-    """Return the verified solutions by group index, and the stored verdicts; a solution with a verdict keeps its outcome.
+) -> dict[int, tuple[VerifiedSolution, ...]]:
+    """Return the verified solutions by group index; a solution with a stored verdict keeps its outcome.
 
     ``stop`` has the stop strings that the solutions were sampled with.
     """
-    stored = {key: row for key, row in file.verdicts(groups).items() if _is_valid(groups, key, row)}
     divisions = {
         (g, s.sample): divide_solution(format_, s, stop) for g, (_, solutions) in groups.items() for s in solutions
     }
@@ -71,11 +79,15 @@ def verify_groups(
     checked = verify_solutions(verifier, [(p, s) for _, p, s in todo], [divisions[g, s.sample] for g, _, s in todo])
     outcomes = {key: (outcome, answer) for key, (outcome, answer, _) in stored.items()}
     outcomes |= {(g, s.sample): result for (g, _, s), result in zip(todo, checked, strict=True)}
-    verified = {
+    return {
         g: tuple(_verified(problem, s, *outcomes[g, s.sample], divisions[g, s.sample]) for s in solutions)
         for g, (problem, solutions) in groups.items()
     }
-    return verified, {key: verdict for key, (_, _, verdict) in stored.items()}
+
+
+def verdicts_of(stored: Stored) -> dict[tuple[int, int], Verdict]:
+    """Return the verdicts alone, by (group index, sample)."""
+    return {key: verdict for key, (_, _, verdict) in stored.items()}
 
 
 def _verified(

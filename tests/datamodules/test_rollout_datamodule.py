@@ -189,6 +189,22 @@ def test_the_same_seed_gives_the_same_run_twice_and_another_seed_another(random_
     assert not torch.equal(results[0], results[2])
 
 
+def test_a_streamed_run_is_the_serial_one_bit_for_bit(random_model, tmp_path):
+    found = []
+    for schedule in ("serial", "streamed"):
+        m, recorder = module(random_model), Recorder()
+        trainer(tmp_path / schedule, recorder).fit(m, datamodule=data(schedule=schedule))
+        found.append((weights(m), recorder))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].starts == found[1][1].starts
+    assert found[0][1].groups == found[1][1].groups
+
+
+def test_a_schedule_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match="schedule: expected serial or streamed, got 'ahead'"):
+        data(schedule="ahead")
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
 def test_a_resumed_run_ends_with_the_same_weights_and_samples_nothing_twice(random_model, tmp_path, stop):
     """Interrupted in the middle (1, 3) or at the end (2, 4) of a round."""

@@ -167,6 +167,7 @@ def data(name: str, out: Path) -> MathRolloutDataModule:
         progress=False,
         **(REFILLED if "dynamic" in name else {}),
         **(PROBED if "probed" in name else {}),
+        schedule="streamed" if "streamed" in name else "serial",
         **({"credit": TokenRewardKL(OutcomeCredit(), 0.5)} if "rewardkl" in name else {}),
     )
 

@@ -39,6 +39,8 @@ TOGETHER = {
         "fsdp-probed",
         "fsdp-bf16",
         "fsdp-breaks",
+        "ddp-streamed",
+        "fsdp-streamed-dynamic",
     ),
     4: ("ddp", "fsdp", "fsdp-offloaded", "fsdp-nothing", "ddp-nothing", "ddp-breaks"),
 }

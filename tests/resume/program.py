@@ -3,9 +3,9 @@
 The first run is uninterrupted; it counts the events of sampling, judging, training, checkpointing and evaluation. CASE is
 ACTION:RESUME:COUNT. In COUNT further runs ACTION happens at one of these events, chosen by the seed from all kinds (``kill``:
 SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic`` after it rounds are
-refilled and have a reward term, with ``-evidence`` solutions are continued from their steps; all cases have the same of
-these), and they are resumed by the run's folder, on RESUME processes, until they are done. OUT/CASE/result.json says of each
-where and how it ended, and whether the resumed one came to the same end.
+refilled and have a reward term, with ``-evidence`` solutions are continued from their steps, with ``-streamed`` judged while
+others are sampled; all cases have the same of these), and they are resumed by the run's folder, on RESUME processes, until they
+are done. OUT/CASE/result.json says of each where and how it ended, and whether the resumed one came to the same end.
 """
 
 from __future__ import annotations
@@ -134,13 +134,15 @@ class LoggingJudge(RuleJudge):
         super().__init__()
         self.events, self.asked = events, asked
 
-    def judge(self, cases):
-        append_line(
-            self.asked, {"cases": [[c.problem.uid, c.solution.sample, c.solution.policy_version] for c in cases]}
-        )
-        for item in super().judge(cases):
+    def judge_arriving(self, cases):
+        for item in super().judge_arriving(self.noted(cases)):
             self.events("judge")
             yield item
+
+    def noted(self, cases):
+        for c in cases:
+            append_line(self.asked, {"cases": [[c.problem.uid, c.solution.sample, c.solution.policy_version]]})
+            yield c
 
 
 class LoggingModule(TPGRPOModule):
@@ -194,7 +196,12 @@ def evidenced(events: Events, asked: Path) -> dict[str, Any]:
     }
 
 
-KINDS = {"": lambda events, asked: {}, "dynamic": refilled, "evidence": evidenced}
+def streamed(events: Events, asked: Path) -> dict[str, Any]:
+    """Settings of runs whose solutions are judged while others are sampled."""
+    return {"schedule": "streamed"}
+
+
+KINDS = {"": lambda events, asked: {}, "dynamic": refilled, "evidence": evidenced, "streamed": streamed}
 
 
 def train(model: str, folder: Path, world: int, at: int | None, action: str, settings: str) -> None:

@@ -25,6 +25,7 @@ SETS: dict[str, tuple[int, tuple[str, ...]]] = {
     "one refilled": (1, ("kill-dynamic:1:7",)),
     "two refilled": (2, ("kill-dynamic:1:3",)),
     "one evidenced": (1, ("kill-evidence:1:3",)),
+    "one streamed": (1, ("kill-streamed:1:4", "term-streamed:1:3")),
 }
 
 
@@ -122,10 +123,20 @@ def test_kill_9_while_solutions_are_continued(finished: Callable[[str], Path], n
         assert run["eval"], run
 
 
-@cases("term", "int", "int_twice")
+@cases("kill-streamed")
+def test_kill_9_while_a_streamed_round_is_made(finished: Callable[[str], Path], name: str, case: str):
+    """Its threads leave whole verdicts, and none is asked for again."""
+    found = ends(finished(name), case)
+    assert len({run["kind"] for run in found}) == count_of(case)
+    for run in found:
+        assert run["codes"] == [-signal.SIGKILL]
+        assert run["eval"], run
+
+
+@cases("term", "term-streamed", "int", "int_twice")
 def test_signals(finished: Callable[[str], Path], name: str, case: str):
     """SIGTERM at every kind of moment; SIGINT, which takes the same way, at some."""
-    sent, code = ("SIGTERM", 143) if case.startswith("term:") else ("SIGINT", 1)
+    sent, code = ("SIGTERM", 143) if case.startswith("term") else ("SIGINT", 1)
     for run in ends(finished(name), case):
         assert run["codes"][run["rank"]] == code, run
         assert all(run["codes"])  # the other process does not go on alone

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lit_tpgrpo.async_bridge import Emit, first_error, in_background
+from lit_tpgrpo.async_bridge import Emit, arriving, first_error, in_background
 from lit_tpgrpo.chat.base import ChatClient, PolicyChat
 from lit_tpgrpo.engines.base import Engine, Policy
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
@@ -62,18 +62,23 @@ class LLMBacked:
         self._read_store = True
 
     def each(
-        self, items: Sequence[T], work: Callable[[JudgeClient, T], Awaitable[R]]
+        self, items: Iterable[T], work: Callable[[JudgeClient, T], Awaitable[R]]
     ) -> Generator[tuple[int, R], None, None]:
-        """Work on all items in one round and yield (index, result) as they complete; closing it cancels requests in flight."""
-        if items:
-            yield from in_background(partial(self._run, items, work))
+        """Work on all items in one round and yield (index, result) as they complete; closing it cancels requests in flight.
+
+        ``items`` may be an iterator that waits for them; the round begins with the first one.
+        """
+        yield from in_background(partial(self._run, items, work))
 
     async def _run(
-        self, items: Sequence[T], work: Callable[[JudgeClient, T], Awaitable[R]], emit: Emit[tuple[int, R]]
+        self, items: Iterable[T], work: Callable[[JudgeClient, T], Awaitable[R]], emit: Emit[tuple[int, R]]
     ) -> None:
-        """Work on all items with ``limits.concurrency`` workers, so that the first results are complete early."""
+        """Work on ``limits.concurrency`` items at a time, in their order, so that the first results are complete early."""
         self.check_writable()
-        queue = iter(enumerate(items))
+        waiting = arriving(enumerate(items))
+        entry = await anext(waiting, None)
+        if entry is None:
+            return
         async with self.chat.session():
             client = JudgeClient(
                 self.chat,
@@ -85,15 +90,18 @@ class LLMBacked:
                 self._ever_answered,
                 self._read_store,
             )
+            free = asyncio.Semaphore(self.limits.concurrency)
 
-            async def worker() -> None:
-                for index, item in queue:
-                    emit((index, await work(client, item)))
+            async def run(index: int, item: T) -> None:
+                emit((index, await work(client, item)))
+                free.release()
 
             try:
                 async with client.sender.health.watchdog(), asyncio.TaskGroup() as group:
-                    for _ in range(min(len(items), self.limits.concurrency)):
-                        group.create_task(worker())
+                    while entry is not None:
+                        await free.acquire()
+                        group.create_task(run(*entry))
+                        entry = await anext(waiting, None)
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
             self._ever_answered = client.sender.health.ever_answered

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,16 @@ class GenerativeJudge(LLMBacked):
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         """Judge the cases, see ``Judge``. Closing the iterator cancels requests in flight."""
+        return self.judge_arriving(cases)
+
+    def judge_arriving(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
+        """Judge cases as they come, see ``StreamingJudge``; limits and budget are those of one round."""
         notes: Counter[str] = Counter()
         with closing(self.each(cases, self._verdict)) as verdicts:
             for index, verdict in verdicts:
                 notes[verdict.note] += 1
                 yield index, verdict
-        self._report_unjudged(len(cases), notes)
+        self._report_unjudged(notes.total(), notes)
 
     def _report_unjudged(self, cases: int, notes: Counter[str]) -> None:
         """Log an error if most of the round has no verdict; raise if ``on_down`` is stop."""

@@ -13,9 +13,10 @@ from contextlib import nullcontext
 import pytest
 from chains import ANSWER, PARAGRAPHS, RuleChat, asked_id, make_case, verdict
 
+from lit_tpgrpo.arrivals import Arrivals
 from lit_tpgrpo.chat.base import ChatError, ChatRequest, Fault
 from lit_tpgrpo.errors import ConfigError, JudgeDownError
-from lit_tpgrpo.judges.base import Judge, RefreshableJudge
+from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge
 from lit_tpgrpo.judges.generative.baselines import DirectLabels, StepByStep
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
 from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits, RoundBudget
@@ -681,6 +682,78 @@ def test_the_time_budget_runs_down():
 def moments_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request has a moment, however long what came before it took."""
     monkeypatch.setattr(BudgetTracker, "seconds_left", property(lambda budget: 0.05))
+
+
+def test_cases_that_come_one_by_one_are_judged_as_they_come():
+    """In one session, with one budget; nothing is begun before the first case is there."""
+    chat, cases = RuleChat(), Arrivals[JudgeCase]()
+    judge = judge_of(chat)
+    verdicts = judge.judge_arriving(cases)
+    for number in range(3):  # each is answered before the next one is known
+        cases.put(make_case(problem=str(number)))
+        index, verdict = next(verdicts)
+        assert index == number
+        assert list(verdict.labels) == [C, C, I, I, C, C, C, C, C]
+        assert chat.open == 1
+    cases.close()
+    assert list(verdicts) == []
+    assert chat.open == 0
+    nothing = Arrivals[JudgeCase]()
+    nothing.close()
+    assert list(judge.judge_arriving(nothing)) == []
+
+
+def test_no_more_cases_than_concurrency_are_under_way(monkeypatch):
+    class Counting(RuleChat):
+        most = now = 0
+
+        async def complete(self, request: ChatRequest):
+            self.now += 1
+            self.most = max(self.most, self.now)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            self.now -= 1
+            return await super().complete(request)
+
+    chat = Counting()
+    cases = [make_case(problem=str(number)) for number in range(12)]
+    assert len(dict(judge_of(chat, limits=RequestLimits(concurrency=3)).judge(cases))) == 12
+    assert chat.most == 3
+
+
+def test_an_error_of_the_cases_is_that_of_the_judge():
+    def broken():
+        yield make_case()
+        raise OSError("the sampler is gone")
+
+    chat = RuleChat()
+    with pytest.raises(OSError, match="the sampler is gone"):
+        list(judge_of(chat).judge_arriving(broken()))
+    assert chat.open == 0
+
+
+def test_closing_the_iterator_does_not_wait_for_cases_that_never_come():
+    chat, cases = RuleChat(), Arrivals[JudgeCase]()
+    verdicts = judge_of(chat).judge_arriving(cases)
+    cases.put(make_case())
+    next(verdicts)
+    verdicts.close()  # pyright: ignore
+    assert chat.open == 0
+    cases.close()
+
+
+def test_the_budget_is_that_of_all_cases_that_come():
+    cases = Arrivals[JudgeCase]()
+    judge = judge_of(RuleChat(), budget=RoundBudget(max_tokens=1))
+    verdicts = judge.judge_arriving(cases)
+    found = []
+    for number in range(3):
+        cases.put(make_case(problem=str(number)))
+        found.append(next(verdicts)[1].abstained)
+    cases.close()
+    assert list(verdicts) == []
+    assert found == [True] * 3
+    assert judge.metrics()["requests"] == 1
 
 
 @pytest.mark.usefixtures("moments_left")

@@ -1,0 +1,191 @@
+"""Measure what a streamed round saves over a serial one: python -m benchmarks.schedules
+
+The embedded policy samples with HFEngine in this process; a judge that takes ``--latency`` seconds for each reply, as a
+language model behind an endpoint does, answers over HTTP on this machine. Both schedules make the same round, in alternation.
+Printed are medians and extremes of the seconds of a round, and of its stages in a serial round: sampling, and verifying with
+judging. Last line: a streamed round's time over the longer of the two stages (median of the repeats).
+
+What the judge says is made up (it finds every step right): its requests, their prompts, limits and the parsing are real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import re
+import statistics
+import tempfile
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import torch
+
+from lit_tpgrpo.chat.local_chat import LoadedModel
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
+from lit_tpgrpo.credit.thought import ThoughtCredit
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.datamodules.round_makers import ScheduleName, round_maker_of
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.judges.generative.baselines import DirectLabels
+from lit_tpgrpo.judges.generative.judge import GenerativeJudge
+from lit_tpgrpo.judges.generative.limits import RequestLimits
+from lit_tpgrpo.judges.generative.segmentation import RuleSegmentation
+from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from lit_tpgrpo.records import Round
+from lit_tpgrpo.rollout.assignments import Assignment
+from lit_tpgrpo.rollout.capability import GroupAccuracy
+from lit_tpgrpo.rollout.filters import keep_all
+from lit_tpgrpo.rollout.prompts import RolloutPrompt
+from lit_tpgrpo.rollout.rounds import RoundMaker
+from lit_tpgrpo.rollout.store import RoundStore
+from lit_tpgrpo.seeds import derived_seed
+from lit_tpgrpo.verify.verifier import MathVerifier
+
+MODEL = "embedded:tiny-qwen2"
+SCHEDULES: tuple[ScheduleName, ...] = ("serial", "streamed")
+
+
+class SlowJudge(BaseHTTPRequestHandler):
+    """Answers a question about steps after ``latency`` seconds: none is wrong."""
+
+    protocol_version = "HTTP/1.1"
+    latency = 0.0
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["messages"][-1]["content"]
+        steps = re.findall(r"\d+", prompt.rsplit("each of the steps ", 1)[-1].split(".", 1)[0])
+        reply = {
+            "id": (re.findall(r'"id": "([0-9a-f]{4})"', prompt) or [""])[-1],
+            "judgements": [{"step": int(step), "wrong": False} for step in steps],
+        }
+        message = {"role": "assistant", "content": json.dumps(reply)}
+        answer = {
+            "id": "reply",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {
+                "prompt_tokens": len(prompt) // 3,
+                "completion_tokens": 50,
+                "total_tokens": 50 + len(prompt) // 3,
+            },
+        }
+        time.sleep(self.latency)
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing of each request."""
+
+
+def serve(latency: float, ports: SimpleQueue) -> None:
+    """Run the judge; ``ports`` gets the port that it listens on."""
+    SlowJudge.latency = latency
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SlowJudge)
+    ports.put(server.server_port)
+    server.serve_forever()
+
+
+def maker_of(schedule: ScheduleName, engine: HFEngine, judge: GenerativeJudge, args: argparse.Namespace) -> RoundMaker:
+    return round_maker_of(schedule, None)(
+        engine=engine,
+        verifier=MathVerifier(),
+        judge=judge,
+        credit=ThoughtCredit(),
+        keep=keep_all,
+        tokenizer=load_tokenizer(MODEL),
+        sampling=SamplingParams(args.tokens),
+        group_size=args.group_size,
+        template=RolloutPrompt("{problem}"),
+        show_progress=False,
+    )
+
+
+def timed(maker: RoundMaker, index: int, assignments: list[Assignment]) -> tuple[float, dict[str, float], Round]:
+    """Make a round that nothing is stored of; return its seconds and metrics."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = RoundStore(Path(folder)).open(index, {})
+        started = time.perf_counter()
+        made, tally = maker.make(index, assignments, file, GroupAccuracy(), policy_version=0)
+        return time.perf_counter() - started, tally.metrics(), made
+
+
+def advantages(made: Round) -> list[list[float]]:
+    return [solution.advantages.tolist() for solution in made.credited]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--level", default="3", help="of the embedded problems")
+    parser.add_argument("--problems", type=int, default=48)
+    parser.add_argument("--group_size", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=288, help="most tokens of a solution")
+    parser.add_argument("--batch_size", type=int, default=32, help="solutions that HFEngine samples at once")
+    parser.add_argument("--latency", type=float, default=1.0, help="seconds of each reply of the judge")
+    parser.add_argument("--concurrency", type=int, default=32, help="requests to the judge at a time")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("spawn")
+    ports = context.SimpleQueue()
+    # A process of its own, as a judge has: what it costs is not to slow the sampler.
+    server = context.Process(target=serve, args=(args.latency, ports), daemon=True)
+    server.start()
+    judge = GenerativeJudge(
+        OpenAIChat("judge", f"http://127.0.0.1:{ports.get()}/v1"),
+        method=DirectLabels(),
+        segmentation=RuleSegmentation(),
+        limits=RequestLimits(concurrency=args.concurrency),
+        store=None,
+    )
+    engine = HFEngine(args.batch_size)
+    tokenizer = load_tokenizer(MODEL)
+    problems = ArithmeticProblems(level=args.level, n=args.problems).load()
+    assignments = [Assignment(g, problem, derived_seed(0, g)) for g, problem in enumerate(problems)]
+    policy = LoadedModel(load_causal_lm(MODEL, False, torch.float32, "sdpa").eval(), tokenizer)
+
+    rounds: dict[str, list[float]] = {schedule: [] for schedule in SCHEDULES}
+    stages: dict[str, list[float]] = {"sampling": [], "verifying and judging": []}
+    ratios: list[float] = []
+    requests = 0.0
+    for repeat in range(args.repeats + 1):
+        made: dict[str, Round] = {}
+        for schedule in SCHEDULES if repeat % 2 else SCHEDULES[::-1]:
+            engine.load_weights(policy)
+            seconds, metrics, made[schedule] = timed(maker_of(schedule, engine, judge, args), repeat, assignments)
+            if schedule == "serial":
+                serial = [metrics["rollout/seconds"], metrics["judge/seconds"]]
+                requests = metrics["judge/requests"]
+            if repeat:  # the first round of each warms up
+                rounds[schedule].append(seconds)
+        if advantages(made["serial"]) != advantages(made["streamed"]):
+            raise SystemExit("the two schedules gave different advantages")
+        if repeat:
+            for column, value in zip(stages.values(), serial, strict=True):
+                column.append(value)
+            ratios.append(rounds["streamed"][-1] / max(serial))
+    solutions = args.problems * args.group_size
+    print(
+        f"{solutions} solutions in batches of {args.batch_size}, {requests:.0f} requests of {args.latency:g} s, "
+        f"{args.concurrency} at a time; {platform.processor() or platform.machine()}, torch {torch.__version__}, one thread"
+    )
+    for name, values in {**{f"{s} round": rounds[s] for s in SCHEDULES}, **stages}.items():
+        print(f"{name:22} {statistics.median(values):7.2f} s  ({min(values):.2f} to {max(values):.2f})")
+    judge.close()
+    server.terminate()
+    print(f"streamed round to longest stage: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Streamed rounds: solutions are verified and judged while others are still being sampled.
+
+All solutions of a round come from one policy version, so what becomes of one does not depend on when the others are there. The
+numbers are those of ``RoundMaker``, bit for bit as far as engine, verifier and judge give the same for the same input.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+
+from lit_tpgrpo.arrivals import Arrivals
+from lit_tpgrpo.judges.base import judge_arriving
+from lit_tpgrpo.records import Outcome, Verdict
+from lit_tpgrpo.rewards.base import VerifiedSolution
+from lit_tpgrpo.rollout.assignments import Assignment
+from lit_tpgrpo.rollout.judging import Grouped, ask_judge, store_verdict
+from lit_tpgrpo.rollout.round_file import RoundFile
+from lit_tpgrpo.rollout.rounds import RoundMaker
+from lit_tpgrpo.rollout.sampling import bar
+from lit_tpgrpo.rollout.token_records import Sampled
+from lit_tpgrpo.rollout.verifying import VerifiedGroups, stored_verdicts, verdicts_of, verify_groups
+from lit_tpgrpo.signals import STOP
+
+
+def all_wanted(group: Sequence[VerifiedSolution]) -> bool:
+    """Want every group."""
+    return True
+
+
+@dataclass(frozen=True)
+class StreamedRoundMaker(RoundMaker):
+    """``RoundMaker`` that verifies and judges each sampled batch in threads of their own, while the engine goes on.
+
+    Rewards, evidence and credit follow when all verdicts are there. A judge that is no ``StreamingJudge`` begins when the last
+    solution is sampled. Verifier and judge are called from a thread that is not the main one, one call of each at a time.
+
+    Args:
+        wanted: which groups are judged; of others, which dynamic sampling drops, no verdict is asked for.
+    """
+
+    wanted: Callable[[Sequence[VerifiedSolution]], bool] = field(default=all_wanted)
+
+    def sample(
+        self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
+    ) -> VerifiedGroups:
+        """Sample this rank's problems, and meanwhile verify and judge their solutions; the arguments are those of ``make``.
+
+        Raises:
+            Exception: what sampling, verifier or judge raised; verdicts that came before it are stored.
+        """
+        started = time.perf_counter()
+        count = len(assignments) * self.group_size
+        with _Following(self, file, f"round {index}: judging", count) as following:
+            _, new_tokens = self._sample(index, assignments, file, policy_version, following.add)
+            sampled = time.perf_counter()
+        order = [a.group_index for a in assignments]
+        return VerifiedGroups(
+            {g: following.verified[g] for g in order},
+            following.verdicts,
+            new_tokens,
+            sampled - started,
+            time.perf_counter() - (following.began or sampled),
+        )
+
+
+class _Following:
+    """Two threads that follow the sampling: one verifies what is sampled, the other judges what is verified.
+
+    Leaving the block waits for both. If the block or a thread raised, they end at their next verdict, and the first error of a
+    thread is raised unless the block has its own.
+    """
+
+    def __init__(self, maker: StreamedRoundMaker, file: RoundFile, desc: str, count: int) -> None:
+        self.verified: dict[int, tuple[VerifiedSolution, ...]] = {}
+        self.verdicts: dict[tuple[int, int], Verdict] = {}
+        self.began: float | None = None
+        self._maker, self._file, self._desc, self._count = maker, file, desc, count
+        self._groups: Arrivals[Mapping[int, Sampled]] = Arrivals()
+        self._solutions: Arrivals[Grouped] = Arrivals()
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._threads = [
+            threading.Thread(target=self._until_error, args=(work,), name=work.__name__, daemon=True)
+            for work in (self._verify, self._judge)
+        ]
+
+    def __enter__(self) -> _Following:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def add(self, groups: Mapping[int, Sampled]) -> None:
+        """Have groups verified and judged that are in the store.
+
+        Raises:
+            Exception: what a thread raised meanwhile.
+        """
+        if self._error is not None:
+            raise self._error
+        if groups and self.began is None:
+            self.began = time.perf_counter()
+        self._groups.put(groups)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped = error is not None
+        self._groups.close()
+        try:
+            for thread in self._threads:
+                thread.join()
+        except BaseException:  # a second signal: stop at once
+            self._stopped = True
+            raise
+        if error is None and self._error is not None:
+            raise self._error
+
+    def _until_error(self, work: Callable[[], None]) -> None:
+        """Run one thread's work; its error, or that of the other thread, ends both."""
+        try:
+            work()
+        except BaseException as error:  # raised again where the round is made, in ``add`` or at the end of the block
+            if self._error is None:
+                self._error = error
+            self._stopped = True
+            self._groups.close()
+
+    def _verify(self) -> None:
+        maker = self._maker
+        with closing(self._solutions):
+            for i, groups in enumerate(self._groups):
+                if self._stopped:
+                    return
+                if not groups:
+                    continue
+                # Only what the store had, which comes first, has verdicts there.
+                stored = stored_verdicts(groups, self._file) if i == 0 else {}
+                self.verdicts |= verdicts_of(stored)
+                verified = verify_groups(maker.verifier, maker.format, groups, stored, maker.sampling.stop)
+                self.verified |= verified
+                for g, group in verified.items():
+                    self._give(g, group)
+
+    def _give(self, g: int, group: Sequence[VerifiedSolution]) -> None:
+        if self._maker.wanted(group):
+            for s in group:
+                if s.outcome is not Outcome.UNDECIDED and (g, s.solution.sample) not in self.verdicts:
+                    self._solutions.put((g, s))
+
+    def _judge(self) -> None:
+        maker = self._maker
+        verdicts = ask_judge(maker.judge, partial(judge_arriving, maker.judge), self._solutions)
+        with ExitStack() as ends:
+            ends.enter_context(closing(verdicts))
+            ends.enter_context(closing(self._solutions))  # first: the judge's thread may wait for more
+            for (g, s), verdict in bar(verdicts, self._desc, self._count, maker.show_progress, "solution"):
+                self.verdicts[g, s.solution.sample] = store_verdict(self._file, g, s, verdict)
+                STOP.check()
+                if self._stopped:
+                    return
