@@ -150,7 +150,7 @@ def test_continuations_and_probes_are_those_of_one_process(runs: Path, name: str
         found = {key: values for share in shares for key, values in share.items()}
         assert {key: continued for key, (continued, _) in found.items()} == {key: c for key, (c, _) in expected.items()}
         for key, (_, probes) in expected.items():
-            assert [pair and pytest.approx(pair, abs=1e-5) for pair in probes] == list(found[key][1])
+            assert [pair and pytest.approx(pair, rel=1e-5) for pair in probes] == list(found[key][1])
         # Not all alike: continuations of some steps ended right, of others not, and the policy knows more or less.
         assert {o for continued, _ in expected.values() for row in continued for o in row or ()} == {0.0, 1.0}
         assert len({pair for _, probes in expected.values() for pair in probes if pair is not None}) > 10
