@@ -158,7 +158,7 @@ def main() -> None:
     rounds: dict[str, list[float]] = {schedule: [] for schedule in SCHEDULES}
     stages: dict[str, list[float]] = {"sampling": [], "verifying and judging": []}
     ratios: list[float] = []
-    requests = 0.0
+    serial, requests = [0.0, 0.0], 0.0
     for repeat in range(args.repeats + 1):
         made: dict[str, Round] = {}
         for schedule in SCHEDULES if repeat % 2 else SCHEDULES[::-1]:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from lit_tpgrpo.jsonl import append_line, read_lines
-from lit_tpgrpo.records import Outcome, Problem, Solution, Verdict
+from lit_tpgrpo.records import Outcome, Problem, Solution, Step, Verdict
 from lit_tpgrpo.rollout.record_file import RecordFile
 from lit_tpgrpo.rollout.store_rows import (
     UNREADABLE,
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 RewardKey = tuple[int, int, str]
 """Group index, sample and the name of a reward term."""
 K = TypeVar("K")
+_STEP = tuple(
+    field.name for field in fields(Step)
+)  # ``asdict`` copies deeply: 0.4 of a round without its engine and judge
 
 
 class RoundFile:
@@ -131,7 +134,7 @@ class RoundFile:
                 "of": solution_digest(solution, problem.answer),
                 "outcome": outcome.value,
                 "answer": answer,
-                "steps": [asdict(step) for step in verdict.steps],
+                "steps": [{name: getattr(step, name) for name in _STEP} for step in verdict.steps],
                 "labels": [label.value for label in verdict.labels],
                 "note": verdict.note,
                 **({} if verdict.wrong_shares is None else {"wrong_shares": verdict.wrong_shares}),
