@@ -61,11 +61,6 @@ class DynamicSampling:
     max_refills: int = 10
     groups: GroupName = "mixed"
 
-    @property
-    def counts(self) -> GroupRule:
-        """Whether a group counts."""
-        return GROUP_RULES[self.groups]
-
     def __post_init__(self) -> None:
         if self.max_refills < 1:
             raise ConfigError(
@@ -106,7 +101,7 @@ class RefillingFactory(RoundFactory):
         Returns:
             This rank's share of the round and the sums for its metrics; None if a refill is lost, see ``is_lost``.
         """
-        counts, wanted, refills = self.dynamic.counts, self.problems_per_round, 0
+        counts, wanted, refills = GROUP_RULES[self.dynamic.groups], self.problems_per_round, 0
         problems, assignments = list(plan.problems), list(plan.assignments)
         verified = self.sample(plan, plan.assignments)
         while missing := wanted - sum(gather(sum(map(counts, verified.groups.values())))):

@@ -137,8 +137,9 @@ class MathRolloutDataModule(L.LightningDataModule):
         seed: of problem order and sampling; by default that of ``seed_everything``.
         progress: show bars of sampling and judging, unless the Trainer's ``enable_progress_bar`` is off.
         schedule: how the stages of a round follow one another: ``serial``, or ``streamed``: solutions are verified and judged
-            while others are being sampled. The numbers are the same. In a streamed round verifier and judge are called from
-            other threads than the main one, and a policy that judges itself samples its replies with an engine of its own.
+            while others are being sampled, with the same numbers (see docs/judges.md). Verifier and judge are then called from
+            other threads than the main one, and a policy that judges itself samples its replies with ``HFEngine``, or the
+            engine that its ``LocalChat`` has, not with ``engine``.
     """
 
     RENAMED_ARGUMENTS: ClassVar = {"correction_cap": "correction.cap", "correction_floor": "correction.floor"}

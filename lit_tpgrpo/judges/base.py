@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from lit_tpgrpo.engines.base import Engine, Policy
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, Verdict
@@ -134,17 +134,25 @@ class StreamingJudge(Protocol):
 
 
 def judge_arriving(judge: Judge, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
-    """Judge cases as they come, or once the last one is there if the judge is no ``StreamingJudge``.
+    """Judge cases as they come, or all at once if the judge is no ``StreamingJudge``, which is not asked about none."""
+    if _takes_arriving(judge):
+        return cast(StreamingJudge, judge).judge_arriving(cases)
+    given = list(cases)
+    return judge.judge(given) if given else iter(())
 
-    A subclass that overrides ``judge`` alone is asked by that method: the inherited ``judge_arriving`` does not know it.
+
+def _takes_arriving(judge: Judge) -> bool:
+    """Return whether the judge's class has ``judge_arriving``, and nothing nearer to the judge overrides ``judge`` alone.
+
+    What overrides ``judge`` is asked by it: an inherited ``judge_arriving`` does not know of it. Not ``isinstance``, which a
+    wrapper that passes on unknown attributes fulfils.
     """
-    owners = [next((i for i, base in enumerate(type(judge).__mro__) if name in vars(base)), -1) for name in _ASKED_BY]
-    if isinstance(judge, StreamingJudge) and owners[0] <= owners[1]:
-        return judge.judge_arriving(cases)
-    return judge.judge(list(cases))
-
-
-_ASKED_BY = ("judge_arriving", "judge")
+    for namespace in (getattr(judge, "__dict__", {}), *map(vars, type(judge).__mro__)):
+        if "judge_arriving" in namespace:
+            return True
+        if "judge" in namespace:
+            return False
+    return False
 
 
 @runtime_checkable

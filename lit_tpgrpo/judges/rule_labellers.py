@@ -7,7 +7,8 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from lit_tpgrpo.judges.rule_labels import RuleCase, RuleLabels, label_steps
@@ -73,18 +74,25 @@ class WorkerLabeller:
 
     def label(self, cases: Iterable[tuple[int, RuleCase]]) -> Iterator[tuple[int, RuleLabels | str]]:
         running: dict[Future[Any], tuple[int, RuleCase]] = {}
+        done: SimpleQueue[Future[Any]] = SimpleQueue()
         try:
             for index, case in cases:
-                running[self._open_pool().request(case.as_json())] = (index, case)
-                for future in [f for f in running if f.done()]:  # while later cases are waited for
-                    index, case = running.pop(future)
-                    yield index, self._labels(case, future.result())
-            for future in as_completed(running):
-                index, case = running[future]
-                yield index, self._labels(case, future.result())
+                future = self._open_pool().request(case.as_json())
+                running[future] = (index, case)
+                future.add_done_callback(done.put)
+                while not done.empty():  # before the next case is waited for
+                    yield self._labelled(running, done.get())
+            while running:
+                yield self._labelled(running, done.get())
         finally:
             for future in running:  # the caller stopped iterating
                 future.cancel()
+
+    def _labelled(
+        self, running: dict[Future[Any], tuple[int, RuleCase]], future: Future[Any]
+    ) -> tuple[int, RuleLabels | str]:
+        index, case = running.pop(future)
+        return index, self._labels(case, future.result())
 
     def metrics(self) -> dict[str, float]:
         with self._lock:

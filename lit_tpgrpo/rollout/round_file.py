@@ -48,9 +48,8 @@ log = logging.getLogger(__name__)
 RewardKey = tuple[int, int, str]
 """Group index, sample and the name of a reward term."""
 K = TypeVar("K")
-_STEP = tuple(
-    field.name for field in fields(Step)
-)  # ``asdict`` copies deeply: 0.4 of a round without its engine and judge
+# Not ``asdict``, which copies deeply: it was 0.28 of a round without its engine and judge (benchmarks.round_overhead).
+_STEP = tuple(field.name for field in fields(Step))
 
 
 class RoundFile:

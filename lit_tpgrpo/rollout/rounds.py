@@ -336,7 +336,6 @@ class RoundMaker:
         ``on_groups`` is called with those that the store has, and with each new batch as soon as it is stored.
         """
         done = stored_groups(file, assignments, self.group_size, policy_version)
-        on_groups(dict(done))
         missing = [a for a in assignments if a.group_index not in done]
         stream = self.sample_groups(
             [a.problem for a in missing],
@@ -349,6 +348,7 @@ class RoundMaker:
         at_once = self.engine.prompts_at_once(self.group_size) if isinstance(self.engine, Batching) else 1
         new_tokens = 0
         self.engine.wake()  # also with nothing to sample: gathering a sharded policy is collective
+        on_groups(dict(done))  # may raise, which must not keep other ranks waiting in ``wake``
         shown = bar(stream, f"round {index}: sampling", len(missing), self.show_progress)
         for batch in batched(shown, at_once):
             new = {missing[i].group_index: (missing[i].problem, solutions) for i, solutions in batch}

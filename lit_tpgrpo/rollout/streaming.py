@@ -1,16 +1,17 @@
 """Streamed rounds: solutions are verified and judged while others are still being sampled.
 
-All solutions of a round come from one policy version, so what becomes of one does not depend on when the others are there. The
-numbers are those of ``RoundMaker``, bit for bit as far as engine, verifier and judge give the same for the same input.
+All solutions of a round come from one policy version, so what one of them gets does not depend on when the others are there.
+The numbers are those of ``RoundMaker``, bit for bit if engine, verifier and judge give the same for the same input.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
@@ -28,23 +29,14 @@ from lit_tpgrpo.rollout.verifying import VerifiedGroups, stored_verdicts, verdic
 from lit_tpgrpo.signals import STOP
 
 
-def all_wanted(group: Sequence[VerifiedSolution]) -> bool:
-    """Want every group."""
-    return True
-
-
 @dataclass(frozen=True)
 class StreamedRoundMaker(RoundMaker):
     """``RoundMaker`` that verifies and judges each sampled batch in threads of their own, while the engine goes on.
 
     Rewards, evidence and credit follow when all verdicts are there. A judge that is no ``StreamingJudge`` begins when the last
-    solution is sampled. Verifier and judge are called from a thread that is not the main one, one call of each at a time.
-
-    Args:
-        wanted: which groups are judged; of others, which dynamic sampling drops, no verdict is asked for.
+    solution is sampled. Verifier and judge are called from a thread that is not the main one, one call of each at a time, and
+    the judge once.
     """
-
-    wanted: Callable[[Sequence[VerifiedSolution]], bool] = field(default=all_wanted)
 
     def sample(
         self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
@@ -56,24 +48,29 @@ class StreamedRoundMaker(RoundMaker):
         """
         started = time.perf_counter()
         count = len(assignments) * self.group_size
-        with _Following(self, file, f"round {index}: judging", count) as following:
-            _, new_tokens = self._sample(index, assignments, file, policy_version, following.add)
+        with _Followers(self, file, f"round {index}: judging", count) as followers:
+            _, new_tokens = self._sample(index, assignments, file, policy_version, followers.add)
             sampled = time.perf_counter()
         order = [a.group_index for a in assignments]
         return VerifiedGroups(
-            {g: following.verified[g] for g in order},
-            following.verdicts,
+            {g: followers.verified[g] for g in order},
+            followers.verdicts,
             new_tokens,
             sampled - started,
-            time.perf_counter() - (following.began or sampled),
+            time.perf_counter() - (followers.began or sampled),
         )
 
 
-class _Following:
+class _StoppedError(Exception):
+    """The judge gets no more cases: the round has failed elsewhere."""
+
+
+class _Followers:
     """Two threads that follow the sampling: one verifies what is sampled, the other judges what is verified.
 
-    Leaving the block waits for both. If the block or a thread raised, they end at their next verdict, and the first error of a
-    thread is raised unless the block has its own.
+    Leaving the block waits for both. If the block or a thread raised, the verifier ends with its batch and the judge is told
+    by an exception where it waits for the next case; one that is at work already ends at its next verdict. The first error of
+    a thread is raised unless the block has its own.
     """
 
     def __init__(self, maker: StreamedRoundMaker, file: RoundFile, desc: str, count: int) -> None:
@@ -86,11 +83,11 @@ class _Following:
         self._error: BaseException | None = None
         self._stopped = False
         self._threads = [
-            threading.Thread(target=self._until_error, args=(work,), name=work.__name__, daemon=True)
-            for work in (self._verify, self._judge)
+            threading.Thread(target=self._until_error, args=(work,), name=name, daemon=True)
+            for work, name in ((self._verify, "round-verifier"), (self._judge, "round-judge"))
         ]
 
-    def __enter__(self) -> _Following:
+    def __enter__(self) -> _Followers:
         for thread in self._threads:
             thread.start()
         return self
@@ -110,26 +107,33 @@ class _Following:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped = error is not None
+        if error is not None:
+            self._stop()
         self._groups.close()
+        if getattr(error, "at_once", False):  # a second signal: the threads end with the process
+            return
         try:
             for thread in self._threads:
                 thread.join()
-        except BaseException:  # a second signal: stop at once
-            self._stopped = True
+        except BaseException:  # likewise, while they are waited for
+            self._stop()
             raise
         if error is None and self._error is not None:
             raise self._error
 
+    def _stop(self) -> None:
+        self._stopped = True
+        self._groups.close()
+        self._solutions.close()
+
     def _until_error(self, work: Callable[[], None]) -> None:
-        """Run one thread's work; its error, or that of the other thread, ends both."""
+        """Run one thread's work; its error ends the other thread."""
         try:
             work()
         except BaseException as error:  # raised again where the round is made, in ``add`` or at the end of the block
             if self._error is None:
                 self._error = error
-            self._stopped = True
-            self._groups.close()
+            self._stop()
 
     def _verify(self) -> None:
         maker = self._maker
@@ -145,22 +149,27 @@ class _Following:
                 verified = verify_groups(maker.verifier, maker.format, groups, stored, maker.sampling.stop)
                 self.verified |= verified
                 for g, group in verified.items():
-                    self._give(g, group)
-
-    def _give(self, g: int, group: Sequence[VerifiedSolution]) -> None:
-        if self._maker.wanted(group):
-            for s in group:
-                if s.outcome is not Outcome.UNDECIDED and (g, s.solution.sample) not in self.verdicts:
-                    self._solutions.put((g, s))
+                    for s in group:
+                        if s.outcome is not Outcome.UNDECIDED and (g, s.solution.sample) not in self.verdicts:
+                            self._solutions.put((g, s))
 
     def _judge(self) -> None:
-        maker = self._maker
-        verdicts = ask_judge(maker.judge, partial(judge_arriving, maker.judge), self._solutions)
-        with ExitStack() as ends:
-            ends.enter_context(closing(verdicts))
-            ends.enter_context(closing(self._solutions))  # first: the judge's thread may wait for more
+        maker, solutions = self._maker, self._to_judge()
+        first = next(solutions, None)
+        if first is None:
+            return
+        verdicts = ask_judge(maker.judge, partial(judge_arriving, maker.judge), itertools.chain((first,), solutions))
+        with closing(verdicts):
             for (g, s), verdict in bar(verdicts, self._desc, self._count, maker.show_progress, "solution"):
                 self.verdicts[g, s.solution.sample] = store_verdict(self._file, g, s, verdict)
-                STOP.check()
                 if self._stopped:
                     return
+                STOP.check()
+
+    def _to_judge(self) -> Iterator[Grouped]:
+        for grouped in self._solutions:
+            if self._stopped:
+                break
+            yield grouped
+        if self._stopped:
+            raise _StoppedError

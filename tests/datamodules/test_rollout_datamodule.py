@@ -200,6 +200,14 @@ def test_a_streamed_run_is_the_serial_one_bit_for_bit(random_model, tmp_path):
     assert found[0][1].groups == found[1][1].groups
 
 
+def test_a_policy_that_judges_itself_has_an_engine_of_its_own_in_a_streamed_round():
+    """The other one is at work."""
+    for schedule, shared in (("serial", True), ("streamed", False)):
+        engine, chat = HFEngine(batch_size=3), LocalChat("policy")
+        data(engine=engine, judge=GenerativeJudge(chat), schedule=schedule)
+        assert (chat.engine is engine) is shared
+
+
 def test_a_schedule_that_does_not_exist_is_refused():
     with pytest.raises(ConfigError, match="schedule: expected serial or streamed, got 'ahead'"):
         data(schedule="ahead")

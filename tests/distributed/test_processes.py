@@ -40,7 +40,8 @@ TOGETHER = {
         "fsdp-bf16",
         "fsdp-breaks",
         "ddp-streamed",
-        "fsdp-streamed-dynamic",
+        "fsdp-streamed",
+        "fsdp-streamed-breaks",
     ),
     4: ("ddp", "fsdp", "fsdp-offloaded", "fsdp-nothing", "ddp-nothing", "ddp-breaks"),
 }
@@ -194,7 +195,7 @@ def test_layers_in_bfloat16_sample_and_train_alike(runs: Path):
     assert all(abs(loss) < 1 for loss in many["losses"])
 
 
-@pytest.mark.parametrize(("n", "name"), [(2, "fsdp-breaks"), (4, "ddp-breaks")])
+@pytest.mark.parametrize(("n", "name"), [(2, "fsdp-breaks"), (2, "fsdp-streamed-breaks"), (4, "ddp-breaks")])
 def test_an_error_on_one_process_ends_all_with_its_name(runs: Path, n: int, name: str):
     said = [(runs / f"{name}.{rank}.txt").read_text() for rank in range(n)]
     assert said[-1] == "OSError: the verifier of the last process is gone"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,9 @@ from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.voting import VotingJudge
 from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round, StopReason
-from lit_tpgrpo.rewards.base import VerifiedSolution
 from lit_tpgrpo.rollout.assignments import Assignment
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
-from lit_tpgrpo.rollout.judging import DROPPED
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.rounds import RoundMaker
@@ -122,8 +119,12 @@ def content(made: Round) -> list[Any]:
     return [credited, [s.advantages.tolist() for s in made.credited], made.kept_indices]
 
 
+def followers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("round-")]
+
+
 def no_threads_left() -> bool:
-    return not {"_verify", "_judge", "arriving"} & {thread.name for thread in threading.enumerate()}
+    return not followers()
 
 
 @pytest.mark.parametrize(
@@ -197,24 +198,38 @@ def test_a_judge_that_overrides_judge_alone_is_asked_once_when_all_is_sampled(ra
     assert len(made.credited) == G * len(PROBLEMS)
 
 
-def test_groups_that_are_not_wanted_are_not_judged(random_model, tmp_path):
-    asked: list[str] = []
-    last = PROBLEMS[-1].uid
+class Delegating:
+    """A wrapper that passes on what it lacks."""
 
-    def wanted(group: Sequence[VerifiedSolution]) -> bool:
-        return group[0].problem.uid != last
+    def __init__(self, inner: RuleJudge) -> None:
+        self.inner, self.asked = inner, 0
 
-    maker = parts(random_model, judge=Told(lambda case: asked.append(case.problem.uid)), wanted=wanted)
-    verified = maker.sample(0, ASSIGNMENTS, stored(tmp_path), 0)
-    assert sorted(set(asked)) == [p.uid for p in PROBLEMS[:-1]]
-    share = maker.judge_share(
-        0, ASSIGNMENTS, verified, stored(tmp_path), GroupAccuracy(), policy_version=0, dropped={len(PROBLEMS) - 1}
-    )
-    assert {s.verdict.note for s in share.dropped[len(PROBLEMS) - 1].solutions} == {DROPPED}
-    # Dropped once, wanted later: what is stored of them is no verdict.
-    asked.clear()
-    make(replace(maker, wanted=lambda group: True), tmp_path)
-    assert set(asked) == {last}
+    def judge(self, cases):
+        self.asked += len(cases)
+        return self.inner.judge(cases)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def test_a_wrapper_that_passes_on_what_it_lacks_is_not_passed_by(random_model, tmp_path):
+    judge = Delegating(RuleJudge())
+    make(parts(random_model, judge=judge), tmp_path)
+    assert judge.asked == G * len(PROBLEMS)
+
+
+def test_a_judge_is_not_asked_about_nothing(random_model, tmp_path):
+    """As one that fails on an empty list would notice."""
+    calls: list[int] = []
+
+    class Batch(RuleJudge):
+        def judge(self, cases: Sequence):
+            calls.append(len(cases))
+            return super().judge(cases)
+
+    make(parts(random_model, RoundMaker, judge=RuleJudge()), tmp_path)
+    make(parts(random_model, judge=Batch()), tmp_path)
+    assert calls == []
 
 
 class Broken(Exception): ...
@@ -278,12 +293,89 @@ def test_the_engine_stops_soon_after_the_judge_failed(random_model, tmp_path):
     def between(group: int) -> None:
         sampled.append(group)
         assert failed.wait(PATIENCE_S)
-        while not no_threads_left():  # its error is known when its threads have ended
-            threading.Event().wait(0.001)
+        for thread in followers():  # its error is known when its threads have ended
+            thread.join(PATIENCE_S)
+        assert no_threads_left()
 
     with pytest.raises(Broken):
         make(parts(random_model, judge=Told(fail), engine=Scripted(random_model, between)), tmp_path)
     assert sampled == [0]
+
+
+def test_a_judge_does_not_begin_when_sampling_has_failed(random_model, tmp_path):
+    """One that is asked once would judge all that was sampled before the run could end."""
+    calls: list[int] = []
+
+    class Batch(RuleJudge):
+        def judge(self, cases: Sequence):
+            calls.append(len(cases))
+            return super().judge(cases)
+
+    with pytest.raises(Broken):
+        make(parts(random_model, judge=Batch(), engine=Scripted(random_model, raise_at(3))), tmp_path)
+    assert calls == []
+    assert no_threads_left()
+
+
+def test_the_judge_gets_no_more_cases_when_the_verifier_has_failed(random_model, tmp_path):
+    failed, more = threading.Event(), []
+
+    class FailsAtLast(BrokenVerifier):
+        def verify_all(self, pairs):
+            try:
+                return super().verify_all(pairs)
+            except Broken:
+                failed.set()
+                raise
+
+    def tell(case: Any) -> None:
+        more.append(case)
+        assert failed.wait(PATIENCE_S)
+        for thread in followers():
+            if thread.name == "round-verifier":
+                thread.join(PATIENCE_S)
+
+    with pytest.raises(Broken):
+        make(parts(random_model, judge=Told(tell), verifier=FailsAtLast(len(PROBLEMS) - 1)), tmp_path)
+    assert len(more) <= 1  # none if the judge had not begun
+
+
+def test_a_second_signal_does_not_wait_for_the_judge(random_model, tmp_path):
+    asked, release = threading.Event(), threading.Event()
+
+    def tell(case: Any) -> None:
+        asked.set()
+        release.wait(PATIENCE_S)
+
+    def between(group: int) -> None:
+        assert asked.wait(PATIENCE_S)
+        error = KeyboardInterrupt()
+        error.at_once = True  # pyright: ignore[reportAttributeAccessIssue]
+        raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        make(parts(random_model, judge=Told(tell), engine=Scripted(random_model, between)), tmp_path)
+    assert "round-judge" in {thread.name for thread in followers()}
+    release.set()
+    for thread in followers():
+        thread.join(PATIENCE_S)
+    assert no_threads_left()
+
+
+def test_an_error_of_the_judge_comes_after_the_engine_woke(random_model, tmp_path):
+    """Waking may be collective: the other ranks would wait for ever."""
+    woken: list[int] = []
+
+    class Wakes(Scripted):
+        def wake(self) -> None:
+            woken.append(1)
+
+    make(parts(random_model, RoundMaker), tmp_path)
+    for path in stored(tmp_path).verdict_files():
+        path.unlink()
+    with pytest.raises(Broken):
+        make(parts(random_model, judge=Told(raise_at(0)), engine=Wakes(random_model)), tmp_path)
+    assert woken == [1]
 
 
 def test_a_signal_that_the_judges_thread_meets_ends_the_round(random_model, tmp_path, monkeypatch):

@@ -74,11 +74,11 @@ class LLMBacked:
         self, items: Iterable[T], work: Callable[[JudgeClient, T], Awaitable[R]], emit: Emit[tuple[int, R]]
     ) -> None:
         """Work on ``limits.concurrency`` items at a time, in their order, so that the first results are complete early."""
-        self.check_writable()
         waiting = arriving(enumerate(items))
         entry = await anext(waiting, None)
         if entry is None:
             return
+        self.check_writable()
         async with self.chat.session():
             client = JudgeClient(
                 self.chat,
@@ -93,7 +93,8 @@ class LLMBacked:
             free = asyncio.Semaphore(self.limits.concurrency)
 
             async def run(index: int, item: T) -> None:
-                emit((index, await work(client, item)))
+                with client.sender.health.at_work():
+                    emit((index, await work(client, item)))
                 free.release()
 
             try:

@@ -12,8 +12,8 @@ import asyncio
 import enum
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from lit_tpgrpo.chat.base import ChatError, Fault
 from lit_tpgrpo.errors import JudgeDownError
@@ -67,8 +67,22 @@ class EndpointHealth:
         self._lock = asyncio.Lock()
         self._stage = OutageStage.UNKNOWN
         self._unanswered_since = self._idle_since = self._now()
+        self._at_work, self._idle_from = 0, self._now()
         self._waiting: set[asyncio.Timeout] = set()
         self._any_waiting = asyncio.Event()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Enclose the work on one case. Time without any, while the next one is still being sampled, is no outage."""
+        if not self._at_work:
+            self.answered += self._now() - self._idle_from
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                self._idle_from = self._now()
 
     def record_reply(self) -> None:
         """Record that a question was answered; a refusal counts."""

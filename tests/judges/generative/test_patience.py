@@ -191,6 +191,30 @@ def test_time_in_which_nothing_is_asked_is_no_silence():
     assert seconds > 3 * 600
 
 
+def test_time_in_which_no_case_is_there_is_no_outage():
+    """An hour of sampling between two cases, then connections are refused for two of five minutes."""
+
+    async def main() -> None:
+        now = asyncio.get_running_loop().time
+
+        async def answer(number: int = 0) -> str:
+            if number == 1 and now() < 3600.0 + 0.4 * PATIENCE:
+                raise ChatError(Fault.CONNECTION, "refused")
+            return "fine"
+
+        chat = Chat(answer, lambda: answer(1))
+        limits = RequestLimits(patience_s=PATIENCE)
+        sender = RequestSender(chat, limits, BudgetTracker(RoundBudget()), Counters())  # pyright: ignore[reportArgumentType]
+        async with sender.health.watchdog():
+            for number in range(2):
+                with sender.health.at_work():
+                    assert not (await sender.reply(ChatRequest("", str(number)))).oversized
+                await asyncio.sleep(3600.0)
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        runner.run(main())
+
+
 def test_a_model_in_this_process_is_waited_for():
     chat = Chat(reply(10 * PATIENCE), hang())
     chat.in_process = True  # pyright: ignore[reportAttributeAccessIssue]
