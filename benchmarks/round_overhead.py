@@ -111,14 +111,14 @@ class AtOnce:
     def close(self) -> None: ...
 
 
-class Clock:
+class StageClock:
     """Seconds by stage, of functions that it replaces while it is entered."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._patches = ExitStack()
 
-    def __enter__(self) -> Clock:
+    def __enter__(self) -> StageClock:
         places: list[tuple[object, str, str]] = [
             (sampling, "decode_with_offsets", "decoding"),
             (RoundFile, "add_solutions", "storing"),
@@ -182,7 +182,7 @@ def one_round(schedule: ScheduleName, args: argparse.Namespace, engine: Recorded
     )
     problems = [Problem(f"p/{g}", f"What is {g} + 1?", "1") for g in range(args.solutions // args.group_size)]
     assignments = [Assignment(g, problem, g) for g, problem in enumerate(problems)]
-    with tempfile.TemporaryDirectory() as folder, PeakMemory() as memory, Clock() as clock:
+    with tempfile.TemporaryDirectory() as folder, PeakMemory() as memory, StageClock() as clock:
         file = RoundStore(Path(folder)).open(0, {})
         started = time.perf_counter()
         made, _ = maker.make(0, assignments, file, GroupAccuracy(), policy_version=0)
