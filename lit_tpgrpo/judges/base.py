@@ -134,11 +134,10 @@ class StreamingJudge(Protocol):
 
 
 def judge_arriving(judge: Judge, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
-    """Judge cases as they come, or all at once if the judge is no ``StreamingJudge``, which is not asked about none."""
+    """Judge cases as they come, or all at once when the last one is there if the judge is no ``StreamingJudge``."""
     if _takes_arriving(judge):
         return cast(StreamingJudge, judge).judge_arriving(cases)
-    given = list(cases)
-    return judge.judge(given) if given else iter(())
+    return judge.judge(list(cases))
 
 
 def _takes_arriving(judge: Judge) -> bool:

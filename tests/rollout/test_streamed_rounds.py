@@ -362,22 +362,6 @@ def test_a_second_signal_does_not_wait_for_the_judge(random_model, tmp_path):
     assert no_threads_left()
 
 
-def test_an_error_of_the_judge_comes_after_the_engine_woke(random_model, tmp_path):
-    """Waking may be collective: the other ranks would wait for ever."""
-    woken: list[int] = []
-
-    class Wakes(Scripted):
-        def wake(self) -> None:
-            woken.append(1)
-
-    make(parts(random_model, RoundMaker), tmp_path)
-    for path in stored(tmp_path).verdict_files():
-        path.unlink()
-    with pytest.raises(Broken):
-        make(parts(random_model, judge=Told(raise_at(0)), engine=Wakes(random_model)), tmp_path)
-    assert woken == [1]
-
-
 def test_a_signal_that_the_judges_thread_meets_ends_the_round(random_model, tmp_path, monkeypatch):
     """The first signal is noticed at the next verdict, in whichever thread that is."""
 
