@@ -9,15 +9,10 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
+from lit_tpgrpo.arrivals import Arrivals, End
+
 T = TypeVar("T")
 Emit = Callable[[T], None]
-
-
-class _End:
-    """Sentinel at the end of the queue, with the error that ended the producer, if any."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
 
 
 def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> Iterator[T]:
@@ -27,34 +22,27 @@ def in_background(produce: Callable[[Emit[T]], Coroutine[Any, Any, None]]) -> It
     ends (exhausted, closed early, exception, ctrl-C), the coroutine has been cancelled and cleaned up and the thread
     joined before this returns.
     """
-    items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+    items: Arrivals[T] = Arrivals()
     started: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None] = queue.SimpleQueue()
 
     async def main() -> None:
         task = asyncio.ensure_future(produce(items.put))
         started.put((asyncio.get_running_loop(), task))
         await asyncio.wait([task])
-        error = None if task.cancelled() else task.exception()
-        items.put(_End(error))
+        items.close(None if task.cancelled() else task.exception())
 
     def run() -> None:
         try:
             asyncio.run(main())
         except BaseException as error:  # the loop could not be created, or failed: the consumer must not wait forever
-            items.put(_End(error))
+            items.close(error)
             started.put(None)
 
     thread = threading.Thread(target=run, name="async", daemon=True)
     thread.start()
     running = started.get()
     try:
-        while True:
-            item = items.get()
-            if isinstance(item, _End):
-                if item.error is not None:
-                    raise item.error
-                return
-            yield item
+        yield from items
     finally:
         if running is not None and thread.is_alive():
             loop, task = running
@@ -69,20 +57,20 @@ async def arriving(items: Iterable[T]) -> AsyncIterator[T]:
     A thread reads them, to the end or until the loop has ended: an iterator that waits must end by itself at last.
     """
     loop = asyncio.get_running_loop()
-    read: asyncio.Queue[T | _End] = asyncio.Queue()
+    read: asyncio.Queue[T | End] = asyncio.Queue()
 
     def run() -> None:
         try:
             for item in items:
                 loop.call_soon_threadsafe(read.put_nowait, item)
-            end = _End(None)
+            end = End(None)
         except BaseException as error:  # for the consumer, who may be gone
-            end = _End(error)
+            end = End(error)
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(read.put_nowait, end)
 
     threading.Thread(target=run, name="arriving", daemon=True).start()
-    while not isinstance(item := await read.get(), _End):
+    while not isinstance(item := await read.get(), End):
         yield item
     if item.error is not None:
         raise item.error

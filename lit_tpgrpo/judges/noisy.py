@@ -68,14 +68,18 @@ class NoisyJudge(WrappedJudge):
 
     def judge(self, cases: Sequence[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         """Judge the cases with the inner judge and flip labels as its verdicts come."""
-        for index, verdict in self.inner.judge(cases):
-            yield index, self._with_errors(cases[index], verdict)
+        return self._flipped(cases, self.inner.judge(cases))
 
     def judge_arriving(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
         """As ``judge``, see ``StreamingJudge``."""
         seen: list[JudgeCase] = []
-        for index, verdict in judge_arriving(self.inner, noted(cases, seen)):
-            yield index, self._with_errors(seen[index], verdict)
+        return self._flipped(seen, judge_arriving(self.inner, noted(cases, seen)))
+
+    def _flipped(
+        self, cases: Sequence[JudgeCase], verdicts: Iterator[tuple[int, Verdict]]
+    ) -> Iterator[tuple[int, Verdict]]:
+        for index, verdict in verdicts:
+            yield index, self._with_errors(cases[index], verdict)
 
     def _with_errors(self, case: JudgeCase, verdict: Verdict) -> Verdict:
         solution = case.solution

@@ -10,19 +10,19 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.thought import ThoughtCredit
-from lit_tpgrpo.engines.base import Completion
 from lit_tpgrpo.engines.base import SamplingParams as Sampling
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.pretrained import load_tokenizer
-from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round, StepLabel, StopReason
+from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round, StepLabel
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.rollout.scripted_engine import Scripted as ScriptedTexts
 from tests.rollout.stored_rounds import rewrite_groups, rewrite_lines
 
 C, I, UNDECIDED = Outcome.CORRECT, Outcome.INCORRECT, Outcome.UNDECIDED  # noqa: E741
@@ -31,11 +31,11 @@ ASSIGNMENTS = [Assignment(group_index, problem, 10 * group_index) for group_inde
 G = 4
 
 
-class Scripted:
+class Scripted(ScriptedTexts):
     """Sample k of a seed answers seed + k + shift. Notes for which seeds it was asked."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, shift: int) -> None:
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer, [])
         self.shift = shift
         self.asked: list[int] = []
 
@@ -44,15 +44,6 @@ class Scripted:
             self.asked.append(seed)
             texts = [f"<think>\n3 + 4 = 7.\n</think>\n\\boxed{{{seed + k + self.shift}}}" for k in range(n)]
             yield i, tuple(self._completion(text) for text in texts)
-
-    def _completion(self, text: str) -> Completion:
-        ids = (*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id)  # pyright: ignore
-        return Completion(ids, (-0.5,) * len(ids), StopReason.EOS)
-
-    def load_weights(self, policy) -> None: ...
-    def sleep(self) -> None: ...
-    def wake(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class Dealt(MathVerifier):

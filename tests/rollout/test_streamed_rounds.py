@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.credit.thought import ThoughtCredit
-from lit_tpgrpo.engines.base import Completion, SamplingParams
+from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.noisy import NoisyJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.voting import VotingJudge
 from lit_tpgrpo.pretrained import load_tokenizer
-from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round, StopReason
+from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round
 from lit_tpgrpo.rollout.assignments import Assignment
 from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import keep_all
@@ -29,6 +29,7 @@ from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.rollout.streaming import StreamedRoundMaker
 from lit_tpgrpo.signals import STOP
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.rollout.scripted_engine import Scripted as ScriptedTexts
 
 PATIENCE_S = 300.0
 """A wait that ends here has failed; nothing that works comes near it."""
@@ -37,29 +38,23 @@ PROBLEMS = [Problem(f"p/{i}", f"{i} + 1 = ?", str(i + 1)) for i in range(5)]
 ASSIGNMENTS = [Assignment(g, problem, 10 * g) for g, problem in enumerate(PROBLEMS)]
 
 
-class Scripted:
+class Scripted(ScriptedTexts):
     """Sample k of group g has k + 1 steps and says g + 1 + (k modulo 2): two in four are right. ``between`` is called after
     each group that was taken."""
 
     def __init__(self, model: str, between: Callable[[int], object] = lambda group: None) -> None:
-        self.tokenizer, self.between = load_tokenizer(model), between
+        super().__init__(load_tokenizer(model), [])
+        self.between = between
 
     def sample(self, prompts, n, params, seeds):
         for i, seed in enumerate(seeds):
             group = seed // 10
-            yield i, tuple(self._completion(group, k) for k in range(n))
+            yield i, tuple(self._completion(self._text(group, k)) for k in range(n))
             self.between(group)
 
-    def _completion(self, group: int, k: int) -> Completion:
+    def _text(self, group: int, k: int) -> str:
         steps = "\n\n".join(f"{step} + {group} = {step + group}." for step in range(k + 1))
-        text = f"<think>\n{steps}\n</think>\n\\boxed{{{group + 1 + k % 2}}}"
-        ids = (*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id)  # pyright: ignore
-        return Completion(ids, (-0.5,) * len(ids), StopReason.EOS)
-
-    def load_weights(self, policy) -> None: ...
-    def sleep(self) -> None: ...
-    def wake(self) -> None: ...
-    def close(self) -> None: ...
+        return f"<think>\n{steps}\n</think>\n\\boxed{{{group + 1 + k % 2}}}"
 
 
 class Undecided(MathVerifier):
@@ -198,6 +193,18 @@ def test_a_judge_that_overrides_judge_alone_is_asked_once_when_all_is_sampled(ra
     assert len(made.credited) == G * len(PROBLEMS)
 
 
+class Batch(RuleJudge):
+    """Overrides ``judge`` alone, and notes how many cases each call has."""
+
+    def __init__(self, calls: list[int]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def judge(self, cases: Sequence):
+        self.calls.append(len(cases))
+        return super().judge(cases)
+
+
 class Delegating:
     """A wrapper that passes on what it lacks."""
 
@@ -222,13 +229,8 @@ def test_a_judge_is_not_asked_about_nothing(random_model, tmp_path):
     """As one that fails on an empty list would notice."""
     calls: list[int] = []
 
-    class Batch(RuleJudge):
-        def judge(self, cases: Sequence):
-            calls.append(len(cases))
-            return super().judge(cases)
-
     make(parts(random_model, RoundMaker, judge=RuleJudge()), tmp_path)
-    make(parts(random_model, judge=Batch()), tmp_path)
+    make(parts(random_model, judge=Batch(calls)), tmp_path)
     assert calls == []
 
 
@@ -306,13 +308,8 @@ def test_a_judge_does_not_begin_when_sampling_has_failed(random_model, tmp_path)
     """One that is asked once would judge all that was sampled before the run could end."""
     calls: list[int] = []
 
-    class Batch(RuleJudge):
-        def judge(self, cases: Sequence):
-            calls.append(len(cases))
-            return super().judge(cases)
-
     with pytest.raises(Broken):
-        make(parts(random_model, judge=Batch(), engine=Scripted(random_model, raise_at(3))), tmp_path)
+        make(parts(random_model, judge=Batch(calls), engine=Scripted(random_model, raise_at(3))), tmp_path)
     assert calls == []
     assert no_threads_left()
 
