@@ -30,7 +30,9 @@ _PROVIDERS: dict[type[Evidence], str] = {
     Preferences: "lit_tpgrpo.PairwisePreferences",
     SolutionGrade: "lit_tpgrpo.PrinciplesGrades",
     TokenRewards: "lit_tpgrpo.ChosenTokenLogits",
-    StepScores: "lit_tpgrpo.LabelScores (from labels) or lit_tpgrpo.ContinuationScores (sampled)",
+    StepScores: (
+        "lit_tpgrpo.LabelScores (from labels), lit_tpgrpo.ContinuationScores or lit_tpgrpo.FeasiblePrefixScores (sampled)"
+    ),
 }
 
 

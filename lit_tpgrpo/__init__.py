@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         CAPOCredit,
         CorrectOnlyCredit,
         CreditAssignment,
+        DenseRewardCredit,
         FixedMargin,
         GradeCredit,
         GroupCredit,
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
         ChosenTokenLogits,
         ContinuationScores,
         EvidenceProvider,
+        FeasiblePrefixScores,
         GoldAnswerProbes,
         LabelScores,
         MonteCarloContinuations,
@@ -175,7 +177,8 @@ else:
                 "MirroredThoughtCredit OutcomeCredit PURECredit PrefixMargin ProcessSupervisedCredit PromptMargin "
                 "ReturnCredit RewardAdvantage ScoreSupervisedCredit StandardisedBaseline StepCredit "
                 "SuccessRateBaseline ThinkRMCredit ThoughtCredit UnadaptedThoughtCredit VPPOCredit VinePPOCredit "
-                "SequenceRewardKL TokenRewardKL RLSPCredit ScorePURECredit QRMCredit SPAECredit"
+                "SequenceRewardKL TokenRewardKL RLSPCredit ScorePURECredit QRMCredit SPAECredit "
+                "DenseRewardCredit"
             ),
             "credit.batch": "BatchStage MaxScaling PotentialGain StdScaling Whitening",
             "credit.filters": "GroupFilter PROFFilter",
@@ -191,7 +194,7 @@ else:
             "judges": "Judge JudgeCase NoisyJudge RuleJudge VotingJudge abstain",
             "functional.continuation_values": "EntropyValue HardValue SoftValue ValueEstimate",
             "judges.evidence": (
-                "ChosenTokenLogits ContinuationScores EvidenceProvider GoldAnswerProbes LabelScores "
+                "ChosenTokenLogits ContinuationScores EvidenceProvider FeasiblePrefixScores GoldAnswerProbes LabelScores "
                 "MonteCarloContinuations PairwisePreferences PrinciplesGrades"
             ),
             "judges.generative": (
@@ -246,6 +249,7 @@ __all__ = [
     "CreditedSolution",
     "DPPOTotalVariation",
     "Decontaminated",
+    "DenseRewardCredit",
     "DirectLabels",
     "DualClip",
     "Engine",
@@ -255,6 +259,7 @@ __all__ = [
     "EvaluationTable",
     "EvidenceProvider",
     "ExportHF",
+    "FeasiblePrefixScores",
     "FieldMap",
     "FileProblems",
     "FixedMargin",

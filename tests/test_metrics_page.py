@@ -12,7 +12,7 @@ import torch
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.evaluation.scores import ScoredGroup, suite_scores
 from lit_tpgrpo.judges.base import Counts
-from lit_tpgrpo.judges.evidence import MonteCarloContinuations, answer_probes, graded_groups, token_logits
+from lit_tpgrpo.judges.evidence import FeasiblePrefixScores, answer_probes, graded_groups, token_logits
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.grading import comparison, principles
 from lit_tpgrpo.judges.noisy import NoisyJudge
@@ -90,7 +90,7 @@ def logged_by_parts() -> set[str]:
         tally = tally_round(nothing, 0, 0.0, 0.0, counts, judged)
         # A count of solutions and groups is what shares divide by.
         names |= dataclasses.replace(tally, sums=dict.fromkeys(tally.sums, 1.0)).metrics().keys()
-    names |= {f"evidence/{name}" for name in MonteCarloContinuations().metrics()}
+    names |= {f"evidence/{name}" for name in FeasiblePrefixScores().metrics()}
     searches = SearchingEngine(HFEngine(), BestOfN(), JudgeStepScores(RuleJudge(workers=1))).tally().metrics()
     names |= {f"{prefix}/{name}" for prefix in ("eval", "test", "predict") for name in searches}
     names |= {f"evidence/{name}" for name in (*answer_probes.COUNTERS, *token_logits.COUNTERS)}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from lit_tpgrpo.credit.capo import CAPOCredit
     from lit_tpgrpo.credit.correct_only import CorrectOnlyCredit
+    from lit_tpgrpo.credit.dense_rewards import DenseRewardCredit
     from lit_tpgrpo.credit.graded import GradeCredit
     from lit_tpgrpo.credit.group_credit import GroupCredit
     from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage
@@ -51,6 +52,7 @@ else:
             "baselines": "Baseline LeaveOneOutBaseline MeanBaseline StandardisedBaseline SuccessRateBaseline",
             "capo": "CAPOCredit",
             "correct_only": "CorrectOnlyCredit",
+            "dense_rewards": "DenseRewardCredit",
             "graded": "GradeCredit",
             "group_credit": "GroupCredit",
             "group_relative": "GroupRelativeCredit RewardAdvantage",
@@ -80,6 +82,7 @@ __all__ = [
     "CAPOCredit",
     "CorrectOnlyCredit",
     "CreditAssignment",
+    "DenseRewardCredit",
     "FixedMargin",
     "GradeCredit",
     "GroupCredit",

@@ -83,6 +83,11 @@ RUNS = {
     "math_shepherd_hard": replace(CONTINUED, resumed=False),
     "er_prm": replace(CONTINUED, resumed=False),
     "pure_scores": CONTINUED,
+    "dense_rewards": Run(
+        ("evidence/prefixes", "evidence/search_boundaries", "evidence/search_probes"),
+        ("evidence/prefixes", "evidence/continuations", "evidence/prefixes_lost"),
+        ("--data.evidence.samples", "2"),
+    ),
     "spae": Run(
         ("evidence/probes", "evidence/probe_tokens"),
         ("evidence/probes", "evidence/probes_lost"),

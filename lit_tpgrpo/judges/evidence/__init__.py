@@ -1,7 +1,8 @@
 """Providers of evidence: what some credit assignments and filters need of a solution besides outcome and labels.
 
 A provider of your own implements ``EvidenceProvider``. ``MonteCarloContinuations`` continues solutions from their steps with
-the policy, ``ContinuationScores`` scores steps by such continuations, ``LabelScores`` scores them by the judge's labels.
+the policy, ``ContinuationScores`` scores steps by such continuations, ``FeasiblePrefixScores`` by a binary search with few of
+them, ``LabelScores`` by the judge's labels.
 ``PairwisePreferences`` and ``PrinciplesGrades`` have an LLM compare or grade the solutions of a group, ``ChosenTokenLogits``
 takes token rewards from another model, ``GoldAnswerProbes`` makes the policy answer after each step.
 """
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
     from lit_tpgrpo.judges.evidence.continuation_scores import ContinuationScores
     from lit_tpgrpo.judges.evidence.continuations import MonteCarloContinuations
+    from lit_tpgrpo.judges.evidence.feasible_prefixes import FeasiblePrefixScores
     from lit_tpgrpo.judges.evidence.label_scores import LabelScores
     from lit_tpgrpo.judges.evidence.preferences import PairwisePreferences
     from lit_tpgrpo.judges.evidence.principles_grades import PrinciplesGrades
@@ -29,6 +31,7 @@ else:
             "base": "EvidenceCase EvidenceProvider EvidenceTools",
             "continuation_scores": "ContinuationScores",
             "continuations": "MonteCarloContinuations",
+            "feasible_prefixes": "FeasiblePrefixScores",
             "label_scores": "LabelScores",
             "preferences": "PairwisePreferences",
             "principles_grades": "PrinciplesGrades",
@@ -42,6 +45,7 @@ __all__ = [
     "EvidenceCase",
     "EvidenceProvider",
     "EvidenceTools",
+    "FeasiblePrefixScores",
     "GoldAnswerProbes",
     "LabelScores",
     "MonteCarloContinuations",

@@ -79,6 +79,17 @@ class MonteCarloContinuations(EvidenceProvider):
     def continued(self, cases: Sequence[EvidenceCase], tools: EvidenceTools) -> list[Continuations]:
         """Return the continuations of each case, in their order: those that the store lacks are sampled and stored."""
         rows = [self._prefixes(case, tools) for case in cases]
+        outcomes = self.outcomes(rows, tools)
+        # Without a decided continuation nothing is known of a prefix.
+        return [Continuations(tuple(None if p is None else outcomes.get(p.key) or None for p in row)) for row in rows]
+
+    def outcomes(self, rows: Sequence[Sequence[Prefix | None]], tools: EvidenceTools) -> dict[str, tuple[float, ...]]:
+        """Return outcomes of continuations by the keys of their prefixes; those that the store lacks are sampled and stored.
+
+        Args:
+            rows: of each case; None where nothing is continued.
+            tools: of the round.
+        """
         outcomes = _readable(tools.stored({prefix.key for row in rows for prefix in row if prefix is not None}))
         lost = "%d prefixes have no continuations, and the policy that sampled them has moved on: their steps have no value"
         missing = still_missing(rows, outcomes, tools.current, self._counts, "prefixes", lost)
@@ -90,8 +101,14 @@ class MonteCarloContinuations(EvidenceProvider):
                 self._counts["prefixes"] += len(batch)
                 self._counts["continuations"] += self.samples * len(batch)
                 self._counts["continuation_tokens"] += sum(continued.tokens for continued in batch)
-        # Without a decided continuation nothing is known of a prefix.
-        return [Continuations(tuple(None if p is None else outcomes.get(p.key) or None for p in row)) for row in rows]
+        return outcomes
+
+    def prefix(self, case: EvidenceCase, length: int, tools: EvidenceTools) -> Prefix:
+        """Return the prefix of a solution that has its prompt and its first ``length`` tokens."""
+        solution = case.judged.solution
+        ids = (*solution.prompt_ids.tolist(), *solution.completion_ids[:length].tolist())
+        params = repr(self._params(tools.sampling))
+        return Prefix(tools.key(self.samples, params, case.problem.answer, length, ids), case, length)
 
     def _params(self, sampling: SamplingParams) -> SamplingParams:
         temperature = sampling.temperature if self.temperature is None else self.temperature
@@ -99,18 +116,15 @@ class MonteCarloContinuations(EvidenceProvider):
 
     def _prefixes(self, case: EvidenceCase, tools: EvidenceTools) -> list[Prefix | None]:
         """Return the prefix before each step, None where it is not continued."""
-        solution = case.judged.solution
-        params = repr(self._params(tools.sampling))
+        whole = len(case.judged.solution.completion_ids)
         row: list[Prefix | None] = []
         for j, step in enumerate(case.judged.verdict.steps):
             length = step.token_start
             # A last step without tokens begins where the solution has ended: there is nothing to continue.
-            ended = length == len(solution.completion_ids)
-            if ended or j >= self.max_steps or (length == 0 and not self.from_prompt):
+            if length == whole or j >= self.max_steps or (length == 0 and not self.from_prompt):
                 row.append(None)
-                continue
-            ids = (*solution.prompt_ids.tolist(), *solution.completion_ids[:length].tolist())
-            row.append(Prefix(tools.key(self.samples, params, case.problem.answer, length, ids), case, length))
+            else:
+                row.append(self.prefix(case, length, tools))
         return row
 
     def _buckets(
