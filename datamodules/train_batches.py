@@ -107,8 +107,8 @@ class TrainBatchStream:
             if empty == self._max_empty_rounds:
                 raise EmptyRoundError(
                     f"{empty} rounds in a row left nothing to train on (the last was round {self._round}): all solutions "
-                    "are right, all are wrong, or the keep rule drops them. Look at rollout/accuracy, then change the "
-                    "problems' difficulty, data.group_size or data.keep"
+                    "are right, all are wrong, have the same evidence, or the keep rule drops them. Look at rollout/accuracy "
+                    "and evidence/*, then change the problems' difficulty, data.group_size, data.evidence or data.keep"
                 )
             cursor = self._cursor + self._consumed
             # The state changes only when the round is complete: an interruption before leaves one that can be resumed.
