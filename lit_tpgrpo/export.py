@@ -24,7 +24,12 @@ _MODEL_SETTINGS = ("model", "tokenizer", "dtype", "attention", "quantization", "
 
 
 def export_checkpoint(
-    checkpoint: Path, out: Path, dtype: str | None = None, model: str | None = None, overwrite: bool = False
+    checkpoint: Path,
+    out: Path,
+    dtype: str | None = None,
+    model: str | None = None,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Write the policy of a checkpoint (a file, a sharded folder, or a run's folder) as a Hugging Face folder.
 
@@ -34,6 +39,8 @@ def export_checkpoint(
         dtype: dtype of the written weights; by default the one they were trained in.
         model: the model that was trained, if it was moved from where the checkpoint says.
         overwrite: replace ``out`` if it is not empty.
+        trust_remote_code: run Python code that comes with the model, with your rights. No checkpoint turns it on. The code's
+            files are written beside the weights.
 
     Returns:
         The written folder.
@@ -51,7 +58,7 @@ def export_checkpoint(
         raise InputError(
             f"{path} is not a checkpoint of TPGRPOModule: it lacks hyper_parameters.model, state_dict or global_step"
         )
-    module = rebuild(contents, model)
+    module = rebuild(contents, model, trust_remote_code)
     card = RunCard(
         base_model=str(model or settings["model"]),
         steps=step,
@@ -63,7 +70,7 @@ def export_checkpoint(
     )
 
 
-def rebuild(contents: Mapping[str, Any], model: str | None) -> TPGRPOModule:
+def rebuild(contents: Mapping[str, Any], model: str | None, trust_remote_code: bool = False) -> TPGRPOModule:
     """Build the module with a checkpoint's weights, without a Trainer."""
     settings: dict[str, Any] = {name: contents["hyper_parameters"].get(name) for name in _MODEL_SETTINGS}
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -75,7 +82,7 @@ def rebuild(contents: Mapping[str, Any], model: str | None) -> TPGRPOModule:
         settings["model"] = model
         settings.pop("tokenizer", None)  # use the one in the model's folder
         settings.pop("revision", None)
-    module = TPGRPOModule(**settings, adapter=lora)
+    module = TPGRPOModule(**settings, adapter=lora, trust_remote_code=trust_remote_code)
     module.configure_model()
     state = dict(contents) | {"state_dict": dict(contents["state_dict"])}
     module.on_load_checkpoint(state)
@@ -105,6 +112,9 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--dtype", type=str | None, help="dtype of the weights, e.g. bfloat16 (default: as trained)")
     parser.add_argument("--model", type=str | None, help="the model that was trained, if it was moved")
     parser.add_argument("--overwrite", type=bool, default=False, help="replace OUT if it is not empty")
+    parser.add_argument(
+        "--trust_remote_code", type=bool, default=False, help="run Python code that comes with the model, with your rights"
+    )
     parser.add_argument("--push_to_hub", type=str | None, help="owner/name of the hub repository to upload to")
     parser.add_argument("--private", type=bool, default=True, help="whether a new repository is private")
     options = parser.parse_args(args)
@@ -113,7 +123,14 @@ def main(args: list[str] | None = None) -> None:
             raise InputError("give a folder to write, --push_to_hub owner/name, or both")
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(options.out or Path(scratch) / "model")
-            export_checkpoint(Path(options.checkpoint), out, options.dtype, options.model, options.overwrite)
+            export_checkpoint(
+                Path(options.checkpoint),
+                out,
+                options.dtype,
+                options.model,
+                options.overwrite,
+                options.trust_remote_code,
+            )
             if options.out is not None:
                 print(f"written: {out}")
             if options.push_to_hub is not None:
