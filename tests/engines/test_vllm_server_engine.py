@@ -241,6 +241,8 @@ def test_a_key_that_a_server_repeats_is_not_in_the_message(engine, pair):
 def test_waits_must_be_positive():
     with pytest.raises(ConfigError, match="absence_timeout_s must be a positive number of seconds, got 0"):
         VLLMServer("http://a:1", absence_timeout_s=0)
+    with pytest.raises(ConfigError, match="bucket_mib must be a positive number of MiB, got 0"):
+        VLLMServer("http://a:1", bucket_mib=0.0)
 
 
 @pytest.mark.slow

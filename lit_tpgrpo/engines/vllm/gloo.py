@@ -1,4 +1,4 @@
-"""A weight-transfer backend over gloo for vLLM servers without GPUs, modelled on vLLM's NCCL backend.
+"""A weight-transfer backend over gloo for vLLM servers without GPUs, modelled on vLLM's NCCL backend; it sends buckets.
 
 vLLM's weight-transfer API provides the roles, the HTTP routes and the registry; its NCCL and CUDA IPC backends need GPUs.
 Importing this module registers ``gloo`` on the trainer's side; ``extension`` registers it in the workers.
@@ -25,9 +25,11 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
+from lit_tpgrpo.engines.vllm.buckets import Bucket, TensorSpec, cut_buckets, packed
 from lit_tpgrpo.engines.vllm.reload import WeightReload
 
 BACKEND = "gloo"
+DEFAULT_BUCKET_BYTES = 64 * 2**20
 
 
 @dataclass
@@ -40,6 +42,7 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     master_port: int
     world_size: int
     timeout_s: float = 600.0
+    bucket_bytes: int = DEFAULT_BUCKET_BYTES
 
 
 @dataclass
@@ -54,15 +57,22 @@ class GlooInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """Names, dtypes and shapes of the tensors that are broadcast next, in order."""
+    """Names, dtypes and shapes of the tensors that are broadcast next, in order, and the most bytes of a message."""
 
     names: list[str]
     dtype_names: list[str]
     shapes: list[list[int]]
+    bucket_bytes: int
+
+    def buckets(self) -> list[Bucket]:
+        """Return how the tensors share messages, on both sides."""
+        columns = zip(self.names, self.dtype_names, self.shapes, strict=True)
+        specs = [TensorSpec(name, getattr(torch, dtype), tuple(shape)) for name, dtype, shape in columns]
+        return cut_buckets(specs, self.bucket_bytes)
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """The worker's side: receives one broadcast per tensor and passes it on to the layer-wise reload."""
+    """The worker's side: receives one broadcast per bucket and passes its tensors on to the layer-wise reload."""
 
     init_info_cls = GlooInitInfo
     update_info_cls = GlooUpdateInfo
@@ -93,10 +103,13 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         update.finish()
 
     def _received(self, info: GlooUpdateInfo) -> Iterator[tuple[str, Tensor]]:
-        for name, dtype, shape in zip(info.names, info.dtype_names, info.shapes, strict=True):
-            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
-            self._group.broadcast(tensor, 0).wait()
-            yield name, tensor
+        for bucket in info.buckets():
+            # New memory for each: the reload keeps the views of a layer until it is complete.
+            message = torch.empty(bucket.n_bytes, dtype=torch.uint8)
+            if bucket.n_bytes:
+                self._group.broadcast(message, 0).wait()
+            for spec, tensor in zip(bucket.specs, bucket.views(message), strict=True):
+                yield spec.name, tensor
 
     def finish_weight_update(self) -> None:
         """Do nothing: ``receive_weights`` receives all weights in one call and finishes the update."""
@@ -109,6 +122,8 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
     """The trainer's side. All ranks iterate over the source, whose all-gathers are collective; rank 0 broadcasts."""
 
     init_info_cls = GlooTrainerInitInfo
+    bucket_bytes = DEFAULT_BUCKET_BYTES
+    """Most bytes of a message, unless one tensor has more."""
     _group: Any = None
 
     @classmethod
@@ -116,6 +131,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         if source is None:
             raise ValueError("the gloo weight transfer needs a WeightSource")
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        engine.bucket_bytes = init_info.bucket_bytes
         if engine.is_sender:
             info = GlooInitInfo(
                 init_info.master_address, init_info.master_port, init_info.world_size, init_info.timeout_s
@@ -137,14 +153,16 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             [m.name for m in meta],
             [str(m.dtype).removeprefix("torch.") for m in meta],
             [list(m.shape) for m in meta],
+            self.bucket_bytes,
         )
         self.client.start_weight_update()
         pool = ThreadPoolExecutor(max_workers=1)
         try:
             received = pool.submit(self.client.update_weights, asdict(info))
             try:
-                for (_, tensor), expected in zip(self.source, meta, strict=True):
-                    self._group.broadcast(tensor.to("cpu", expected.dtype).contiguous(), 0).wait()
+                for message in packed(self.source, info.buckets()):
+                    if message.numel():
+                        self._group.broadcast(message, 0).wait()
             except RuntimeError:
                 if received.done():
                     received.result()  # raises the server's error, which explains why the broadcast failed

@@ -24,7 +24,7 @@ from lit_tpgrpo.engines.vllm.guard import KEY_ENV
 from lit_tpgrpo.engines.vllm.pool import ServerPool
 from lit_tpgrpo.engines.vllm.sampling import repeat_greedy, request_settings
 from lit_tpgrpo.engines.vllm.servers import PoolLimits, Server, no_server_message
-from lit_tpgrpo.engines.vllm.weights import WeightSender, served_model
+from lit_tpgrpo.engines.vllm.weights import TransferSettings, WeightSender, served_model
 from lit_tpgrpo.errors import ConfigError, EngineError
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class VLLMServer:
         trainer_address: address of this machine (rank 0) that the servers can reach.
         api_key_env: name of the environment variable with the servers' key: VLLM_API_KEY, OPENAI_API_KEY, or one that the
             user allows (see ``lit_tpgrpo.api_keys``).
+        bucket_mib: most MiB of one message of weights, which holds many tensors (a larger tensor has one of its own); memory
+            that a transfer needs on both sides besides the weights, twice that on GPUs.
         concurrency: prompts of this rank in flight at once, over all servers.
         timeout_s: seconds for one prompt's n samples.
         transfer_timeout_s: seconds that an update waits for a server's current step.
@@ -63,6 +65,7 @@ class VLLMServer:
         transfer: Literal["auto", "nccl", "ipc", "gloo"] = "auto",
         trainer_address: str = "127.0.0.1",
         api_key_env: str = KEY_ENV,
+        bucket_mib: float = 64.0,
         concurrency: int = 256,
         timeout_s: float = 3600.0,
         transfer_timeout_s: float = 600.0,
@@ -77,6 +80,8 @@ class VLLMServer:
             )
         if len(set(self.urls)) < len(self.urls):
             raise ConfigError(f"VLLMServer: urls must be different servers, got some twice: {', '.join(self.urls)}")
+        if not 0 < bucket_mib < math.inf:  # written so that nan is refused as well
+            raise ConfigError(f"VLLMServer: bucket_mib must be a positive number of MiB, got {bucket_mib}")
         limits = {
             "timeout_s": timeout_s,
             "transfer_timeout_s": transfer_timeout_s,
@@ -89,6 +94,7 @@ class VLLMServer:
         self.transfer: Literal["auto", "nccl", "ipc", "gloo"] = transfer
         self.trainer_address = trainer_address
         self.api_key_env = api_key_env
+        self.bucket_mib = bucket_mib
         self.transfer_timeout_s = transfer_timeout_s
         self.limits = PoolLimits(concurrency, timeout_s, silence_timeout_s, probe_interval_s, absence_timeout_s)
         self.while_waiting: Callable[[], None] = keep_waiting  # see ``Interruptible`` in lit_tpgrpo.engines.base
@@ -145,7 +151,10 @@ class VLLMServer:
         import_vllm()
         backend = self.transfer if self.transfer != "auto" else _backend_of(policy)
         self._loop = loop = EventLoopThread()
-        self._sender = WeightSender(self._current_policy, backend, self.trainer_address, self.transfer_timeout_s, loop)
+        settings = TransferSettings(
+            backend, self.trainer_address, self.transfer_timeout_s, max(1, int(self.bucket_mib * 2**20))
+        )
+        self._sender = WeightSender(self._current_policy, settings, loop)
         timeouts = (self.transfer_timeout_s, self.limits.silence_s)
         self._servers = [Server(ServerClient(url, key, self.api_key_env, loop, *timeouts)) for url in self.urls]
 

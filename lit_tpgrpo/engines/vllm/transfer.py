@@ -3,8 +3,9 @@
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
@@ -15,8 +16,7 @@ from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.engines.vllm.client import ServerClient
 from lit_tpgrpo.engines.vllm.gloo import GlooTrainerInitInfo
 from lit_tpgrpo.engines.vllm.process_groups import free_port
-
-Backend = Literal["nccl", "ipc", "gloo"]
+from lit_tpgrpo.engines.vllm.weights import TransferSettings
 
 
 class PolicySource(WeightSource):
@@ -63,29 +63,30 @@ class WeightControl(HTTPVLLMWeightSyncClient):
         super().finish_weight_update(weight_version or self.version)
 
 
-def open_transfer(
-    backend: Backend, client: ServerClient, source: PolicySource, rank: int, address: str, timeout_s: float
-) -> Any:
+def open_transfer(settings: TransferSettings, client: ServerClient, source: PolicySource, rank: int) -> Any:
     """Open a transfer to one server. Called on every rank of the trainer; rank 0 sends.
 
     Args:
-        backend: how the weights are transferred.
+        settings: how the weights are transferred.
         client: client of the server.
         source: the policy's weights.
         rank: rank of this process.
-        address: address of this machine that the server can reach.
-        timeout_s: seconds that an update waits for the server (gloo only).
     """
     workers = client.n_workers if rank == 0 else 0
     port = free_port() if rank == 0 else 0
-    if backend == "nccl":
+    address, size = settings.address, settings.bucket_bytes
+    if settings.backend == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        info: Any = NCCLTrainerInitInfo(master_address=address, master_port=port, world_size=1 + workers, rank=rank)
-    elif backend == "ipc":
+        info: Any = NCCLTrainerInitInfo(
+            master_address=address, master_port=port, world_size=1 + workers, rank=rank, packed_buffer_size_bytes=size
+        )
+    elif settings.backend == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-        info = IPCTrainerInitInfo(packed=True, rank=rank)
+        # Its one buffer must hold the largest tensor.
+        largest = max(math.prod(meta.shape) * meta.dtype.itemsize for meta in source.metadata())
+        info = IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=max(size, largest), rank=rank)
     else:
-        info = GlooTrainerInitInfo(address, port, 1 + workers, timeout_s, rank=rank)
+        info = GlooTrainerInitInfo(address, port, 1 + workers, settings.timeout_s, size, rank=rank)
     return WeightTransferTrainerFactory.trainer_init(info, client=WeightControl(client), source=source)

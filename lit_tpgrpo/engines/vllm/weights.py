@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch.distributed.tensor import DTensor
@@ -23,24 +24,36 @@ log = logging.getLogger(__name__)
 Backend = Literal["nccl", "ipc", "gloo"]
 
 
+@dataclass(frozen=True)
+class TransferSettings:
+    """How weights are transferred.
+
+    Attributes:
+        backend: what they are sent with.
+        address: address of this machine that the servers can reach.
+        timeout_s: seconds that an update waits for a server's current step (gloo only).
+        bucket_bytes: most bytes of one message, which holds many tensors; a larger tensor has a message of its own.
+    """
+
+    backend: Backend
+    address: str
+    timeout_s: float
+    bucket_bytes: int
+
+
 class WeightSender:
     """Keeps a weight transfer open to each server, and opens a new one to a server that was restarted.
 
     Args:
         policy: returns the policy whose weights are sent.
-        backend: how the weights are transferred.
-        address: address of this machine that the servers can reach.
-        timeout_s: seconds that an update waits for a server's current step.
+        settings: how they are transferred.
         loop: event loop of the requests.
     """
 
-    def __init__(
-        self, policy: Callable[[], Policy], backend: Backend, address: str, timeout_s: float, loop: EventLoopThread
-    ) -> None:
+    def __init__(self, policy: Callable[[], Policy], settings: TransferSettings, loop: EventLoopThread) -> None:
         self._policy = policy
         self._source: Any = None  # shared by all transfers: names and shapes are read once
-        self._backend: Backend = backend
-        self._address, self._timeout_s, self._loop = address, timeout_s, loop
+        self._settings, self._loop = settings, loop
         self._transfers: dict[Server, Any] = {}
         self._sent: dict[Server, str] = {}  # the version last sent to each
         self._models: dict[Server, tuple[str, int]] = {}
@@ -60,7 +73,7 @@ class WeightSender:
         """
         if server in self._transfers and server.client.weight_version == self._sent.get(server):
             return
-        check_server(server.client, self._backend)
+        check_server(server.client, self._settings.backend)
         model = served_model(server.client)
         if model != (before := self._models.setdefault(server, model)):
             raise EngineError(
@@ -163,9 +176,7 @@ class WeightSender:
         from lit_tpgrpo.engines.vllm.transfer import PolicySource, open_transfer
 
         self._source = self._source or PolicySource(self._policy)
-        self._transfers[server] = open_transfer(
-            self._backend, server.client, self._source, distributed.rank(), self._address, self._timeout_s
-        )
+        self._transfers[server] = open_transfer(self._settings, server.client, self._source, distributed.rank())
 
 
 def is_gone(server: Server, error: BaseException) -> bool:

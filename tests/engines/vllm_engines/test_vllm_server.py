@@ -73,6 +73,17 @@ def test_weights_reach_the_server_and_stale_ones_differ(engine, random_model):
     assert all(len({tuple(c.token_ids) for c in completions}) == 1 for completions in greedy.values())
 
 
+@pytest.mark.parametrize("kib", [0.001, 40, 200])
+def test_weights_arrive_in_buckets_of_any_size(server, random_model, kib):
+    """One tensor a message; a few; the embedding larger than a bucket."""
+    engine = VLLMServer(server, bucket_mib=kib / 1024)
+    policy = build_policy(random_model)
+    perturb(policy)
+    engine.load_weights(policy)
+    assert gaps(policy, sample(engine, SamplingParams(LENGTH)), 1.0).max() < EXACT
+    engine.close()
+
+
 def test_strangers_and_web_pages_are_refused(server):
     """What once let a web page put the server to sleep, and write its weights to a path."""
     simple, json, key = (
