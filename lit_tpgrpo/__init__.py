@@ -117,6 +117,7 @@ if TYPE_CHECKING:
         GSPO,
         SAPO,
         VESPO,
+        AdaptiveEntropyBonus,
         ClippedSurrogate,
         DPPOTotalVariation,
         DualClip,
@@ -203,8 +204,8 @@ else:
             ),
             "judges.grading": "PairwiseComparison PrinciplesGrader",
             "losses": (
-                "CISPO ClippedSurrogate DPPOTotalVariation DualClip EntropyBonus GSPO GSPOToken LossInputs LossOutput MiniRL "
-                "PolicyLoss PolicyTerm SAPO StaleNegatives TokenLoss TopEntropy VESPO"
+                "AdaptiveEntropyBonus CISPO ClippedSurrogate DPPOTotalVariation DualClip EntropyBonus GSPO GSPOToken "
+                "LossInputs LossOutput MiniRL PolicyLoss PolicyTerm SAPO StaleNegatives TokenLoss TopEntropy VESPO"
             ),
             "metrics": "AvgAtK MajAtK PassAtK",
             "module": "TPGRPOModule",
@@ -229,6 +230,7 @@ __all__ = [
     "SAPO",
     "VESPO",
     "AdapterOff",
+    "AdaptiveEntropyBonus",
     "ArithmeticProblems",
     "AuditSet",
     "AvgAtK",

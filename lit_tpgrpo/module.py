@@ -35,6 +35,7 @@ from lit_tpgrpo.training.batching_choice import BatchingName
 from lit_tpgrpo.training.building import check_settings
 from lit_tpgrpo.training.checkpoints import check_before_loading
 from lit_tpgrpo.training.gradients import GradientNorm, clip_gradients, loss_scaler
+from lit_tpgrpo.training.loss_state import KeptLossState
 from lit_tpgrpo.training.microbatches import MicroBatch, MicroBatching, dummy_microbatch
 from lit_tpgrpo.training.model_source import as_factory, as_model, model_source, tokenizer_name
 from lit_tpgrpo.training.optimizer_step import (
@@ -136,6 +137,7 @@ class TPGRPOModule(PolicyModule):
         self.hparams["loss"] = loss_settings(loss)
         self.automatic_optimization = False
         self._make_optimizer, self._make_scheduler, self.token_loss = optimizer, lr_scheduler, loss
+        self._loss_state = KeptLossState(loss)
         self._reference: FrozenCopy | AdapterOff | None = None  # no submodule: neither trained nor saved
         self._reference_weights = ""  # fingerprint, for a credit with a KL term
         self._optimizer_settings: list[dict[str, Any]] = []  # by parameter group
@@ -244,6 +246,7 @@ class TPGRPOModule(PolicyModule):
         check_finite(totals.loss, "loss", self.policy_version + 1, batch.round_index)
         self._round_index = batch.round_index
         optimizer.step()  # clips on its way, in on_before_optimizer_step
+        self._loss_state.advance(totals)
         log_step(self, totals, self._gradient, on_policy, batch.round_index, time.perf_counter() - started)
         self._step_scheduler()
 
@@ -255,8 +258,10 @@ class TPGRPOModule(PolicyModule):
         reference: Tensor | None,
         threshold: Tensor | None,
     ) -> tuple[Tensor, LossMetrics]:
-        policy, normalisation = self._built_policy, self.hparams["normalisation"]
-        return microbatch_loss(policy, self.token_loss, micro, temperature, normalisation, counts, reference, threshold)
+        policy, normalisation, state = self._built_policy, self.hparams["normalisation"], self._loss_state.value
+        return microbatch_loss(
+            policy, self.token_loss, micro, temperature, normalisation, counts, reference, threshold, state
+        )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip here, where gradients are unscaled in every precision."""
@@ -274,6 +279,14 @@ class TPGRPOModule(PolicyModule):
 
     def on_train_batch_end(self, outputs: Any, batch: TrainBatch, batch_idx: int) -> None:
         self._steps_taken = self.global_step
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        self._loss_state.save(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._loss_state.load(checkpoint)
 
     def completion_logprobs(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[Tensor]:
         """Compute the log-probs of completions under the current weights, see ``training.scoring``. Collective."""

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
-    from lit_tpgrpo.losses.base import AsksForEntropyQuantile, LossInputs, LossOutput, TokenLoss, loss_inputs
+    from lit_tpgrpo.losses.adaptive_entropy import AdaptiveEntropyBonus
+    from lit_tpgrpo.losses.base import (
+        AsksForEntropyQuantile,
+        CarriesState,
+        LossInputs,
+        LossOutput,
+        LossState,
+        TokenLoss,
+        loss_inputs,
+    )
     from lit_tpgrpo.losses.cispo import CISPO
     from lit_tpgrpo.losses.clipped import ClippedSurrogate
     from lit_tpgrpo.losses.dppo import DPPOTotalVariation
@@ -29,7 +38,8 @@ else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
-            "base": "AsksForEntropyQuantile LossInputs LossOutput TokenLoss loss_inputs",
+            "adaptive_entropy": "AdaptiveEntropyBonus",
+            "base": "AsksForEntropyQuantile CarriesState LossInputs LossOutput LossState TokenLoss loss_inputs",
             "cispo": "CISPO",
             "clipped": "ClippedSurrogate",
             "dppo": "DPPOTotalVariation",
@@ -52,7 +62,9 @@ __all__ = [
     "GSPO",
     "SAPO",
     "VESPO",
+    "AdaptiveEntropyBonus",
     "AsksForEntropyQuantile",
+    "CarriesState",
     "ClippedSurrogate",
     "DPPOTotalVariation",
     "DualClip",
@@ -60,6 +72,7 @@ __all__ = [
     "GSPOToken",
     "LossInputs",
     "LossOutput",
+    "LossState",
     "MaskedLoss",
     "MiniRL",
     "PolicyLoss",

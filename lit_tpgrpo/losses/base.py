@@ -13,6 +13,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+LossState = Mapping[str, float]
+"""What a loss carries from one optimizer step to the next (``CarriesState``): numbers by name, kept in checkpoints."""
+
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
@@ -35,6 +38,7 @@ class LossInputs:
         ref_logprobs: of the reference policy; None where the loss does not need them.
         differentiable_entropy: ``entropy`` with gradient, for a loss that rewards it; None where no entropy was given.
         entropy_threshold: 0-d, the quantile that the loss asked for (``AsksForEntropyQuantile``) of the step's entropies.
+        state: that of the loss (``CarriesState``), the same in all micro-batches and ranks of a step; None for one without.
     """
 
     logprobs: Tensor
@@ -49,6 +53,7 @@ class LossInputs:
     ref_logprobs: Tensor | None = None
     differentiable_entropy: Tensor | None = None
     entropy_threshold: Tensor | None = None
+    state: LossState | None = None
 
     def sequence_sum(self, values: Tensor) -> Tensor:
         """Sum (N,) values over each sequence's masked tokens; (N,), each token carries its sequence's sum."""
@@ -81,7 +86,7 @@ class LossOutput:
 
 @runtime_checkable
 class TokenLoss(Protocol):
-    """Computes the loss of a micro-batch. An instance holds its settings and no state.
+    """Computes the loss of a micro-batch. An instance holds its settings and no state; see ``CarriesState`` for one.
 
     A checkpoint records the settings by the names of the constructor's arguments, so keep each as an attribute of that name.
     """
@@ -110,6 +115,36 @@ def entropy_quantile(loss: TokenLoss) -> float | None:
     return loss.entropy_quantile() if isinstance(loss, AsksForEntropyQuantile) else None
 
 
+@runtime_checkable
+class CarriesState(Protocol):
+    """A loss with a state between optimizer steps, which its caller keeps: the instance itself does not change.
+
+    ``LossInputs.state`` is ``initial_state()`` in the first step, then what ``next_state`` returned after the step before. The
+    module keeps it in checkpoints, so that a resumed run goes on with the same numbers.
+    """
+
+    def initial_state(self) -> LossState:
+        """Return the state before the first step."""
+        ...
+
+    def next_state(self, state: LossState, measured: Mapping[str, float]) -> LossState:
+        """Return the state after a step.
+
+        Args:
+            state: that of the step.
+            measured: what is logged of the step, by its names without ``train/``.
+        """
+        ...
+
+
+def stateful_part(loss: object) -> CarriesState | None:
+    """Return the loss itself or the one that it wraps, at any depth, that carries a state; None if none does."""
+    if isinstance(loss, CarriesState):
+        return loss
+    inner = getattr(loss, "loss", None)
+    return stateful_part(inner) if isinstance(inner, TokenLoss) else None
+
+
 def needs_one_advantage_per_solution(loss: object) -> bool:
     """Tell whether a loss, or one that it wraps as ``loss``, has the attribute ``one_advantage_per_solution``, and True."""
     inner = getattr(loss, "loss", None)
@@ -130,6 +165,7 @@ def loss_inputs(
     entropy: Tensor | None = None,
     ref_logprobs: Tensor | None = None,
     entropy_threshold: Tensor | None = None,
+    state: LossState | None = None,
 ) -> LossInputs:
     """Check and prepare the inputs of a loss: float32 at least, detached but for log-probs and entropy, 0 outside of the mask.
 
@@ -173,4 +209,5 @@ def loss_inputs(
         lengths=lengths,
         differentiable_entropy=None if entropy is None else masked(entropy),
         entropy_threshold=entropy_threshold,
+        state=state,
     )

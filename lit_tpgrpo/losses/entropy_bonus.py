@@ -16,7 +16,7 @@ class EntropyBonus(WrappedLoss):
     """Subtract ``coefficient * sum_t w_t H_t`` from another loss, H_t the entropy at each token, with gradient.
 
     Sources: A3C (arXiv 1602.01783); TRL 1.16's ``entropy_coef``, which is always a mean over tokens, while w_t here are those
-    of ``model.normalisation``: the same for ``token``. TRL's adaptive coefficient is not here: a loss has no state.
+    of ``model.normalisation``: the same for ``token``. ``AdaptiveEntropyBonus`` has TRL's adaptive coefficient.
 
     Args:
         loss: the loss beside it.

@@ -15,6 +15,7 @@ from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.functional.aggregation import BatchCounts, Normalisation, sequence_weights, step_quantile
 from lit_tpgrpo.losses.base import (
     LossOutput,
+    LossState,
     TokenLoss,
     entropy_quantile,
     loss_inputs,
@@ -126,6 +127,7 @@ def microbatch_loss(
     counts: BatchCounts,
     ref_logprobs: Tensor | None,
     entropy_threshold: Tensor | None = None,
+    state: LossState | None = None,
 ) -> tuple[Tensor, LossMetrics]:
     """Run the policy on a micro-batch; return its share of the step's loss (0-d, differentiable) and its metrics."""
     logprobs, entropy = policy(micro, temperature)
@@ -141,6 +143,7 @@ def microbatch_loss(
         entropy=entropy,
         ref_logprobs=ref_logprobs,
         entropy_threshold=entropy_threshold,
+        state=state,
     )
     output = token_loss(inputs)
     if not isinstance(output, LossOutput):

@@ -15,6 +15,7 @@ from lit_tpgrpo.losses import (
     GSPO,
     SAPO,
     VESPO,
+    AdaptiveEntropyBonus,
     ClippedSurrogate,
     DPPOTotalVariation,
     DualClip,
@@ -46,11 +47,13 @@ LOSSES: list[TokenLoss] = [
 ]
 WRAPPED: list[TokenLoss] = [
     EntropyBonus(SAPO(), 0.1),
+    AdaptiveEntropyBonus(SAPO(), target=1.0, coefficient=0.1),
     TopEntropy(ClippedSurrogate(0.1, 0.15), 0.5),
     StaleNegatives(GSPOToken(0.05, 0.07), 0.05),
     StaleNegatives(TopEntropy(EntropyBonus(VESPO(), 0.1), 0.5), 0.05),
 ]
 THRESHOLD = torch.tensor(0.7, dtype=torch.float64)  # of the entropies below, about their median
+STATE = {"coefficient": 0.1, "entropy": 0.7}  # the bonus is on
 also_wrapped = pytest.mark.parametrize("loss", [*LOSSES, *WRAPPED], ids=lambda loss: type(loss).__name__)
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 
@@ -90,6 +93,7 @@ def inputs_of(step: dict[str, Tensor], normalisation: str = "token", **changes: 
         step["logprobs"].clone().requires_grad_(),
         weights=weights,
         entropy_threshold=THRESHOLD,
+        state=STATE,
         **{k: v for k, v in step.items() if k != "logprobs"},
     )
 
@@ -166,6 +170,7 @@ def test_masked_tokens_are_not_read_and_get_no_gradient(loss):
         weights=inputs.weights[keep],
         lengths=step["lengths"],
         entropy_threshold=THRESHOLD,
+        state=STATE,
         **shorter,
     )
     want, want_grad, _ = evaluate(loss, packed)

@@ -87,6 +87,8 @@ def trl_loss(
         _entropy_bonus_enabled=False,
         use_adaptive_entropy=False,
         entropy_coef=0.0,
+        _last_world_entropy=float("inf"),
+        _entropy_window_stats=None,
         _metrics={"train": metrics},
     )
     for name, value in settings.items():
