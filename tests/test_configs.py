@@ -187,6 +187,26 @@ def test_an_experiment_changes_what_it_names_and_nothing_else(experiment: str, c
     assert {k: a[k] for k in plain} == {k: b[k] for k in plain}
 
 
+def kl_term(config: Path) -> dict[str, Any]:
+    """The arguments of a config's KL term: those of the loss that all others wrap."""
+    loss = yaml.safe_load(config.read_text()).get("model", {}).get("init_args", {}).get("loss", {})
+    while isinstance(loss.get("init_args", {}).get("loss"), dict):
+        loss = loss["init_args"]["loss"]
+    return {name: value for name, value in loss.get("init_args", {}).items() if name.startswith("kl_")}
+
+
+def test_a_loss_keeps_the_kl_term_of_the_quickstart():
+    """As configs/README.md says; a config that names none leaves the quickstart's loss in place."""
+    quickstart = kl_term(Path(QUICKSTART))
+    assert quickstart.keys() == {"kl_beta", "kl_estimator"}
+    terms = {path.stem: kl_term(path) for path in (ROOT / "configs" / "loss").glob("*.yaml")}
+    assert terms.pop("dapo") == {"kl_beta": 0.0}
+    assert terms.pop("kl_unbiased") == {**quickstart, "kl_estimator": "k3_unbiased"}
+    others = {name: term for name, term in terms.items() if term}
+    assert len(others) >= 12
+    assert [name for name, term in others.items() if term != quickstart] == []
+
+
 def test_bars_and_callbacks_of_the_users_go_with_the_configs():
     assert build("--config", QUICKSTART, "--trainer.enable_progress_bar", "false").trainer.progress_bar_callback is None
     stop = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "eval/avg@4"]
