@@ -43,6 +43,7 @@ from lit_tpgrpo.text import (
     numerals,
     paragraphs,
     reflections,
+    step_text,
     steps,
 )
 from lit_tpgrpo.text.answers import AnswerForm
@@ -114,7 +115,7 @@ def adopted(text: str) -> object:
     """Return the steps that an answer adopts, with parts of the text as steps, answer and problem."""
     think, rest = halves(text)
     answer, prompt = halves(rest)
-    return adoption.adopted_steps([think], [reflections.read_step(think)], answer, prompt)
+    return adoption.adopted_steps([step_text.StepText(think)], answer, prompt)
 
 
 def windows_of(text: str) -> object:
@@ -234,6 +235,7 @@ TEXT: Mapping[str, TextReader] = {
     "steps": TextReader(lambda t: steps.segment_steps(t, tuple(range(len(t))), len(t))),
     "flattened": TextReader(flattening.flatten),
     "normalised": TextReader(equations.normalise),
+    "squeezed": TextReader(step_text.squeeze),
     "equations": TextReader(lambda t: equations.extract_equations(flattening.flatten(t))),
     "atoms": TextReader(lambda t: (equations.atoms(t), equations.is_number(t), equations.literal_value(t))),
     "step": TextReader(reflections.read_step),

@@ -13,7 +13,8 @@ from functools import lru_cache
 from lit_tpgrpo.text.answers import extract_boxed
 from lit_tpgrpo.text.equations import Equation, ends_whole, extract_equations, normalise
 from lit_tpgrpo.text.flattening import flatten
-from lit_tpgrpo.text.reflections import Reading, read_step
+from lit_tpgrpo.text.reflections import read_step
+from lit_tpgrpo.text.step_text import StepText, squeeze
 
 Pairs = frozenset[frozenset[str]]
 Letters = tuple[tuple[str, bool], ...]
@@ -48,9 +49,11 @@ _ENDS = re.compile(
 _MAX_LEAD, _MAX_VALUE = 200, 400
 """Most characters read as words before a value, and as a value, at each position: bounds that keep the search linear."""
 _MIN_WORDS = 3
+_MAX_SOUGHT = 64
+"""Most equations of an answer that are looked for in the text of each step; steps are all parsed if it has more of them."""
 
 
-def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: str, prompt: str = "") -> set[int]:
+def adopted_steps(steps: Sequence[StepText], answer: str, prompt: str = "") -> set[int]:
     """Return the indices of the think steps that share an equation with the answer block or announce its final value.
 
     The value alone is weak evidence (small numbers recur). It counts for the last step with an equation that results in
@@ -58,33 +61,48 @@ def adopted_steps(thinks: Sequence[str], readings: Sequence[Reading], answer: st
     no other evidence.
 
     Args:
-        thinks: the think steps.
-        readings: one for each of them.
+        steps: the think steps. Only those with the text of an equation or value of the answer are parsed.
         answer: the answer block, without tags.
         prompt: the problem, whose equations are no evidence.
     """
     givens = given_pairs(prompt)
     taken = statement_pairs(read_step(answer).asserted) - givens
-    adopted = {i for i, reading in enumerate(readings) if taken and taken & statement_pairs(reading.asserted)}
+    adopted = _asserting(steps, taken)
     written = _boxed(answer)
     if written is None:
-        adopted |= _repeats(thinks, answer, prompt)
+        adopted |= _repeats(steps, answer, prompt)
         written = _stated_value(flatten(answer))
     value = normalise(written or "")
     if not written or not value or len(value) > _MAX_VALUE:
         return adopted
     letters = _letters(written)
-    arrives = [i for i, reading in enumerate(readings) if _arrives(reading.asserted, value, givens)]
+    squeezed = squeeze(value)
+    arrives = [
+        i for i, s in enumerate(steps) if s.may_state(squeezed) and _arrives(s.reading().asserted, value, givens)
+    ]
     spelled = "".join(letter for letter, _ in letters)
-    written_in = {i for i, reading in enumerate(readings) if spelled in reading.flat.translate(_WITHOUT_SKIPPED)}
+    may_have = squeeze(spelled)
+    written_in = {
+        i for i, s in enumerate(steps) if s.may_state(may_have) and spelled in s.flat.translate(_WITHOUT_SKIPPED)
+    }
     announced = {
         i
-        for i, think in enumerate(thinks)
-        if final_value(think) == value or (i in written_in and _announces(readings[i].flat, letters))
+        for i, step in enumerate(steps)
+        if final_value(step.text) == value or (i in written_in and _announces(step.flat, letters))
     }
     if not announced and not arrives:
-        arrives = [i for i in sorted(written_in) if _comes_to(readings[i].flat, letters)][-1:]
+        arrives = [i for i in sorted(written_in) if _comes_to(steps[i].flat, letters)][-1:]
     return announced | (adopted | set(arrives[-1:]) if adopted else set(arrives))
+
+
+def _asserting(steps: Sequence[StepText], taken: Pairs) -> set[int]:
+    """Return the steps that assert one of the equations."""
+    if not taken:
+        return set()
+    longer = {max((squeeze(side) for side in pair), key=len) for pair in taken}
+    within = longer if len(longer) <= _MAX_SOUGHT else {""}
+    may = (i for i, step in enumerate(steps) if any(step.may_state(side) for side in within))
+    return {i for i in may if taken & statement_pairs(steps[i].reading().asserted)}
 
 
 @lru_cache(maxsize=256)
@@ -175,10 +193,10 @@ def _value_end(flat: str, start: int, letters: Letters) -> int | None:
     return None if not letters or glued.isalnum() or glued == "_" else position
 
 
-def _repeats(thinks: Sequence[str], answer: str, prompt: str) -> set[int]:
+def _repeats(steps: Sequence[StepText], answer: str, prompt: str) -> set[int]:
     """Return the steps that contain a sentence of the answer block verbatim, unless the problem contains it too."""
     wanted = _sentences(answer) - _sentences(prompt)
-    return {i for i, think in enumerate(thinks) if wanted & _sentences(think)}
+    return {i for i, step in enumerate(steps) if wanted & _sentences(step.text)}
 
 
 def _sentences(text: str) -> set[str]:

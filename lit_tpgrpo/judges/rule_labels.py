@@ -9,8 +9,8 @@ from typing import Any
 
 from lit_tpgrpo.judges.adoption import Pairs, adopted_steps, given_pairs
 from lit_tpgrpo.judges.statement_index import StatementIndex, WorkLimitError
-from lit_tpgrpo.judges.tracing import ConfirmedReflection, Source, builds_on, find_corrections
-from lit_tpgrpo.text.reflections import Reading, Stance, read_step
+from lit_tpgrpo.judges.tracing import REDO_REACH, ConfirmedReflection, Source, builds_on, find_corrections, may_correct
+from lit_tpgrpo.text.step_text import StepText
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +55,33 @@ class RuleLabels:
 
 def label_steps(case: RuleCase) -> RuleLabels:
     """Read the steps of a solution and label them; see ``wrong_steps`` and ``adoption.adopted_steps``."""
-    readings = [read_step(think) for think in case.thinks]
+    steps = [StepText(think) for think in case.thinks]
     if not case.correct:
-        return RuleLabels(frozenset(adopted_steps(case.thinks, readings, case.answer, case.prompt)))
+        return RuleLabels(frozenset(adopted_steps(steps, case.answer, case.prompt)))
     try:
-        return wrong_steps(readings, case.max_work, given_pairs(case.prompt))
+        return wrong_steps(steps, case.max_work, given_pairs(case.prompt))
     except WorkLimitError:
         return RuleLabels(limited=True)
 
 
-def wrong_steps(readings: Sequence[Reading], max_work: int, givens: Pairs = frozenset()) -> RuleLabels:
+def wrong_steps(steps: Sequence[StepText], max_work: int, givens: Pairs = frozenset()) -> RuleLabels:
     """Return the wrong steps of a correct solution: locate reflections, trace their sources, verify the intervals.
 
     Every step outside the intervals is correct. A reflection is judged like any other step: it is wrong if a later
     one corrects it, if it lies inside an interval and uses a wrong value, or if it denies a statement and then
     asserts the same statement. A denied statement is correct if a later correction asserts it again.
 
+    Steps after all that a reflection can refer to are not parsed; in most real chains no reflection refers to anything.
+
     Raises:
         WorkLimitError: this takes more than ``max_work``.
     """
-    nominated = sum(r.stance is not Stance.NONE for r in readings)
+    nominated = [i for i, step in enumerate(steps) if step.reflects()]
+    referring = [i for i in nominated if may_correct(steps[i].reading())]
     if not nominated:
         return RuleLabels()
-    index = StatementIndex(readings, max_work, givens)
+    read = [step.reading() for step in steps[: referring[-1] + 1 + REDO_REACH]] if referring else []
+    index = StatementIndex(read, max_work, givens)
     corrections, untraced = find_corrections(index)
     wrong: set[int] = set()
     for correction in corrections:
@@ -87,10 +91,10 @@ def wrong_steps(readings: Sequence[Reading], max_work: int, givens: Pairs = froz
             elif source.equation is None or not index.is_reinstated(source.equation, correction.step):
                 wrong |= builds_on(index, source, correction.step)
     counts = Counter(
-        reflections_nominated=nominated,
+        reflections_nominated=len(nominated),
         reflections_confirmed=len(corrections),
         reflections_untraced=len(untraced),
-        reflections_ineffective=nominated - len(corrections) - len(untraced),
+        reflections_ineffective=len(nominated) - len(corrections) - len(untraced),
     )
     return RuleLabels(frozenset(wrong), counts)
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from lit_tpgrpo.judges.statement_index import StatementIndex
 from lit_tpgrpo.text.equations import Equation, atoms, is_number, literal_value
-from lit_tpgrpo.text.reflections import Denial, Stance
+from lit_tpgrpo.text.reflections import Denial, Reading, Stance
 
 POINTING_REACH = 3
 """Steps. 'It should be 6, not 4' refers to one of the last steps; an earlier 4 is unrelated."""
@@ -41,6 +41,15 @@ class ConfirmedReflection:
 
     step: int
     sources: tuple[Source, ...]
+
+
+def may_correct(reading: Reading) -> bool:
+    """Return whether a reflection can correct anything, itself included: without looking at any other step.
+
+    One that does not say "wrong" corrects by a new statement about numbers alone (``_trace_replacement``). Labels follow from
+    these reflections, the steps before them and the ``REDO_REACH`` steps after them.
+    """
+    return reading.stance is Stance.CORRECTS or any(is_number(equation.lhs) for equation in reading.renewed)
 
 
 def find_corrections(index: StatementIndex) -> tuple[tuple[ConfirmedReflection, ...], tuple[int, ...]]:

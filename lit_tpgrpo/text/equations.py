@@ -25,9 +25,10 @@ _NUMBER = r"\d++(?:\.\d++)?+[%°]?+"
 _INSIDE = r"(?:[-+*/^.,!'\s\d_]|(?<![A-Za-z])[A-Za-z]{1,3}(?![A-Za-z])|sqrt|[α-ωΔΩ])"
 _PARENS = rf"\({_INSIDE}*+(?:\((?:{_INSIDE}*+(?:\({_INSIDE}*+\){_INSIDE}*+)*+)\){_INSIDE}*+)*+\)"
 _CALL = rf"(?:sqrt|sin|cos|tan|log|ln|exp|gcd|lcm|max|min)\s?{_PARENS}"
-_FACTOR = rf"(?>(?=[\w(])(?:{_CALL}|{_PARENS}|{_NUMBER}|{_NAME})!?+(?:\^-?(?:{_PARENS}|{_NUMBER}|{_NAME}))?+)"
+_FACTOR = rf"(?>(?=[\w(])(?:{_NUMBER}|{_PARENS}|{_CALL}|{_NAME})!?+(?:\^-?(?:{_PARENS}|{_NUMBER}|{_NAME}))?+)"
 _TERM = rf"[-+]?+{_FACTOR}++"
 _EXPRESSION = re.compile(rf"(?<![\w.^])(?>{_TERM}(?:\s*[-+*/^]\s*{_TERM})*+)")
+_SIGN_AND_RIGHT = re.compile(rf"[=≡]\s*+({_EXPRESSION.pattern})?+")
 _ATOM = re.compile(rf"(?P<power>\^-?(?:{_NUMBER}|{_NAME}))|{_NUMBER}|{_NAME}")
 _BRACKETED_ATOM = re.compile(r"\((?<![\w)]\()(-?(?:\d+(?:\.\d+)?[%°]?|[A-Za-zα-ωΔΩ]))\)(?![\w(^])")
 _DOUBLE_BRACKETS = re.compile(r"\(\(([^()]*)\)\)")
@@ -56,7 +57,10 @@ _CUT_AFTER = re.compile(
     r"[ \t]*(?:[+*/^_\\{…]|\.\.)|[ \t]*-(?! [A-Za-z]{3})|[(\[|]|,\w|\.\d"
     rf"|[ \t]*(?:- )?(?:{_OPERATIONS})(?![A-Za-z])| (?!(?:[aA]|I) [A-Za-z]{{2}}|mod(?![A-Za-z]))(?:\d|{_NAME}|\\)"
 )
-_NAME_ALONE = re.compile(rf"^{_NAME}$")
+_NAME_ALONE = re.compile(_NAME)
+Span = tuple[int, int]
+_LAST_GAP = re.compile(r".* (?<![-+*/^\s] )(?![-+*/^\s(])", re.DOTALL)
+"""Up to the last blank beyond which no expression goes on: ``.*`` takes the whole text and gives back until one is met."""
 _MODULO = re.compile(r"[ \t]*+(?:\([ \t]*+)?mod(?![A-Za-z])")
 _LOOK_BACK = 24
 _MAX_NESTING = 8
@@ -87,6 +91,8 @@ def normalise(expression: str) -> str:
 
     Each of ``_MAX_NESTING`` passes removes redundant brackets inside and outside; deeper ones stay.
     """
+    if expression.isalnum():  # a number or name: half of all sides
+        return expression
     text = "".join(expression.split()).rstrip(".,;:")
     for _ in range(_MAX_NESTING if "(" in text else 0):
         before = text
@@ -117,29 +123,24 @@ def extract_equations(flat: str) -> tuple[Equation, ...]:
     if "=" not in flat and "≡" not in flat:
         return ()
     extracted: list[Equation] = []
-    right: re.Match[str] | None = None
-    signs = flat.replace("≡", "=")
+    right: Span | None = None
     read = 0  # how far the text has been read: no expression contains a sign of equality
-    sign = signs.find("=")
-    while sign >= 0:
-        left = _expression_before(flat, read, sign, right)
-        read = sign + 1
-        while flat[read : read + 1].isspace():
-            read += 1
-        right = _EXPRESSION.match(flat, read)
-        read = right.end() if right else read
-        if right is None or flat[read : read + 1].isalpha():
+    for match in _SIGN_AND_RIGHT.finditer(flat):
+        sign, first, earlier = match.start(), read, right
+        right, read = match.span(1), match.end()
+        if right[0] < 0 or flat[read : read + 1].isalpha():
             right = None
-        elif left is not None and begins_whole(flat, left) and ends_whole(flat, read):
-            lhs, rhs = normalise(left[0]), normalise(right[0])
+            continue
+        left = _expression_before(flat, first, sign, earlier)
+        if left is not None and begins_whole(flat, *left) and ends_whole(flat, read):
+            lhs, rhs = normalise(flat[slice(*left)]), normalise(match[1])
             if lhs and rhs:  # "0=()" has an empty right side
                 congruence = flat[sign] == "≡" or _MODULO.match(flat, read) is not None
-                extracted.append(Equation(lhs, rhs, left.start(), read, congruence))
-        sign = signs.find("=", read)
+                extracted.append(Equation(lhs, rhs, left[0], read, congruence))
     return tuple(extracted)
 
 
-def _expression_before(flat: str, first: int, sign: int, earlier: re.Match[str] | None) -> re.Match[str] | None:
+def _expression_before(flat: str, first: int, sign: int, earlier: Span | None) -> Span | None:
     """Return the last expression of ``flat[first:sign]`` if only blanks follow it; ``earlier``: the one that ends at ``first``.
 
     Outside brackets an expression has blanks beside its operators only. So it cannot extend over other ones, and the text up to
@@ -150,43 +151,40 @@ def _expression_before(flat: str, first: int, sign: int, earlier: re.Match[str] 
         return earlier
     if not (text[-1].isalnum() or text[-1] in _LAST_SIGNS):
         return None
-    begin = text.rfind(" ")
-    while begin > 0 and (_joins(text[begin - 1]) or _joins(text[begin + 1]) or text[begin + 1] == "("):
-        begin = text.rfind(" ", 0, begin)
-    if begin > 0 and _closes_more(text[begin:]):
-        begin = -1
-    last = [None, *_EXPRESSION.finditer(flat, first + begin + 1, first + len(text))][-1]
-    return last if last is not None and last.end() == first + len(text) else None
-
-
-def _joins(letter: str) -> bool:
-    """Return whether an expression may go on beyond a blank next to the letter."""
-    return letter in "-+*/^" or letter.isspace()
+    gap = _LAST_GAP.match(text)
+    begin = gap.end() if gap else 0
+    if begin and ")" in text and _closes_more(text[begin:]):
+        begin = 0
+    begin, end = first + begin, first + len(text)
+    if _EXPRESSION.fullmatch(flat, begin, end):
+        return begin, end
+    last = [(0, 0), *(match.span() for match in _EXPRESSION.finditer(flat, begin, end))][-1]
+    return last if last[1] == end else None
 
 
 def _closes_more(text: str) -> bool:
     """Return whether a bracket is closed that the text does not open."""
     depth = 0
-    for letter in text if ")" in text else "":
+    for letter in text:
         depth += (letter == "(") - (letter == ")")
         if depth < 0:
             return True
     return False
 
 
-def begins_whole(flat: str, match: re.Match[str]) -> bool:
-    """Return whether an expression begins where it is matched: False for the 10 in ``... + 10`` and the 7 in ``2,3,6,7``."""
-    start = match.start()
+def begins_whole(flat: str, start: int, end: int) -> bool:
+    """Return whether an expression begins at ``start``: False for the 10 in ``... + 10`` and the 7 in ``2,3,6,7``."""
     if start == 0:
         return True
     before, first = flat[max(0, start - _LOOK_BACK) : start], flat[start]
     if first == "(" and _CALLED.search(before):
         return False
-    if first.isalpha() and before.endswith(_BLANK) and _CUT_BEFORE_NAME.search(before) and _NAME_ALONE.match(match[0]):
-        return False
     # Most expressions follow a word or a colon: only an operation or one of these signs is worth the pattern.
     said = before.rstrip(" \t\n")
     word = said[len(said.rstrip(ascii_letters)) :]
+    may_cut_name = len(word) <= 1 and first.isalpha() and before.endswith(_BLANK)
+    if may_cut_name and _CUT_BEFORE_NAME.search(before) and _NAME_ALONE.fullmatch(flat, start, end):
+        return False
     if word not in _OPERATION_WORDS if word else said[-1:] not in _SIGNS_BEFORE:
         return True
     return _CUT_BEFORE.search(before) is None or _ITEM_MARK.search(before) is not None

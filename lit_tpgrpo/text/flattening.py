@@ -18,7 +18,7 @@ _GREEK: dict[str, str] = dict(zip(_GREEK_NAMES.split(), "αβγδεθλμπρσ�
 # not with a condition on what precedes them: ``re`` then skips to the next place where they can match.
 _BEFORE_THOUSANDS: tuple[Rewrite, ...] = (
     ((r"\$", r"\%"), re.compile(r"\\[$%]"), lambda m: "%" if m[0] == r"\%" else ""),
-    ((r"\*", r"\_"), re.compile(r"\\([*_])"), r"\1"),  # Markdown's escapes
+    ((r"\*", r"\_"), re.compile(r"\\([*_])"), lambda m: m[1]),  # Markdown's escapes
     (("**",), re.compile(r"\*\*(?:(?<!\S\*\*)(?=\S)|(?<=\S\*\*)(?=[\s.,;:!?)]|$))"), " "),  # bold type in Markdown
     ((r"\circ",), re.compile(r"\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-zA-Z]))"), "°"),
     (("‘", "’"), re.compile(r"[‘’]"), "'"),
@@ -41,24 +41,24 @@ _AFTER_THOUSANDS: tuple[Rewrite, ...] = (
     ((r"\pmod", r"\bmod", r"\mod"), re.compile(r"\\[pb]?mod(?![a-zA-Z])"), " mod "),
     (("\\",), re.compile(r"\\(" + "|".join(_GREEK) + r")(?![a-zA-Z])\s?"), lambda m: _GREEK[m[1]]),
 )
-# Applied from the innermost braces outwards.
+# Applied from the innermost braces outwards. Functions: ``re`` reads a template with groups once more for each match.
 _GROUPS: tuple[Rewrite, ...] = (
-    (("frac",), re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"((\1)/(\2))"),
-    (("frac",), re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r"(\1/\2)"),
-    (("sqrt",), re.compile(r"\\sqrt\s*\{([^{}]*)\}"), r"sqrt(\1)"),
+    (("frac",), re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), lambda m: f"(({m[1]})/({m[2]}))"),
+    (("frac",), re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), lambda m: f"({m[1]}/{m[2]})"),
+    (("sqrt",), re.compile(r"\\sqrt\s*\{([^{}]*)\}"), lambda m: f"sqrt({m[1]})"),
     (
         ("box", "text", "math", "operatorname"),
         re.compile(r"\\(?:boxed|fbox|text\w*|math\w+|operatorname)\s*\{([^{}]*)\}"),
-        r" \1 ",
+        lambda m: f" {m[1]} ",
     ),
-    (("^",), re.compile(r"\^\s*\{([^{}]*)\}"), r"^(\1)"),
+    (("^",), re.compile(r"\^\s*\{([^{}]*)\}"), lambda m: f"^({m[1]})"),
     (("_",), re.compile(r"_\s*\{([^{}]*)\}"), lambda m: "_" + _NO_LETTER.sub("", m[1])),
 )
 _NO_LETTER = re.compile(r"\W")
 _COMMAND = re.compile(r"\\(?=[a-zA-Z])")
 # A probe is cheaper than its pattern, which needs it: a comma before a digit or brace, a single x.
 _COMMA, _THOUSANDS = re.compile(r",(?=[\d}])"), re.compile(r"[{,](?:(?<=\{),\}|(?<=\d,)(?=\d{3}(?!\d)))")
-_X, _TIMES = re.compile(r"\sx\s"), re.compile(r"\s(?<=\d\s)\s*x\s+(?=\d)")
+_X, _TIMES = re.compile(r"x(?<=\sx)\s"), re.compile(r"\s(?<=\d\s)\s*x\s+(?=\d)")
 _MAX_NESTING = 8
 
 

@@ -73,7 +73,7 @@ def find_subject(sentence: str, verdict: re.Match[str], equations: Sequence[Equa
     value = values[-1] if values else None
     if value is not None and earlier and value.start() < earlier[-1].end:
         value = None
-    if value is not None and begins_whole(sentence, value) and ends_whole(sentence, value.end()):
+    if value is not None and begins_whole(sentence, *value.span()) and ends_whole(sentence, value.end()):
         clause = re.split(r"[.;:,!?]\s", sentence[max(0, value.start() - _LOOK_BACK) : value.start()])[-1]
         if not sentence[value.end() : start].strip(" ,'\".)") and _PLAIN.fullmatch(clause):
             return Subject(value=normalise(value[0]))

@@ -71,7 +71,7 @@ def begins_plainly(flat: str, match: re.Match[str]) -> bool:
     before = flat[max(0, match.start() - 24) : match.start()]
     if match[0][0] == "(" and equations._CALLED.search(before):
         return False
-    if equations._NAME_ALONE.match(match[0]) and equations._CUT_BEFORE_NAME.search(before):
+    if equations._NAME_ALONE.fullmatch(match[0]) and equations._CUT_BEFORE_NAME.search(before):
         return False
     return equations._CUT_BEFORE.search(before) is None or equations._ITEM_MARK.search(before) is not None
 
