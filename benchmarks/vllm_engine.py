@@ -68,8 +68,8 @@ def sampling(args: argparse.Namespace) -> None:
     import vllm
 
     from lit_tpgrpo.engines.vllm.environment import scratch_folder
-    from lit_tpgrpo.engines.vllm.reload import reload_worker
     from lit_tpgrpo.engines.vllm.sampling import request_settings
+    from lit_tpgrpo.engines.vllm.updates import update_worker
 
     policy = policy_of(args)
     prompts = [
@@ -100,7 +100,7 @@ def sampling(args: argparse.Namespace) -> None:
         disable_log_stats=True,
         **({} if torch.cuda.is_available() else {"enable_chunked_prefill": False}),
     )
-    raw.collective_rpc(reload_worker, args=(policy.named_tensors(),))
+    raw.collective_rpc(update_worker, args=(policy.named_tensors(),))
     eos = policy.tokenizer.eos_token_id
     settings = [request_settings(params, args.n, s, [eos]) for s in seeds]
     counts: dict[str, int] = {}

@@ -30,7 +30,8 @@ from lit_tpgrpo.pretrained import HubOptions
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.reference import needs_reference
 from lit_tpgrpo.rollout.run_settings import log_run_settings
-from lit_tpgrpo.training.adapters import LoRA, plain_tensors
+from lit_tpgrpo.training.adapter_tensors import plain_tensors
+from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.batching_choice import BatchingName
 from lit_tpgrpo.training.building import check_settings
 from lit_tpgrpo.training.checkpoints import check_before_loading

@@ -26,6 +26,7 @@ from pathlib import Path
 from lit_tpgrpo.engines.vllm.environment import EXTENSION, on_cpu
 from lit_tpgrpo.engines.vllm.guard import HOSTS_ENV, KEY_ENV, MIDDLEWARE, checked_key
 from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE, STRUCTURED_OUTPUTS
+from lit_tpgrpo.engines.vllm.weight_forms import ADAPTER, max_lora_rank
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.pretrained import resolve_model
 
@@ -54,9 +55,14 @@ def arguments(argv: Sequence[str], cpu: bool) -> list[str]:
     }
     if options.transfer == "ipc":
         os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # handles of CUDA memory are sent pickled
+    if options.adapter_rank:
+        settings |= {"--max-lora-rank": str(max_lora_rank(options.adapter_rank)), "--max-loras": "1"}
+        settings["--lora-modules"] = f"{ADAPTER}={ADAPTER}"  # without files: see engines.vllm.adapters
     if cpu:
         settings["--kv-cache-memory-bytes"] = str(2**30)
     flags = ["--enable-scale-out", *(word for pair in settings.items() for word in pair)]  # tokens-in, tokens-out route
+    if options.adapter_rank:
+        flags.append("--enable-lora")
     if cpu:
         flags += ["--enforce-eager", "--no-enable-chunked-prefill"]  # see environment.UNCHUNKED_PREFILL
     return ["--model", str(resolve_model(options.model)), *flags, *vllm_options]
@@ -68,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", help="a Hugging Face folder or hub name, or embedded:tiny-qwen2")
     parser.add_argument(
         "--transfer", choices=("nccl", "ipc", "gloo"), help="how weights are sent (default nccl; gloo on a CPU)"
+    )
+    parser.add_argument(
+        "--adapter-rank",
+        type=int,
+        default=0,
+        metavar="RANK",
+        help="take the policy's LoRA adapter, of at most this rank",
     )
     parser.add_argument("--api-key-env", default=KEY_ENV, metavar="NAME", help=f"variable with the key ({KEY_ENV})")
     parser.add_argument(

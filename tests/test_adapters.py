@@ -90,6 +90,36 @@ def test_merged_weights_are_pefts_own(random_model):
     assert float((logprobs(whole) - logprobs_of_base(random_model)).abs().max()) > 0.01
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_apart_from_its_weights_makes_up_the_merged_ones(random_model, dtype):
+    module = adapted(random_model, dtype=dtype, adapter=LoRA(4, 6.0, ["q_proj", "down_proj"]))
+    module.configure_model()
+    perturb(module)
+    weights = module.adapter_weights()
+    assert weights is not None
+    base, parts = dict(weights.base_tensors()), dict(weights.tensors())
+    original = dict(load_causal_lm(random_model, False, getattr(torch, dtype), "sdpa").named_parameters())
+    assert list(base) == list(original)
+    assert all(torch.equal(tensor, original[name]) for name, tensor in base.items())
+    layers = {name.rpartition(".lora_")[0] for name in parts}
+    assert len(layers) == 4  # in each of 2 decoder layers
+    assert set(parts) == {f"{layer}.lora_{half}.weight" for layer in layers for half in "AB"}
+    for name, merged in module.named_tensors():
+        layer, expected = name.removesuffix(".weight"), base[name].float()
+        if layer in layers:
+            a, b = parts[f"{layer}.lora_A.weight"], parts[f"{layer}.lora_B.weight"]
+            assert a.dtype == b.dtype == torch.float32
+            assert a.shape[0] == b.shape[1] == weights.rank == 4
+            expected = expected + b @ a
+        torch.testing.assert_close(merged.float(), expected, rtol=0, atol=1e-6)
+
+
+def test_weights_without_an_adapter_have_no_parts(random_model):
+    module = TPGRPOModule(random_model)
+    module.configure_model()
+    assert module.adapter_weights() is None
+
+
 def logprobs_of_base(model: str) -> torch.Tensor:
     module = TPGRPOModule(model)
     module.configure_model()

@@ -122,6 +122,33 @@ class Policy(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterWeights:
+    """Weights of a policy that trains low-rank adapters, W + B A, with W and the adapters apart.
+
+    Attributes:
+        rank: rows of each A, columns of each B.
+        base: fingerprint of all W, which never change: an engine that has them needs the adapters alone.
+        base_tensors: yields the W under the names of ``Policy.named_tensors``. Collective if the policy is sharded.
+        tensors: yields ``LAYER.lora_A.weight`` (rank, in) and ``LAYER.lora_B.weight`` (out, rank) of each adapted layer, the
+            adapter's scale within B. Collective if the policy is sharded.
+    """
+
+    rank: int
+    base: str
+    base_tensors: Callable[[], Iterable[tuple[str, Tensor]]]
+    tensors: Callable[[], Iterable[tuple[str, Tensor]]]
+
+
+@runtime_checkable
+class AdaptedPolicy(Protocol):
+    """A policy that may train adapters on weights that do not change."""
+
+    def adapter_weights(self) -> AdapterWeights | None:
+        """Return the adapters and the weights beneath; None if all weights train."""
+        ...
+
+
 @runtime_checkable
 class Sharded(Protocol):
     """A policy whose weights may be sharded."""

@@ -1,4 +1,4 @@
-"""LoRA adapters through peft, on whole or 4-bit weights: which train, and what the model's weights are with them."""
+"""LoRA adapters through peft, on whole or 4-bit weights: which train, and what checkpoints hold of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.seeds import derived_seed
-from lit_tpgrpo.training.sharding import full_tensor
 
 ADAPTER = "adapter"
 """Key of a checkpoint: the adapter's settings and the fingerprint of the weights it was trained on."""
-_NAME = "default"
-_BASE = ".base_layer."
+NAME = "default"
+"""Name that peft gives to the one adapter of a layer."""
 
 
 @checked_arguments()
@@ -63,7 +62,7 @@ class LoRA:
             # A is random: the same in every process, whatever was drawn before.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derived_seed(os.environ.get("PL_GLOBAL_SEED", 0), "lora"))
-                inject_adapter_in_model(config, model, _NAME)
+                inject_adapter_in_model(config, model, NAME)
         except ValueError as error:
             raise ConfigError(
                 f"LoRA cannot be put into {self.target_modules}: {' '.join(str(error).split())}"
@@ -72,7 +71,7 @@ class LoRA:
             if parameter.requires_grad:  # bfloat16 is too coarse for most updates
                 parameter.data = parameter.data.float()
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
-        if any(_is_adapted(end) for end in ends):
+        if any(is_adapted(end) for end in ends):
             raise ConfigError(
                 f"target_modules {self.target_modules} of LoRA hold the embedding or the head, which cannot be adapted; leave "
                 "them out, or use all-linear"
@@ -109,10 +108,11 @@ def prepare_four_bit(model: PreTrainedModel) -> None:
 
 def adapter_layers(model: nn.Module) -> list[Any]:
     """Return the layers that have an adapter."""
-    return [module for module in model.modules() if _is_adapted(module)]
+    return [module for module in model.modules() if is_adapted(module)]
 
 
-def _is_adapted(module: Any) -> bool:
+def is_adapted(module: Any) -> bool:
+    """Return whether a layer has an adapter."""
     return hasattr(module, "lora_A") and hasattr(module, "base_layer")
 
 
@@ -176,34 +176,3 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._disable_adapters = False
-
-
-def plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights under the names that the model has without adapters: merged, not quantised, not sharded.
-
-    Merged weights are float32, whatever the dtype beneath: bfloat16 rounds an adapter's small updates away (of N(0, 1e-4^2) on
-    weights N(0, 0.02^2) 32% leave no trace, of N(0, 1e-5^2) 88%). The caller rounds once, if needed. One at a time, so that
-    no process ever holds a second model. Collective where the model is sharded.
-    """
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        tensor = _dequantized(parameter)
-        if _BASE in name and name.endswith(".weight"):
-            layer = model.get_submodule(name.rpartition(_BASE)[0])
-            tensor = _merged(tensor, layer)
-        yield name.replace(_BASE, "."), tensor
-
-
-def _dequantized(parameter: Tensor) -> Tensor:
-    if type(parameter).__name__ == "Params4bit":
-        from peft.utils.integrations import dequantize_bnb_weight
-
-        return cast(Tensor, dequantize_bnb_weight(cast(nn.Parameter, parameter)))
-    return full_tensor(parameter.detach())
-
-
-def _merged(weight: Tensor, layer: Any) -> Tensor:
-    """Compute W + scale * B A in float32."""
-    a, b = (full_tensor(part[_NAME].weight.detach()).float() for part in (layer.lora_A, layer.lora_B))
-    return weight.float() + layer.scaling[_NAME] * (b @ a)

@@ -10,7 +10,8 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.aggregation import Normalisation
 from lit_tpgrpo.pretrained import refuse_rescaled_logits
-from lit_tpgrpo.training.adapters import LoRA, plain_tensors
+from lit_tpgrpo.training.adapter_tensors import plain_tensors
+from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.model_source import ModelSource
 from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.training.sharding import Sharding

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self, cast
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_tpgrpo.engines.base import AdapterWeights
 from lit_tpgrpo.protocol_check import accept_by_methods
-from lit_tpgrpo.training.adapters import LoRA, plain_tensors
+from lit_tpgrpo.training.adapter_tensors import adapter_tensors, base_tensors, plain_tensors
+from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.batching_choice import choose_batching
 from lit_tpgrpo.training.building import build_policy, shard_over_all_ranks
 from lit_tpgrpo.training.checkpoints import checked_path
@@ -84,6 +87,15 @@ class PolicyModule(EvaluatedModule):
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
         """Yield all weights by their Hugging Face names, adapters merged. Collective where the model is sharded."""
         return plain_tensors(self.policy_model)
+
+    def adapter_weights(self) -> AdapterWeights | None:
+        """Return the adapter apart from the weights that it adapts, see ``lit_tpgrpo.engines.base.AdaptedPolicy``."""
+        if self.adapter is None:
+            return None
+        model = self.policy_model
+        return AdapterWeights(
+            self.adapter.rank, self._base, partial(base_tensors, model), partial(adapter_tensors, model)
+        )
 
     def unsharded(self) -> AbstractContextManager[None]:
         """Unshard the policy within the context, see ``lit_tpgrpo.engines.base.Sharded``."""

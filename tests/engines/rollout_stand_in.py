@@ -32,6 +32,7 @@ class State:
         self.version, self.finish, self.status, self.error = "default", "stop", 200, "as it was told"
         self.info: Any = None  # in place of what it has to say of its weights
         self.config = {"logprobs_mode": "processed_logprobs"}
+        self.rank = 0  # of the adapters that it takes
         self.open = threading.Event()
         self.open.set()
         self.answered, self.waiting, self.aborted, self.goodbyes = 0, 0, 0, 0
@@ -67,9 +68,11 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/weight_info":
             self.answer({"weight_version": s.version} if s.info is None else s.info)
         elif path == "/v1/models":
-            self.answer({"data": [{"id": s.model, "max_model_len": 512}]})
+            adapters = [{"id": "policy"}] if s.rank else []
+            self.answer({"data": [{"id": s.model, "max_model_len": 512}, *adapters]})
         elif path == "/server_info":
             parts = {"model_config": s.config, "parallel_config": {"worker_extension_cls": EXTENSION}}
+            parts["lora_config"] = {"max_lora_rank": s.rank} if s.rank else None
             self.answer({"vllm_config": {**parts, "weight_transfer_config": {"backend": "gloo"}}})
         else:
             self.answer({"error": "Not Found"}, 404)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from lit_tpgrpo.engines.base import Interruptible, SamplingParams
+from lit_tpgrpo.engines.base import AdapterWeights, Interruptible, SamplingParams
 from lit_tpgrpo.engines.vllm import VLLMServer, server
+from lit_tpgrpo.engines.vllm.weight_forms import WeightUpdate
 from lit_tpgrpo.engines.vllm.weights import WeightSender
 from lit_tpgrpo.errors import ConfigError, EngineError, raised_on_all_ranks
 from tests.engines.rollout_stand_in import completions
@@ -31,7 +32,11 @@ class Transfer:
     def __init__(self, client: Any, log: list[str]) -> None:
         self.server, self.log = client, log
         self.client = SimpleNamespace(version="")
-        self.source = SimpleNamespace(reset=lambda: None, drain=lambda: None)
+        self.source = SimpleNamespace(select=self.select, drain=lambda: None)
+
+    def select(self, update: WeightUpdate) -> None:
+        if update.rank:
+            self.log.append(update.key)
 
     def send_weights(self) -> None:
         self.server.ask("POST", "test", json={"version": self.client.version})
@@ -59,6 +64,11 @@ class Policy:
 
     def named_tensors(self) -> list[Any]:
         return []
+
+
+class LoRAPolicy(Policy):
+    def adapter_weights(self) -> AdapterWeights:
+        return AdapterWeights(8, "fingerprint", list, list)
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +139,49 @@ def test_in_mid_round_it_is_given_the_weights_of_that_round(engine, pair, withou
     engine.limits = server.PoolLimits(silence_s=2.0, probe_s=0.05, absence_s=3600.0)
     sample(engine)
     assert without_vllm[-3:] == ["shutdown", "open", "step 6, update 1"]  # a new transfer to a new process
+
+
+def sent(log: list[str]) -> list[str]:
+    """What was sent, in order, since the last look."""
+    found = [word for word in log if "adapter" in word]
+    log.clear()
+    return found
+
+
+def test_the_weights_beneath_an_adapter_are_sent_once_and_again_to_servers_that_lost_them(engine, pair, without_vllm):
+    for stand_in in pair:
+        stand_in.set(rank=8)
+    engine.load_weights(LoRAPolicy(1))
+    assert sent(without_vllm) == ["base and adapter"] * 2
+    engine.load_weights(LoRAPolicy(2))
+    assert sent(without_vllm) == ["adapter"] * 2
+    pair[1].kill()
+    pair[1].start(version="default", rank=8)
+    engine.load_weights(LoRAPolicy(3))
+    assert sent(without_vllm) == ["adapter", "base and adapter"]
+    pair[0].kill()
+    pair[0].start(version="default", rank=8)
+    pair[1].kill()
+    engine.limits = server.PoolLimits(silence_s=2.0, probe_s=0.05, absence_s=3600.0)
+    sample(engine)  # in mid-round
+    assert sent(without_vllm) == ["base and adapter"]
+    pair[1].start(version="default", rank=8)
+    engine.load_weights(Policy(4))  # all weights, without an adapter
+    engine.load_weights(LoRAPolicy(5))
+    assert sent(without_vllm) == ["base and adapter"] * 2
+
+
+def test_servers_without_adapters_are_refused_and_merged_weights_need_none(engine, pair, without_vllm):
+    message = r"takes no adapters of rank 8; start it with `python -m lit_tpgrpo.serve MODEL --adapter-rank 8`, or set"
+    pair[0].set(rank=8)
+    pair[1].set(rank=4)
+    with pytest.raises(EngineError, match=message):
+        engine.load_weights(LoRAPolicy())
+    merged = VLLMServer(pair[0].url, **QUICK, adapter="merged")
+    without_vllm.clear()
+    merged.load_weights(LoRAPolicy())
+    assert sent(without_vllm) == []
+    merged.close()
 
 
 def test_one_that_comes_back_with_another_model_is_left_out(engine, pair, caplog):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import gc
 import logging
 import os
@@ -19,22 +18,20 @@ from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.engines.base import Completion, Policy, SamplingParams
 from lit_tpgrpo.engines.checks import check_lengths, stop_ids
 from lit_tpgrpo.engines.vllm import process_groups
+from lit_tpgrpo.engines.vllm.engine_arguments import engine_arguments
 from lit_tpgrpo.engines.vllm.environment import (
-    UNCHUNKED_PREFILL,
     import_vllm,
     isolated_call,
     on_cpu,
     preserve_process_state,
     scratch_folder,
 )
-from lit_tpgrpo.engines.vllm.reload import reload_worker
 from lit_tpgrpo.engines.vllm.sampling import (
-    LOGPROBS_MODE,
-    STRUCTURED_OUTPUTS,
     repeat_greedy,
     request_settings,
     to_completion,
 )
+from lit_tpgrpo.engines.vllm.weight_forms import ADAPTER, ADAPTER_ID, FormName, weight_form
 from lit_tpgrpo.errors import ConfigError, EngineError
 
 log = logging.getLogger(__name__)
@@ -52,6 +49,9 @@ class VLLMEngine:
         max_num_seqs: sequences decoded at once.
         dtype: dtype of vLLM's weights and arithmetic; ``auto`` is the compute dtype of training (bfloat16 under
             bf16-mixed). Merged adapters need ``float32``: bfloat16 rounds their small updates away.
+        adapter: how the policy's LoRA adapter is handed over: ``separate``, beside the weights, which are copied once (again
+            after a sleep of level 2); ``merged`` into them, each time. vLLM's GPU kernels for a separate one need a dtype of
+            16 bits.
         gpu_memory_utilization: share of the GPU's memory for vLLM's weights and KV cache together while it is awake.
         kv_cache_gib: size of the KV cache in GiB; None: the rest of that share, or 1 on a CPU.
         prefix_caching: reuse the KV cache of common prefixes, e.g. of the G samples of one prompt.
@@ -68,6 +68,7 @@ class VLLMEngine:
         max_model_len: int | None = None,
         max_num_seqs: int = 256,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        adapter: FormName = "separate",
         gpu_memory_utilization: float = 0.5,
         kv_cache_gib: float | None = None,
         prefix_caching: bool = True,
@@ -84,6 +85,7 @@ class VLLMEngine:
         self.max_model_len = max_model_len
         self.max_num_seqs = max_num_seqs
         self.dtype = dtype
+        self.adapter: FormName = adapter
         self.gpu_memory_utilization = gpu_memory_utilization
         self.kv_cache_gib = kv_cache_gib
         self.prefix_caching = prefix_caching
@@ -95,6 +97,8 @@ class VLLMEngine:
         self._device = torch.device("cpu")
         self._asleep: set[str] = set()  # which of vLLM's two kinds of memory are freed
         self._loaded = False  # whether all of its weights are of one policy version
+        self._base = ""  # fingerprint of its weights, if the policy's adapter is beside them
+        self._max_rank, self._adapted = 0, False  # of adapters that it was built for; whether requests name one
         self._requests = 0
 
     # ---- weights ----
@@ -106,13 +110,21 @@ class VLLMEngine:
             EngineError: not all weights were loaded. vLLM is then shut down, because a partly loaded model cannot be
                 repaired; the next ``load_weights`` builds it again.
         """
-        engine = self._engine or self._build(policy)
-        self._policy, self._loaded = policy, False
+        import_vllm()
+        from lit_tpgrpo.engines.vllm.updates import update_worker
+
+        form = weight_form(self.adapter)
+        rank = form.update(policy, "").rank
+        if rank > self._max_rank:  # built for a policy without an adapter, or with a smaller one
+            self.close()
+        engine = self._engine or self._build(policy, rank)
+        update = form.update(policy, self._base)
+        self._policy, self._loaded, self._base = policy, False, ""
         version = str(policy.policy_version)
         with isolated_call(self._device):
             self._wake("weights")
             try:
-                engine.collective_rpc(reload_worker, args=(policy.named_tensors(),))
+                engine.collective_rpc(update_worker, args=(update.tensors(),))
                 engine.set_weight_version(version)
                 cache_reset = engine.reset_prefix_cache()
             except Exception as error:
@@ -130,21 +142,9 @@ class VLLMEngine:
                     else ", and its prefix cache could not be reset, because requests are still running"
                 )
             )
-        self._loaded = True
+        self._loaded, self._base, self._adapted = True, update.base, update.rank > 0
 
-    def _dtype_name(self, policy: Policy) -> str:
-        """Return the name of vLLM's dtype; warn if it rounds the updates of an adapter away."""
-        compute_dtype = getattr(policy, "compute_dtype", policy.policy_model.dtype)
-        name = str(compute_dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
-        if name != "float32" and any(".lora_" in parameter for parameter, _ in policy.policy_model.named_parameters()):
-            log.warning(
-                "the adapter is merged into vLLM's weights, and %s rounds small updates away (a third of those of size 1e-4, "
-                "nine in ten of size 1e-5): set data.engine.dtype to float32, or watch mismatch/kl",
-                name,
-            )
-        return name
-
-    def _build(self, policy: Policy) -> Any:
+    def _build(self, policy: Policy, rank: int) -> Any:
         import_vllm()
         from vllm import EngineArgs  # pyright: ignore[reportAttributeAccessIssue]
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -163,31 +163,10 @@ class VLLMEngine:
         self._device = torch.device("cpu") if cpu else gpu
         if cpu:
             log.info("vLLM cannot free memory on a CPU: it keeps its weights and KV cache while the trainer runs")
-        gib = self.kv_cache_gib if self.kv_cache_gib is not None else (1.0 if cpu else None)
         process_groups.before_build()
         with scratch_folder() as folder, preserve_process_state():
-            config = copy.deepcopy(model.config)
-            config.architectures = config.architectures or [_architecture(model)]
-            config.save_pretrained(folder)
-            policy.tokenizer.save_pretrained(folder)
-            arguments: dict[str, Any] = {
-                "model": folder,
-                "load_format": "dummy",
-                "dtype": self._dtype_name(policy),
-                "max_model_len": self.max_model_len,
-                "max_num_seqs": self.max_num_seqs,
-                "gpu_memory_utilization": self.gpu_memory_utilization,
-                "kv_cache_memory_bytes": int(gib * 2**30) if gib is not None else None,
-                "enable_prefix_caching": self.prefix_caching,
-                "enforce_eager": cpu if self.enforce_eager is None else self.enforce_eager,
-                "enable_sleep_mode": not cpu and self.sleep_level > 0,
-                "logprobs_mode": LOGPROBS_MODE,
-                "structured_outputs_config": STRUCTURED_OUTPUTS,
-                "generation_config": "vllm",  # a checkpoint's repetition penalty or top_k would bias the samples
-                "disable_log_stats": True,
-            }
-            if cpu:
-                arguments |= UNCHUNKED_PREFILL
+            arguments = engine_arguments(self, policy, rank, cpu, folder)
+            self._max_rank = arguments.get("max_lora_rank", 0)
             # One of many ranks, or not on the first GPU: vLLM learns its rank and device from torchrun's variables.
             external = distributed.world_size() > 1 or bool(self._device.index)
             if external:
@@ -245,9 +224,12 @@ class VLLMEngine:
         end_ids: Sequence[int],
     ) -> dict[str, int]:
         """Queue one request per prompt; return request id -> prompt index. vLLM gives the n samples consecutive seeds."""
+        from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
         from vllm.sampling_params import SamplingParams as VLLMParams
 
+        # It is in the workers' memory; vLLM wants a path all the same.
+        lora = LoRARequest(ADAPTER, ADAPTER_ID, lora_path=ADAPTER) if self._adapted else None
         pending: dict[str, int] = {}
         for i, prompt in enumerate(prompts):
             settings = request_settings(params, n, seeds[i], end_ids)
@@ -257,7 +239,7 @@ class VLLMEngine:
             self._requests += 1
             request = str(self._requests)
             pending[request] = i
-            self._engine.add_request(request, {"prompt_token_ids": list(prompt)}, sampling)
+            self._engine.add_request(request, {"prompt_token_ids": list(prompt)}, sampling, lora_request=lora)
         return pending
 
     # ---- memory and shutdown ----
@@ -270,7 +252,8 @@ class VLLMEngine:
         with isolated_call(self._device):
             self._engine.sleep(level=self.sleep_level)
         self._asleep = {"weights", "kv_cache"}
-        self._loaded = self._loaded and self.sleep_level == 1
+        if self.sleep_level == 2:
+            self._loaded, self._base = False, ""
 
     def wake(self) -> None:
         """Allocate the freed memory again: the weights, unless ``load_weights`` has done so, then the KV cache."""
@@ -292,16 +275,12 @@ class VLLMEngine:
         atexit.unregister(self.close)
         engine, self._engine = self._engine, None
         self._policy, self._loaded, self._asleep = None, False, set()
+        self._base, self._max_rank, self._adapted = "", 0, False
         process_groups.shutdown(engine)
         del engine
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _architecture(model: torch.nn.Module) -> str:
-    """Return the name of the model class that vLLM looks up, not of the subclass that FSDP derives from it."""
-    return next(c.__name__ for c in type(model).__mro__ if not c.__name__.startswith("FSDP"))
 
 
 def _sampled_logprobs(logprobs: Any) -> list[float]:

@@ -7,7 +7,7 @@ Importing this module registers ``gloo`` on the trainer's side; ``extension`` re
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -26,7 +26,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from lit_tpgrpo.engines.vllm.buckets import Bucket, TensorSpec, cut_buckets, packed
-from lit_tpgrpo.engines.vllm.reload import WeightReload
+from lit_tpgrpo.engines.vllm.updates import PolicyUpdate
 
 BACKEND = "gloo"
 DEFAULT_BUCKET_BYTES = 64 * 2**20
@@ -72,20 +72,20 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """The worker's side: receives one broadcast per bucket and passes its tensors on to the layer-wise reload."""
+    """The worker's side: receives one broadcast per bucket and passes its tensors on to the update."""
 
     init_info_cls = GlooInitInfo
     update_info_cls = GlooUpdateInfo
     _group: Any = None
-    _update: WeightReload | None = None
+    _update: PolicyUpdate | None = None
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         config = self.parallel_config
         rank = 1 + config.data_parallel_index * config.world_size + config.rank
-        self._group = _join(init_info, rank)
+        self._group = join(init_info, rank)
 
     def start_weight_update(self) -> None:
-        self._update = WeightReload(self.model, self.model_config)
+        self._update = PolicyUpdate(self.model, self.model_config)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.receive_weights(self.parse_update_info(update_info))  # no accelerator to synchronize with
@@ -96,20 +96,11 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         update, self._update = self._update, None
         # Finished here, where vLLM closes the update after an error; after one in finish_weight_update it stays open forever.
         try:
-            update.load(self._received(update_info))
+            update.load_weights(receive(self._group, update_info))
         except BaseException:
-            update.finalize()
+            update.abort()
             raise
         update.finish()
-
-    def _received(self, info: GlooUpdateInfo) -> Iterator[tuple[str, Tensor]]:
-        for bucket in info.buckets():
-            # New memory for each: the reload keeps the views of a layer until it is complete.
-            message = torch.empty(bucket.n_bytes, dtype=torch.uint8)
-            if bucket.n_bytes:
-                self._group.broadcast(message, 0).wait()
-            for spec, tensor in zip(bucket.specs, bucket.views(message), strict=True):
-                yield spec.name, tensor
 
     def finish_weight_update(self) -> None:
         """Do nothing: ``receive_weights`` receives all weights in one call and finishes the update."""
@@ -138,7 +129,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             )
             with ThreadPoolExecutor(max_workers=1) as pool:  # both sides wait for each other
                 joined = pool.submit(client.init_weight_transfer_engine, asdict(info))
-                engine._group = _join(init_info, 0)
+                engine._group = join(init_info, 0)
                 joined.result()
         return engine
 
@@ -160,9 +151,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         try:
             received = pool.submit(self.client.update_weights, asdict(info))
             try:
-                for message in packed(self.source, info.buckets()):
-                    if message.numel():
-                        self._group.broadcast(message, 0).wait()
+                broadcast(self._group, self.source, info)
             except RuntimeError:
                 if received.done():
                     received.result()  # raises the server's error, which explains why the broadcast failed
@@ -176,7 +165,31 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         self._group = None
 
 
-def _join(info: GlooTrainerInitInfo | GlooInitInfo, rank: int) -> Any:
+def broadcast(group: Any, pairs: Iterable[tuple[str, Tensor]], info: GlooUpdateInfo) -> None:
+    """Send tensors from rank 0 of a gloo group, a bucket a message.
+
+    Raises:
+        ValueError: they are not the announced ones.
+        RuntimeError: the group is broken.
+    """
+    for message in packed(pairs, info.buckets()):
+        if message.numel():
+            group.broadcast(message, 0).wait()
+
+
+def receive(group: Any, info: GlooUpdateInfo) -> Iterator[tuple[str, Tensor]]:
+    """Yield what ``broadcast`` sends. Tensors are views of their bucket's memory, which is never written to again."""
+    for bucket in info.buckets():
+        # New memory for each: the reload keeps the views of a layer until it is complete.
+        message = torch.empty(bucket.n_bytes, dtype=torch.uint8)
+        if bucket.n_bytes:
+            group.broadcast(message, 0).wait()
+        for spec, tensor in zip(bucket.specs, bucket.views(message), strict=True):
+            yield spec.name, tensor
+
+
+def join(info: GlooTrainerInitInfo | GlooInitInfo, rank: int) -> Any:
+    """Open the group, in which the trainer has rank 0; waits for the others."""
     return stateless_init_torch_distributed_process_group(
         info.master_address, info.master_port, rank, info.world_size, "gloo", timeout=timedelta(seconds=info.timeout_s)
     )

@@ -105,14 +105,3 @@ def repack_tied_heads(model: nn.Module) -> None:
         if isinstance(module, ParallelLMHead):
             head: Any = module
             head.quant_method.process_weights_after_loading(module)
-
-
-def reload_worker(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Run one full update on a worker, from an iterator in the same process; called through ``collective_rpc``."""
-    from vllm.config import set_current_vllm_config
-
-    worker = getattr(worker, "worker", worker)
-    with set_current_vllm_config(worker.vllm_config):
-        update = WeightReload(worker.model_runner.get_model(), worker.vllm_config.model_config)
-        update.load(weights)
-        update.finish()

@@ -23,8 +23,10 @@ from lit_tpgrpo.engines.vllm.environment import import_vllm
 from lit_tpgrpo.engines.vllm.guard import KEY_ENV
 from lit_tpgrpo.engines.vllm.pool import ServerPool
 from lit_tpgrpo.engines.vllm.sampling import repeat_greedy, request_settings
+from lit_tpgrpo.engines.vllm.server_checks import served_model
 from lit_tpgrpo.engines.vllm.servers import PoolLimits, Server, no_server_message
-from lit_tpgrpo.engines.vllm.weights import TransferSettings, WeightSender, served_model
+from lit_tpgrpo.engines.vllm.weight_forms import ADAPTER, FormName, weight_form
+from lit_tpgrpo.engines.vllm.weights import TransferSettings, WeightSender
 from lit_tpgrpo.errors import ConfigError, EngineError
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class VLLMServer:
             user allows (see ``lit_tpgrpo.api_keys``).
         bucket_mib: most MiB of one message of weights, which holds many tensors (a larger tensor has one of its own); memory
             that a transfer needs on both sides besides the weights, twice that on GPUs.
+        adapter: how the policy's LoRA adapter is sent: ``separate``, beside the weights, which a server gets once (it must have
+            been started with ``--adapter-rank``); ``merged`` into them, each time: bfloat16 rounds small updates away.
         concurrency: prompts of this rank in flight at once, over all servers.
         timeout_s: seconds for one prompt's n samples.
         transfer_timeout_s: seconds that an update waits for a server's current step.
@@ -66,6 +70,7 @@ class VLLMServer:
         trainer_address: str = "127.0.0.1",
         api_key_env: str = KEY_ENV,
         bucket_mib: float = 64.0,
+        adapter: FormName = "separate",
         concurrency: int = 256,
         timeout_s: float = 3600.0,
         transfer_timeout_s: float = 600.0,
@@ -95,6 +100,7 @@ class VLLMServer:
         self.trainer_address = trainer_address
         self.api_key_env = api_key_env
         self.bucket_mib = bucket_mib
+        self.adapter: FormName = adapter
         self.transfer_timeout_s = transfer_timeout_s
         self.limits = PoolLimits(concurrency, timeout_s, silence_timeout_s, probe_interval_s, absence_timeout_s)
         self.while_waiting: Callable[[], None] = keep_waiting  # see ``Interruptible`` in lit_tpgrpo.engines.base
@@ -151,9 +157,9 @@ class VLLMServer:
         import_vllm()
         backend = self.transfer if self.transfer != "auto" else _backend_of(policy)
         self._loop = loop = EventLoopThread()
-        settings = TransferSettings(
-            backend, self.trainer_address, self.transfer_timeout_s, max(1, int(self.bucket_mib * 2**20))
-        )
+        size = max(1, int(self.bucket_mib * 2**20))
+        form = weight_form(self.adapter)
+        settings = TransferSettings(backend, self.trainer_address, self.transfer_timeout_s, size, form)
         self._sender = WeightSender(self._current_policy, settings, loop)
         timeouts = (self.transfer_timeout_s, self.limits.silence_s)
         self._servers = [Server(ServerClient(url, key, self.api_key_env, loop, *timeouts)) for url in self.urls]
@@ -202,8 +208,10 @@ class VLLMServer:
         end_ids = sorted(
             {*stop_ids(self._policy.policy_model, cast(int | None, tokenizer.eos_token_id)), *params.stop_ids}
         )
+        adapted = weight_form(self.adapter).update(self._policy, "").rank > 0
+        model = {"model": ADAPTER} if adapted else {}
         bodies = [
-            {"token_ids": list(prompt), "sampling_params": request_settings(params, n, seed, end_ids)}
+            {**model, "token_ids": list(prompt), "sampling_params": request_settings(params, n, seed, end_ids)}
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         pool = ServerPool(self._servers, self._loop, self.limits, self._admit, self.while_waiting)

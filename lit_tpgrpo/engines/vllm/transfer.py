@@ -3,46 +3,46 @@
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.engines.vllm.client import ServerClient
 from lit_tpgrpo.engines.vllm.gloo import GlooTrainerInitInfo
 from lit_tpgrpo.engines.vllm.process_groups import free_port
+from lit_tpgrpo.engines.vllm.weight_forms import WeightUpdate
 from lit_tpgrpo.engines.vllm.weights import TransferSettings
 
 
 class PolicySource(WeightSource):
-    """The policy's full tensors by name, all-gathered again at each pass. Collective if they are sharded."""
+    """The tensors of one update after another, all-gathered again at each pass. Collective if they are sharded."""
 
-    def __init__(self, policy: Callable[[], Policy]) -> None:
-        self._policy = policy
-        self._metadata: list[ParamMeta] | None = None
+    def __init__(self) -> None:
+        self._metadata: dict[str, list[ParamMeta]] = {}
+        self._tensors: Callable[[], Iterable[tuple[str, Tensor]]] = tuple
+        self._key = ""
         self._pass: Iterator[tuple[str, Tensor]] | None = None
 
+    def select(self, update: WeightUpdate) -> None:
+        """Yield the tensors of this update from now on."""
+        self._key, self._tensors, self._pass = update.key, update.tensors, None
+
     def metadata(self) -> list[ParamMeta]:
-        if self._metadata is None:  # names and shapes never change; reading them takes one pass
-            self._metadata = [ParamMeta(name, t.dtype, tuple(t.shape)) for name, t in self]
-        return self._metadata
+        if self._key not in self._metadata:  # those of a key never change; reading them takes one pass
+            self._metadata[self._key] = [ParamMeta(name, t.dtype, tuple(t.shape)) for name, t in self]
+        return self._metadata[self._key]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        self._pass = iter(self._policy().named_tensors())
+        self._pass = iter(self._tensors())
         yield from self._pass
-
-    def reset(self) -> None:
-        """Forget the last pass, before a new one begins."""
-        self._pass = None
 
     def drain(self) -> None:
         """Run the current pass to its end, or a full pass if none has begun: other ranks wait in its all-gathers."""
-        for _ in self._pass if self._pass is not None else self._policy().named_tensors():
+        for _ in self._pass if self._pass is not None else self._tensors():
             pass
 
 
@@ -63,7 +63,9 @@ class WeightControl(HTTPVLLMWeightSyncClient):
         super().finish_weight_update(weight_version or self.version)
 
 
-def open_transfer(settings: TransferSettings, client: ServerClient, source: PolicySource, rank: int) -> Any:
+def open_transfer(
+    settings: TransferSettings, client: ServerClient, source: PolicySource, rank: int, model: nn.Module
+) -> Any:
     """Open a transfer to one server. Called on every rank of the trainer; rank 0 sends.
 
     Args:
@@ -71,6 +73,7 @@ def open_transfer(settings: TransferSettings, client: ServerClient, source: Poli
         client: client of the server.
         source: the policy's weights.
         rank: rank of this process.
+        model: the policy's.
     """
     workers = client.n_workers if rank == 0 else 0
     port = free_port() if rank == 0 else 0
@@ -85,8 +88,17 @@ def open_transfer(settings: TransferSettings, client: ServerClient, source: Poli
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
         # Its one buffer must hold the largest tensor.
-        largest = max(math.prod(meta.shape) * meta.dtype.itemsize for meta in source.metadata())
-        info = IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=max(size, largest), rank=rank)
+        info = IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=max(size, largest_tensor(model)), rank=rank)
     else:
         info = GlooTrainerInitInfo(address, port, 1 + workers, settings.timeout_s, size, rank=rank)
     return WeightTransferTrainerFactory.trainer_init(info, client=WeightControl(client), source=source)
+
+
+def largest_tensor(model: nn.Module) -> int:
+    """Return the most bytes of a tensor that is sent, at least; no collective, though weights may be sharded.
+
+    Merged ones are float32; two weights of 4 bits are one element of their storage.
+    """
+    return max(
+        (p.numel() * (max(4, p.itemsize) if p.is_floating_point() else 8) for p in model.parameters()), default=0
+    )

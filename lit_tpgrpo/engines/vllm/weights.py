@@ -13,10 +13,10 @@ from torch.distributed.tensor import DTensor
 from lit_tpgrpo import distributed
 from lit_tpgrpo.engines.base import Policy
 from lit_tpgrpo.engines.vllm import process_groups
-from lit_tpgrpo.engines.vllm.client import EventLoopThread, ServerClient, ServerLostError, ServerRefusedError
-from lit_tpgrpo.engines.vllm.environment import EXTENSION
-from lit_tpgrpo.engines.vllm.sampling import LOGPROBS_MODE
+from lit_tpgrpo.engines.vllm.client import EventLoopThread, ServerLostError, ServerRefusedError
+from lit_tpgrpo.engines.vllm.server_checks import check_adapters, check_server, served_model
 from lit_tpgrpo.engines.vllm.servers import Server
+from lit_tpgrpo.engines.vllm.weight_forms import WeightForm
 from lit_tpgrpo.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -33,12 +33,14 @@ class TransferSettings:
         address: address of this machine that the servers can reach.
         timeout_s: seconds that an update waits for a server's current step (gloo only).
         bucket_bytes: most bytes of one message, which holds many tensors; a larger tensor has a message of its own.
+        form: in which the weights are sent.
     """
 
     backend: Backend
     address: str
     timeout_s: float
     bucket_bytes: int
+    form: WeightForm
 
 
 class WeightSender:
@@ -53,6 +55,7 @@ class WeightSender:
     def __init__(self, policy: Callable[[], Policy], settings: TransferSettings, loop: EventLoopThread) -> None:
         self._policy = policy
         self._source: Any = None  # shared by all transfers: names and shapes are read once
+        self._bases: dict[Server, str] = {}  # fingerprint of the weights that each has beneath the policy's adapter
         self._settings, self._loop = settings, loop
         self._transfers: dict[Server, Any] = {}
         self._sent: dict[Server, str] = {}  # the version last sent to each
@@ -74,6 +77,8 @@ class WeightSender:
         if server in self._transfers and server.client.weight_version == self._sent.get(server):
             return
         check_server(server.client, self._settings.backend)
+        if rank := self._settings.form.update(self._policy(), "").rank:
+            check_adapters(server.client, rank)
         model = served_model(server.client)
         if model != (before := self._models.setdefault(server, model)):
             raise EngineError(
@@ -96,7 +101,8 @@ class WeightSender:
         gone = self._reason_if_gone(server, lambda: self.prepare(server) if first else None, server.used_before)
         if gone is None:
             process_groups.raise_if_any_failed(lambda: self._abort_orphans(server))
-            gone = self._reason_if_gone(server, lambda: self.send(server, version), False)
+            held = distributed.gather(self._bases.get(server, ""))[0]  # all ranks gather the same tensors
+            gone = self._reason_if_gone(server, lambda: self.send(server, version, held), False)
         if gone is not None:
             server.exclude(gone)
             self.drop(server)
@@ -133,8 +139,13 @@ class WeightSender:
         except EngineError as error:
             log.warning("%s", error)
 
-    def send(self, server: Server, version: str) -> None:
+    def send(self, server: Server, version: str, held: str | None = None) -> None:
         """Send one update. Collective if the weights are sharded: all ranks iterate over them.
+
+        Args:
+            server: where to.
+            version: what the server calls its weights afterwards.
+            held: fingerprint of the weights that it has beneath the adapter; None: as this rank remembers it.
 
         Raises:
             EngineError: the server did not load all of them.
@@ -142,8 +153,11 @@ class WeightSender:
         if server not in self._transfers:
             self._open(server)
         transfer = self._transfers[server]
+        held = self._bases.get(server, "") if held is None else held
+        self._bases.pop(server, None)
+        update = self._settings.form.update(self._policy(), held)
         transfer.client.version = version
-        transfer.source.reset()
+        transfer.source.select(update)
         try:
             transfer.send_weights()
         except BaseException as error:
@@ -160,10 +174,11 @@ class WeightSender:
                 raise EngineError(
                     f"the vLLM server {server.url} holds weights of {current!r} after those of {version!r} were sent"
                 )
-        self._sent[server] = version
+        self._sent[server], self._bases[server] = version, update.base
 
     def drop(self, server: Server) -> None:
-        """Close the transfer to a server that is gone or failed to load an update."""
+        """Close the transfer to a server that is gone or failed to load an update; it gets all weights the next time."""
+        self._bases.pop(server, None)
         if (transfer := self._transfers.pop(server, None)) is not None:
             transfer.shutdown()
 
@@ -175,8 +190,9 @@ class WeightSender:
     def _open(self, server: Server) -> None:
         from lit_tpgrpo.engines.vllm.transfer import PolicySource, open_transfer
 
-        self._source = self._source or PolicySource(self._policy)
-        self._transfers[server] = open_transfer(self._settings, server.client, self._source, distributed.rank())
+        self._source = self._source or PolicySource()
+        model = self._policy().policy_model
+        self._transfers[server] = open_transfer(self._settings, server.client, self._source, distributed.rank(), model)
 
 
 def is_gone(server: Server, error: BaseException) -> bool:
@@ -190,36 +206,3 @@ def is_gone(server: Server, error: BaseException) -> bool:
     except ServerRefusedError as refusal:
         return refusal.status >= 500  # its engine has stopped
     return False
-
-
-def served_model(client: ServerClient) -> tuple[str, int]:
-    """Return the name of the served model, and its most tokens of prompt and completion together."""
-    model = client.field(client.ask("GET", "v1/models"), "data", 0)
-    return str(client.field(model, "id")), int(client.field(model, "max_model_len"))
-
-
-def check_server(client: ServerClient, backend: str) -> None:
-    """Check the settings of a server.
-
-    Raises:
-        EngineError: it answers without a key, returns other log-probs, does not check updates, or uses another transfer.
-    """
-    client.check_requires_key()
-    config = client.field(client.ask("GET", "server_info", params={"config_format": "json"}), "vllm_config")
-    mode = client.field(config, "model_config", "logprobs_mode")
-    if mode != LOGPROBS_MODE:
-        raise EngineError(
-            f"the vLLM server {client.base_url} returns {mode}, which are not of the distribution that is sampled from, unless "
-            f"the temperature is 1; start it with `python -m lit_tpgrpo.serve`, or --logprobs-mode {LOGPROBS_MODE}"
-        )
-    if client.field(config, "parallel_config", "worker_extension_cls") != EXTENSION:
-        raise EngineError(
-            f"the vLLM server {client.base_url} does not check that weight updates are complete; start it with "
-            f"`python -m lit_tpgrpo.serve`, or --worker-extension-cls {EXTENSION}"
-        )
-    offered = (config.get("weight_transfer_config") or {}).get("backend")
-    if offered != backend:
-        raise EngineError(
-            f"the vLLM server {client.base_url} takes weights by {offered}, and the engine would send them by {backend}; "
-            f"start it with `python -m lit_tpgrpo.serve MODEL --transfer {backend}`, or set the engine's transfer"
-        )

@@ -21,12 +21,13 @@ KEY = "a-key-of-the-tests-0123456789"
 
 
 class RealServer:
-    """One vLLM server; ``folder`` is for its log."""
+    """One vLLM server; ``folder`` is for its log, ``options`` are further ones of its command line."""
 
-    def __init__(self, model: str, folder: Path) -> None:
+    def __init__(self, model: str, folder: Path, *options: str) -> None:
         from lit_tpgrpo.engines.vllm.process_groups import free_port
 
         self.model, self.folder, self.port = model, folder, free_port()
+        self.options = options
         self.scratch = Path(tempfile.mkdtemp())  # pytest's own paths are too long for sockets
 
     @property
@@ -38,7 +39,7 @@ class RealServer:
         return (self.folder / "log").read_text()
 
     def launch(self) -> None:
-        words = [self.model, "--port", str(self.port), "--dtype", "float32"]
+        words = [self.model, "--port", str(self.port), "--dtype", "float32", *self.options]
         command = [sys.executable, "-m", "lit_tpgrpo.serve", *words]
         given = {**os.environ, "VLLM_API_KEY": KEY, "TMPDIR": str(self.scratch)}
         with (self.folder / "log").open("a") as out:

@@ -57,6 +57,19 @@ def test_the_vllm_quickstart_learns(tmp_path):
     assert session_members(process.pid) == []
 
 
+def test_an_adapter_is_trained_and_sampled_with(tmp_path):
+    process = start(tmp_path, "--config", "configs/memory/lora.yaml", *small())
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    assert re.search(LAST_LINE, out)
+    events = EventAccumulator(str(tmp_path / "run" / "version_0"))
+    events.Reload()
+    gaps = [e.value for e in events.Scalars("mismatch/logprob_max")]
+    assert len(gaps) >= 2
+    assert max(gaps) < EXACT
+    assert session_members(process.pid) == []
+
+
 def test_two_processes_each_with_an_engine_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     process = start(tmp_path, *small("--trainer.devices", "2", "--trainer.strategy", "ddp"))
