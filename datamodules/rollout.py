@@ -50,6 +50,7 @@ from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, TrainBatch
 from lit_tpgrpo.rewards.weighted import GivenRewards, as_rewards
 from lit_tpgrpo.rollout.capability import Capability, GroupAccuracy
 from lit_tpgrpo.rollout.correction import GivenCorrection, as_correction
+from lit_tpgrpo.rollout.evidence_state import evidence_state, load_evidence_state
 from lit_tpgrpo.rollout.filters import KeepName, KeepRule, TruncatedName, as_keep_rule, keep_all, with_truncated
 from lit_tpgrpo.rollout.hooks import Split, shows_bars
 from lit_tpgrpo.rollout.monitors import check_between_rounds
@@ -443,10 +444,12 @@ class MathRolloutDataModule(L.LightningDataModule):
     # ---- state and shutdown ----
 
     def state_dict(self) -> dict[str, Any]:
-        return self.schedule.state_dict(self.policy.policy_version) | self._store.state_dict(self._trainer)
+        state = self.schedule.state_dict(self.policy.policy_version) | self._store.state_dict(self._trainer)
+        return state | evidence_state(self.evidence)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._store.load_state_dict(state_dict, self._trainer.ckpt_path)
+        load_evidence_state(self.evidence, state_dict)
         self.schedule.load_state_dict(state_dict)
 
     def on_exception(self, exception: BaseException) -> None:

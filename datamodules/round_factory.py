@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import lightning as L
@@ -18,7 +19,7 @@ from lit_tpgrpo.rollout.assignments import Assignment, assign_problems, stored_g
 from lit_tpgrpo.rollout.by_source import has_few_sources, tally_sources
 from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
-from lit_tpgrpo.rollout.evidence import uses_engine
+from lit_tpgrpo.rollout.evidence import teach, uses_engine
 from lit_tpgrpo.rollout.hooks import call_round_hook
 from lit_tpgrpo.rollout.judged_share import JudgedShare
 from lit_tpgrpo.rollout.mismatch import MismatchTally
@@ -173,6 +174,8 @@ class RoundFactory:
         if plan.maker.evidence:
             if uses_engine(plan.maker.evidence):
                 plan.maker.engine.load_weights(self.policy)  # collective; the judge may have used the engine
+            guard = partial(raise_on_all_ranks, f"round {plan.index}: learning outcomes")
+            teach(plan.maker.evidence, share.groups, plan.index, guard)
             current = plan.version == self.policy.policy_version
             judged = share
             share = self.interruptible(

@@ -29,7 +29,7 @@ _PROVIDERS: dict[type[Evidence], str] = {
     Continuations: "lit_tpgrpo.MonteCarloContinuations",
     Preferences: "lit_tpgrpo.PairwisePreferences",
     SolutionGrade: "lit_tpgrpo.PrinciplesGrades",
-    TokenRewards: "lit_tpgrpo.ChosenTokenLogits",
+    TokenRewards: "lit_tpgrpo.ChosenTokenLogits or lit_tpgrpo.ImplicitRewards",
     StepScores: (
         "lit_tpgrpo.LabelScores (from labels), lit_tpgrpo.ContinuationScores or lit_tpgrpo.FeasiblePrefixScores (sampled)"
     ),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         CreditAssignment,
         DenseRewardCredit,
         FixedMargin,
+        GDPOCredit,
         GradeCredit,
         GroupCredit,
         GroupRelativeCredit,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         MirroredThoughtCredit,
         OutcomeCredit,
         PrefixMargin,
+        PRIMECredit,
         ProcessSupervisedCredit,
         PromptMargin,
         PURECredit,
@@ -69,7 +71,7 @@ if TYPE_CHECKING:
         VinePPOCredit,
         VPPOCredit,
     )
-    from lit_tpgrpo.credit.batch import BatchStage, MaxScaling, PotentialGain, StdScaling, Whitening
+    from lit_tpgrpo.credit.batch import BatchStage, MaxScaling, PotentialGain, PRIMENorm, StdScaling, Whitening
     from lit_tpgrpo.credit.filters import GroupFilter, PROFFilter
     from lit_tpgrpo.datamodules import MathRolloutDataModule
     from lit_tpgrpo.datamodules.arithmetic import ArithmeticProblems
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
         EvidenceProvider,
         FeasiblePrefixScores,
         GoldAnswerProbes,
+        ImplicitRewards,
         LabelScores,
         MonteCarloContinuations,
         PairwisePreferences,
@@ -179,9 +182,9 @@ else:
                 "ReturnCredit RewardAdvantage ScoreSupervisedCredit StandardisedBaseline StepCredit "
                 "SuccessRateBaseline ThinkRMCredit ThoughtCredit UnadaptedThoughtCredit VPPOCredit VinePPOCredit "
                 "SequenceRewardKL TokenRewardKL RLSPCredit ScorePURECredit QRMCredit SPAECredit "
-                "DenseRewardCredit"
+                "DenseRewardCredit PRIMECredit GDPOCredit"
             ),
-            "credit.batch": "BatchStage MaxScaling PotentialGain StdScaling Whitening",
+            "credit.batch": "BatchStage MaxScaling PRIMENorm PotentialGain StdScaling Whitening",
             "credit.filters": "GroupFilter PROFFilter",
             "datamodules": "MathRolloutDataModule",
             "datamodules.arithmetic": "ArithmeticProblems",
@@ -196,7 +199,7 @@ else:
             "functional.continuation_values": "EntropyValue HardValue SoftValue ValueEstimate",
             "judges.evidence": (
                 "ChosenTokenLogits ContinuationScores EvidenceProvider FeasiblePrefixScores GoldAnswerProbes LabelScores "
-                "MonteCarloContinuations PairwisePreferences PrinciplesGrades"
+                "ImplicitRewards MonteCarloContinuations PairwisePreferences PrinciplesGrades"
             ),
             "judges.generative": (
                 "DirectLabels GenerativeJudge IntrinsicSignals LLMSegmentation QueryConfig RequestLimits "
@@ -268,6 +271,7 @@ __all__ = [
     "FormatReward",
     "FrozenCopy",
     "FunctionVerifier",
+    "GDPOCredit",
     "GSPOToken",
     "GenerativeJudge",
     "GoldAnswerProbes",
@@ -280,6 +284,7 @@ __all__ = [
     "HardValue",
     "Harmony",
     "HubProblems",
+    "ImplicitRewards",
     "IncorrectOnlyCredit",
     "InputError",
     "IntrinsicSignals",
@@ -317,6 +322,8 @@ __all__ = [
     "OutcomeCredit",
     "OutcomeReward",
     "OverlongPenalty",
+    "PRIMECredit",
+    "PRIMENorm",
     "PROFFilter",
     "PURECredit",
     "PairwiseComparison",

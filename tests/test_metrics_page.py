@@ -12,7 +12,13 @@ import torch
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.evaluation.scores import ScoredGroup, suite_scores
 from lit_tpgrpo.judges.base import Counts
-from lit_tpgrpo.judges.evidence import FeasiblePrefixScores, answer_probes, graded_groups, token_logits
+from lit_tpgrpo.judges.evidence import (
+    FeasiblePrefixScores,
+    answer_probes,
+    graded_groups,
+    implicit_rewards,
+    token_logits,
+)
 from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.grading import comparison, principles
 from lit_tpgrpo.judges.noisy import NoisyJudge
@@ -93,7 +99,9 @@ def logged_by_parts() -> set[str]:
     names |= {f"evidence/{name}" for name in FeasiblePrefixScores().metrics()}
     searches = SearchingEngine(HFEngine(), BestOfN(), JudgeStepScores(RuleJudge(workers=1))).tally().metrics()
     names |= {f"{prefix}/{name}" for prefix in ("eval", "test", "predict") for name in searches}
-    names |= {f"evidence/{name}" for name in (*answer_probes.COUNTERS, *token_logits.COUNTERS)}
+    names |= {
+        f"evidence/{name}" for name in (*answer_probes.COUNTERS, *token_logits.COUNTERS, *implicit_rewards.COUNTERS)
+    }
     names |= {f"evidence/{name}" for name in (*comparison.COUNTERS, *principles.COUNTERS, *graded_groups.SUMMED)}
     names |= MismatchTally((1.0,) * 5, 0.0, 1.0, 1.0, 1.0).metrics().keys()
     names |= step_metrics(GradientNorm(torch.zeros(())), None).keys()

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from lit_tpgrpo.credit.capo import CAPOCredit
     from lit_tpgrpo.credit.correct_only import CorrectOnlyCredit
     from lit_tpgrpo.credit.dense_rewards import DenseRewardCredit
+    from lit_tpgrpo.credit.gdpo import GDPOCredit
     from lit_tpgrpo.credit.graded import GradeCredit
     from lit_tpgrpo.credit.group_credit import GroupCredit
     from lit_tpgrpo.credit.group_relative import GroupRelativeCredit, RewardAdvantage
     from lit_tpgrpo.credit.incorrect_only import IncorrectOnlyCredit
     from lit_tpgrpo.credit.mirrored import MirroredThoughtCredit
     from lit_tpgrpo.credit.outcome import OutcomeCredit
+    from lit_tpgrpo.credit.prime import PRIMECredit
     from lit_tpgrpo.credit.process_supervised import ProcessSupervisedCredit
     from lit_tpgrpo.credit.pure import PURECredit
     from lit_tpgrpo.credit.q_rm import QRMCredit
@@ -53,12 +55,14 @@ else:
             "capo": "CAPOCredit",
             "correct_only": "CorrectOnlyCredit",
             "dense_rewards": "DenseRewardCredit",
+            "gdpo": "GDPOCredit",
             "graded": "GradeCredit",
             "group_credit": "GroupCredit",
             "group_relative": "GroupRelativeCredit RewardAdvantage",
             "incorrect_only": "IncorrectOnlyCredit",
             "mirrored": "MirroredThoughtCredit",
             "outcome": "OutcomeCredit",
+            "prime": "PRIMECredit",
             "process_supervised": "ProcessSupervisedCredit",
             "pure": "PURECredit",
             "q_rm": "QRMCredit",
@@ -84,6 +88,7 @@ __all__ = [
     "CreditAssignment",
     "DenseRewardCredit",
     "FixedMargin",
+    "GDPOCredit",
     "GradeCredit",
     "GroupCredit",
     "GroupRelativeCredit",
@@ -93,6 +98,7 @@ __all__ = [
     "MeanBaseline",
     "MirroredThoughtCredit",
     "OutcomeCredit",
+    "PRIMECredit",
     "PURECredit",
     "PrefixMargin",
     "ProcessSupervisedCredit",

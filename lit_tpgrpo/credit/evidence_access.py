@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from lit_tpgrpo.evidence import Evidence
+import torch
+from torch import Tensor
+
+from lit_tpgrpo.evidence import Evidence, TokenRewards
 from lit_tpgrpo.records import JudgedSolution
 
 E = TypeVar("E", bound=Evidence)
@@ -26,3 +29,20 @@ def check_step_count(judged: JudgedSolution, count: int, what: str) -> None:
             f"sample {judged.solution.sample} of problem {judged.solution.problem_uid!r} has {count} {what} for "
             f"{len(judged.verdict.steps)} steps; expected one each"
         )
+
+
+def token_rewards_of(judged: JudgedSolution) -> Tensor | None:
+    """Return a solution's token rewards, float64 (L,); None without any.
+
+    Raises:
+        ValueError: there is not one for each token.
+    """
+    given, solution = evidence_of(judged, TokenRewards), judged.solution
+    if given is None:
+        return None
+    if len(given.values) != len(solution.completion_ids):
+        raise ValueError(
+            f"sample {solution.sample} of problem {solution.problem_uid!r} has {len(given.values)} token rewards for "
+            f"{len(solution.completion_ids)} tokens; expected one each"
+        )
+    return torch.tensor(given.values, dtype=torch.float64) if given.values else None

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-
-from lit_tpgrpo.credit.evidence_access import evidence_of
+from lit_tpgrpo.credit.evidence_access import token_rewards_of
 from lit_tpgrpo.credit.group_credit import GroupCredit, warn_of_unused_rewards
 from lit_tpgrpo.credit.merging import merge_thoughts
 from lit_tpgrpo.credit.per_solution import credit_nothing
@@ -40,15 +38,8 @@ class QRMCredit(GroupCredit):
         return list(map(self._credit, rewarded))
 
     def _credit(self, judged: JudgedSolution) -> CreditedSolution:
-        given = evidence_of(judged, TokenRewards)
-        if given is None:
+        rewards = token_rewards_of(judged)
+        if rewards is None:
             return credit_nothing(judged)
-        solution = judged.solution
-        if len(given.values) != len(solution.completion_ids):
-            raise ValueError(
-                f"sample {solution.sample} of problem {solution.problem_uid!r} has {len(given.values)} token rewards for "
-                f"{len(solution.completion_ids)} tokens; expected one each"
-            )
         thoughts = merge_thoughts(judged.verdict)
-        advantages = torch.tensor(given.values, dtype=torch.float32)
-        return CreditedSolution(judged, 0.0, thoughts, (0.0,) * len(thoughts), advantages)
+        return CreditedSolution(judged, 0.0, thoughts, (0.0,) * len(thoughts), rewards.float())

@@ -12,13 +12,12 @@ class StepSearch:
     A step is feasible if a continuation from its end may be correct; if one is not, none after it is taken to be. A search
     begins as ``StepSearch(1, n)`` and takes about log2(n) probes.
 
-    >>> search = StepSearch(1, 5)
+    >>> search, probes = StepSearch(1, 5), []
     >>> while search.probe is not None:
-    ...     print(search.probe, end=" ")
+    ...     probes.append(search.probe)
     ...     search = search.narrowed(feasible=search.probe <= 2)
-    3 1 2
-    >>> search.low
-    3
+    >>> probes, search.low
+    ([3, 1, 2], 3)
     """
 
     low: int

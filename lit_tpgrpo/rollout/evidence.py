@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,11 +13,21 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.arguments import shown
+from lit_tpgrpo.distributed import gather
 from lit_tpgrpo.engines.base import Batching, Completion, Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Evidence
 from lit_tpgrpo.fingerprint import content_hash, settings_of
-from lit_tpgrpo.judges.evidence.base import Continued, EvidenceCase, EvidenceProvider, Prefix, Probe, Probed
+from lit_tpgrpo.judges.evidence.base import (
+    Continued,
+    EvidenceCase,
+    EvidenceProvider,
+    LearningProvider,
+    OutcomeExample,
+    Prefix,
+    Probe,
+    Probed,
+)
 from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Solution, StopReason
 from lit_tpgrpo.rollout.probing import probe_answers
 from lit_tpgrpo.rollout.round_file import RoundFile
@@ -58,6 +70,38 @@ def add_evidence(
         )
         for g, group in groups.items()
     }
+
+
+def teach(
+    providers: Sequence[EvidenceProvider],
+    groups: Mapping[int, JudgedGroup],
+    round_index: int,
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Let providers that learn do so from the decided solutions of a round, over all ranks. Collective if one learns.
+
+    Args:
+        providers: of the run.
+        groups: of this rank.
+        round_index: of the round.
+        guard: context of the parts without collectives, such as ``raise_on_all_ranks``.
+    """
+    learning = [provider for provider in providers if isinstance(provider, LearningProvider)]
+    if not learning:
+        return
+    own = [
+        (
+            g,
+            s.solution.sample,
+            OutcomeExample(s.solution.prompt_ids, s.solution.completion_ids, s.outcome is Outcome.CORRECT),
+        )
+        for g, group in groups.items()
+        for s in group.decided
+    ]
+    rows = sorted((row for rows in gather(own) for row in rows), key=operator.itemgetter(0, 1))
+    with guard():
+        for provider in learning:
+            provider.learn(round_index, [example for *_, example in rows])
 
 
 def uses_engine(providers: Sequence[EvidenceProvider]) -> bool:

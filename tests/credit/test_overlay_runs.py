@@ -93,6 +93,11 @@ RUNS = {
         ("evidence/probes", "evidence/probes_lost"),
         ("--data.evidence.samples", "2"),
     ),
+    "gdpo": Run((), (), resumed=False),
+    "prime": Run(
+        ("evidence/scored_solutions", "evidence/scored_tokens", "evidence/implicit_updates", "evidence/implicit_loss"),
+        ("evidence/scored_solutions", "evidence/implicit_updates"),
+    ),
     "q_rm": Run(
         ("evidence/scored_solutions", "evidence/scored_tokens"),
         ("evidence/scored_solutions",),

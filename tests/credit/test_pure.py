@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.credit import pure
-from lit_tpgrpo.credit.pure import PURECredit, min_form_rewards
+from lit_tpgrpo.credit.pure import PURECredit, min_form_rewards, step_baseline, token_baseline
 from lit_tpgrpo.credit.score_pure import ScorePURECredit
 from lit_tpgrpo.datamodules.settings_checks import checked_evidence
 from lit_tpgrpo.errors import ConfigError
@@ -31,6 +31,21 @@ def test_min_form_rewards():
     rewards = min_form_rewards(torch.tensor(SCORES[3], dtype=torch.float64), 0.1)
     assert rewards.tolist() == pytest.approx([7.5e-7, -0.5, 1.8e-6], abs=1e-5)
     assert min_form_rewards(torch.tensor(SCORES[2]), 0.1).tolist() == pytest.approx([0.4386, 0.1883], abs=1e-4)
+
+
+def test_numbers_on_the_way_to_the_worked_ones():
+    """Weights .7311 and .2689, sums -.5 and .6269; baselines of a token .6269 / 5 and -.5 / 10, of a step .3134 and -.1667."""
+    first, second = (torch.tensor(SCORES[n], dtype=torch.float64) for n in (3, 2))
+    r1, r2 = min_form_rewards(first, 0.1), min_form_rewards(second, 0.1)
+    assert (r2 / second).tolist() == pytest.approx([0.7311, 0.2689], abs=1e-4)
+    assert (r1.sum().item(), r2.sum().item()) == pytest.approx((-0.5, 0.6269), abs=1e-4)
+    n1, n2 = torch.tensor([4.0, 2.0, 4.0]), torch.tensor([3.0, 2.0])
+    assert token_baseline([(r2, n2)], torch.ones(1)).tolist() == pytest.approx([0.12538], abs=1e-5)
+    assert token_baseline([(r1, n1)], torch.ones(1)).tolist() == pytest.approx([-0.05], abs=1e-5)
+    assert (r1 - token_baseline([(r2, n2)], n1)).tolist() == pytest.approx([-0.5015, -0.7508, -0.5015], abs=1e-4)
+    assert (r2 - token_baseline([(r1, n1)], n2)).tolist() == pytest.approx([0.5886, 0.2883], abs=1e-4)
+    assert step_baseline([(r2, n2)], n1).tolist() == pytest.approx([0.3134] * 3, abs=1e-4)
+    assert step_baseline([(r1, n1)], n2).tolist() == pytest.approx([-0.1667] * 2, abs=1e-4)
 
 
 @pytest.mark.parametrize(

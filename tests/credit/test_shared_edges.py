@@ -15,6 +15,7 @@ import lit_tpgrpo.credit
 from lit_tpgrpo.credit import (
     CAPOCredit,
     CreditAssignment,
+    GDPOCredit,
     GroupCredit,
     GroupRelativeCredit,
     MirroredThoughtCredit,
@@ -110,7 +111,9 @@ def test_a_step_without_tokens_is_allowed(kind):
     assert [len(c.advantages) for c in credited] == [3, 4]
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if not issubclass(k, GroupRelativeCredit | ReturnCredit)])
+@pytest.mark.parametrize(
+    "kind", [k for k in KINDS if not issubclass(k, GroupRelativeCredit | ReturnCredit | GDPOCredit)]
+)
 def test_reward_terms_that_give_no_credit_are_warned_of(kind):
     shaped = dataclasses.replace(correct("CC"), reward=Reward(0.5, 1.0, {"outcome": 1.0, "overlong": -0.5}))
     with pytest.warns(UserWarning, match=f"{kind.__name__} uses outcomes and step labels alone"):

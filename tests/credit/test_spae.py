@@ -46,6 +46,8 @@ def test_worked_numbers():
     assert changes == pytest.approx([0.0, 0.87, 0.3706])
     gains = StepGains.of(changes)
     assert (changes[2] - gains.low) / (gains.high - gains.low) == pytest.approx(0.4260, abs=1e-4)
+    raised = [gains(c) + gains.mean for c in changes]
+    assert raised == pytest.approx([1.0, 2.7183, 1.5311], abs=1e-4)
     assert [gains(c) for c in changes] == pytest.approx([-0.7498, 0.9685, -0.2187], abs=1e-4)
     assert saturations([*phi, None], 0.5, 0.9) == pytest.approx([1.0, 1.0, 1.0, 0.6839], abs=1e-4)
     credited = SPAECredit()(group(right, wrong))

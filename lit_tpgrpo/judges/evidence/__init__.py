@@ -4,7 +4,8 @@ A provider of your own implements ``EvidenceProvider``. ``MonteCarloContinuation
 the policy, ``ContinuationScores`` scores steps by such continuations, ``FeasiblePrefixScores`` by a binary search with few of
 them, ``LabelScores`` by the judge's labels.
 ``PairwisePreferences`` and ``PrinciplesGrades`` have an LLM compare or grade the solutions of a group, ``ChosenTokenLogits``
-takes token rewards from another model, ``GoldAnswerProbes`` makes the policy answer after each step.
+takes token rewards from another model, ``ImplicitRewards`` from one that learns outcomes beside the policy,
+``GoldAnswerProbes`` makes the policy answer after each step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lit_tpgrpo.judges.evidence.continuation_scores import ContinuationScores
     from lit_tpgrpo.judges.evidence.continuations import MonteCarloContinuations
     from lit_tpgrpo.judges.evidence.feasible_prefixes import FeasiblePrefixScores
+    from lit_tpgrpo.judges.evidence.implicit_rewards import ImplicitRewards
     from lit_tpgrpo.judges.evidence.label_scores import LabelScores
     from lit_tpgrpo.judges.evidence.preferences import PairwisePreferences
     from lit_tpgrpo.judges.evidence.principles_grades import PrinciplesGrades
@@ -32,6 +34,7 @@ else:
             "continuation_scores": "ContinuationScores",
             "continuations": "MonteCarloContinuations",
             "feasible_prefixes": "FeasiblePrefixScores",
+            "implicit_rewards": "ImplicitRewards",
             "label_scores": "LabelScores",
             "preferences": "PairwisePreferences",
             "principles_grades": "PrinciplesGrades",
@@ -47,6 +50,7 @@ __all__ = [
     "EvidenceTools",
     "FeasiblePrefixScores",
     "GoldAnswerProbes",
+    "ImplicitRewards",
     "LabelScores",
     "MonteCarloContinuations",
     "PairwisePreferences",

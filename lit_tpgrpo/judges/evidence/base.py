@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.evidence import Evidence
 from lit_tpgrpo.records import JudgedSolution, Problem
+from lit_tpgrpo.token_arrays import TokenInts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,6 +70,15 @@ class Probed:
     accuracy: float
     confidence: float
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeExample:
+    """What a provider learns from: a solution's tokens, and whether it is correct."""
+
+    prompt_ids: TokenInts
+    completion_ids: TokenInts
+    correct: bool
 
 
 class EvidenceTools(Protocol):
@@ -144,6 +154,27 @@ class EvidenceProvider(Protocol):
     def metrics(self) -> dict[str, float]:
         """Return counters since the last call, logged under ``evidence/`` as sums over all ranks, and reset them."""
         return {}
+
+
+@runtime_checkable
+class LearningProvider(Protocol):
+    """A provider with a model of its own that learns the outcomes of training rounds; its state is in checkpoints."""
+
+    def learn(self, round_index: int, examples: Sequence[OutcomeExample]) -> None:
+        """Learn from the decided solutions of a round, before ``provide``. Called on every rank with those of all ranks.
+
+        The examples are in the order of groups and samples. A resumed run calls it again with a round that the restored state
+        may have learnt already. Without collectives; on an exception the state is that of before.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, the same on all ranks: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        ...
 
 
 @runtime_checkable

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.engines.forced_scores import completion_states
-from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.evidence import Evidence, TokenRewards
 from lit_tpgrpo.fingerprint import fingerprint
-from lit_tpgrpo.functional.token_budget import token_budget_slices
 from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools
-from lit_tpgrpo.pretrained import head_of, load_causal_lm, load_tokenizer, refuse_rescaled_logits
+from lit_tpgrpo.judges.evidence.token_scoring import TokenScoring, device_of, refuse_other_tokenizer
+from lit_tpgrpo.pretrained import head_of, load_causal_lm, refuse_rescaled_logits
 from lit_tpgrpo.records import Solution
 
-log = logging.getLogger(__name__)
-VALUES: TypeAdapter[list[float]] = TypeAdapter(list[FiniteFloat])
 COUNTERS = ("scored_solutions", "scored_solutions_reused", "scored_tokens")
 
 
@@ -75,11 +70,7 @@ class ChosenTokenLogits(EvidenceProvider):
         Raises:
             ConfigError: they are not, or there is no such tokenizer.
         """
-        if load_tokenizer(self.model).get_vocab() != tokenizer.get_vocab():
-            raise ConfigError(
-                f"ChosenTokenLogits: {self.model!r} has another tokenizer than the policy, and rewards of tokens belong to the "
-                "policy's; name a model with the same vocabulary"
-            )
+        refuse_other_tokenizer("ChosenTokenLogits", self.model, tokenizer)
 
     def metrics(self) -> dict[str, float]:
         """Return and reset the cost: solutions scored now, those shared or read from disk, tokens of forward passes."""
@@ -97,32 +88,20 @@ class ChosenTokenLogits(EvidenceProvider):
         model = self._ready()
         solutions = [case.judged.solution for case in cases]
         keys = [tools.key("chosen token logits", self._weights, s.prompt_ids, s.completion_ids) for s in solutions]
-        unique = dict(zip(keys, solutions, strict=True))
-        known = _readable(tools.stored(unique.keys()), unique)
-        missing = [key for key in unique if key not in known]
-        self._counts["scored_solutions_reused"] += len(cases) - len(missing)
-        lengths = [_length(unique[key]) for key in missing]
-        for rows in token_budget_slices(lengths, self.tokens_per_batch):
-            batch = [missing[i] for i in rows]
-            values = dict(zip(batch, chosen_logits(model, [unique[key] for key in batch]), strict=True))
-            finite = {key: row.tolist() for key, row in values.items() if row.isfinite().all()}
-            tools.store(finite)
-            if len(finite) < len(values):
-                raise NonFiniteLossError(
-                    f"ChosenTokenLogits: logits of {self.model!r} are NaN or infinite in {len(values) - len(finite)} "
-                    "solutions; the others are stored. Try dtype float32, then resume with --ckpt_path"
-                )
-            known |= finite
-            self._counts["scored_solutions"] += len(batch)
-            self._counts["scored_tokens"] += sum(lengths[i] for i in rows)
-        return [TokenRewards(tuple(known[key])) for key in keys]
+        scoring = TokenScoring(
+            lambda batch: chosen_logits(model, batch),
+            self.tokens_per_batch,
+            f"ChosenTokenLogits: logits of {self.model!r}",
+            self._counts,
+        )
+        return [TokenRewards(tuple(values)) for values in scoring(keys, solutions, tools)]
 
     def _ready(self) -> PreTrainedModel:
         if self._loaded is None:
             dtype = getattr(torch, self.dtype) if self.dtype else None
             model = load_causal_lm(self.model, False, dtype, self.attention)
             refuse_rescaled_logits(model, self.model)
-            model.to(_device(self.device))  # pyright: ignore[reportArgumentType]
+            model.to(device_of(self.device))  # pyright: ignore[reportArgumentType]
             self._loaded = model.eval().requires_grad_(False)
             self._weights = fingerprint(model.named_parameters())
         return self._loaded
@@ -141,28 +120,3 @@ def chosen_logits(model: PreTrainedModel, solutions: Sequence[Solution]) -> list
         if bias is not None:
             logits = [row + bias[chosen].float() for row, (_, chosen) in zip(logits, rows, strict=True)]
     return [row.cpu() for row in logits]
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def _length(solution: Solution) -> int:
-    return len(solution.prompt_ids) + len(solution.completion_ids)
-
-
-def _readable(stored: Mapping[str, Any], solutions: Mapping[str, Solution]) -> dict[str, list[float]]:
-    """Return the stored values; leave out what is something else, which is then computed again, with a warning."""
-    read: dict[str, list[float]] = {}
-    for key, plain in stored.items():
-        try:
-            values = VALUES.validate_python(plain)
-        except ValidationError:
-            continue
-        if len(values) == len(solutions[key].completion_ids):
-            read[key] = values
-    if len(read) < len(stored):
-        log.warning("%d stored rows of token rewards cannot be read; they are computed again", len(stored) - len(read))
-    return read
