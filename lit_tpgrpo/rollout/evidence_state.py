@@ -19,7 +19,7 @@ def evidence_state(providers: Sequence[EvidenceProvider]) -> dict[str, Any]:
 
 
 def load_evidence_state(providers: Sequence[EvidenceProvider], state: Mapping[str, Any]) -> None:
-    """Restore the states of the providers that learn; one that the checkpoint does not have begins anew, with a warning."""
+    """Restore the states of the providers that learn; one that the checkpoint does not have keeps its own, with a warning."""
     saved = state.get(_KEY, {})
     for provider in providers:
         if not isinstance(provider, LearningProvider):

@@ -35,7 +35,7 @@ class KeptLossState:
             checkpoint[_KEY] = dict(self.value)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Take the state of a checkpoint; one of a run with another loss has none that fits, and it begins anew."""
+        """Take the state of a checkpoint; one of a run with another loss has none that fits: the initial one stays."""
         if self.value is None:
             return
         saved = checkpoint.get(_KEY)
