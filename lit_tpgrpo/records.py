@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from lit_tpgrpo.evidence import Evidence
-from lit_tpgrpo.token_arrays import EqualByContent, TokenFloats, TokenInts, token_floats, token_ints
+from lit_tpgrpo.token_arrays import EqualByContent, PackedOffsets, TokenFloats, TokenInts, token_floats, token_ints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,11 +76,12 @@ class Problem:
     """A label for tables, e.g. ``Algebra``: a problem is the same with and without it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Solution(EqualByContent):
     """One sampled completion: ids, sampling log-probs and where each token starts in the text.
 
     What there is of each token is a read-only array, (T,), of 4 bytes a value; any sequence of numbers may be given.
+    ``token_starts`` is held in one byte a token and computed at each access: see ``PackedOffsets``.
 
     ``completion_ids`` ends with EOS exactly when ``stop`` is EOS, and with the token that completes the stop string when it is
     STOP_STRING: the string stays in the text. ``logprobs[t]`` is the log-prob of
@@ -99,10 +100,10 @@ class Solution(EqualByContent):
     stop: StopReason
     policy_version: int
     text: str
-    token_starts: TokenInts
+    token_starts: PackedOffsets = PackedOffsets()  # noqa: RUF009 - a descriptor, which dataclasses know
 
     def __post_init__(self) -> None:
-        for name in ("prompt_ids", "completion_ids", "token_starts"):
+        for name in ("prompt_ids", "completion_ids"):
             object.__setattr__(self, name, token_ints(getattr(self, name), f"Solution.{name}"))
         object.__setattr__(self, "logprobs", token_floats(self.logprobs, "Solution.logprobs"))
 

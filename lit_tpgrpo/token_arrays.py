@@ -1,4 +1,4 @@
-"""Read-only arrays with one value a token: token ids, log-probs, offsets in the text. Each value takes 4 bytes."""
+"""Read-only arrays of token ids, log-probs and offsets in the text. A value takes 4 bytes, a packed offset one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ TokenFloats: TypeAlias = NDArray[np.float32]
 Offsets: TypeAlias = Sequence[int] | TokenInts
 """Token ids or offsets, as functions take them."""
 _INT32 = np.iinfo(np.int32)
+_BYTE = 255
 
 
 def token_ints(values: Sequence[int] | NDArray[Any], name: str) -> TokenInts:
@@ -27,7 +28,7 @@ def token_ints(values: Sequence[int] | NDArray[Any], name: str) -> TokenInts:
         ConfigError: ``name`` has something other than whole numbers of 32 bits, one for each token.
     """
     array = _one_dimensional(values, name, "whole numbers", "iu")
-    if array.size and not (_INT32.min <= array.min() and array.max() <= _INT32.max):
+    if array.size and array.dtype != np.int32 and not (_INT32.min <= array.min() and array.max() <= _INT32.max):
         raise ConfigError(f"{name}: expected whole numbers of 32 bits, got {array.min()} to {array.max()}")
     return _read_only(array, np.dtype(np.int32))
 
@@ -58,6 +59,39 @@ def _read_only(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         array = array.astype(dtype, order="C", copy=True)
         array.setflags(write=False)
     return array
+
+
+class PackedOffsets:
+    """Field of a frozen dataclass without slots: offsets, held as differences of one byte where these fit, read as (T,) int32.
+
+    A token has about four characters, so differences need a quarter of the memory. Each access adds them up, in time linear in
+    the tokens: take the array once, not an entry at a time.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._label, self._packed = f"{owner.__name__}.{name}", f"_{name}"
+
+    def __get__(self, record: Any, owner: type | None = None) -> TokenInts:
+        if record is None:  # ``dataclass`` asks the class for a default: there is none
+            raise AttributeError(self._label)
+        return running_sum(getattr(record, self._packed))
+
+    def __set__(self, record: Any, starts: Offsets) -> None:
+        deltas = differences(token_ints(starts, self._label))
+        smallest = np.uint8 if deltas.view(np.uint32).max(initial=0) <= _BYTE else np.int32  # negative ones are large
+        object.__setattr__(record, self._packed, _read_only(deltas, np.dtype(smallest)))
+
+
+def differences(starts: TokenInts) -> TokenInts:
+    """Return the differences of int32 numbers, from 0 on, modulo 2**32."""
+    return np.diff(starts, prepend=np.zeros(1, np.int32))
+
+
+def running_sum(deltas: NDArray[Any]) -> TokenInts:
+    """Return the numbers with these ``differences``, read-only."""
+    starts = np.cumsum(deltas, dtype=np.int32)
+    starts.setflags(write=False)
+    return starts
 
 
 NO_INTS, NO_FLOATS = token_ints((), "empty"), token_floats((), "empty")

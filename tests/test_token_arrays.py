@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -108,7 +110,7 @@ def test_a_hash_of_content_sees_every_token():
     assert content_hash([token_ints(other, "ids")]) == content_hash([other]) != content_hash([ids])
 
 
-def test_a_token_takes_twelve_bytes_and_no_python_numbers():
+def test_a_token_takes_nine_bytes_and_no_python_numbers():
     n = 100_000
     ids, logprobs = np.arange(n), -np.arange(n) / 7
     tracemalloc.start()
@@ -117,5 +119,32 @@ def test_a_token_takes_twelve_bytes_and_no_python_numbers():
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert 12 * n <= size < 12.1 * n
+    assert 9 * n <= size < 9.1 * n
     assert len(one.completion_ids) == n
+
+
+@pytest.mark.parametrize(
+    ("starts", "bytes_a_token"),
+    [
+        ([0, 3, 3, 258, 258], 1),  # the largest difference of one byte
+        ([0, 3, 3, 259, 259], 4),
+        ([5, 4, 3, 2, 1], 4),
+        ([-(2**31), 2**31 - 1, 0, -1, 7], 4),  # differences beyond 32 bits
+    ],
+)
+def test_offsets_are_held_in_one_byte_where_they_fit(starts: list[int], bytes_a_token: int):
+    one = solution(completion_ids=range(5), logprobs=[0.0] * 5, token_starts=starts)
+    assert one.token_starts.tolist() == starts
+    assert one.token_starts.dtype == np.int32
+    assert not one.token_starts.flags.writeable
+    assert vars(one)["_token_starts"].nbytes == 5 * bytes_a_token
+    copies = (pickle.loads(pickle.dumps(one)), copy.deepcopy(one), dataclasses.replace(one, sample=0))
+    assert all(other == one and other.token_starts.tolist() == starts for other in copies)
+    assert dataclasses.replace(one, token_starts=[0] * 5) != one
+
+
+def test_offsets_cannot_be_left_out_or_set():
+    with pytest.raises(TypeError, match="token_starts"):
+        Solution("p", 0, [], [], [], StopReason.EOS, 0, "")  # pyright: ignore
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        solution().token_starts = [0, 1]  # pyright: ignore

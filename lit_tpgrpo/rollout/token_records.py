@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lit_tpgrpo.records import Problem, Solution, StopReason
 from lit_tpgrpo.redaction import redacted, redacted_value
-from lit_tpgrpo.token_arrays import TokenFloats, TokenInts
+from lit_tpgrpo.token_arrays import TokenFloats, TokenInts, differences, running_sum
 
 Sampled = tuple[Problem, tuple[Solution, ...]]
 """A problem and its solutions, in the order of their samples."""
@@ -65,7 +65,7 @@ def solutions_batch(groups: Mapping[int, Sampled]) -> pa.RecordBatch:
         _lists(np.int32, [s.prompt_ids for s in solutions]),
         _lists(np.int32, [s.completion_ids for s in solutions]),
         _lists(np.float32, [s.logprobs for s in solutions]),
-        _lists(np.int32, [_differences(s.token_starts) for s in solutions]),
+        _lists(np.int32, [differences(s.token_starts) for s in solutions]),
     ]
     return pa.record_batch(columns, schema=SOLUTIONS)
 
@@ -85,7 +85,7 @@ def read_solutions(batch: pa.RecordBatch) -> dict[int, Sampled]:
     for (group, problem, sample, stop, version), (uid, text), (prompt, ids, logprobs, deltas) in zip(
         zip(*plain, strict=True), zip(*strings, strict=True), zip(*arrays, strict=True), strict=True
     ):
-        reason, starts = StopReason(stop), _running_sum(deltas)
+        reason, starts = StopReason(stop), running_sum(deltas)
         _, solutions = groups.setdefault(group, (problems[problem], []))
         solutions.append(Solution(uid, sample, prompt, ids, logprobs, reason, version, text, starts))
     return {
@@ -163,14 +163,3 @@ def _read_lists(column: Any) -> list[NDArray[Any]]:
         raise ValueError("numbers are missing")
     values, offsets = column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy().tolist()
     return [values[a:b] for a, b in itertools.pairwise(offsets)]
-
-
-def _differences(starts: TokenInts) -> TokenInts:
-    """Return the differences of int32 numbers, from 0 on, modulo 2**32."""
-    return np.diff(starts, prepend=np.zeros(1, np.int32))
-
-
-def _running_sum(deltas: TokenInts) -> TokenInts:
-    starts = np.cumsum(deltas, dtype=np.int32)
-    starts.setflags(write=False)
-    return starts
