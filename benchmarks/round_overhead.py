@@ -35,7 +35,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.credit.thought import ThoughtCredit
-from lit_tpgrpo.datamodules.round_makers import ScheduleName, round_maker_of
+from lit_tpgrpo.datamodules.schedules import SCHEDULES, ScheduleName
 from lit_tpgrpo.engines.base import Completion, SamplingParams
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.pretrained import load_tokenizer
@@ -168,7 +168,7 @@ class PeakMemory:
 
 def one_round(schedule: ScheduleName, args: argparse.Namespace, engine: Recorded, tokenizer: Any) -> dict[str, float]:
     """Make one round; return seconds by stage, ``whole`` and ``peak`` bytes."""
-    maker = round_maker_of(schedule, None)(
+    maker = SCHEDULES[schedule].maker(
         engine=engine,
         verifier=MathVerifier(),
         judge=AtOnce(),
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--group_size", type=int, default=8)
     parser.add_argument("--distinct", type=int, default=64, help="most different solutions; further ones repeat them")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--schedules", nargs="+", default=list(get_args(ScheduleName)), choices=get_args(ScheduleName))
+    parser.add_argument("--schedules", nargs="+", default=["serial", "streamed"], choices=get_args(ScheduleName))
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(args.tokenizer)

@@ -28,7 +28,7 @@ from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
-from lit_tpgrpo.datamodules.round_makers import ScheduleName, round_maker_of
+from lit_tpgrpo.datamodules.schedules import SCHEDULES, ScheduleName
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.judges.generative.baselines import DirectLabels
@@ -47,7 +47,7 @@ from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.verify.verifier import MathVerifier
 
 MODEL = "embedded:tiny-qwen2"
-SCHEDULES: tuple[ScheduleName, ...] = ("serial", "streamed")
+WITHIN_ROUND: tuple[ScheduleName, ...] = ("serial", "streamed")
 
 
 class SlowJudge(BaseHTTPRequestHandler):
@@ -98,7 +98,7 @@ def serve(latency: float, ports: SimpleQueue) -> None:
 
 
 def maker_of(schedule: ScheduleName, engine: HFEngine, judge: GenerativeJudge, args: argparse.Namespace) -> RoundMaker:
-    return round_maker_of(schedule, None)(
+    return SCHEDULES[schedule].maker(
         engine=engine,
         verifier=MathVerifier(),
         judge=judge,
@@ -155,13 +155,13 @@ def main() -> None:
     assignments = [Assignment(g, problem, derived_seed(0, g)) for g, problem in enumerate(problems)]
     policy = LoadedModel(load_causal_lm(MODEL, False, torch.float32, "sdpa").eval(), tokenizer)
 
-    rounds: dict[str, list[float]] = {schedule: [] for schedule in SCHEDULES}
+    rounds: dict[str, list[float]] = {schedule: [] for schedule in WITHIN_ROUND}
     stages: dict[str, list[float]] = {"sampling": [], "verifying and judging": []}
     ratios: list[float] = []
     serial, requests = [0.0, 0.0], 0.0
     for repeat in range(args.repeats + 1):
         made: dict[str, Round] = {}
-        for schedule in SCHEDULES if repeat % 2 else SCHEDULES[::-1]:
+        for schedule in WITHIN_ROUND if repeat % 2 else WITHIN_ROUND[::-1]:
             engine.load_weights(policy)
             seconds, metrics, made[schedule] = timed(maker_of(schedule, engine, judge, args), repeat, assignments)
             if schedule == "serial":
@@ -180,7 +180,7 @@ def main() -> None:
         f"{solutions} solutions in batches of {args.batch_size}, {requests:.0f} requests of {args.latency:g} s, "
         f"{args.concurrency} at a time; {platform.processor() or platform.machine()}, torch {torch.__version__}, one thread"
     )
-    for name, values in {**{f"{s} round": rounds[s] for s in SCHEDULES}, **stages}.items():
+    for name, values in {**{f"{s} round": rounds[s] for s in WITHIN_ROUND}, **stages}.items():
         print(f"{name:22} {statistics.median(values):7.2f} s  ({min(values):.2f} to {max(values):.2f})")
     judge.close()
     server.terminate()

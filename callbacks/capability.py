@@ -81,6 +81,9 @@ class CapabilityEstimator(RoundCallback):
     def on_round_start(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
         self._round = round_index
 
+    def on_round_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
+        self._round = round_index  # another than the last one that began, if that was sampled ahead
+
     def on_group_judged(self, trainer: L.Trainer, pl_module: L.LightningModule, group: JudgedGroup) -> None:
         uid = group.problem.uid
         before = self._before(uid)

@@ -17,7 +17,7 @@ from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.errors import ConfigError, mark_raised_on_all
 from lit_tpgrpo.evaluation.log import EvaluationLog, ScoresGroups
 from lit_tpgrpo.rollout.hooks import RolloutSource, rollout_source
-from lit_tpgrpo.rollout.trainer_state import callbacks_of, epochs_processed
+from lit_tpgrpo.rollout.trainer_state import callbacks_of, run_ends
 
 
 @checked_arguments()
@@ -101,7 +101,7 @@ class MathEvaluation(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Before the hooks of ModelCheckpoint and EarlyStopping, which then see the score of these weights.
-        if _run_ends(trainer):
+        if run_ends(trainer):
             self._evaluate_last_step(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -250,10 +250,3 @@ def _check_monitors(trainer: L.Trainer) -> None:
                 f"{', '.join(scores)}, or change data.eval_samples or pass_at"
             )
             raise mark_raised_on_all(error)
-
-
-def _run_ends(trainer: L.Trainer) -> bool:
-    """Return whether training ends with the epoch that has just ended."""
-    steps, epochs = trainer.max_steps, trainer.max_epochs
-    limited = trainer.global_step >= steps >= 0 or (epochs is not None and epochs_processed(trainer) >= epochs >= 0)
-    return limited or (trainer.should_stop and trainer.fit_loop._can_stop_early)

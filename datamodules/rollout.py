@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -20,12 +19,12 @@ from lit_tpgrpo.credit.batch.base import BatchStage
 from lit_tpgrpo.credit.filters.base import GroupFilter
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules.closing import Closable, close_all
-from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling, RefillingFactory
+from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.datamodules.heldout_streams import HeldoutStreams
 from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
 from lit_tpgrpo.datamodules.mixture_stream import problem_stream
 from lit_tpgrpo.datamodules.round_factory import RoundFactory
-from lit_tpgrpo.datamodules.round_makers import ScheduleName, round_maker_of
+from lit_tpgrpo.datamodules.schedules import SCHEDULES, ScheduleName
 from lit_tpgrpo.datamodules.settings_checks import (
     check_counts,
     check_filter,
@@ -38,12 +37,12 @@ from lit_tpgrpo.datamodules.sources.evaluation_set import HeldoutProblems, as_he
 from lit_tpgrpo.datamodules.sources.memory import Problems, as_optional_source
 from lit_tpgrpo.datamodules.splits import ProblemSplits, split_sources, without_copies
 from lit_tpgrpo.datamodules.stream import ProblemStream
-from lit_tpgrpo.datamodules.train_batches import BatchSchedule, TrainBatchStream
+from lit_tpgrpo.datamodules.train_batches import BatchSchedule, WorksAhead
 from lit_tpgrpo.distributed import gather, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Engine, Interruptible, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.evaluation.sets import HeldoutSet, SetSampling
-from lit_tpgrpo.judges.base import EngineSharing, Judge, WritingJudge
+from lit_tpgrpo.judges.base import Judge, WritingJudge
 from lit_tpgrpo.judges.evidence.base import EvidenceProvider
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, TrainBatch
@@ -140,7 +139,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         schedule: how the stages of a round follow one another: ``serial``, or ``streamed``: solutions are verified and judged
             while others are being sampled, with the same numbers (see docs/judges.md). Verifier and judge are then called from
             other threads than the main one, and a policy that judges itself samples its replies with ``HFEngine``, or the
-            engine that its ``LocalChat`` has, not with ``engine``.
+            engine that its ``LocalChat`` has, not with ``engine``. Or ``ahead``: likewise, and each round while the trainer
+            works on the one before, with the weights with which that began; for engines on servers (see docs/engines.md).
     """
 
     RENAMED_ARGUMENTS: ClassVar = {"correction_cap": "correction.cap", "correction_floor": "correction.floor"}
@@ -200,16 +200,15 @@ class MathRolloutDataModule(L.LightningDataModule):
         sampler = self.engine.engine if isinstance(self.engine, SearchingEngine) else self.engine
         if isinstance(sampler, Interruptible):
             sampler.while_waiting = STOP.check
-        self.correction = as_correction(correction, "correction").for_engine(self.engine)
+        self._order = SCHEDULES[schedule]
+        self.correction = self._order.correction(as_correction(correction, "correction"), self.engine)
         check_sampling(self.engine, sampling, self.correction)
         self.verifier = MathVerifier() if verifier is None else cast(Verifier, verifier)
         self.judge = RuleJudge() if judge is None else judge
-        self._maker = round_maker_of(schedule, dynamic_sampling)
-        if isinstance(self.judge, EngineSharing) and schedule == "serial":
-            # What a judge says is sampled, never searched for.
-            self.judge.share_engine(sampler)
         self.credit = ThoughtCredit() if credit is None else credit
         self.evidence = checked_evidence(evidence, self.credit, group_filter, batch_stage)
+        self._order.check(self.engine, self.judge, self.evidence, dynamic_sampling)
+        self._order.share_engine(self.judge, sampler)  # what a judge says is sampled, never searched for
         check_filter(group_filter, group_size)
         self.group_filter, self.batch_stage = group_filter, batch_stage
         self.capability: Capability = GroupAccuracy()  # CapabilityEstimator replaces it
@@ -234,7 +233,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.progress = progress
         self.sources = split_sources(train, val, test, predict)
         self._splits = ProblemSplits(self.sources, self._template, max_prompt_tokens, on_long_prompt)
-        self._store = RunStore(self.store_dir, keep_rounds)
+        self._store = RunStore(self.store_dir, keep_rounds and keep_rounds + self._order.rounds_ahead)
         self._lock = RunLock()
         self._schedule: BatchSchedule | None = None
 
@@ -303,7 +302,7 @@ class MathRolloutDataModule(L.LightningDataModule):
 
     def maker(self) -> RoundMaker:
         """Return the stages of a round, with the trainer's tokenizer."""
-        return self._maker(
+        return self._order.maker(
             engine=self.engine,
             verifier=self.verifier,
             judge=self.judge,
@@ -330,10 +329,8 @@ class MathRolloutDataModule(L.LightningDataModule):
         if self._schedule is None:
             limits = (self.steps_per_round, dev_run_steps(self._trainer), self._overfit_steps)
             steps = min(limit for limit in limits if limit is not None)
-            dynamic = self.dynamic_sampling
-            factory = RoundFactory if dynamic is None else partial(RefillingFactory, dynamic=dynamic)
             self._schedule = self.build_schedule(
-                factory(
+                self._order.factory(self.dynamic_sampling)(
                     trainer=self._trainer,
                     stream=self._train_stream,
                     problems_per_round=self.problems_per_step * steps,
@@ -347,9 +344,9 @@ class MathRolloutDataModule(L.LightningDataModule):
         return self._schedule
 
     def build_schedule(self, rounds: RoundFactory) -> BatchSchedule:
-        """Return the schedule of a run: serial, a round is made when the last one is used up. Override for another."""
-        return TrainBatchStream(
-            rounds.make,
+        """Return the schedule of a run, that of ``data.schedule``. Override for another."""
+        return self._order.batches(
+            rounds,
             solutions_per_step=self.problems_per_step * self.group_size,
             problems_per_round=rounds.problems_per_round,
             max_empty_rounds=self.max_empty_rounds,
@@ -417,11 +414,18 @@ class MathRolloutDataModule(L.LightningDataModule):
             split: whose problems.
             limit: this rank's first so many problems of each set only, or their share of each set.
         """
+        self._engine_free()
         return self._heldout.evaluate(split, limit)
 
     def predict_rounds(self) -> Iterator[Round]:
         """Judge and credit solutions of the predict problems, ``problems_per_step`` problems of this rank at a time."""
+        self._engine_free()
         return self._heldout.predict()
+
+    def _engine_free(self) -> None:
+        """Wait until no round is sampled in the background. Collective."""
+        if isinstance(self._schedule, WorksAhead):
+            self._schedule.wait()
 
     def val_dataloader(self) -> StreamLoader[Any] | list:
         """One problem a batch, sampled and verified when it is asked for; see ``evaluation_loader`` for sets with names."""
@@ -454,7 +458,7 @@ class MathRolloutDataModule(L.LightningDataModule):
 
     def on_exception(self, exception: BaseException) -> None:
         """Close the parts; an error in that is logged and does not replace the exception."""
-        for error in self._close():
+        for error in self._close(at_once=getattr(exception, "at_once", False)):
             log.error("after %s: a part could not be closed", type(exception).__name__, exc_info=error)
 
     def teardown(self, stage: str) -> None:
@@ -464,8 +468,10 @@ class MathRolloutDataModule(L.LightningDataModule):
         for error in errors:
             raise error
 
-    def _close(self) -> list[Exception]:
+    def _close(self, at_once: bool = False) -> list[Exception]:
         """Free processes and folders, and return what failed. Every part starts again when it is next used."""
+        if isinstance(self._schedule, WorksAhead):
+            self._schedule.close(at_once)
         providers = [provider for provider in self.evidence if isinstance(provider, Closable)]
         errors = close_all(self.engine, self.verifier, self.judge, *providers)
         self._lock.release()

@@ -119,6 +119,8 @@ class RoundFactory:
         stream = self.stream()
         if version is None:
             version = self._begin(index)
+        else:
+            call_round_hook(self.trainer, "on_round_resume", index)
         weights = self.capability().weights([p.uid for p in stream.problems])
         problems = stream.choose(cursor, self.problems_per_round, weights)
         plan = self._open(index, version, cursor, problems, weights)
@@ -126,12 +128,20 @@ class RoundFactory:
             self.warn_of_loss(plan)
             plan = self._open(index, self._begin(index), cursor, problems, weights)
         plan.maker.prepare_judge(self.policy)
-        plan.maker.engine.load_weights(self.policy)  # after the hooks: an audit may have used the same engine
+        self.load_weights(plan)  # after the hooks: an audit may have used the same engine
         return plan
+
+    def load_weights(self, plan: RoundPlan) -> None:
+        """Give the engine the weights that sample the round. Collective."""
+        plan.maker.engine.load_weights(self.policy)
 
     def is_lost(self, plan: RoundPlan) -> bool:
         """Return whether groups of the plan are not on disk, on any rank, and the weights that sampled them are gone."""
-        return plan.version != self.policy.policy_version and any(gather(_is_incomplete(plan)))
+        return plan.version != self.policy.policy_version and any(gather(is_incomplete(plan)))
+
+    def is_new(self, plan: RoundPlan) -> bool:
+        """Return whether training on the round has not begun: it is not one that a resumed run takes up again."""
+        return plan.version == self.policy.policy_version
 
     def warn_of_loss(self, plan: RoundPlan) -> None:
         """Log that the stored round cannot be continued."""
@@ -194,7 +204,7 @@ class RoundFactory:
             plan.file,
             reference_scorer_of(self.trainer.lightning_module),
             mismatched=getattr(plan.maker.engine, "mismatched", False),
-            current=plan.version == self.policy.policy_version,
+            current=self.is_new(plan),
         )
         return replace(share, groups=groups)
 
@@ -224,7 +234,7 @@ class RoundFactory:
         round_ = replace(round_, metrics=metrics | dict(round_.metrics))
         report_round(self.trainer, round_, plan.maker.format)
         call_round_hook(self.trainer, "on_round_end", round_)
-        if round_.policy_version == self.policy.policy_version:  # not one that a resumed run takes up again
+        if self.is_new(plan):
             check_monitors(self.trainer)
         return round_
 
@@ -246,14 +256,11 @@ class RoundFactory:
     def _correct(self, plan: RoundPlan, round_: Round) -> tuple[Round, MismatchTally | None]:
         if self.correction is None:
             return round_, None
-        current = plan.version == self.policy.policy_version
-        sampling = plan.maker.sampling
-        return self.correction.apply(
-            round_, plan.file, scorer_of(self.trainer.lightning_module), current, sampling.cuts_distribution
-        )
+        scorer, cut = scorer_of(self.trainer.lightning_module), plan.maker.sampling.cuts_distribution
+        return self.correction.apply(round_, plan.file, scorer, self.is_new(plan), cut)
 
 
-def _is_incomplete(plan: RoundPlan) -> bool:
+def is_incomplete(plan: RoundPlan) -> bool:
     """Return whether groups of this rank are not on disk as they were sampled."""
     stored = stored_groups(plan.file, plan.assignments, plan.maker.group_size, plan.version)
     return len(stored) < len(plan.assignments)

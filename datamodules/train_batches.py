@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lit_tpgrpo.errors import EmptyRoundError
 from lit_tpgrpo.records import CreditedSolution, Round, TrainBatch
@@ -15,8 +15,9 @@ MakeRound = Callable[[int, int, int | None], Round]
 class BatchSchedule(Protocol):
     """Gives the training batches of a run, one per optimizer step.
 
-    ``MathRolloutDataModule.build_schedule`` returns the one of a run. ``TrainBatchStream`` is the serial schedule; others may
-    make rounds ahead, or train on the first solutions of a round while its last ones are sampled.
+    ``MathRolloutDataModule.build_schedule`` returns the one of a run. ``TrainBatchStream`` is the serial schedule;
+    ``AheadBatchStream`` samples the next round meanwhile; others may train on the first solutions of a round while its last
+    ones are sampled.
     """
 
     def next_batch(self) -> TrainBatch:
@@ -34,6 +35,19 @@ class BatchSchedule(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a position; keys of others may be in ``state`` as well."""
+        ...
+
+
+@runtime_checkable
+class WorksAhead(Protocol):
+    """A ``BatchSchedule`` that uses engine, verifier and judge in the background, while batches are trained on."""
+
+    def wait(self) -> None:
+        """Return when they are free, until the next batch is asked for. Collective."""
+        ...
+
+    def close(self, at_once: bool = False) -> None:
+        """Stop using them, and return when they are free; ``at_once``: do not wait for that."""
         ...
 
 
@@ -64,31 +78,35 @@ class TrainBatchStream:
         self._max_empty_rounds = max_empty_rounds
         self._gather_indices = gather_indices
         self._round, self._position, self._n_steps, self._cursor, self._version = -1, 0, 0, 0, 0
+        self._trained_from = 0  # policy version with which training on the current round began
         self._consumed = 0  # by the current round
         self._steps: list[tuple[CreditedSolution, ...]] | None = None
         self._temperature = 1.0
 
-    def state_dict(self, version: int) -> dict[str, int]:
+    def state_dict(self, version: int) -> dict[str, Any]:
         """Return the current round, its batches that were trained on, the number of its batches, the problems consumed before
-        it and by it, and the policy version that sampled it.
+        it and by it, and the policy versions that sampled it and with which training on it began.
 
         Args:
             version: optimizer steps taken; a batch that was returned but not trained on will be returned again.
         """
         return {
             "round": self._round,
-            "position": max(0, min(self._position, version - self._version)),
+            "position": max(0, min(self._position, version - self._trained_from)),
             "n_steps": self._n_steps,
             "cursor": self._cursor,
             "consumed": self._consumed,
             "version": self._version,
+            "trained_from": self._trained_from,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._round, self._position, self._n_steps = state["round"], state["position"], state["n_steps"]
         self._cursor, self._version = state["cursor"], state["version"]
         usual = self._problems_per_round if self._round >= 0 else 0
-        self._consumed = state.get("consumed", usual)  # checkpoints of earlier versions lack it
+        # Checkpoints of earlier versions lack both.
+        self._consumed = state.get("consumed", usual)
+        self._trained_from = state.get("trained_from", self._version)
         self._steps = None
 
     def next_batch(self) -> TrainBatch:
@@ -100,8 +118,9 @@ class TrainBatchStream:
         if self._steps is None and self._position < self._n_steps:
             round_ = self._make_round(self._round, self._cursor, self._version)
             # Another version: the stored round was lost and sampled again, so its first batch comes next.
-            position = self._position if round_.policy_version == self._version else 0
-            self._load(round_, self._round, self._cursor, position)
+            same = round_.policy_version == self._version
+            trained_from = self._trained_from if same else None
+            self._load(round_, self._round, self._cursor, self._position if same else 0, trained_from)
         empty = 0
         while self._position >= self._n_steps:
             if empty == self._max_empty_rounds:
@@ -120,11 +139,13 @@ class TrainBatchStream:
         sequences = tuple(training_sequence(s) for s in solutions)
         return TrainBatch(sequences, self._temperature, self._round, self._version)
 
-    def _load(self, round_: Round, index: int, cursor: int, position: int) -> None:
+    def _load(self, round_: Round, index: int, cursor: int, position: int, trained_from: int | None = None) -> None:
         local = dict(zip(round_.kept_indices, round_.kept, strict=True))
         steps = even_steps(self._gather_indices(round_.kept_indices), self._solutions_per_step)
         self._n_steps = len(steps)
         self._steps = [tuple(local[i] for i in indices if i in local) for indices in steps]
         self._version, self._temperature = round_.policy_version, round_.temperature
         self._round, self._cursor, self._position = index, cursor, position
+        known = (trained_from, round_.trained_from, round_.policy_version)
+        self._trained_from = next(version for version in known if version is not None)
         self._consumed = self._problems_per_round if round_.consumed is None else round_.consumed

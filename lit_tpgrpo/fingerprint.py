@@ -11,6 +11,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, len(flat) // SAMPLED)]
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(sample.float().cpu().numpy().tobytes())
+        # A copy: ``numpy`` fixes the size of a storage, and FSDP has to free those of gathered weights.
+        digest.update(sample.to("cpu", torch.float32, copy=True).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -256,7 +256,8 @@ class Round:
     The index of a solution is its group's index in the round over all ranks, times G, plus its sample. ``credited_indices``
     and ``kept_indices`` ascend. ``metrics`` are those of all ranks. ``dropped`` are groups that dynamic sampling leaves out:
     they are neither judged (their verdicts abstain) nor credited. ``consumed`` is the number of problems that the round took
-    over all ranks, None for the usual number.
+    over all ranks, None for the usual number. ``trained_from`` is the policy version with which training on the round begins,
+    None for the one that sampled it.
     """
 
     index: int
@@ -270,6 +271,7 @@ class Round:
     metrics: Mapping[str, float] = field(default_factory=dict)
     dropped: tuple[JudgedGroup, ...] = ()
     consumed: int | None = None
+    trained_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ FLOORS = {
     "lit_tpgrpo.arguments": 1,
     "lit_tpgrpo.arrivals": 1,
     "lit_tpgrpo.async_bridge": 1,
+    "lit_tpgrpo.background": 0,
     "lit_tpgrpo.bounded_http": 1,
     "lit_tpgrpo.chat_template": 1,
     "lit_tpgrpo.distributed": 1,

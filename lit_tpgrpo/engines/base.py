@@ -206,6 +206,9 @@ class Engine(Protocol):
     ``mismatched = True``: its samples are then corrected by importance weights, unless the user disables it. One whose
     samples depend on settings of its own has them, plain values, in the attribute ``settings``: stored samples are reused only
     where they are equal.
+    One that holds its own copy of the weights, on other devices than the trainer's, has the attribute ``concurrent = True``:
+    ``sample`` may be called in another thread while the trainer trains, until it is done there is no other call, and only
+    ``load_weights`` copies weights or is collective.
     A class that inherits from this one gets ``sleep``, ``wake`` and ``close``, which do nothing.
     """
 

@@ -65,6 +65,9 @@ class RoundCallback(L.Callback):
     def on_round_start(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
         """Called before a round is sampled, with the policy that will sample it."""
 
+    def on_round_resume(self, trainer: L.Trainer, pl_module: L.LightningModule, round_index: int) -> None:
+        """Called in the place of ``on_round_start`` before a round that an interrupted run began is taken up again."""
+
     def on_group_judged(self, trainer: L.Trainer, pl_module: L.LightningModule, group: JudgedGroup) -> None:
         """Called after a group's last verdict, before credit is assigned to it.
 

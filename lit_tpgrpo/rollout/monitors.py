@@ -14,7 +14,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lit_tpgrpo.errors import ConfigError, mark_raised_on_all
 from lit_tpgrpo.rollout.trainer_state import callbacks_of
 
-_OF_ROUNDS = ("rollout/", "reward/", "judge/", "credit/", "verify/", "dynamic/", "sources/")  # measured in every round
+_OF_ROUNDS = (
+    "rollout/",
+    "reward/",
+    "judge/",
+    "credit/",
+    "verify/",
+    "dynamic/",
+    "ahead/",
+    "sources/",
+)  # measured in every round
 _OF_TRAINING = (*_OF_ROUNDS, "train/", "mismatch/", "capability/", "judge_audit/", "data/")
 
 

@@ -24,7 +24,8 @@ def report_round(trainer: L.Trainer, round_: Round, format: SolutionFormat) -> N
             f"{metrics['rollout/undecided_share']:.1%} of the solutions of round {round_.index} are undecided and left "
             "out: verifier workers were killed or did not get to run. Free memory, or lower verifier.workers"
         )
-    if "mismatch/kept_mass" not in metrics:  # otherwise the distance includes what top_p or top_k cut off
+    # Otherwise the distance includes what top_p or top_k cut off, or what the policy has learned meanwhile.
+    if "mismatch/kept_mass" not in metrics and not metrics.get("ahead/staleness"):
         warn_of_mismatch(metrics.get("mismatch/kl", 0.0), round_.index)
     if metrics["rollout/no_answer_block_share"] == 1.0:
         rank_zero_warn(f"no solution of round {round_.index} {format.missing()}")

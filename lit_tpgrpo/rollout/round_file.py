@@ -187,6 +187,12 @@ class RoundFile:
         """Append the trainer's log-probs of a solution as one record."""
         self._add_logprobs("scores", {"place": index, "of": solution_digest(solution)}, logprobs)
 
+    def invalidate_scores(self) -> None:
+        """Delete the trainer's log-probs: they are of other weights."""
+        for path in self.folder.glob("scores.*"):
+            path.unlink(missing_ok=True)
+        self._records.pop("scores", None)
+
     def references(self, keys: Collection[str]) -> dict[str, TokenFloats]:
         """Return the reference's log-probs under these keys, which say of which tokens and weights they are."""
         rows = self._logprobs("references", lambda line: read_text(line["key"]) in keys)

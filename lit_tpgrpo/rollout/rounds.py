@@ -67,6 +67,8 @@ class RoundMaker:
     group_filter: GroupFilter | None = None
     batch_stage: BatchStage | None = None
     evidence: Sequence[EvidenceProvider] = ()
+    check: Callable[[], None] = STOP.check
+    """Called between sampled batches and, where they are judged meanwhile, between verdicts; its exception ends the round."""
 
     def policy_settings(self, version: int, weights: str, seed: int) -> dict[str, Any]:
         """Return what stored solutions must have been sampled with to be reused, whatever the problems and parameters.
@@ -354,7 +356,7 @@ class RoundMaker:
             new = {missing[i].group_index: (missing[i].problem, solutions) for i, solutions in batch}
             file.add_solutions(new)
             on_groups(new)
-            STOP.check()
+            self.check()
             done |= new
             new_tokens += sum(len(s.completion_ids) for _, solutions in new.values() for s in solutions)
         self.engine.sleep()

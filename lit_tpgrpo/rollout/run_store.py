@@ -11,7 +11,7 @@ import lightning as L
 from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.run_folder import run_folder
-from lit_tpgrpo.rollout.store import RoundStore
+from lit_tpgrpo.rollout.store import RoundStore, match_scores
 
 
 class RunStore:
@@ -62,6 +62,13 @@ class RunStore:
                         self._verdicts_invalid = False
         self._verdicts_invalid = False
         return store.open(index, sampled_with, judged_with)
+
+    def match_scores(self, trainer: L.Trainer, file: RoundFile, weights: str) -> None:
+        """Delete the stored scores of a round on all ranks unless they are of these weights. Collective."""
+        for first in (trainer.is_global_zero, trainer.local_rank == 0):
+            with raise_on_all_ranks("matching stored scores"):
+                if first:
+                    match_scores(file, weights)
 
     def open_prediction(
         self, trainer: L.Trainer, index: int, sampled_with: Mapping[str, Any], judged_with: Mapping[str, Any]

@@ -1,8 +1,9 @@
 """Rounds on disk: every solution and verdict is written when it completes, so a crash loses at most one record.
 
 One folder per round, shared by all ranks: ``meta.json`` (settings that its solutions depend on), ``judging.json`` (settings
-that its verdicts depend on), and from each rank R files that ``round_file.py`` names. Groups are identified by their index in
-the round over all ranks, and every rank reads all files: a run can be resumed on another number of ranks.
+that its verdicts depend on), and from each rank R files that ``round_file.py`` names; where rounds are sampled ahead also
+``scoring.json`` (the weights that its scores are of) and ``weights.safetensors`` (those that sample it). Groups are identified
+by their index in the round over all ranks, and every rank reads all files: a run can be resumed on another number of ranks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 
 _ROUND = re.compile(r"round_\d{6}")
 _OURS = re.compile(
-    r"(meta|judging)\.(json|partial)|(solutions|verdicts|evidence|rewards|scores|references)\.\d+\.jsonl|(solutions|scores|references)\.\d+\.arrows"
+    r"(meta|judging|scoring)\.(json|partial)|weights\.(safetensors|\d+\.partial)"
+    r"|(solutions|verdicts|evidence|rewards|scores|references)\.\d+\.jsonl|(solutions|scores|references)\.\d+\.arrows"
 )
 
 
@@ -110,6 +112,17 @@ class RoundStore:
                 ours = _ROUND.fullmatch(folder.name) and (folder / "meta.json").is_file()
                 if ours and int(folder.name.removeprefix("round_")) <= newest - self.keep:
                     _remove_round(folder)
+
+
+def match_scores(file: RoundFile, weights: str) -> None:
+    """Keep a round's stored scores if they are of the weights with this fingerprint, and delete them if not.
+
+    For a round that is trained on with other weights than those that sampled it, which ``meta.json`` names.
+    """
+    path, scored_with = file.folder / "scoring.json", {"weights": weights}
+    if _read_meta(path) != scored_with:
+        file.invalidate_scores()
+        write_whole(path, json.dumps(scored_with))
 
 
 def _remove_round(folder: Path) -> list[str]:

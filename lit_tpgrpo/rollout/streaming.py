@@ -26,7 +26,6 @@ from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.sampling import bar
 from lit_tpgrpo.rollout.token_records import Sampled
 from lit_tpgrpo.rollout.verifying import VerifiedGroups, stored_verdicts, verdicts_of, verify_groups
-from lit_tpgrpo.signals import STOP
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class _Followers:
                 self.verdicts[g, s.solution.sample] = store_verdict(self._file, g, s, verdict)
                 if self._stopped:
                     return
-                STOP.check()
+                maker.check()
 
     def _to_judge(self) -> Iterator[Grouped]:
         for grouped in self._solutions:

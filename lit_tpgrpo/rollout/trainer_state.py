@@ -97,6 +97,21 @@ def may_stop(trainer: L.Trainer) -> bool:
     return trainer.should_stop and trainer.fit_loop._can_stop_early
 
 
+def run_ends(trainer: L.Trainer) -> bool:
+    """Return whether training ends with the epoch that has just ended."""
+    steps, epochs = trainer.max_steps, trainer.max_epochs
+    limited = trainer.global_step >= steps >= 0 or (epochs is not None and epochs_processed(trainer) >= epochs >= 0)
+    return limited or may_stop(trainer)
+
+
+def takes_last_step(trainer: L.Trainer) -> bool:
+    """Return whether ``fit`` takes no optimizer step after the one that it is at, whose evaluation may be running."""
+    loop, epochs = trainer.fit_loop, trainer.max_epochs
+    begun = cast(_ProcessedTracker, loop.epoch_progress.current).started
+    last_batch = loop.epoch_loop.batch_progress.is_last_batch
+    return run_ends(trainer) or (last_batch and epochs is not None and begun >= epochs >= 0)
+
+
 def log_to_all(trainer: L.Trainer, metrics: Mapping[str, float]) -> None:
     """Send metrics to every logger, at the current optimizer step, and to callbacks that monitor one. On all ranks."""
     for logger in trainer.loggers:

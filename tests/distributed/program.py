@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,14 @@ from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, StepLabel, Verdict
 from lit_tpgrpo.rewards import OutcomeReward, RewardCase
+from lit_tpgrpo.rollout import verifying
+from lit_tpgrpo.rollout.sampling import verify_solutions
 from lit_tpgrpo.text.steps import steps_from_starts
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
 from lit_tpgrpo.training.sharding import Sharding
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.rollout.own_weights import OwnWeights
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
 
@@ -68,6 +72,19 @@ class BreaksOnTheLast(LuckySamples):
 
 async def by_sample(case: RewardCase) -> float:
     return 0.25 * case.solution.sample
+
+
+class BreaksInTheBackground(LuckySamples):
+    """On the last process alone, when the second round is sampled."""
+
+    batches = 0
+
+    def verify_all(self, pairs):
+        if threading.current_thread() is not threading.main_thread():
+            self.batches += 1
+            if self.batches == 2 and int(os.environ.get("RANK", 0)) == WORLD - 1:
+                raise OSError("the verifier of the last process is gone")
+        return super().verify_all(pairs)
 
 
 class WithoutLast:
@@ -148,7 +165,8 @@ def strategy_of(name: str) -> Strategy | str:
 
 
 def data(name: str, out: Path) -> MathRolloutDataModule:
-    verifier = OnlyOne() if "nothing" in name else BreaksOnTheLast() if "breaks" in name else LuckySamples()
+    breaks = BreaksInTheBackground if "ahead" in name else BreaksOnTheLast
+    verifier = OnlyOne() if "nothing" in name else breaks() if "breaks" in name else LuckySamples()
     return MathRolloutDataModule(
         train=ArithmeticProblems("1", n=64),
         val=ArithmeticProblems("1", n=7, split="heldout"),
@@ -167,7 +185,8 @@ def data(name: str, out: Path) -> MathRolloutDataModule:
         progress=False,
         **(REFILLED if "dynamic" in name else {}),
         **(PROBED if "probed" in name else {}),
-        schedule="streamed" if "streamed" in name else "serial",
+        schedule="streamed" if "streamed" in name else "ahead" if "ahead" in name else "serial",
+        engine=OwnWeights() if "ahead" in name else None,
         **({"credit": TokenRewardKL(OutcomeCredit(), 0.5)} if "rewardkl" in name else {}),
     )
 
@@ -203,7 +222,15 @@ def module_of(model: str, name: str) -> TPGRPOModule:
     )
 
 
+def lucky_by_sample(verifier, pairs, divisions):
+    """As ``LuckySamples``, whichever of the round's solutions are verified together: a resumed run lacks some."""
+    right = [s.sample % 2 and int(p.answer) % 3 for p, s in pairs]
+    return [(Outcome.CORRECT if r else Outcome.INCORRECT, None) for r in right]
+
+
 def run(model: str, out: Path, name: str) -> None:
+    by_sample_alone = "ahead" in name and "breaks" not in name
+    verifying.verify_solutions = lucky_by_sample if by_sample_alone else verify_solutions
     record, evaluation, capability = Record(), MathEvaluation(), CapabilityEstimator(0.5, "uncertainty")
     callbacks = [record, evaluation, capability, JudgeRefresh(1, ArithmeticAudit("1", n=9))]
     begun = None

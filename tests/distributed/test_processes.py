@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 LIMIT_S = 1200  # a hang ends here
-KINDS = ("nothing", "plain", "lora", "dynamic", "rewardkl", "probed")
+KINDS = ("nothing", "plain", "lora", "dynamic", "rewardkl", "probed", "ahead")
 ALONE = ("ddp", *(f"ddp-{kind}" for kind in KINDS))
 TOGETHER = {
     2: (
@@ -42,6 +42,9 @@ TOGETHER = {
         "ddp-streamed",
         "fsdp-streamed",
         "fsdp-streamed-breaks",
+        "ddp-ahead",
+        "fsdp-ahead-resumed",
+        "fsdp-ahead-breaks",
     ),
     4: ("ddp", "fsdp", "fsdp-offloaded", "fsdp-nothing", "ddp-nothing", "ddp-breaks"),
 }
@@ -204,3 +207,11 @@ def test_an_error_on_one_process_ends_all_with_its_name(runs: Path, n: int, name
             f"OtherProcessError: evaluation failed on rank {n - 1} (OSError: the verifier of the last process is gone), "
             f"so rank {rank} stops too"
         )
+
+
+def test_an_error_in_the_background_of_one_process_ends_all_when_its_round_is_needed(runs: Path):
+    others, last = [(runs / f"fsdp-ahead-breaks.{rank}.txt").read_text() for rank in range(2)]
+    assert last == "OSError: the verifier of the last process is gone"
+    assert others.startswith(
+        "OtherProcessError: round 1 failed on rank 1 (OSError: the verifier of the last process is gone), so rank 0 stops too"
+    )

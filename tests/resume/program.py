@@ -4,8 +4,9 @@ The first run is uninterrupted; it counts the events of sampling, judging, train
 ACTION:RESUME:COUNT. In COUNT further runs ACTION happens at one of these events, chosen by the seed from all kinds (``kill``:
 SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic`` after it rounds are
 refilled and have a reward term, with ``-evidence`` solutions are continued from their steps, with ``-streamed`` judged while
-others are sampled; all cases have the same of these), and they are resumed by the run's folder, on RESUME processes, until they
-are done. OUT/CASE/result.json says of each where and how it ended, and whether the resumed one came to the same end.
+others are sampled, with ``-ahead`` each round is sampled while the one before is trained on; all cases have the same of these),
+and they are resumed by the run's folder, on RESUME processes, until they are done. OUT/CASE/result.json says of each where and
+how it ended, and whether the resumed one came to the same end.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import save_file
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, SafeCheckpoint
 from lit_tpgrpo.credit import VinePPOCredit
@@ -43,13 +45,16 @@ from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rewards import OutcomeReward
-from lit_tpgrpo.rollout import evidence, verifying
+from lit_tpgrpo.rollout import evidence, sampling_weights, verifying
 from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.seeds import derived_seed
 from lit_tpgrpo.text.formats.base import Division, SolutionFormat
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
+from tests.rollout.own_weights import OwnWeights
 
 GROUP_SIZE = 4
+LOADS_BEFORE_LAST_ROUND = 6
+"""Of rounds 0, 1 and 2 and the evaluations before them and after steps 2 and 4."""
 
 
 def fill_the_disk() -> None:
@@ -201,7 +206,32 @@ def streamed(events: Events, asked: Path) -> dict[str, Any]:
     return {"schedule": "streamed"}
 
 
-KINDS = {"": lambda events, asked: {}, "dynamic": refilled, "evidence": evidenced, "streamed": streamed}
+class LoggingServer(LoggingEngine, OwnWeights):
+    """Has its own copy of the weights, which is an event too."""
+
+    def load_weights(self, policy) -> None:
+        self.events("load")
+        super().load_weights(policy)
+
+
+def ahead(events: Events, asked: Path) -> dict[str, Any]:
+    """Settings of runs that sample a round while the trainer works on the one before."""
+
+    def half_stored(*args: Any, **kwargs: Any) -> None:
+        save_file(*args, **kwargs)
+        events("weights without a name")
+
+    sampling_weights.save_file = half_stored
+    return {"schedule": "ahead", "engine": LoggingServer(events, asked)}
+
+
+KINDS = {
+    "": lambda events, asked: {},
+    "dynamic": refilled,
+    "evidence": evidenced,
+    "streamed": streamed,
+    "ahead": ahead,
+}
 
 
 def train(model: str, folder: Path, world: int, at: int | None, action: str, settings: str) -> None:
@@ -216,7 +246,6 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, set
     data = MathRolloutDataModule(
         train=ArithmeticProblems("1", n=64),
         val=ArithmeticProblems("1", n=4, split="heldout"),
-        engine=LoggingEngine(events, asked),
         judge=LoggingJudge(events, asked),
         group_size=GROUP_SIZE,
         problems_per_step=3,
@@ -227,7 +256,10 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, set
         eval_samples=2,
         prompt_template="{problem}",
         progress=False,
-        **({"sampling": SamplingParams(max_new_tokens=10)} | KINDS[settings](events, asked)),
+        **(
+            {"engine": LoggingEngine(events, asked), "sampling": SamplingParams(max_new_tokens=10)}
+            | KINDS[settings](events, asked)
+        ),
     )
     trainer = L.Trainer(
         accelerator="cpu",
@@ -329,6 +361,8 @@ def moments(events: list[list[str]], count: int, rng: random.Random, action: str
     for rank, seen in enumerate(events):
         # In the very last evaluation there may be nothing left that a signal could stop.
         end = len(seen) if action == "kill" else len(seen) - seen[::-1].index("trained")
+        if "load" in seen:  # rounds are sampled ahead: how much of the last one, which no step needs, depends on time
+            end = [number for number, kind in enumerate(seen) if kind == "load"][LOADS_BEFORE_LAST_ROUND]
         for number, kind in enumerate(seen[:end]):
             kinds.setdefault(kind, []).append((rank, number))
     order = ["save"] if action == "full" else sorted(kinds)

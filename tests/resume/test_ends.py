@@ -26,6 +26,8 @@ SETS: dict[str, tuple[int, tuple[str, ...]]] = {
     "two refilled": (2, ("kill-dynamic:1:3",)),
     "one evidenced": (1, ("kill-evidence:1:3",)),
     "one streamed": (1, ("kill-streamed:1:4", "term-streamed:1:3")),
+    "one ahead": (1, ("kill-ahead:1:11", "term-ahead:1:4")),
+    "two ahead": (2, ("kill-ahead:2:3",)),
 }
 
 
@@ -133,7 +135,18 @@ def test_kill_9_while_a_streamed_round_is_made(finished: Callable[[str], Path], 
         assert run["eval"], run
 
 
-@cases("term", "term-streamed", "int", "int_twice")
+@cases("kill-ahead")
+def test_kill_9_while_a_round_is_sampled_and_the_one_before_trained_on(
+    finished: Callable[[str], Path], name: str, case: str
+):
+    """In either thread, and when the weights that sample a round are half stored. The round goes on with these."""
+    found = ends(finished(name), case)
+    for run in found:
+        assert run["codes"][run["rank"]] == -signal.SIGKILL
+        assert run["eval"], run
+
+
+@cases("term", "term-streamed", "term-ahead", "int", "int_twice")
 def test_signals(finished: Callable[[str], Path], name: str, case: str):
     """SIGTERM at every kind of moment; SIGINT, which takes the same way, at some."""
     sent, code = ("SIGTERM", 143) if case.startswith("term") else ("SIGINT", 1)

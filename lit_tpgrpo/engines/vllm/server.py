@@ -62,6 +62,7 @@ class VLLMServer:
 
     collective = True  # load_weights is collective: callers must not call it on some ranks only
     mismatched = True  # see ``Engine`` in lit_tpgrpo.engines.base
+    concurrent = True  # likewise
 
     def __init__(
         self,

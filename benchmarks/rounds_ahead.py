@@ -1,0 +1,169 @@
+"""Measure what it saves to sample a round while the trainer works on the one before: python -m benchmarks.rounds_ahead
+
+The embedded policy is trained in this process and sampled by HFEngine in another, one thread each; a judge that takes
+``--latency`` seconds for each reply answers over HTTP (that of ``benchmarks.schedules``). Each schedule trains ``--rounds``
+rounds, in alternation; the first two of a run do not count, since nothing overlaps with the first. Printed are medians and
+extremes of the seconds from the end of one round's making to that of the next, which is a whole period of sampling, judging and
+training, and of the stages of serial rounds. Last line: a period with ``ahead`` over the longer of training and of making a
+round whose judging is streamed, which is what can be reached.
+
+What the judge says is made up, and the learning rate is so small that lengths stay what they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from benchmarks.process_engine import ProcessEngine
+from benchmarks.schedules import MODEL, serve
+from lit_tpgrpo.callbacks import RoundCallback
+from lit_tpgrpo.chat.openai_chat import OpenAIChat
+from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.datamodules.schedules import SCHEDULES, ScheduleName
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.judges.generative.baselines import DirectLabels
+from lit_tpgrpo.judges.generative.judge import GenerativeJudge
+from lit_tpgrpo.judges.generative.limits import RequestLimits
+from lit_tpgrpo.judges.generative.segmentation import RuleSegmentation
+from lit_tpgrpo.module import TPGRPOModule
+
+NOT_COUNTED = 2
+
+
+class RoundClock(RoundCallback):
+    """When rounds were made, and how long they were sampled, judged and trained on."""
+
+    def __init__(self) -> None:
+        self.made: list[float] = []
+        self.metrics: list[dict[str, float]] = []
+        self.training: list[float] = []
+
+    def on_round_end(self, trainer, pl_module, round_) -> None:
+        self.made.append(time.perf_counter())
+        self.metrics.append(dict(round_.metrics))
+        self.training.append(0.0)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.training[-1] += time.perf_counter() - self._started
+
+    def periods(self) -> list[float]:
+        return [b - a for a, b in zip(self.made[NOT_COUNTED - 1 :], self.made[NOT_COUNTED:], strict=False)]
+
+    def stage(self, name: str) -> list[float]:
+        return [metrics[name] for metrics in self.metrics[NOT_COUNTED:]]
+
+
+def train(
+    schedule: ScheduleName, args: argparse.Namespace, engine: ProcessEngine, judge: GenerativeJudge
+) -> RoundClock:
+    """Train the rounds with one schedule; return what the clock saw."""
+    clock = RoundClock()
+    L.seed_everything(0, verbose=False)
+    with tempfile.TemporaryDirectory() as folder:
+        data: Any = MathRolloutDataModule(
+            train=ArithmeticProblems(level=args.level, n=args.problems * args.rounds),
+            engine=engine,
+            judge=judge,
+            group_size=args.group_size,
+            problems_per_step=args.problems // args.steps,
+            steps_per_round=args.steps,
+            keep="all",
+            sampling=SamplingParams(args.tokens),
+            prompt_template="{problem}",
+            correction="token_truncate",  # scored with any schedule
+            store_dir=Path(folder),
+            show_prompt=False,
+            progress=False,
+            schedule=schedule,
+        )
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_steps=args.rounds * args.steps,
+            callbacks=[clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(TPGRPOModule(MODEL, optimizer=lambda p: torch.optim.SGD(p, lr=1e-9)), datamodule=data)
+    return clock
+
+
+def shown(name: str, values: list[float]) -> str:
+    return f"{name:28} {statistics.median(values):7.2f} s  ({min(values):.2f} to {max(values):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--level", default="3", help="of the embedded problems")
+    parser.add_argument("--problems", type=int, default=16, help="of a round")
+    parser.add_argument("--group_size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps of a round")
+    parser.add_argument("--rounds", type=int, default=5, help=f"of a run; the first {NOT_COUNTED} do not count")
+    parser.add_argument("--tokens", type=int, default=288, help="most tokens of a solution")
+    parser.add_argument("--batch_size", type=int, default=32, help="solutions that are sampled at once")
+    parser.add_argument("--latency", type=float, default=1.0, help="seconds of each reply of the judge")
+    parser.add_argument("--concurrency", type=int, default=32, help="requests to the judge at a time")
+    parser.add_argument("--repeats", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("spawn")
+    ports = context.SimpleQueue()
+    server = context.Process(target=serve, args=(args.latency, ports), daemon=True)
+    server.start()
+    judge = GenerativeJudge(
+        OpenAIChat("judge", f"http://127.0.0.1:{ports.get()}/v1"),
+        method=DirectLabels(),
+        segmentation=RuleSegmentation(),
+        limits=RequestLimits(concurrency=args.concurrency),
+        store=None,
+    )
+    engine = ProcessEngine(MODEL, args.batch_size)
+    periods: dict[str, list[float]] = {name: [] for name in SCHEDULES}
+    stages: dict[str, list[float]] = {}
+    for _ in range(args.repeats):
+        for schedule in SCHEDULES:
+            clock = train(schedule, args, engine, judge)
+            periods[schedule] += clock.periods()
+            if schedule == "serial":
+                stages.setdefault("sampling", []).extend(clock.stage("rollout/seconds"))
+                stages.setdefault("verifying and judging", []).extend(clock.stage("judge/seconds"))
+            if schedule == "streamed":
+                stages.setdefault("training", []).extend(clock.training[NOT_COUNTED:])
+                made = zip(clock.periods(), clock.training[NOT_COUNTED - 1 : -1], strict=True)
+                stages.setdefault("making a round, streamed", []).extend(period - training for period, training in made)
+            if schedule == "ahead":
+                stages.setdefault("training, ahead", []).extend(clock.training[NOT_COUNTED:])
+                stages.setdefault("waiting for a round, ahead", []).extend(clock.stage("ahead/wait_seconds"))
+    print(
+        f"{args.problems * args.group_size} solutions a round in batches of {args.batch_size}, {args.steps} optimizer steps, "
+        f"replies of {args.latency:g} s, {args.concurrency} at a time; {platform.processor() or platform.machine()}, torch "
+        f"{torch.__version__}, one thread each"
+    )
+    for name, values in {f"{s} period": periods[s] for s in SCHEDULES}.items():
+        print(shown(name, values))
+    for name, values in stages.items():
+        print(shown(name, values))
+    longest = max(statistics.median(stages[name]) for name in ("training", "making a round, streamed"))
+    engine.terminate()
+    judge.close()
+    server.terminate()
+    print(f"period with ahead to longest stage: {statistics.median(periods['ahead']) / longest:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The weights that sample a round while the trainer goes on to others: a file beside the round, until it is sampled whole.
+
+An engine reads them from there whenever it needs them: when the round begins, when a server comes back, and in a resumed run,
+whose checkpoint has later weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lit_tpgrpo.distributed import raise_on_all_ranks
+from lit_tpgrpo.engines.base import Policy
+from lit_tpgrpo.errors import StorageError
+
+_NAMES = "names"  # in the file's metadata: safetensors does not keep the order of tensors
+
+
+def weights_path(folder: Path) -> Path:
+    """Return where a round's folder keeps the weights that sample it."""
+    return folder / "weights.safetensors"
+
+
+class StoredPolicy:
+    """A ``Policy`` with the weights in a file, and everything else of the policy in training.
+
+    Args:
+        policy: in training.
+        version: optimizer steps behind the weights in the file.
+        path: of the file; it is read at each pass over ``named_tensors``.
+    """
+
+    def __init__(self, policy: Policy, version: int, path: Path) -> None:
+        self._policy, self._version, self._path = policy, version, path
+
+    @property
+    def policy_model(self) -> PreTrainedModel:
+        """The model in training: its configuration and device, not the weights of this policy."""
+        return self._policy.policy_model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._policy.tokenizer
+
+    @property
+    def policy_version(self) -> int:
+        return self._version
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the weights in the order in which they were written, on the device of the policy. Not collective."""
+        device = self.policy_model.device
+        with safe_open(self._path, "pt") as file:
+            for name in json.loads(file.metadata()[_NAMES]):
+                yield name, file.get_tensor(name).to(device)
+
+
+def store_weights(trainer: L.Trainer, policy: Policy, path: Path) -> None:
+    """Write the policy's weights to a file, once on each machine; it is whole or absent. Collective.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    writes = trainer.local_rank == 0
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in policy.named_tensors():  # collective where they are sharded
+        if writes:
+            tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
+    with raise_on_all_ranks("storing the weights that sample a round"):
+        if writes:
+            partial = path.with_suffix(f".{trainer.global_rank}.partial")
+            try:
+                save_file(tensors, partial, metadata={_NAMES: json.dumps(list(tensors))})
+                os.replace(partial, path)
+            except (OSError, SafetensorError) as error:
+                raise StorageError(
+                    f"the weights that sample a round cannot be stored in {path.parent} ({error}); free space, set "
+                    "data.store_dir, or data.schedule to streamed, which stores none"
+                ) from error

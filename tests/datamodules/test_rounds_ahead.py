@@ -1,0 +1,414 @@
+"""Rounds ahead: which weights sample a round does not depend on what takes how long, nor on where the run was interrupted."""
+
+from __future__ import annotations
+
+import threading
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback
+from lit_tpgrpo.chat.local_chat import LocalChat
+from lit_tpgrpo.datamodules import MathRolloutDataModule, round_factory
+from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
+from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
+from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.fingerprint import fingerprint
+from lit_tpgrpo.judges.evidence import MonteCarloContinuations
+from lit_tpgrpo.judges.generative import GenerativeJudge
+from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.records import Outcome, Round
+from lit_tpgrpo.rollout import verifying
+from lit_tpgrpo.seeds import derived_seed
+from tests.rollout.own_weights import OwnWeights
+
+PATIENCE_S = 300.0
+ROUND_OF_SEED = {derived_seed(0, "round", index, g): index for index in range(9) for g in range(4)}
+
+
+def digest(model: torch.nn.Module) -> str:
+    return fingerprint(model.named_parameters())
+
+
+@pytest.fixture(autouse=True)
+def luck(monkeypatch):
+    """A random model is never right. Here one or two samples of a group are, by the problem: whatever else is verified."""
+
+    def verify(verifier, pairs, divisions):
+        right = [s.sample == 0 or (s.sample == 1 and int(p.answer) % 3 == 0) for p, s in pairs]
+        return [(Outcome.CORRECT if r else Outcome.INCORRECT, None) for r in right]
+
+    monkeypatch.setattr(verifying, "verify_solutions", verify)
+
+
+class Timeline:
+    """What the engine and the trainer have done, for the one to wait for the other."""
+
+    def __init__(self) -> None:
+        self.sampled_with: dict[int, set[str]] = {}  # by round
+        self.evaluated_with: list[str] = []
+        self.trained_from: dict[int, str] = {}  # by round
+        self.at_work = 0
+        self.done: dict[tuple[str, int], threading.Event] = {
+            (what, index): threading.Event() for what in ("sampled", "trained") for index in range(9)
+        }
+
+    def wait_for(self, what: str, index: int) -> None:
+        assert self.done[what, index].wait(PATIENCE_S), f"round {index} was not {what}"
+
+
+class NotedEngine(OwnWeights):
+    """Says with which weights it samples. With ``last`` it begins with a round when the one before is trained on."""
+
+    def __init__(self, timeline: Timeline, last: bool = False) -> None:
+        super().__init__(batch_size=4)  # one group at once
+        self.timeline, self.last = timeline, last
+
+    def sample(self, prompts, n, params, seeds):
+        self.timeline.at_work += 1
+        try:
+            assert self.timeline.at_work == 1
+            yield from self._noted(prompts, n, params, seeds)
+        finally:  # an evaluation closes it before its end
+            self.timeline.at_work -= 1
+
+    def _noted(self, prompts, n, params, seeds):
+        timeline, index = self.timeline, ROUND_OF_SEED.get(seeds[0]) if len(seeds) else None
+        if index is not None and self.last and index > 0:
+            timeline.wait_for("trained", index - 1)
+        for item in super().sample(prompts, n, params, seeds):
+            assert self._policy is not None
+            with_ = digest(self._policy.policy_model)
+            if index is None:
+                timeline.evaluated_with.append(with_)
+            else:
+                timeline.sampled_with.setdefault(index, set()).add(with_)
+            yield item
+        if index is not None:
+            timeline.done["sampled", index].set()
+
+
+class NotedModule(TPGRPOModule):
+    """With ``last`` it begins with a round when the next one is sampled."""
+
+    timeline: Timeline
+    last = False
+
+    def training_step(self, batch, batch_idx):
+        index = batch.round_index
+        self.timeline.trained_from.setdefault(index, digest(self.policy_model))
+        if self.last:
+            self.timeline.wait_for("sampled", index + 1)
+        super().training_step(batch, batch_idx)
+        if self.global_step % 2 == 0:
+            self.timeline.done["trained", index].set()
+
+
+class Watched(RoundCallback):
+    """Rounds, the model as it is when they are complete, and which hooks were called at which optimizer step."""
+
+    def __init__(self) -> None:
+        self.rounds: list[Round] = []
+        self.models: list[Any] = []
+        self.hooks: list[tuple[str, int, int]] = []
+        self.positions: list[int] = []  # of the batch that is about to be trained on
+
+    def on_round_start(self, trainer, pl_module, round_index):
+        self.hooks.append(("start", round_index, trainer.global_step))
+
+    def on_round_resume(self, trainer, pl_module, round_index):
+        self.hooks.append(("resume", round_index, trainer.global_step))
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.positions.append(trainer.datamodule.state_dict()["position"])
+
+    def on_round_end(self, trainer, pl_module, round_):
+        self.hooks.append(("end", round_.index, trainer.global_step))
+        self.rounds.append(round_)
+        self.models.append(deepcopy(pl_module.policy_model))
+
+
+def data(engine: HFEngine | None = None, **kwargs: Any) -> MathRolloutDataModule:
+    settings: dict[str, Any] = {
+        "train": ArithmeticProblems("1", n=16),
+        "group_size": 4,
+        "problems_per_step": 2,
+        "steps_per_round": 2,
+        "steps_per_epoch": 6,
+        "keep": "all",
+        "sampling": SamplingParams(max_new_tokens=12),
+        "prompt_template": "{problem}",
+        "progress": False,
+        "schedule": "ahead",
+    }
+    return MathRolloutDataModule(engine=engine or OwnWeights(batch_size=4), **(settings | kwargs))
+
+
+def trainer(folder: Path, *callbacks: L.Callback, **kwargs: Any) -> L.Trainer:
+    settings: dict[str, Any] = {"max_epochs": 1, "logger": CSVLogger(folder), "enable_checkpointing": False} | kwargs
+    return L.Trainer(
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **settings,
+    )
+
+
+def module(model: str, timeline: Timeline | None = None, lr: float = 0.5, last: bool = False) -> NotedModule:
+    torch.manual_seed(0)
+    built = NotedModule(model, optimizer=lambda p: torch.optim.SGD(p, lr=lr))
+    built.timeline, built.last = timeline or Timeline(), last
+    return built
+
+
+def weights(m: TPGRPOModule) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in m.policy_model.parameters()])
+
+
+def nobody_works() -> bool:
+    return not [thread for thread in threading.enumerate() if thread.name.startswith("round-")]
+
+
+def test_the_weights_that_sample_a_round_are_those_before_the_last_one_however_long_anything_takes(
+    random_model, tmp_path
+):
+    ends, hooks = [], []
+    for name, engine_last, trainer_last in (("free", 0, 0), ("engine", 1, 0), ("trainer", 0, 1)):
+        timeline, watched = Timeline(), Watched()
+        trained = module(random_model, timeline, last=bool(trainer_last))
+        engine = NotedEngine(timeline, bool(engine_last))
+        trainer(tmp_path / name, watched).fit(trained, datamodule=data(engine))
+        begun = timeline.trained_from
+        assert list(begun) == [0, 1, 2]
+        assert len(set(begun.values())) == 3
+        for index in begun:
+            assert timeline.sampled_with[index] == {begun[max(index - 1, 0)]}
+        assert timeline.sampled_with.get(3, {begun[2]}) == {begun[2]}  # as far as the run let it come
+        assert [r.policy_version for r in watched.rounds] == [0, 0, 2]
+        assert [r.trained_from for r in watched.rounds] == [0, 2, 4]
+        assert [r.metrics["ahead/staleness"] for r in watched.rounds] == [0.0, 2.0, 2.0]
+        solutions = [j.solution for r in watched.rounds for g in r.groups for j in g.solutions]
+        assert [s.policy_version for s in solutions] == [0] * 32 + [2] * 16
+        assert nobody_works()
+        ends.append(weights(trained))
+        hooks.append(watched.hooks)
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
+    order = [("start", 0), ("end", 0), ("start", 1), ("end", 1), ("start", 2), ("end", 2), ("start", 3)]
+    assert hooks == [[(*hook, step) for hook, step in zip(order, (0, 0, 0, 2, 2, 4, 4), strict=True)]] * 3
+    serial = module(random_model)
+    trainer(tmp_path / "serial").fit(serial, datamodule=data(schedule="serial"))
+    assert not torch.equal(weights(serial), ends[0])
+
+
+def naive_logprobs(model: Any, solution: Any) -> torch.Tensor:
+    ids = torch.tensor([[*solution.prompt_ids.tolist(), *solution.completion_ids.tolist()]])
+    with torch.no_grad():
+        logprobs = model.eval()(ids).logits[0].log_softmax(-1)
+    start = len(solution.prompt_ids)
+    return torch.stack([logprobs[t - 1, ids[0, t]] for t in range(start, ids.shape[1])])
+
+
+@pytest.mark.parametrize("given", ["auto", "token_truncate", "off"])
+def test_old_log_probs_are_of_the_weights_that_training_begins_with(random_model, tmp_path, given):
+    """And importance weights lead from those that sampled to them; without, the loss's own ratio does all the way."""
+    watched = Watched()
+    trainer(tmp_path, watched).fit(module(random_model, lr=20.0), datamodule=data(correction=given))
+    moved = 0.0
+    for made, model in zip(watched.rounds, watched.models, strict=True):
+        for kept in made.kept:
+            if given == "off":
+                assert kept.importance_weights is None
+                assert kept.trainer_logprobs is None
+                continue
+            sampled = torch.tensor(kept.judged.solution.logprobs)
+            now = naive_logprobs(model, kept.judged.solution)
+            assert torch.allclose(kept.trainer_logprobs, now, atol=1e-4)
+            assert torch.allclose(kept.importance_weights, (now - sampled).exp().clamp(max=2.0), atol=1e-3)
+            moved = max(moved, float((now - sampled).abs().max()))
+    assert (moved > 0.1) is (given != "off")
+
+
+def test_an_evaluation_waits_until_the_next_round_is_sampled(random_model, tmp_path):
+    """The engine has one set of weights: neither is sampled with those of the other, and never both at once."""
+    alone = module(random_model)
+    trainer(tmp_path / "alone").fit(alone, datamodule=data())
+    timeline = Timeline()
+    evaluated = module(random_model, timeline)
+    val = ArithmeticProblems("1", n=2, split="heldout")
+    part = data(NotedEngine(timeline), val=val, eval_samples=1)
+    trainer(tmp_path / "evaluated", MathEvaluation(), val_check_interval=1).fit(evaluated, datamodule=part)
+    assert torch.equal(weights(alone), weights(evaluated))
+    begun = timeline.trained_from
+    for index in begun:
+        assert timeline.sampled_with[index] == {begun[max(index - 1, 0)]}
+    with_ = timeline.evaluated_with[::2]
+    assert with_ == timeline.evaluated_with[1::2]
+    assert len(with_) == len(set(with_)) == 7  # before the first step and after each
+    assert [with_[0], with_[2], with_[4]] == list(begun.values())
+    assert with_[6] == digest(evaluated.policy_model)
+
+
+class Endless(OwnWeights):
+    """Never gets to the end of a round from ``index`` on, and looks whether it is to stop."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(batch_size=4)
+        self.index, self.while_waiting, self.begun = index, lambda: None, threading.Event()
+
+    def sample(self, prompts, n, params, seeds):
+        for number, item in enumerate(super().sample(prompts, n, params, seeds)):
+            if number and ROUND_OF_SEED.get(seeds[0], 0) >= self.index:
+                self.begun.set()
+                while True:
+                    self.while_waiting()
+                    threading.Event().wait(0.01)
+            yield item
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_round_that_it_will_not_get_to(random_model, tmp_path):
+    part = data(Endless(3), val=ArithmeticProblems("1", n=2, split="heldout"), eval_samples=1)
+    run = trainer(tmp_path, MathEvaluation())
+    run.fit(module(random_model), datamodule=part)
+    assert run.global_step == 6
+    assert "eval/avg@1" in run.callback_metrics
+    assert nobody_works()
+
+
+def test_a_run_whose_time_is_over_while_it_waits_ends_and_goes_on_from_there(random_model, tmp_path, monkeypatch):
+    whole = module(random_model)
+    trainer(tmp_path / "whole").fit(whole, datamodule=data())
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_last=True)
+    run, engine = trainer(tmp_path / "cut", checkpoint, enable_checkpointing=True), Endless(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            round_factory, "is_out_of_time", lambda trainer: trainer.global_step == 2 and engine.begun.is_set()
+        )
+        run.fit(module(random_model), datamodule=data(engine))
+    assert run.global_step == 2
+    assert nobody_works()
+    resumed = module(random_model)
+    second, watched = data(), Watched()
+    last = tmp_path / "ckpt" / "last.ckpt"
+    trainer(tmp_path / "resumed", watched).fit(resumed, datamodule=second, ckpt_path=last, weights_only=True)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert watched.hooks[:2] == [("resume", 1, 2), ("end", 1, 2)]
+
+
+def estimator() -> CapabilityEstimator:
+    return CapabilityEstimator(0.5, "uncertainty")
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.parametrize("endless", [True, False], ids=["begun", "whole"])
+def test_a_resumed_run_ends_with_the_same_weights(random_model, tmp_path, stop, endless):
+    """Interrupted in the middle (1, 3) or at the end (2, 4) of a round, with the next one begun or whole."""
+    whole = module(random_model)
+    trainer(tmp_path / "whole", estimator()).fit(whole, datamodule=data())
+    timeline, checkpoint = (
+        Timeline(),
+        ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_last=True),
+    )
+    current = (stop - 1) // 2
+    engine = Endless(current + 1) if endless else NotedEngine(timeline)
+    first = trainer(tmp_path / "cut", checkpoint, estimator(), enable_checkpointing=True, max_steps=stop)
+    first.fit(module(random_model, timeline, last=not endless), datamodule=data(engine))
+    resumed, watched, again = module(random_model), Watched(), NotedEngine(Timeline())
+    second = trainer(tmp_path / "resumed", watched, estimator())
+    second.fit(resumed, datamodule=data(again), ckpt_path=tmp_path / "ckpt" / "last.ckpt", weights_only=True)
+    assert second.global_step == 6
+    assert torch.equal(weights(resumed), weights(whole))
+    known = [("resume", current + 1, stop)] if stop % 2 == 0 else [("resume", current, stop), ("end", current, stop)]
+    assert watched.hooks[: len(known)] == known
+    assert watched.rounds[0].metrics["ahead/staleness"] == (0.0 if stop == 1 else 2.0)
+    assert 0 not in again.timeline.sampled_with
+    if not endless:
+        assert current + 1 not in again.timeline.sampled_with
+    assert ("mismatch/unscored", 0.0) in watched.rounds[0].metrics.items()
+
+
+def cut(random_model: str, folder: Path, stop: int = 1) -> Path:
+    """A run that ended in round 0, when one group of round 1 was sampled; its checkpoint."""
+    checkpoint = ModelCheckpoint(dirpath=folder / "ckpt", every_n_train_steps=1, save_last=True)
+    run = trainer(folder, checkpoint, enable_checkpointing=True, max_steps=stop)
+    run.fit(module(random_model), datamodule=data(Endless(1), store_dir=folder / "rounds"))
+    return folder / "ckpt" / "last.ckpt"
+
+
+def test_without_the_weights_beside_it_a_round_is_sampled_again(random_model, tmp_path, caplog):
+    last = cut(random_model, tmp_path)
+    (tmp_path / "rounds" / "round_000001" / "weights.safetensors").unlink()
+    watched = Watched()
+    part = data(store_dir=tmp_path / "rounds")
+    trainer(tmp_path / "resumed", watched).fit(module(random_model), datamodule=part, ckpt_path=last, weights_only=True)
+    assert "round 1 was sampled at step 0 and is not whole on disk any more" in caplog.text
+    assert "all of it is sampled again, with the weights of step 1" in caplog.text
+    assert [r.policy_version for r in watched.rounds] == [0, 1, 2]
+    assert [r.metrics["ahead/staleness"] for r in watched.rounds] == [0.0, 1.0, 2.0]
+
+
+def test_scores_are_of_the_weights_that_this_run_trains_from(random_model, tmp_path):
+    """A checkpoint of step 1, resumed twice: with another learning rate the weights of step 2 are others."""
+    last = cut(random_model, tmp_path)
+    for lr in (0.5, 5.0):
+        watched, part = Watched(), data(store_dir=tmp_path / "rounds", keep_rounds=0)
+        run = trainer(tmp_path / f"resumed-{lr}", watched)
+        run.fit(module(random_model, lr=lr), datamodule=part, ckpt_path=last, weights_only=True)
+        for kept in watched.rounds[1].kept:
+            now = naive_logprobs(watched.models[1], kept.judged.solution)
+            assert torch.allclose(kept.trainer_logprobs, now, atol=1e-4)
+            assert kept.judged.solution.policy_version == 0
+
+
+def test_stored_weights_go_when_their_round_is_sampled_and_the_rounds_before_it_stay(random_model, tmp_path):
+    """Of two rounds that are kept besides the one that is sampled ahead, the older one serves older checkpoints."""
+    part = data(Endless(3), store_dir=tmp_path / "rounds", keep_rounds=2)
+    trainer(tmp_path).fit(module(random_model), datamodule=part)
+    assert sorted(p.name for p in (tmp_path / "rounds").glob("round_*")) == [
+        "round_000001",
+        "round_000002",
+        "round_000003",
+    ]
+    assert [p.parent.name for p in (tmp_path / "rounds").rglob("weights.safetensors")] == ["round_000003"]
+
+
+@pytest.mark.parametrize(("before", "after", "versions"), [("ahead", "serial", [0, 4]), ("serial", "ahead", [2, 3])])
+def test_a_run_can_be_resumed_with_another_schedule(random_model, tmp_path, before, after, versions):
+    """The round that it is at is trained on to its end."""
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_last=True)
+    run = trainer(tmp_path / "cut", checkpoint, enable_checkpointing=True, max_steps=3)
+    run.fit(module(random_model), datamodule=data(schedule=before))
+    timeline, watched = Timeline(), Watched()
+    second = trainer(tmp_path / "resumed", watched)
+    part = data(NotedEngine(timeline), schedule=after, correction="token_truncate")
+    last = tmp_path / "ckpt" / "last.ckpt"
+    second.fit(module(random_model, timeline), datamodule=part, ckpt_path=last, weights_only=True)
+    assert second.global_step == 6
+    assert 1 not in timeline.sampled_with
+    assert [r.policy_version for r in watched.rounds] == versions
+    assert watched.positions == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": HFEngine()}, "needs an engine that samples from its own copy .* HFEngine does not"),
+        ({"dynamic_sampling": DynamicSampling()}, "cannot be combined with data.dynamic_sampling"),
+        ({"judge": GenerativeJudge(LocalChat("policy"))}, "cannot be combined with a policy that judges itself"),
+        ({"evidence": MonteCarloContinuations(samples=2)}, "cannot be combined with evidence that is sampled"),
+    ],
+)
+def test_what_needs_other_weights_than_are_there_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=f"data.schedule ahead {message}.*Change that, or take data.schedule serial"):
+        data(**settings)
