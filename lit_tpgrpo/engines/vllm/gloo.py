@@ -29,7 +29,7 @@ from lit_tpgrpo.engines.vllm.buckets import Bucket, TensorSpec, cut_buckets, pac
 from lit_tpgrpo.engines.vllm.updates import PolicyUpdate
 
 BACKEND = "gloo"
-DEFAULT_BUCKET_BYTES = 64 * 2**20
+DEFAULT_BUCKET_BYTES = 4 * 2**20
 
 
 @dataclass

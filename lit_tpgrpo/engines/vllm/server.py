@@ -26,7 +26,7 @@ from lit_tpgrpo.engines.vllm.sampling import repeat_greedy, request_settings
 from lit_tpgrpo.engines.vllm.server_checks import served_model
 from lit_tpgrpo.engines.vllm.servers import PoolLimits, Server, no_server_message
 from lit_tpgrpo.engines.vllm.weight_forms import ADAPTER, FormName, weight_form
-from lit_tpgrpo.engines.vllm.weights import TransferSettings, WeightSender
+from lit_tpgrpo.engines.vllm.weights import BUCKET_MIB, TransferSettings, WeightSender
 from lit_tpgrpo.errors import ConfigError, EngineError
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class VLLMServer:
         api_key_env: name of the environment variable with the servers' key: VLLM_API_KEY, OPENAI_API_KEY, or one that the
             user allows (see ``lit_tpgrpo.api_keys``).
         bucket_mib: most MiB of one message of weights, which holds many tensors (a larger tensor has one of its own); memory
-            that a transfer needs on both sides besides the weights, twice that on GPUs.
+            that a transfer needs on both sides besides the weights, twice that on GPUs. None: 4 between CPUs, 1024 on GPUs.
         adapter: how the policy's LoRA adapter is sent: ``separate``, beside the weights, which a server gets once (it must have
             been started with ``--adapter-rank``); ``merged`` into them, each time: bfloat16 rounds small updates away.
         concurrency: prompts of this rank in flight at once, over all servers.
@@ -70,7 +70,7 @@ class VLLMServer:
         transfer: Literal["auto", "nccl", "ipc", "gloo"] = "auto",
         trainer_address: str = "127.0.0.1",
         api_key_env: str = KEY_ENV,
-        bucket_mib: float = 64.0,
+        bucket_mib: float | None = None,
         adapter: FormName = "separate",
         concurrency: int = 256,
         timeout_s: float = 3600.0,
@@ -86,7 +86,7 @@ class VLLMServer:
             )
         if len(set(self.urls)) < len(self.urls):
             raise ConfigError(f"VLLMServer: urls must be different servers, got some twice: {', '.join(self.urls)}")
-        if not 0 < bucket_mib < math.inf:  # written so that nan is refused as well
+        if bucket_mib is not None and not 0 < bucket_mib < math.inf:  # written so that nan is refused as well
             raise ConfigError(f"VLLMServer: bucket_mib must be a positive number of MiB, got {bucket_mib}")
         limits = {
             "timeout_s": timeout_s,
@@ -158,7 +158,7 @@ class VLLMServer:
         import_vllm()
         backend = self.transfer if self.transfer != "auto" else _backend_of(policy)
         self._loop = loop = EventLoopThread()
-        size = max(1, int(self.bucket_mib * 2**20))
+        size = max(1, int((self.bucket_mib or BUCKET_MIB[backend]) * 2**20))
         form = weight_form(self.adapter)
         settings = TransferSettings(backend, self.trainer_address, self.transfer_timeout_s, size, form)
         self._sender = WeightSender(self._current_policy, settings, loop)

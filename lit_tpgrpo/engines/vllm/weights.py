@@ -22,6 +22,8 @@ from lit_tpgrpo.errors import EngineError
 log = logging.getLogger(__name__)
 
 Backend = Literal["nccl", "ipc", "gloo"]
+BUCKET_MIB: dict[Backend, float] = {"gloo": 4, "nccl": 1024, "ipc": 1024}
+"""Default size of buckets. gloo: measured, ``benchmarks/results/weight_sync.md``; the others: vLLM's own."""
 
 
 @dataclass(frozen=True)
