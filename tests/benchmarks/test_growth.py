@@ -1,0 +1,48 @@
+"""The growth benchmark fits exponents, marks those that are too large, and runs every part."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from benchmarks import growth
+from benchmarks.growth import AXES, BASE, Growth, exponent, main, row, time_and_peak
+
+
+def test_exponents_of_powers():
+    assert exponent([1, 2, 4, 8], [5, 10, 20, 40]) == pytest.approx(1)
+    assert exponent([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
+    assert exponent([2, 4], [7, 7]) == pytest.approx(0, abs=1e-12)
+
+
+def test_growth_above_the_limit_is_marked_unless_it_is_attention():
+    sizes, squares, lines = (1, 2, 4), (1.0, 4.0, 16.0), (1e6, 2e6, 4e6)
+    assert row(Growth("store", "length", sizes, squares, lines), 1.15) == (
+        "| store | length | 1 2 4 | 1000.0 to 16000.0 | **2.00** | 2.00 | 1.0 to 4.0 | 1.00 | 1.00 |"
+    )
+    assert "**" not in row(Growth("trainer step", "length", sizes, squares, lines), 1.15)
+
+
+def test_peaks_are_what_each_work_allocates_and_the_collector_is_on_again():
+    seconds, peaks = time_and_peak([lambda n=n: bytearray(n) for n in (1_000_000, 4_000_000)], 2)
+    assert len(seconds) == 2
+    assert peaks == pytest.approx([1e6, 4e6], rel=0.05)
+    with pytest.raises(ZeroDivisionError):
+        time_and_peak([lambda: 1 // 0], 1)
+    assert gc.isenabled()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", BASE)
+def test_every_part_is_measured(part: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        growth, "AXES", {(p, axis): (2, 4) if axis != "vocabulary" else (512, 1024) for p, axis in AXES}
+    )
+    monkeypatch.setattr(growth, "BASE", {part: growth.Size(64, 2, 1, 512)})
+    main(["--parts", part, "--repeats", "1", "--out", str(tmp_path / "growth.md")])
+    written = (tmp_path / "growth.md").read_text()
+    assert written.count(f"\n| {part} |") == sum(p == part for p, _ in AXES)
+    assert "Python" in written
+    assert written in capsys.readouterr().out
