@@ -13,7 +13,6 @@ What the judge says is made up, and the learning rate is so small that lengths s
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import platform
 import statistics
 import tempfile
@@ -25,17 +24,13 @@ import lightning as L
 import torch
 
 from benchmarks.process_engine import ProcessEngine
-from benchmarks.schedules import MODEL, serve
+from benchmarks.schedules import MODEL, slow_judge
 from lit_tpgrpo.callbacks import RoundCallback
-from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.schedules import SCHEDULES, ScheduleName
 from lit_tpgrpo.engines.base import SamplingParams
-from lit_tpgrpo.judges.generative.baselines import DirectLabels
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
-from lit_tpgrpo.judges.generative.limits import RequestLimits
-from lit_tpgrpo.judges.generative.segmentation import RuleSegmentation
 from lit_tpgrpo.module import TPGRPOModule
 
 NOT_COUNTED = 2
@@ -94,6 +89,7 @@ def train(
             accelerator="cpu",
             max_steps=args.rounds * args.steps,
             callbacks=[clock],
+            default_root_dir=folder,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -121,17 +117,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    context = multiprocessing.get_context("spawn")
-    ports = context.SimpleQueue()
-    server = context.Process(target=serve, args=(args.latency, ports), daemon=True)
-    server.start()
-    judge = GenerativeJudge(
-        OpenAIChat("judge", f"http://127.0.0.1:{ports.get()}/v1"),
-        method=DirectLabels(),
-        segmentation=RuleSegmentation(),
-        limits=RequestLimits(concurrency=args.concurrency),
-        store=None,
-    )
+    with slow_judge(args.latency, args.concurrency) as judge:
+        compare(args, judge)
+
+
+def compare(args: argparse.Namespace, judge: GenerativeJudge) -> None:
+    """Train with each schedule and print periods and stages."""
     engine = ProcessEngine(MODEL, args.batch_size)
     periods: dict[str, list[float]] = {name: [] for name in SCHEDULES}
     stages: dict[str, list[float]] = {}
@@ -160,8 +151,6 @@ def main() -> None:
         print(shown(name, values))
     longest = max(statistics.median(stages[name]) for name in ("training", "making a round, streamed"))
     engine.terminate()
-    judge.close()
-    server.terminate()
     print(f"period with ahead to longest stage: {statistics.median(periods['ahead']) / longest:.2f}")
 
 

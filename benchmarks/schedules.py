@@ -18,6 +18,8 @@ import re
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -97,6 +99,28 @@ def serve(latency: float, ports: SimpleQueue) -> None:
     server.serve_forever()
 
 
+@contextmanager
+def slow_judge(latency: float, concurrency: int) -> Iterator[GenerativeJudge]:
+    """A judge over HTTP that takes ``latency`` seconds for each reply, at most ``concurrency`` at a time."""
+    context = multiprocessing.get_context("spawn")
+    ports = context.SimpleQueue()
+    # A process of its own, as a judge has: what it costs is not to slow the sampler.
+    server = context.Process(target=serve, args=(latency, ports), daemon=True)
+    server.start()
+    judge = GenerativeJudge(
+        OpenAIChat("judge", f"http://127.0.0.1:{ports.get()}/v1"),
+        method=DirectLabels(),
+        segmentation=RuleSegmentation(),
+        limits=RequestLimits(concurrency=concurrency),
+        store=None,
+    )
+    try:
+        yield judge
+    finally:
+        judge.close()
+        server.terminate()
+
+
 def maker_of(schedule: ScheduleName, engine: HFEngine, judge: GenerativeJudge, args: argparse.Namespace) -> RoundMaker:
     return SCHEDULES[schedule].maker(
         engine=engine,
@@ -137,18 +161,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    context = multiprocessing.get_context("spawn")
-    ports = context.SimpleQueue()
-    # A process of its own, as a judge has: what it costs is not to slow the sampler.
-    server = context.Process(target=serve, args=(args.latency, ports), daemon=True)
-    server.start()
-    judge = GenerativeJudge(
-        OpenAIChat("judge", f"http://127.0.0.1:{ports.get()}/v1"),
-        method=DirectLabels(),
-        segmentation=RuleSegmentation(),
-        limits=RequestLimits(concurrency=args.concurrency),
-        store=None,
-    )
+    with slow_judge(args.latency, args.concurrency) as judge:
+        compare(args, judge)
+
+
+def compare(args: argparse.Namespace, judge: GenerativeJudge) -> None:
+    """Make the rounds and print their times."""
     engine = HFEngine(args.batch_size)
     tokenizer = load_tokenizer(MODEL)
     problems = ArithmeticProblems(level=args.level, n=args.problems).load()
@@ -182,8 +200,6 @@ def main() -> None:
     )
     for name, values in {**{f"{s} round": rounds[s] for s in WITHIN_ROUND}, **stages}.items():
         print(f"{name:22} {statistics.median(values):7.2f} s  ({min(values):.2f} to {max(values):.2f})")
-    judge.close()
-    server.terminate()
     print(f"streamed round to longest stage: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 

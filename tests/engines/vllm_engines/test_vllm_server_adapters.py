@@ -50,7 +50,7 @@ def test_the_weights_once_the_adapter_each_round_and_both_after_a_restart(server
     server.kill()
     server.launch()
     server.await_ready()
-    # In mid-round: it is noticed to have been started anew, and given what the round is sampled with.
+    # In mid-round: it is noticed to have been started again, and given what the round is sampled with.
     assert gaps(policy, sample(engine), 1.0).max() < EXACT  # pyright: ignore
     assert policy.base_passes == passes + 1
 
