@@ -7,7 +7,8 @@ import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
-from real_data import SAMPLE, WHOLE, WHOLE_IS_THERE, RealData
+
+from tests.real_data import SAMPLE, WHOLE, WHOLE_IS_THERE, RealData
 
 # The suite gives the same verdict on the same code; `pytest --hypothesis-profile explore` looks for new counterexamples.
 # Whether examples are drawn fast enough says something of the machine's load alone.

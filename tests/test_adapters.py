@@ -8,7 +8,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import LoraConfig, get_peft_model
-from test_rollout_datamodule import data, trainer
 
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import ConfigError
@@ -19,6 +18,7 @@ from lit_tpgrpo.records import TrainingSequence
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.padding import Padded
 from lit_tpgrpo.training.scoring import reference_logprobs
+from tests.datamodules.test_rollout_datamodule import data, trainer
 
 A_LAYER = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
 PACKED = "__bnb_optimizer_quant_state__"  # how bitsandbytes saves its moments

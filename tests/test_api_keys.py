@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 
 import pytest
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.demos.boring_classes import BoringModel
-
-sys.path.insert(0, str(Path(__file__).parent / "judges" / "generative"))
-from chains import make_case
 
 from lit_tpgrpo import redaction
 from lit_tpgrpo.api_keys import check_key_env, read_key
@@ -34,6 +30,7 @@ from lit_tpgrpo.user_errors import one_line_errors
 from tests.engines import misbehaving_server as bad
 from tests.engines.misbehaving_server import MisbehavingServer
 from tests.engines.openai_talk import ask
+from tests.judges.generative.chains import make_case
 
 SECRET = "AKIA-a-secret-of-another-service"
 KEY = "sk-of-this-endpoint-0815"

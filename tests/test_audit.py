@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from real_data import RealData
 
 from lit_tpgrpo import audit
 from lit_tpgrpo.judges.base import JudgeCase, abstain
 from lit_tpgrpo.records import StepLabel, Verdict
+from tests.real_data import RealData
 
 ROOT = Path(__file__).parent.parent
 
@@ -266,11 +266,11 @@ def test_the_tables_of_real_files(
 @pytest.mark.slow
 def test_ctrl_c_on_the_real_process(tmp_path: Path):
     out = tmp_path / "out.jsonl"
-    judge = ["--judge", "test_audit.Flagger", "--judge.slow", "true"]
+    judge = ["--judge", "tests.test_audit.Flagger", "--judge.slow", "true"]
     process = subprocess.Popen(
         [sys.executable, "-m", "lit_tpgrpo.audit", *judge, "--out", str(out)],
         cwd=ROOT,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

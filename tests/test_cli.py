@@ -18,7 +18,6 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import comet, mlflow, wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_metrics_page import undocumented
 
 import lit_tpgrpo
 from lit_tpgrpo import cli
@@ -26,6 +25,7 @@ from lit_tpgrpo.cli.catalogue import nearest_path
 from lit_tpgrpo.errors import ConfigError, InputError, first_among
 from lit_tpgrpo.training.checkpoints import check_contents
 from lit_tpgrpo.user_errors import user_error
+from tests.test_metrics_page import undocumented
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ["--config", str(ROOT / "configs" / "quickstart.yaml")]

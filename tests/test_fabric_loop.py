@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from lightning.fabric import Fabric
-from test_module import fit, make_batch, sgd, weights
 
 from examples.fabric_loop import StepLoss, optimizer_step
 from lit_tpgrpo.losses import ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
+from tests.test_module import fit, make_batch, sgd, weights
 
 
 def test_fabric_takes_the_steps_of_the_module(random_model, tmp_path):

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from real_data import SAMPLE, WHOLE, WHOLE_IS_THERE, RealData
 
 from lit_tpgrpo.verify import checks
+from tests.real_data import SAMPLE, WHOLE, WHOLE_IS_THERE, RealData
 
 LICENSES = SAMPLE.folder.parent / "licenses"
 UNCHANGED = ("gsm8k_test.jsonl", checks.GSM8K_FILE, "mrben_math.json", "prmbench_qwq_solutions.jsonl")

@@ -8,8 +8,6 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from real_data import SAMPLE
-from smollm2 import model_folder
 
 from lit_tpgrpo import audit
 from lit_tpgrpo.callbacks import RoundCallback
@@ -20,6 +18,8 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, Round
 from lit_tpgrpo.text.formats import PlainChain
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.real_data import SAMPLE
+from tests.smollm2 import model_folder
 
 EXACT = 5e-4
 """Largest gap of a sampled token's log-prob between engine and trainer, in nats; 2.3e-5 was measured."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from real_data import WHOLE, WHOLE_IS_THERE
 
 from benchmarks.judge_audit.__main__ import _without_folder, main
 from benchmarks.judge_audit.corrections import write_corrections
@@ -16,6 +15,7 @@ from benchmarks.judge_audit.pairs import chosen_indices
 from lit_tpgrpo.judges.audit_sets import read_labelled
 from lit_tpgrpo.judges.base import JudgeCase, abstain
 from lit_tpgrpo.records import StepLabel, Verdict
+from tests.real_data import WHOLE, WHOLE_IS_THERE
 
 C, I = StepLabel.CORRECT, StepLabel.INCORRECT  # noqa: E741
 

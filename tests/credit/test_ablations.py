@@ -1,7 +1,6 @@
 """The paper's ablations: process rewards in correct solutions only, and in incorrect ones only."""
 
 import pytest
-from credit_cases import correct, group, incorrect, solution
 
 from lit_tpgrpo.credit.correct_only import CorrectOnlyCredit
 from lit_tpgrpo.credit.incorrect_only import IncorrectOnlyCredit
@@ -9,6 +8,7 @@ from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome
+from tests.credit.credit_cases import correct, group, incorrect, solution
 
 EXACT = {"ddof": 0, "eps": 0.0}
 

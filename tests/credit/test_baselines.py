@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.credit.unadapted import UnadaptedThoughtCredit
 from lit_tpgrpo.errors import ConfigError
+from tests.credit.credit_cases import correct, group, incorrect
 
 ALL = [StandardisedBaseline(eps=1e-4), MeanBaseline(), LeaveOneOutBaseline(), SuccessRateBaseline()]
 

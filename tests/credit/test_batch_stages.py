@@ -6,7 +6,6 @@ import statistics
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from lit_tpgrpo.credit import MeanBaseline, OutcomeCredit, ReturnCredit
 from lit_tpgrpo.credit.batch import BatchStage, MaxScaling, StdScaling, Whitening
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Reward
+from tests.credit.credit_cases import correct, group, incorrect
 
 STAGES = [Whitening(), StdScaling(), MaxScaling()]
 

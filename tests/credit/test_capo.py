@@ -4,13 +4,13 @@ import statistics
 from dataclasses import replace
 
 import pytest
-from credit_cases import correct, group, incorrect, with_lengths
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.credit.capo import CAPOCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome, StopReason
+from tests.credit.credit_cases import correct, group, incorrect, with_lengths
 
 # Four tokens each: right and clean, right with its second quarter's pair wrong, wrong with its second half wrong.
 THREE = group(correct("CC", lengths=[2, 2]), correct("IC", lengths=[2, 2]), incorrect("UM", lengths=[2, 2]))

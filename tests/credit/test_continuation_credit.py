@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-from credit_cases import correct, group, incorrect, undecided
 
 from lit_tpgrpo.credit import CreditAssignment, ProcessSupervisedCredit, ScoreSupervisedCredit, VinePPOCredit
 from lit_tpgrpo.engines.base import SamplingParams
@@ -13,6 +12,7 @@ from lit_tpgrpo.functional.continuation_values import EntropyValue, HardValue, S
 from lit_tpgrpo.judges.evidence import MonteCarloContinuations
 from lit_tpgrpo.judges.evidence.base import Continued, EvidenceCase
 from lit_tpgrpo.search.base import AGGREGATES
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 THIRD, TWO_THIRDS = (1.0, 0.0, 0.0), (1.0, 1.0, 0.0)
 

@@ -6,7 +6,6 @@ It decides whether a policy learns to err less or more where errors are correcte
 import math
 
 import pytest
-from credit_cases import correct, group, incorrect
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from lit_tpgrpo.credit.mirrored import MirroredThoughtCredit
 from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.credit.unadapted import UnadaptedThoughtCredit
+from tests.credit.credit_cases import correct, group, incorrect
 
 EXACT = {"ddof": 0, "eps": 0.0}
 SIZE = 8

@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-from credit_cases import correct, group, incorrect, undecided
 
 from lit_tpgrpo.credit import CAPOCredit, MeanBaseline, OutcomeCredit, ScoreSupervisedCredit, VinePPOCredit
 from lit_tpgrpo.credit.batch import StdScaling, Whitening
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Continuations, StepScores
 from lit_tpgrpo.rollout.crediting import Crediting
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 G = 4
 MEAN = OutcomeCredit(baseline=MeanBaseline())

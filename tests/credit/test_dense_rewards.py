@@ -3,12 +3,12 @@
 import dataclasses
 
 import pytest
-from credit_cases import correct, group, incorrect, undecided
 
 from lit_tpgrpo.credit import CreditAssignment, DenseRewardCredit, MeanBaseline, OutcomeCredit
 from lit_tpgrpo.datamodules.settings_checks import checked_evidence
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import StepScores
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 
 def scored(judged, *scores, low=-1.0):

@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, undecided
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.credit import CreditAssignment, GDPOCredit, OutcomeCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Reward
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 
 def rewarded(judged, **terms):

@@ -1,7 +1,6 @@
 """Merging, and what a verdict must keep to."""
 
 import pytest
-from credit_cases import correct, incorrect, retold, solution
 
 from lit_tpgrpo.credit.merging import (
     agrees_with_answer,
@@ -10,6 +9,7 @@ from lit_tpgrpo.credit.merging import (
     single_steps,
 )
 from lit_tpgrpo.records import Outcome, StepLabel, StopReason, Thought
+from tests.credit.credit_cases import correct, incorrect, retold, solution
 
 
 def test_merge_thoughts_tiles_steps_and_tokens():

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, solution
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome, Reward
+from tests.credit.credit_cases import correct, group, incorrect, solution
 
 EXACT = {"ddof": 0, "eps": 0.0}
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, solution, undecided
 
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.outcome import OutcomeCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome, StepLabel
+from tests.credit.credit_cases import correct, group, incorrect, solution, undecided
 
 
 def test_outcome_on_every_token():

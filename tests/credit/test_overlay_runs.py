@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +15,11 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "judges" / "generative"))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import misbehaving_server as bad
-from chains import asked_id
-from test_metrics_page import undocumented
-
 from lit_tpgrpo.cli import main
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from tests.engines import misbehaving_server as bad
+from tests.judges.generative.chains import asked_id
+from tests.test_metrics_page import undocumented
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

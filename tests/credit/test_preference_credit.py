@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from credit_cases import correct, group, incorrect, undecided
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from lit_tpgrpo.credit import CreditAssignment, GradeCredit, ThinkRMCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Preferences, SolutionGrade
 from lit_tpgrpo.records import Reward
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 THREE = ((0.0, 1.0, 1.0), (-1.0, 0.0, -1.0), (-1.0, 1.0, 0.0))
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, undecided
 
 from lit_tpgrpo.credit import CreditAssignment, OutcomeCredit, PRIMECredit
 from lit_tpgrpo.credit.baselines import LeaveOneOutBaseline
@@ -14,6 +13,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import TokenRewards
 from lit_tpgrpo.functional.implicit_rewards import implicit_reward_loss, leave_one_out_by_means
 from lit_tpgrpo.records import Reward
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 
 def rewarded(judged, *values):

@@ -4,13 +4,13 @@ import math
 import statistics
 
 import pytest
-from credit_cases import correct, group, incorrect, with_lengths
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.credit.process_supervised import ProcessSupervisedCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
+from tests.credit.credit_cases import correct, group, incorrect, with_lengths
 
 EXACT = {"ddof": 0, "eps": 0.0}
 

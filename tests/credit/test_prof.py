@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-from credit_cases import correct, group, incorrect, undecided
 
 from lit_tpgrpo.credit.filters import ChecksGroupSize, GroupFilter, PROFFilter
 from lit_tpgrpo.credit.filters.prof import consistency, correct_removed
 from lit_tpgrpo.datamodules.settings_checks import check_filter
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import StepScores
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 
 def scored(judged, scores, low=0.0, high=1.0):

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, with_lengths
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import StepScores
 from lit_tpgrpo.judges.evidence import LabelScores
 from lit_tpgrpo.records import Outcome, StopReason
+from tests.credit.credit_cases import correct, group, incorrect, with_lengths
 
 # s1 is incorrect, s2 correct: outcomes (0, 1), steps of 4, 2, 4 and of 3, 2 tokens.
 TWO = group(incorrect("MMM", lengths=[4, 2, 4]), correct("CC", lengths=[3, 2]))

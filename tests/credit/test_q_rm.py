@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import pytest
-from credit_cases import correct, group, incorrect, undecided
 
 from lit_tpgrpo.credit import CreditAssignment, QRMCredit
 from lit_tpgrpo.credit.batch import StdScaling, Whitening
@@ -12,6 +11,7 @@ from lit_tpgrpo.datamodules.settings_checks import checked_evidence
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import TokenRewards
 from lit_tpgrpo.records import Reward
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 
 def rewarded(judged, *values):

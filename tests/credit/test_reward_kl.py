@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, undecided
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import Continuations, ReferenceLogprobs
 from lit_tpgrpo.fingerprint import settings_of
 from lit_tpgrpo.records import Reward
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 RLOO = OutcomeCredit(baseline=LeaveOneOutBaseline())
 K = (0.2, -0.1, 0.4)

@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import pytest
-from credit_cases import correct, group, incorrect, undecided
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from lit_tpgrpo.datamodules.settings_checks import checked_evidence
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import SolutionGrade
 from lit_tpgrpo.records import Reward, StopReason
+from tests.credit.credit_cases import correct, group, incorrect, undecided
 
 
 def graded(judged, grade):

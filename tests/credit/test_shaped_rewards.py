@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, solution, undecided
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from lit_tpgrpo.credit.unadapted import UnadaptedThoughtCredit
 from lit_tpgrpo.records import JudgedGroup, Outcome, Reward
 from lit_tpgrpo.rewards import OutcomeReward
 from lit_tpgrpo.rewards.weighted import WeightedRewards, WeightedTerm
+from tests.credit.credit_cases import correct, group, incorrect, solution, undecided
 
 EXACT = {"ddof": 0, "eps": 0.0}
 

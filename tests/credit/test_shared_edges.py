@@ -7,7 +7,6 @@ import random
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, retold, solution, undecided
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from lit_tpgrpo.credit import (
 )
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome, Reward, StopReason
+from tests.credit.credit_cases import correct, group, incorrect, retold, solution, undecided
 
 PUBLISHED = [getattr(lit_tpgrpo.credit, name) for name in lit_tpgrpo.credit.__all__]
 KINDS = [kind for kind in PUBLISHED if issubclass(kind, GroupCredit) and not inspect.isabstract(kind)]

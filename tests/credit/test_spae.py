@@ -6,7 +6,6 @@ import statistics
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, undecided, with_lengths
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from lit_tpgrpo.datamodules.settings_checks import checked_evidence
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import AnswerProbes
 from lit_tpgrpo.records import Reward
+from tests.credit.credit_cases import correct, group, incorrect, undecided, with_lengths
 
 PROBES = ((0.1, 0.4), (0.8, 0.9), (0.98, 0.98))
 

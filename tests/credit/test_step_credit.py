@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect
 
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.step import StepCredit
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
+from tests.credit.credit_cases import correct, group, incorrect
 
 EXACT = {"ddof": 0, "eps": 0.0}
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from credit_cases import correct, group, incorrect, retold, solution, undecided
 
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.credit.outcome import OutcomeCredit
@@ -11,6 +10,7 @@ from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.credit.unadapted import UnadaptedThoughtCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome, StepLabel, StopReason
+from tests.credit.credit_cases import correct, group, incorrect, retold, solution, undecided
 
 EXACT = {"ddof": 0, "eps": 0.0}
 

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from credit_cases import correct, group, incorrect
 
 from lit_tpgrpo.credit.vppo import FixedMargin, LengthMargin, PromptMargin, VPPOCredit
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import StopReason
+from tests.credit.credit_cases import correct, group, incorrect
 
 
 def advantages(credited):
@@ -67,7 +67,9 @@ def test_a_function_is_a_margin(tokens):
 
     credit = VPPOCredit(margin=margin)
     assert advantages(credit(group(RIGHT, WRONG))) == advantages(VPPOCredit(margin=FixedMargin(3))(group(RIGHT, WRONG)))
-    assert re.fullmatch(r"test_vppo\.test_a_function_is_a_margin\.<locals>\.margin#\w{8}", credit.settings["margin"])
+    assert re.fullmatch(
+        r"tests\.credit\.test_vppo\.test_a_function_is_a_margin\.<locals>\.margin#\w{8}", credit.settings["margin"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 from jsonargparse import ArgumentParser
-from real_data import RealData
 
 from lit_tpgrpo.datamodules.sources import Decontaminated, FileProblems, ProblemSource
 from lit_tpgrpo.datamodules.sources.decontaminate import find_copies, statement_key, words
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
+from tests.real_data import RealData
 
 
 @dataclass

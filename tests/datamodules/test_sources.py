@@ -7,12 +7,12 @@ import warnings
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from real_data import RealData
 
 from lit_tpgrpo.datamodules.sources import PRESETS, FieldMap, FileProblems, ProblemSource
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
 from lit_tpgrpo.text.answers import AnswerForm
+from tests.real_data import RealData
 
 ROWS = [
     {"id": "a", "problem": "What is $1+1$?", "answer": "2", "level": 1},

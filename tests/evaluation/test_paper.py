@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from real_data import RealData
-from suite_program import data, module, trainer
 
 from lit_tpgrpo.callbacks import EvaluationTable, MathEvaluation
 from lit_tpgrpo.datamodules.sources import EvaluationSet, FileProblems
@@ -18,6 +16,8 @@ from lit_tpgrpo.engines.base import Completion, Engine
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import StopReason
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.evaluation.suite_program import data, module, trainer
+from tests.real_data import RealData
 
 CONFIG = Path(__file__).parents[2] / "configs" / "eval" / "paper.yaml"
 FILES = {

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
-from suite_program import Counting, LuckyByGold, data, heldout, module, sets, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_tpgrpo.callbacks import MathEvaluation
 from lit_tpgrpo.datamodules.sources import EvaluationSet
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.errors import ConfigError
+from tests.evaluation.suite_program import Counting, LuckyByGold, data, heldout, module, sets, trainer
 
 PROGRAM = Path(__file__).with_name("suite_program.py")
 

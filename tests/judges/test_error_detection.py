@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_data import RealData
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.judges.audit_sets import read_mrben, read_prmbench
@@ -24,6 +23,7 @@ from lit_tpgrpo.judges.error_detection import (
 from lit_tpgrpo.records import Outcome, Problem, StepLabel, Verdict
 from lit_tpgrpo.text.paragraphs import paragraph_spans
 from lit_tpgrpo.text.steps import steps_from_starts
+from tests.real_data import RealData
 
 C, I, M, U = StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.MATCHED, StepLabel.UNMATCHED  # noqa: E741
 FOUR = ("one", "two", "three", "four")

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from real_data import RealData
 
 from benchmarks.rule_judge import labelled, read_annotations
 from lit_tpgrpo.datamodules.arithmetic.chains import NoiseRates, write_chain
@@ -21,6 +20,7 @@ from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.scoring import count_labels
 from lit_tpgrpo.records import Outcome, Problem, Solution, StepLabel, StopReason
 from lit_tpgrpo.text.steps import segment_steps
+from tests.real_data import RealData
 
 C, I = StepLabel.CORRECT, StepLabel.INCORRECT  # noqa: E741
 M, U = StepLabel.MATCHED, StepLabel.UNMATCHED

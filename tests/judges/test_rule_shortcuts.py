@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from real_data import SAMPLE
 
 from lit_tpgrpo.datamodules.arithmetic.judge_report import writer_samples
 from lit_tpgrpo.judges import rule_labels
@@ -14,6 +13,7 @@ from lit_tpgrpo.judges.rule_labels import RuleCase, RuleLabels, label_steps
 from lit_tpgrpo.text import step_text
 from lit_tpgrpo.text.formats import ThinkTags
 from lit_tpgrpo.text.step_text import StepText, squeeze
+from tests.real_data import SAMPLE
 
 ENOUGH = 10**7
 STEPS = (

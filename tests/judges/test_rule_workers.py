@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from real_data import SAMPLE
 
 from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, writer_samples
 from lit_tpgrpo.errors import ConfigError
@@ -20,6 +19,7 @@ from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.judges.rule_labellers import LocalLabeller, WorkerLabeller
 from lit_tpgrpo.judges.rule_labels import RuleCase, RuleLabels, label_steps
 from lit_tpgrpo.verify.worker_process import WorkerProcess
+from tests.real_data import SAMPLE
 from tests.text.test_growth import steps
 
 ERROR = ("First, 3 + 5 = 8.", "Next, 8 * 2 = 4.", "Wait, 8 * 2 = 4 is wrong. It should be 8 * 2 = 6.")

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent / "generative"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
-import misbehaving_server as bad
-from chains import RuleChat, make_case, verdict
 
 from lit_tpgrpo.chat.base import ChatReply, ChatRequest
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
@@ -31,6 +24,8 @@ from lit_tpgrpo.judges.generative.segmentation import LLMSegmentation, RuleSegme
 from lit_tpgrpo.judges.noisy import NoisyJudge
 from lit_tpgrpo.judges.voting import RULES, VotingJudge
 from lit_tpgrpo.records import Outcome, Problem, Solution, Step, StepLabel, StopReason, Verdict
+from tests.engines import misbehaving_server as bad
+from tests.judges.generative.chains import RuleChat, make_case, verdict
 
 C, X, M, U, A = (
     StepLabel.CORRECT,

@@ -17,12 +17,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from adversarial import UNITS, of_pattern
-from counted_regex import TooManySteps, count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lit_tpgrpo
+from tests.linear.adversarial import UNITS, of_pattern
+from tests.linear.counted_regex import TooManySteps, count
 
 SHORT = 60
 EXEMPT_MODULES = {

@@ -11,12 +11,12 @@ import pkgutil
 import random
 
 import pytest
-from adversarial import UNITS
-from work import TooMuchWork, counted_patterns, measured
 
 import lit_tpgrpo
 from benchmarks import readers
 from benchmarks.readers import FILES, READERS, TextReader
+from tests.linear.adversarial import UNITS
+from tests.linear.work import TooMuchWork, counted_patterns, measured
 
 SHORT, LONG = 600, 2400
 SLACK = 2000

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from counted_regex import Machine
+from tests.linear.counted_regex import Machine
 
 PACKAGES = ("lit_tpgrpo", "benchmarks.readers")
 

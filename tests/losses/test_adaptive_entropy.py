@@ -8,7 +8,6 @@ import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from trl_reference import our_inputs, random_step, trl_loss
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.losses import (
@@ -25,6 +24,7 @@ from lit_tpgrpo.losses.metrics import measure
 from lit_tpgrpo.losses.settings import as_loss, loss_settings
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
+from tests.losses.trl_reference import our_inputs, random_step, trl_loss
 
 LOSS = AdaptiveEntropyBonus(ClippedSurrogate(), target=1.0, coefficient=0.1, delta=0.04, minimum=0.03, maximum=0.15)
 

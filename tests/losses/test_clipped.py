@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from padded import clipped_loss
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.functional.aggregation import NORMALISATIONS, BatchCounts, sequence_weights, token_weights
 from lit_tpgrpo.functional.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k3
 from lit_tpgrpo.losses import ClippedSurrogate
+from tests.losses.padded import clipped_loss
 
 LENGTHS = (5, 1, 3, 7, 2, 4)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from trl_reference import our_loss, random_step, trl, trl_loss
 
 from lit_tpgrpo.losses import ClippedSurrogate
+from tests.losses.trl_reference import our_loss, random_step, trl, trl_loss
 
 ROOT = Path(__file__).parents[2]
 # TRL's loss type, our normalisation

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from trl_reference import our_loss, random_step, trl_loss
 
 from lit_tpgrpo.losses import CISPO, GSPO, SAPO, VESPO, DualClip, TokenLoss
+from tests.losses.trl_reference import our_loss, random_step, trl_loss
 
 SEQUENCE = {"importance_sampling_level": "sequence"}
 CASES: list[Any] = [

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
-from trl_reference import our_inputs, our_loss, random_step, trl, trl_loss
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.functional.aggregation import step_quantile
@@ -36,6 +35,7 @@ from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.training import optimizer_step
 from lit_tpgrpo.training.microbatches import dummy_microbatch
 from lit_tpgrpo.training.padding import Padded
+from tests.losses.trl_reference import our_inputs, our_loss, random_step, trl, trl_loss
 
 INNER = [
     pytest.param(ClippedSurrogate(0.2, 0.2, 0.04), "dapo", "token", id="clipped"),

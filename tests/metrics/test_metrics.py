@@ -200,7 +200,7 @@ import json, multiprocessing, sys
 import torch.distributed as dist
 
 sys.path.insert(0, sys.argv[1])
-from test_metrics import PROBLEMS, collection
+from tests.metrics.test_metrics import PROBLEMS, collection
 
 def run(rank):
     dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)

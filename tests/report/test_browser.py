@@ -11,9 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from example_runs import ATTACK, solution_row, write_rows, write_run
 
 from lit_tpgrpo.report import read_run, write_report
+from tests.report.example_runs import ATTACK, solution_row, write_rows, write_run
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

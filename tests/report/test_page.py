@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 
 import pytest
-from example_runs import ATTACK, solution_row, write_rows, write_run
 
 from lit_tpgrpo.errors import ConfigError, InputError, StorageError
 from lit_tpgrpo.report import page, read_run, write_report
 from lit_tpgrpo.report.__main__ import main
+from tests.report.example_runs import ATTACK, solution_row, write_rows, write_run
 
 
 def script_data(text: str, name: str) -> dict:

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-from example_runs import METRICS, solution_row, write_rows, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -19,6 +18,7 @@ from lit_tpgrpo.report.figures import run_names
 from lit_tpgrpo.report.files import chosen, total_chars
 from lit_tpgrpo.report.metrics import Series, read_metrics, rounds
 from lit_tpgrpo.report.solutions import shown_row, thinned
+from tests.report.example_runs import METRICS, solution_row, write_rows, write_run
 
 
 def test_metrics_of_a_csv_file(tmp_path: Path):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reward_cases import case, cases, verified
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome, StopReason
 from lit_tpgrpo.rewards import FormatReward, GroupLengthReward, OutcomeReward, OverlongPenalty, RepetitionPenalty
+from tests.rewards.reward_cases import case, cases, verified
 
 C, I = Outcome.CORRECT, Outcome.INCORRECT  # noqa: E741
 

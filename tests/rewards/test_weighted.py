@@ -8,12 +8,12 @@ import functools
 import numpy as np
 import pytest
 import torch
-from reward_cases import case, cases, verified
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rewards import OutcomeReward, OverlongPenalty, RewardCase, WeightedRewards, WeightedTerm
 from lit_tpgrpo.rewards.weighted import Todo, as_rewards
+from tests.rewards.reward_cases import case, cases, verified
 
 
 def rewards(**terms) -> WeightedRewards:
@@ -57,9 +57,7 @@ def test_other_values_name_term_and_solution(value):
     with pytest.raises(ConfigError) as caught:
         values(rewards(outcome=OutcomeReward(), mine=lambda c: value if c.solution.sample else 0.0), given)
     text = str(caught.value)
-    assert text.startswith(
-        "data.rewards.mine (test_weighted.test_other_values_name_term_and_solution.<locals>.<lambda>)"
-    )
+    assert text.startswith(f"data.rewards.mine ({__name__}.test_other_values_name_term_and_solution.<locals>.<lambda>)")
     assert "of sample 1 of problem 'p' must be a finite number or None, got " in text
     assert "\n" not in text
 
@@ -125,7 +123,7 @@ def test_a_term_that_raises_is_named_and_what_came_before_is_yielded(term):
     with pytest.raises(ConfigError) as caught:
         list(computed)
     assert str(caught.value) == (
-        f"data.rewards.mine (test_weighted.{term.__name__}) of sample 0 of problem 'p' cannot be computed: it raised KeyError: "
+        f"data.rewards.mine ({__name__}.{term.__name__}) of sample 0 of problem 'p' cannot be computed: it raised KeyError: "
         "'no\\nsuch key'. What was sampled and computed is stored: fix the function, then resume"
     )
     assert isinstance(caught.value.__cause__, KeyError)

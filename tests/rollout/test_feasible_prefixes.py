@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from scripted_engine import Scripted
 
 from lit_tpgrpo.credit import DenseRewardCredit
 from lit_tpgrpo.engines.base import SamplingParams
@@ -22,6 +21,7 @@ from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.verify.base import Verifier
+from tests.rollout.scripted_engine import Scripted
 
 LINES = ["3 + 4 = 7.", "7 + 1 = 8.", "8 + 1 = 0.", "0 + 1 = 1.", "1 + 1 = 2."]
 WRONG, RIGHT = ("<think>\n" + "\n\n".join(LINES) + f"\n</think>\n\\boxed{{{a}}}" for a in (2, 9))

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "credit"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "judges" / "generative"))
-import misbehaving_server as bad
-from chains import RuleChat, asked_id
-from credit_cases import correct, group, incorrect, undecided
 
 from lit_tpgrpo.chat.base import ChatError, Fault
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
@@ -31,6 +23,9 @@ from lit_tpgrpo.judges.generative.limits import RequestLimits
 from lit_tpgrpo.judges.grading import PairwiseComparison, PrinciplesGrader
 from lit_tpgrpo.rollout.evidence import add_evidence, uses_engine
 from lit_tpgrpo.rollout.round_file import RoundFile
+from tests.credit.credit_cases import correct, group, incorrect, undecided
+from tests.engines import misbehaving_server as bad
+from tests.judges.generative.chains import RuleChat, asked_id
 
 QUICK = RequestLimits(concurrency=1, backoff_s=0.0, patience_s=0.0, attempts=1)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_rounds import ASSIGNMENTS, UNDECIDED, C, CountingJudge, Dealt, G, I, Sampling, Scripted, tokenizer
 
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.engines.base import Completion
@@ -24,6 +23,18 @@ from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.rows import judged_rows
 from lit_tpgrpo.rollout.store import RoundStore
 from lit_tpgrpo.rollout.training_sequences import training_sequence
+from tests.rollout.test_rounds import (
+    ASSIGNMENTS,
+    UNDECIDED,
+    C,
+    CountingJudge,
+    Dealt,
+    G,
+    I,
+    Sampling,
+    Scripted,
+    tokenizer,
+)
 
 __all__ = ["tokenizer"]  # the fixture
 

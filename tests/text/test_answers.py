@@ -7,7 +7,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from real_data import RealData
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.text.answers import (
@@ -18,6 +17,7 @@ from lit_tpgrpo.text.answers import (
     normalise_gold,
 )
 from lit_tpgrpo.text.formats import ThinkTags
+from tests.real_data import RealData
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from real_data import SAMPLE
 
 from lit_tpgrpo.datamodules.arithmetic.judge_report import writer_samples
 from lit_tpgrpo.judges.audit_sets import read_mrben, read_prmbench
@@ -15,6 +14,7 @@ from lit_tpgrpo.text import equations, flattening, markers, reflections
 from lit_tpgrpo.text.equations import Equation, extract_equations, find_expressions
 from lit_tpgrpo.text.flattening import flatten
 from lit_tpgrpo.text.reflections import read_step
+from tests.real_data import SAMPLE
 
 GREEK = dict(zip(flattening._GREEK_NAMES.split(), "αβγδεθλμπρσφωΔΩ", strict=True))
 SYMBOLS = (

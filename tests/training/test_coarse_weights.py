@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_module import fit, make_batch, weights
 from transformers import Adafactor
 
 from lit_tpgrpo.errors import ConfigError
@@ -15,6 +14,7 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.optimizers import unchanged_share
+from tests.test_module import fit, make_batch, weights
 
 COARSE = "of them would round back to what they were"
 

@@ -12,11 +12,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from test_module import fit, make_batch, sgd, weights
 
 from lit_tpgrpo.errors import NonFiniteLossError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.training.gradients import clip_gradients
+from tests.test_module import fit, make_batch, sgd, weights
 
 
 def scaled(scale: float) -> MixedPrecision:

@@ -11,12 +11,12 @@ import torch
 import transformers
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from test_configs import QUICKSTART, build
-from test_module import fit, make_batch, weights
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.training.schedules import SequenceLR, TransformersLR
+from tests.test_configs import QUICKSTART, build
+from tests.test_module import fit, make_batch, weights
 
 SCHEDULE = "--model.lr_scheduler"
 TORCH = "torch.optim.lr_scheduler."

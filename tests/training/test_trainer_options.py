@@ -5,11 +5,11 @@ from __future__ import annotations
 import lightning.pytorch.callbacks as callbacks
 import pytest
 import torch
-from test_module import fit, make_batch
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.training.adapters import LoRA
+from tests.test_module import fit, make_batch
 
 
 class Unread(torch.utils.data.Dataset):

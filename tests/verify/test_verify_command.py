@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_data import RealData
 
 from lit_tpgrpo.verify import __main__ as command
 from lit_tpgrpo.verify import checks
+from tests.real_data import RealData
 
 CASES = Path(__file__).parents[1] / "data" / "verifier_cases.jsonl"
 

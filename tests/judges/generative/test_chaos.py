@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +12,13 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "engines"))
-import misbehaving_server as bad
-from chains import PARAGRAPHS, make_case, verdict
-
 from lit_tpgrpo.chat.base import ChatError, ChatReply, ChatRequest, Fault
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
 from lit_tpgrpo.judges.generative.limits import RequestLimits
 from lit_tpgrpo.records import Outcome, StepLabel
+from tests.engines import misbehaving_server as bad
+from tests.judges.generative.chains import PARAGRAPHS, make_case, verdict
 
 C, I, M, U = StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.MATCHED, StepLabel.UNMATCHED  # noqa: E741
 EXPECTED = {Outcome.CORRECT: [C, C, I, I, C, C, C, C], Outcome.INCORRECT: [U, U, U, U, U, M, M, U]}

@@ -11,7 +11,6 @@ import time
 from contextlib import nullcontext
 
 import pytest
-from chains import ANSWER, PARAGRAPHS, RuleChat, asked_id, make_case, verdict
 
 from lit_tpgrpo.arrivals import Arrivals
 from lit_tpgrpo.chat.base import ChatError, ChatRequest, Fault
@@ -24,6 +23,7 @@ from lit_tpgrpo.judges.generative.queries import QueryConfig
 from lit_tpgrpo.judges.generative.segmentation import RuleSegmentation
 from lit_tpgrpo.judges.generative.voting import Vote
 from lit_tpgrpo.records import Outcome, StepLabel
+from tests.judges.generative.chains import ANSWER, PARAGRAPHS, RuleChat, asked_id, make_case, verdict
 
 C, I, M, U, A = (  # noqa: E741
     StepLabel.CORRECT,

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from chains import PARAGRAPHS, make_case
 
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative.numbered_solution import (
@@ -17,6 +16,7 @@ from lit_tpgrpo.judges.generative.numbered_solution import (
     step_index,
 )
 from lit_tpgrpo.judges.generative.prompts import DEFAULT_PROMPTS, PromptSet, Question, request_id
+from tests.judges.generative.chains import PARAGRAPHS, make_case
 
 TINY = "embedded:judge-prompts"
 

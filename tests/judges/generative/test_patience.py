@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import selectors
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "engines"))
-import misbehaving_server as bad
-from chains import make_case
 
 from lit_tpgrpo.chat.base import ChatError, ChatReply, ChatRequest, Fault
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
@@ -23,6 +18,8 @@ from lit_tpgrpo.judges.generative.counters import Counters
 from lit_tpgrpo.judges.generative.judge import GenerativeJudge
 from lit_tpgrpo.judges.generative.limits import BudgetTracker, RequestLimits, RoundBudget
 from lit_tpgrpo.judges.generative.sending import RequestSender, UnansweredError
+from tests.engines import misbehaving_server as bad
+from tests.judges.generative.chains import make_case
 
 PATIENCE = 300.0
 

@@ -6,7 +6,6 @@ import json
 from itertools import pairwise
 
 import pytest
-from chains import RuleChat, make_case, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from lit_tpgrpo.judges.generative.numbered_solution import number_solution
 from lit_tpgrpo.judges.generative.prompt_window import PromptWindow
 from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.generative.segmentation import LLMSegmentation, checked_starts, join_windows
+from tests.judges.generative.chains import RuleChat, make_case, verdict
 
 
 def test_windows_are_joined_where_both_begin_a_step_nearest_to_the_middle():

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "generative"))
-sys.path.insert(0, str(Path(__file__).parents[2] / "engines"))
-import misbehaving_server as bad
-from chains import RuleChat, asked_id
 
 from lit_tpgrpo.chat.base import ChatError, ChatRequest, Fault
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
@@ -33,6 +26,8 @@ from lit_tpgrpo.judges.grading import (
 from lit_tpgrpo.judges.grading.comparison import PairVotes, matrix_of, pair_value
 from lit_tpgrpo.judges.grading.questions import delimiter
 from lit_tpgrpo.records import Problem
+from tests.engines import misbehaving_server as bad
+from tests.judges.generative.chains import RuleChat, asked_id
 
 QUICK = RequestLimits(backoff_s=0.0, patience_s=0.0, attempts=2)
 PROBLEM = Problem("p", "What is 6 * 7?", "42")
