@@ -132,12 +132,22 @@ class AdapterWeights:
         base_tensors: yields the W under the names of ``Policy.named_tensors``. Collective if the policy is sharded.
         tensors: yields ``LAYER.lora_A.weight`` (rank, in) and ``LAYER.lora_B.weight`` (out, rank) of each adapted layer, the
             adapter's scale within B. Collective if the policy is sharded.
+        sharded: whether the two above are collective.
     """
 
     rank: int
     base: str
     base_tensors: Callable[[], Iterable[tuple[str, Tensor]]]
     tensors: Callable[[], Iterable[tuple[str, Tensor]]]
+    sharded: bool = False
+
+    def merged(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield W + B A of each adapted layer, in float32, and the other weights as they are. Collective as its parts are."""
+        adapters = dict(self.tensors())
+        for name, weight in self.base_tensors():
+            layer = name.removesuffix(".weight")
+            a, b = (adapters.get(f"{layer}.lora_{part}.weight") for part in "AB")
+            yield name, weight if a is None or b is None else weight.float() + b @ a
 
 
 @runtime_checkable

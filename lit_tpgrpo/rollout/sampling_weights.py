@@ -1,7 +1,7 @@
 """The weights that sample a round while the trainer goes on to others: a file beside the round, until it is sampled whole.
 
 An engine reads them from there whenever it needs them: when the round begins, when a server comes back, and in a resumed run,
-whose checkpoint has later weights.
+whose checkpoint has later weights. Of a policy that trains adapters the file has these alone: the weights beneath are the same.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -18,10 +19,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.distributed import raise_on_all_ranks
-from lit_tpgrpo.engines.base import Policy
-from lit_tpgrpo.errors import StorageError
+from lit_tpgrpo.engines.base import AdaptedPolicy, AdapterWeights, Policy
+from lit_tpgrpo.errors import ConfigError, StorageError
 
-_NAMES = "names"  # in the file's metadata: safetensors does not keep the order of tensors
+# In the file's metadata. Safetensors does not keep the order of tensors.
+_NAMES = "names"
+_RANK = "adapter_rank"  # if the tensors are those of an adapter
 
 
 def weights_path(folder: Path) -> Path:
@@ -55,29 +58,59 @@ class StoredPolicy:
         return self._version
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the weights in the order in which they were written, on the device of the policy. Not collective."""
+        """Yield the weights in the policy's order, on its device; an adapter merged in float32. Not collective."""
+        weights = self.adapter_weights()
+        return self._stored() if weights is None else weights.merged()
+
+    def adapter_weights(self) -> AdapterWeights | None:
+        """Return the adapter in the file, and the weights beneath it of the policy in training; None if the file has all.
+
+        Raises:
+            ConfigError: the policy in training is sharded: its weights cannot be had whenever the engine needs them.
+        """
+        with safe_open(self._path, "pt") as file:
+            rank = file.metadata().get(_RANK)
+        if rank is None:
+            return None
+        now = unsharded_adapter(self._policy)
+        if now is None:  # a checkpoint of another model or adapter is refused before
+            raise ConfigError(
+                f"a run that does not shard its weights began to sample the round in {self._path.parent}, and this one does; "
+                f"resume without sharding, or delete {self._path.name} there: the round is then sampled again"
+            )
+        return replace(now, rank=int(rank), tensors=self._stored)
+
+    def _stored(self) -> Iterator[tuple[str, Tensor]]:
         device = self.policy_model.device
         with safe_open(self._path, "pt") as file:
             for name in json.loads(file.metadata()[_NAMES]):
                 yield name, file.get_tensor(name).to(device)
 
 
+def unsharded_adapter(policy: Policy) -> AdapterWeights | None:
+    """Return a policy's adapter apart from its weights; None without one, or where getting at the weights is collective."""
+    weights = policy.adapter_weights() if isinstance(policy, AdaptedPolicy) else None
+    return None if weights is None or weights.sharded else weights
+
+
 def store_weights(trainer: L.Trainer, policy: Policy, path: Path) -> None:
-    """Write the policy's weights to a file, once on each machine; it is whole or absent. Collective.
+    """Write the policy's weights, or its adapter alone, to a file, once on each machine; it is whole or absent. Collective.
 
     Raises:
         StorageError: it cannot be written.
     """
     writes = trainer.local_rank == 0
     tensors: dict[str, Tensor] = {}
-    for name, tensor in policy.named_tensors():  # collective where they are sharded
+    adapter = unsharded_adapter(policy)
+    kind = {} if adapter is None else {_RANK: str(adapter.rank)}
+    for name, tensor in policy.named_tensors() if adapter is None else adapter.tensors():  # collective where sharded
         if writes:
             tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
     with raise_on_all_ranks("storing the weights that sample a round"):
         if writes:
             partial = path.with_suffix(f".{trainer.global_rank}.partial")
             try:
-                save_file(tensors, partial, metadata={_NAMES: json.dumps(list(tensors))})
+                save_file(tensors, partial, metadata={_NAMES: json.dumps(list(tensors)), **kind})
                 os.replace(partial, path)
             except (OSError, SafetensorError) as error:
                 raise StorageError(

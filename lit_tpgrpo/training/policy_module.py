@@ -29,7 +29,7 @@ from lit_tpgrpo.training.model_source import ModelSource
 from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.training.precision import compute_dtype
 from lit_tpgrpo.training.random_state import RANDOM_STATES, restore_random_state
-from lit_tpgrpo.training.sharding import Sharding, unsharded
+from lit_tpgrpo.training.sharding import Sharding, is_sharded, unsharded
 
 _SOLUTIONS = "solutions_trained"
 
@@ -94,7 +94,11 @@ class PolicyModule(EvaluatedModule):
             return None
         model = self.policy_model
         return AdapterWeights(
-            self.adapter.rank, self._base, partial(base_tensors, model), partial(adapter_tensors, model)
+            self.adapter.rank,
+            self._base,
+            partial(base_tensors, model),
+            partial(adapter_tensors, model),
+            is_sharded(model),
         )
 
     def unsharded(self) -> AbstractContextManager[None]:

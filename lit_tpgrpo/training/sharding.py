@@ -131,6 +131,11 @@ def _is_freed_after_forward(part: FSDPModule) -> bool:
     return any(group is not None and group.post_forward_mesh_info is not None for group in groups)
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether weights of a model are shards."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """All-gather the full tensor of a shard; return other tensors as they are. Collective for shards."""
     if not isinstance(tensor, DTensor):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from safetensors import safe_open
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback
 from lit_tpgrpo.chat.local_chat import LocalChat
@@ -28,6 +29,7 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import Outcome, Round
 from lit_tpgrpo.rollout import verifying
 from lit_tpgrpo.seeds import derived_seed
+from lit_tpgrpo.training.adapters import LoRA
 from tests.rollout.own_weights import OwnWeights
 
 PATIENCE_S = 300.0
@@ -104,7 +106,7 @@ class NotedModule(TPGRPOModule):
 
     def training_step(self, batch, batch_idx):
         index = batch.round_index
-        self.timeline.trained_from.setdefault(index, digest(self.policy_model))
+        self.timeline.trained_from.setdefault(index, fingerprint(self.named_tensors()))
         if self.last:
             self.timeline.wait_for("sampled", index + 1)
         super().training_step(batch, batch_idx)
@@ -165,9 +167,11 @@ def trainer(folder: Path, *callbacks: L.Callback, **kwargs: Any) -> L.Trainer:
     )
 
 
-def module(model: str, timeline: Timeline | None = None, lr: float = 0.5, last: bool = False) -> NotedModule:
+def module(
+    model: str, timeline: Timeline | None = None, lr: float = 0.5, last: bool = False, adapter: LoRA | None = None
+) -> NotedModule:
     torch.manual_seed(0)
-    built = NotedModule(model, optimizer=lambda p: torch.optim.SGD(p, lr=lr))
+    built = NotedModule(model, optimizer=lambda p: torch.optim.SGD(p, lr=lr), adapter=adapter)
     built.timeline, built.last = timeline or Timeline(), last
     return built
 
@@ -210,6 +214,32 @@ def test_the_weights_that_sample_a_round_are_those_before_the_last_one_however_l
     serial = module(random_model)
     trainer(tmp_path / "serial").fit(serial, datamodule=data(schedule="serial"))
     assert not torch.equal(weights(serial), ends[0])
+
+
+def test_an_adapter_samples_ahead_and_lies_beside_the_round_alone(random_model, tmp_path):
+    """Its run is the same whatever takes how long, and resumed in the middle of a round with the next one begun."""
+    ends = []
+    for name, engine_last, trainer_last in (("engine", True, False), ("trainer", False, True)):
+        timeline = Timeline()
+        trained = module(random_model, timeline, lr=20.0, last=trainer_last, adapter=LoRA(4, 8.0))
+        trainer(tmp_path / name).fit(trained, datamodule=data(NotedEngine(timeline, engine_last)))
+        begun = timeline.trained_from
+        assert len(set(begun.values())) == 3
+        for index in begun:
+            assert timeline.sampled_with[index] == {begun[max(index - 1, 0)]}
+        ends.append(weights(trained))
+    assert torch.equal(ends[0], ends[1])
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_last=True)
+    first = trainer(tmp_path / "cut", checkpoint, enable_checkpointing=True, max_steps=3)
+    part = data(Endless(2), store_dir=tmp_path / "rounds")
+    first.fit(module(random_model, lr=20.0, adapter=LoRA(4, 8.0)), datamodule=part)
+    (file,) = (tmp_path / "rounds").rglob("weights.safetensors")
+    with safe_open(file, "pt") as stored:
+        assert {name.rpartition(".lora_")[2] for name in list(stored.keys())} == {"A.weight", "B.weight"}
+    resumed, last = module(random_model, lr=20.0, adapter=LoRA(4, 8.0)), tmp_path / "ckpt" / "last.ckpt"
+    part = data(store_dir=tmp_path / "rounds")
+    trainer(tmp_path / "resumed").fit(resumed, datamodule=part, ckpt_path=last, weights_only=True)
+    assert torch.equal(weights(resumed), ends[0])
 
 
 def naive_logprobs(model: Any, solution: Any) -> torch.Tensor:

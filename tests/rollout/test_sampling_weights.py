@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lit_tpgrpo.errors import StorageError
+from lit_tpgrpo.engines.base import AdapterWeights
+from lit_tpgrpo.errors import ConfigError, StorageError
 from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.sampling_weights import StoredPolicy, store_weights, weights_path
 from lit_tpgrpo.rollout.store import RoundStore, match_scores
@@ -29,6 +32,17 @@ class Pairs:
 
     def named_tensors(self):
         yield from self.pairs
+
+
+class AdaptedPairs(Pairs):
+    """A policy with an adapter."""
+
+    def __init__(self, weights: AdapterWeights):
+        super().__init__(("merged", torch.ones(1)))
+        self.weights = weights
+
+    def adapter_weights(self):
+        return self.weights
 
 
 def test_tensors_come_back_in_their_order_and_types_and_do_not_follow_the_policy(tmp_path):
@@ -98,3 +112,46 @@ def test_scores_of_other_weights_are_deleted_and_those_of_the_same_kept(tmp_path
     assert (tmp_path / "scores.0.jsonl").is_file()
     match_scores(file, "two")
     assert sorted(os.listdir(tmp_path)) == ["scoring.json", "solutions.0.jsonl"]
+
+
+def adapted(**kwargs) -> AdaptedPairs:
+    base = (("x.weight", torch.tensor([[1.0, 2.0], [3.0, 4.0]])), ("norm.weight", torch.ones(2)))
+    adapter = (("x.lora_A.weight", torch.tensor([[1.0, 0.5]])), ("x.lora_B.weight", torch.tensor([[2.0], [-4.0]])))
+    return AdaptedPairs(AdapterWeights(1, "of the base", lambda: base, lambda: adapter, **kwargs))
+
+
+def test_of_an_adapter_the_file_has_the_adapter_alone_and_the_weights_are_those_with_it(tmp_path):
+    policy, path = adapted(), weights_path(tmp_path)
+    store_weights(TRAINER, policy, path)
+    with safe_open(path, "pt") as file:
+        assert sorted(file.keys()) == ["x.lora_A.weight", "x.lora_B.weight"]
+    policy.weights = replace(policy.weights, tensors=list)  # trained on
+    stored = StoredPolicy(policy, 4, path)
+    # W + B A = [[1, 2], [3, 4]] + [[2, 1], [-4, -2]]
+    assert [(name, t.tolist()) for name, t in stored.named_tensors()] == [
+        ("x.weight", [[3.0, 3.0], [-1.0, 2.0]]),
+        ("norm.weight", [1.0, 1.0]),
+    ]
+    apart = stored.adapter_weights()
+    assert apart is not None
+    assert (apart.rank, apart.base) == (1, "of the base")
+    assert {name: t.tolist() for name, t in apart.tensors()} == {
+        "x.lora_A.weight": [[1.0, 0.5]],
+        "x.lora_B.weight": [[2.0], [-4.0]],
+    }
+
+
+def test_where_getting_at_the_weights_is_collective_the_file_has_all_of_them(tmp_path):
+    policy, path = adapted(sharded=True), weights_path(tmp_path)
+    store_weights(TRAINER, policy, path)
+    stored = StoredPolicy(policy, 4, path)
+    assert stored.adapter_weights() is None
+    assert [name for name, _ in stored.named_tensors()] == ["merged"]
+
+
+def test_an_adapter_alone_is_of_no_use_to_a_policy_that_is_sharded_now(tmp_path):
+    store_weights(TRAINER, adapted(), weights_path(tmp_path))
+    with pytest.raises(
+        ConfigError, match=f"round in {tmp_path}, and this one does; .*delete weights.safetensors there"
+    ):
+        StoredPolicy(adapted(sharded=True), 4, weights_path(tmp_path)).named_tensors()
