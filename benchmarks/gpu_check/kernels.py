@@ -17,12 +17,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks import logprobs
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.models import architecture, random_model
+from lit_tpgrpo.functional.compiled_tiles import CompiledTiles
+from lit_tpgrpo.functional.logprobs import tile_math_for
 
 # ---- the log-prob head ----
 
 
+LARGEST_DIFFERENCE = {"log-probs": 1e-3, "entropy": 1e-3, "d hidden": 1e-2, "d weight": 1e-2}
+"""Between our head and the same without compilation: absolute, and relative for gradients, which may be rounded otherwise."""
+
+
 def logprob_head(bench: Bench) -> None:
-    """Measure each implementation of log softmax(hidden @ W.T)[target] and its entropy: time, and memory beyond the inputs."""
+    """Measure each implementation of log softmax(hidden @ W.T)[target] and its entropy: time, and memory beyond the inputs.
+
+    Raises:
+        RuntimeError: if our head is not compiled on a GPU, or its values are not those without compilation.
+    """
     arch = architecture(bench)
     settings = argparse.Namespace(
         tokens=64 if bench.tiny else 8192,
@@ -32,25 +42,56 @@ def logprob_head(bench: Bench) -> None:
         device=bench.device,
         repeats=3,
         threads=torch.get_num_threads(),
+        first_tokens=None,
     )
-    for variant, module in (("ours", None), ("naive", None), ("trl", "trl"), ("liger", "liger_kernel")):
+    for variant, module in (
+        ("ours", None),
+        ("ours_eager", None),
+        ("naive", None),
+        ("trl", "trl"),
+        ("liger", "liger_kernel"),
+    ):
         if module is not None and importlib.util.find_spec(module) is None:
             bench.row(variant, note=f"not installed: {module}")
             continue
         if variant == "liger" and bench.device != "cuda":
             continue  # it needs Triton
-        with bench.attempt(variant):
-            measured = logprobs.measure(variant, settings)
-            bench.row(
-                variant,
-                tokens=settings.tokens,
-                vocabulary=settings.vocab,
-                **{
-                    "forward ms": round(1e3 * measured["forward"], 2),
-                    "backward ms": round(1e3 * measured["backward"], 2),
-                    "MiB": round(measured["mib"], 1),
-                },
-            )
+        _head_row(bench, variant, variant, settings)
+    with bench.attempt("differences of ours to ours_eager"):
+        _head_values(bench, settings)
+    if bench.device == "cuda":
+        # What is compiled for the sizes of the first pass serves all others: does it serve them as well?
+        torch.compiler.reset()
+        settings.first_tokens = 64
+        _head_row(bench, "ours, compiled for 64 tokens", "ours", settings)
+        chosen = tile_math_for(torch.device(bench.device), settings.tokens)
+        if chosen is not CompiledTiles:
+            raise RuntimeError(f"our head is not compiled here: {chosen.__name__}; a warning above says why")
+
+
+def _head_row(bench: Bench, label: str, variant: str, settings: argparse.Namespace) -> None:
+    with bench.attempt(label):
+        measured = logprobs.measure(variant, settings)
+        bench.row(
+            label,
+            tokens=settings.tokens,
+            vocabulary=settings.vocab,
+            **{
+                "forward ms": round(1e3 * measured["forward"], 2),
+                "backward ms": round(1e3 * measured["backward"], 2),
+                "MiB": round(measured["mib"], 1),
+                "first pass s": round(measured["first"], 2) if bench.device == "cuda" else None,
+            },
+        )
+
+
+def _head_values(bench: Bench, settings: argparse.Namespace) -> None:
+    found = logprobs.differences(settings)
+    bench.row("differences of ours to ours_eager", **{name: float(f"{value:.2e}") for name, value in found.items()})
+    # Not "value > limit": NaN is no agreement.
+    wrong = [f"{name} {found[name]:.1e}" for name, limit in LARGEST_DIFFERENCE.items() if not found[name] <= limit]
+    if wrong:
+        raise RuntimeError(f"the compiled head differs from the eager one: {', '.join(wrong)}")
 
 
 # ---- attention ----

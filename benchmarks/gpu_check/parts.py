@@ -76,9 +76,9 @@ PARTS = (
     ),
     GpuCheck(
         "logprob_head",
-        "the log-prob head against log_softmax, TRL's tiles and Liger",
+        "the log-prob head, compiled and not, against log_softmax, TRL's tiles and Liger",
         f"{_KERNELS}.logprob_head",
-        60,
+        120,
         alone=True,
     ),
     GpuCheck(

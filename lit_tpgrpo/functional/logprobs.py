@@ -2,8 +2,9 @@
 
 At V = 151,936, the logits of 8k tokens take 4.6 GiB in fp32, and the usual log_softmax needs several such tensors. Here
 the vocabulary is processed in tiles of (N, chunk) logits: the forward pass adds each tile to a log-sum-exp, the backward
-pass recomputes the tile and turns it into the gradient of the logits in place. If the whole vocabulary is one tile, its
-softmax is kept in place of computing it again: a quarter of the head's products less, for the memory of one tile.
+pass recomputes the tile and turns it into the gradient of the logits in place. If the whole vocabulary is one tile, it is
+kept in place of computing it again: a quarter of the head's products less, for the memory of one tile. The arithmetic of a
+tile is in ``logprob_tiles`` and, for GPUs, in ``compiled_tiles``; ``tile_math_for`` chooses.
 
 The tiles are over the vocabulary, with a custom autograd function, and not over tokens under ``torch.utils.checkpoint``:
 each row block of the head's weight gradient is then one product over all tokens, written once. Token tiles would add a
@@ -19,10 +20,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lit_tpgrpo.functional.compilation import can_compile
+from lit_tpgrpo.functional.compiled_tiles import CompiledTiles
+from lit_tpgrpo.functional.logprob_tiles import EagerTiles, TileMath, UpstreamGradients, wide
+
 CPU_TILE = 2**22
 """Logits per tile on CPU: 16 MiB in fp32, two or three such buffers at a time; 2**20 to 2**25 are equally fast within noise."""
 ACCELERATOR_TILE = 2**25
-"""Logits per tile on other devices, 128 MiB in fp32: small tiles underuse the matrix units. TRL's kernel has this size too."""
+"""Logits per tile on other devices, 64 MiB in bf16: small tiles underuse the matrix units. TRL's kernel has this size too."""
+ALIGNMENT = 128
+"""A tile's width is a multiple of this on other devices than a CPU, for rows that are not aligned are slow to multiply."""
+WIDENED = 2**20
+"""Entries of the weight that are copied to fp32 at a time on a CPU."""
 
 
 def selected_logprobs(
@@ -32,6 +41,7 @@ def selected_logprobs(
     temperature: float = 1.0,
     bias: Tensor | None = None,
     chunk_size: int | None = None,
+    tile_math: type[TileMath] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute log softmax(z)[targets] and the entropy of softmax(z), z = (hidden @ weight.T + bias) / temperature.
 
@@ -45,6 +55,8 @@ def selected_logprobs(
         temperature: > 0; the temperature of sampling.
         bias: (V,) or None.
         chunk_size: vocabulary entries per tile; None for tiles of ``CPU_TILE`` or ``ACCELERATOR_TILE`` logits.
+        tile_math: arithmetic of a tile; None for what suits the device (``tile_math_for``): compiled on CUDA devices, unless
+            ``TORCH_COMPILE_DISABLE=1`` or something is missing for it, of which a warning tells.
 
     Returns:
         (N,) log-probs and (N,) entropies in nats, both differentiable in hidden, weight and bias. A loss that does not use the
@@ -55,69 +67,71 @@ def selected_logprobs(
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    chunk = chunk_size or max(1, (CPU_TILE if kind == "cpu" else ACCELERATOR_TILE) // max(1, len(hidden)))
+    chunk = chunk_size or _default_chunk(kind, len(hidden))
+    arithmetic = tile_math or tile_math_for(hidden.device, len(hidden))
     # Fix the dtypes here, so that forward and backward (to which autocast does not apply) agree.
     with torch.autocast(kind, enabled=False):
-        return _SelectedLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)
+        return _SelectedLogprobs.apply(hidden, weight, bias, targets, temperature, chunk, arithmetic)
 
 
-def _tiles(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, chunk: int
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield tiles of the vocabulary: (rows of the weight, product in the inputs' dtype, logits / temperature in fp32 or wider).
+def tile_math_for(device: torch.device, tokens: int) -> type[TileMath]:
+    """Choose the implementation: compiled on CUDA devices where that can work (``can_compile``), else eager.
 
-    Both tensors are (N, width), may be overwritten, and are the same tensor if their dtypes are equal. They are reused for
-    all tiles: new ones per tile are slower, and on CPU fragment the heap until it takes several times the tile's size.
+    Dynamo compiles sizes 0 and 1 separately, which is not worth it, so fewer than two tokens are eager everywhere.
+    """
+    return CompiledTiles if device.type == "cuda" and tokens > 1 and can_compile(device) else EagerTiles
+
+
+def _default_chunk(kind: str, tokens: int) -> int:
+    if kind == "cpu":
+        return max(1, CPU_TILE // max(1, tokens))
+    return max(ALIGNMENT, ACCELERATOR_TILE // max(1, tokens) // ALIGNMENT * ALIGNMENT)
+
+
+def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield tiles of the vocabulary: (rows of the weight, hidden @ weight[rows].T + bias[rows] in the inputs' dtype).
+
+    The product is (N, width) and may be overwritten: its memory is that of all tiles.
     """
     n, vocab = len(hidden), len(weight)
-    chunk = min(chunk, vocab)
-    products = hidden.new_empty(n * chunk)
-    wide = _wide(hidden.dtype)
-    logits = products if wide == hidden.dtype else hidden.new_empty(n * chunk, dtype=wide)
+    buffer = hidden.new_empty(n * min(chunk, vocab))
     for start in range(0, vocab, chunk):
         rows = slice(start, min(start + chunk, vocab))
         width = rows.stop - start
-        product, z = (buffer[: n * width].view(n, width) for buffer in (products, logits))
+        product = buffer[: n * width].view(n, width)
         torch.mm(hidden, weight[rows].t(), out=product)
         if bias is not None:
             product += bias[rows]
-        if z.dtype != product.dtype:
-            z.copy_(product)
-        if temperature != 1.0:
-            z.div_(temperature)
-        yield rows, product, z
+        yield rows, product
 
 
 class _SelectedLogprobs(torch.autograd.Function):
     """Autograd function of ``selected_logprobs``: recomputes the logits of each tile in the backward pass."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, temperature, chunk):
-        n, wide = len(hidden), _wide(hidden.dtype)
-        chosen = torch.full((n,), torch.nan, dtype=wide, device=hidden.device)
-        scratch = torch.empty(n * min(chunk, len(weight)), dtype=wide, device=hidden.device)
-        # Per tile and token: the largest logit m, and the sums of e and of e * u with u = z - m, e = exp(u).
-        tops, sums, weighted = [], [], []
-        e = scratch
-        for rows, _, z in _tiles(hidden, weight, bias, temperature, chunk):
-            local, inside = _locate(targets, rows)
-            chosen = torch.where(inside, z.gather(1, local).squeeze(1), chosen)
-            top = z.amax(1)
-            e = torch.exp(z.sub_(top.unsqueeze(1)), out=scratch[: z.numel()].view_as(z))
-            tops.append(top)
-            sums.append(e.sum(1))
-            weighted.append(z.mul_(e).sum(1))
-        tops, sums, weighted = torch.stack(tops), torch.stack(sums), torch.stack(weighted)
+    def forward(ctx, hidden, weight, bias, targets, temperature, chunk, tile_math):
+        chosen = torch.full((len(hidden),), torch.nan, dtype=wide(hidden.dtype), device=hidden.device)
+        arithmetic: TileMath = tile_math(temperature)
+        tiles, kept = [], ()
+        for rows, product in _products(hidden, weight, bias, chunk):
+            sums = arithmetic.sums(product, targets - rows.start, chosen)
+            chosen = sums.chosen
+            tiles.append(sums)
+            if len(weight) <= chunk:
+                kept = arithmetic.kept(product, sums)
+        tops = torch.stack([sums.top for sums in tiles])
         top = tops.amax(0)
         shift = tops - top
         scale = shift.exp()
-        total = (scale * sums).sum(0)
+        totals = torch.stack([sums.total for sums in tiles])
+        total = (scale * totals).sum(0)
         log_total = total.log()
         # H = log Z - E[z], both relative to ``top``, which avoids a difference of large numbers.
-        entropy = log_total - (scale * (weighted + shift * sums)).sum(0) / total
+        weighted = torch.stack([sums.weighted for sums in tiles])
+        entropy = log_total - (scale * (weighted + shift * totals)).sum(0) / total
         log_z = top + log_total
-        ctx.save_for_backward(hidden, weight, bias, targets, log_z, entropy, *((e, total) if len(tops) == 1 else ()))
-        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.save_for_backward(hidden, weight, bias, targets, log_z, entropy, *kept)
+        ctx.temperature, ctx.chunk, ctx.tile_math = temperature, chunk, tile_math
         ctx.set_materialize_grads(False)  # None for an output that the loss does not use
         return chosen - log_z, entropy
 
@@ -130,74 +144,52 @@ class _SelectedLogprobs(torch.autograd.Function):
         d_hidden = torch.zeros(hidden.shape, dtype=log_z.dtype, device=hidden.device) if for_hidden else None
         d_weight = torch.empty_like(weight) if for_weight else None
         d_bias = torch.empty_like(bias) if for_bias else None
-        grad = torch.zeros_like(log_z) if grad is None else grad
-        grad = (grad / ctx.temperature).unsqueeze(1)
-        if grad_entropy is not None:
-            grad_entropy = (grad_entropy / ctx.temperature).unsqueeze(1)
+        upstream = UpstreamGradients(
+            log_z,
+            entropy,
+            torch.zeros_like(log_z) if grad is None else grad / ctx.temperature,
+            None if grad_entropy is None else grad_entropy / ctx.temperature,
+        )
+        arithmetic: TileMath = ctx.tile_math(ctx.temperature)
         with torch.autocast(hidden.device.type, enabled=False):
-            if kept and grad_entropy is None:
-                e, total = kept
-                tiles = _kept_tile(e, total, grad, hidden.dtype)
+            if kept:
+                only = arithmetic.gradient_of_kept(tuple(kept), targets, upstream, hidden.dtype)
+                tiles = iter([(slice(0, len(weight)), only)])
             else:
-                logits = _tiles(hidden, weight, bias, ctx.temperature, ctx.chunk)
-                tiles = _gradient_tiles(logits, log_z, entropy, grad, grad_entropy)
-            for rows, product, d in tiles:
-                local, inside = _locate(targets, rows)
-                # Not scatter_add_: it has no deterministic CUDA kernel, and with one index per row it is not needed.
-                d.scatter_(
-                    1, local, d.gather(1, local) + torch.where(inside.unsqueeze(1), grad, torch.zeros_like(grad))
-                )
+                tiles = _gradients(arithmetic, _products(hidden, weight, bias, ctx.chunk), targets, upstream)
+            for rows, d in tiles:
                 if d_bias is not None:
-                    d_bias[rows] = d.sum(0)
-                if product.dtype != d.dtype:
-                    product.copy_(d)
+                    d_bias[rows] = d.sum(0, dtype=log_z.dtype)
                 if d_hidden is not None:
-                    d_hidden += product @ weight[rows]
+                    _add_product(d_hidden, d, weight[rows])
                 if d_weight is not None:
-                    torch.mm(product.t(), hidden, out=d_weight[rows])
-        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None
+                    torch.mm(d.t(), hidden, out=d_weight[rows])
+        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None, None
 
 
-def _gradient_tiles(
-    tiles: Iterator[tuple[slice, Tensor, Tensor]],
-    log_z: Tensor,
-    entropy: Tensor,
-    grad: Tensor,
-    grad_entropy: Tensor | None,
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Turn tiles of logits into their gradient in place, but for what the targets add: (rows, buffer of products, gradient).
+def _gradients(
+    arithmetic: TileMath, products: Iterator[tuple[slice, Tensor]], targets: Tensor, upstream: UpstreamGradients
+) -> Iterator[tuple[slice, Tensor]]:
+    """Turn tiles of products into their gradient, in place."""
+    for rows, product in products:
+        arithmetic.gradient(product, targets - rows.start, upstream)
+        yield rows, product
 
-    d log p[target] / dz = 1[target] - p;  dH / dz = -p (log p + H)
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to ``total`` in the dtype of ``total``, without rounding the product to that of ``a`` and ``b`` first.
+
+    Rounding the product of each of 38 tiles of the vocabulary to bf16 gives d_hidden a relative error of 1.0e-3 to 1.6e-3 in
+    place of 1e-5 to 3e-4 (``docs/log.md``, 2026-11-28), and TRL found that it biases training.
     """
-    scratch = None
-    for rows, product, d in tiles:
-        d.sub_(log_z.unsqueeze(1))
-        if grad_entropy is None:
-            d.exp_().mul_(-grad)
-        else:
-            scratch = (
-                torch.empty(d.numel(), dtype=d.dtype, device=d.device) if scratch is None else scratch
-            )  # the widest
-            factor = torch.add(d, entropy.unsqueeze(1), out=scratch[: d.numel()].view_as(d))
-            d.exp_().mul_(factor.mul_(grad_entropy).add_(grad).neg_())
-        yield rows, product, d
-
-
-def _kept_tile(e: Tensor, total: Tensor, grad: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield the one tile of ``_gradient_tiles`` from what the forward pass kept of it: p = e / total."""
-    d = e * (-grad / total.unsqueeze(1))  # a new tensor: the graph may be kept for another backward pass
-    yield slice(0, e.shape[1]), d if dtype == d.dtype else torch.empty_like(d, dtype=dtype), d
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of reductions: fp32, or fp64 for fp64 inputs (for gradcheck)."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _locate(targets: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-    """Locate targets in a tile: (N, 1) column, clamped to the tile, and (N,) bool, whether they are in the tile."""
-    local, width = targets - rows.start, rows.stop - rows.start
-    return local.clamp(0, width - 1).unsqueeze(1), (local >= 0) & (local < width)
+    if total.dtype == a.dtype:
+        torch.addmm(total, a, b, out=total)  # not addmm_: FLOP counters know this one only
+    elif total.device.type == "cuda":
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:  # no other device adds in a wider dtype; blocks, so that the weight's copy stays small
+        rows = max(1, WIDENED // max(1, b.shape[1]))
+        for block_a, block_b in zip(a.split(rows, dim=1), b.split(rows), strict=True):
+            torch.addmm(total, block_a.to(total.dtype), block_b.to(total.dtype), out=total)
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -21,6 +22,7 @@ import torch
 
 from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.bench import Bench, GpuCheck
+from benchmarks.gpu_check.kernels import LARGEST_DIFFERENCE, _head_values
 from benchmarks.gpu_check.models import QWEN2_1_5B, Architecture, solution_lengths
 from benchmarks.gpu_check.parts import PARTS
 from benchmarks.gpu_check.runner import Run, run_parts
@@ -514,3 +516,20 @@ def test_rows_are_on_disk_at_once(tmp_path):
     bench = Bench("p", "cpu", "tiny", tmp_path / "results.jsonl", tmp_path)
     bench.row("one", x=1.5)
     assert read_records(bench.results) == [{"part": "p", "row": "one", "values": {"x": 1.5}}]
+
+
+# ---- the log-prob head ----
+
+
+@pytest.mark.parametrize("value", [0.5, math.nan])
+def test_a_compiled_head_with_other_values_fails(value, tmp_path, monkeypatch):
+    from benchmarks import logprobs
+
+    bench = Bench("logprob_head", "cpu", "tiny", tmp_path / "results.jsonl", tmp_path)
+    monkeypatch.setattr(logprobs, "differences", lambda settings: dict.fromkeys(LARGEST_DIFFERENCE, 0.0))
+    _head_values(bench, argparse.Namespace())
+    monkeypatch.setattr(
+        logprobs, "differences", lambda settings: dict.fromkeys(LARGEST_DIFFERENCE, 0.0) | {"entropy": value}
+    )
+    with pytest.raises(RuntimeError, match=r"differs from the eager one: entropy (5\.0e-01|nan)"):
+        _head_values(bench, argparse.Namespace())

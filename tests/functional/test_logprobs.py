@@ -65,13 +65,14 @@ def test_large_logits_stay_finite_and_exact():
     torch.testing.assert_close(got[1], want[1], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("chunk_size", [5, None])
 @pytest.mark.parametrize("outputs", [(0,), (1,), (0, 1)], ids=["logprobs", "entropy", "both"])
-def test_gradcheck_in_float64(outputs):
+def test_gradcheck_in_float64(outputs, chunk_size):
     hidden, weight, targets, bias = inputs(torch.float64)
     leaves = [t.requires_grad_() for t in (hidden, weight, bias)]
 
     def head(h, w, b):
-        both = selected_logprobs(h, w, targets, 0.7, b, chunk_size=5)
+        both = selected_logprobs(h, w, targets, 0.7, b, chunk_size=chunk_size)
         return tuple(both[i] for i in outputs)
 
     assert torch.autograd.gradcheck(head, leaves)
@@ -128,15 +129,20 @@ def test_only_the_gradients_asked_for():
         assert not selected_logprobs(hidden, weight, targets)[0].requires_grad
 
 
-def test_the_softmax_that_is_kept_serves_two_backward_passes():
+@pytest.mark.parametrize("entropy", [0.0, 0.5])
+def test_the_softmax_that_is_kept_serves_two_backward_passes(entropy):
     """The vocabulary is one tile: its softmax is kept, not computed again, and not overwritten."""
     hidden, weight, targets, _ = inputs()
     leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
-    logp, _ = selected_logprobs(leaves[0], leaves[1], targets)
-    first = torch.autograd.grad(logp.sum(), leaves, retain_graph=True)
-    second = torch.autograd.grad(logp.sum(), leaves)
-    tiled, _ = selected_logprobs(leaves[0], leaves[1], targets, chunk_size=5)
-    for a, b, c in zip(first, second, torch.autograd.grad(tiled.sum(), leaves), strict=True):
+
+    def loss(**settings):
+        logp, entropies = selected_logprobs(leaves[0], leaves[1], targets, **settings)
+        return (logp + entropy * entropies).sum() if entropy else logp.sum()
+
+    kept = loss()
+    first = torch.autograd.grad(kept, leaves, retain_graph=True)
+    second = torch.autograd.grad(kept, leaves)
+    for a, b, c in zip(first, second, torch.autograd.grad(loss(chunk_size=5), leaves), strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, c)
 
