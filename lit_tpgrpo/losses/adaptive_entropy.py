@@ -11,14 +11,13 @@ import torch
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.losses.base import LossInputs, LossOutput, LossState, stateful_part
-from lit_tpgrpo.losses.entropy_bonus import EntropyBonus
 from lit_tpgrpo.losses.policy_loss import check_positive
-from lit_tpgrpo.losses.wrapped import WrappedLoss, refuse_own_kind
+from lit_tpgrpo.losses.wrapped import EntropyTerm, check_names, refuse_inside
 
 
 @checked_arguments()
 @dataclass(frozen=True)
-class AdaptiveEntropyBonus(WrappedLoss):
+class AdaptiveEntropyBonus(EntropyTerm):
     """Subtract ``c_k * sum_t w_t H_t`` from another loss, with gradient, where c_k follows the entropy of the step before.
 
     With H^k the mean entropy of the tokens of step k:
@@ -28,7 +27,8 @@ class AdaptiveEntropyBonus(WrappedLoss):
 
     Sources: Skywork-OR1 (arXiv 2505.22312); TRL 1.16's ``use_adaptive_entropy``, whose defaults these are. As in
     ``EntropyBonus``, w_t are those of ``model.normalisation``, where TRL always averages over tokens, and H^k is over all
-    tokens inside of ``TopEntropy``, too. The two numbers, coefficient and last entropy, are in checkpoints.
+    tokens inside of ``TopEntropy``, too. The two numbers, coefficient and last entropy, are in checkpoints. A step that the
+    gradient scaler of 16-bit precision skips changes both, as in TRL, which does so before the optimizer steps.
 
     Args:
         loss: the loss beside it.
@@ -56,12 +56,7 @@ class AdaptiveEntropyBonus(WrappedLoss):
                 f"coefficient must lie between minimum and maximum, got {self.coefficient} for {self.minimum} and "
                 f"{self.maximum}; minimum must not be negative, nor maximum infinite"
             )
-        refuse_own_kind(self)
-        inner: object = self.loss
-        while isinstance(inner, WrappedLoss):
-            if isinstance(inner, EntropyBonus):
-                raise ConfigError("one EntropyBonus is inside of AdaptiveEntropyBonus: keep one of them")
-            inner = inner.loss
+        refuse_inside(self, EntropyTerm)
         if stateful_part(self.loss) is not None:
             raise ConfigError("the loss inside of AdaptiveEntropyBonus carries a state, too: keep one of them")
 
@@ -81,19 +76,14 @@ class AdaptiveEntropyBonus(WrappedLoss):
 
         Raises:
             ValueError: there is no ``differentiable_entropy``, or no ``state``.
+            ConfigError: the wrapped loss logs something under one of the two names.
         """
-        if inputs.differentiable_entropy is None:
-            raise ValueError("an entropy bonus needs the entropy: pass it to loss_inputs")
         if inputs.state is None:
             raise ValueError(
                 "AdaptiveEntropyBonus needs its state: pass initial_state() or next_state() to loss_inputs"
             )
         applied = inputs.state["coefficient"] if inputs.state["entropy"] <= self.target else 0.0
-        output = self.loss(inputs)
-        entropy_loss = -applied * (inputs.weights * inputs.differentiable_entropy).sum()
-        return replace(
-            output,
-            loss=output.loss + entropy_loss,
-            terms={**output.terms, "entropy_loss": entropy_loss},
-            token_values={**output.token_values, "entropy_coefficient": torch.full_like(inputs.weights, applied)},
-        )
+        output = self.with_entropy_loss(inputs, applied)
+        check_names(self, output, "entropy_coefficient")
+        applied_everywhere = torch.full_like(inputs.weights, applied)
+        return replace(output, token_values={**output.token_values, "entropy_coefficient": applied_everywhere})

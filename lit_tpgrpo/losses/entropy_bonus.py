@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.losses.base import LossInputs, LossOutput
 from lit_tpgrpo.losses.policy_loss import check_positive
-from lit_tpgrpo.losses.wrapped import WrappedLoss, refuse_own_kind
+from lit_tpgrpo.losses.wrapped import EntropyTerm, refuse_inside
 
 
 @checked_arguments()
 @dataclass(frozen=True)
-class EntropyBonus(WrappedLoss):
+class EntropyBonus(EntropyTerm):
     """Subtract ``coefficient * sum_t w_t H_t`` from another loss, H_t the entropy at each token, with gradient.
 
     Sources: A3C (arXiv 1602.01783); TRL 1.16's ``entropy_coef``, which is always a mean over tokens, while w_t here are those
@@ -23,23 +23,20 @@ class EntropyBonus(WrappedLoss):
         coefficient: weight of the entropy, above 0. Without a published value for this method.
 
     Raises:
-        ConfigError: the coefficient is not above 0, or the loss inside has an entropy bonus, too.
+        ConfigError: the coefficient is not above 0, or the loss inside has an entropy bonus, too, adaptive or not.
     """
 
     coefficient: float = 1e-3
 
     def __post_init__(self) -> None:
         check_positive(coefficient=self.coefficient)
-        refuse_own_kind(self)
+        refuse_inside(self, EntropyTerm)
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
         """Compute the sum of the two.
 
         Raises:
             ValueError: there is no ``differentiable_entropy``.
+            ConfigError: the wrapped loss logs something as ``entropy_loss``.
         """
-        if inputs.differentiable_entropy is None:
-            raise ValueError("an entropy bonus needs the entropy: pass it to loss_inputs")
-        output = self.loss(inputs)
-        entropy_loss = -self.coefficient * (inputs.weights * inputs.differentiable_entropy).sum()
-        return replace(output, loss=output.loss + entropy_loss, terms={**output.terms, "entropy_loss": entropy_loss})
+        return self.with_entropy_loss(inputs, self.coefficient)

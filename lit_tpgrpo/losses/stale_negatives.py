@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.losses.base import LossInputs
 from lit_tpgrpo.losses.policy_loss import check_positive
-from lit_tpgrpo.losses.wrapped import MaskedLoss, refuse_own_kind
+from lit_tpgrpo.losses.wrapped import MaskedLoss, refuse_inside
 
 
 @checked_arguments()
@@ -36,7 +36,7 @@ class StaleNegatives(MaskedLoss):
 
     def __post_init__(self) -> None:
         check_positive(threshold=self.threshold)
-        refuse_own_kind(self)
+        refuse_inside(self, StaleNegatives)
 
     def left_out(self, inputs: LossInputs) -> tuple[str, Tensor]:
         """Mark the tokens that are not pushed down."""

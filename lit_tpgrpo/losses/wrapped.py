@@ -30,17 +30,29 @@ class WrappedLoss(TokenLoss):
         return entropy_quantile(self.loss)
 
 
-def refuse_own_kind(loss: WrappedLoss) -> None:
-    """Refuse a loss around another of its class, in which both would be logged under one name.
+def refuse_inside(loss: WrappedLoss, kind: type[TokenLoss]) -> None:
+    """Refuse a loss around one of a kind, in which both would be logged under one name.
 
     Raises:
         ConfigError: there is one, at any depth.
     """
     inner: object = loss.loss
-    while isinstance(inner, WrappedLoss):
-        if type(inner) is type(loss):
-            raise ConfigError(f"one {type(loss).__name__} is inside of another: keep one of them")
-        inner = inner.loss
+    while isinstance(inner, TokenLoss):
+        if isinstance(inner, kind):
+            outer = "another" if type(inner) is type(loss) else type(loss).__name__
+            raise ConfigError(f"one {type(inner).__name__} is inside of {outer}: keep one of them")
+        inner = getattr(inner, "loss", None)
+
+
+def check_names(loss: WrappedLoss, output: LossOutput, *names: str) -> None:
+    """Check that what a loss is about to log is not among what the one inside logs.
+
+    Raises:
+        ConfigError: it is: it would replace the other, and the terms would not add up to the loss.
+    """
+    taken = [name for name in names if name in output.terms or name in output.token_values]
+    if taken:
+        raise ConfigError(f"{type(loss).__name__} logs {taken[0]}, and so does the loss inside: keep one of them")
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,27 @@ class MaskedLoss(WrappedLoss):
         """
         name, left_out = self.left_out(inputs)
         output = self.loss(replace(inputs, advantages=inputs.advantages.masked_fill(left_out, 0.0)))
-        if name in output.terms or name in output.token_values:
-            raise ConfigError(f"{type(self).__name__} logs {name}, and so does the loss inside: keep one of them")
+        check_names(self, output, name)
         return replace(output, token_values={**output.token_values, name: left_out})
+
+
+@dataclass(frozen=True)
+class EntropyTerm(WrappedLoss):
+    """Add the term ``entropy_loss = -coefficient * sum_t w_t H_t``, with gradient, to another loss without one.
+
+    Subclasses call ``refuse_inside(self, EntropyTerm)`` when they are built.
+    """
+
+    def with_entropy_loss(self, inputs: LossInputs, coefficient: float) -> LossOutput:
+        """Compute the sum of the two.
+
+        Raises:
+            ValueError: there is no ``differentiable_entropy``.
+            ConfigError: the wrapped loss logs something as ``entropy_loss``.
+        """
+        if inputs.differentiable_entropy is None:
+            raise ValueError("an entropy bonus needs the entropy: pass it to loss_inputs")
+        output = self.loss(inputs)
+        check_names(self, output, "entropy_loss")
+        entropy_loss = -coefficient * (inputs.weights * inputs.differentiable_entropy).sum()
+        return replace(output, loss=output.loss + entropy_loss, terms={**output.terms, "entropy_loss": entropy_loss})

@@ -117,7 +117,7 @@ def test_bad_settings_are_refused(build, message):
 
 def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match="an entropy bonus needs the entropy"):
-        LOSS(our_inputs(random_step(), "token"))
+        LOSS(our_inputs(random_step(), "token", state=LOSS.initial_state()))
     with pytest.raises(ValueError, match="AdaptiveEntropyBonus needs its state"):
         LOSS(our_inputs(random_step(), "token", entropy=torch.ones(4, 7)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from lit_tpgrpo.losses import (
     GSPO,
     SAPO,
     VESPO,
+    AdaptiveEntropyBonus,
     ClippedSurrogate,
     EntropyBonus,
     GSPOToken,
@@ -25,6 +27,7 @@ from lit_tpgrpo.losses import (
     StaleNegatives,
     TokenLoss,
     TopEntropy,
+    WrappedLoss,
     loss_inputs,
 )
 from lit_tpgrpo.losses.base import entropy_quantile
@@ -151,6 +154,10 @@ def test_wrapped_losses_pass_on_what_is_needed_and_come_back_from_a_checkpoint()
             "GSPO at the sequence level needs one advantage .*wrap lit_tpgrpo.GSPOToken",
         ),
         (lambda: EntropyBonus(TopEntropy(EntropyBonus(SAPO()))), "one EntropyBonus is inside of another: keep one"),
+        (
+            lambda: EntropyBonus(StaleNegatives(AdaptiveEntropyBonus(SAPO()))),
+            "one AdaptiveEntropyBonus is inside of EntropyBonus: keep one of them",
+        ),
         (lambda: StaleNegatives(StaleNegatives(SAPO()), 0.1), "one StaleNegatives is inside of another: keep one"),
         (lambda: EntropyBonus(SAPO(), 0.0), "coefficient must be above 0"),
         (lambda: StaleNegatives(SAPO(), -1.0), "threshold must be above 0"),
@@ -178,6 +185,74 @@ def test_a_name_that_the_loss_inside_logs_is_not_overwritten(inner, name):
     assert {"free"} == NoPush(inner, "free")(inputs).token_values.keys() - inner(inputs).token_values.keys()
     with pytest.raises(ConfigError, match=f"NoPush logs {name}, and so does the loss inside: keep one of them"):
         NoPush(inner, name)(inputs)
+
+
+@dataclass(frozen=True)
+class LogsAsWell(WrappedLoss):
+    """Log a term or a value of tokens under a name of the entropy bonuses."""
+
+    term: str = ""
+    value: str = ""
+
+    def __call__(self, inputs):
+        output = self.loss(inputs)
+        terms = {self.term: torch.zeros(())} if self.term else {}
+        return replace(output, terms=terms, token_values={self.value: inputs.mask} if self.value else {})
+
+
+@pytest.mark.parametrize(
+    ("outer", "names", "taken"),
+    [
+        (EntropyBonus, {"term": "entropy_loss"}, "entropy_loss"),
+        (EntropyBonus, {"value": "entropy_loss"}, "entropy_loss"),
+        (AdaptiveEntropyBonus, {"term": "entropy_loss"}, "entropy_loss"),
+        (AdaptiveEntropyBonus, {"value": "entropy_coefficient"}, "entropy_coefficient"),
+    ],
+)
+def test_an_entropy_bonus_overwrites_nothing_of_a_loss_of_the_users(outer, names, taken):
+    inputs = our_inputs(random_step(), "token", entropy=entropies_of(), state={"coefficient": 0.5, "entropy": 0.1})
+    with pytest.raises(ConfigError, match=f"{outer.__name__} logs {taken}, and so does the loss inside: keep one"):
+        outer(LogsAsWell(SAPO(), **names))(inputs)
+
+
+WRAPPERS = (EntropyBonus, AdaptiveEntropyBonus, TopEntropy, StaleNegatives)
+ONE_ONLY = (
+    {EntropyBonus, AdaptiveEntropyBonus},
+    {EntropyBonus},
+    {AdaptiveEntropyBonus},
+    {TopEntropy},
+    {StaleNegatives},
+)
+
+
+@pytest.mark.parametrize("between", [None, *WRAPPERS])
+@pytest.mark.parametrize("inner", WRAPPERS)
+@pytest.mark.parametrize("outer", WRAPPERS)
+def test_any_wrappers_are_refused_or_their_terms_add_up_to_the_loss(outer, between, inner):
+    """The six pairs of one kind are refused at any depth; of all others what is logged is what is trained on."""
+    kinds = [kind for kind in (outer, between, inner) if kind is not None]
+    refused = any({a, b} in ONE_ONLY for a, b in itertools.combinations(kinds, 2))
+
+    def build():
+        loss = ClippedSurrogate(kl_beta=0.04)
+        for kind in reversed(kinds):
+            loss = kind(loss)
+        return loss
+
+    if refused:
+        with pytest.raises(ConfigError, match="keep one of them") as error:
+            build()
+        assert "\n" not in str(error.value)
+        return
+    inputs = our_inputs(
+        random_step(),
+        "token",
+        entropy=entropies_of(),
+        entropy_threshold=torch.tensor(0.5),
+        state={"coefficient": 0.5, "entropy": 0.1},
+    )
+    output = build()(inputs)
+    assert sum(term.item() for term in output.terms.values()) == pytest.approx(output.loss.item(), abs=1e-6)
 
 
 def test_inputs_that_are_missing_are_named():

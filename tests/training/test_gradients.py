@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from lit_tpgrpo.errors import NonFiniteLossError
+from lit_tpgrpo.losses import AdaptiveEntropyBonus, ClippedSurrogate
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.training.gradients import clip_gradients
 from tests.test_module import fit, make_batch, sgd, weights
@@ -88,6 +89,16 @@ def test_skipped_steps_leave_the_weights_alone(random_model, tmp_path):
     start = TPGRPOModule(random_model)
     start.configure_model()
     assert torch.equal(weights(module), weights(start))
+
+
+def test_a_skipped_step_counts_for_the_adaptive_entropy_bonus(random_model, tmp_path):
+    """As in TRL 1.16, whose coefficient follows the entropy of a step before the optimizer takes or skips it."""
+    record = Record()
+    loss = AdaptiveEntropyBonus(ClippedSurrogate(), target=10.0, coefficient=0.1, delta=0.05)
+    module = TPGRPOModule(random_model, optimizer=sgd, loss=loss)
+    fit(module, [make_batch(i) for i in range(3)], tmp_path, plugins=[scaled(2.0**30)], callbacks=[record])
+    assert [step["train/step_skipped"] for step in record.steps] == [1.0] * 3
+    assert [step["train/entropy_coefficient"] for step in record.steps] == pytest.approx([0.0, 0.15, 0.2])
 
 
 def test_a_loss_that_is_not_finite_stops_whatever_the_scale(random_model, tmp_path):
