@@ -133,6 +133,20 @@ AXES: dict[tuple[str, str], tuple[int, ...]] = {
     ("trainer step", "vocabulary"): (8192, 16_384, 32_768, 65_536),
 }
 QUADRATIC = ("trainer step", "length")
+LEAST = {"length": 64, "group_size": 2, "groups": 1, "vocabulary": 512}
+"""Smallest sizes with which every part can be measured."""
+
+
+def scaled(axis: str, sizes: Sequence[int], scale: float) -> tuple[int, ...]:
+    """Scale the smallest size, not below the axis's least, and keep the ratios of the others to it.
+
+    >>> scaled("groups", (4, 8, 16, 32), 0.1)
+    (1, 2, 4, 8)
+    >>> scaled("length", (4000, 8000), 0.1)
+    (400, 800)
+    """
+    smallest = max(LEAST[axis], int(sizes[0] * scale))
+    return tuple(smallest * n // sizes[0] for n in sizes)
 
 
 def measure(part: str, axis: str, sizes: tuple[int, ...], repeats: int) -> Growth:
@@ -167,13 +181,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="passes of each size (default: %(default)s)")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="factor of the sizes along each axis (default: %(default)s)"
+        "--scale",
+        type=float,
+        default=1.0,
+        help="factor of the smallest size along each axis, to which the others keep their ratios (default: %(default)s)",
     )
     parser.add_argument(
         "--limit", type=float, default=1.15, help="exponent above which a row is marked (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, help="file of the table, besides printing it")
     args = parser.parse_args(arguments)
+    if args.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {args.repeats}")
+    if not 0 < args.scale < math.inf:
+        parser.error(f"--scale must be positive and finite, got {args.scale}")
     torch.set_num_threads(1)
     machine = environment("cpu", "full")
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
@@ -191,8 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines += ["| part | axis | sizes | ms | exponent | last | peak MB | exponent | last |", "|---" * 9 + "|"]
     for (part, axis), sizes in AXES.items():
         if part in args.parts:
-            scaled = tuple(max(2, int(n * args.scale)) for n in sizes)
-            lines.append(row(measure(part, axis, scaled, args.repeats), args.limit))
+            lines.append(row(measure(part, axis, scaled(axis, sizes, args.scale), args.repeats), args.limit))
             print(lines[-1], flush=True)
     text = "\n".join(lines) + "\n"
     if args.out is not None:

@@ -16,8 +16,7 @@ class BatchSchedule(Protocol):
     """Gives the training batches of a run, one per optimizer step.
 
     ``MathRolloutDataModule.build_schedule`` returns the one of a run. ``TrainBatchStream`` is the serial schedule;
-    ``AheadBatchStream`` samples the next round meanwhile; others may train on the first solutions of a round while its last
-    ones are sampled.
+    ``AheadBatchStream`` samples the next round meanwhile. Both train on a round only when it is whole.
     """
 
     def next_batch(self) -> TrainBatch:

@@ -7,13 +7,20 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_tpgrpo.distributed import rank
 from lit_tpgrpo.judges.evidence.base import EvidenceProvider, LearningProvider
 
 _KEY = "evidence"
 
 
 def evidence_state(providers: Sequence[EvidenceProvider]) -> dict[str, Any]:
-    """Return the states of the providers that learn, by class name, under one key; nothing if none learns."""
+    """Return the states of the providers that learn, by class name, under one key; nothing if none learns.
+
+    Nothing on ranks other than 0, either: Lightning asks every rank for the state and writes that of rank 0, and elsewhere the
+    copy of a model in host memory would be made for nothing.
+    """
+    if rank() != 0:
+        return {}
     states = {type(p).__name__: p.state_dict() for p in providers if isinstance(p, LearningProvider)}
     return {_KEY: states} if states else {}
 

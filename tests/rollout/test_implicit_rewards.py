@@ -17,13 +17,14 @@ from lit_tpgrpo.credit.batch import Whitening
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.base import SamplingParams
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.evidence import TokenRewards
 from lit_tpgrpo.judges.evidence import ChosenTokenLogits, EvidenceProvider, ImplicitRewards
 from lit_tpgrpo.judges.evidence.base import LearningProvider, OutcomeExample
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.records import JudgedGroup, Outcome
 from lit_tpgrpo.rollout import evidence
+from lit_tpgrpo.rollout import evidence_state as state_module
 from lit_tpgrpo.rollout.evidence import teach
 from lit_tpgrpo.rollout.evidence_state import evidence_state, load_evidence_state
 from lit_tpgrpo.token_arrays import token_ints
@@ -158,6 +159,39 @@ def test_an_exception_while_learning_changes_nothing(random_model, monkeypatch):
     assert cut._ready().weights == whole._ready().weights
 
 
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"lr": 1e30, "solutions_per_step": 2}, "loss is nan"),  # of the second step, by weights of 1e30
+        ({"lr": 1e20}, "reward of a solution after the last step is nan"),
+        ({"beta": 1e38, "solutions_per_step": 2}, "gradient norm is (inf|nan)"),  # rewards of 0 have a finite loss
+    ],
+)
+def test_what_is_not_finite_is_not_learnt(random_model, settings, what):
+    """Raised before the step, and the state is that of before the round: weights, moments, the rounds that were learnt."""
+    implicit = provider(random_model, **settings)
+    model, before = implicit._ready(), copy.deepcopy(implicit._ready().state_dict())
+    with pytest.raises(
+        NonFiniteLossError, match=rf"^ImplicitRewards: the {what} in learning round 0.*Lower its lr"
+    ) as error:
+        implicit.learn(0, EXAMPLES)
+    assert "\n" not in str(error.value)
+    assert implicit.state_dict() == {"learned": -1}
+    assert model.weights == model._fingerprint() == provider(random_model)._ready().weights
+    assert model.state_dict()["moments"] == before["moments"] == {}
+    assert implicit.metrics()["implicit_updates"] == 0
+
+
+def test_rewards_that_are_not_finite_name_a_remedy_that_there_is(random_model, folder):
+    """All is computed in float32 already: no dtype to choose."""
+    implicit = provider(random_model)
+    with torch.no_grad():
+        next(implicit._ready()._model.parameters()).fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"NaN or infinite in \d solutions; .*lower its lr") as error:
+        implicit.provide(cases(), Tools(folder))
+    assert "dtype" not in str(error.value)
+
+
 def test_a_fixed_model_learns_nothing(random_model, folder, tmp_path):
     learnt = provider(random_model)
     learnt.learn(0, EXAMPLES)
@@ -222,6 +256,9 @@ def test_examples_are_those_of_all_ranks_in_order(monkeypatch):
     load_evidence_state([noting], state)  # pyright: ignore
     assert noting.state == {"n": 1}
     assert evidence_state([ChosenTokenLogits("m")]) == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(state_module, "rank", lambda: 1)
+        assert evidence_state([noting]) == {}  # pyright: ignore
     with pytest.warns(UserWarning, match="no state of Noting"):
         load_evidence_state([noting], {})  # pyright: ignore
 

@@ -169,7 +169,7 @@ class LearningProvider(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, the same on all ranks: tensors and plain values."""
+        """Return the state, the same on all ranks: tensors and plain values. Rank 0 alone is asked: without collectives."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_tpgrpo.engines.forced_scores import Row, completion_states
+from lit_tpgrpo.errors import NonFiniteLossError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.implicit_rewards import implicit_reward_loss
 from lit_tpgrpo.functional.logprobs import selected_logprobs
@@ -63,6 +64,9 @@ class ImplicitRewardModel:
 
         Returns:
             Mean cross-entropy of the examples, each before its own step, and the number of steps.
+
+        Raises:
+            NonFiniteLossError: the loss or the gradient of a step is NaN or infinite, or rewards after the last step are.
         """
         before = self.state_dict()
         losses: list[float] = []
@@ -71,6 +75,7 @@ class ImplicitRewardModel:
             for at in range(0, len(examples), size):
                 part = examples[at : at + size]
                 losses.append(self._step(part) * len(part))
+            self._check_last_step(examples)
         except BaseException:
             self.load_state_dict(before)
             raise
@@ -88,11 +93,20 @@ class ImplicitRewardModel:
             sums = torch.stack([row.sum() for row in _logprobs(self._model, rows)]) - reference
             correct = sums.new_tensor([float(examples[i].correct) for i in chosen])
             loss = implicit_reward_loss(sums, correct, self._learning.beta).sum() / len(examples)
+            _check_finite(loss, "loss")
             loss.backward()
             total += loss.item()
-        nn.utils.clip_grad_norm_(self._model.parameters(), self._learning.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._learning.max_grad_norm)
+        _check_finite(norm, "gradient norm")
         self._optimizer.step()
         return total
+
+    def _check_last_step(self, examples: Sequence[OutcomeExample]) -> None:
+        """Check the rewards of the longest solution: no loss follows the last step, which may have led the weights astray."""
+        longest = max(examples, key=lambda e: len(e.completion_ids), default=None)
+        if longest is not None:
+            (values,) = self.rewards([(longest.prompt_ids, longest.completion_ids)])
+            _check_finite(values.sum(), "reward of a solution after the last step")
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of weights and optimizer state on the CPU: tensors and plain values."""
@@ -122,6 +136,11 @@ class ImplicitRewardModel:
 
     def _fingerprint(self) -> str:
         return fingerprint(itertools.chain(self._model.named_parameters(), self._reference.named_parameters()))
+
+
+def _check_finite(value: Tensor, name: str) -> None:
+    if not torch.isfinite(value):
+        raise NonFiniteLossError(f"the {name} is {value.item()}")
 
 
 def _logprobs(model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:

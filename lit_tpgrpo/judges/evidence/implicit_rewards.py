@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_tpgrpo.arguments import check_positive, checked_arguments
 from lit_tpgrpo.distributed import rank
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
 from lit_tpgrpo.evidence import Evidence, TokenRewards
 from lit_tpgrpo.judges.evidence.base import EvidenceCase, EvidenceProvider, EvidenceTools, OutcomeExample
 from lit_tpgrpo.judges.evidence.implicit_model import ImplicitLearning, ImplicitRewardModel
@@ -36,8 +36,9 @@ class ImplicitRewards(EvidenceProvider):
 
     Weights and optimizer state are in the run's checkpoints, with the last round that was learnt. A run that is resumed or was
     killed learns a round again only from the state before it, and from the same solutions in the same order: it has the
-    uninterrupted run's weights. Every rank holds the model and learns from the solutions of all ranks. ``predict`` does not
-    learn.
+    uninterrupted run's weights. A round that was learnt and then lost, its files deleted or its settings changed, is sampled
+    again and not learnt again: the model has learnt the solutions that were lost. Every rank holds the model and learns from
+    the solutions of all ranks. ``predict`` does not learn.
 
     Args:
         model: Hugging Face folder or hub name, or an embedded model, with the policy's tokenizer: pi_phi before training.
@@ -107,10 +108,20 @@ class ImplicitRewards(EvidenceProvider):
         return counts
 
     def learn(self, round_index: int, examples: Sequence[OutcomeExample]) -> None:
-        """Learn the outcomes of a round, those of all ranks, unless it was learnt before."""
+        """Learn the outcomes of a round, those of all ranks, unless it was learnt before.
+
+        Raises:
+            NonFiniteLossError: a loss or gradient is NaN or infinite; checked before each step.
+        """
         if round_index <= self._learned or self.lr == 0:
             return
-        loss, steps = self._ready().learn(examples)
+        try:
+            loss, steps = self._ready().learn(examples)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(
+                f"ImplicitRewards: {error} in learning round {round_index}; the model is as it was before the round, which is "
+                "stored. Lower its lr (data.evidence), or look at its model and reference, then resume with --ckpt_path"
+            ) from error
         self._learned = round_index
         if rank() == 0:  # all ranks do the same, and counters are added up
             self._counts["implicit_updates"] += steps
@@ -127,6 +138,7 @@ class ImplicitRewards(EvidenceProvider):
             self.tokens_per_batch,
             f"ImplicitRewards: log-probs of {self.model!r}",
             self._counts,
+            "Look at its model and reference, or lower its lr and resume with --ckpt_path from a checkpoint before the round",
         )
         return [TokenRewards(tuple(values)) for values in scoring(keys, solutions, tools)]
 

@@ -32,12 +32,14 @@ class TokenScoring:
         tokens_per_batch: padded tokens of one forward pass.
         what: is computed, in the plural, for messages: "ChosenTokenLogits: logits of 'model'".
         counts: ``scored_solutions``, ``scored_solutions_reused`` and ``scored_tokens`` are added to.
+        remedy: of values that are not finite, a sentence for the message.
     """
 
     score: Callable[[Sequence[Solution]], list[Tensor]]
     tokens_per_batch: int
     what: str
     counts: Counter[str]
+    remedy: str = "Try dtype float32, then resume with --ckpt_path"
 
     def __call__(self, keys: Sequence[str], solutions: Sequence[Solution], tools: EvidenceTools) -> list[list[float]]:
         """Return the values of each solution, in order; equal keys are scored once.
@@ -57,8 +59,8 @@ class TokenScoring:
             tools.store(finite)
             if len(finite) < len(values):
                 raise NonFiniteLossError(
-                    f"{self.what} are NaN or infinite in {len(values) - len(finite)} solutions; the others are stored. Try "
-                    "dtype float32, then resume with --ckpt_path"
+                    f"{self.what} are NaN or infinite in {len(values) - len(finite)} solutions; the others are stored. "
+                    f"{self.remedy}"
                 )
             known |= finite
             self.counts["scored_solutions"] += len(batch)
