@@ -3,10 +3,11 @@
 Round k is sampled with the weights with which training on round k - 1 begins, round 0 with the initial ones, whatever takes how
 long. In the order of the main thread, which alone takes part in collectives:
 
-1. wait for round k; credit, score and report it;
+1. wait for round k; credit, score and report it (``make``);
 2. call ``on_round_start`` for round k + 1, choose its problems, write the weights that sample it beside it, and load them into
-   the engine (``_start``);
-3. train on round k, while a thread samples, verifies and judges round k + 1 and stores what is complete.
+   the engine (``begin``);
+3. train on round k, while a thread samples, verifies and judges round k + 1 and stores what is complete; not if the run ends
+   with round k.
 
 Nothing but that thread uses engine, verifier and judge until it is done: an evaluation waits for it. A resumed run continues
 round k + 1 with the weights beside it.
@@ -32,9 +33,9 @@ from lit_tpgrpo.rollout.reference import needs_reference
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.sampling_weights import StoredPolicy, store_weights, weights_path
 from lit_tpgrpo.rollout.summary import RoundTally
-from lit_tpgrpo.rollout.trainer_state import sampling_precision, takes_last_step
+from lit_tpgrpo.rollout.trainer_state import is_out_of_time, sampling_precision, steps_left, takes_last_step
 from lit_tpgrpo.rollout.verifying import VerifiedGroups
-from lit_tpgrpo.signals import STOP
+from lit_tpgrpo.signals import STOP, unless_out_of_time
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ class _Progress:
 
 @dataclass(frozen=True)
 class AheadFactory(RoundFactory):
-    """Make a round and begin the next one, see the module. The engine must be ``concurrent`` (see ``Engine``)."""
+    """Make rounds and begin the next ones, see the module. The engine must be ``concurrent`` (see ``Engine``)."""
 
     _progress: _Progress = field(default_factory=_Progress)
 
     def make(self, index: int, cursor: int, version: int | None) -> Round:
-        """Make round ``index`` from what is sampled of it, and begin to sample the next one; see ``RoundFactory.make``."""
+        """Make round ``index`` from what is sampled of it; see ``RoundFactory.make``. ``begin`` is to follow."""
         origins = self._progress.origins
         if (
             version is not None
@@ -92,21 +93,36 @@ class AheadFactory(RoundFactory):
             round_ = self.finish(plan, replace(round_, trained_from=trained_from, metrics=metrics), tally)
         self._progress.plan = self._progress.work = None
         origins[index] = replace(origins[index], trained_from=trained_from)
-        self._start(index + 1, cursor + self.problems_per_round)
-        self.store.sampled_by = origins[index].sampled_by  # of the round that is trained on, as in other schedules
-        for old in [i for i in origins if i < index]:
-            del origins[old]
         return round_
+
+    def begin(self, index: int, cursor: int, steps: int) -> None:
+        """Begin round ``index``, and to sample it unless the run ends before it. Collective.
+
+        What a run that ends leaves is what one with more steps, resumed from it, needs to sample it with the same weights.
+
+        Args:
+            index: of the round.
+            cursor: problems that earlier rounds have consumed, over all ranks.
+            steps: optimizer steps that are left of the round before.
+        """
+        plan = self._plan(index, cursor)
+        if steps < steps_left(self.trainer):
+            self._launch(plan)
+        origins = self._progress.origins
+        self.store.sampled_by = origins[index - 1].sampled_by  # of the round that is trained on, as in other schedules
+        for old in [i for i in origins if i < index - 1]:
+            del origins[old]
 
     def _sampling(self, index: int, cursor: int) -> tuple[RoundPlan, BackgroundWork[VerifiedGroups]]:
         """Return the round that is being sampled; begin with it if it is none yet."""
         plan, work = self._progress.plan, self._progress.work
         if plan is not None and work is not None and plan.index == index:
             return plan, work
-        return self._start(index, cursor)
+        plan = self._plan(index, cursor)
+        return plan, self._launch(plan)
 
-    def _start(self, index: int, cursor: int) -> tuple[RoundPlan, BackgroundWork[VerifiedGroups]]:
-        """Begin to sample a round with the current weights, or continue with those that began it. Collective."""
+    def _plan(self, index: int, cursor: int) -> RoundPlan:
+        """Open a round that the current weights sample, or continue with those that began it. Collective."""
         self.close()
         origin = self._progress.origins.get(index)
         if origin is not None and origin.version == self.policy.policy_version:
@@ -117,9 +133,13 @@ class AheadFactory(RoundFactory):
         plan = self.plan(index, cursor, None if origin is None else origin.version)
         if origin is None or plan.version != origin.version:  # new, or lost and sampled again
             self._progress.origins[index] = RoundOrigin(plan.version, self.store.sampled_by)
-        work = BackgroundWork(partial(_sample, plan), STOP.check, f"round-{index}")
+        return plan
+
+    def _launch(self, plan: RoundPlan) -> BackgroundWork[VerifiedGroups]:
+        """Sample a round in the background."""
+        work = BackgroundWork(partial(_sample, plan), STOP.check, f"round-{plan.index}")
         self._progress.plan, self._progress.work = plan, work
-        return plan, work
+        return work
 
     # ---- weights ----
 
@@ -180,12 +200,20 @@ class AheadFactory(RoundFactory):
         At the end of the run the round is left as it is: the run will not get to it, and one that is resumed continues it.
         """
         work = self._progress.work
-        if work is not None:
-            with raise_on_all_ranks("waiting for the round that is sampled ahead"):
-                if takes_last_step(self.trainer):
-                    self.close()
-                else:
-                    work.wait(STOP.check)
+        if work is None:
+            return
+
+        def waited() -> bool:
+            work.wait(STOP.check)
+            return True
+
+        with (
+            raise_on_all_ranks("waiting for the round that is sampled ahead"),
+            STOP.until(lambda: is_out_of_time(self.trainer)),
+        ):
+            ended = not takes_last_step(self.trainer) and unless_out_of_time(waited)
+        if not all(gather(bool(ended))):
+            self.close()
 
     def close(self, at_once: bool = False) -> None:
         """Stop sampling; what is complete is stored. ``at_once``: do not wait until it has stopped."""
@@ -210,6 +238,10 @@ class AheadBatchStream(TrainBatchStream):
     def __init__(self, rounds: AheadFactory, **settings: Any) -> None:
         super().__init__(rounds.make, **settings)
         self._rounds = rounds
+
+    def _load(self, round_: Round, index: int, cursor: int, position: int, trained_from: int | None = None) -> None:
+        super()._load(round_, index, cursor, position, trained_from)
+        self._rounds.begin(index + 1, cursor + self._consumed, self._n_steps - position)
 
     def state_dict(self, version: int) -> dict[str, Any]:
         return super().state_dict(version) | self._rounds.state_dict()

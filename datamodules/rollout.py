@@ -49,7 +49,7 @@ from lit_tpgrpo.records import EvaluatedGroup, Problem, Round, TrainBatch
 from lit_tpgrpo.rewards.weighted import GivenRewards, as_rewards
 from lit_tpgrpo.rollout.capability import Capability, GroupAccuracy
 from lit_tpgrpo.rollout.correction import GivenCorrection, as_correction
-from lit_tpgrpo.rollout.evidence_state import evidence_state, load_evidence_state
+from lit_tpgrpo.rollout.evidence_state import evidence_state, learnt, load_evidence_state
 from lit_tpgrpo.rollout.filters import KeepName, KeepRule, TruncatedName, as_keep_rule, keep_all, with_truncated
 from lit_tpgrpo.rollout.hooks import Split, shows_bars
 from lit_tpgrpo.rollout.monitors import check_between_rounds
@@ -211,7 +211,6 @@ class MathRolloutDataModule(L.LightningDataModule):
         self._order.share_engine(self.judge, sampler)  # what a judge says is sampled, never searched for
         check_filter(group_filter, group_size)
         self.group_filter, self.batch_stage = group_filter, batch_stage
-        self.capability: Capability = GroupAccuracy()  # CapabilityEstimator replaces it
         self.group_size, self.problems_per_step, self.steps_per_round = group_size, problems_per_step, steps_per_round
         self.keep = with_truncated(as_keep_rule(keep, "keep"), truncated)
         self.rewards = as_rewards(rewards, "rewards")
@@ -233,9 +232,16 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.progress = progress
         self.sources = split_sources(train, val, test, predict)
         self._splits = ProblemSplits(self.sources, self._template, max_prompt_tokens, on_long_prompt)
-        self._store = RunStore(self.store_dir, keep_rounds and keep_rounds + self._order.rounds_ahead)
         self._lock = RunLock()
+        self._run_of: L.Trainer | None = None  # the one that fits, or did last
+        self._evidence_given = learnt(self.evidence)
+        self._new_run()
+
+    def _new_run(self) -> None:
+        """Forget rounds, position and what evidence has learnt: a run of another Trainer starts from the beginning."""
+        self._store = RunStore(self.store_dir, self.keep_rounds and self.keep_rounds + self._order.rounds_ahead)
         self._schedule: BatchSchedule | None = None
+        self.capability: Capability = GroupAccuracy()  # CapabilityEstimator replaces it
 
     def prepare_data(self) -> None:
         """Lock the run's folders before the loggers are opened."""
@@ -252,6 +258,10 @@ class MathRolloutDataModule(L.LightningDataModule):
             check_trains(self.engine)
         self._lock.confirm(self._trainer, self.store_dir)
         if stage == "fit":
+            if self._run_of not in (None, self._trainer):
+                self._new_run()
+                load_evidence_state(self.evidence, self._evidence_given)
+            self._run_of = self._trainer
             check_between_rounds(self._trainer)
             if needs_reference(self.credit):
                 reference_scorer_of(self._trainer.lightning_module)

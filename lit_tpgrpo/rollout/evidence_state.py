@@ -19,8 +19,11 @@ def evidence_state(providers: Sequence[EvidenceProvider]) -> dict[str, Any]:
     Nothing on ranks other than 0, either: Lightning asks every rank for the state and writes that of rank 0, and elsewhere the
     copy of a model in host memory would be made for nothing.
     """
-    if rank() != 0:
-        return {}
+    return learnt(providers) if rank() == 0 else {}
+
+
+def learnt(providers: Sequence[EvidenceProvider]) -> dict[str, Any]:
+    """Return what ``evidence_state`` does, on any rank."""
     states = {type(p).__name__: p.state_dict() for p in providers if isinstance(p, LearningProvider)}
     return {_KEY: states} if states else {}
 

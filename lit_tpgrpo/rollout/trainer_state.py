@@ -112,6 +112,11 @@ def takes_last_step(trainer: L.Trainer) -> bool:
     return run_ends(trainer) or (last_batch and epochs is not None and begun >= epochs >= 0)
 
 
+def steps_left(trainer: L.Trainer) -> float:
+    """Return how many optimizer steps ``fit`` takes from here on at most: those of ``max_steps`` and ``max_epochs``, or inf."""
+    return trainer.estimated_stepping_batches - trainer.global_step
+
+
 def log_to_all(trainer: L.Trainer, metrics: Mapping[str, float]) -> None:
     """Send metrics to every logger, at the current optimizer step, and to callbacks that monitor one. On all ranks."""
     for logger in trainer.loggers:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback
 from lit_tpgrpo.chat.local_chat import LocalChat
-from lit_tpgrpo.datamodules import MathRolloutDataModule, round_factory
+from lit_tpgrpo.datamodules import MathRolloutDataModule, ahead, round_factory
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.engines.base import SamplingParams
@@ -102,16 +102,26 @@ class NotedModule(TPGRPOModule):
     """With ``last`` it begins with a round when the next one is sampled."""
 
     timeline: Timeline
-    last = False
+    last, last_round = False, 2
 
     def training_step(self, batch, batch_idx):
         index = batch.round_index
         self.timeline.trained_from.setdefault(index, fingerprint(self.named_tensors()))
-        if self.last:
+        if self.last and index < self.last_round:
             self.timeline.wait_for("sampled", index + 1)
         super().training_step(batch, batch_idx)
         if self.global_step % 2 == 0:
             self.timeline.done["trained", index].set()
+
+
+class StopAt(L.Callback):
+    """Ends the run as a user does who has seen enough: what is sampled meanwhile does not know of it."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_: Any) -> None:
+        trainer.should_stop |= trainer.global_step == self.step
 
 
 class Watched(RoundCallback):
@@ -198,7 +208,7 @@ def test_the_weights_that_sample_a_round_are_those_before_the_last_one_however_l
         assert len(set(begun.values())) == 3
         for index in begun:
             assert timeline.sampled_with[index] == {begun[max(index - 1, 0)]}
-        assert timeline.sampled_with.get(3, {begun[2]}) == {begun[2]}  # as far as the run let it come
+        assert 3 not in timeline.sampled_with  # the run ends before it
         assert [r.policy_version for r in watched.rounds] == [0, 0, 2]
         assert [r.trained_from for r in watched.rounds] == [0, 2, 4]
         assert [r.metrics["ahead/staleness"] for r in watched.rounds] == [0.0, 2.0, 2.0]
@@ -230,7 +240,7 @@ def test_an_adapter_samples_ahead_and_lies_beside_the_round_alone(random_model, 
         ends.append(weights(trained))
     assert torch.equal(ends[0], ends[1])
     checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_last=True)
-    first = trainer(tmp_path / "cut", checkpoint, enable_checkpointing=True, max_steps=3)
+    first = trainer(tmp_path / "cut", checkpoint, StopAt(3), enable_checkpointing=True)
     part = data(Endless(2), store_dir=tmp_path / "rounds")
     first.fit(module(random_model, lr=20.0, adapter=LoRA(4, 8.0)), datamodule=part)
     (file,) = (tmp_path / "rounds").rglob("weights.safetensors")
@@ -308,12 +318,41 @@ class Endless(OwnWeights):
 
 
 def test_the_end_of_a_run_does_not_wait_for_a_round_that_it_will_not_get_to(random_model, tmp_path):
-    part = data(Endless(3), val=ArithmeticProblems("1", n=2, split="heldout"), eval_samples=1)
-    run = trainer(tmp_path, MathEvaluation())
+    part = data(Endless(2), val=ArithmeticProblems("1", n=2, split="heldout"), eval_samples=1)
+    run = trainer(tmp_path, StopAt(4), MathEvaluation())
     run.fit(module(random_model), datamodule=part)
-    assert run.global_step == 6
+    assert run.global_step == 4
     assert "eval/avg@1" in run.callback_metrics
     assert nobody_works()
+
+
+def test_an_evaluation_does_not_wait_when_the_time_of_the_run_is_over(random_model, tmp_path, monkeypatch):
+    engine = Endless(1)
+    monkeypatch.setattr(ahead, "is_out_of_time", lambda trainer: trainer.global_step == 1 and engine.begun.is_set())
+
+    class StopAfterEvaluation(L.Callback):  # as the Timer does at the next step
+        def on_validation_end(self, trainer, pl_module):
+            trainer.should_stop |= trainer.global_step == 1
+
+    part = data(engine, val=ArithmeticProblems("1", n=2, split="heldout"), eval_samples=1)
+    run = trainer(tmp_path, MathEvaluation(), StopAfterEvaluation(), val_check_interval=1)
+    run.fit(module(random_model), datamodule=part)
+    assert run.global_step == 1
+    assert "eval/avg@1" in run.callback_metrics
+    assert nobody_works()
+
+
+def test_a_run_with_more_steps_goes_on_with_the_round_that_the_first_one_did_not_get_to(random_model, tmp_path):
+    """It ends as one that had them from the start: the weights with which the next round is sampled lie beside it."""
+    whole = module(random_model)
+    trainer(tmp_path / "whole").fit(whole, datamodule=data())
+    checkpoint, timeline = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_last=True), Timeline()
+    first = trainer(tmp_path / "first", checkpoint, enable_checkpointing=True, max_steps=4)
+    first.fit(module(random_model, timeline), datamodule=data(NotedEngine(timeline)))
+    assert list(timeline.sampled_with) == [0, 1]
+    resumed, last = module(random_model), tmp_path / "ckpt" / "last.ckpt"
+    trainer(tmp_path / "second").fit(resumed, datamodule=data(), ckpt_path=last, weights_only=True)
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 def test_a_run_whose_time_is_over_while_it_waits_ends_and_goes_on_from_there(random_model, tmp_path, monkeypatch):
@@ -352,7 +391,7 @@ def test_a_resumed_run_ends_with_the_same_weights(random_model, tmp_path, stop, 
     )
     current = (stop - 1) // 2
     engine = Endless(current + 1) if endless else NotedEngine(timeline)
-    first = trainer(tmp_path / "cut", checkpoint, estimator(), enable_checkpointing=True, max_steps=stop)
+    first = trainer(tmp_path / "cut", checkpoint, estimator(), StopAt(stop), enable_checkpointing=True)
     first.fit(module(random_model, timeline, last=not endless), datamodule=data(engine))
     resumed, watched, again = module(random_model), Watched(), NotedEngine(Timeline())
     second = trainer(tmp_path / "resumed", watched, estimator())
@@ -371,7 +410,7 @@ def test_a_resumed_run_ends_with_the_same_weights(random_model, tmp_path, stop, 
 def cut(random_model: str, folder: Path, stop: int = 1) -> Path:
     """A run that ended in round 0, when one group of round 1 was sampled; its checkpoint."""
     checkpoint = ModelCheckpoint(dirpath=folder / "ckpt", every_n_train_steps=1, save_last=True)
-    run = trainer(folder, checkpoint, enable_checkpointing=True, max_steps=stop)
+    run = trainer(folder, checkpoint, StopAt(stop), enable_checkpointing=True)
     run.fit(module(random_model), datamodule=data(Endless(1), store_dir=folder / "rounds"))
     return folder / "ckpt" / "last.ckpt"
 
