@@ -143,7 +143,9 @@ def test_other_widths_token_counts_and_temperatures_compile_nothing(inductor):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("function", "count"), [(tile_sums, 4), (to_gradient, 5), (to_gradient_with_entropy, 7)], ids=lambda x: str(x)[:28]
+    ("function", "count"),
+    [(tile_sums, 4), (to_gradient, 5), (to_gradient_with_entropy, 7)],
+    ids=["sums", "gradient", "with_entropy"],
 )
 def test_no_copy_of_the_tile_in_fp32_is_stored(inductor, function, count):
     from torch._inductor.utils import run_and_get_code
