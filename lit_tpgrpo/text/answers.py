@@ -12,7 +12,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, ValuesView
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +24,8 @@ _THOUSANDS = re.compile(r"(?P<head>[+-]?\$?[0-9]{1,3})(?P<groups>(?:,[0-9]{3})+)
 _GSM8K_LINE = re.compile(r"^A:(.*)$", re.MULTILINE)
 _GSM8K_HASH = re.compile(r"^####(.*)$", re.MULTILINE)
 _ANSWER_LINE = re.compile(r"^[*# \t]{0,8}(?:final )?answer[* \t]{0,8}[:：](.*)$", re.MULTILINE | re.IGNORECASE)
+MAX_NESTING = 100
+"""Lists and objects inside one another in a gold's field. Python's own limit depends on the caller and on other libraries."""
 _BOX_COMMAND = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 
 
@@ -80,11 +82,26 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
     >>> normalise_gold(AnswerForm.PLAIN, 27.0), normalise_gold(AnswerForm.GSM8K_HASH, "It makes\\n#### 1,450")
     ('27', '1450')
     """
-    if form is AnswerForm.VERBATIM and not isinstance(raw, str):
-        return _as_json(raw)
+    _check_nesting(raw)
+    return _as_json(raw) if form is AnswerForm.VERBATIM and not isinstance(raw, str) else _gold(form, raw)
+
+
+def _check_nesting(raw: object) -> None:
+    level: list[object] = [raw]
+    for _ in range(MAX_NESTING + 1):
+        inner = [value.values() if isinstance(value, Mapping) else value for value in level]
+        level = [item for value in inner if isinstance(value, list | tuple | ValuesView) for item in value]
+        if not level:
+            return
+    raise InputError(
+        f"expected lists and objects of at most {MAX_NESTING} levels, got some that are nested too deeply; drop the row"
+    )
+
+
+def _gold(form: AnswerForm, raw: object) -> str:
     parts = _parts(raw)
     if parts:
-        return ", ".join(normalise_gold(form, part) for part in parts)
+        return ", ".join(_gold(form, part) for part in parts)
     number = _number_text(raw)
     if number is not None:
         return number

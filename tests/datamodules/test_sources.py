@@ -147,10 +147,9 @@ MALFORMED = {
         b'{"problem": "What?", "answer": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         "expected one JSON object, got one that is nested too deeply",
     ),
-    # The JSON reader takes as many brackets as the interpreter has frames left, reading the list takes more frames.
     "deep answer": (
-        b'{"problem": "What?", "answer": ' + b"[" * 500 + b"]" * 500 + b"}",
-        "got a list that is nested too deeply",
+        b'{"problem": "What?", "answer": ' + b"[" * 101 + b"1" + b"]" * 101 + b"}",
+        "expected lists and objects of at most 100 levels, got some that are nested too deeply",
     ),
     "lone surrogate in the prompt": (
         b'{"problem": " a\\ud800", "answer": "1"}',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -131,6 +132,23 @@ def test_golds(form: AnswerForm, raw: object, expected: str):
 def test_unusable_golds_are_named(form: AnswerForm, raw: object, message: str):
     with pytest.raises(InputError, match=message):
         normalise_gold(form, raw)
+
+
+@pytest.mark.parametrize("frames", [0, 50_000])
+@pytest.mark.parametrize(
+    ("form", "expected"), [(AnswerForm.PLAIN, "1"), (AnswerForm.VERBATIM, "[" * 100 + "1" + "]" * 100)]
+)
+def test_nesting_is_limited_by_a_number_of_ours(form: AnswerForm, expected: str, frames: int):
+    """torch's compiler raises Python's limit for the rest of the process: 500 lists became a gold of [], without a word."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + frames)
+    try:
+        assert normalise_gold(form, json.loads("[" * 100 + "1" + "]" * 100)) == expected
+        for deep in ("[" * 101 + "1" + "]" * 101, "[" * 500 + "]" * 500, '{"a":' * 101 + "1" + "}" * 101):
+            with pytest.raises(InputError, match="expected lists and objects of at most 100 levels"):
+                normalise_gold(form, json.loads(deep))
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 PIECES = st.sampled_from(
