@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 # Okabe and Ito's colours, distinguishable with any colour vision; black is the reference's.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D00", "#7F3C8D")
 REFERENCE = "#000000"
+IN_PANEL = 6
+"""Arms in a panel of learning curves, beside the reference."""
 _DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -63,10 +65,12 @@ def _look(arms: Sequence[ArmRuns], reference: str) -> dict[str, dict[str, Any]]:
 
 
 def curves_by_group(arms: Sequence[ArmRuns], reference: str) -> Figure:
-    """Draw held-out accuracy against sampled solutions with bands, a panel a group, the reference in each."""
+    """Draw held-out accuracy against sampled solutions with bands, the reference in each panel.
+
+    A panel holds a group, or ``IN_PANEL`` arms of it in their order: more bands hide one another.
+    """
     base = [runs for runs in arms if runs.arm.name == reference]
-    groups = {g: [r for r in arms if r.arm.group == g and r.arm.name != reference] for g in GROUPS}
-    groups = {name: members for name, members in groups.items() if members} or {"baseline": []}
+    groups = dict(_panels([runs for runs in arms if runs.arm.name != reference])) or {"baseline": []}
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
     most = max(map(len, groups.values())) + len(base)
@@ -87,6 +91,16 @@ def curves_by_group(arms: Sequence[ArmRuns], reference: str) -> Figure:
     seeds = sorted({len(runs.seeds) for runs in arms})
     figure.suptitle(f"Held-out accuracy: mean and 95% interval over {' to '.join(map(str, seeds))} seeds")
     return figure
+
+
+def _panels(arms: Sequence[ArmRuns]) -> Iterator[tuple[str, list[ArmRuns]]]:
+    """Yield titles and arms of the panels, in the order of ``GROUPS``."""
+    for group in GROUPS:
+        members = [runs for runs in arms if runs.arm.group == group]
+        panels = -(-len(members) // IN_PANEL)
+        for i in range(panels):
+            part = members[i * len(members) // panels : (i + 1) * len(members) // panels]  # of about equal numbers
+            yield (group if panels == 1 else f"{group}, {i + 1} of {panels}"), part
 
 
 def _band(axis: Axes, runs: ArmRuns, look: Mapping[str, Any]) -> None:

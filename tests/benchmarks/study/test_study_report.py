@@ -251,3 +251,22 @@ def test_pictures_show_the_results(out: Path):
     written = pictures.write_pictures(arms, "base", out)
     assert [path.name for path in written] == ["curves.png", "differences.png", "diagnostics.png", "signs.png"]
     assert all(path.stat().st_size > 10_000 for path in written)
+
+
+@pytest.mark.slow
+def test_no_panel_of_curves_is_crowded(out: Path):
+    """26 bands lay over one another in one panel."""
+    pytest.importorskip("matplotlib")
+    from benchmarks.study import pictures
+
+    base, fast, slow = gather_runs(STUDY, Results(out))[0]
+    many = [replace(slow, arm=replace(slow.arm, name=f"slow{i}", title=str(i))) for i in range(13)]
+    drawn = [axis for axis in pictures.curves_by_group([base, *many, fast], "base").axes if axis.get_visible()]
+    assert [axis.get_title() for axis in drawn] == ["rival, 1 of 3", "rival, 2 of 3", "rival, 3 of 3", "ours"]
+    labels = [[line.get_label().split()[0] for line in axis.get_lines()] for axis in drawn]
+    assert labels == [
+        ["0", "1", "2", "3", "plain"],
+        ["4", "5", "6", "7", "plain"],
+        ["8", "9", "10", "11", "12", "plain"],
+        ["twice", "plain"],
+    ]
