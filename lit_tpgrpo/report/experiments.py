@@ -53,17 +53,37 @@ def experiments(runs: Sequence[RunData]) -> list[Experiment]:
     groups: dict[str, list[RunData]] = {}
     for run in runs:
         groups.setdefault(f"label {run.label}" if run.label else _identity(run), []).append(run)
-    names = [group[0].label or run_name(group[0].path) for group in groups.values()]
-    members = list(groups.values())
-    return [
-        Experiment(name if names.count(name) == 1 else f"{name} ({names[: n + 1].count(name)})", tuple(members[n]))
-        for n, name in enumerate(names)
-    ]
+    members = [tuple(group) for group in groups.values()]
+    names = _distinct([group[0] for group in members])
+    return [Experiment(name, group) for name, group in zip(names, members, strict=True)]
 
 
-def run_name(path: Path) -> str:
-    """Return the name of a run: its folder's, or that of the folder with its versions; a file's name is its own."""
+def _distinct(runs: Sequence[RunData]) -> list[str]:
+    """Return labels and runs' names, with as much of their paths as tells runs of one name apart."""
+    depths = [1] * len(runs)
+    while True:
+        names = [run.label or run_name(run.path, depth) for run, depth in zip(runs, depths, strict=True)]
+        unclear = [
+            n
+            for n, run in enumerate(runs)
+            if not run.label and names.count(names[n]) > 1 and depths[n] < len(run.path.absolute().parts)
+        ]
+        if not unclear:
+            return names
+        for n in unclear:
+            depths[n] += 1
+
+
+def run_name(path: Path, depth: int = 1) -> str:
+    """Return the name of a run: its folder's, or that of the folder with its versions; a file's name is its own.
+
+    Args:
+        path: of the run.
+        depth: parts of the path in the name; from 2 on the version is one of them.
+    """
     path = path.absolute()
+    if depth > 1:
+        return "/".join(path.parts[-depth:])
     return path.parent.name if re.fullmatch(r"version_\d+", path.name) else path.name
 
 

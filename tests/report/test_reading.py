@@ -202,9 +202,17 @@ def test_labels_of_the_user_decide(tmp_path: Path):
     assert [(g.name, [r.path.name for r in g.runs]) for g in groups] == [("a", ["run1", "run3"]), ("run2", ["run2"])]
 
 
-def test_experiments_of_one_name_are_numbered(tmp_path: Path):
-    runs = [read_run(write_run(tmp_path / "x" / f"version_{n}", alpha=n)) for n in (1, 2)]
-    assert [g.name for g in experiments(runs)] == ["x (1)", "x (2)"]
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (("x/version_0", "x/version_1"), ("x/version_0", "x/version_1")),
+        (("a/run", "b/run"), ("a/run", "b/run")),
+        (("a/x/version_0", "b/x/version_0", "y/version_0"), ("a/x/version_0", "b/x/version_0", "y")),
+    ],
+)
+def test_experiments_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, folders, names):
+    runs = [read_run(write_run(tmp_path / folder, alpha=n)) for n, folder in enumerate(folders, start=1)]
+    assert tuple(g.name for g in experiments(runs)) == names
 
 
 def test_a_band_is_mean_and_range_of_the_runs_that_have_values():
