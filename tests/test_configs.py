@@ -39,6 +39,8 @@ BASES = {
     "judge/qwen3_32b.yaml": ["--config", QUICKSTART],
     "judge/noisy.yaml": ["--config", QUICKSTART],
     "judge/capo.yaml": ["--config", QUICKSTART],
+    "judge/comparisons.yaml": ["--config", QUICKSTART, "--config", str(ROOT / "configs" / "credit" / "think_rm.yaml")],
+    "judge/grades.yaml": ["--config", QUICKSTART, "--config", str(ROOT / "configs" / "credit" / "grades.yaml")],
     # What the quickstart has already: it changes something after a config with another credit only.
     "credit/thought.yaml": ["--config", QUICKSTART, "--config", str(ROOT / "configs" / "credit" / "outcome.yaml")],
 }  # else the quickstart

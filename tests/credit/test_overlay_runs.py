@@ -24,6 +24,7 @@ from tests.test_metrics_page import undocumented
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 POLICY = "embedded:tiny-qwen2"
+JUDGES = ROOT / "configs" / "judge"
 SCORER = "{scorer}"  # in options: the folder of another model with the policy's tokenizer
 SMALL: dict[str, Any] = {
     "trainer": {
@@ -103,17 +104,19 @@ RUNS = {
         ("judge/requests",),
         ("--data.judge.judge.store", "null", "--data.judge.votes", "2"),
     ),
-    # Without a store of replies every question that is asked twice would be a request.
+    # By a judge behind an endpoint. Without a store of replies every question that is asked twice would be a request.
     "think_rm": Run(  # both orders of six pairs
         ("evidence/comparison_pairs", "evidence/comparison_pairs_consistent"),
         ("evidence/comparison_pairs", "evidence/requests"),
-        ("--data.evidence.comparison.store", "null"),
+        ("--config", f"{JUDGES}/comparisons.yaml", "--data.evidence.comparison.store", "null"),
         requests=2 * 12,
     ),
     "grades": Run(  # four gradings, and a score of each
-        GRADED, GRADED, ("--data.evidence.grader.store", "null"), requests=2 * 8
+        GRADED, GRADED, ("--config", f"{JUDGES}/grades.yaml", "--data.evidence.grader.store", "null"), requests=2 * 8
     ),
-    "rlsp": Run(GRADED, GRADED, ("--data.evidence.grader.store", "null"), requests=2),
+    "rlsp": Run(
+        GRADED, GRADED, ("--config", f"{JUDGES}/grades.yaml", "--data.evidence.grader.store", "null"), requests=2
+    ),
 }
 
 

@@ -1,4 +1,7 @@
-"""A chat client that compares and grades solutions of the embedded domain by their exact truth: a stand-in for a good judge."""
+"""A chat client that compares and grades solutions of the embedded domain by their exact truth: a stand-in for a good judge.
+
+With it the methods that need a model to compare or grade run on the quickstart, without an endpoint.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from typing import Any
 from lit_tpgrpo.chat import ChatError, ChatReply, ChatRequest
 from lit_tpgrpo.chat.base import Fault
 from lit_tpgrpo.datamodules.arithmetic.phrases import THINK_END
+from lit_tpgrpo.datamodules.arithmetic.problems import Task
 from lit_tpgrpo.datamodules.arithmetic.truth import Unparsable, solution_truth
+from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Problem
 
 _FENCED = re.compile(r"^(THE PROBLEM|SOLUTION \d+)\n(=+ \w+ =+)\n(.*?)\n\2$", re.MULTILINE | re.DOTALL)
@@ -60,6 +65,7 @@ class TruthChat:
 
         Raises:
             ChatError: it is none about a group of solutions.
+            ConfigError: the problem is not one of the embedded domain.
         """
         shown = {title: _as_written(text) for title, _, text in _FENCED.findall(request.shared)}
         asked = _ID.search(request.question)
@@ -68,6 +74,13 @@ class TruthChat:
                 Fault.REFUSED, f"expected a question about a group of solutions, got {request.content[:200]!r}"
             )
         problem = shown.pop("THE PROBLEM")
+        try:
+            Task.from_prompt(problem)
+        except ValueError as error:
+            raise ConfigError(
+                f"TruthChat knows the truth of the embedded domain's problems alone, got {problem[:200]!r}. Give an LLM that "
+                f"judges, with --config configs/judge/comparisons.yaml (Think-RM) or configs/judge/grades.yaml (RLSP, grades)"
+            ) from error
         grades = [grade(problem, text) for text in shown.values()]
         match request.schema_name:
             case "comparison":
