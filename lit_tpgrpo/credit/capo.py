@@ -81,7 +81,7 @@ class CAPOCredit(GroupCredit):
             outcome + torch.tensor(p, dtype=torch.float64) for outcome, p in zip(outcomes, penalties, strict=True)
         ]
         tokens = torch.cat([r.repeat_interleave(thought_lengths(t)) for r, t in zip(by_thought, thoughts, strict=True)])
-        if bool((tokens == tokens[0]).all()):
+        if len(tokens.unique()) < 2:  # none at all, or all alike: the mean of equal floats may be rounded
             return [credit_outcome(judged, 0.0, merge_thoughts(judged.verdict)) for judged in rewarded]
         mean = tokens.mean().item()
         scale = 1.0 if self.ddof is None else tokens.std(correction=self.ddof).item() + self.eps

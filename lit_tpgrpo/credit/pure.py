@@ -44,8 +44,12 @@ def step_baseline(others: Sequence[tuple[Tensor, Tensor]], lengths: Tensor) -> T
 
 
 def token_baseline(others: Sequence[tuple[Tensor, Tensor]], lengths: Tensor) -> Tensor:
-    """Subtract from each step the others' rewards per token of scored steps, sum(r) / sum(L), times the tokens of the step."""
-    return lengths * (torch.cat([r for r, _ in others]).sum() / torch.cat([n for _, n in others]).sum())
+    """Subtract from each step the others' rewards per token of scored steps, sum(r) / sum(L), times the tokens of the step.
+
+    Nothing is subtracted if the others have no tokens: the source divides by zero; ours.
+    """
+    tokens = torch.cat([n for _, n in others]).sum()
+    return lengths * (torch.cat([r for r, _ in others]).sum() / tokens if tokens else 0.0)
 
 
 BASELINES: dict[BaselineName, Callable[[Sequence[tuple[Tensor, Tensor]], Tensor], Tensor]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
+from statistics import fmean
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -80,7 +81,7 @@ class VPPOCredit(GroupCredit):
     The baseline weighs every solution alike, whatever its length; there is no standard deviation. All equations are
     second-hand. The paper takes the first step that a process reward model scores below 0.8; here it is the first one that is
     labelled MATCHED, at the latest the answer block. An incorrect solution without usable labels has no good prefix. Labels of
-    correct solutions are not used.
+    correct solutions are not used. A solution without tokens counts as 1 in the baseline if it is correct, else as 0 (ours).
 
     Args:
         alpha: value of a good prefix, 0.5 in the paper (second-hand: 0.3 to 0.7 do, 0.9 does not).
@@ -113,7 +114,7 @@ class VPPOCredit(GroupCredit):
         """Compute token values and subtract the mean over solutions."""
         warn_of_unused_rewards(self, rewarded)
         values = [self._values(judged) for judged in rewarded]
-        baseline = torch.stack([v.mean() for v in values]).mean().item()
+        baseline = fmean(_mean_value(judged, v) for judged, v in zip(rewarded, values, strict=True))
         return [self._credit(judged, v, baseline) for judged, v in zip(rewarded, values, strict=True)]
 
     def _values(self, judged: JudgedSolution) -> Tensor:
@@ -137,3 +138,8 @@ class VPPOCredit(GroupCredit):
         # A good prefix may end within a thought: that of its first token.
         rewards = [advantages[t.token_start].item() - outcome if t.token_end > t.token_start else 0.0 for t in thoughts]
         return CreditedSolution(judged, outcome, thoughts, tuple(rewards), advantages.float())
+
+
+def _mean_value(judged: JudgedSolution, values: Tensor) -> float:
+    """Return the mean of a solution's token values; without tokens that of its outcome, for the mean of nothing is NaN."""
+    return values.mean().item() if len(values) else float(judged.outcome is Outcome.CORRECT)

@@ -5,6 +5,15 @@ import itertools
 
 from hypothesis import strategies as st
 
+from lit_tpgrpo.evidence import (
+    AnswerProbes,
+    Continuations,
+    Preferences,
+    ReferenceLogprobs,
+    SolutionGrade,
+    StepScores,
+    TokenRewards,
+)
 from lit_tpgrpo.records import (
     JudgedGroup,
     JudgedSolution,
@@ -55,6 +64,31 @@ def retold(token_spans, labels="CCC"):
 def group(*solutions, capability=None):
     judged = JudgedGroup(Problem("p", "1 + 1?", "2"), tuple(solutions), 0.0)
     return JudgedGroup(judged.problem, judged.solutions, judged.accuracy if capability is None else capability)
+
+
+def evidenced(*solutions):
+    """The solutions as numbered samples, each with every kind of evidence that a credit assignment may need."""
+    samples = tuple(range(len(solutions)))
+    return [
+        dataclasses.replace(
+            judged, solution=dataclasses.replace(judged.solution, sample=i), evidence=_evidence(judged, i, samples)
+        )
+        for i, judged in enumerate(solutions)
+    ]
+
+
+def _evidence(judged, sample, samples):
+    steps, tokens = range(len(judged.verdict.steps)), range(len(judged.solution.completion_ids))
+    good = judged.outcome is Outcome.CORRECT
+    return (
+        StepScores(tuple(0.25 + 0.5 * good if j % 2 else 0.5 for j in steps), 0.0, 1.0),
+        Continuations(tuple((1.0, float(good), 0.0) if j % 2 else (1.0, 0.0) for j in steps)),
+        TokenRewards(tuple(0.1 * t - good for t in tokens)),
+        AnswerProbes(tuple(None if j % 3 == 2 else (0.5 + 0.4 * good, 0.25 * (j % 3)) for j in steps)),
+        SolutionGrade(3.0 + 5 * good, 1.0, 10.0),
+        Preferences(samples, tuple(float((other < sample) - (other > sample)) for other in samples)),
+        ReferenceLogprobs([-1.0 for _ in tokens], [-1.0 - 0.1 * t for t in tokens]),
+    )
 
 
 labelled = st.one_of(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lit_tpgrpo.credit import MeanBaseline, OutcomeCredit, ReturnCredit
 from lit_tpgrpo.credit.batch import BatchStage, MaxScaling, StdScaling, Whitening
+from lit_tpgrpo.credit.batch.token_moments import merge_moments
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.records import Reward
 from tests.credit.credit_cases import correct, group, incorrect
@@ -37,6 +38,8 @@ def test_reinforce_plus_plus_with_the_group_mean_as_baseline():
     """Rewards 1, 0, 0 and 2, 3, 1 tokens: .6667 x 2 and -.3333 x 4 have mean 0 and sample deviation .5164."""
     lengths = [(correct("C", lengths=[2]), 1.0), (incorrect("M", lengths=[3]), 0.0), (incorrect("M", lengths=[1]), 0.0)]
     solutions = OutcomeCredit(baseline=MeanBaseline())(group(*(rewarded(s, r) for s, r in lengths)))
+    moments = merge_moments([Whitening().summarise(s) for s in solutions], ddof=1)
+    assert (moments.std, moments.mean) == (pytest.approx(0.5164, abs=1e-4), pytest.approx(0.0, abs=1e-7))
     first, second, third = rescaled(Whitening(), solutions)
     assert first == pytest.approx([1.2910] * 2, abs=1e-4)
     assert second == pytest.approx([-0.6455] * 3, abs=1e-4)
@@ -81,6 +84,8 @@ def test_the_largest_suffix_sum_becomes_one():
 
 def test_prime_whitens_the_sum_of_its_sources():
     """(1, .4) and (-1, -1, -1.4): mean -.4, sample deviation 1.0392."""
+    moments = merge_moments([Whitening().summarise(s) for s in credited([1, 0.4], [-1, -1, -1.4])], ddof=1)
+    assert (moments.std, moments.mean) == (pytest.approx(1.0392, abs=1e-4), pytest.approx(-0.4))
     one, two = rescaled(Whitening(), credited([1, 0.4], [-1, -1, -1.4]))
     assert one == pytest.approx([1.3472, 0.7698], abs=1e-4)
     assert two == pytest.approx([-0.5774, -0.5774, -0.9623], abs=1e-4)

@@ -41,6 +41,14 @@ def test_the_baseline_is_weighted_by_tokens():
     assert long.advantages.tolist() == pytest.approx([-0.3] * 9)
 
 
+def test_a_solution_without_tokens_is_in_no_mean():
+    """Rewards 2 on one token and -1 on nine as above, whatever ended at once; of such solutions alone there is no mean."""
+    empty = correct("C", lengths=[0])
+    short, nothing, long = CAPOCredit()(group(correct("C", lengths=[1]), empty, incorrect("M", lengths=[9])))
+    assert advantages([short, nothing, long]) == [pytest.approx([2.7]), [], pytest.approx([-0.3] * 9)]
+    assert advantages(CAPOCredit()(group(empty, incorrect("M", lengths=[0])))) == [[], []]
+
+
 @pytest.mark.parametrize(
     "judged",
     [incorrect("AAA"), incorrect("UMM", stop=StopReason.LENGTH), incorrect("UUM", answer_step=False)],

@@ -32,9 +32,12 @@ def rescaled(stage, solutions):
 
 
 def test_worked_numbers():
-    """m = .1 and .1; compared .6, -.6 and 0, .4, -.4; with the outcomes 1 and -1 at the end 1, .4 and -1, -1, -1.4."""
+    """m = .1 and .1; compared .6, -.6 and 0, .4, -.4, summed to the end 0, -.6 and 0, 0, -.4; the outcomes are 1 and -1."""
     compared = leave_one_out_by_means([torch.tensor(q) for q in ((0.4, -0.2), (0.1, 0.3, -0.1))])
     assert [x.tolist() for x in compared] == [pytest.approx([0.6, -0.6]), pytest.approx([0.0, 0.4, -0.4], abs=1e-6)]
+    one, two = advantages(PRIMECredit(outcome_weight=0.0)(group(*TWO)))
+    assert one == pytest.approx([0.0, -0.6], abs=1e-6)
+    assert two == pytest.approx([0.0, 0.0, -0.4], abs=1e-6)
     credited = PRIMECredit()(group(*TWO))
     one, two = advantages(credited)
     assert one == pytest.approx([1.0, 0.4])
@@ -95,6 +98,17 @@ def test_a_source_that_is_not_there_is_left_out():
     outcomes = advantages(PRIMECredit()(lacking))
     for found, want in zip(outcomes, advantages(OutcomeCredit(baseline=LeaveOneOutBaseline())(lacking)), strict=True):
         assert found == pytest.approx([a / 2 for a in want])  # rewards of +1 and -1 there, of 1 and 0 here
+
+
+def test_a_solution_without_tokens_is_in_no_mean():
+    """Its mean is none, and n is 2 as without it; its outcome counts: 1 less the mean of 1 and 0, 0 less that of 1 and 1."""
+    empty, one, two = PRIMECredit()(group(rewarded(correct("C", lengths=[0])), *TWO))
+    assert (empty.outcome_advantage, empty.advantages.tolist()) == (0.5, [])
+    assert one.advantages.tolist() == pytest.approx([0.5, -0.1])
+    assert two.advantages.tolist() == pytest.approx([-1.0, -1.0, -1.4])
+    # Beside it alone there is no other with rewards.
+    _, left = PRIMECredit()(group(rewarded(correct("C", lengths=[0])), TWO[1]))
+    assert left.advantages.tolist() == [-1.0] * 3
 
 
 def test_equal_tokens_have_no_credit_after_the_batch_stage():

@@ -24,14 +24,18 @@ TWO = group(correct("CC", lengths=[1, 1]), incorrect("UMM", lengths=[1, 1, 1]))
 
 
 @pytest.mark.parametrize(
-    ("ddof", "rewards", "expected"),
+    ("ddof", "std", "rewards", "expected"),
     [
-        (0, [(0.8165, 0.8165), (0.8165, -1.2247, -1.2247)], [[1.6330, 0.8165], [-1.6330, -2.4495, -1.2247]]),
-        (1, [(0.7303, 0.7303), (0.7303, -1.0954, -1.0954)], [[1.4606, 0.7303], [-1.4606, -2.1909, -1.0954]]),
+        (0, 0.4899, [(0.8165, 0.8165), (0.8165, -1.2247, -1.2247)], [[1.6330, 0.8165], [-1.6330, -2.4495, -1.2247]]),
+        (1, 0.5477, [(0.7303, 0.7303), (0.7303, -1.0954, -1.0954)], [[1.4606, 0.7303], [-1.4606, -2.1909, -1.0954]]),
     ],
 )
-def test_worked_numbers(ddof, rewards, expected):
+def test_worked_numbers(ddof, std, rewards, expected):
     credited = ProcessSupervisedCredit(unmatched=1.0, ddof=ddof, eps=0.0)(TWO)
+    # Rewards r(1) = (1 - mean) / std and r(0) = -mean / std say what mean and std of the scores 1 and 0 were taken.
+    _, (high, low, _) = (one.process_rewards for one in credited)
+    assert 1 / (high - low) == pytest.approx(std, abs=1e-4)
+    assert -low / (high - low) == pytest.approx(0.6)
     for one, process, tokens in zip(credited, rewards, expected, strict=True):
         assert one.process_rewards == pytest.approx(process, abs=1e-4)
         assert one.advantages.tolist() == pytest.approx(tokens, abs=1e-4)

@@ -28,8 +28,12 @@ def at_step_ends(credited):
 
 
 def test_min_form_rewards():
-    rewards = min_form_rewards(torch.tensor(SCORES[3], dtype=torch.float64), 0.1)
-    assert rewards.tolist() == pytest.approx([7.5e-7, -0.5, 1.8e-6], abs=1e-5)
+    """Weights 8.3e-7, .999997 and 2.3e-6: what is small is compared relatively, for zeros would be near enough."""
+    scores = torch.tensor(SCORES[3], dtype=torch.float64)
+    rewards = min_form_rewards(scores, 0.1)
+    for found, least, middle, most in ((rewards / scores, 8.3e-7, 0.999997, 2.3e-6), (rewards, 7.5e-7, -0.5, 1.8e-6)):
+        assert found[[0, 2]].tolist() == pytest.approx([least, most], rel=0.02)
+        assert found[1].item() == pytest.approx(middle, abs=2e-6)
     assert min_form_rewards(torch.tensor(SCORES[2]), 0.1).tolist() == pytest.approx([0.4386, 0.1883], abs=1e-4)
 
 
@@ -177,6 +181,14 @@ def test_against_a_naive_reference(solutions, baseline, unmatched, temperature):
         for t, advantage in enumerate(one.advantages.tolist()):
             ahead = [r for step, r in zip(steps, left, strict=True) if step.token_end > t]
             assert advantage == pytest.approx(sum(ahead) + outcome, abs=1e-4)
+
+
+def test_without_tokens_among_the_others_the_token_baseline_is_nothing():
+    """r = -1 and 1; sum(r) / sum(L) of the second one's others is -1 / 0, which would be an infinite reward."""
+    empty, other = incorrect("M", lengths=[0]), correct("C", lengths=[2])
+    one, two = PURECredit(baseline="token", outcome_weight=0.0)(group(empty, other))
+    assert (one.process_rewards, one.advantages.tolist()) == ((-1.0,), [])  # 0 tokens times 1 / 2
+    assert (two.process_rewards, two.advantages.tolist()) == ((1.0,), [1.0, 1.0])
 
 
 @pytest.mark.parametrize("baseline", ["step", "token"])

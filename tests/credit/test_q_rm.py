@@ -7,6 +7,7 @@ import pytest
 
 from lit_tpgrpo.credit import CreditAssignment, QRMCredit
 from lit_tpgrpo.credit.batch import StdScaling, Whitening
+from lit_tpgrpo.credit.batch.token_moments import merge_moments
 from lit_tpgrpo.datamodules.settings_checks import checked_evidence
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evidence import TokenRewards
@@ -29,6 +30,8 @@ def test_worked_numbers():
     """Z = 1, 2 and -1, 0, 4: deviation 1.7205, mean 1.2, over the tokens of both."""
     credited = QRMCredit()(group(*TWO))
     assert [c.advantages.tolist() for c in credited] == [[1.0, 2.0], [-1.0, 0.0, 4.0]]
+    moments = merge_moments([StdScaling().summarise(c) for c in credited], ddof=0)
+    assert (moments.std, moments.mean) == (pytest.approx(1.7205, abs=1e-4), pytest.approx(1.2))
     one, two = rescaled(StdScaling(), credited)
     assert one == pytest.approx([0.5812, 1.1625], abs=1e-4)
     assert two == pytest.approx([-0.5812, 0.0, 2.3250], abs=1e-4)

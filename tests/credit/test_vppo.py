@@ -50,6 +50,15 @@ def test_the_baseline_weighs_solutions_alike():
     assert long.advantages.tolist() == pytest.approx([-0.5] * 9)
 
 
+def test_a_solution_without_tokens_counts_by_its_outcome():
+    """Means 1, .2 and 0: baseline .4. The mean of no values would make the whole group NaN."""
+    nothing = [correct("C", lengths=[0]), incorrect("M", lengths=[0])]
+    right, wrong, other = VPPOCredit()(group(nothing[0], WRONG, nothing[1]))
+    assert wrong.advantages.tolist() == pytest.approx([0.1] * 4 + [-0.4] * 6)
+    assert [len(c.advantages) for c in (right, other)] == [0, 0]
+    assert [c.outcome_advantage for c in (right, other)] == pytest.approx([0.6, -0.4])
+
+
 @pytest.mark.parametrize(
     ("margin", "tokens"),
     [(FixedMargin(0), 6), (FixedMargin(6), 0), (FixedMargin(200), 0), (PromptMargin(), 4), (LengthMargin(0.1), 5)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,19 @@ def test_each_step_start_is_continued_and_credited_with_the_change(tmp_path, tok
     assert metrics["evidence/prefixes_reused"] == 4
     assert metrics["evidence/continuations"] == 8 * K
     assert metrics["evidence/continuation_tokens"] > 8 * K
+
+
+def test_a_continuation_that_the_limit_cuts_counts_as_wrong(tmp_path, tokenizer):
+    """Though its answer is the right one: it may go on. The source scores it 0, too; a wrong one is none that is left out."""
+
+    class CutShort(Continuing):
+        def _continuations(self, prompt, params):
+            first, *others = super()._continuations(prompt, params)
+            yield replace(first, stop=StopReason.LENGTH)
+            yield from others
+
+    share, *_ = run(tmp_path, CutShort(tokenizer), MonteCarloContinuations(samples=K))
+    assert outcomes_of(share)[0] == [((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 1.0, 1.0))] * 2
 
 
 def test_a_continuation_has_what_its_prefix_leaves_of_the_limit(tmp_path, tokenizer):
