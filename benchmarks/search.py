@@ -47,6 +47,8 @@ from lit_tpgrpo.text.formats.think_tags import ThinkTags
 SHORT_LEVELS = ("1", "2", "4")
 """The levels whose solutions fit into ``MAX_TOKENS``, and their answer blocks into ``STEP_TOKENS``."""
 MAX_TOKENS, STEP_TOKENS = 176, 64
+AGGREGATES: tuple[Aggregate, ...] = ("min", "last", "mean")
+"""How step scores become a solution's; ``min`` is Math-Shepherd's, and the default of the searches."""
 SUBSETS = 200
 """Subsets of the pool over which the expectation of plain majority voting is taken, if there are more."""
 
@@ -220,7 +222,7 @@ def rows_of(bench: SearchBench, error: float) -> Iterator[SearchRow]:
     yield SearchRow("one sample", "-", bench.plain(1), one)
     scorers = scorers_of(error)
     for name, scorer in scorers:
-        for aggregate in ("last", "mean"):
+        for aggregate in AGGREGATES:
             yield from bench.choices(name, scorer, aggregate)
     for name, scorer in scorers[:2]:  # the rule judge abstains on solutions without an answer
         greedy = GreedyStepSearch(4, max_expansions=30)
@@ -240,7 +242,7 @@ def main() -> None:
     args = parser.parse_args()
     bench = SearchBench(args.model, args.level, args.problems, args.samples, args.seed)
     rows = (line_of(bench, row) for row in rows_of(bench, args.error))
-    scores = (score_line(bench, *named, agg) for named in scorers_of(args.error) for agg in ("last", "mean"))
+    scores = (score_line(bench, *named, agg) for named in scorers_of(args.error) for agg in AGGREGATES)
     lines = []
     for line in itertools.chain(_setting(), [HEADER], rows, ["", SCORE_HEADER], scores):
         lines.append(line)
