@@ -9,93 +9,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_tpgrpo.functional.aggregation import NORMALISATIONS, BatchCounts, sequence_weights
+from lit_tpgrpo.functional.aggregation import NORMALISATIONS
 from lit_tpgrpo.losses import (
     CISPO,
     GSPO,
     SAPO,
     VESPO,
-    AdaptiveEntropyBonus,
     ClippedSurrogate,
     DPPOTotalVariation,
     DualClip,
-    EntropyBonus,
     GSPOToken,
     LossInputs,
     MiniRL,
-    StaleNegatives,
     TokenLoss,
-    TopEntropy,
-    WrappedLoss,
     loss_inputs,
 )
 from lit_tpgrpo.losses.metrics import LossMetrics, measure
 from lit_tpgrpo.losses.settings import as_loss, loss_settings
+from tests.losses.loss_cases import LENGTHS, LOSSES, STATE, THRESHOLD, WRAPPED, a_step, inputs_of, with_kl
 
-LENGTHS = (5, 1, 3, 7, 2, 4)
-COUNTS = BatchCounts(sum(LENGTHS), len(LENGTHS), 10)
-LOSSES: list[TokenLoss] = [
-    ClippedSurrogate(0.1, 0.15),
-    DualClip(0.1, 0.15, 1.3),
-    GSPO(0.05, 0.07),
-    GSPOToken(0.05, 0.07),
-    CISPO(cap=1.2),
-    SAPO(),
-    VESPO(),
-    DPPOTotalVariation(0.03, 0.05),
-    MiniRL(0.1, 0.15, cap=1.2),
-]
-WRAPPED: list[TokenLoss] = [
-    EntropyBonus(SAPO(), 0.1),
-    AdaptiveEntropyBonus(SAPO(), target=1.0, coefficient=0.1),
-    TopEntropy(ClippedSurrogate(0.1, 0.15), 0.5),
-    StaleNegatives(GSPOToken(0.05, 0.07), 0.05),
-    StaleNegatives(TopEntropy(EntropyBonus(VESPO(), 0.1), 0.5), 0.05),
-]
-THRESHOLD = torch.tensor(0.7, dtype=torch.float64)  # of the entropies below, about their median
-STATE = {"coefficient": 0.1, "entropy": 0.7}  # the bonus is on
 also_wrapped = pytest.mark.parametrize("loss", [*LOSSES, *WRAPPED], ids=lambda loss: type(loss).__name__)
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-
-
-def with_kl(loss: TokenLoss) -> TokenLoss:
-    if isinstance(loss, WrappedLoss):
-        return replace(loss, loss=with_kl(loss.loss))
-    return replace(loss, kl_beta=0.1, kl_estimator="k3_unbiased")  # pyright: ignore[reportArgumentType]
-
-
-def a_step(loss: TokenLoss, seed: int = 0, spread: float = 0.3) -> dict[str, Tensor]:
-    """Packed float64 tokens of six sequences; advantages of tokens, or of sequences for the loss that needs these."""
-    g = torch.Generator().manual_seed(seed)
-    lengths, n = torch.tensor(LENGTHS), sum(LENGTHS)
-    row = torch.arange(len(LENGTHS)).repeat_interleave(lengths)
-
-    def draw(count: int = n) -> Tensor:
-        return torch.randn(count, generator=g, dtype=torch.float64)
-
-    old = -0.2 - draw().abs()
-    return {
-        "logprobs": old + spread * draw(),
-        "old_logprobs": old,
-        "advantages": draw(len(LENGTHS))[row] if isinstance(loss, GSPO) else draw(),
-        "ref_logprobs": old + spread * draw(),
-        "importance_weights": 1 + 0.1 * draw(),
-        "entropy": draw().abs(),
-        "row": row,
-        "lengths": lengths,
-    }
-
-
-def inputs_of(step: dict[str, Tensor], normalisation: str = "token", **changes: Tensor) -> LossInputs:
-    step = {**step, **changes}
-    weights = sequence_weights(step["lengths"], normalisation, COUNTS).double()[step["row"]]  # pyright: ignore
-    return loss_inputs(
-        step["logprobs"].clone().requires_grad_(),
-        weights=weights,
-        entropy_threshold=THRESHOLD,
-        state=STATE,
-        **{k: v for k, v in step.items() if k != "logprobs"},
-    )
 
 
 def evaluate(loss: TokenLoss, inputs: LossInputs) -> tuple[Tensor, Tensor, LossMetrics]:
@@ -177,21 +111,6 @@ def test_masked_tokens_are_not_read_and_get_no_gradient(loss):
     torch.testing.assert_close(value, want, rtol=0, atol=1e-12)
     torch.testing.assert_close(grad[keep], want_grad, rtol=0, atol=1e-14)
     assert grad[~keep].eq(0).all()
-
-
-@pytest.mark.parametrize(
-    "loss", [DualClip(0.1, 0.15, 1.3), GSPO(0.05, 0.07), SAPO()], ids=lambda loss: type(loss).__name__
-)
-def test_gradient_is_the_derivative_of_the_value(loss):
-    """In double precision, the KL term included. The losses below are not their gradient's integral: they hold constants."""
-    step = a_step(loss)
-
-    def value(logprobs: Tensor) -> Tensor:
-        rest = {k: v for k, v in step.items() if k != "logprobs"}
-        weights = torch.full_like(logprobs, 1 / 22).detach()
-        return with_kl(loss)(loss_inputs(logprobs, weights=weights, **rest)).loss
-
-    assert torch.autograd.gradcheck(value, step["logprobs"].requires_grad_())
 
 
 @each_loss

@@ -26,8 +26,10 @@ CASES += [
     pytest.param(GSPO(0.1, 0.15), kind, norm, SEQUENCE | {"epsilon_low": 0.1, "epsilon_high": 0.15}, id=f"gspo-{kind}")
     for kind, norm in (
         ("grpo", "sequence"),
+        ("bnpo", "token"),
         ("dapo", "token"),
         ("dr_grpo", "constant"),
+        ("luspo", "sequence_sum"),
     )
 ]
 CASES += [
@@ -85,10 +87,27 @@ def test_with_kl_and_importance_weights(loss, kind, normalisation, settings):
     assert got[2]["kl_ref"] == pytest.approx(want[2]["kl"], abs=1e-6)
 
 
-def test_luspo_is_the_sequence_level_with_the_sum_of_tokens():
-    data = random_step(3)
-    want = trl_loss(data, "luspo", importance_sampling_level="sequence", epsilon_low=0.1, epsilon_high=0.15)
-    assert_equal(our_loss(GSPO(0.1, 0.15), data, "sequence_sum"), want)
+@pytest.mark.parametrize(
+    ("loss", "kind", "normalisation", "settings"),
+    [
+        (with_kl(GSPO(0.1, 0.15), 0.04, "k3_unbiased"), "grpo", "sequence", {"epsilon_low": 0.1, "epsilon_high": 0.15}),
+        (SAPO(), "sapo", "sequence", {}),
+        (CISPO(cap=1.3), "cispo", "token", {"epsilon_high": 1.3}),
+        (DualClip(0.2, 0.28, 1.5), "grpo", "sequence", {"delta": 1.5, "epsilon_high": 0.28}),
+    ],
+    ids=["gspo-unbiased", "sapo", "cispo", "delta"],
+)
+def test_what_the_docs_say_is_not_equal_at_the_sequence_level(loss, kind, normalisation, settings):
+    """docs/losses.md, Parity. TRL's unbiased KL has the sequence's ratio there; the others have no form of ours."""
+    data = random_step(0)
+    beta = {"beta": 0.04} if loss.kl_beta else {}
+    got, want = our_loss(loss, data, normalisation), trl_loss(data, kind, **SEQUENCE, **settings, **beta)
+    assert (got[1] - want[1]).abs().max() > 5e-4
+
+
+def test_vespos_policy_term_does_not_read_the_level():
+    data = random_step(0)
+    assert_equal(our_loss(VESPO(), data, "token"), trl_loss(data, "vespo", **SEQUENCE))
 
 
 def test_a_masked_token_drops_its_sequence_from_vespo_as_in_trl():
