@@ -104,14 +104,15 @@ class MathRolloutDataModule(L.LightningDataModule):
         group_size: solutions per problem, at least 2.
         problems_per_step: problems whose solutions make up one optimizer step, over all ranks.
         steps_per_round: optimizer steps' worth of problems that are sampled before training on them.
-        keep: which solutions are trained on; the paper's filter is ``nonzero_process_reward``. Or a function
-            ``(CreditedSolution) -> bool``, on the command line by its dotted path, or the path of a class of such objects.
-        sampling: how training solutions are sampled.
+        keep: which solutions are trained on; the paper's filter is ``nonzero_process_reward``, its exact threshold unpublished.
+            Or a function ``(CreditedSolution) -> bool``, on the command line by its dotted path, or the path of a class of such
+            objects.
+        sampling: how training solutions are sampled; the paper's temperature and lengths are unpublished.
         eval_sampling: how evaluation samples; by default as training does.
         eval_samples: solutions per held-out problem, unless its ``EvaluationSet`` says otherwise.
         format: how a solution divides into thinking and answer block; by default ``ThinkTags()``, an answer after
             ``</think>``.
-        prompt_template: the user turn, with ``{problem}``.
+        prompt_template: the user turn, with ``{problem}``; the paper's is unpublished.
         system_prompt: the system turn; "" leaves it to the chat template, which may write one of its own.
         chat_template_kwargs: variables of the chat template, such as ``enable_thinking: false``.
         apply_chat_template: False: ``prompt_template`` is all of the prompt, though the tokenizer has a chat template; for base

@@ -74,8 +74,8 @@ class GroupRelativeCredit(GroupCredit):
     """Base class that compares the rewards of a group and then credits each solution.
 
     Args:
-        ddof: ddof of the group's standard deviation; 1 as in the usual GRPO trainers, the paper does not say.
-        eps: added to the standard deviation.
+        ddof: ddof of the group's standard deviation; the paper's is unpublished, 1 is that of the usual GRPO trainers.
+        eps: added to the standard deviation; unpublished.
         baseline: what a reward is compared with, in place of standardisation: ``MeanBaseline`` (Dr.GRPO),
             ``LeaveOneOutBaseline`` (RLOO), ``SuccessRateBaseline`` (MaxRL), or a ``Baseline`` of yours. None standardises
             with ddof and eps: ``StandardisedBaseline``.

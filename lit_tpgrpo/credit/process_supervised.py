@@ -35,7 +35,7 @@ class ProcessSupervisedCredit(GroupCredit):
             has no such label.
         outcome_if_unlabelled: whether a solution without usable labels (abstained, truncated, no answer block) counts as one
             step with the score of its outcome. False leaves it out, with advantage 0: truncation is then not punished.
-        ddof: ddof of the standard deviation: the paper does not say; 1 as in the usual GRPO trainers, 0 in
+        ddof: ddof of the standard deviation, unpublished; 1 as in the usual GRPO trainers, 0 in
             adaptive-ml/harmony's implementation of this method.
         eps: added to the standard deviation; unpublished.
 

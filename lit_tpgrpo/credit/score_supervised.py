@@ -26,7 +26,7 @@ class ScoreSupervisedCredit(ProcessSupervisedCredit):
     reward models: the sources train one on such values, and Math-Shepherd then takes its scores as rewards of PPO.
 
     Args:
-        ddof: ddof of the standard deviation; the paper does not say.
+        ddof: ddof of the standard deviation; unpublished.
         eps: added to the standard deviation; unpublished.
 
     Raises:

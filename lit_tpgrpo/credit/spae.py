@@ -77,8 +77,8 @@ class SPAECredit(GroupRelativeCredit):
     Needs ``AnswerProbes``: ``GoldAnswerProbes``.
 
     Args:
-        alpha: how much of the outcome the steps after the answer is known lose, at most; 0.5 in the source.
-        epsilon: potential above which it is known; 0.9 in the source.
+        alpha: how much of the outcome the steps after the answer is known lose, at most; 0.5 in the source (second-hand).
+        epsilon: potential above which it is known; 0.9 in the source (second-hand; its public probe script has it, too).
 
     Raises:
         ConfigError: alpha is outside [0, 1], or epsilon outside [-1, 1].

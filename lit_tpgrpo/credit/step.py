@@ -15,9 +15,9 @@ class StepCredit(GroupRelativeCredit):
     """Step-level process rewards; advantages grow with the number of following steps, which is why the paper merges steps.
 
     Args:
-        alpha: scale of the process reward.
-        ddof: ddof of the group's standard deviation; 1 as in the usual GRPO trainers, the paper does not say.
-        eps: added to the standard deviation.
+        alpha: scale of the process reward; the paper's value is unpublished.
+        ddof: ddof of the group's standard deviation; the paper's is unpublished, 1 is that of the usual GRPO trainers.
+        eps: added to the standard deviation; unpublished.
         baseline: in place of standardisation, see ``GroupRelativeCredit``.
 
     Raises:

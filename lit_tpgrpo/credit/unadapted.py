@@ -16,8 +16,8 @@ class UnadaptedThoughtCredit(GroupRelativeCredit):
 
     Args:
         magnitude: process reward of a thought in a correct solution, 1 in the paper's ablation.
-        ddof: ddof of the group's standard deviation; 1 as in the usual GRPO trainers, the paper does not say.
-        eps: added to the standard deviation.
+        ddof: ddof of the group's standard deviation; the paper's is unpublished, 1 is that of the usual GRPO trainers.
+        eps: added to the standard deviation; unpublished.
         baseline: in place of standardisation, see ``GroupRelativeCredit``.
 
     Raises:

@@ -20,11 +20,12 @@ class ClippedSurrogate:
     Sources: GRPO, DeepSeekMath (arXiv 2402.03300, eq. 3); separate clip bounds, DAPO (arXiv 2503.14476, eq. 10).
 
     Args:
-        clip_low: lower epsilon: ratios under ``1 - clip_low`` stop pushing down.
-        clip_high: upper epsilon: ratios over ``1 + clip_high`` stop pushing up.
-        kl_beta: weight of the KL term to the frozen initial policy; 0 keeps no reference in memory.
+        clip_low: lower epsilon: ratios under ``1 - clip_low`` stop pushing down. TP-GRPO's is unpublished, TRL's 0.2.
+        clip_high: upper epsilon: ratios over ``1 + clip_high`` stop pushing up. TP-GRPO's is unpublished, DAPO's 0.28.
+        kl_beta: weight of the KL term to the frozen initial policy; 0 keeps no reference in memory. TP-GRPO has the term, its
+            weight is unpublished.
         kl_estimator: ``k1``, ``k2`` or ``k3``, or ``k2_unbiased`` or ``k3_unbiased``, which correct for off-policy tokens;
-            see ``lit_tpgrpo.functional.kl``.
+            see ``lit_tpgrpo.functional.kl``. TP-GRPO's is unpublished.
 
     Raises:
         ConfigError: a bound or the weight is out of range.

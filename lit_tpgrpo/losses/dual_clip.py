@@ -29,7 +29,7 @@ class DualClip(PolicyLoss):
     Args:
         clip_low: lower epsilon: ratios under ``1 - clip_low`` stop pushing down.
         clip_high: upper epsilon: ratios over ``1 + clip_high`` stop pushing up.
-        delta: the largest ratio of a token with a negative advantage; above ``1 + clip_high``.
+        delta: the largest ratio of a token with a negative advantage; above ``1 + clip_high``. 4 is second-hand.
         kl_beta: weight of the KL term to the frozen initial policy; 0 keeps no reference in memory.
         kl_estimator: see ``lit_tpgrpo.functional.kl``.
 

@@ -74,8 +74,8 @@ class Correction:
         method: a name of ``functional.corrections``; ``auto`` is ``token_truncate`` for an engine with a mismatch and ``off``
             for others. Or a function ``(log_ratio, floor, cap) -> weights``, where ``log_ratio`` is log c_t, (T,) float32, of
             one solution and ``weights`` are (T,), finite.
-        cap: the most a weight may be.
-        floor: the least; 0 sets no bound.
+        cap: the most a weight may be; IcePop's is 5 (arXiv 2510.18855, second-hand: the code of others).
+        floor: the least; 0 sets no bound. IcePop's is 0.5 (second-hand, likewise).
 
     Raises:
         ConfigError: a value is out of its range.

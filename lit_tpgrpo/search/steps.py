@@ -22,10 +22,10 @@ class GreedyStepSearch(Search):
     and what happens at the limits are our reading, and the published limit is unknown.
 
     Args:
-        children: next steps sampled at each expansion.
-        positive: lowest score of a positive step.
-        negative: highest score of a negative step.
-        max_expansions: expansions of a problem.
+        children: next steps sampled at each expansion; unpublished.
+        positive: lowest score of a positive step; unpublished. The source's model names one of three classes (second-hand).
+        negative: highest score of a negative step; unpublished, likewise.
+        max_expansions: expansions of a problem; the source's limit is unpublished.
 
     Raises:
         ConfigError: a number is not positive, or the thresholds are not 0 <= negative < positive <= 1.

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lit_tpgrpo.credit
@@ -78,6 +78,7 @@ nothing = st.sampled_from(
 
 
 @each_credit
+@settings(max_examples=40)
 @given(judged=st.lists(st.one_of(with_few_tokens, nothing), min_size=1, max_size=4), without=nothing)
 def test_a_solution_without_tokens_makes_nothing_infinite(credit, judged, without):
     """The model may end at once. All others have finite advantages, and so they have after each batch stage."""

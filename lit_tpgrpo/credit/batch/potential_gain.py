@@ -37,7 +37,7 @@ class PotentialGain:
     steps, is unknown: the round, and tokens, are our reading. Needs ``AnswerProbes``; goes with ``SPAECredit``.
 
     Args:
-        xi: weight of the gain, 0.5 in the source.
+        xi: weight of the gain, 0.5 in the source (second-hand).
         ddof: ddof of the standard deviation; unpublished.
         eps: added to it; unpublished.
 

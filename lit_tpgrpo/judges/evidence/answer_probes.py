@@ -36,11 +36,12 @@ class GoldAnswerProbes(EvidenceProvider):
     ``samples + 1`` forward passes of the prefix for each step.
 
     Args:
-        samples: answers after each step; 5 in the source.
-        tokens: most tokens of each; 10 in the source.
-        temperature: of these answers; 0.6 in the source.
+        samples: answers after each step; 5 in the source (second-hand), and in its public probe.
+        tokens: most tokens of each; 10 in the source (second-hand), and in its public probe.
+        temperature: of these answers; 0.6 in the source (second-hand), and in its public probe.
         max_steps: steps of a solution that are probed, the first ones; ours.
-        lead_in: text that ends the thinking and opens the answer; unpublished. The default closes a think block.
+        lead_in: text that opens the answer; that of training is unpublished. The public probe's is ``**Final Answer**``, a line
+            break and an opened box, within the think block; the default, ours, closes the block before the box.
 
     Raises:
         ConfigError: a number is too small, the temperature is not positive, or lead_in is empty.
