@@ -12,7 +12,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Callable, Mapping, ValuesView
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -87,12 +87,12 @@ def normalise_gold(form: AnswerForm, raw: object) -> str:
 
 
 def _check_nesting(raw: object) -> None:
-    level: list[object] = [raw]
+    level: list[Any] = [raw]
     for _ in range(MAX_NESTING + 1):
-        inner = [value.values() if isinstance(value, Mapping) else value for value in level]
-        level = [item for value in inner if isinstance(value, list | tuple | ValuesView) for item in value]
-        if not level:
+        nested = [value for value in level if isinstance(value, list | tuple | Mapping)]
+        if not nested:
             return
+        level = [item for value in nested for item in (value.values() if isinstance(value, Mapping) else value)]
     raise InputError(
         f"expected lists and objects of at most {MAX_NESTING} levels, got some that are nested too deeply; drop the row"
     )

@@ -144,9 +144,14 @@ def test_nesting_is_limited_by_a_number_of_ours(form: AnswerForm, expected: str,
     sys.setrecursionlimit(limit + frames)
     try:
         assert normalise_gold(form, json.loads("[" * 100 + "1" + "]" * 100)) == expected
-        for deep in ("[" * 101 + "1" + "]" * 101, "[" * 500 + "]" * 500, '{"a":' * 101 + "1" + "}" * 101):
+        for text in (
+            "[" * 101 + "1" + "]" * 101,
+            "[" * 101 + "]" * 101,
+            "[" * 500 + "]" * 500,
+            '{"a":' * 101 + "1" + "}" * 101,
+        ):
             with pytest.raises(InputError, match="expected lists and objects of at most 100 levels"):
-                normalise_gold(form, json.loads(deep))
+                normalise_gold(form, json.loads(text))
     finally:
         sys.setrecursionlimit(limit)
 

@@ -17,20 +17,30 @@ def test_every_overlay_of_the_credits_is_an_arm():
     assert study.budget.seeds == (0, 1, 2)
 
 
-def credit(overlay: object) -> object:
+def credit(overlay: str) -> object:
     """The class, under either of its paths, and arguments of an overlay's credit."""
-    content = yaml.safe_load((ROOT / overlay).read_text()) if isinstance(overlay, str) else overlay
-    named = content.get("data", {}).get("init_args", {}).get("credit")
-    return named and {**named, "class_path": named["class_path"].rpartition(".")[2]}
+    named = yaml.safe_load((ROOT / overlay).read_text())["data"]["init_args"]["credit"]
+    return {**named, "class_path": named["class_path"].rpartition(".")[2]}
+
+
+SAME_CREDIT = {
+    "thought": "configs/quickstart.yaml",
+    "outcome": "configs/experiment/outcome_only.yaml",
+    "step": "configs/experiment/step_rewards.yaml",
+    "unadapted": "configs/experiment/unadapted.yaml",
+    "capo_votes": "configs/credit/capo.yaml",  # the embedded judge cannot read chains of that length: docs/study.md
+}
+"""Overlays whose credit has a row under another config."""
 
 
 def test_every_overlay_has_a_row_in_the_study():
-    """By itself, or by its credit under another name, as ``experiment/outcome_only.yaml`` has it."""
     files = [ROOT / "benchmarks" / "study" / name for name in ("arms.yaml", "continuations.yaml")]
-    overlays = [overlay for file in files for arm in read_study(file).arms for overlay in arm.overlays]
-    studied = [credit(overlay) for overlay in (*overlays, "configs/quickstart.yaml")]
-    paths = [f"configs/credit/{path.name}" for path in CREDITS.glob("*.yaml")]
-    assert [path for path in paths if path not in overlays and credit(path) not in studied] == []
+    studied = [overlay for file in files for arm in read_study(file).arms for overlay in arm.overlays]
+    names = {path.stem for path in CREDITS.glob("*.yaml")}
+    assert {name for name in names if f"configs/credit/{name}.yaml" not in studied} == SAME_CREDIT.keys()
+    for name, other in SAME_CREDIT.items():
+        assert credit(f"configs/credit/{name}.yaml") == credit(other)
+        assert other in studied or name == "thought"  # the arm without an overlay
 
 
 def test_the_two_files_have_one_reference_in_the_same_settings():
