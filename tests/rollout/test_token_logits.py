@@ -109,7 +109,9 @@ def test_what_cannot_be_read_is_computed_again(random_model, folder, caplog):
         with (folder / "evidence.0.jsonl").open("a") as file:
             file.write(json.dumps({"values": {key: damaged}}) + "\n")
         provider.metrics()
-        assert values(provider.provide(cases(), Tools(folder))) == whole
+        again = values(provider.provide(cases(), Tools(folder)))
+        # The one that is computed again was in a batch with others before: products may be rounded differently.
+        assert again == [pytest.approx(found, abs=1e-6) for found in whole]
         assert provider.metrics()["scored_solutions"] == 1
     assert "1 stored rows of token rewards cannot be read" in caplog.text
 
