@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_tpgrpo.cli import main
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from tests.credit.overlays import credit_of
 from tests.engines import misbehaving_server as bad
 from tests.judges.generative.chains import asked_id
 from tests.test_metrics_page import undocumented
@@ -192,16 +193,10 @@ def test_every_other_overlay_was_trained_by_the_study():
     results = ROOT / "benchmarks" / "results" / "study" / "by_run"
     studied = [arm for arm in arms if list(results.glob(f"{arm['name']}-seed*.json"))]
     files = [ROOT / path for arm in studied for path in arm.get("overlays", ()) if isinstance(path, str)]
-    credits = [credit(path) for path in (*files, ROOT / "configs" / "quickstart.yaml")]
+    credits = [credit_of(path) for path in (*files, ROOT / "configs" / "quickstart.yaml")]
     others = [path for path in (ROOT / "configs" / "credit").glob("*.yaml") if path.stem not in RUNS]
-    assert [path.stem for path in others if path not in files and credit(path) not in credits] == []
+    assert [path.stem for path in others if path not in files and credit_of(path) not in credits] == []
     assert len(others) >= 19
-
-
-def credit(config: Path) -> Any:
-    """The class and arguments that a config names; a class under either of its paths."""
-    named = yaml.safe_load(config.read_text()).get("data", {}).get("init_args", {}).get("credit")
-    return named and {**named, "class_path": named["class_path"].rpartition(".")[2]}
 
 
 @pytest.mark.parametrize("name", RUNS)

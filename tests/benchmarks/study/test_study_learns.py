@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import yaml
-
 from benchmarks.study.settings import ROOT, read_study
+from tests.credit.overlays import credit_of
 
 CREDITS = ROOT / "configs" / "credit"
 
@@ -15,12 +14,6 @@ def test_every_overlay_of_the_credits_is_an_arm():
     assert overlays == {path.stem: f"configs/credit/{path.name}" for path in CREDITS.glob("*.yaml")}
     assert study.configs[0] == "configs/quickstart.yaml"
     assert study.budget.seeds == (0, 1, 2)
-
-
-def credit(overlay: str) -> object:
-    """The class, under either of its paths, and arguments of an overlay's credit."""
-    named = yaml.safe_load((ROOT / overlay).read_text())["data"]["init_args"]["credit"]
-    return {**named, "class_path": named["class_path"].rpartition(".")[2]}
 
 
 SAME_CREDIT = {
@@ -39,7 +32,7 @@ def test_every_overlay_has_a_row_in_the_study():
     names = {path.stem for path in CREDITS.glob("*.yaml")}
     assert {name for name in names if f"configs/credit/{name}.yaml" not in studied} == SAME_CREDIT.keys()
     for name, other in SAME_CREDIT.items():
-        assert credit(f"configs/credit/{name}.yaml") == credit(other)
+        assert credit_of(CREDITS / f"{name}.yaml") == credit_of(ROOT / other) is not None
         assert other in studied or name == "thought"  # the arm without an overlay
 
 
