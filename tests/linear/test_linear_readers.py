@@ -187,6 +187,7 @@ NO_READERS = {
     "judges.generative.numbered_solution.number_solution": "numbered solution",
     "judges.generative.verdicts.schema_of": "of forms of ours",
     "datamodules.sources.decontaminate.words": "called by find_copies",
+    "datamodules.arithmetic.truth_chat.grade": "a share of what solution_truth gives",
     "judges.adoption.given_pairs": "called by adopted_steps",
     "judges.adoption.final_value": "called by adopted_steps",
     "metrics.scores.majority": "counts what vote_key gives",
