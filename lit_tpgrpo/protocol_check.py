@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -16,13 +17,15 @@ def accept_by_methods() -> None:
     """Make the parser accept a class by its methods.
 
     jsonargparse (4.53) also compares annotations literally: it refuses a judge without annotations, and one whose ``-> None``
-    is evaluated while the protocol's is a string (``from __future__ import annotations``).
+    is evaluated while the protocol's is a string (``from __future__ import annotations``). It asks some hundred times a command
+    line about the same few classes, and reads their modules' sources each time: the answer is remembered.
     """
     strict = _typehints.implements_protocol
     if getattr(strict, "accepts_by_methods", False):
         return
 
-    def implements_protocol(value: Any, protocol: Any) -> bool:
+    @functools.cache
+    def fits(value: Any, protocol: Any) -> bool:
         if strict(value, protocol):
             return True
         if inspect.isfunction(value) and _typehints.is_protocol(protocol):
@@ -31,6 +34,11 @@ def accept_by_methods() -> None:
         is_candidate = inspect.isclass(value) and not issubclass(value, type) and value.__module__ != "builtins"
         is_candidate = is_candidate and _typehints.is_protocol(protocol)
         return is_candidate and misfit(cast(type, value), _typehints.get_protocol_origin(protocol)) is None
+
+    def implements_protocol(value: Any, protocol: Any) -> bool:
+        return (inspect.isclass(value) or inspect.isfunction(value)) and fits(
+            value, protocol
+        )  # others may have no hash
 
     implements_protocol.accepts_by_methods = True  # pyright: ignore[reportFunctionMemberAccess]
     _typehints.implements_protocol = implements_protocol

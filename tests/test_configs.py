@@ -25,6 +25,7 @@ from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.judges.generative import DirectLabels, GenerativeJudge, IntrinsicSignals, QueryConfig, StepByStep, Vote
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.protocol_check import accept_by_methods
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.sharding import Sharding
 
@@ -54,6 +55,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(*args: str) -> TPGRPOCLI:
     """Everything that the command line builds, without running it."""
+    accept_by_methods()
     settings = SETTINGS | {"parser_kwargs": {"allow_abbrev": False}}
     return TPGRPOCLI(TPGRPOModule, LightningDataModule, run=False, args=list(args), **settings)
 

@@ -10,12 +10,13 @@ import pytest
 
 from examples.parts.engine import PlainEngine
 from examples.parts.judge import KeywordJudge
+from lit_tpgrpo import protocol_check
 from lit_tpgrpo.cli import main
 from lit_tpgrpo.credit.base import CreditAssignment
 from lit_tpgrpo.engines.base import Engine
 from lit_tpgrpo.judges.base import Judge
 from lit_tpgrpo.losses.base import TokenLoss
-from lit_tpgrpo.protocol_check import function_misfit, import_error, misfit, misfit_of_paths
+from lit_tpgrpo.protocol_check import accept_by_methods, function_misfit, import_error, misfit, misfit_of_paths
 
 
 class Plain:
@@ -131,6 +132,21 @@ def test_the_command_line_says_what_a_class_lacks(capsys: pytest.CaptureFixture)
         said
         == f"error: data.judge: {__name__}.Unclosed is not a lit_tpgrpo.judges.base.Judge: it has no method close()\n"
     )
+
+
+def test_a_class_is_compared_with_a_protocol_once(monkeypatch: pytest.MonkeyPatch):
+    """The parser asks some hundred times a command line; each comparison reads the sources of both modules."""
+    typehints, compared = protocol_check._typehints, []
+
+    def strict(value: Any, protocol: Any) -> bool:
+        compared.append((value, protocol))
+        return False
+
+    monkeypatch.setattr(typehints, "implements_protocol", strict)
+    accept_by_methods()
+    answers = [[typehints.implements_protocol(value, Judge) for value in (Plain, Unclosed, {})] for _ in range(3)]
+    assert answers == [[True, False, False]] * 3
+    assert compared == [(Plain, Judge), (Unclosed, Judge)]
 
 
 @pytest.mark.slow

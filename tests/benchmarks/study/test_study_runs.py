@@ -25,6 +25,7 @@ from benchmarks.study.sweep import read_sweep
 from lit_tpgrpo.cli import SETTINGS, TPGRPOCLI
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.protocol_check import accept_by_methods
 
 # A stand-in for train.py: writes what a run records, or does what its arm is named after.
 CHILD = """
@@ -262,6 +263,7 @@ def test_the_study_of_the_repository_is_consistent():
 @pytest.mark.slow
 def test_every_arm_builds(tmp_path: Path):
     """The command of each arm, without starting it: configs and options fit, and the recorder is among the callbacks."""
+    accept_by_methods()
     study = read_study()
     runner = Runner(study, Results(tmp_path / "out"), tmp_path / "work", 1)
     settings = SETTINGS | {"parser_kwargs": {"allow_abbrev": False}}
