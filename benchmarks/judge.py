@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing as mp
-import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 from aiohttp import web
 from openai import AsyncOpenAI
 
+from benchmarks.instant_verdict import instant_verdict
 from lit_tpgrpo.chat.base import ChatReply, ChatRequest
 from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
@@ -31,29 +31,11 @@ from lit_tpgrpo.datamodules.arithmetic.judge_report import label_cases, policy_s
 from lit_tpgrpo.judges.base import JudgeCase
 from lit_tpgrpo.judges.generative import GenerativeJudge, QueryConfig, RequestLimits
 from lit_tpgrpo.pretrained import load_tokenizer
-from lit_tpgrpo.text.reflections import Stance, read_step
 
 BLOCK = 16
 
 
 # ---- a server that replies immediately ----
-
-
-def instant_verdict(name: str, prompt: str) -> dict[str, Any]:
-    """Return a valid verdict, built by a few regular expressions on the prompt."""
-    reply: dict[str, Any] = {"id": re.findall(r'"id": "([0-9a-f]{4})"', prompt)[-1]}
-    paragraphs = [(int(n), text) for n, text in re.findall(r"^\[(\d+)\] (.*)$", prompt, re.MULTILINE)]
-    if name == "segmentation":
-        return reply | {"steps": [[n, n] for n, _ in paragraphs]}
-    if name == "reflections":
-        return reply | {"reflections": [n for n, text in paragraphs[1:] if read_step(text).stance is not Stance.NONE]}
-    if name == "sources":
-        numbers = [int(n) for n in re.findall(r"\d+", prompt.rsplit("to what they correct:", 1)[1].split(".", 1)[0])]
-        return reply | {"sources": [{"reflection": n, "intervals": [[n - 1, n - 1]]} for n in numbers]}
-    if name == "matching":
-        return reply | {"matched": [n for n, _ in paragraphs[::2]]}
-    asked = re.findall(r"\d+", prompt.rsplit("each of the steps ", 1)[1].split(".", 1)[0])
-    return reply | {"judgements": [{"step": int(n), "wrong": True} for n in asked]}
 
 
 async def _answer(request: web.Request) -> web.Response:

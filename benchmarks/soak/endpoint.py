@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from benchmarks.judge import instant_verdict
+from benchmarks.instant_verdict import instant_verdict
 
 MAX_IN_A_ROW = 3
 """Maximum number of faults before a prompt is answered, well below the judge's attempts."""
