@@ -38,6 +38,7 @@ from lit_tpgrpo.datamodules.arithmetic.warmstart import Stage
 from lit_tpgrpo.judges.generative.numbered_solution import number_solution
 from lit_tpgrpo.judges.generative.prompts import PromptSet
 from lit_tpgrpo.judges.generative.verdicts import SourcesVerdict
+from tests.arithmetic.test_warmstart import FIRST_LOSSES
 
 # 3+5=8, 8*7=6, 6-9=7
 PROBLEM = as_problem(Task(10, 3, (Operation("+", 5), Operation("*", 7), Operation("-", 9))), "1")
@@ -371,11 +372,16 @@ def test_the_shipped_judge_labels_as_recorded(record):
     assert scores["genprm"]["solutions"] == 10
 
 
+def test_the_first_losses_are_those_of_the_shipped_judge(record):
+    losses = FIRST_LOSSES["judge"]
+    assert sum(losses) / len(losses) == pytest.approx(record["loss_per_50_steps"][0][0], rel=0.02)
+
+
 @pytest.mark.slow
-def test_the_script_follows_the_recorded_loss_curve(prompts, record):
-    """The first fifty steps of the script; sums differ between machines, so the mean agrees to within what that does."""
+def test_the_script_follows_the_recorded_loss_curve(prompts):
+    """Step by step, to within what sums differ by between machines."""
     settings = JudgeWarmStart()
     built = judge_warmstart.judge_tokenizer(settings, prompts)
     model = judge_warmstart.new_judge(settings, built)
-    losses = judge_warmstart.train_judge(model, built, settings, prompts, 0, stop=50).all
-    assert sum(losses) / 50 == pytest.approx(record["loss_per_50_steps"][0][0], rel=0.2)
+    losses = judge_warmstart.train_judge(model, built, settings, prompts, 0, stop=8).all
+    assert losses == pytest.approx(FIRST_LOSSES["judge"][:8], rel=0.01)
