@@ -1,16 +1,18 @@
 """Runs that are ended and resumed, each in a fork of this process: python program.py MODEL OUT WORLD SEED CASE...
 
-The first run is uninterrupted; it counts the events of sampling, judging, training, checkpointing and evaluation. CASE is
-ACTION:RESUME:COUNT. In COUNT further runs ACTION happens at one of these events, chosen by the seed from all kinds (``kill``:
-SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic`` after it rounds are
-refilled and have a reward term, with ``-evidence`` solutions are continued from their steps, with ``-streamed`` judged while
-others are sampled, with ``-ahead`` each round is sampled while the one before is trained on; all cases have the same of these),
-and they are resumed by the run's folder, on RESUME processes, until they are done. OUT/CASE/result.json says of each where and
-how it ended, and whether the resumed one came to the same end.
+The first run of each kind of settings is uninterrupted; it counts the events of sampling, judging, training, checkpointing and
+evaluation. CASE is ACTION:RESUME:COUNT. In COUNT further runs ACTION happens at one of these events, chosen by the seed from
+all kinds (``kill``: SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic``
+after it rounds are refilled and have a reward term, with ``-evidence`` solutions are continued from their steps, with
+``-streamed`` judged while others are sampled, with ``-ahead`` each round is sampled while the one before is trained on), and
+they are resumed by the run's folder, on RESUME processes, until they are done. OUT/CASE/result.json says of each where and how
+it ended, and whether the resumed one came to the same end.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import random
@@ -53,6 +55,8 @@ from lit_tpgrpo.training.checkpoints import usable_checkpoint
 from tests.rollout.own_weights import OwnWeights
 
 GROUP_SIZE = 4
+LATER_IMPORTS = ("transformers.models.qwen2.modeling_qwen2", "pandas")
+"""Of the model, and by pyarrow where a stored round is read: once here rather than in each fork."""
 LOADS_BEFORE_LAST_ROUND = 6
 """Of rounds 0, 1 and 2 and the evaluations before them and after steps 2 and 4."""
 
@@ -409,17 +413,31 @@ def ended_and_resumed(
 
 
 def main(model: str, out: Path, world: int, seed: int, cases: list[str]) -> None:
-    (settings,) = {case.partition(":")[0].partition("-")[2] for case in cases}
-    whole = out / "whole"
-    whole.mkdir(parents=True)
-    attempt(model, whole, world, settings)
-    events = [[line["kind"] for line in read_lines(whole / f"events.{rank}.jsonl")] for rank in range(world)]
-    expected = torch.load(whole / "end.pt")
+    for name in filter(importlib.util.find_spec, LATER_IMPORTS):
+        importlib.import_module(name)
     for case in cases:
+        (out / case).mkdir(parents=True)
+    for settings in dict.fromkeys(map(settings_of, cases)):
+        of_settings = [case for case in cases if settings_of(case) == settings]
+        whole = out / f"whole-{settings}"
+        whole.mkdir()
         try:
-            ended_and_resumed(model, out / case, expected, world, case, events, seed)
-        except SystemExit as failed:  # the other cases tell the more about it
-            (out / case / "failed.txt").write_text(str(failed))
+            attempt(model, whole, world, settings)
+        except SystemExit as failed:  # the cases of other settings tell the more about it
+            for case in of_settings:
+                (out / case / "failed.txt").write_text(str(failed))
+            continue
+        events = [[line["kind"] for line in read_lines(whole / f"events.{rank}.jsonl")] for rank in range(world)]
+        expected = torch.load(whole / "end.pt")
+        for case in of_settings:
+            try:
+                ended_and_resumed(model, out / case, expected, world, case, events, seed)
+            except SystemExit as failed:
+                (out / case / "failed.txt").write_text(str(failed))
+
+
+def settings_of(case: str) -> str:
+    return case.partition(":")[0].partition("-")[2]
 
 
 if __name__ == "__main__":
