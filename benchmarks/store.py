@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import statistics
 import sys
 import tempfile
@@ -61,7 +62,9 @@ def made_solutions(count: int, tokens: int, seed: int = 0) -> list[NumberSolutio
     """Make up solutions; log-probs are float32 numbers."""
     rng = np.random.default_rng(seed)
     letters = np.array(list("etaoinshrdlu ,.=+01\n"))
-    strings = ["".join(rng.choice(letters, n)) for n in rng.integers(1, LONGEST + 1, VOCABULARY)]
+    ends = np.cumsum(rng.integers(1, LONGEST + 1, VOCABULARY))
+    drawn = "".join(rng.choice(letters, ends[-1]))
+    strings = [drawn[start:end] for start, end in itertools.pairwise([0, *ends.tolist()])]
     made = []
     for sample in range(count):
         ids = (rng.zipf(1.2, tokens) % VOCABULARY).tolist()
