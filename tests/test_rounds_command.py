@@ -100,6 +100,7 @@ def test_what_is_not_there_is_named(run: Path, args, message):
     assert ended.value.code == message.format(rounds=run / "rounds")
 
 
+@pytest.mark.slow
 def test_a_folder_without_rounds_ends_in_one_line(tmp_path: Path):
     command = [sys.executable, "-m", "lit_tpgrpo.rounds", "show", str(tmp_path / "nothing")]
     done = subprocess.run(

@@ -21,7 +21,9 @@ from tests.datamodules.test_rounds_ahead import (
 )
 
 
-@pytest.mark.parametrize("schedule", ["serial", "streamed", "ahead"])
+@pytest.mark.parametrize(
+    "schedule", ["serial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("streamed", "ahead"))]
+)
 def test_another_trainer_begins_a_run_of_its_own(random_model, tmp_path, schedule):
     """The first run ends in the middle of round 1: with it the second one has nothing in common."""
     used, alone, watched = data(schedule=schedule), module(random_model), Watched()
@@ -34,6 +36,7 @@ def test_another_trainer_begins_a_run_of_its_own(random_model, tmp_path, schedul
     assert sorted(p.name for p in (tmp_path / "second").rglob("round_*"))[-1] >= "round_000002"
 
 
+@pytest.mark.slow
 def test_what_the_first_run_has_learnt_is_not_known_to_the_second(random_model, tmp_path):
     def learning():
         evidence = ImplicitRewards(random_model, lr=1e-2)
