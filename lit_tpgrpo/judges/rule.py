@@ -86,24 +86,18 @@ class RuleJudge:
         return self.judge_arriving(cases)
 
     def judge_arriving(self, cases: Iterable[JudgeCase]) -> Iterator[tuple[int, Verdict]]:
-        """Judge cases as they come, see ``StreamingJudge``; those without an answer block at the end."""
+        """Judge cases as they come, see ``StreamingJudge``: none waits for another one."""
         seen: list[JudgeCase] = []
-        unanswered: list[int] = []
-
-        def answered() -> Iterator[tuple[int, RuleCase]]:
-            for index, case in enumerate(cases):
-                self._counts["cases"] += 1
-                self._warn_of_scope(case)
-                seen.append(case)
-                if case.steps and case.steps[-1].is_answer:
-                    yield index, self._rule_case(case)
-                else:
-                    unanswered.append(index)
-
-        for index, labels in self._labeller.label(answered()):
+        for index, labels in self._labeller.label(enumerate(self._rule_cases(cases, seen))):
             yield index, self._verdict(seen[index], labels)
-        for index in unanswered:
-            yield index, self._abstain(seen[index], "no answer block")
+
+    def _rule_cases(self, cases: Iterable[JudgeCase], seen: list[JudgeCase]) -> Iterator[RuleCase | str]:
+        """Yield what the rules read of each case, or why it has no labels; ``seen`` gets the cases."""
+        for case in cases:
+            self._counts["cases"] += 1
+            self._warn_of_scope(case)
+            seen.append(case)
+            yield self._rule_case(case) if case.steps and case.steps[-1].is_answer else "no answer block"
 
     def _warn_of_scope(self, case: JudgeCase) -> None:
         if case.problem.source != EMBEDDED_SOURCE and not self._warned:

@@ -8,9 +8,11 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from lit_tpgrpo.arrivals import End
 from lit_tpgrpo.judges.rule_labels import RuleCase, RuleLabels, label_steps
 from lit_tpgrpo.verify.pool import WorkerPool
 from lit_tpgrpo.verify.worker import Reply
@@ -29,9 +31,13 @@ _NOTES = {
 
 
 class Labeller(Protocol):
-    """Labels numbered solutions as they come, in any order; a text instead of labels says why there are none."""
+    """Labels numbered solutions as they come, in any order; a text instead of labels says why there are none.
 
-    def label(self, cases: Iterable[tuple[int, RuleCase]]) -> Iterator[tuple[int, RuleLabels | str]]: ...
+    A text in place of a solution is returned as it is. ``next`` of the solutions may have to wait, which keeps nothing back
+    that is there already.
+    """
+
+    def label(self, cases: Iterable[tuple[int, RuleCase | str]]) -> Iterator[tuple[int, RuleLabels | str]]: ...
 
     def metrics(self) -> dict[str, float]:
         """Return the counters since the last call, and reset them."""
@@ -43,14 +49,24 @@ class Labeller(Protocol):
 class LocalLabeller:
     """Labels one solution after another in this process."""
 
-    def label(self, cases: Iterable[tuple[int, RuleCase]]) -> Iterator[tuple[int, RuleLabels | str]]:
-        return ((index, label_steps(case)) for index, case in cases)
+    def label(self, cases: Iterable[tuple[int, RuleCase | str]]) -> Iterator[tuple[int, RuleLabels | str]]:
+        return ((index, case if isinstance(case, str) else label_steps(case)) for index, case in cases)
 
     def metrics(self) -> dict[str, float]:
         return {}
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    """Solutions that a thread hands to workers, and what comes back of them."""
+
+    running: dict[Future[Any], tuple[int, RuleCase]] = field(default_factory=dict)
+    results: SimpleQueue[Future[Any] | tuple[int, str] | End] = field(default_factory=SimpleQueue)
+    all_known: bool = False
+    is_wanted: bool = True
 
 
 class WorkerLabeller:
@@ -72,27 +88,44 @@ class WorkerLabeller:
         self._end_workers: weakref.finalize | None = None
         self._lost_before = 0
 
-    def label(self, cases: Iterable[tuple[int, RuleCase]]) -> Iterator[tuple[int, RuleLabels | str]]:
-        running: dict[Future[Any], tuple[int, RuleCase]] = {}
-        done: SimpleQueue[Future[Any]] = SimpleQueue()
+    def label(self, cases: Iterable[tuple[int, RuleCase | str]]) -> Iterator[tuple[int, RuleLabels | str]]:
+        asked = _Asked()
+        # A thread of its own: the wait for the next case must not keep back labels that are there.
+        threading.Thread(target=self._ask, args=(cases, asked), name="rule-cases", daemon=True).start()
         try:
-            for index, case in cases:
-                future = self._open_pool().request(case.as_json())
-                running[future] = (index, case)
-                future.add_done_callback(done.put)
-                while not done.empty():  # before the next case is waited for
-                    yield self._labelled(running, done.get())
-            while running:
-                yield self._labelled(running, done.get())
+            while not (asked.all_known and not asked.running):
+                item = asked.results.get()
+                if isinstance(item, End):
+                    asked.all_known = True
+                    if item.error is not None:
+                        raise item.error
+                elif isinstance(item, tuple):
+                    yield item
+                else:
+                    index, case = asked.running.pop(item)
+                    yield index, self._labels(case, item.result())
         finally:
-            for future in running:  # the caller stopped iterating
+            asked.is_wanted = False  # the caller may have stopped iterating
+            for future in list(asked.running):
                 future.cancel()
 
-    def _labelled(
-        self, running: dict[Future[Any], tuple[int, RuleCase]], future: Future[Any]
-    ) -> tuple[int, RuleLabels | str]:
-        index, case = running.pop(future)
-        return index, self._labels(case, future.result())
+    def _ask(self, cases: Iterable[tuple[int, RuleCase | str]], asked: _Asked) -> None:
+        """Hand the cases to the workers, to the last one or until nobody wants them any more."""
+        error: BaseException | None = None
+        try:
+            for index, case in cases:
+                if not asked.is_wanted:
+                    return
+                if isinstance(case, str):
+                    asked.results.put((index, case))
+                    continue
+                future = self._open_pool().request(case.as_json())
+                asked.running[future] = (index, case)
+                future.add_done_callback(asked.results.put)
+        except BaseException as raised:  # raised again where the labels are taken
+            error = raised
+        finally:
+            asked.results.put(End(error))
 
     def metrics(self) -> dict[str, float]:
         with self._lock:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -55,6 +57,44 @@ def test_workers_give_the_labels_and_counts_of_one_process():
     finally:
         judge.close()
         judge.close()
+
+
+@pytest.mark.filterwarnings("ignore:RuleJudge is used on problems outside")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_verdict_waits_for_the_next_case(workers: int):
+    """The third case comes when the verdicts on the others are there, one of which has no answer block."""
+    given, got, both = cases()[-3:], [], threading.Event()
+    given[1] = replace(given[1], steps=given[1].steps[:-1])
+
+    def arriving() -> Iterator[JudgeCase]:
+        yield from given[:2]
+        assert both.wait(60.0), got
+        yield given[2]
+
+    judge = RuleJudge(workers=workers)
+    try:
+        for index, verdict in judge.judge_arriving(arriving()):
+            got.append((index, verdict.abstained))
+            if len(got) == 2:
+                both.set()
+    finally:
+        judge.close()
+    assert sorted(got[:2]) == [(0, False), (1, True)]
+    assert got[2:] == [(2, False)]
+
+
+def test_what_ends_the_cases_ends_the_labels(labeller: WorkerLabeller):
+    def broken() -> Iterator[tuple[int, RuleCase]]:
+        yield 0, CASE
+        raise ValueError("no more")
+
+    got = []
+    with pytest.raises(ValueError, match="no more"):
+        got.extend(labeller.label(broken()))
+    labels = labeller.label([(n, CASE) for n in range(50)])
+    next(labels)
+    labels.close()  # type: ignore[attr-defined]
+    assert dict(labeller.label([(0, CASE)])) == {0: label_steps(CASE)}
 
 
 def test_a_worker_that_is_killed_while_idle_is_replaced_and_counted(labeller: WorkerLabeller):
