@@ -1,11 +1,11 @@
-"""Measure what it saves to sample a round while the trainer works on the one before: python -m benchmarks.rounds_ahead
+"""Measure what it saves to train while rounds are made, this one or the next: python -m benchmarks.rounds_ahead
 
 The embedded policy is trained in this process and sampled by HFEngine in another, one thread each; a judge that takes
 ``--latency`` seconds for each reply answers over HTTP (that of ``benchmarks.schedules``). Each schedule trains ``--rounds``
 rounds, in alternation; the first two of a run do not count, since nothing overlaps with the first. Printed are medians and
 extremes of the seconds from the end of one round's making to that of the next, which is a whole period of sampling, judging and
-training, and of the stages of serial rounds. Last line: a period with ``ahead`` over the longer of training and of making a
-round whose judging is streamed, which is what can be reached.
+training, and of the stages of serial rounds. Last lines: a period with ``pipelined`` and with ``ahead`` over the longer of
+training and of making a round whose judging is streamed, which is what can be reached.
 
 What the judge says is made up, and the learning rate is so small that lengths stay what they are.
 """
@@ -42,18 +42,22 @@ class RoundClock(RoundCallback):
     def __init__(self) -> None:
         self.made: list[float] = []
         self.metrics: list[dict[str, float]] = []
-        self.training: list[float] = []
+        self._trained: dict[int, float] = {}  # seconds by round
 
     def on_round_end(self, trainer, pl_module, round_) -> None:
         self.made.append(time.perf_counter())
         self.metrics.append(dict(round_.metrics))
-        self.training.append(0.0)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.training[-1] += time.perf_counter() - self._started
+        spent = time.perf_counter() - self._started
+        self._trained[batch.round_index] = self._trained.get(batch.round_index, 0.0) + spent
+
+    @property
+    def training(self) -> list[float]:
+        return [seconds for _, seconds in sorted(self._trained.items())]
 
     def periods(self) -> list[float]:
         return [b - a for a, b in zip(self.made[NOT_COUNTED - 1 :], self.made[NOT_COUNTED:], strict=False)]
@@ -100,7 +104,7 @@ def train(
 
 
 def shown(name: str, values: list[float]) -> str:
-    return f"{name:28} {statistics.median(values):7.2f} s  ({min(values):.2f} to {max(values):.2f})"
+    return f"{name:30} {statistics.median(values):7.2f} s  ({min(values):.2f} to {max(values):.2f})"
 
 
 def main() -> None:
@@ -137,6 +141,8 @@ def compare(args: argparse.Namespace, judge: GenerativeJudge) -> None:
                 stages.setdefault("training", []).extend(clock.training[NOT_COUNTED:])
                 made = zip(clock.periods(), clock.training[NOT_COUNTED - 1 : -1], strict=True)
                 stages.setdefault("making a round, streamed", []).extend(period - training for period, training in made)
+            if schedule == "pipelined":
+                stages.setdefault("waiting in a round, pipelined", []).extend(clock.stage("pipelined/wait_seconds"))
             if schedule == "ahead":
                 stages.setdefault("training, ahead", []).extend(clock.training[NOT_COUNTED:])
                 stages.setdefault("waiting for a round, ahead", []).extend(clock.stage("ahead/wait_seconds"))
@@ -151,7 +157,8 @@ def compare(args: argparse.Namespace, judge: GenerativeJudge) -> None:
         print(shown(name, values))
     longest = max(statistics.median(stages[name]) for name in ("training", "making a round, streamed"))
     engine.terminate()
-    print(f"period with ahead to longest stage: {statistics.median(periods['ahead']) / longest:.2f}")
+    for name in ("pipelined", "ahead"):
+        print(f"period with {name} to longest stage: {statistics.median(periods[name]) / longest:.2f}")
 
 
 if __name__ == "__main__":

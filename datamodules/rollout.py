@@ -24,7 +24,7 @@ from lit_tpgrpo.datamodules.heldout_streams import HeldoutStreams
 from lit_tpgrpo.datamodules.loaders import OpaqueBatch, StreamLoader, TrainBatchLoader
 from lit_tpgrpo.datamodules.mixture_stream import problem_stream
 from lit_tpgrpo.datamodules.round_factory import RoundFactory
-from lit_tpgrpo.datamodules.schedules import SCHEDULES, ScheduleName
+from lit_tpgrpo.datamodules.schedules import SCHEDULES, Parts, ScheduleName
 from lit_tpgrpo.datamodules.settings_checks import (
     check_counts,
     check_filter,
@@ -59,6 +59,7 @@ from lit_tpgrpo.rollout.reference import needs_reference, reference_scorer_of
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_lock import RunLock
 from lit_tpgrpo.rollout.run_store import RunStore
+from lit_tpgrpo.rollout.step_cuts import StepSizes
 from lit_tpgrpo.rollout.trainer_state import dev_run_steps, is_dev_run, log_to_all, may_stop, overfit_steps, policy_of
 from lit_tpgrpo.search.engine import SearchingEngine
 from lit_tpgrpo.signals import STOP, OutOfTimeError
@@ -140,8 +141,13 @@ class MathRolloutDataModule(L.LightningDataModule):
         schedule: how the stages of a round follow one another: ``serial``, or ``streamed``: solutions are verified and judged
             while others are being sampled, with the same numbers (see docs/judges.md). Verifier and judge are then called from
             other threads than the main one, and a policy that judges itself samples its replies with ``HFEngine``, or the
-            engine that its ``LocalChat`` has, not with ``engine``. Or ``ahead``: likewise, and each round while the trainer
-            works on the one before, with the weights with which that began; for engines on servers (see docs/engines.md).
+            engine that its ``LocalChat`` has, not with ``engine``. For engines on servers (see docs/engines.md) also
+            ``pipelined``: likewise, and the trainer begins with a round's first steps while the rest is made, with the same
+            numbers; and ``ahead``: each round is made while the trainer works on the one before, with the weights with which
+            that began.
+        step_sizes: how the kept solutions of a round, in order, become optimizer steps: ``even``, as many as
+            ``problems_per_step * group_size`` goes into, all of one size; or ``full``: each of just that many, but the last of
+            half to one and a half times as many. By default that of the schedule: ``full`` for ``pipelined``, else ``even``.
     """
 
     RENAMED_ARGUMENTS: ClassVar = {"correction_cap": "correction.cap", "correction_floor": "correction.floor"}
@@ -185,6 +191,7 @@ class MathRolloutDataModule(L.LightningDataModule):
         seed: int | None = None,
         progress: bool = True,
         schedule: ScheduleName = "serial",
+        step_sizes: StepSizes | None = None,
     ) -> None:
         super().__init__()
         check_counts(
@@ -208,7 +215,21 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.judge = RuleJudge() if judge is None else judge
         self.credit = ThoughtCredit() if credit is None else credit
         self.evidence = checked_evidence(evidence, self.credit, group_filter, batch_stage)
-        self._order.check(self.engine, self.judge, self.evidence, dynamic_sampling)
+        self.sampling = SamplingParams() if sampling is None else sampling
+        self._order.check(
+            Parts(
+                self.engine,
+                self.judge,
+                self.evidence,
+                dynamic_sampling,
+                group_filter,
+                batch_stage,
+                self.correction,
+                self.sampling,
+                step_sizes,
+            )
+        )
+        self.step_sizes: StepSizes = self._order.step_sizes if step_sizes is None else step_sizes
         self._order.share_engine(self.judge, sampler)  # what a judge says is sampled, never searched for
         check_filter(group_filter, group_size)
         self.group_filter, self.batch_stage = group_filter, batch_stage
@@ -216,7 +237,6 @@ class MathRolloutDataModule(L.LightningDataModule):
         self.keep = with_truncated(as_keep_rule(keep, "keep"), truncated)
         self.rewards = as_rewards(rewards, "rewards")
         self.dynamic_sampling = dynamic_sampling
-        self.sampling = SamplingParams() if sampling is None else sampling
         self.eval_sampling = self.sampling if eval_sampling is None else eval_sampling
         self.eval_samples = eval_samples
         self.format = ThinkTags() if format is None else format
@@ -362,6 +382,7 @@ class MathRolloutDataModule(L.LightningDataModule):
             problems_per_round=rounds.problems_per_round,
             max_empty_rounds=self.max_empty_rounds,
             gather_indices=lambda indices: sorted(itertools.chain(*gather(list(indices)))),
+            step_sizes=self.step_sizes,
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -21,7 +21,6 @@ from lit_tpgrpo.rollout.capability import Capability
 from lit_tpgrpo.rollout.correction import Correction, scorer_of
 from lit_tpgrpo.rollout.evidence import teach, uses_engine
 from lit_tpgrpo.rollout.hooks import call_round_hook
-from lit_tpgrpo.rollout.judged_share import JudgedShare
 from lit_tpgrpo.rollout.mismatch import MismatchTally
 from lit_tpgrpo.rollout.monitors import check_monitors
 from lit_tpgrpo.rollout.reference import add_reference_logprobs, needs_reference, reference_scorer_of
@@ -143,6 +142,10 @@ class RoundFactory:
         """Return whether training on the round has not begun: it is not one that a resumed run takes up again."""
         return plan.version == self.policy.policy_version
 
+    def can_score(self, plan: RoundPlan) -> bool:
+        """Return whether the policy has the weights whose log-probs are the round's old ones."""
+        return self.is_new(plan)
+
     def warn_of_loss(self, plan: RoundPlan) -> None:
         """Log that the stored round cannot be continued."""
         log.warning(
@@ -192,21 +195,20 @@ class RoundFactory:
                 plan, lambda: plan.maker.evidence_share(judged, plan.file, self.seed, current=current)
             )
         if needs_reference(plan.maker.credit):
-            share = self._with_reference(plan, share)
+            share = replace(share, groups=self.with_reference(plan, share.groups))
         return plan.maker.credit_share(share, lambda: raise_on_all_ranks(f"round {plan.index}"))
 
-    def _with_reference(self, plan: RoundPlan, share: JudgedShare) -> JudgedShare:
+    def with_reference(self, plan: RoundPlan, groups: Mapping[int, JudgedGroup]) -> dict[int, JudgedGroup]:
         """Return judged groups with log-probs under the reference. Collective, so not ``interruptible``."""
-        groups = add_reference_logprobs(
-            share.groups,
+        return add_reference_logprobs(
+            groups,
             plan.maker.group_size,
             plan.maker.sampling.temperature,
             plan.file,
             reference_scorer_of(self.trainer.lightning_module),
             mismatched=getattr(plan.maker.engine, "mismatched", False),
-            current=self.is_new(plan),
+            current=self.can_score(plan),
         )
-        return replace(share, groups=groups)
 
     def on_group(self, group: JudgedGroup) -> None:
         """Call the hook ``on_group_judged``."""
@@ -221,13 +223,21 @@ class RoundFactory:
         with raise_on_all_ranks(f"round {plan.index}"), STOP.until(lambda: is_out_of_time(self.trainer)):
             result = unless_out_of_time(work)
         if any(gather(result is None)) or result is None:  # the second is for the type checker
-            plan.maker.engine.sleep()
+            self.stop_engine(plan)
             raise OutOfTimeError
         return result
 
+    def stop_engine(self, plan: RoundPlan) -> None:
+        """Let the engine rest: no more of the round is sampled now."""
+        plan.maker.engine.sleep()
+
     def finish(self, plan: RoundPlan, round_: Round, tally: RoundTally) -> Round:
         """Correct log-probs, compute the metrics of all ranks, log them, call ``on_round_end`` and check monitors."""
-        round_, mismatch = self._correct(plan, round_)
+        round_, mismatch = self.correct(plan, round_)
+        return self.publish(plan, round_, tally, mismatch)
+
+    def publish(self, plan: RoundPlan, round_: Round, tally: RoundTally, mismatch: MismatchTally | None) -> Round:
+        """Compute the metrics of all ranks, log them, call ``on_round_end`` and check monitors; see ``finish``."""
         metrics = gather_sum(tally).metrics() | ({} if mismatch is None else gather_sum(mismatch).metrics())
         if has_few_sources(self.stream().problems):
             metrics |= gather_sum(tally_sources((*round_.groups, *round_.dropped))).metrics()
@@ -253,11 +263,12 @@ class RoundFactory:
         assignments = assign_problems(self.trainer, problems, self.seed, "round", index)
         return RoundPlan(index, version, cursor, problems, weights, assignments, file, maker)
 
-    def _correct(self, plan: RoundPlan, round_: Round) -> tuple[Round, MismatchTally | None]:
+    def correct(self, plan: RoundPlan, round_: Round) -> tuple[Round, MismatchTally | None]:
+        """Return the round with corrected log-probs, and sums of the mismatch. Collective."""
         if self.correction is None:
             return round_, None
         scorer, cut = scorer_of(self.trainer.lightning_module), plan.maker.sampling.cuts_distribution
-        return self.correction.apply(round_, plan.file, scorer, self.is_new(plan), cut)
+        return self.correction.apply(round_, plan.file, scorer, self.can_score(plan), cut)
 
 
 def is_incomplete(plan: RoundPlan) -> bool:

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+from lit_tpgrpo.credit.batch.base import BatchStage
+from lit_tpgrpo.credit.filters.base import GroupFilter
 from lit_tpgrpo.datamodules.ahead import AheadBatchStream, AheadFactory
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling, RefillingFactory
+from lit_tpgrpo.datamodules.pipelined import PipelinedBatchStream, PipelinedFactory
 from lit_tpgrpo.datamodules.round_factory import RoundFactory
 from lit_tpgrpo.datamodules.train_batches import BatchSchedule, TrainBatchStream
-from lit_tpgrpo.engines.base import Engine
+from lit_tpgrpo.engines.base import Engine, SamplingParams
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.base import EngineSharing, Judge, RefreshableJudge
-from lit_tpgrpo.judges.evidence.base import EvidenceProvider
+from lit_tpgrpo.judges.evidence.base import EvidenceProvider, LearningProvider
 from lit_tpgrpo.rollout.correction import Correction
 from lit_tpgrpo.rollout.evidence import uses_engine
 from lit_tpgrpo.rollout.rounds import RoundMaker
+from lit_tpgrpo.rollout.step_cuts import StepSizes
 from lit_tpgrpo.rollout.streaming import StreamedRoundMaker
 
-ScheduleName = Literal["serial", "streamed", "ahead"]
+ScheduleName = Literal["serial", "streamed", "pipelined", "ahead"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a schedule must be able to bring into its order; the fields are arguments of ``MathRolloutDataModule``."""
+
+    engine: Engine
+    judge: Judge
+    evidence: Sequence[EvidenceProvider]
+    dynamic_sampling: DynamicSampling | None
+    group_filter: GroupFilter | None
+    batch_stage: BatchStage | None
+    correction: Correction | None
+    sampling: SamplingParams
+    step_sizes: StepSizes | None
 
 
 class Serial:
@@ -28,10 +47,10 @@ class Serial:
 
     maker: ClassVar[type[RoundMaker]] = RoundMaker
     rounds_ahead: ClassVar[int] = 0
+    step_sizes: ClassVar[StepSizes] = "even"
+    """Unless ``data.step_sizes`` says otherwise."""
 
-    def check(
-        self, engine: Engine, judge: Judge, evidence: Sequence[EvidenceProvider], dynamic: DynamicSampling | None
-    ) -> None:
+    def check(self, parts: Parts) -> None:
         """Check that the parts of a run can work in this order.
 
         Raises:
@@ -61,11 +80,9 @@ class Streamed(Serial):
 
     maker = StreamedRoundMaker
 
-    def check(
-        self, engine: Engine, judge: Judge, evidence: Sequence[EvidenceProvider], dynamic: DynamicSampling | None
-    ) -> None:
+    def check(self, parts: Parts) -> None:
         """Raise if solutions would be judged before dynamic sampling knows which groups it drops."""
-        if dynamic is not None:
+        if parts.dynamic_sampling is not None:
             raise ConfigError(
                 "data.schedule streamed cannot be combined with data.dynamic_sampling: the judge is asked once a round, when "
                 "it is known which groups are dropped. Leave one of them out"
@@ -75,30 +92,69 @@ class Streamed(Serial):
         """Share nothing: the engine is at work."""
 
 
+def _concurrent_fault(parts: Parts) -> str | None:
+    """Return why the trainer cannot work while a round is being made, None if it can."""
+    judge = parts.judge
+    if not getattr(parts.engine, "concurrent", False):
+        return (
+            f"needs an engine that samples from its own copy of the weights while the trainer changes its own, as "
+            f"VLLMServer does; {type(parts.engine).__name__} does not"
+        )
+    if parts.dynamic_sampling is not None:
+        return (
+            "cannot be combined with data.dynamic_sampling: how many problems a round takes is not known before its end"
+        )
+    if isinstance(judge, RefreshableJudge) and judge.needs_policy:
+        return "cannot be combined with a policy that judges itself: it would judge on the trainer's devices meanwhile"
+    if uses_engine(parts.evidence):
+        return "cannot be combined with evidence that is sampled: the engine is at work when its turn comes"
+    return None
+
+
+class Pipelined(Streamed):
+    """As ``Streamed``, and the trainer begins with a round's first steps; see ``lit_tpgrpo.datamodules.pipelined``."""
+
+    step_sizes = "full"
+
+    def check(self, parts: Parts) -> None:
+        """Raise if a part needs weights that are gone, or all of a round, when its turn comes."""
+        why = _concurrent_fault(parts)
+        needs_all = [name for name in ("group_filter", "batch_stage") if getattr(parts, name) is not None]
+        learning = [type(p).__name__ for p in parts.evidence if isinstance(p, LearningProvider)]
+        if why is not None:
+            pass
+        elif parts.step_sizes == "even":
+            why = (
+                "cannot be combined with data.step_sizes even, which depend on how many solutions the whole round keeps"
+            )
+        elif needs_all:
+            why = f"cannot be combined with data.{needs_all[0]}, which needs the whole round"
+        elif learning:
+            why = f"cannot be combined with {learning[0]}, which learns from the whole round before it gives evidence"
+        elif parts.correction is not None and parts.sampling.cuts_distribution:
+            why = (
+                "cannot be combined with top_p or top_k of data.sampling where log-probs are corrected: what they leave of the "
+                "distribution is measured over the whole round"
+            )
+        if why is not None:
+            raise ConfigError(f"data.schedule pipelined {why}. Change that, or take data.schedule streamed or serial")
+
+    def factory(self, dynamic: DynamicSampling | None) -> Callable[..., PipelinedFactory]:
+        return PipelinedFactory
+
+    def batches(self, rounds: RoundFactory, **settings: Any) -> BatchSchedule:
+        assert isinstance(rounds, PipelinedFactory)
+        return PipelinedBatchStream(rounds, **settings)
+
+
 class Ahead(Streamed):
     """As ``Streamed``, and all of that while the trainer works on the round before; see ``lit_tpgrpo.datamodules.ahead``."""
 
     rounds_ahead = 1
 
-    def check(
-        self, engine: Engine, judge: Judge, evidence: Sequence[EvidenceProvider], dynamic: DynamicSampling | None
-    ) -> None:
+    def check(self, parts: Parts) -> None:
         """Raise if a part needs weights that are gone, or are not there yet, when its turn comes."""
-        why = None
-        if not getattr(engine, "concurrent", False):
-            why = (
-                f"needs an engine that samples from its own copy of the weights while the trainer changes its own, as "
-                f"VLLMServer does; {type(engine).__name__} does not"
-            )
-        elif dynamic is not None:
-            why = "cannot be combined with data.dynamic_sampling: how many problems a round takes is not known before its end"
-        elif isinstance(judge, RefreshableJudge) and judge.needs_policy:
-            why = (
-                "cannot be combined with a policy that judges itself: it would judge on the trainer's devices meanwhile"
-            )
-        elif uses_engine(evidence):
-            why = "cannot be combined with evidence that is sampled: the engine is at work when its turn comes"
-        if why is not None:
+        if (why := _concurrent_fault(parts)) is not None:
             raise ConfigError(f"data.schedule ahead {why}. Change that, or take data.schedule serial")
 
     def correction(self, given: Correction, engine: Engine) -> Correction | None:
@@ -114,4 +170,9 @@ class Ahead(Streamed):
         return AheadBatchStream(rounds, **settings)
 
 
-SCHEDULES: dict[ScheduleName, Serial] = {"serial": Serial(), "streamed": Streamed(), "ahead": Ahead()}
+SCHEDULES: dict[ScheduleName, Serial] = {
+    "serial": Serial(),
+    "streamed": Streamed(),
+    "pipelined": Pipelined(),
+    "ahead": Ahead(),
+}

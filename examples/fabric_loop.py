@@ -30,8 +30,9 @@ from lit_tpgrpo.rollout.capability import GroupAccuracy
 from lit_tpgrpo.rollout.filters import KEEP_RULES
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
+from lit_tpgrpo.rollout.step_cuts import even_steps
 from lit_tpgrpo.rollout.store import RoundStore
-from lit_tpgrpo.rollout.training_sequences import even_steps, training_sequence
+from lit_tpgrpo.rollout.training_sequences import training_sequence
 from lit_tpgrpo.training.microbatches import MicroBatch, microbatches
 from lit_tpgrpo.training.optimizer_step import microbatch_loss
 from lit_tpgrpo.training.padding import Padded

@@ -32,6 +32,11 @@ class BackgroundWork(Generic[T]):
         """Whether it ended with an exception."""
         return self._future.done() and self._future.exception() is not None
 
+    def raise_error(self) -> None:
+        """Raise what the work raised, if it has ended so."""
+        if self.failed:
+            self._future.result()
+
     def wait(self, check: Callable[[], None]) -> None:
         """Return when the work has ended, in whichever way; ``check`` is called now and then, and its exception raised."""
         while self._thread.is_alive():

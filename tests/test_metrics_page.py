@@ -127,7 +127,7 @@ def test_every_metric_of_the_parts_is_explained():
 def test_what_the_page_explains_is_logged():
     """Names without a source above: of hooks that need a run, which tests/test_cli.py compares with one."""
     logged = logged_by_parts()
-    of_runs = r"(ahead|capability|data|dynamic|reward|sources)/.*|train/(step_skipped|loss_scale)"
+    of_runs = r"(ahead|capability|data|dynamic|pipelined|reward|sources)/.*|train/(step_skipped|loss_scale)"
     of_runs += "|credit/filtered_solutions|judge_audit/(COUNTER|precision|recall|f1).*"
     unused = [n for n, p in documented().items() if not re.fullmatch(of_runs, n) and not any(map(p.fullmatch, logged))]
     assert unused == []

@@ -12,6 +12,7 @@ verdicts and scores name the solution that they belong to, and keys say what the
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -59,6 +60,7 @@ class RoundFile:
         self.folder = folder
         self.rank = rank
         self._records: dict[str, RecordFile] = {}
+        self._judging = threading.Lock()  # undecided solutions get their verdicts from another thread than the judge's
 
     def solutions(self, group_size: int, wanted: Collection[int] | None = None) -> dict[int, Sampled]:
         """Return complete groups by group index, only the ``wanted`` ones if given; solutions in the order of their samples.
@@ -125,20 +127,19 @@ class RoundFile:
         self, group: int, problem: Problem, solution: Solution, outcome: Outcome, answer: str | None, verdict: Verdict
     ) -> None:
         """Append a judged solution as one line."""
-        append_line(
-            self._local_file("verdicts"),
-            {
-                "group": group,
-                "sample": solution.sample,
-                "of": solution_digest(solution, problem.answer),
-                "outcome": outcome.value,
-                "answer": answer,
-                "steps": [{name: getattr(step, name) for name in _STEP} for step in verdict.steps],
-                "labels": [label.value for label in verdict.labels],
-                "note": verdict.note,
-                **({} if verdict.wrong_shares is None else {"wrong_shares": verdict.wrong_shares}),
-            },
-        )
+        row = {
+            "group": group,
+            "sample": solution.sample,
+            "of": solution_digest(solution, problem.answer),
+            "outcome": outcome.value,
+            "answer": answer,
+            "steps": [{name: getattr(step, name) for name in _STEP} for step in verdict.steps],
+            "labels": [label.value for label in verdict.labels],
+            "note": verdict.note,
+            **({} if verdict.wrong_shares is None else {"wrong_shares": verdict.wrong_shares}),
+        }
+        with self._judging:
+            append_line(self._local_file("verdicts"), row)
 
     def rewards(self, digests: Mapping[RewardKey, str]) -> dict[RewardKey, float | None]:
         """Return the stored values of reward terms, by (group index, sample, term).

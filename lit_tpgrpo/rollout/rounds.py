@@ -19,6 +19,7 @@ from lit_tpgrpo.fingerprint import named_settings_of, settings_of, tokenizer_fin
 from lit_tpgrpo.judges.base import Counts, Judge, RefreshableJudge, tally_of
 from lit_tpgrpo.judges.evidence.base import EvidenceProvider
 from lit_tpgrpo.records import (
+    CreditedSolution,
     JudgedGroup,
     Problem,
     Reward,
@@ -217,19 +218,8 @@ class RoundMaker:
             dropped: indices of groups that are not trained on: they are neither rewarded nor judged.
         """
         started = time.perf_counter()
-        rewards: dict[tuple[int, int], Reward] = {}
-        if self.rewards is not None:
-            todo = {g: group for g, group in verified.groups.items() if g not in dropped}
-            rewards = reward_solutions(self.rewards, todo, file, f"round {index}: rewards", self.show_progress)
-        verdicts = judge_groups(self.judge, verified, file, dropped, f"round {index}: judging", show=self.show_progress)
+        groups = self.judged_groups(index, assignments, verified, file, capability, on_group=on_group, dropped=dropped)
         judging_seconds = verified.verifying_seconds + time.perf_counter() - started
-        groups: dict[int, JudgedGroup] = {}
-        for g in (a.group_index for a in assignments):
-            group = judged_group(g, verified.groups[g], verdicts, rewards)
-            if group.decided:  # without a decided solution acc_G would read 0
-                group = replace(group, capability=capability.scale(group.problem.uid, group.accuracy))
-                on_group(group)
-            groups[g] = group
         return JudgedShare(
             index,
             policy_version,
@@ -241,6 +231,32 @@ class RoundMaker:
             Counts(self.verifier.metrics()),
             tally_of(self.judge),
         )
+
+    def judged_groups(
+        self,
+        index: int,
+        assignments: Sequence[Assignment],
+        verified: VerifiedGroups,
+        file: RoundFile,
+        capability: Capability,
+        *,
+        on_group: Callable[[JudgedGroup], None] = lambda group: None,
+        dropped: Collection[int] = (),
+    ) -> dict[int, JudgedGroup]:
+        """Reward and judge verified groups, and return them by index; the arguments are those of ``judge_share``."""
+        rewards: dict[tuple[int, int], Reward] = {}
+        if self.rewards is not None:
+            todo = {g: group for g, group in verified.groups.items() if g not in dropped}
+            rewards = reward_solutions(self.rewards, todo, file, f"round {index}: rewards", self.show_progress)
+        verdicts = judge_groups(self.judge, verified, file, dropped, f"round {index}: judging", show=self.show_progress)
+        groups: dict[int, JudgedGroup] = {}
+        for g in (a.group_index for a in assignments):
+            group = judged_group(g, verified.groups[g], verdicts, rewards)
+            if group.decided:  # without a decided solution acc_G would read 0
+                group = replace(group, capability=capability.scale(group.problem.uid, group.accuracy))
+                on_group(group)
+            groups[g] = group
+        return groups
 
     def evidence_share(self, share: JudgedShare, file: RoundFile, seed: int = 0, current: bool = True) -> JudgedShare:
         """Return judged groups with what the providers of evidence give on them.
@@ -255,6 +271,15 @@ class RoundMaker:
         """
         if not self.evidence:
             return share
+        groups = self.with_evidence(share.groups, file, share.policy_version, seed, current)
+        counts = sum((Counts(p.metrics()) for p in self.evidence), Counts())
+        verified = share.verified + Counts(self.verifier.metrics())  # continuations are verified too
+        return replace(share, groups=groups, verified=verified, evidence=counts)
+
+    def with_evidence(
+        self, groups: Mapping[int, JudgedGroup], file: RoundFile, policy_version: int, seed: int, current: bool
+    ) -> dict[int, JudgedGroup]:
+        """Return judged groups with what the providers give on them; the arguments are those of ``evidence_share``."""
         tools = RoundTools(
             self.engine,
             self.verifier,
@@ -262,15 +287,12 @@ class RoundMaker:
             self.tokenizer,
             self.sampling,
             file,
-            share.policy_version,
+            policy_version,
             seed,
             current,
             self.show_progress,
         )
-        groups = add_evidence(self.evidence, share.groups, tools)
-        counts = sum((Counts(p.metrics()) for p in self.evidence), Counts())
-        verified = share.verified + Counts(self.verifier.metrics())  # continuations are verified too
-        return replace(share, groups=groups, verified=verified, evidence=counts)
+        return add_evidence(self.evidence, groups, tools)
 
     def credit_share(self, share: JudgedShare, guard: Guard = nullcontext) -> tuple[Round, RoundTally]:
         """Credit judged groups and apply the keep rule. Collective with a group filter or a batch stage.
@@ -279,10 +301,22 @@ class RoundMaker:
             share: this rank's groups.
             guard: context of the parts without collectives, see ``Crediting``.
         """
-        crediting = Crediting(self.credit, self.group_size, self.group_filter, self.batch_stage)
-        credited = crediting(share.groups, guard)
+        credited = self.credited(share.groups, guard)
         with guard():
-            kept = {i: s for i, s in credited.items() if s.judged.is_rewarded and is_kept(self.keep, s)}
+            return self.credited_round(share, credited, self.kept(credited))
+
+    def credited(self, groups: Mapping[int, JudgedGroup], guard: Guard = nullcontext) -> dict[int, CreditedSolution]:
+        """Credit judged groups, see ``Crediting``. Collective with a group filter or a batch stage."""
+        return Crediting(self.credit, self.group_size, self.group_filter, self.batch_stage)(groups, guard)
+
+    def kept(self, credited: Mapping[int, CreditedSolution]) -> dict[int, CreditedSolution]:
+        """Return the solutions that are trained on."""
+        return {i: s for i, s in credited.items() if s.judged.is_rewarded and is_kept(self.keep, s)}
+
+    def credited_round(
+        self, share: JudgedShare, credited: Mapping[int, CreditedSolution], kept: Mapping[int, CreditedSolution]
+    ) -> tuple[Round, RoundTally]:
+        """Put a round together from its credited solutions and those of them that are kept, by ascending index."""
         round_ = Round(
             share.index,
             share.policy_version,

@@ -2,20 +2,24 @@
 
 An engine reads them from there whenever it needs them: when the round begins, when a server comes back, and in a resumed run,
 whose checkpoint has later weights. Of a policy that trains adapters the file has these alone: the weights beneath are the same.
+The trainer reads them to score solutions that come when it has gone on already.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_tpgrpo.distributed import raise_on_all_ranks
@@ -108,12 +112,72 @@ def store_weights(trainer: L.Trainer, policy: Policy, path: Path) -> None:
             tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
     with raise_on_all_ranks("storing the weights that sample a round"):
         if writes:
-            partial = path.with_suffix(f".{trainer.global_rank}.partial")
-            try:
-                save_file(tensors, partial, metadata={_NAMES: json.dumps(list(tensors)), **kind})
-                os.replace(partial, path)
-            except (OSError, SafetensorError) as error:
-                raise StorageError(
-                    f"the weights that sample a round cannot be stored in {path.parent} ({error}); free space, set "
-                    "data.store_dir, or data.schedule to streamed, which stores none"
-                ) from error
+            _write(tensors, path, trainer.global_rank, {_NAMES: json.dumps(list(tensors)), **kind})
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path, rank: int, metadata: dict[str, str]) -> None:
+    partial = path.with_suffix(f".{rank}.partial")
+    try:
+        save_file(dict(tensors), partial, metadata=metadata)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"the weights that sample a round cannot be stored in {path.parent} ({error}); free space, set "
+            "data.store_dir, or data.schedule to streamed, which stores none"
+        ) from error
+
+
+# ---- the same weights for the trainer ----
+
+
+def trained_path(policy: Policy, folder: Path) -> Path:
+    """Return where a round's folder has what the policy trains: with all other weights, but for adapters in their own file.
+
+    ``weights_path`` has adapters as engines take them, in float32 and scaled: not always what the trainer had, bit for bit.
+    """
+    adapted = isinstance(policy, AdaptedPolicy) and policy.adapter_weights() is not None
+    return folder / "adapter.safetensors" if adapted else weights_path(folder)
+
+
+def store_trained(trainer: L.Trainer, policy: Policy, folder: Path) -> None:
+    """Write what the policy trains, so that ``weights_of_round`` finds it, where ``store_weights`` has not. Collective.
+
+    Raises:
+        ConfigError: the weights are sharded.
+        StorageError: they cannot be written.
+    """
+    path = trained_path(policy, folder)
+    with raise_on_all_ranks("storing the weights that sample a round"):
+        parameters = _trained(policy)
+        if trainer.local_rank == 0 and path != weights_path(folder):
+            tensors = {name: p.detach().to("cpu", copy=True).contiguous() for name, p in parameters.items()}
+            _write(tensors, path, trainer.global_rank, {})
+
+
+@contextmanager
+def weights_of_round(policy: Policy, path: Path) -> Iterator[None]:
+    """Give the policy the weights at ``trained_path`` within the context, in place, and then its own again, bit for bit.
+
+    It costs the time of reading the file and room for one more copy of what the policy trains.
+    """
+    parameters = _trained(policy)
+    own = {name: p.detach().clone() for name, p in parameters.items()}
+    try:
+        with torch.no_grad(), safe_open(path, "pt") as file:
+            for name, parameter in parameters.items():
+                parameter.copy_(file.get_tensor(name))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(own[name])
+
+
+def _trained(policy: Policy) -> dict[str, Tensor]:
+    parameters: dict[str, Tensor] = {name: p for name, p in policy.policy_model.named_parameters() if p.requires_grad}
+    if any(isinstance(p, DTensor) for p in parameters.values()):
+        raise ConfigError(
+            "data.schedule pipelined with log-probs of the trainer (data.correction, a KL term in the reward) needs weights "
+            "that are not sharded; set data.correction to off, train without FSDP, or take data.schedule streamed or ahead"
+        )
+    return parameters

@@ -1,9 +1,10 @@
 """Rounds on disk: every solution and verdict is written when it completes, so a crash loses at most one record.
 
 One folder per round, shared by all ranks: ``meta.json`` (settings that its solutions depend on), ``judging.json`` (settings
-that its verdicts depend on), and from each rank R files that ``round_file.py`` names; where rounds are sampled ahead also
-``scoring.json`` (the weights that its scores are of) and ``weights.safetensors`` (those that sample it). Groups are identified
-by their index in the round over all ranks, and every rank reads all files: a run can be resumed on another number of ranks.
+that its verdicts depend on), and from each rank R files that ``round_file.py`` names; where a round is sampled while
+the trainer works also ``weights.safetensors`` (the weights that sample it), with adapters ``adapter.safetensors`` (what the
+trainer has of these), and ``scoring.json`` (the weights that its scores are of). Groups are identified by their index in the
+round over all ranks, and every rank reads all files: a run can be resumed on another number of ranks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _ROUND = re.compile(r"round_\d{6}")
 _OURS = re.compile(
-    r"(meta|judging|scoring)\.(json|partial)|weights\.(safetensors|\d+\.partial)"
+    r"(meta|judging|scoring)\.(json|partial)|(weights|adapter)\.(safetensors|\d+\.partial)"
     r"|(solutions|verdicts|evidence|rewards|scores|references)\.\d+\.jsonl|(solutions|scores|references)\.\d+\.arrows"
 )
 

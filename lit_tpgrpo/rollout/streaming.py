@@ -11,15 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 
 from lit_tpgrpo.arrivals import Arrivals
 from lit_tpgrpo.judges.base import judge_arriving
-from lit_tpgrpo.records import Outcome, Verdict
-from lit_tpgrpo.rewards.base import VerifiedSolution
+from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rollout.assignments import Assignment
+from lit_tpgrpo.rollout.judged_so_far import JudgedSoFar
 from lit_tpgrpo.rollout.judging import Grouped, ask_judge, store_verdict
 from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.rounds import RoundMaker
@@ -38,25 +38,36 @@ class StreamedRoundMaker(RoundMaker):
     """
 
     def sample(
-        self, index: int, assignments: Sequence[Assignment], file: RoundFile, policy_version: int
+        self,
+        index: int,
+        assignments: Sequence[Assignment],
+        file: RoundFile,
+        policy_version: int,
+        judged: JudgedSoFar | None = None,
     ) -> VerifiedGroups:
         """Sample this rank's problems, and meanwhile verify and judge their solutions; the arguments are those of ``make``.
+
+        Args:
+            index: of the round.
+            assignments: this rank's problems.
+            file: the round on disk.
+            policy_version: optimizer steps behind the weights that sample.
+            judged: gets what is verified and judged, for another thread that waits for it.
 
         Raises:
             Exception: what sampling, verifier or judge raised; verdicts that came before it are stored.
         """
         started = time.perf_counter()
+        judged = JudgedSoFar() if judged is None else judged
         count = len(assignments) * self.group_size
-        with _Followers(self, file, f"round {index}: judging", count) as followers:
+        with _Followers(self, file, f"round {index}: judging", count, judged) as followers:
             _, new_tokens = self._sample(index, assignments, file, policy_version, followers.add)
             sampled = time.perf_counter()
-        order = [a.group_index for a in assignments]
-        return VerifiedGroups(
-            {g: followers.verified[g] for g in order},
-            followers.verdicts,
-            new_tokens,
-            sampled - started,
-            time.perf_counter() - (followers.began or sampled),
+        return replace(
+            judged.of([a.group_index for a in assignments]),
+            new_tokens=new_tokens,
+            sampling_seconds=sampled - started,
+            verifying_seconds=time.perf_counter() - (followers.began or sampled),
         )
 
 
@@ -72,9 +83,8 @@ class _Followers:
     a thread is raised unless the block has its own.
     """
 
-    def __init__(self, maker: StreamedRoundMaker, file: RoundFile, desc: str, count: int) -> None:
-        self.verified: dict[int, tuple[VerifiedSolution, ...]] = {}
-        self.verdicts: dict[tuple[int, int], Verdict] = {}
+    def __init__(self, maker: StreamedRoundMaker, file: RoundFile, desc: str, count: int, judged: JudgedSoFar) -> None:
+        self._judged = judged
         self.began: float | None = None
         self._maker, self._file, self._desc, self._count = maker, file, desc, count
         self._groups: Arrivals[Mapping[int, Sampled]] = Arrivals()
@@ -144,12 +154,12 @@ class _Followers:
                     continue
                 # Only what the store had, which comes first, has verdicts there.
                 stored = stored_verdicts(groups, self._file) if i == 0 else {}
-                self.verdicts |= verdicts_of(stored)
+                done = verdicts_of(stored)
                 verified = verify_groups(maker.verifier, maker.format, groups, stored, maker.sampling.stop)
-                self.verified |= verified
+                self._judged.add(verified, done)
                 for g, group in verified.items():
                     for s in group:
-                        if s.outcome is not Outcome.UNDECIDED and (g, s.solution.sample) not in self.verdicts:
+                        if s.outcome is not Outcome.UNDECIDED and (g, s.solution.sample) not in done:
                             self._solutions.put((g, s))
 
     def _judge(self) -> None:
@@ -160,7 +170,7 @@ class _Followers:
         verdicts = ask_judge(maker.judge, partial(judge_arriving, maker.judge), itertools.chain((first,), solutions))
         with closing(verdicts):
             for (g, s), verdict in bar(verdicts, self._desc, self._count, maker.show_progress, "solution"):
-                self.verdicts[g, s.solution.sample] = store_verdict(self._file, g, s, verdict)
+                self._judged.add({}, {(g, s.solution.sample): store_verdict(self._file, g, s, verdict)})
                 if self._stopped:
                     return
                 maker.check()

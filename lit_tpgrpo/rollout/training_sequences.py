@@ -1,29 +1,12 @@
-"""Turn credited solutions into training data: cut into optimizer steps, as tensors."""
+"""Turn solutions into training data: tensors."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lit_tpgrpo.records import CreditedSolution, Solution, TrainingSequence
 from lit_tpgrpo.token_arrays import TokenFloats, token_floats
-
-T = TypeVar("T")
-
-
-def even_steps(items: Sequence[T], per_step: int) -> list[tuple[T, ...]]:
-    """Cut items, in order, into about ``len / per_step`` steps of even size.
-
-    The number of kept solutions is rarely divisible by ``per_step``; a short last step would give each of its tokens a larger
-    weight than the tokens of other steps have.
-    """
-    count = max(1, round(len(items) / per_step)) if items else 0
-    bounds = [len(items) * i // count for i in range(count + 1)] if count else [0]
-    return [tuple(items[a:b]) for a, b in pairwise(bounds)]
 
 
 def tensor_floats(values: Tensor) -> TokenFloats:

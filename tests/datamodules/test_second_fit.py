@@ -10,7 +10,7 @@ from lit_tpgrpo.credit import PRIMECredit
 from lit_tpgrpo.credit.batch import Whitening
 from lit_tpgrpo.judges.evidence import ImplicitRewards
 from lit_tpgrpo.rollout.capability import GroupAccuracy
-from tests.datamodules.test_rounds_ahead import (
+from tests.datamodules.concurrent_runs import (
     StopAt,
     Watched,
     data,
@@ -22,7 +22,7 @@ from tests.datamodules.test_rounds_ahead import (
 
 
 @pytest.mark.parametrize(
-    "schedule", ["serial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("streamed", "ahead"))]
+    "schedule", ["serial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("streamed", "pipelined", "ahead"))]
 )
 def test_another_trainer_begins_a_run_of_its_own(random_model, tmp_path, schedule):
     """The first run ends in the middle of round 1: with it the second one has nothing in common."""

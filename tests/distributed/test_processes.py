@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
 LIMIT_S = 1200  # a hang ends here
-KINDS = ("nothing", "plain", "lora", "dynamic", "rewardkl", "probed", "ahead")
-ALONE = ("ddp", *(f"ddp-{kind}" for kind in KINDS))
+KINDS = ("nothing", "plain", "lora", "dynamic", "rewardkl", "probed", "ahead", "pipelined", "uncorrected")
+ALONE = ("ddp", *(f"ddp-{kind}" for kind in KINDS[:-1]), "ddp-pipelined-uncorrected")
 TOGETHER = {
     2: (
         "ddp",
@@ -41,6 +41,10 @@ TOGETHER = {
         "ddp-streamed",
         "fsdp-streamed",
         "fsdp-streamed-breaks",
+        "ddp-pipelined",
+        "ddp-pipelined-resumed",
+        "fsdp-pipelined-uncorrected",
+        "ddp-pipelined-breaks",
         "ddp-ahead",
         "fsdp-ahead-resumed",
         "fsdp-ahead-breaks",
@@ -208,8 +212,9 @@ def test_an_error_on_one_process_ends_all_with_its_name(runs: Path, n: int, name
         )
 
 
-def test_an_error_in_the_background_of_one_process_ends_all_when_its_round_is_needed(runs: Path):
-    others, last = [(runs / f"fsdp-ahead-breaks.{rank}.txt").read_text() for rank in range(2)]
+@pytest.mark.parametrize("name", ["fsdp-ahead-breaks", "ddp-pipelined-breaks"])
+def test_an_error_in_the_background_of_one_process_ends_all_when_its_round_is_needed(runs: Path, name: str):
+    others, last = [(runs / f"{name}.{rank}.txt").read_text() for rank in range(2)]
     assert last == "OSError: the verifier of the last process is gone"
     assert others.startswith(
         "OtherProcessError: round 1 failed on rank 1 (OSError: the verifier of the last process is gone), so rank 0 stops too"

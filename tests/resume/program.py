@@ -4,9 +4,9 @@ The first run of each kind of settings is uninterrupted; it counts the events of
 evaluation. CASE is ACTION:RESUME:COUNT. In COUNT further runs ACTION happens at one of these events, chosen by the seed from
 all kinds (``kill``: SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic``
 after it rounds are refilled and have a reward term, with ``-evidence`` solutions are continued from their steps, with
-``-streamed`` judged while others are sampled, with ``-ahead`` each round is sampled while the one before is trained on), and
-they are resumed by the run's folder, on RESUME processes, until they are done. OUT/CASE/result.json says of each where and how
-it ended, and whether the resumed one came to the same end.
+``-streamed`` judged while others are sampled, with ``-pipelined`` trained on as well, with ``-ahead`` each round is sampled
+while the one before is trained on), and they are resumed by the run's folder, on RESUME processes, until they are done.
+OUT/CASE/result.json says of each where and how it ended, and whether the resumed one came to the same end.
 """
 
 from __future__ import annotations
@@ -229,11 +229,28 @@ def ahead(events: Events, asked: Path) -> dict[str, Any]:
     return {"schedule": "ahead", "engine": LoggingServer(events, asked)}
 
 
+class OtherDevices(LoggingEngine, OwnWeights):
+    """Has its own copy of the weights."""
+
+
+def pipelined(events: Events, asked: Path) -> dict[str, Any]:
+    """Settings of runs that train on the first of three steps while a third of the round is made; all of it is scored."""
+
+    def half_stored(*args: Any, **kwargs: Any) -> None:
+        save_file(*args, **kwargs)
+        events("weights without a name")
+
+    sampling_weights.save_file = half_stored
+    engine = OtherDevices(events, asked)
+    return {"schedule": "pipelined", "engine": engine, "steps_per_round": 3, "correction": "token_truncate"}
+
+
 KINDS = {
     "": lambda events, asked: {},
     "dynamic": refilled,
     "evidence": evidenced,
     "streamed": streamed,
+    "pipelined": pipelined,
     "ahead": ahead,
 }
 
@@ -253,7 +270,6 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, set
         judge=LoggingJudge(events, asked),
         group_size=GROUP_SIZE,
         problems_per_step=3,
-        steps_per_round=2,
         steps_per_epoch=6,
         keep="all",
         keep_rounds=0,
@@ -261,7 +277,11 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, set
         prompt_template="{problem}",
         progress=False,
         **(
-            {"engine": LoggingEngine(events, asked), "sampling": SamplingParams(max_new_tokens=10)}
+            {
+                "engine": LoggingEngine(events, asked),
+                "sampling": SamplingParams(max_new_tokens=10),
+                "steps_per_round": 2,
+            }
             | KINDS[settings](events, asked)
         ),
     )

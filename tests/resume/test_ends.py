@@ -31,6 +31,7 @@ SETS: dict[str, tuple[int, tuple[str, ...]]] = {
             "kill-dynamic:1:7",
             "kill-evidence:1:3",
             *("kill-streamed:1:4", "term-streamed:1:3"),
+            *("kill-pipelined:1:7", "term-pipelined:1:4"),
             *("kill-ahead:1:11", "term-ahead:1:4"),
         ),
     ),
@@ -39,6 +40,7 @@ SETS: dict[str, tuple[int, tuple[str, ...]]] = {
         (
             *("kill:2:4", "kill:1:3", "term:2:4", "int:2:2", "full:2:3"),
             "kill-dynamic:1:3",
+            "kill-pipelined:2:2",
             "kill-ahead:2:3",
         ),
     ),
@@ -149,6 +151,14 @@ def test_kill_9_while_a_streamed_round_is_made(finished: Callable[[str], Path], 
         assert run["eval"], run
 
 
+@cases("kill-pipelined")
+def test_kill_9_while_a_round_is_sampled_and_trained_on(finished: Callable[[str], Path], name: str, case: str):
+    """In either thread. The rest is sampled and scored with the weights that began the round, not with the checkpoint's."""
+    for run in ends(finished(name), case):
+        assert run["codes"][run["rank"]] == -signal.SIGKILL
+        assert run["eval"], run
+
+
 @cases("kill-ahead")
 def test_kill_9_while_a_round_is_sampled_and_the_one_before_trained_on(
     finished: Callable[[str], Path], name: str, case: str
@@ -160,7 +170,7 @@ def test_kill_9_while_a_round_is_sampled_and_the_one_before_trained_on(
         assert run["eval"], run
 
 
-@cases("term", "term-streamed", "term-ahead", "int", "int_twice")
+@cases("term", "term-streamed", "term-pipelined", "term-ahead", "int", "int_twice")
 def test_signals(finished: Callable[[str], Path], name: str, case: str):
     """SIGTERM at every kind of moment; SIGINT, which takes the same way, at some."""
     sent, code = ("SIGTERM", 143) if case.startswith("term") else ("SIGINT", 1)

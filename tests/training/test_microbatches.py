@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_tpgrpo.functional.token_budget import token_budget_slices
 from lit_tpgrpo.records import TrainingSequence
-from lit_tpgrpo.rollout.training_sequences import even_steps
 from lit_tpgrpo.training.microbatches import MicroBatch
 from lit_tpgrpo.training.packing import Packed, PackedByPositions
 from lit_tpgrpo.training.padding import Masked, Padded
@@ -119,24 +117,6 @@ def test_packed_rows_hold_each_sequence_once_within_the_budget(drawn: list[tuple
 
 def plain(micro: MicroBatch) -> dict[str, object]:
     return {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in micro.model_inputs.items()}
-
-
-@given(st.integers(0, 200), st.integers(1, 50))
-def test_even_steps_cut_in_order_and_evenly(n: int, per_step: int):
-    steps = even_steps(range(n), per_step)
-    assert [i for step in steps for i in step] == list(range(n))
-    assert all(steps)
-    if steps:
-        sizes = [len(s) for s in steps]
-        assert max(sizes) - min(sizes) <= 1
-        assert abs(len(steps) - n / per_step) <= 0.5 or len(steps) == 1
-
-
-@pytest.mark.parametrize(
-    ("n", "per_step", "sizes"), [(100, 40, [50, 50]), (120, 40, [40] * 3), (7, 40, [7]), (0, 4, [])]
-)
-def test_even_steps_by_hand(n: int, per_step: int, sizes: list[int]):
-    assert [len(s) for s in even_steps(range(n), per_step)] == sizes
 
 
 def test_a_batch_moves_whole():

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_tpgrpo.callbacks import MathEvaluation
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines.vllm import VLLMServer
-from tests.datamodules.test_rounds_ahead import (
+from tests.datamodules.concurrent_runs import (
     Watched,
     data,
     luck,  # noqa: F401  a fixture
