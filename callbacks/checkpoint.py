@@ -63,6 +63,9 @@ class SafeCheckpoint(ModelCheckpoint):
             earlier checkpoints are unchanged.
     """
 
+    saves_measured_weights = True
+    """Not the newest value with whatever weights there are, as ``ModelCheckpoint`` does."""
+
     def __init__(
         self,
         dirpath: str | Path | None = None,

@@ -284,6 +284,7 @@ class MathRolloutDataModule(L.LightningDataModule):
                 load_evidence_state(self.evidence, self._evidence_given)
             self._run_of = self._trainer
             check_between_rounds(self._trainer)
+            self._order.check_callbacks(self._trainer)
             if needs_reference(self.credit):
                 reference_scorer_of(self._trainer.lightning_module)
         if stage in ("fit", "predict"):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import lightning as L
+
 from lit_tpgrpo.credit.batch.base import BatchStage
 from lit_tpgrpo.credit.filters.base import GroupFilter
 from lit_tpgrpo.datamodules.ahead import AheadBatchStream, AheadFactory
@@ -20,6 +22,7 @@ from lit_tpgrpo.judges.base import EngineSharing, Judge, RefreshableJudge
 from lit_tpgrpo.judges.evidence.base import EvidenceProvider, LearningProvider
 from lit_tpgrpo.rollout.correction import Correction
 from lit_tpgrpo.rollout.evidence import uses_engine
+from lit_tpgrpo.rollout.monitors import check_measured_weights
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.step_cuts import StepSizes
 from lit_tpgrpo.rollout.streaming import StreamedRoundMaker
@@ -55,6 +58,13 @@ class Serial:
 
         Raises:
             ConfigError: they cannot.
+        """
+
+    def check_callbacks(self, trainer: L.Trainer) -> None:
+        """Check that the Trainer's callbacks get what they wait for.
+
+        Raises:
+            ConfigError: they do not.
         """
 
     def share_engine(self, judge: Judge, sampler: Engine) -> None:
@@ -139,6 +149,9 @@ class Pipelined(Streamed):
         if why is not None:
             raise ConfigError(f"data.schedule pipelined {why}. Change that, or take data.schedule streamed or serial")
 
+    def check_callbacks(self, trainer: L.Trainer) -> None:
+        check_measured_weights(trainer, "pipelined")
+
     def factory(self, dynamic: DynamicSampling | None) -> Callable[..., PipelinedFactory]:
         return PipelinedFactory
 
@@ -161,6 +174,9 @@ class Ahead(Streamed):
         """Return the correction; ``auto`` corrects any engine: the weights that sampled are not those in training."""
         method = "token_truncate" if given.method == "auto" else given.method
         return replace(given, method=method).for_engine(engine)
+
+    def check_callbacks(self, trainer: L.Trainer) -> None:
+        check_measured_weights(trainer, "ahead")
 
     def factory(self, dynamic: DynamicSampling | None) -> Callable[..., AheadFactory]:
         return AheadFactory

@@ -22,6 +22,7 @@ _OF_ROUNDS = (
     "verify/",
     "dynamic/",
     "ahead/",
+    "pipelined/",
     "sources/",
 )  # measured in every round
 _OF_TRAINING = (*_OF_ROUNDS, "train/", "mismatch/", "capability/", "judge_audit/", "data/")
@@ -44,6 +45,25 @@ def check_between_rounds(trainer: L.Trainer) -> None:
             and (callback.monitor.startswith(_OF_TRAINING) or callback.monitor == "loss")
         ):
             callback._should_skip_check = _skip  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def check_measured_weights(trainer: L.Trainer, schedule: str) -> None:
+    """Check that no checkpoint waits for a round's value with the weights it was measured on, which the trainer will not have.
+
+    Args:
+        trainer: of the run.
+        schedule: by which the trainer works on other weights when a round is whole.
+
+    Raises:
+        ConfigError: one does.
+    """
+    for callback in callbacks_of(trainer):
+        if getattr(callback, "saves_measured_weights", False) and is_round_metric(getattr(callback, "monitor", None)):
+            raise ConfigError(
+                f"{type(callback).__name__} monitors {callback.monitor} and saves a value with the weights it was measured on, "  # pyright: ignore[reportAttributeAccessIssue]
+                f"and with data.schedule {schedule} the trainer has gone on from these when the round is whole. Monitor what a "
+                "validation measures (eval/...), or take data.schedule serial or streamed"
+            )
 
 
 def check_monitors(trainer: L.Trainer) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation
+from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, SafeCheckpoint
 from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.credit.batch.std_scaling import StdScaling
 from lit_tpgrpo.credit.filters.prof import PROFFilter
@@ -443,3 +443,20 @@ def test_a_serial_run_samples_a_round_again_that_a_pipelined_one_did_not_end(ran
 def test_what_needs_the_whole_round_or_other_weights_is_refused(settings, message):
     with pytest.raises(ConfigError, match=f"data.schedule pipelined {message}.*or take data.schedule streamed"):
         pipelined(**settings)
+
+
+@pytest.mark.parametrize("schedule", ["pipelined", "ahead"])
+def test_a_best_checkpoint_by_a_rounds_value_is_refused_before_anything_is_sampled(random_model, tmp_path, schedule):
+    """Its weights are gone when the value is there. By a validation's value it is saved."""
+    engine = InOrder()
+    part = pipelined(engine, schedule=schedule, val=ArithmeticProblems("1", n=2, split="heldout"), eval_samples=1)
+    best = SafeCheckpoint(dirpath=tmp_path / "best", monitor="rollout/accuracy", mode="max")
+    with pytest.raises(ConfigError, match=f"SafeCheckpoint monitors rollout/accuracy .* data.schedule {schedule} the"):
+        trainer(tmp_path / "refused", best, enable_checkpointing=True).fit(module(random_model), datamodule=part)
+    assert engine._policy is None
+    best = SafeCheckpoint(dirpath=tmp_path / "best", monitor="eval/avg@1", mode="max")
+    callbacks = (best, MathEvaluation())
+    trainer(tmp_path, *callbacks, enable_checkpointing=True, max_steps=3, val_check_interval=3).fit(
+        module(random_model), datamodule=part
+    )
+    assert Path(best.best_model_path).exists()
