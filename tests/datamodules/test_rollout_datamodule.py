@@ -209,7 +209,7 @@ def test_a_policy_that_judges_itself_has_an_engine_of_its_own_in_a_streamed_roun
 
 
 def test_a_schedule_that_does_not_exist_is_refused():
-    with pytest.raises(ConfigError, match="schedule: expected serial, streamed or ahead, got 'sideways'"):
+    with pytest.raises(ConfigError, match="schedule: expected serial, streamed, pipelined or ahead, got 'sideways'"):
         data(schedule="sideways")
 
 

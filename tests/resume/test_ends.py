@@ -31,7 +31,7 @@ SETS: dict[str, tuple[int, tuple[str, ...]]] = {
             "kill-dynamic:1:7",
             "kill-evidence:1:3",
             *("kill-streamed:1:4", "term-streamed:1:3"),
-            *("kill-pipelined:1:7", "term-pipelined:1:4"),
+            *("kill-pipelined:1:7", "term-pipelined:1:3"),
             *("kill-ahead:1:11", "term-ahead:1:4"),
         ),
     ),
