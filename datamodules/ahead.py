@@ -16,7 +16,8 @@ round k + 1 with the weights beside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,7 +75,6 @@ class AheadFactory(BackgroundFactory):
             if work.failed:  # sampled again, if this is not the end of the run
                 self._background.plan = self._background.work = None
         waited = time.perf_counter() - asked
-        self.forget_weights(plan)
         trained_from = self._trained_from(plan)
         metrics = {"ahead/staleness": float(trained_from - plan.version), "ahead/wait_seconds": max(gather(waited))}
         with sampling_precision(self.trainer):
@@ -127,6 +127,18 @@ class AheadFactory(BackgroundFactory):
     def is_new(self, plan: RoundPlan) -> bool:
         """Return whether training on the round has not begun; the policy's log-probs are then its old ones."""
         return self._trained_from(plan) == self.policy.policy_version
+
+    def has_old_weights(self, plan: RoundPlan) -> bool:
+        return self.is_new(plan)
+
+    @contextmanager
+    def old_weights(self, plan: RoundPlan) -> Iterator[bool]:
+        """As in ``RoundFactory``; the weights beside the round are the old ones of a round that a pipelined run began."""
+        if not self.is_new(plan) and self._trained_from(plan) != plan.version:
+            yield False
+            return
+        with super().old_weights(plan) as there:
+            yield there
 
     def _trained_from(self, plan: RoundPlan) -> int:
         known = self._origins[plan.index].trained_from

@@ -10,7 +10,7 @@ from lit_tpgrpo.datamodules.round_factory import RoundFactory, RoundPlan, is_inc
 from lit_tpgrpo.distributed import gather, raise_on_all_ranks
 from lit_tpgrpo.engines.base import Interruptible
 from lit_tpgrpo.rollout.rounds import RoundMaker
-from lit_tpgrpo.rollout.sampling_weights import StoredPolicy, store_weights, trained_path, weights_path
+from lit_tpgrpo.rollout.sampling_weights import StoredPolicy, store_weights, weights_path
 from lit_tpgrpo.rollout.trainer_state import is_out_of_time, takes_last_step
 from lit_tpgrpo.rollout.verifying import VerifiedGroups
 from lit_tpgrpo.signals import STOP, unless_out_of_time
@@ -62,13 +62,6 @@ class BackgroundFactory(RoundFactory):
             *gather((is_incomplete(plan), weights_path(plan.file.folder).is_file())), strict=True
         )
         return any(missing) and not all(has_weights)
-
-    def forget_weights(self, plan: RoundPlan) -> None:
-        """Delete the weights beside a round: it is whole."""
-        with raise_on_all_ranks(f"round {plan.index}"):
-            if self.trainer.local_rank == 0:
-                for path in {weights_path(plan.file.folder), trained_path(self.policy, plan.file.folder)}:
-                    path.unlink(missing_ok=True)
 
     # ---- other users of the engine, and shutdown ----
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from lit_tpgrpo.datamodules.background_factory import BackgroundFactory
 from lit_tpgrpo.datamodules.round_factory import RoundPlan
 from lit_tpgrpo.datamodules.train_batches import CutRound, TrainBatchStream
 from lit_tpgrpo.distributed import gather, raise_on_all_ranks
-from lit_tpgrpo.judges.base import Counts, tally_of
+from lit_tpgrpo.judges.base import Counts
 from lit_tpgrpo.records import CreditedSolution, JudgedGroup
 from lit_tpgrpo.rollout.assignments import Assignment
 from lit_tpgrpo.rollout.judged_share import JudgedShare
@@ -35,17 +35,11 @@ from lit_tpgrpo.rollout.judged_so_far import JudgedSoFar
 from lit_tpgrpo.rollout.mismatch import MismatchTally
 from lit_tpgrpo.rollout.reference import needs_reference
 from lit_tpgrpo.rollout.rounds import RoundMaker
-from lit_tpgrpo.rollout.sampling_weights import (
-    store_trained,
-    store_weights,
-    trained_path,
-    weights_of_round,
-    weights_path,
-)
+from lit_tpgrpo.rollout.sampling_weights import store_trained, store_weights, weights_path
 from lit_tpgrpo.rollout.streaming import StreamedRoundMaker
 from lit_tpgrpo.rollout.trainer_state import sampling_precision
 from lit_tpgrpo.rollout.verifying import VerifiedGroups
-from lit_tpgrpo.signals import STOP
+from lit_tpgrpo.signals import STOP, OutOfTimeError
 
 
 @dataclass(frozen=True)
@@ -56,17 +50,24 @@ class PipelinedFactory(BackgroundFactory):
     """
 
     _new: set[int] = field(default_factory=set)
-    """Rounds that were not reported when this process opened them."""
+    """Rounds that were not reported when they were opened."""
 
-    def open(self, index: int, cursor: int, version: int | None, problems_per_part: int) -> GrowingRound:
-        """Begin round ``index``, or continue it; see ``RoundFactory.make`` for the arguments. Collective.
+    def open(
+        self, index: int, cursor: int, version: int | None, problems_per_part: int, reported: bool = False
+    ) -> GrowingRound:
+        """Begin round ``index``, or continue it; see ``RoundFactory.make`` for the first arguments. Collective.
 
-        ``problems_per_part``, over all ranks, are credited at once.
+        Args:
+            index: of the round.
+            cursor: problems that earlier rounds have consumed.
+            version: policy version that must have sampled it, None for the current one.
+            problems_per_part: over all ranks, that are credited at once.
+            reported: whether monitors have looked at the round before.
         """
         self.close()
         plan = self.plan(index, cursor, version)
-        beside = weights_path(plan.file.folder).is_file()  # it goes when the round is reported
-        if version is None or plan.version != version or any(gather(beside)):
+        self._new.discard(index)
+        if plan.version != version or not reported:
             self._new.add(index)
         return GrowingRound(self, plan, problems_per_part)
 
@@ -74,9 +75,9 @@ class PipelinedFactory(BackgroundFactory):
         """Write the weights that sample and score the round beside it, unless they are there, and load them into the engine."""
         if self._scores(plan) and plan.version == self.policy.policy_version:
             path = weights_path(plan.file.folder)
+            store_trained(self.trainer, self.policy, plan.file.folder)  # first: it refuses sharded weights
             if not all(gather(path.is_file())):  # also if nothing is to be sampled
                 store_weights(self.trainer, self.policy, path)
-            store_trained(self.trainer, self.policy, plan.file.folder)
         super().load_weights(plan)
 
     def is_stopped(self, plan: RoundPlan) -> bool:
@@ -85,11 +86,6 @@ class PipelinedFactory(BackgroundFactory):
 
     def is_new(self, plan: RoundPlan) -> bool:
         return plan.index in self._new
-
-    def can_score(self, plan: RoundPlan) -> bool:
-        """Return whether the weights that sampled the round are the policy's or beside the round, on all ranks. Collective."""
-        here = trained_path(self.policy, plan.file.folder).is_file()
-        return plan.version == self.policy.policy_version or all(gather(here))
 
     def _scores(self, plan: RoundPlan) -> bool:
         return self.correction is not None or needs_reference(plan.maker.credit)
@@ -106,9 +102,7 @@ class PipelinedFactory(BackgroundFactory):
             them that are kept, with corrected log-probs; sums of the mismatch.
         """
         maker, guard = plan.maker, partial(raise_on_all_ranks, f"round {plan.index}")
-        moved = self._scores(plan) and plan.version != self.policy.policy_version and self.can_score(plan)
-        path = trained_path(self.policy, plan.file.folder)
-        with sampling_precision(self.trainer), weights_of_round(self.policy, path) if moved else nullcontext():
+        with sampling_precision(self.trainer):
             if needs_reference(maker.credit):
                 groups = self.with_reference(plan, groups)
             credited = maker.credited(groups, guard)
@@ -128,7 +122,7 @@ class GrowingRound:
 
     Attributes:
         plan: of the round.
-        whole: whether all of it is credited, and reported.
+        whole: whether all of it is credited, and reported to loggers, callbacks and monitors.
     """
 
     def __init__(self, factory: PipelinedFactory, plan: RoundPlan, problems_per_part: int) -> None:
@@ -143,6 +137,7 @@ class GrowingRound:
         self._credited: dict[int, CreditedSolution] = {}
         self._kept: dict[int, CreditedSolution] = {}
         self._mismatch: MismatchTally | None = None
+        self._last: dict[int, CreditedSolution] | None = None  # kept of the last part
         self._waited_s = 0.0
         self._launch()
 
@@ -158,7 +153,18 @@ class GrowingRound:
         Raises:
             OutOfTimeError: ``max_time`` was reached; what is complete is stored. May be called again.
         """
-        if self._factory.is_stopped(self.plan):  # by an evaluation, which has loaded its own weights
+        if self._last is None:
+            kept = self._next_part()
+            if self._parts:
+                return kept
+            self._last = kept
+        self._finish()
+        return self._last
+
+    def _next_part(self) -> dict[int, CreditedSolution]:
+        interrupted = isinstance(self._work.error, CancelledError | OutOfTimeError)
+        if any(gather(interrupted or self._factory.is_stopped(self.plan))):  # an evaluation has loaded its own weights
+            self._factory.close()
             self._factory.load_weights(self.plan)
             self._launch()
         assignments = self._parts[0]
@@ -170,8 +176,6 @@ class GrowingRound:
         if mismatch is not None:
             self._mismatch = mismatch if self._mismatch is None else self._mismatch + mismatch
         del self._parts[0]
-        if not self._parts:
-            self._finish()
         return kept
 
     def _judged_part(self, assignments: Sequence[Assignment]) -> dict[int, JudgedGroup]:
@@ -201,15 +205,15 @@ class GrowingRound:
                 new_tokens=verified.new_tokens,
                 sampling_seconds=verified.sampling_seconds,
                 judging_seconds=verified.verifying_seconds,
-                verified=Counts(maker.verifier.metrics()),
-                judged=tally_of(maker.judge),
+                verified=verified.checked or Counts(),
+                judged=verified.judged or Counts(),
                 evidence=sum((Counts(p.metrics()) for p in maker.evidence), Counts()),
             )
             round_, tally = maker.credited_round(share, self._credited, self._kept)
         round_ = replace(round_, metrics={"pipelined/wait_seconds": max(gather(self._waited_s))})
-        self.whole = True
         with sampling_precision(factory.trainer):
             factory.publish(plan, round_, tally, self._mismatch)
+        self.whole = True
 
 
 class PipelinedBatchStream(TrainBatchStream):
@@ -219,44 +223,51 @@ class PipelinedBatchStream(TrainBatchStream):
         super().__init__(rounds.make, **settings)
         self._rounds = rounds
         self._growing: GrowingRound | None = None
+        self._is_cut = True  # the current round, to its end
+        self._reported = False  # likewise, by a run that this one was resumed from
 
     def _open(self, index: int, cursor: int, version: int | None) -> None:
         """Begin a round and turn to it when its next step is there."""
         group_size = self._rounds.maker().group_size
-        growing = self._rounds.open(index, cursor, version, max(1, self._solutions_per_step // group_size))
+        reported = version is not None and self._reported
+        growing = self._rounds.open(index, cursor, version, max(1, self._solutions_per_step // group_size), reported)
         plan = growing.plan
         resumed = plan.version == version
         current = CutRound(plan.version, plan.maker.sampling.temperature, self._cut(resumed))
-        self._grow(growing, current, self._position if resumed else 0)
-        self._growing = growing
+        is_cut = self._grow(growing, current, self._position if resumed else 0)
+        self._growing, self._is_cut, self._reported = growing, is_cut, reported and resumed
         self._turn_to(current, index, cursor, version, plan.version, self._problems_per_round)
 
     def _has_next(self) -> bool:
         if self._current is None or self._growing is None:
             return False
-        self._grow(self._growing, self._current, self._position)
+        self._is_cut |= self._grow(self._growing, self._current, self._position)
         self._n_steps = len(self._current.cut.steps)
         return super()._has_next()
 
-    def _grow(self, growing: GrowingRound, current: CutRound, position: int) -> None:
-        """Let a round grow until its step at ``position`` is known, or to its end."""
+    def _grow(self, growing: GrowingRound, current: CutRound, position: int) -> bool:
+        """Let a round grow until its step at ``position`` is known, or to its end; return whether it is cut to its end."""
         while position >= len(current.cut.steps) and not growing.whole:
             kept = growing.grow()
             current.local |= kept
             current.cut.add(self._gather_indices(list(kept)))
             if growing.whole:
                 current.cut.end()
+        return growing.whole
 
     def state_dict(self, version: int) -> dict[str, Any]:
-        """Return the position; the number of the current round's batches is one beyond it while more may come."""
+        """Return the position, and whether the current round was reported.
+
+        The number of its batches is one beyond the position while more may come.
+        """
         state = super().state_dict(version)
-        if self._growing is None or self._growing.whole:
-            return state
-        return state | {"n_steps": max(state["n_steps"], state["position"] + 1)}
+        state["reported"] = self._reported or (self._growing is not None and self._growing.whole)
+        return state if self._is_cut else state | {"n_steps": max(state["n_steps"], state["position"] + 1)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._rounds.close()
-        self._growing = None
+        self._growing, self._is_cut = None, True
+        self._reported = state.get("reported", True)  # other schedules report a round before they train on it
         super().load_state_dict(state)
 
     def wait(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -28,6 +29,7 @@ from lit_tpgrpo.rollout.report import report_round
 from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.run_store import RunStore
+from lit_tpgrpo.rollout.sampling_weights import is_whole, trained_path, weights_of_round, weights_path
 from lit_tpgrpo.rollout.summary import RoundTally
 from lit_tpgrpo.rollout.trainer_state import is_out_of_time, policy_of, sampling_precision
 from lit_tpgrpo.rollout.verifying import VerifiedGroups
@@ -142,9 +144,33 @@ class RoundFactory:
         """Return whether training on the round has not begun: it is not one that a resumed run takes up again."""
         return plan.version == self.policy.policy_version
 
-    def can_score(self, plan: RoundPlan) -> bool:
-        """Return whether the policy has the weights whose log-probs are the round's old ones."""
-        return self.is_new(plan)
+    def has_old_weights(self, plan: RoundPlan) -> bool:
+        """Return whether the policy has the weights whose log-probs are the round's old ones; the same on all ranks."""
+        return plan.version == self.policy.policy_version
+
+    @contextmanager
+    def old_weights(self, plan: RoundPlan) -> Iterator[bool]:
+        """Give the policy the weights whose log-probs are the round's old ones, within the context. Collective.
+
+        They may lie beside the round, if it was trained on before it was whole. False if they are not to be had.
+        """
+        path = trained_path(self.policy, plan.file.folder)
+        if self.has_old_weights(plan):
+            yield True
+        elif not all(gather(path.is_file() and is_whole(self.policy))):
+            yield False
+        else:
+            with ExitStack() as stack:
+                with raise_on_all_ranks(f"round {plan.index}: weights that sampled it"):
+                    stack.enter_context(weights_of_round(self.policy, path))
+                yield True
+
+    def forget_weights(self, plan: RoundPlan) -> None:
+        """Delete the weights beside a round: it is whole and scored."""
+        with raise_on_all_ranks(f"round {plan.index}"):
+            if self.trainer.local_rank == 0:
+                for path in {weights_path(plan.file.folder), trained_path(self.policy, plan.file.folder)}:
+                    path.unlink(missing_ok=True)
 
     def warn_of_loss(self, plan: RoundPlan) -> None:
         """Log that the stored round cannot be continued."""
@@ -200,15 +226,16 @@ class RoundFactory:
 
     def with_reference(self, plan: RoundPlan, groups: Mapping[int, JudgedGroup]) -> dict[int, JudgedGroup]:
         """Return judged groups with log-probs under the reference. Collective, so not ``interruptible``."""
-        return add_reference_logprobs(
-            groups,
-            plan.maker.group_size,
-            plan.maker.sampling.temperature,
-            plan.file,
-            reference_scorer_of(self.trainer.lightning_module),
-            mismatched=getattr(plan.maker.engine, "mismatched", False),
-            current=self.can_score(plan),
-        )
+        with self.old_weights(plan) as current:
+            return add_reference_logprobs(
+                groups,
+                plan.maker.group_size,
+                plan.maker.sampling.temperature,
+                plan.file,
+                reference_scorer_of(self.trainer.lightning_module),
+                mismatched=getattr(plan.maker.engine, "mismatched", False),
+                current=current,
+            )
 
     def on_group(self, group: JudgedGroup) -> None:
         """Call the hook ``on_group_judged``."""
@@ -234,6 +261,7 @@ class RoundFactory:
     def finish(self, plan: RoundPlan, round_: Round, tally: RoundTally) -> Round:
         """Correct log-probs, compute the metrics of all ranks, log them, call ``on_round_end`` and check monitors."""
         round_, mismatch = self.correct(plan, round_)
+        self.forget_weights(plan)
         return self.publish(plan, round_, tally, mismatch)
 
     def publish(self, plan: RoundPlan, round_: Round, tally: RoundTally, mismatch: MismatchTally | None) -> Round:
@@ -268,7 +296,8 @@ class RoundFactory:
         if self.correction is None:
             return round_, None
         scorer, cut = scorer_of(self.trainer.lightning_module), plan.maker.sampling.cuts_distribution
-        return self.correction.apply(round_, plan.file, scorer, self.can_score(plan), cut)
+        with self.old_weights(plan) as current:
+            return self.correction.apply(round_, plan.file, scorer, current, cut)
 
 
 def is_incomplete(plan: RoundPlan) -> bool:

@@ -28,9 +28,14 @@ class BackgroundWork(Generic[T]):
         self._thread.start()
 
     @property
+    def error(self) -> BaseException | None:
+        """The exception with which it ended."""
+        return self._future.exception() if self._future.done() else None
+
+    @property
     def failed(self) -> bool:
         """Whether it ended with an exception."""
-        return self._future.done() and self._future.exception() is not None
+        return self.error is not None
 
     def raise_error(self) -> None:
         """Raise what the work raised, if it has ended so."""

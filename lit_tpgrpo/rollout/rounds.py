@@ -228,8 +228,8 @@ class RoundMaker:
             verified.new_tokens,
             verified.sampling_seconds,
             judging_seconds,
-            Counts(self.verifier.metrics()),
-            tally_of(self.judge),
+            Counts(self.verifier.metrics()) if verified.checked is None else verified.checked,
+            tally_of(self.judge) if verified.judged is None else verified.judged,
         )
 
     def judged_groups(

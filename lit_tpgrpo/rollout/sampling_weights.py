@@ -173,9 +173,14 @@ def weights_of_round(policy: Policy, path: Path) -> Iterator[None]:
                 parameter.copy_(own[name])
 
 
+def is_whole(policy: Policy) -> bool:
+    """Return whether what the policy trains is not sharded."""
+    return not any(isinstance(p, DTensor) for p in policy.policy_model.parameters())
+
+
 def _trained(policy: Policy) -> dict[str, Tensor]:
     parameters: dict[str, Tensor] = {name: p for name, p in policy.policy_model.named_parameters() if p.requires_grad}
-    if any(isinstance(p, DTensor) for p in parameters.values()):
+    if not is_whole(policy):
         raise ConfigError(
             "data.schedule pipelined with log-probs of the trainer (data.correction, a KL term in the reward) needs weights "
             "that are not sharded; set data.correction to off, train without FSDP, or take data.schedule streamed or ahead"

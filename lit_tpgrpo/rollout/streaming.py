@@ -16,11 +16,11 @@ from functools import partial
 from types import TracebackType
 
 from lit_tpgrpo.arrivals import Arrivals
-from lit_tpgrpo.judges.base import judge_arriving
+from lit_tpgrpo.judges.base import Counts, judge_arriving, tally_of
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rollout.assignments import Assignment
 from lit_tpgrpo.rollout.judged_so_far import JudgedSoFar
-from lit_tpgrpo.rollout.judging import Grouped, ask_judge, store_verdict
+from lit_tpgrpo.rollout.judging import DROPPED, Grouped, ask_judge, store_verdict
 from lit_tpgrpo.rollout.round_file import RoundFile
 from lit_tpgrpo.rollout.rounds import RoundMaker
 from lit_tpgrpo.rollout.sampling import bar
@@ -68,6 +68,9 @@ class StreamedRoundMaker(RoundMaker):
             new_tokens=new_tokens,
             sampling_seconds=sampled - started,
             verifying_seconds=time.perf_counter() - (followers.began or sampled),
+            # An evaluation may use the verifier before the round is judged.
+            checked=Counts(self.verifier.metrics()),
+            judged=tally_of(self.judge),
         )
 
 
@@ -154,7 +157,7 @@ class _Followers:
                     continue
                 # Only what the store had, which comes first, has verdicts there.
                 stored = stored_verdicts(groups, self._file) if i == 0 else {}
-                done = verdicts_of(stored)
+                done = {key: verdict for key, verdict in verdicts_of(stored).items() if verdict.note != DROPPED}
                 verified = verify_groups(maker.verifier, maker.format, groups, stored, maker.sampling.stop)
                 self._judged.add(verified, done)
                 for g, group in verified.items():

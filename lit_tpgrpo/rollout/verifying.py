@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_tpgrpo.credit.merging import check_verdict
+from lit_tpgrpo.judges.base import Tally
 from lit_tpgrpo.records import JudgedSolution, Outcome, Problem, Solution, Verdict
 from lit_tpgrpo.rewards.base import VerifiedSolution
 from lit_tpgrpo.rollout.round_file import RoundFile
@@ -29,6 +30,8 @@ class VerifiedGroups:
         new_tokens: tokens that were sampled for them, not read from the store.
         sampling_seconds: time of sampling.
         verifying_seconds: time of verifying.
+        checked: counters of the verifier, where they were read already: it may have been used for something else since.
+        judged: counters of the judge, likewise; None where they are still to be read.
     """
 
     groups: dict[int, tuple[VerifiedSolution, ...]]
@@ -36,6 +39,8 @@ class VerifiedGroups:
     new_tokens: int
     sampling_seconds: float
     verifying_seconds: float
+    checked: Tally | None = None
+    judged: Tally | None = None
 
     def __add__(self, other: VerifiedGroups) -> VerifiedGroups:
         return VerifiedGroups(

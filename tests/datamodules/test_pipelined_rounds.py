@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, SafeCheckpoint
+from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback, SafeCheckpoint
 from lit_tpgrpo.chat.local_chat import LocalChat
 from lit_tpgrpo.credit.batch.std_scaling import StdScaling
 from lit_tpgrpo.credit.filters.prof import PROFFilter
@@ -30,6 +30,7 @@ from lit_tpgrpo.judges.generative import GenerativeJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.checkpoints import usable_checkpoint
 from tests.datamodules.concurrent_runs import (
     ROUND_OF_SEED,
     Timeline,
@@ -460,3 +461,83 @@ def test_a_best_checkpoint_by_a_rounds_value_is_refused_before_anything_is_sampl
         module(random_model), datamodule=part
     )
     assert Path(best.best_model_path).exists()
+
+
+class RaisesAtTheEnd(RoundCallback):
+    def on_round_end(self, trainer, pl_module, round_):
+        raise OSError("the logger is gone")
+
+
+def test_a_checkpoint_of_a_run_that_fails_while_a_round_is_reported_has_the_rest_of_the_round(random_model, tmp_path):
+    whole = run(random_model, tmp_path / "whole", pipelined())
+    saving = SafeCheckpoint(dirpath=tmp_path / "ckpt")
+    failing = trainer(tmp_path / "cut", saving, RaisesAtTheEnd(), enable_checkpointing=True)
+    steps = Steps()
+    part = pipelined(SlowEngine(steps), store_dir=tmp_path / "rounds")
+    with pytest.raises(OSError, match="the logger is gone"):
+        failing.fit(module(random_model, steps), datamodule=part)
+    assert failing.global_step == 1
+    resumed = module(random_model)
+    last, part = usable_checkpoint(tmp_path / "ckpt"), pipelined(store_dir=tmp_path / "rounds")
+    trainer(tmp_path / "resumed").fit(resumed, datamodule=part, ckpt_path=last, weights_only=True)
+    assert torch.equal(weights(resumed), whole.weights)
+
+
+class Looks(EarlyStopping):
+    def __init__(self) -> None:
+        super().__init__("rollout/accuracy", mode="max", patience=9)
+        self.looks: list[int] = []
+
+    def _run_early_stopping_check(self, trainer):
+        self.looks.append(trainer.global_step)
+        super()._run_early_stopping_check(trainer)
+
+
+def test_monitors_look_at_a_round_once_also_in_resumed_runs(random_model, tmp_path):
+    """Resumed from before and from after the round was reported, which is between steps 1 and 2."""
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_top_k=-1)
+    first, looks = trainer(tmp_path / "cut", checkpoint, StopAfter(2), whole := Looks(), enable_checkpointing=True), []
+    first.fit(module(random_model), datamodule=pipelined(store_dir=tmp_path / "rounds"))
+    assert whole.looks == [1]
+    for step in (1, 2):
+        again, part = Looks(), pipelined(store_dir=tmp_path / "rounds", keep_rounds=0)
+        path = tmp_path / "ckpt" / f"epoch=0-step={step}.ckpt"
+        second = trainer(tmp_path / f"resumed-{step}", again)
+        second.fit(module(random_model), datamodule=part, ckpt_path=path, weights_only=True)
+        looks.append(again.looks)
+    assert looks == [[1, 4], [4]]
+
+
+def test_what_evaluations_verify_counts_as_in_a_serial_run(random_model, tmp_path):
+    """With the next round, for the engine's turn, and so theirs, comes when this one has been sampled."""
+    counted = []
+    for name in ("serial", "pipelined"):
+        watched = Watched()
+        part = pipelined(schedule=name, step_sizes="full", val=ArithmeticProblems("1", n=4, split="heldout"))
+        answering = replace(part.eval_sampling, max_new_tokens=40)
+        part.eval_sampling = answering
+        evaluating = trainer(tmp_path / name, watched, MathEvaluation(), val_check_interval=1)
+        evaluating.fit(module(random_model), datamodule=part)
+        counted.append([[v for k, v in r.metrics.items() if k.startswith("verify/")] for r in watched.rounds])
+    assert counted[0] == counted[1]
+
+
+@pytest.mark.parametrize(("after", "endless"), [("ahead", True), ("serial", False), ("streamed", False)])
+def test_another_schedule_scores_the_rest_with_the_weights_beside_the_round(random_model, tmp_path, after, endless):
+    """A round that is whole on disk, and for rounds ahead one that is not, of which a third is not scored."""
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_last=True)
+    first = trainer(tmp_path / "cut", checkpoint, StopAfter(1), enable_checkpointing=True)
+    engine = EndlessFrom(0) if endless else SlowEngine(steps := Steps(), slow=False)
+    cut = module(random_model, None if endless else steps, lr=20.0, last=not endless)
+    settings = {"correction": "token_truncate", "store_dir": tmp_path / "rounds"}
+    first.fit(cut, datamodule=pipelined(engine, **settings))
+    assert list((tmp_path / "rounds").rglob("weights.safetensors"))
+    watched, last = Watched(), tmp_path / "ckpt" / "last.ckpt"
+    part = pipelined(schedule=after, step_sizes="full", **settings)
+    again = trainer(tmp_path / "resumed", watched, max_steps=2)
+    again.fit(module(random_model, lr=20.0), datamodule=part, ckpt_path=last, weights_only=True)
+    made = watched.rounds[0]
+    assert (made.index, made.policy_version, made.metrics["mismatch/unscored"]) == (0, 0, 0.0)
+    for kept in made.kept:
+        assert torch.allclose(kept.trainer_logprobs, torch.tensor(kept.judged.solution.logprobs), atol=1e-4)
+    assert not list((tmp_path / "rounds" / "round_000000").rglob("*.safetensors"))
