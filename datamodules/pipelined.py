@@ -107,7 +107,7 @@ class PipelinedFactory(BackgroundFactory):
                 groups = self.with_reference(plan, groups)
             credited = maker.credited(groups, guard)
             with guard():
-                part, _ = maker.credited_round(_share(plan, groups), credited, maker.kept(credited))
+                part = maker.credited_round(_share(plan, groups), credited, maker.kept(credited))
             part, mismatch = self.correct(plan, part)
         return groups, credited, dict(zip(part.kept_indices, part.kept, strict=True)), mismatch
 
@@ -209,7 +209,8 @@ class GrowingRound:
                 judged=verified.judged or Counts(),
                 evidence=sum((Counts(p.metrics()) for p in maker.evidence), Counts()),
             )
-            round_, tally = maker.credited_round(share, self._credited, self._kept)
+            round_ = maker.credited_round(share, self._credited, self._kept)
+            tally = maker.tally(round_, share)
         round_ = replace(round_, metrics={"pipelined/wait_seconds": max(gather(self._waited_s))})
         with sampling_precision(factory.trainer):
             factory.publish(plan, round_, tally, self._mismatch)

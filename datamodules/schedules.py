@@ -121,6 +121,25 @@ def _concurrent_fault(parts: Parts) -> str | None:
     return None
 
 
+def _whole_round_fault(parts: Parts) -> str | None:
+    """Return which part needs the whole round before its first step, None if none does."""
+    if parts.step_sizes == "even":
+        return "cannot be combined with data.step_sizes even, which depend on how many solutions the whole round keeps"
+    for name in ("group_filter", "batch_stage"):
+        if getattr(parts, name) is not None:
+            return f"cannot be combined with data.{name}, which needs the whole round"
+    for provider in parts.evidence:
+        if isinstance(provider, LearningProvider):
+            name = type(provider).__name__
+            return f"cannot be combined with {name}, which learns from the whole round before it gives evidence"
+    if parts.correction is not None and parts.sampling.cuts_distribution:
+        return (
+            "cannot be combined with top_p or top_k of data.sampling where log-probs are corrected: what they leave of the "
+            "distribution is measured over the whole round"
+        )
+    return None
+
+
 class Pipelined(Streamed):
     """As ``Streamed``, and the trainer begins with a round's first steps; see ``lit_tpgrpo.datamodules.pipelined``."""
 
@@ -128,25 +147,7 @@ class Pipelined(Streamed):
 
     def check(self, parts: Parts) -> None:
         """Raise if a part needs weights that are gone, or all of a round, when its turn comes."""
-        why = _concurrent_fault(parts)
-        needs_all = [name for name in ("group_filter", "batch_stage") if getattr(parts, name) is not None]
-        learning = [type(p).__name__ for p in parts.evidence if isinstance(p, LearningProvider)]
-        if why is not None:
-            pass
-        elif parts.step_sizes == "even":
-            why = (
-                "cannot be combined with data.step_sizes even, which depend on how many solutions the whole round keeps"
-            )
-        elif needs_all:
-            why = f"cannot be combined with data.{needs_all[0]}, which needs the whole round"
-        elif learning:
-            why = f"cannot be combined with {learning[0]}, which learns from the whole round before it gives evidence"
-        elif parts.correction is not None and parts.sampling.cuts_distribution:
-            why = (
-                "cannot be combined with top_p or top_k of data.sampling where log-probs are corrected: what they leave of the "
-                "distribution is measured over the whole round"
-            )
-        if why is not None:
+        if (why := _concurrent_fault(parts) or _whole_round_fault(parts)) is not None:
             raise ConfigError(f"data.schedule pipelined {why}. Change that, or take data.schedule streamed or serial")
 
     def check_callbacks(self, trainer: L.Trainer) -> None:

@@ -303,7 +303,8 @@ class RoundMaker:
         """
         credited = self.credited(share.groups, guard)
         with guard():
-            return self.credited_round(share, credited, self.kept(credited))
+            round_ = self.credited_round(share, credited, self.kept(credited))
+            return round_, self.tally(round_, share)
 
     def credited(self, groups: Mapping[int, JudgedGroup], guard: Guard = nullcontext) -> dict[int, CreditedSolution]:
         """Credit judged groups, see ``Crediting``. Collective with a group filter or a batch stage."""
@@ -315,9 +316,9 @@ class RoundMaker:
 
     def credited_round(
         self, share: JudgedShare, credited: Mapping[int, CreditedSolution], kept: Mapping[int, CreditedSolution]
-    ) -> tuple[Round, RoundTally]:
+    ) -> Round:
         """Put a round together from its credited solutions and those of them that are kept, by ascending index."""
-        round_ = Round(
+        return Round(
             share.index,
             share.policy_version,
             self.sampling.temperature,
@@ -328,6 +329,9 @@ class RoundMaker:
             tuple(kept),
             dropped=tuple(share.dropped.values()),
         )
+
+    def tally(self, round_: Round, share: JudgedShare) -> RoundTally:
+        """Return this rank's sums for the metrics of a round that was put together from a share."""
         seconds = (share.sampling_seconds, share.judging_seconds)
         terms = () if self.rewards is None else tuple(self.rewards.terms)
         tally = tally_round(round_, share.new_tokens, *seconds, share.verified, share.judged, terms)
@@ -335,7 +339,7 @@ class RoundMaker:
         if self.group_filter is not None:
             removed = sum(len(group.solutions) for group in round_.groups) - len(round_.credited)
             extra["credit/filtered_solutions"] = float(removed)
-        return round_, replace(tally, extra=Counts(extra))
+        return replace(tally, extra=Counts(extra))
 
     def sample_groups(
         self,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -22,26 +23,14 @@ def even_steps(items: Sequence[T], per_step: int) -> list[tuple[T, ...]]:
     return [tuple(items[a:b]) for a, b in pairwise(bounds)]
 
 
-class StepCut(Protocol[T]):
-    """Cuts items that arrive in parts, always into the same steps, however they arrive."""
-
-    steps: list[tuple[T, ...]]
-    """Those that are known so far."""
-
-    def add(self, items: Iterable[T]) -> None:
-        """Take the next items."""
-        ...
-
-    def end(self) -> None:
-        """Cut what is left: no more items come."""
-        ...
-
-
-class EvenSteps(Generic[T]):
-    """``even_steps``: all steps have the same size, give or take one; none is known before the last item.
+class StepCut(ABC, Generic[T]):
+    """Cuts items that arrive in parts, always into the same steps, however they arrive.
 
     Args:
         per_step: items of a step.
+
+    Attributes:
+        steps: those that are known so far.
     """
 
     def __init__(self, per_step: int) -> None:
@@ -49,29 +38,31 @@ class EvenSteps(Generic[T]):
         self._per_step, self._items = per_step, list[T]()
 
     def add(self, items: Iterable[T]) -> None:
+        """Take the next items."""
         self._items += items
+
+    @abstractmethod
+    def end(self) -> None:
+        """Cut what is left: no more items come."""
+
+
+class EvenSteps(StepCut[T]):
+    """``even_steps``: all steps have the same size, give or take one; none is known before the last item."""
 
     def end(self) -> None:
         self.steps += even_steps(self._items, self._per_step)
         self._items = []
 
 
-class FullSteps(Generic[T]):
+class FullSteps(StepCut[T]):
     """Steps of exactly ``per_step`` items, but the last one of at least half as many and less than one and a half times.
 
     n items give max(1, floor(n / per_step + 1/2)) steps: a rest of less than half a step belongs to the last one. So a step is
     known as soon as half a step beyond it is there.
-
-    Args:
-        per_step: items of a step.
     """
 
-    def __init__(self, per_step: int) -> None:
-        self.steps: list[tuple[T, ...]] = []
-        self._per_step, self._items = per_step, list[T]()
-
     def add(self, items: Iterable[T]) -> None:
-        self._items += items
+        super().add(items)
         size = self._per_step
         while 2 * len(self._items) >= 3 * size:
             self.steps.append(tuple(self._items[:size]))
@@ -83,5 +74,5 @@ class FullSteps(Generic[T]):
             self._items = []
 
 
-CUTS: dict[StepSizes, type[EvenSteps] | type[FullSteps]] = {"even": EvenSteps, "full": FullSteps}
+CUTS: dict[StepSizes, type[StepCut]] = {"even": EvenSteps, "full": FullSteps}
 """By the values of ``data.step_sizes``."""
