@@ -1,4 +1,7 @@
-"""An engine in a process of its own, as a server is, for benchmarks of what overlaps with training: HFEngine in a child."""
+"""An engine in a process of its own, as a server is, for benchmarks of what overlaps with training: HFEngine in a child.
+
+Like a server it takes prompts in their order; HFEngine by itself begins with the longest.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,18 @@ class ProcessEngine:
     Args:
         model: folder, hub or embedded name of the policy.
         batch_size: of the ``HFEngine`` in the child.
+        device: of the child's copy of the weights.
     """
 
     concurrent = True  # see ``Engine`` in lit_tpgrpo.engines.base
 
-    def __init__(self, model: str, batch_size: int = 32) -> None:
+    def __init__(self, model: str, batch_size: int = 32, device: str = "cpu") -> None:
         self.batch_size = batch_size
         self.while_waiting: Callable[[], None] = lambda: None
         self._calls = 0
         context = multiprocessing.get_context("spawn")
         self._child, end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(end, model, batch_size), daemon=True)
+        self._process = context.Process(target=_serve, args=(end, model, batch_size, device), daemon=True)
         self._process.start()
         end.close()  # so that the pipe ends with the child
 
@@ -74,9 +78,10 @@ class ProcessEngine:
         self._process.terminate()
 
 
-def _serve(parent: Connection, model: str, batch_size: int) -> None:
+def _serve(parent: Connection, model: str, batch_size: int, device: str) -> None:
     torch.set_num_threads(1)
-    policy = LoadedModel(load_causal_lm(model, False, torch.float32, "sdpa").eval(), load_tokenizer(model))
+    copy = load_causal_lm(model, False, torch.float32, "sdpa").eval().to(device)  # pyright: ignore[reportArgumentType]
+    policy = LoadedModel(copy, load_tokenizer(model))
     parameters = dict(policy.policy_model.named_parameters())
     engine = HFEngine(batch_size)
     engine.load_weights(policy)
@@ -88,7 +93,10 @@ def _serve(parent: Connection, model: str, batch_size: int) -> None:
                     if name in parameters:  # a tied head is there once
                         parameters[name].copy_(torch.from_numpy(array))
             continue
-        call, *arguments = request
-        for item in engine.sample(*arguments):
-            parent.send((call, item))
+        call, prompts, n, params, seeds = request
+        size = engine.prompts_at_once(n)
+        for start in range(0, len(prompts), size):
+            batch = slice(start, start + size)
+            for index, completions in engine.sample(prompts[batch], n, params, seeds[batch]):
+                parent.send((call, (start + index, completions)))
         parent.send((call, None))

@@ -17,6 +17,8 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,8 @@ def train(
             schedule=schedule,
         )
         trainer = L.Trainer(
-            accelerator="cpu",
+            accelerator=args.accelerator,
+            devices=1,
             max_steps=args.rounds * args.steps,
             callbacks=[clock],
             default_root_dir=folder,
@@ -107,7 +110,62 @@ def shown(name: str, values: list[float]) -> str:
     return f"{name:30} {statistics.median(values):7.2f} s  ({min(values):.2f} to {max(values):.2f})"
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of the rounds that count: periods by schedule, and what else was looked at by its name."""
+
+    periods: dict[ScheduleName, list[float]] = field(default_factory=dict)
+    stages: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, schedule: ScheduleName, clock: RoundClock) -> None:
+        """Add a run with a schedule."""
+        self.periods.setdefault(schedule, []).extend(clock.periods())
+        for name, values in STAGES[schedule](clock).items():
+            self.stages.setdefault(name, []).extend(values)
+
+    @property
+    def longest_s(self) -> float:
+        """Return the longer of training and of making a round whose judging is streamed, which no schedule can go below."""
+        return max(statistics.median(self.stages[name]) for name in ("training", "making a round, streamed"))
+
+    def ratio(self, schedule: ScheduleName) -> float:
+        """Return a period with the schedule over the longest stage."""
+        return statistics.median(self.periods[schedule]) / self.longest_s
+
+
+def _stages_serial(clock: RoundClock) -> dict[str, list[float]]:
+    return {"sampling": clock.stage("rollout/seconds"), "verifying and judging": clock.stage("judge/seconds")}
+
+
+def _stages_streamed(clock: RoundClock) -> dict[str, list[float]]:
+    made = zip(clock.periods(), clock.training[NOT_COUNTED - 1 : -1], strict=True)
+    return {
+        "training": clock.training[NOT_COUNTED:],
+        "making a round, streamed": [period - training for period, training in made],
+    }
+
+
+def _stages_pipelined(clock: RoundClock) -> dict[str, list[float]]:
+    return {"waiting in a round, pipelined": clock.stage("pipelined/wait_seconds")}
+
+
+def _stages_ahead(clock: RoundClock) -> dict[str, list[float]]:
+    return {
+        "training, ahead": clock.training[NOT_COUNTED:],
+        "waiting for a round, ahead": clock.stage("ahead/wait_seconds"),
+    }
+
+
+STAGES: dict[ScheduleName, Callable[[RoundClock], dict[str, list[float]]]] = {
+    "serial": _stages_serial,
+    "streamed": _stages_streamed,
+    "pipelined": _stages_pipelined,
+    "ahead": _stages_ahead,
+}
+
+
+def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the settings of a measurement, by default those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--level", default="3", help="of the embedded problems")
     parser.add_argument("--problems", type=int, default=16, help="of a round")
@@ -118,47 +176,46 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="solutions that are sampled at once")
     parser.add_argument("--latency", type=float, default=1.0, help="seconds of each reply of the judge")
     parser.add_argument("--concurrency", type=int, default=32, help="requests to the judge at a time")
+    parser.add_argument("--accelerator", default="cpu", help="of trainer and engine: cpu or gpu")
     parser.add_argument("--repeats", type=int, default=1)
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def measure(
+    args: argparse.Namespace, after_each: Callable[[ScheduleName, RoundClock], object] | None = None
+) -> Measured:
+    """Train with each schedule, one after another, ``args.repeats`` times, with one thread in this process."""
     torch.set_num_threads(1)
+    measured = Measured()
     with slow_judge(args.latency, args.concurrency) as judge:
-        compare(args, judge)
+        engine = ProcessEngine(MODEL, args.batch_size, "cuda" if args.accelerator == "gpu" else "cpu")
+        try:
+            for _ in range(args.repeats):
+                for schedule in SCHEDULES:
+                    clock = train(schedule, args, engine, judge)
+                    measured.add(schedule, clock)
+                    if after_each is not None:
+                        after_each(schedule, clock)
+        finally:
+            engine.terminate()
+    return measured
 
 
-def compare(args: argparse.Namespace, judge: GenerativeJudge) -> None:
-    """Train with each schedule and print periods and stages."""
-    engine = ProcessEngine(MODEL, args.batch_size)
-    periods: dict[str, list[float]] = {name: [] for name in SCHEDULES}
-    stages: dict[str, list[float]] = {}
-    for _ in range(args.repeats):
-        for schedule in SCHEDULES:
-            clock = train(schedule, args, engine, judge)
-            periods[schedule] += clock.periods()
-            if schedule == "serial":
-                stages.setdefault("sampling", []).extend(clock.stage("rollout/seconds"))
-                stages.setdefault("verifying and judging", []).extend(clock.stage("judge/seconds"))
-            if schedule == "streamed":
-                stages.setdefault("training", []).extend(clock.training[NOT_COUNTED:])
-                made = zip(clock.periods(), clock.training[NOT_COUNTED - 1 : -1], strict=True)
-                stages.setdefault("making a round, streamed", []).extend(period - training for period, training in made)
-            if schedule == "pipelined":
-                stages.setdefault("waiting in a round, pipelined", []).extend(clock.stage("pipelined/wait_seconds"))
-            if schedule == "ahead":
-                stages.setdefault("training, ahead", []).extend(clock.training[NOT_COUNTED:])
-                stages.setdefault("waiting for a round, ahead", []).extend(clock.stage("ahead/wait_seconds"))
+def main() -> None:
+    args = settings()
+    measured = measure(args)
     print(
         f"{args.problems * args.group_size} solutions a round in batches of {args.batch_size}, {args.steps} optimizer steps, "
         f"replies of {args.latency:g} s, {args.concurrency} at a time; {platform.processor() or platform.machine()}, torch "
         f"{torch.__version__}, one thread each"
     )
-    for name, values in {f"{s} period": periods[s] for s in SCHEDULES}.items():
+    for schedule, values in measured.periods.items():
+        print(shown(f"{schedule} period", values))
+    for name, values in measured.stages.items():
         print(shown(name, values))
-    for name, values in stages.items():
-        print(shown(name, values))
-    longest = max(statistics.median(stages[name]) for name in ("training", "making a round, streamed"))
-    engine.terminate()
-    for name in ("pipelined", "ahead"):
-        print(f"period with {name} to longest stage: {statistics.median(periods[name]) / longest:.2f}")
+    overlapping: tuple[ScheduleName, ...] = ("pipelined", "ahead")
+    for schedule in overlapping:
+        print(f"period with {schedule} to longest stage: {measured.ratio(schedule):.2f}")
 
 
 if __name__ == "__main__":

@@ -89,6 +89,21 @@ PARTS = (
         alone=True,
     ),
     GpuCheck(
+        "schedules",
+        "serial, streamed and pipelined rounds and rounds ahead: their periods, with the engine in a process of its own",
+        "benchmarks.gpu_check.schedules.schedules",
+        240,
+        alone=True,
+        needs=(*_MATHS, *_GENERATIVE, "openai"),
+    ),
+    GpuCheck(
+        "static_cache",
+        "transformers' generate with a static cache and CUDA graphs: what HFEngine could gain, 1.5B",
+        f"{_SAMPLING}.static_cache",
+        180,
+        alone=True,
+    ),
+    GpuCheck(
         "attention", "sdpa, flash and flex attention, with and without a mask", f"{_KERNELS}.attention", 120, alone=True
     ),
     GpuCheck("compile", "torch.compile of the decoder layers", f"{_STEP}.compiled_layers", 150, alone=True),

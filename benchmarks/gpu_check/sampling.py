@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import torch
+from transformers import GenerationConfig
 
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.models import TOKENIZER, architecture, random_model
@@ -53,6 +54,49 @@ def engine_rate(bench: Bench) -> None:
                     "peak GiB": bench.peak_gib(),
                 },
             )
+
+
+def static_cache(bench: Bench) -> None:
+    """Measure transformers' ``generate`` on the same prompts, with a growing cache and with a static one.
+
+    With a static cache transformers compiles the forward pass of a token and records CUDA graphs of it: what is left then is
+    what HFEngine could gain from the same. Nothing is sampled at random, and no row ends before the limit.
+    """
+    arch = architecture(bench)
+    dtype = torch.bfloat16 if bench.device == "cuda" else torch.float32
+    model = random_model(arch, bench.device, dtype).eval()
+    prompt, new = (8, 8) if bench.tiny else (128, 256)
+    generator = torch.Generator().manual_seed(0)
+    for sequences in (16,) if bench.tiny else (64, 256):
+        ids = torch.randint(8, arch.vocab_size, (sequences, prompt), generator=generator).to(bench.device)
+        for name in ("dynamic", "static"):
+            label = f"{sequences} sequences, {name} cache"
+            with bench.attempt(label):
+                config = GenerationConfig(
+                    max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0, cache_implementation=name
+                )
+
+                def generate(config: GenerationConfig = config, ids: torch.Tensor = ids) -> torch.Tensor:
+                    with torch.no_grad():
+                        return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)  # pyright: ignore
+
+                start = time.perf_counter()
+                shape = tuple(generate().shape)  # compiles
+                bench.sync()
+                first = time.perf_counter() - start
+                if shape != (sequences, prompt + new):
+                    raise PartFailed(f"{label}: got tokens of shape {shape}")
+                bench.reset_peak()
+                (seconds,) = bench.seconds(generate, repeats=1)
+                bench.row(
+                    label,
+                    **{
+                        "tokens/s": round(sequences * new / seconds),
+                        "ms a token step": round(1e3 * seconds / new, 2),
+                        "first pass s": round(first, 1),
+                        "peak GiB": bench.peak_gib(),
+                    },
+                )
 
 
 def judge(bench: Bench) -> None:
