@@ -166,6 +166,7 @@ def strategy_of(name: str) -> Strategy | str:
 
 def data(name: str, out: Path) -> MathRolloutDataModule:
     schedule = next((kind for kind in ("streamed", "pipelined", "ahead") if kind in name), "serial")
+    as_pipelined = schedule == "pipelined" or "full" in name
     concurrent = schedule in ("pipelined", "ahead")
     breaks = BreaksInTheBackground if concurrent else BreaksOnTheLast
     verifier = OnlyOne() if "nothing" in name else breaks() if "breaks" in name else LuckySamples()
@@ -179,7 +180,7 @@ def data(name: str, out: Path) -> MathRolloutDataModule:
         steps_per_epoch=4,
         keep="nonzero_advantage",
         correction="off" if "uncorrected" in name else "token_truncate",
-        sampling=SamplingParams(max_new_tokens=16, top_k=0 if schedule == "pipelined" else 50),
+        sampling=SamplingParams(max_new_tokens=16, top_k=0 if as_pipelined else 50),
         eval_samples=2,
         prompt_template="{problem}",
         store_dir=str(out / f"store-{name}-{WORLD}"),
@@ -188,6 +189,7 @@ def data(name: str, out: Path) -> MathRolloutDataModule:
         **(REFILLED if "dynamic" in name else {}),
         **(PROBED if "probed" in name else {}),
         schedule=schedule,
+        step_sizes="full" if as_pipelined else None,
         engine=OwnWeights() if concurrent else None,
         **({"credit": TokenRewardKL(OutcomeCredit(), 0.5)} if "rewardkl" in name else {}),
     )
@@ -231,7 +233,7 @@ def lucky_by_sample(verifier, pairs, divisions):
 
 
 def run(model: str, out: Path, name: str) -> None:
-    by_sample_alone = ("ahead" in name or "pipelined" in name) and "breaks" not in name
+    by_sample_alone = bool({"ahead", "pipelined", "full"} & set(name.split("-"))) and "breaks" not in name
     verifying.verify_solutions = lucky_by_sample if by_sample_alone else verify_solutions
     record, evaluation, capability = Record(), MathEvaluation(), CapabilityEstimator(0.5, "uncertainty")
     callbacks = [record, evaluation, capability, JudgeRefresh(1, ArithmeticAudit("1", n=9))]

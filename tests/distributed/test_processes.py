@@ -44,6 +44,7 @@ TOGETHER = {
         "ddp-pipelined",
         "ddp-pipelined-resumed",
         "fsdp-pipelined-uncorrected",
+        "fsdp-full-uncorrected",
         "ddp-pipelined-breaks",
         "ddp-ahead",
         "fsdp-ahead-resumed",
@@ -51,7 +52,12 @@ TOGETHER = {
     ),
     4: ("fsdp-offloaded", "fsdp-nothing", "ddp-nothing", "ddp-breaks"),
 }
-CASES = [(n, name) for n, names in TOGETHER.items() for name in names if not {"breaks", "bf16"} & set(name.split("-"))]
+CASES = [
+    (n, name)
+    for n, names in TOGETHER.items()
+    for name in names
+    if not {"breaks", "bf16", "full"} & set(name.split("-"))
+]
 
 
 def start(model: str, out: Path, n: int, cases: tuple[str, ...]) -> None:
@@ -93,6 +99,23 @@ def test_losses_and_weights_are_those_of_one_process(runs: Path, n: int, name: s
     assert one["weights"].keys() == many["weights"].keys()
     for key, weight in one["weights"].items():
         torch.testing.assert_close(many["weights"][key], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "serial"),
+    [
+        ("ddp-streamed", "ddp"),
+        ("fsdp-streamed", "fsdp"),
+        ("fsdp-pipelined-uncorrected", "fsdp-full-uncorrected"),  # both with steps of full size
+    ],
+)
+def test_a_round_of_another_schedule_is_the_serial_one_on_two_processes_bit_for_bit(runs: Path, name: str, serial: str):
+    made, expected = load(runs, name, 2), load(runs, serial, 2)
+    assert made["losses"] == expected["losses"]
+    assert len(set(made["losses"])) >= 3
+    assert made["weights"].keys() == expected["weights"].keys()
+    for key, weight in expected["weights"].items():
+        assert torch.equal(made["weights"][key], weight), key
 
 
 @pytest.mark.parametrize(("n", "name"), CASES)
