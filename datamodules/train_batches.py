@@ -151,8 +151,9 @@ class TrainBatchStream:
             if empty == self._max_empty_rounds:
                 raise EmptyRoundError(
                     f"{empty} rounds in a row left nothing to train on (the last was round {self._round}): all solutions "
-                    "are right, all are wrong, have the same evidence, or the keep rule drops them. Look at rollout/accuracy "
-                    "and evidence/*, then change the problems' difficulty, data.group_size, data.evidence or data.keep"
+                    "of a group are right, all are wrong, have the same rewards or evidence, or the keep rule drops them. "
+                    "Look at rollout/accuracy, reward/* and evidence/*, then change the problems' difficulty, "
+                    "data.group_size, data.rewards, data.evidence or data.keep"
                 )
             self._open(self._round + 1, self._cursor + self._consumed, None)
             empty += 1

@@ -258,6 +258,8 @@ MISTYPED = {
     "--config {top}": "unknown key dta.group_size in a config; did you mean data.group_size?",
     "--data.verifier Foo": "data.verifier: there is no class or file Foo; give its full path, such as package.module.Class",
     "--data.verifier examples.parts.verifier.same": "data.verifier: there is no class or file examples.parts.verifier.same",
+    "--data.verifier nowhere_to_be_found.verify": "data.verifier: there is no class or file nowhere_to_be_found.verify: no "
+    "module nowhere_to_be_found is beside train.py or on PYTHONPATH",
     "--data.verifier.workers 2": "data.verifier.workers: no class is given for data.verifier; give --data.verifier and the "
     "path of a class first",
     "--data.judge lit_tpgrpo.judges.rule.RuleJudg": "data.judge: there is no class or file lit_tpgrpo.judges.rule.RuleJudg; "

@@ -67,6 +67,8 @@ class Runner:
         with self._only_one(), _sigterm_interrupts():
             waiting = self._waiting()
             self._total = len(waiting) + self._done
+            where = "" if waiting else "; another --out repeats them"
+            print(f"{self._done} of {self._total} runs have a result in {self.results.folder}{where}", flush=True)
             try:
                 while waiting or self._running:
                     while waiting and len(self._running) < self.processes:

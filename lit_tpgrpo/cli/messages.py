@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -202,7 +202,11 @@ def _class_suggestion(path: str) -> str:
         return near
     if (known := nearest_path(path)) is not None:
         return f"; did you mean {known}?"
-    return "" if module else "; give its full path, such as package.module.Class"
+    if not module:
+        return "; give its full path, such as package.module.Class"
+    top = module.partition(".")[0]
+    missing = top.isidentifier() and importlib.util.find_spec(top) is None
+    return f": no module {top} is beside train.py or on PYTHONPATH" if missing else ""
 
 
 def _parameters(path: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(args)
     with one_line_errors():
-        runs = [_run(given) for given in options.runs]
+        begun = [given for given in options.runs if not _is_empty(_parts(given)[1])] or options.runs
+        for given in options.runs:
+            if given not in begun:  # that of a run whose settings were refused; a shell's pattern names it too
+                print(f"skipped: {_parts(given)[1]} is empty: no run was begun there", file=sys.stderr)
+        runs = [_run(given) for given in begun]
         repeated = [run.path for run in runs if sum(run.path.resolve() == other.path.resolve() for other in runs) > 1]
         if repeated:
             raise InputError(f"{repeated[0]} is given more than once; give each run once")
@@ -57,11 +62,21 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(given: str) -> RunData:
-    """Read ``RUN`` or ``LABEL=RUN``; a path that exists is never taken for a label."""
+    label, path = _parts(given)
+    return read_run(path, label)
+
+
+def _parts(given: str) -> tuple[str, Path]:
+    """Return label and path of ``RUN`` or ``LABEL=RUN``; a path that exists is never taken for a label."""
     label, equals, path = given.partition("=")
     if equals and label and path and not Path(given).exists():
-        return read_run(Path(path), label)
-    return read_run(Path(given))
+        return label, Path(path)
+    return "", Path(given)
+
+
+def _is_empty(path: Path) -> bool:
+    """Return whether a folder holds nothing but the hidden file of a run's lock."""
+    return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
 
 
 def _counts(runs: Sequence[RunData]) -> str:

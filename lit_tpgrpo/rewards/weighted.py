@@ -171,9 +171,11 @@ class WeightedRewards:
 
     def _fault(self, call: Todo, case: RewardCase, error: Exception) -> ConfigError:
         text = " ".join(str(error).split())
+        # Functions for other trainers take all completions at once.
+        kind = " (a term takes one lit_tpgrpo.RewardCase)" if isinstance(error, TypeError | AttributeError) else ""
         return ConfigError(
-            f"{self._where(call, case)} cannot be computed: it raised {type(error).__name__}: {text}. What was sampled and "
-            "computed is stored: fix the function, then resume"
+            f"{self._where(call, case)} cannot be computed: it raised {type(error).__name__}: {text}{kind}. What was sampled "
+            "and computed is stored: fix the function, then resume"
         )
 
     def _where(self, call: Todo, case: RewardCase) -> str:

@@ -27,5 +27,14 @@ def report_round(trainer: L.Trainer, round_: Round, format: SolutionFormat) -> N
     # Otherwise the distance includes what top_p or top_k cut off, or what the policy has learned meanwhile.
     if "mismatch/kept_mass" not in metrics and not metrics.get("ahead/staleness"):
         warn_of_mismatch(metrics.get("mismatch/kl", 0.0), round_.index)
+    if (
+        metrics["credit/kept_solutions"]
+        and metrics["credit/advantage_mean"] == metrics["credit/advantage_variance"] == 0
+    ):
+        rank_zero_warn(
+            f"all advantages of round {round_.index} are 0, so its steps train on nothing but a KL term: in each group all "
+            "solutions have the same reward. Look at reward/*, or rollout/accuracy, then change data.rewards or the "
+            "problems' difficulty"
+        )
     if metrics["rollout/no_answer_block_share"] == 1.0:
         rank_zero_warn(f"no solution of round {round_.index} {format.missing()}")

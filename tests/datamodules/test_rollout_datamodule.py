@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -473,6 +474,17 @@ def test_a_policy_that_closes_no_think_block_is_warned_of(random_model, tmp_path
         trainer(tmp_path, max_steps=2).fit(module(random_model), datamodule=data(sampling=SamplingParams(2)))
 
 
+def test_a_round_without_any_advantage_is_warned_of_though_all_of_it_is_kept(random_model, tmp_path):
+    """As where ``data.rewards`` has a term of the user's alone, which says the same of all."""
+    part = data(rewards={"mine": lambda case: 0.25}, keep="all")
+    with pytest.warns(UserWarning, match=r"all advantages of round 0 are 0, .* same reward\. Look at reward/\*"):
+        trainer(tmp_path, max_steps=1).fit(module(random_model), datamodule=part)
+    part = data(rewards={"mine": lambda case: float(case.solution.sample)}, keep="all")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="all advantages")
+        trainer(tmp_path, max_steps=1).fit(module(random_model), datamodule=part)
+
+
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match=r"sampling\.temperature must be positive, got 0: greedy solutions"):
         data(sampling=SamplingParams(temperature=0))
@@ -495,7 +507,7 @@ def test_metrics_of_a_round_are_logged(random_model, tmp_path):
 
 
 def test_rounds_that_teach_nothing_stop_with_a_reason(random_model, tmp_path):
-    with pytest.raises(EmptyRoundError, match=r"3 rounds in a row .*rollout/accuracy"):
+    with pytest.raises(EmptyRoundError, match=r"3 rounds in a row .*rollout/accuracy, reward/\* .*data\.rewards"):
         trainer(tmp_path).fit(
             module(random_model),
             datamodule=data(verifier=MathVerifier(), keep="nonzero_advantage", max_empty_rounds=3),

@@ -122,6 +122,20 @@ def test_the_command_writes_a_page_for_predictions_and_labels(tmp_path: Path, ca
     assert "<h1>both</h1>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_folders_of_runs_that_were_refused_are_left_out_of_several(tmp_path: Path, capsys, monkeypatch):
+    """``runs/*/version_*`` names them too; of a run whose settings were refused the file of its lock is left."""
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "version_0")
+    (tmp_path / "version_1").mkdir()
+    (tmp_path / "version_1" / ".lock").write_text("{}")
+    main(["version_0", "version_1"])
+    said = capsys.readouterr()
+    assert said.err == "skipped: version_1 is empty: no run was begun there\n"
+    assert "report: report.html (1 run, " in said.out
+    with pytest.raises(SystemExit, match="version_1 is no run"):
+        main(["version_1"])
+
+
 def test_a_report_is_replaced_and_no_other_file(tmp_path: Path):
     run = read_run(write_run(tmp_path / "run"))
     write_report([run], tmp_path / "r.html")

@@ -130,6 +130,19 @@ def test_a_term_that_raises_is_named_and_what_came_before_is_yielded(term):
 
 
 @pytest.mark.parametrize(
+    ("term", "error"),
+    [
+        (lambda completions: [0.0 for _ in completions], "TypeError: 'RewardCase' object is not iterable"),
+        (lambda case: len(case.completion), "AttributeError: 'RewardCase' object has no attribute 'completion'"),
+    ],
+)
+def test_a_function_for_another_trainer_is_told_what_a_term_takes(term, error):
+    with pytest.raises(ConfigError) as caught:
+        values(rewards(mine=term), [case()])
+    assert f"it raised {error} (a term takes one lit_tpgrpo.RewardCase). What" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"total": OutcomeReward()}, "a term's name is letters, digits, - and _, and not 'total'; got 'total'"),
