@@ -105,7 +105,8 @@ class Correction:
     ) -> tuple[Round, MismatchTally]:
         """Return the round with the trainer's log-probs as old log-probs and importance weights, and sums for ``mismatch/``.
 
-        Only kept solutions are scored, each once: scores are stored with the round, since a resumed run has other weights.
+        Only kept solutions are scored, and stored with the round, since a resumed run has other weights. If a crash left a part
+        of them all are computed again, so that those it lacks come from the same micro-batches and are the same, bit for bit.
 
         Args:
             round_: this rank's share.
@@ -123,14 +124,15 @@ class Correction:
         solutions = {i: s.judged.solution for i, s in zip(round_.kept_indices, round_.kept, strict=True)}
         with raise_on_all_ranks("reading stored scores"):
             scores = file.scores(solutions)
-            missing = [(i, s) for i, s in zip(round_.kept_indices, round_.kept, strict=True) if i not in scores]
-            todo = [training_sequence(s) for _, s in missing]
+            missing = {i for i in solutions if i not in scores}
+            todo = [training_sequence(s) for s in round_.kept] if missing else []
         # Collective: a rank with nothing to score takes part, too.
         new = scorer.completion_logprobs(todo, round_.temperature) if current else []
         with raise_on_all_ranks("storing scores"):
-            for (i, _), logprobs in zip(missing, new, strict=False):
-                scores[i] = tensor_floats(logprobs)
-                file.add_score(i, solutions[i], scores[i])
+            for i, logprobs in zip(round_.kept_indices, new, strict=False):
+                if i in missing:
+                    scores[i] = tensor_floats(logprobs)
+                    file.add_score(i, solutions[i], scores[i])
         unscored = sum(i not in scores for i in round_.kept_indices)
         if unscored:
             log.warning(

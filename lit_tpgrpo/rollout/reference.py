@@ -70,7 +70,8 @@ def add_reference_logprobs(
     """Return the groups with ``ReferenceLogprobs`` on their decided solutions. Collective.
 
     What is computed is stored with the round: the reference's under a key with the reference's fingerprint; the
-    policy's, where the engine's cannot be compared with it, as the scores of ``Correction``, which uses them again.
+    policy's, where the engine's cannot be compared with it, as the scores of ``Correction``, which uses them again. If a crash
+    left a part, all are computed again, as ``Correction.apply`` does, so that the rest is the same, bit for bit.
 
     Args:
         groups: of this rank, by group index.
@@ -92,14 +93,15 @@ def add_reference_logprobs(
         stored = file.references(set(keys.values()))
         references = {i: stored[keys[i]] for i in solutions if keys[i] in stored}
         policies = file.scores(solutions) if mismatched else {i: s.logprobs for i, s in solutions.items()}
-        unreferred = {i: scoring_sequence(s) for i, s in solutions.items() if i not in references}
-        unscored = {i: scoring_sequence(s) for i, s in solutions.items() if i not in policies and current}
+        unreferred = [i for i in solutions if i not in references]
+        unscored = [i for i in solutions if i not in policies and current]
+        todo = [scoring_sequence(s) for s in solutions.values()]
     # Both collectives before anything that can fail on one rank alone, such as a write.
-    new_references = scorer.completion_reference_logprobs(list(unreferred.values()), temperature)
-    new_scores = scorer.completion_logprobs(list(unscored.values()), temperature) if mismatched and current else []
+    new_references = scorer.completion_reference_logprobs(todo if unreferred else [], temperature)
+    new_scores = scorer.completion_logprobs(todo if unscored else [], temperature) if mismatched and current else []
     with raise_on_all_ranks("log-probs under the reference"):
-        references |= {i: tensor_floats(p) for i, p in zip(unreferred, new_references, strict=True)}
-        policies |= {i: tensor_floats(p) for i, p in zip(unscored, new_scores, strict=True)}
+        references = {i: tensor_floats(p) for i, p in zip(solutions, new_references, strict=False)} | references
+        policies = {i: tensor_floats(p) for i, p in zip(solutions, new_scores, strict=False)} | policies
         for i in filter(lambda i: _is_finite(references[i]), unreferred):
             file.add_reference(keys[i], references[i])
         for i in filter(lambda i: _is_finite(policies[i]), unscored):

@@ -223,6 +223,27 @@ def test_an_error_of_one_rank_stops_all_together(tmp_path, monkeypatch, broken):
     assert raised_on_all_ranks(failed.value)
 
 
+def test_a_crash_among_stored_scores_changes_none_of_them(tmp_path):
+    """The rest is scored with those that are stored, or sums would round otherwise than in an uninterrupted run."""
+
+    class Batched:
+        """Another number for each number of sequences."""
+
+        def completion_logprobs(self, sequences, temperature):
+            return [torch.full((len(s.completion_ids),), -1.0 / len(sequences)) for s in sequences]
+
+    credited = OutcomeCredit()(group(correct("CC"), incorrect("UM")))
+    round_ = Round(0, 0, 1.0, (), credited, credited, (0, 1), (0, 1))
+    file = RoundFile(tmp_path)
+    file.add_score(1, credited[1].judged.solution, [-0.5] * len(credited[1].judged.solution.completion_ids))
+    kept = Correction("token_truncate").apply(round_, file, Batched(), True)[0].kept
+    assert [set(s.trainer_logprobs.tolist()) for s in kept] == [{-0.5}, {-0.5}]
+    solutions = {i: s.judged.solution for i, s in enumerate(credited)}
+    assert [set(file.scores(solutions)[i]) for i in (0, 1)] == [{-0.5}, {-0.5}]
+    lines = (tmp_path / "scores.0.jsonl").read_text().splitlines()
+    assert len(lines) == 2  # what was stored is not stored again
+
+
 class Flat:
     """A scorer that finds every token as likely as the next."""
 

@@ -1,11 +1,14 @@
 """Runs that are ended and resumed, each in a fork of this process: python program.py MODEL OUT WORLD SEED CASE...
 
 The first run of each kind of settings is uninterrupted; it counts the events of sampling, judging, training, checkpointing and
-evaluation. CASE is ACTION:RESUME:COUNT. In COUNT further runs ACTION happens at one of these events, chosen by the seed from
-all kinds (``kill``: SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic``
+evaluation. CASE is ACTION:RESUME:MOMENTS. In further runs ACTION happens at one of these events, chosen by the seed
+(``kill``: SIGKILL; ``term``, ``int``, ``int_twice``: signals; ``full``: no file can grow any more; with ``-dynamic``
 after it rounds are refilled and have a reward term, with ``-evidence`` solutions are continued from their steps, with
 ``-streamed`` judged while others are sampled, with ``-pipelined`` trained on as well, with ``-ahead`` each round is sampled
 while the one before is trained on), and they are resumed by the run's folder, on RESUME processes, until they are done.
+MOMENTS is ``all``, for a run for each kind of event; the names of kinds with ``+`` between them, for a run for each of these,
+in the second half of its events and before the last sixth; or a number of runs, with kinds spread over their alphabetical
+order.
 OUT/CASE/result.json says of each where and how it ended, and whether the resumed one came to the same end.
 """
 
@@ -14,14 +17,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import os
 import random
 import resource
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +41,7 @@ from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, SafeCheckp
 from lit_tpgrpo.credit import VinePPOCredit
 from lit_tpgrpo.credit.batch import Whitening
 from lit_tpgrpo.credit.filters import PROFFilter
-from lit_tpgrpo.datamodules import MathRolloutDataModule
+from lit_tpgrpo.datamodules import MathRolloutDataModule, round_factory
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.engines.base import SamplingParams
@@ -54,7 +60,11 @@ from lit_tpgrpo.text.formats.base import Division, SolutionFormat
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
 from tests.rollout.own_weights import OwnWeights
 
+Moment = tuple[int, str, int]
+"""Rank, kind of event, how many of this kind come before on this rank: the order of kinds depends on threads."""
 GROUP_SIZE = 4
+EVAL_SAMPLES = 3
+"""Unlike the samples of a group and the continuations: by their number an evaluation is told from a round."""
 LATER_IMPORTS = ("transformers.models.qwen2.modeling_qwen2", "pandas")
 """Of the model, and by pyarrow where a stored round is read: once here rather than in each fork."""
 LOADS_BEFORE_LAST_ROUND = 6
@@ -77,24 +87,30 @@ ACTIONS = {
 
 
 class Events:
-    """Counts what happens and acts at the chosen event."""
+    """Counts what happens, by kind, and acts at the chosen event; threads may share it."""
 
-    def __init__(self, folder: Path, at: int | None, action: str) -> None:
-        self.folder, self.at, self.action, self.seen = folder, at, action, 0
+    def __init__(self, folder: Path, at: Moment | None, action: str) -> None:
+        self.folder, self.at, self.action = folder, at, action
+        self._seen: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def __call__(self, kind: str) -> None:
-        if self.at is None:  # the uninterrupted run
-            append_line(self.folder / f"events.{os.environ.get('LOCAL_RANK', 0)}.jsonl", {"kind": kind})
-        if self.seen == self.at:
+        rank = int(os.environ.get("LOCAL_RANK", 0))
+        with self._lock:
+            moment = (rank, kind, self._seen[kind])
+            self._seen[kind] += 1
+            if self.at is None:  # the uninterrupted run
+                append_line(self.folder / f"events.{rank}.jsonl", {"kind": kind})
+        if moment == self.at:
+            append_line(self.folder / "acted.jsonl", {"kind": kind})
             ACTIONS[self.action]()
-        self.seen += 1
 
 
-def lucky_by_sample(events: Events):
+def lucky_by_sample(events: Events, kind: str):
     """A random model is never right: in place of the verifier, one that goes by the sample's number and the problem."""
 
     def verify(verifier, pairs, divisions):
-        events("verify")
+        events(kind)
         right = [int(p.answer) % 2 and s.sample % 2 for p, s in pairs]
         return [(Outcome.CORRECT if r else Outcome.INCORRECT, None) for r in right]
 
@@ -132,10 +148,11 @@ class LoggingEngine(HFEngine):
 
     def sample(self, prompts, n, params, seeds):
         append_line(self.asked, {"seeds": list(seeds)})
-        self.events("sample")
+        before, after = ("evaluate", "evaluate") if n == EVAL_SAMPLES else ("sample", "sampled")
+        self.events(before)
         for item in super().sample(prompts, n, params, seeds):
             yield item
-            self.events("sampled")
+            self.events(after)
 
 
 class LoggingJudge(RuleJudge):
@@ -156,11 +173,42 @@ class LoggingJudge(RuleJudge):
 
 class LoggingModule(TPGRPOModule):
     events: Any = None
+    scoring = "score"
 
     def training_step(self, batch, batch_idx):
-        self.events("train")
         super().training_step(batch, batch_idx)
         self.events("trained")
+
+    def on_before_optimizer_step(self, optimizer):
+        super().on_before_optimizer_step(optimizer)
+        self.events("train")  # gradients are there, and the weights are as they were
+
+    def completion_logprobs(self, sequences, temperature):
+        logprobs = super().completion_logprobs(sequences, temperature)
+        if sequences:
+            self.events(self.scoring)  # no score of them is stored yet
+        return logprobs
+
+
+def log_scoring(events: Events) -> None:
+    """Events when a score is stored, and other ones while older weights are in the trainer's place."""
+    store, replaced, late = RoundFile.add_score, round_factory.weights_of_round, []
+
+    def add_score(*args: Any) -> None:
+        store(*args)
+        events("late scored" if late else "scored")
+
+    @contextmanager
+    def weights_of_round(policy, path):
+        with replaced(policy, path):
+            late.append(path)
+            policy.scoring = "late score"
+            yield
+        policy.scoring = "score"
+        late.clear()
+
+    RoundFile.add_score = add_score
+    round_factory.weights_of_round = weights_of_round
 
 
 class SlowIO(TorchCheckpointIO):
@@ -206,8 +254,8 @@ def evidenced(events: Events, asked: Path) -> dict[str, Any]:
 
 
 def streamed(events: Events, asked: Path) -> dict[str, Any]:
-    """Settings of runs whose solutions are judged while others are sampled."""
-    return {"schedule": "streamed"}
+    """Settings of runs whose solutions are judged while others are sampled, and scored when the round is whole."""
+    return {"schedule": "streamed", "correction": "token_truncate"}
 
 
 class LoggingServer(LoggingEngine, OwnWeights):
@@ -255,14 +303,16 @@ KINDS = {
 }
 
 
-def train(model: str, folder: Path, world: int, at: int | None, action: str, settings: str) -> None:
+def train(model: str, folder: Path, world: int, at: Moment | None, action: str, settings: str) -> None:
     """One attempt, from the start or from what the one before left."""
     events = Events(folder, at, action)
     asked = folder / "asked.jsonl"
     L.seed_everything(0, verbose=False)
     module = LoggingModule(model, optimizer=lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9))
     module.events = events
-    verifying.verify_solutions = sampling.verify_solutions = lucky_by_sample(events)
+    log_scoring(events)
+    verifying.verify_solutions = lucky_by_sample(events, "verify")
+    sampling.verify_solutions = lucky_by_sample(events, "evaluate")
     evidence.verify_solutions = lucky_by_tokens(events)
     data = MathRolloutDataModule(
         train=ArithmeticProblems("1", n=64),
@@ -273,7 +323,7 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, set
         steps_per_epoch=6,
         keep="all",
         keep_rounds=0,
-        eval_samples=2,
+        eval_samples=EVAL_SAMPLES,
         prompt_template="{problem}",
         progress=False,
         **(
@@ -313,9 +363,9 @@ def train(model: str, folder: Path, world: int, at: int | None, action: str, set
 
 
 def attempt(
-    model: str, folder: Path, world: int, settings: str, where: tuple[int, int] | None = None, action: str = ""
+    model: str, folder: Path, world: int, settings: str, where: Moment | None = None, action: str = ""
 ) -> list[int]:
-    """Fork one process a rank; their exit statuses. ``where`` is (rank, event)."""
+    """Fork one process a rank; their exit statuses. ``where`` the action happens, in the process of that rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -330,7 +380,7 @@ def attempt(
             os.dup2(output, 2)
             code = 0
             try:
-                train(model, folder, world, where[1] if where and where[0] == rank else None, action, settings)
+                train(model, folder, world, where, action, settings)
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
             except BaseException:
@@ -379,32 +429,41 @@ def made_again(folder: Path, before: tuple[set, set, set], asked_before: int) ->
     return again + sum(tuple(c) in verdicts for line in lines for c in line.get("cases", []))
 
 
-def moments(events: list[list[str]], count: int, rng: random.Random, action: str) -> list[tuple[int, int]]:
-    """(rank, number of the event) of each action, from every kind of event in turn, or from kinds spread over the order."""
-    kinds: dict[str, list[tuple[int, int]]] = {}
+def moments(events: list[list[str]], chosen: str, rng: random.Random, action: str) -> list[Moment]:
+    """Where each action happens: at every kind of event, at those named, or at kinds spread over their order; see above."""
+    counts: dict[str, dict[int, int]] = {}
     for rank, seen in enumerate(events):
         # In the very last evaluation there may be nothing left that a signal could stop.
         end = len(seen) if action == "kill" else len(seen) - seen[::-1].index("trained")
         if "load" in seen:  # rounds are sampled ahead: how much of the last one, which no step needs, depends on time
             end = [number for number, kind in enumerate(seen) if kind == "load"][LOADS_BEFORE_LAST_ROUND]
-        for number, kind in enumerate(seen[:end]):
-            kinds.setdefault(kind, []).append((rank, number))
-    order = ["save"] if action == "full" else sorted(kinds)
-    spread = max(1, len(order) // count)
-    return [rng.choice(kinds[order[i * spread % len(order)]]) for i in range(count)]
+        for kind, count in Counter(seen[:end]).items():
+            counts.setdefault(kind, {})[rank] = count
+    order, part = ["save"] if action == "full" else sorted(counts), (0, 1)
+    if chosen.isdigit():
+        spread = max(1, len(order) // int(chosen))
+        order = [order[i * spread % len(order)] for i in range(int(chosen))]
+    elif chosen != "all":
+        order, part = chosen.split("+"), (1 / 2, 5 / 6)  # few moments: all where there is something to restore
+
+    def moment(kind: str) -> Moment:
+        rank, count = rng.choice(sorted(counts[kind].items()))
+        return rank, kind, rng.randrange(int(part[0] * count), math.ceil(part[1] * count))
+
+    return [moment(kind) for kind in order]
 
 
 def ended_and_resumed(
     model: str, out: Path, expected: dict[str, Any], world: int, case: str, events: list[list[str]], seed: int
 ) -> None:
     """The runs of one case, against the uninterrupted one's end."""
-    action, resume, count = case.split(":")
+    action, resume, chosen = case.split(":")
     action, _, settings = action.partition("-")
     found = []
-    for number, (rank, event) in enumerate(moments(events, int(count), random.Random(seed), action)):
+    for number, moment in enumerate(moments(events, chosen, random.Random(seed), action)):
         folder = out / f"ended_{number}"
         folder.mkdir(parents=True)
-        codes = attempt(model, folder, world, settings, (rank, event), action)
+        codes = attempt(model, folder, world, settings, moment, action)
         said = "".join((folder / f"output.{r}.txt").read_text() for r in range(world))
         left = bool(list((folder / "run").rglob("*.ckpt")))
         before, asked = stored(folder), len(list(read_lines(folder / "asked.jsonl")))
@@ -413,9 +472,9 @@ def ended_and_resumed(
         gaps = [float((end["weights"][k] - w).abs().max()) for k, w in expected["weights"].items()]
         found.append(
             {
-                "kind": events[rank][event],
-                "event": event,
-                "rank": rank,
+                "acted": [line["kind"] for line in read_lines(folder / "acted.jsonl")],
+                "rank": moment[0],
+                "event": moment[1:],
                 "codes": codes,
                 "said": said[-6000:],
                 "left": left,

@@ -77,8 +77,9 @@ def test_log_probs_that_are_not_finite_have_a_message_and_are_not_stored(file, s
     expected = (ReferenceLogprobs((-1.0, -1.0), (-2.0, -2.0)),)
     assert with_logprobs(file, good) == [expected, expected]
     # What was finite is stored: of the reference one solution of two and of the policy both, or the other way round.
+    assert len(file.references({_key(s, 1.0, "initial") for s in SOLUTIONS})) == 2
     assert good.calls == (
-        [("reference", 1), ("policy", 0)] if of == "the reference" else [("reference", 0), ("policy", 2)]
+        [("reference", 2), ("policy", 0)] if of == "the reference" else [("reference", 0), ("policy", 2)]
     )
 
 
@@ -89,7 +90,34 @@ def test_stored_values_that_are_not_finite_are_computed_again(file):
         file.add_score(i, SOLUTIONS[i], (-1.0, last))
     expected = (ReferenceLogprobs((-1.0, -1.0), (-2.0, -2.0)),)
     assert with_logprobs(file, again) == [expected, expected]
-    assert again.calls == [("reference", 1), ("policy", 1)]
+    assert again.calls == [("reference", 2), ("policy", 2)]
+
+
+def test_a_crash_among_stores_changes_nothing_where_values_depend_on_what_is_computed_with_them(file, monkeypatch):
+    class Batched(Scorer):
+        """Another number for each number of sequences, as a sum rounds otherwise."""
+
+        def completion_logprobs(self, sequences, temperature):
+            return [torch.full((2,), -1.0 / len(sequences)) for _ in sequences]
+
+        def completion_reference_logprobs(self, sequences, temperature):
+            return [torch.full((2,), -2.0 / len(sequences)) for _ in sequences]
+
+    expected = (ReferenceLogprobs((-0.5, -0.5), (-1.0, -1.0)),)
+    for store in ("add_reference", "add_score"):
+        (file.folder / store).mkdir()
+        crashing = RoundFile(file.folder / store)
+        add, stored = getattr(crashing, store), []
+
+        def once(*args, add=add, stored=stored):
+            if stored:
+                raise StorageError("killed")
+            stored.append(add(*args))
+
+        monkeypatch.setattr(crashing, store, once)
+        with pytest.raises(StorageError, match="killed"):
+            with_logprobs(crashing, Batched())
+        assert with_logprobs(RoundFile(crashing.folder), Batched()) == [expected, expected]
 
 
 def test_what_the_policy_never_scored_has_no_log_probs_once_it_moved_on(file):
