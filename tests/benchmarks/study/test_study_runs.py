@@ -104,12 +104,13 @@ def test_runs_go_seed_by_seed_and_are_not_repeated(tmp_path: Path, order: Path):
 
 
 def test_changed_settings_are_noticed(tmp_path: Path, order: Path, capsys: pytest.CaptureFixture[str]):
+    where = tmp_path / "out" / "by_run"
     run(a_study("a", "b", seeds=(0,)), tmp_path)
     ran(order)
-    assert f"0 of 2 runs have a result in {tmp_path / 'out' / 'by_run'}\n" in capsys.readouterr().out
+    assert f"0 of 2 runs have a result in {where}\n" in capsys.readouterr().out
     run(a_study("a", "b", seeds=(0,)), tmp_path)
     assert ran(order) == []
-    assert f"2 of 2 runs have a result in {tmp_path / 'out' / 'by_run'}; another --out repeats them\n" in capsys.readouterr().out
+    assert f"2 of 2 runs have a result in {where}; another --out repeats them\n" in capsys.readouterr().out
     run(a_study("a", "b", seeds=(0,), **{"data.credit.alpha": 0.5}), tmp_path)
     assert ran(order) == ["a0"]
     assert (
