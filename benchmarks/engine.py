@@ -2,11 +2,13 @@
 
     python -m benchmarks.engine                          # the quickstart's policy, problems and lengths
     python -m benchmarks.engine --level 5 --tokens 512   # longer solutions
+    python -m benchmarks.engine --out benchmarks/results/engine.md
 
 The candidates sample the same problems with the same seeds, in alternation, each in turn the first, so that a machine that
 becomes slower affects all of them. Time is processor time of this process (on a GPU: time on the clock). Printed are medians
 of tokens/s over the repeats, and the median, lowest and highest ratio to ``generate`` of a whole batch within a repeat.
-Solutions that differ from those of the first candidate are counted: rounding depends on the number of rows.
+Solutions that differ from those of the first candidate are counted: rounding depends on the number of rows. Last line: the
+engine's ratio.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from benchmarks.reports import add_out, opening, publish, spread, table
 from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.engines import hf
@@ -32,7 +36,7 @@ from lit_tpgrpo.seeds import derived_seed
 
 BASELINE = "generate"
 CANDIDATES = {
-    BASELINE: "transformers' cache, all rows to the last token",
+    BASELINE: "transformers' `generate`, its cache, all rows to the last token",
     "cache": "our cache, all rows to the last token",
     "engine": "HFEngine: our cache, finished rows leave",
 }
@@ -62,7 +66,7 @@ def differing(one: Samples, other: Samples) -> int:
     return sum(not np.array_equal(a.token_ids, b.token_ids) for i in one for a, b in zip(one[i], other[i], strict=True))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded:tiny-qwen2")
     parser.add_argument("--level", default="1", help="of the embedded arithmetic problems")
@@ -74,18 +78,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    args = parser.parse_args()
+    add_out(parser)
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
+    lines = opening("HFEngine", "engine", arguments, args, threads=args.threads, device=args.device)
+    publish([*lines, *report(*measure(args))], args.out)
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Samples]]:
+    """Return tokens/s of each candidate in each repeat, and its samples of the last."""
     tokenizer = load_tokenizer(args.model)
     model = load_causal_lm(args.model, False, getattr(torch, args.dtype), "sdpa").to(args.device).eval()
     engine = HFEngine(args.batch_size)
     engine.load_weights(LoadedModel(model, tokenizer))
     problems = ArithmeticProblems(level=args.level, n=args.prompts).load()
     prompts = [prompt_ids(tokenizer, problem, RolloutPrompt("{problem}")) for problem in problems]
-
-    sampled(
-        args, engine, prompts[: max(1, args.batch_size // args.n)]
-    )  # warm-up: libraries initialise at the first batch
+    sampled(args, engine, prompts[: max(1, args.batch_size // args.n)])  # libraries initialise at the first batch
     rates: dict[str, list[float]] = {name: [] for name in CANDIDATES}
     last: dict[str, Samples] = {}
     for repeat in range(args.repeats):
@@ -94,22 +102,23 @@ def main() -> None:
             with as_variant(name):
                 seconds, last[name] = sampled(args, engine, prompts)
             rates[name].append(sum(len(c.token_ids) for cs in last[name].values() for c in cs) / seconds)
+    return rates, last
 
+
+def report(rates: dict[str, list[float]], last: dict[str, Samples]) -> list[str]:
+    """Return what was sampled, the table, and the line of the ratio."""
     lengths = sorted(len(c.token_ids) for cs in last[BASELINE].values() for c in cs)
-    print(
-        f"{len(lengths)} solutions of {lengths[0]} to {lengths[-1]} tokens, median {lengths[len(lengths) // 2]}, in batches"
-        f" of {args.batch_size}; {args.model}, {args.dtype} on {args.device}, {args.threads} threads, torch {torch.__version__}"
-    )
-    for name, what in CANDIDATES.items():
-        ratios = [rate / base for rate, base in zip(rates[name], rates[BASELINE], strict=True)]
-        print(
-            f"{name:9} {statistics.median(rates[name]):8.0f} tokens/s  {statistics.median(ratios):5.2f}x"
-            f" ({min(ratios):.2f} to {max(ratios):.2f})  {differing(last[BASELINE], last[name])} solutions differ  # {what}"
-        )
-    medians = {
-        name: statistics.median(r / b for r, b in zip(rates[name], rates[BASELINE], strict=True)) for name in rates
-    }
-    print(f"tokens/s ratio to generate: {medians['engine']:.2f}")
+    ratios = {name: [r / b for r, b in zip(rates[name], rates[BASELINE], strict=True)] for name in CANDIDATES}
+    rows = [
+        (name, what, spread(rates[name], 0), spread(ratios[name]), str(differing(last[BASELINE], last[name])))
+        for name, what in CANDIDATES.items()
+    ]
+    return [
+        f"- {len(lengths)} solutions of {lengths[0]} to {lengths[-1]} tokens, median {lengths[len(lengths) // 2]}",
+        *table(("candidate", "what", "tokens/s", "to `generate`", "solutions that differ"), rows),
+        "",
+        f"tokens/s ratio to generate: {statistics.median(ratios['engine']):.2f}",
+    ]
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ quadratic in the length, so its exponent there has no limit.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import math
-import os
 import tempfile
 import time
 import tracemalloc
@@ -32,9 +30,9 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_check.models import Architecture, Mix, step_batch
-from benchmarks.gpu_check.table import environment
 from benchmarks.growth_parts import WORK, Size
-from benchmarks.trainer_step import cpu_name, resident_bytes
+from benchmarks.memory import resident_bytes, restart_peak
+from benchmarks.reports import add_out, opening, publish
 from benchmarks.trainers import OurSettings, Steps, run_ours
 
 
@@ -93,12 +91,7 @@ def step_time_and_peak(size: Size, repeats: int) -> tuple[float, float]:
     def before() -> None:
         nonlocal held, started
         if not seconds:
-            gc.collect()
-            ctypes.CDLL(None).malloc_trim(
-                0
-            )  # else a step lives in what the size before it freed, and the set does not rise
-            held = resident_bytes("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # the largest resident set begins again
+            held = restart_peak()
         started = time.process_time()
 
     def after() -> None:
@@ -189,23 +182,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--limit", type=float, default=1.15, help="exponent above which a row is marked (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, help="file of the table, besides printing it")
+    add_out(parser)
     args = parser.parse_args(arguments)
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
     if not 0 < args.scale < math.inf:
         parser.error(f"--scale must be positive and finite, got {args.scale}")
     torch.set_num_threads(1)
-    machine = environment("cpu", "full")
-    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
-    lines = [
-        "# Growth",
-        "",
-        f"- {cpu_name()}; {machine['machine']}; one thread",
-        f"- Python {machine['python']}, {versions}",
-    ]
+    lines = opening("Growth", "growth", arguments, args, threads=1)
     lines += [
-        f"- load average of the last minute {os.getloadavg()[0]:.1f} at the start: above 1, others shared its caches",
         f"- least processor time of {args.repeats} passes; exponents of a log-log fit, and between the last two sizes",
         "",
     ]
@@ -214,11 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if part in args.parts:
             lines.append(row(measure(part, axis, scaled(axis, sizes, args.scale), args.repeats), args.limit))
             print(lines[-1], flush=True)
-    text = "\n".join(lines) + "\n"
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
-    print(text, end="", flush=True)
+    publish(lines, args.out)
 
 
 if __name__ == "__main__":

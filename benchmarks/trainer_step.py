@@ -29,7 +29,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_check.models import Architecture, Mix, solution_lengths, step_batch
-from benchmarks.gpu_check.table import environment
+from benchmarks.memory import resident_bytes
+from benchmarks.reports import add_out, has_bf16, opening, publish, table
 from benchmarks.trainers import OurSettings, Steps, TRLSettings, run_ours, run_trl
 from lit_tpgrpo.records import TrainBatch
 
@@ -83,12 +84,6 @@ def work(variant: str, connection: Connection, steps: int, threads: int, batch: 
         else:
             loss = run_trl(ARCHITECTURE, batch, settings, *on)
     connection.send(loss)
-
-
-def resident_bytes(which: str) -> int:
-    """Return this process's resident set, ``VmRSS`` or its largest, ``VmHWM`` (``ru_maxrss`` begins with the parent's)."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in status if line.startswith(which))
 
 
 # ---- the rounds ----
@@ -157,23 +152,15 @@ def matrix_product_rate(n: int = 1536, repeats: int = 3) -> float:
 # ---- the report ----
 
 
-def report(found: dict[str, Measured], rates: Sequence[float], threads: int, batch: TrainBatch) -> str:
-    """Write the table and, if TRL ran, the line of ratios."""
+def report(found: dict[str, Measured], rates: Sequence[float], batch: TrainBatch) -> list[str]:
+    """Return what was measured, the table and, if TRL ran, the line of ratios."""
     lengths = [(len(s.prompt_ids), len(s.completion_ids)) for s in batch.sequences]
     tokens, flops = sum(c for _, c in lengths), ARCHITECTURE.training_flops(lengths)
-    machine = environment("cpu", "full")
-    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
     lines = [
-        "# Trainer step",
-        "",
-        f"- {cpu_name()}; {machine['machine']}; {threads} thread(s); matrix product {median(rates) / 1e9:.1f} GFLOP/s "
-        f"({min(rates) / 1e9:.1f} to {max(rates) / 1e9:.1f})",
-        f"- Python {machine['python']}, {versions}",
+        f"- matrix product {median(rates) / 1e9:.1f} GFLOP/s ({min(rates) / 1e9:.1f} to {max(rates) / 1e9:.1f})",
         f"- {len(batch.sequences)} solutions, {tokens} completion tokens, {flops / 1e9:.0f} GFLOP a step; {len(rates)} rounds",
-        "",
-        "| " + " | ".join(("", *COLUMNS)) + " |",
-        "|---" * (1 + len(COLUMNS)) + "|",
     ]
+    rows = []
     trl = found.get(TRL)
     for variant, one in found.items():
         seconds = median(one.seconds)
@@ -190,23 +177,13 @@ def report(found: dict[str, Measured], rates: Sequence[float], threads: int, bat
             *((f"{median(ratios):.2f}", f"{ratios[0]:.2f} to {ratios[-1]:.2f}") if ratios else ("", "")),
             *("" if trl is None else f"{one.peak / trl.peak:.2f}", f"{one.loss:.4f}"),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
+    lines += table(("", *COLUMNS), rows)
     if trl is not None:
         first = next(iter(found.values()))
         ratio = median(b / a for a, b in zip(first.seconds, trl.seconds, strict=True))
         lines += ["", f"tokens/s ratio to TRL: {ratio:.2f}  peak memory ratio: {first.peak / trl.peak:.2f}"]
-    return "\n".join(lines) + "\n"
-
-
-def cpu_name() -> str:
-    """Return the processor's name, and whether it multiplies bfloat16 itself."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
-    return f"{name} ({'with' if has_bf16() else 'without'} bfloat16 products)"
-
-
-def has_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -215,20 +192,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="counted steps of each variant (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each process (default: %(default)s)")
     parser.add_argument("--solutions", type=int, default=40, help="a multiple of 8 (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="file of the table, besides printing it")
+    add_out(parser)
     args = parser.parse_args(arguments)
     if args.solutions < 8 or args.solutions % 8:
         parser.error(
             f"--solutions must be a multiple of 8, the size of TRL's batches and of a group; got {args.solutions}"
         )
-    variants = args.variants or [*DEFAULT[:1], *(("ours, bf16-mixed",) if has_bf16() else ()), *DEFAULT[1:]]
+    args.variants = args.variants or [*DEFAULT[:1], *(("ours, bf16-mixed",) if has_bf16() else ()), *DEFAULT[1:]]
     torch.set_num_threads(args.threads)
+    lines = opening("Trainer step", "trainer_step", arguments, args, threads=args.threads)
     batch = batch_of(args.solutions)
-    text = report(*measure(variants, args.rounds, args.threads, batch), args.threads, batch)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
-    print(text, end="", flush=True)
+    lines += report(*measure(args.variants, args.rounds, args.threads, batch), batch)
+    publish(lines, args.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure the way of weights to a vLLM server on this machine: python -m benchmarks.weight_sync
+"""Measure the way of weights to a vLLM server on this machine: python -m benchmarks.weight_sync --out FILE
 
 Two tables, medians with extremes of ``--repeats`` passes that alternate between the variants in one gloo group each:
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import platform
 import secrets
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.reports import add_out, opening, publish, spread, table
 from lit_tpgrpo.engines.vllm.environment import import_vllm
 from lit_tpgrpo.engines.vllm.weight_forms import MergedWeights, SeparateAdapter
 from lit_tpgrpo.module import TPGRPOModule
@@ -194,42 +194,26 @@ def alternate(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, l
     return seconds
 
 
-def show(title: str, seconds: dict[str, list[float]], sizes: Sequence[int]) -> None:
-    print(f"\n{title}\n\n| | seconds | MiB | MiB a second |\n|---|---|---|---|")
-    for (name, values), size in zip(seconds.items(), sizes, strict=True):
-        median, mib = statistics.median(values), size / 2**20
-        print(f"| {name} | {median:.3f} ({min(values):.3f} to {max(values):.3f}) | {mib:.2f} | {mib / median:.0f} |")
+def section(title: str, seconds: dict[str, list[float]], sizes: Sequence[int]) -> list[str]:
+    """Return a table of runs that sent so many bytes each."""
+    rows = [
+        (name, spread(values, 3), f"{size / 2**20:.2f}", f"{size / 2**20 / statistics.median(values):.0f}")
+        for (name, values), size in zip(seconds.items(), sizes, strict=True)
+    ]
+    return ["", title, *table(("", "seconds", "MiB", "MiB a second"), rows)]
 
 
 def ratio(seconds: dict[str, list[float]], first: str, second: str) -> str:
-    values = [a / b for a, b in zip(seconds[first], seconds[second], strict=True)]
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    return spread([a / b for a, b in zip(seconds[first], seconds[second], strict=True)])
 
 
 def n_bytes(pairs: Any) -> int:
     return sum(tensor.nbytes for _, tensor in pairs)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--vocabulary", type=int, default=16384)
-    parser.add_argument("--rank", type=int, default=16, help="of the adapter")
-    parser.add_argument("--experts", type=int, default=4096, help="tensors of 32 KiB in the first table")
-    parser.add_argument("--bucket_mib", type=float, default=4.0)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    import_vllm()
-    torch.set_num_threads(1)
-    os.environ.setdefault(KEY_ENV, secrets.token_urlsafe(32))
+def measure(args: argparse.Namespace) -> list[str]:
+    """Send weights in both ways; return the tables and the line of ratios."""
     limit = int(args.bucket_mib * 2**20)
-    import vllm
-
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; "
-        f"torch {torch.__version__}, vLLM {vllm.__version__}, buckets of {args.bucket_mib:g} MiB, {args.repeats} passes"
-    )
     with tempfile.TemporaryDirectory() as folder:
         module = build_model(folder, args)
         small, model = experts(args.experts, 2**15), [(n, t.clone()) for n, t in module.named_tensors()]
@@ -245,20 +229,43 @@ def main() -> None:
                 args.repeats,
             )
         sizes = [n_bytes(model)] * 2 + [n_bytes(small)] * 2
-        show(f"Messages alone: {len(model)} tensors of the model, {len(small)} of experts.", messages, sizes)
+        lines = section(f"Messages alone: {len(model)} tensors of the model, {len(small)} of experts.", messages, sizes)
         adapter = SeparateAdapter().update(module, "")
         both = n_bytes(adapter.tensors())
         with served(folder, args.rank) as url, updates(url, module, limit) as runs:
             runs["weights and adapter, buckets"]()  # an adapter alone needs weights beneath it
             whole = alternate(runs, args.repeats)
     sizes = [n_bytes(model)] * 2 + [both, both - n_bytes(model)]
-    show(f"Updates of a server: {parameters:,} parameters, adapter of rank {args.rank}.", whole, sizes)
-    print(
-        f"\nbuckets to a message a tensor, messages: model {ratio(messages, 'model, buckets', 'model, a message a tensor')}, "
+    title = f"Updates of a server: {parameters:,} parameters, adapter of rank {args.rank}."
+    return [*lines, *section(title, whole, sizes), "", ratios(messages, whole)]
+
+
+def ratios(messages: dict[str, list[float]], whole: dict[str, list[float]]) -> str:
+    """Return the last line."""
+    return (
+        f"buckets to a message a tensor, messages: model {ratio(messages, 'model, buckets', 'model, a message a tensor')}, "
         f"experts {ratio(messages, 'experts, buckets', 'experts, a message a tensor')}; updates: "
         f"{ratio(whole, 'all weights, buckets', 'all weights, a message a tensor')}; adapter alone to all weights: "
         f"{ratio(whole, 'adapter alone, buckets', 'all weights, buckets')}"
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--vocabulary", type=int, default=16384)
+    parser.add_argument("--rank", type=int, default=16, help="of the adapter")
+    parser.add_argument("--experts", type=int, default=4096, help="tensors of 32 KiB in the first table")
+    parser.add_argument("--bucket_mib", type=float, default=4.0)
+    parser.add_argument("--repeats", type=int, default=5)
+    add_out(parser)
+    args = parser.parse_args(arguments)
+    import_vllm()
+    torch.set_num_threads(1)
+    os.environ.setdefault(KEY_ENV, secrets.token_urlsafe(32))
+    lines = opening("Weights to a server", "weight_sync", arguments, args, threads=1)
+    publish([*lines, *measure(args)], args.out)
 
 
 if __name__ == "__main__":

