@@ -1,29 +1,35 @@
 """Measure time and peak memory of the log-prob head, forward and backward: python -m benchmarks.logprobs --help
 
-Each variant runs in a separate process. Memory is what it adds to the resident set (Linux) or to the CUDA allocator in
-addition to its inputs, including gradients. Time is the minimum of the repeats, since slower ones include other load. On a
-GPU the first pass is timed separately: it compiles. "ours" is what training uses, on a GPU compiled if that can work;
-"ours_eager" is the same without compilation, and all there is on a CPU.
+    python -m benchmarks.logprobs --threads 1 --out benchmarks/results/logprobs.md
+
+Each variant has a process of its own, and takes its passes while all others wait: a round is one timed pass of each, forward
+and backward, then one for memory. Printed are medians, lowest and highest of the rounds, and ratios to ``naive``, log_softmax
+of all logits, within a round. Memory is what a pass adds to the resident set (Linux) or to the CUDA allocator in addition to
+its inputs, including gradients; memory that was freed before is given back first. On a GPU the first pass is timed separately:
+it compiles. "ours" is what training uses, on a GPU compiled if that can work; "ours_eager" is the same without compilation, and
+all there is on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
+import multiprocessing as mp
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.memory import resident_bytes, restart_peak
+from benchmarks.reports import add_out, opening, publish, spread, table
 from lit_tpgrpo.functional.logprob_tiles import EagerTiles
 from lit_tpgrpo.functional.logprobs import selected_logprobs
 
-ROOT = Path(__file__).parent.parent
+BASELINE = "naive"
 Head = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -75,18 +81,6 @@ VARIANTS: dict[str, Head] = {
 }
 
 
-def _peak_bytes(device: str, reset: bool = False) -> int:
-    if device == "cuda":
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated()
-    # Not ru_maxrss: imports raise it above the resident memory at the start of the measurement, and it never decreases.
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-
-
 def _inputs(args: argparse.Namespace, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
     dtype = getattr(torch, args.dtype)
@@ -95,46 +89,138 @@ def _inputs(args: argparse.Namespace, tokens: int) -> tuple[Tensor, Tensor, Tens
     return hidden, weight, torch.randint(args.vocab, (tokens,), device=args.device)
 
 
-def measure(variant: str, args: argparse.Namespace) -> dict[str, float]:
-    """Measure one variant in this process; return seconds forward, backward and of the first pass (0 on a CPU), and MiB.
+@dataclass
+class Passes:
+    """Seconds forward and backward and MiB of each round; seconds of the first pass (0 on a CPU); or the error."""
+
+    forward: list[float] = field(default_factory=list)
+    backward: list[float] = field(default_factory=list)
+    mib: list[float] = field(default_factory=list)
+    first: float = 0.0
+    error: str = ""
+
+    @property
+    def both(self) -> list[float]:
+        return [f + b for f, b in zip(self.forward, self.backward, strict=True)]
+
+    def add(self, forward: float, backward: float, mib: float) -> None:
+        for values, value in zip((self.forward, self.backward, self.mib), (forward, backward, mib), strict=True):
+            values.append(value)
+
+
+class HeadRun:
+    """A variant with inputs of its own in this process; the first pass is taken at once.
 
     ``args.first_tokens``: number of tokens of the first pass on a GPU, for whose size it compiles; None for all.
     """
-    torch.set_num_threads(args.threads)
-    hidden, weight, targets = _inputs(args, args.tokens)
-    head = VARIANTS[variant]
 
-    def sync() -> None:
-        if args.device == "cuda":
+    def __init__(self, variant: str, args: argparse.Namespace) -> None:
+        torch.set_num_threads(args.threads)
+        self.cuda = args.device == "cuda"
+        self.head = VARIANTS[variant]
+        self.inputs = hidden, weight, targets = _inputs(args, args.tokens)
+        self.sync()
+        start = time.perf_counter()
+        if self.cuda:
+            few = slice(0, args.first_tokens)
+            self.head(hidden[few], weight, targets[few])[0].sum().backward()
+        else:
+            small = [torch.zeros(n, args.hidden, dtype=hidden.dtype, requires_grad=True) for n in (8, 24)]
+            self.head(small[0], small[1], targets[:8] % 8)[0].sum().backward()
+        self.sync()
+        self.first = time.perf_counter() - start if self.cuda else 0.0
+
+    def sync(self) -> None:
+        if self.cuda:
             torch.cuda.synchronize()
 
-    sync()
-    start = time.perf_counter()
-    if args.device == "cuda":
-        few = slice(0, args.first_tokens)
-        head(hidden[few], weight, targets[few])[0].sum().backward()
+    def one_pass(self) -> tuple[float, float]:
+        """Return the seconds forward and backward."""
+        hidden, weight, targets = self.inputs
         hidden.grad = weight.grad = None
-        sync()
-    else:
-        # With small separate inputs: a freed large gradient would stay in the heap and hide the next one.
-        small = [torch.zeros(n, args.hidden, dtype=hidden.dtype, requires_grad=True) for n in (8, 24)]
-        head(small[0], small[1], targets[:8] % 8)[0].sum().backward()
-    first = time.perf_counter() - start if args.device == "cuda" else 0.0
-    before = _peak_bytes(args.device, reset=True)
-    forward, backward = [], []
-    for _ in range(args.repeats):
-        hidden.grad = weight.grad = None
-        sync()
-        t0 = time.perf_counter()
-        logp, _ = head(hidden, weight, targets)
-        sync()
-        t1 = time.perf_counter()
+        self.sync()
+        started = time.perf_counter()
+        logp, _ = self.head(hidden, weight, targets)
+        self.sync()
+        between = time.perf_counter()
         logp.mean().backward()
-        sync()
-        forward.append(t1 - t0)
-        backward.append(time.perf_counter() - t1)
-    mib = (_peak_bytes(args.device) - before) / 2**20
-    return {"forward": min(forward), "backward": min(backward), "first": first, "mib": mib}
+        self.sync()
+        return between - started, time.perf_counter() - between
+
+    def added_mib(self) -> float:
+        """Take a pass; return the most memory that it added to the inputs."""
+        self.inputs[0].grad = self.inputs[1].grad = None
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()
+        else:
+            held = restart_peak()
+        self.one_pass()
+        peak = torch.cuda.max_memory_allocated() if self.cuda else resident_bytes("VmHWM")
+        return (peak - held) / 2**20
+
+    def measure(self) -> tuple[float, float, float]:
+        """Return seconds forward and backward, and MiB."""
+        return *self.one_pass(), self.added_mib()
+
+
+def alternate(runs: Mapping[str, HeadRun], repeats: int) -> dict[str, Passes]:
+    """Measure variants in this process, in turn, every other round backwards, after a round that warms up."""
+    found = {name: Passes(first=run.first) for name, run in runs.items()}
+    for repeat in range(repeats + 1):
+        for name in list(runs)[:: -1 if repeat % 2 else 1]:
+            measured = runs[name].measure()
+            if repeat:
+                found[name].add(*measured)
+    return found
+
+
+def work(variant: str, connection: Connection, args: argparse.Namespace) -> None:
+    """Measure a variant each time that it is told to; send what was measured, or a line that says what failed."""
+    try:
+        run = HeadRun(variant, args)
+        connection.send(run.first)
+        while connection.recv():
+            connection.send(run.measure())
+    except Exception as error:  # a variant that cannot run is a row of the table
+        connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def alternate_processes(variants: Sequence[str], args: argparse.Namespace) -> dict[str, Passes]:
+    """Measure variants in turn, each in its process, which waits while others measure."""
+    context = mp.get_context("spawn")
+    found: dict[str, Passes] = {}
+    processes: dict[str, Any] = {}
+    connections: dict[str, Connection] = {}
+    try:
+        for variant in variants:
+            connections[variant], theirs = context.Pipe()
+            processes[variant] = context.Process(target=work, args=(variant, theirs, args), daemon=True)
+            processes[variant].start()
+            theirs.close()  # else the end of the process would not be noticed
+            first = _received(connections[variant])
+            found[variant] = Passes(error=first) if isinstance(first, str) else Passes(first=first)
+        for repeat in range(args.repeats + 1):
+            for variant in list(found)[:: -1 if repeat % 2 else 1]:
+                if found[variant].error:
+                    continue
+                connections[variant].send(True)
+                measured = _received(connections[variant])
+                if isinstance(measured, str):
+                    found[variant] = Passes(error=measured)
+                elif repeat:  # the first round of each warms up
+                    found[variant].add(*measured)
+    finally:
+        for process in processes.values():
+            process.kill()
+    return found
+
+
+def _received(connection: Connection) -> Any:
+    try:
+        return connection.recv()
+    except EOFError:
+        return "the process was killed: perhaps it needed more memory than there is"
 
 
 def differences(args: argparse.Namespace) -> dict[str, float]:
@@ -167,7 +253,27 @@ def differences(args: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def main() -> None:
+COLUMNS = ("", "forward s", "backward s", "time to log_softmax", "peak MiB", "memory to log_softmax", "first pass s")
+
+
+def report(found: Mapping[str, Passes]) -> list[str]:
+    """Return the table; ratios are of passes in the same round, and empty without the baseline."""
+    base = found.get(BASELINE, Passes(error="not measured"))
+    rows = []
+    for variant, one in found.items():
+        if one.error:
+            rows.append((variant, f"failed: {one.error}", *[""] * (len(COLUMNS) - 2)))
+            continue
+        time_ratio, memory_ratio = (
+            "" if base.error else spread([a / b for a, b in zip(mine, theirs, strict=True)])
+            for mine, theirs in ((one.both, base.both), (one.mib, base.mib))
+        )
+        cells = (spread(one.forward, 3), spread(one.backward, 3), time_ratio, spread(one.mib, 0), memory_ratio)
+        rows.append((variant, *cells, f"{one.first:.2f}" if one.first else ""))
+    return table(COLUMNS, rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--hidden", type=int, default=256)
@@ -182,32 +288,13 @@ def main() -> None:
     parser.add_argument(
         "--first-tokens", type=int, help="tokens of the first pass on a GPU, which compiles; default: all"
     )
-    parser.add_argument("--only", choices=list(VARIANTS), help="measure this one in this process and print JSON")
-    args = parser.parse_args()
-    if args.only:
-        print(json.dumps(measure(args.only, args)))
-        return
-
-    print(f"{args.tokens} tokens, H = {args.hidden}, V = {args.vocab}, {args.dtype} on {args.device}")
-    print(
-        f"{'':12} {'forward s':>10} {'backward s':>11} {'time':>7} {'peak MiB':>9} {'memory':>7} {'first s':>8}"
-        "   (ratios to the first row)"
-    )
-    first: dict[str, float] = {}
-    for variant in args.variants:
-        command = [sys.executable, "-m", "benchmarks.logprobs", *sys.argv[1:], "--only", variant]
-        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-        if run.returncode:
-            print(f"{variant:12} failed: {run.stderr.strip().splitlines()[-1]}")
-            continue
-        row = json.loads(run.stdout.splitlines()[-1])
-        row["time"] = row["forward"] + row["backward"]
-        first = first or row
-        print(
-            f"{variant:12} {row['forward']:10.3f} {row['backward']:11.3f} {row['time'] / first['time']:6.2f}x"
-            f" {row['mib']:9.0f} {row['mib'] / first['mib']:6.2f}x {row['first']:8.2f}"
-        )
-    print("ours to ours_eager, and to fp64:", {name: float(f"{d:.1e}") for name, d in differences(args).items()})
+    add_out(parser)
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    lines = opening("Log-prob head", "logprobs", arguments, args, threads=args.threads, device=args.device)
+    lines += report(alternate_processes(args.variants, args))
+    compared = ", ".join(f"{name} {value:.1e}" for name, value in differences(args).items())
+    publish([*lines, "", f"ours to ours_eager, and to fp64: {compared}"], args.out)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,19 @@
 Engine and judge give recorded answers at once: token ids with log-probs, and one label for each step. All else is a round's:
 decoding with offsets, the store on disk, segmentation, verification with its worker processes, verdicts, credit, metrics, and
 the tensors of the optimizer steps. Printed are the seconds of each stage for a million tokens: medians over the repeats, each
-with its lowest and highest, of the serial schedule and the streamed one in alternation; and the most memory that the process
-held in its first round above what it held before (later rounds use it again). Solutions are made up: calculations in
-paragraphs, one reflection in four. Disks are not measured: the files lie in the page cache. Last line: seconds for a million
-tokens of the first schedule.
+with its lowest and highest, of the serial schedule and the streamed one in alternation. "other" is the whole less the stages:
+the engine's copies, threads, the loop; where stages overlap it is what they overlap by, negative. Then the most memory that the
+process held in a round above what it held before, without its worker processes. Solutions are made up: calculations in
+paragraphs, one reflection in four; further ones than ``--distinct`` repeat them, but no two share an array. Disks are not
+measured: the files lie in the page cache. Last line: seconds for a million tokens of the first schedule.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import platform
 import random
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -30,10 +28,11 @@ from typing import Any, get_args
 from unittest.mock import patch
 
 import numpy as np
-import psutil
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from benchmarks.memory import resident_bytes, restart_peak
+from benchmarks.reports import add_out, opening, publish, spread, table
 from lit_tpgrpo.credit.thought import ThoughtCredit
 from lit_tpgrpo.datamodules.schedules import SCHEDULES, ScheduleName
 from lit_tpgrpo.engines.base import Completion, SamplingParams
@@ -82,7 +81,12 @@ class Recorded:
 
     def sample(self, prompts, n: int, params, seeds) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         for i in range(len(prompts)):
-            yield i, tuple(self.completions[(i * n + k) % len(self.completions)] for k in range(n))
+            yield i, tuple(self.completion(i * n + k) for k in range(n))
+
+    def completion(self, index: int) -> Completion:
+        """Return a completion that shares no memory with another: a real engine's do not either."""
+        recorded = self.completions[index % len(self.completions)]
+        return Completion(recorded.token_ids.copy(), recorded.logprobs.copy(), recorded.stop)
 
     def load_weights(self, policy) -> None: ...
     def sleep(self) -> None: ...
@@ -145,29 +149,8 @@ class StageClock:
         return run
 
 
-class PeakMemory:
-    """The most memory of this process while it is entered, above what it held at the start, in bytes."""
-
-    def __enter__(self) -> PeakMemory:
-        gc.collect()
-        self._process, self._ended = psutil.Process(), threading.Event()
-        self._before = self._most = self._process.memory_info().rss
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.bytes = self._most - self._before
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.02):
-            self._most = max(self._most, self._process.memory_info().rss)
-
-
 def one_round(schedule: ScheduleName, args: argparse.Namespace, engine: Recorded, tokenizer: Any) -> dict[str, float]:
-    """Make one round; return seconds by stage, ``whole`` and ``peak`` bytes."""
+    """Make one round; return seconds by stage, ``other`` and ``whole``, and ``peak`` bytes."""
     maker = SCHEDULES[schedule].maker(
         engine=engine,
         verifier=MathVerifier(),
@@ -182,7 +165,8 @@ def one_round(schedule: ScheduleName, args: argparse.Namespace, engine: Recorded
     )
     problems = [Problem(f"p/{g}", f"What is {g} + 1?", "1") for g in range(args.solutions // args.group_size)]
     assignments = [Assignment(g, problem, g) for g, problem in enumerate(problems)]
-    with tempfile.TemporaryDirectory() as folder, PeakMemory() as memory, StageClock() as clock:
+    held = restart_peak()
+    with tempfile.TemporaryDirectory() as folder, StageClock() as clock:
         file = RoundStore(Path(folder)).open(0, {})
         started = time.perf_counter()
         made, _ = maker.make(0, assignments, file, GroupAccuracy(), policy_version=0)
@@ -190,10 +174,11 @@ def one_round(schedule: ScheduleName, args: argparse.Namespace, engine: Recorded
         whole = time.perf_counter() - started
         assert len(sequences) == args.solutions
     maker.verifier.close()
-    return clock.seconds | {"whole": whole, "peak": float(memory.bytes)}
+    other = whole - sum(clock.seconds.values())
+    return clock.seconds | {"other": other, "whole": whole, "peak": float(resident_bytes("VmHWM") - held)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", default="embedded:tiny-qwen2", help="folder or hub name")
     parser.add_argument("--solutions", type=int, default=64)
@@ -202,31 +187,39 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=64, help="most different solutions; further ones repeat them")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--schedules", nargs="+", default=["serial", "streamed"], choices=get_args(ScheduleName))
-    args = parser.parse_args()
+    add_out(parser)
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    lines = opening("What a round costs besides engine and judge", "round_overhead", arguments, args, threads=1)
     tokenizer = load_tokenizer(args.tokenizer)
     engine = Recorded(tokenizer, min(args.distinct, args.solutions), args.tokens)
     found: dict[ScheduleName, list[dict[str, float]]] = {schedule: [] for schedule in args.schedules}
-    peak = 0.0
     for repeat in range(args.repeats + 1):
         for schedule in args.schedules:
             seconds = one_round(schedule, args, engine, tokenizer)
-            peak = peak or seconds["peak"]
             if repeat:  # the first round of each warms up
                 found[schedule].append(seconds)
-    millions = args.solutions * args.tokens / 1e6
     characters = sum(len(tokenizer.decode(c.token_ids)) for c in engine.completions) / len(engine.completions)
-    print(
-        f"{args.solutions} solutions of {args.tokens} tokens, {characters / args.tokens:.2f} characters a token; "
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}"
+    lines.append(f"- {characters / args.tokens:.2f} characters a token; seconds for a million tokens")
+    publish([*lines, *report(found, args.solutions * args.tokens)], args.out)
+
+
+def report(found: dict[ScheduleName, list[dict[str, float]]], tokens: int) -> list[str]:
+    """Return the table of stages, whose seconds add up to the whole in each round, and the line of the overhead."""
+    millions = tokens / 1e6
+    rows = [
+        (stage, *(spread([run[stage] / millions for run in runs]) for runs in found.values()))
+        for stage in (*STAGES, "other", "whole")
+    ]
+    rows.append(
+        ("peak, bytes a token", *(spread([run["peak"] / tokens for run in runs], 1) for runs in found.values()))
     )
-    for schedule, runs in found.items():
-        for stage in (*STAGES, "whole"):
-            values = sorted(run[stage] / millions for run in runs)
-            print(f"{schedule:9} {stage:20} {statistics.median(values):6.2f} s  ({values[0]:.2f} to {values[-1]:.2f})")
-    print(f"peak memory of the first round: {peak / millions / 1e6:.1f} bytes a token")
-    first = found[args.schedules[0]]
-    print(f"overhead per million tokens: {statistics.median(run['whole'] / millions for run in first):.2f} s")
+    first = [run["whole"] / millions for run in next(iter(found.values()))]
+    return [
+        *table(("stage", *found), rows),
+        "",
+        f"overhead per million tokens: {statistics.median(first):.2f} s",
+    ]
 
 
 if __name__ == "__main__":

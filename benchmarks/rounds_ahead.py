@@ -4,8 +4,9 @@ The embedded policy is trained in this process and sampled by HFEngine in anothe
 ``--latency`` seconds for each reply answers over HTTP (that of ``benchmarks.schedules``). Each schedule trains ``--rounds``
 rounds, in alternation; the first two of a run do not count, since nothing overlaps with the first. Printed are medians and
 extremes of the seconds from the end of one round's making to that of the next, which is a whole period of sampling, judging and
-training, and of the stages of serial rounds. Last lines: a period with ``pipelined`` and with ``ahead`` over the longer of
-training and of making a round whose judging is streamed, which is what can be reached.
+training, and of the stages of serial rounds. Last lines: for each schedule a period over the longest single stage of a serial
+round (sampling, judging or training), which would be reached if they cost one another nothing; and over the longer of training
+and of making a round whose judging is streamed (sampling, judging and scoring), which leaves what streaming does not hide.
 
 What the judge says is made up, and the learning rate is so small that lengths stay what they are.
 """
@@ -13,7 +14,6 @@ What the judge says is made up, and the learning rate is so small that lengths s
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +26,7 @@ import lightning as L
 import torch
 
 from benchmarks.process_engine import ProcessEngine
+from benchmarks.reports import add_out, opening, publish, spread, table
 from benchmarks.schedules import MODEL, slow_judge
 from lit_tpgrpo.callbacks import RoundCallback
 from lit_tpgrpo.datamodules import MathRolloutDataModule
@@ -106,10 +107,6 @@ def train(
     return clock
 
 
-def shown(name: str, values: list[float]) -> str:
-    return f"{name:30} {statistics.median(values):7.2f} s  ({min(values):.2f} to {max(values):.2f})"
-
-
 @dataclass(frozen=True)
 class Measured:
     """Seconds of the rounds that count: periods by schedule, and what else was looked at by its name."""
@@ -123,26 +120,32 @@ class Measured:
         for name, values in STAGES[schedule](clock).items():
             self.stages.setdefault(name, []).extend(values)
 
-    @property
-    def longest_s(self) -> float:
-        """Return the longer of training and of making a round whose judging is streamed, which no schedule can go below."""
-        return max(statistics.median(self.stages[name]) for name in ("training", "making a round, streamed"))
+    def ratios(self, schedule: ScheduleName) -> dict[str, float]:
+        """Return a period with the schedule over what it could be, by name (medians)."""
+        period = statistics.median(self.periods[schedule])
+        return {
+            f"to {name}": period / max(statistics.median(self.stages[stage]) for stage in stages)
+            for name, stages in BOUNDS.items()
+        }
 
-    def ratio(self, schedule: ScheduleName) -> float:
-        """Return a period with the schedule over the longest stage."""
-        return statistics.median(self.periods[schedule]) / self.longest_s
+
+BOUNDS = {
+    "the longest stage": ("sampling", "verifying and judging", "training"),
+    "the longer of training and a streamed round": ("training", "making a round, streamed"),
+}
 
 
 def _stages_serial(clock: RoundClock) -> dict[str, list[float]]:
-    return {"sampling": clock.stage("rollout/seconds"), "verifying and judging": clock.stage("judge/seconds")}
+    return {
+        "sampling": clock.stage("rollout/seconds"),
+        "verifying and judging": clock.stage("judge/seconds"),
+        "training": clock.training[NOT_COUNTED:],
+    }
 
 
 def _stages_streamed(clock: RoundClock) -> dict[str, list[float]]:
     made = zip(clock.periods(), clock.training[NOT_COUNTED - 1 : -1], strict=True)
-    return {
-        "training": clock.training[NOT_COUNTED:],
-        "making a round, streamed": [period - training for period, training in made],
-    }
+    return {"making a round, streamed": [period - training for period, training in made]}
 
 
 def _stages_pipelined(clock: RoundClock) -> dict[str, list[float]]:
@@ -178,6 +181,7 @@ def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=32, help="requests to the judge at a time")
     parser.add_argument("--accelerator", default="cpu", help="of trainer and engine: cpu or gpu")
     parser.add_argument("--repeats", type=int, default=1)
+    add_out(parser)
     return parser.parse_args(arguments)
 
 
@@ -201,21 +205,21 @@ def measure(
     return measured
 
 
-def main() -> None:
-    args = settings()
-    measured = measure(args)
-    print(
-        f"{args.problems * args.group_size} solutions a round in batches of {args.batch_size}, {args.steps} optimizer steps, "
-        f"replies of {args.latency:g} s, {args.concurrency} at a time; {platform.processor() or platform.machine()}, torch "
-        f"{torch.__version__}, one thread each"
-    )
-    for schedule, values in measured.periods.items():
-        print(shown(f"{schedule} period", values))
-    for name, values in measured.stages.items():
-        print(shown(name, values))
-    overlapping: tuple[ScheduleName, ...] = ("pipelined", "ahead")
-    for schedule in overlapping:
-        print(f"period with {schedule} to longest stage: {measured.ratio(schedule):.2f}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = settings(arguments)
+    device = "cuda" if args.accelerator == "gpu" else "cpu"
+    lines = opening("Rounds while the trainer works", "rounds_ahead", arguments, args, threads=1, device=device)
+    publish([*lines, *report(measure(args))], args.out)
+
+
+def report(measured: Measured) -> list[str]:
+    """Return the table, and for each schedule a line with its ratios."""
+    seconds = {**{f"{s} period": values for s, values in measured.periods.items()}, **measured.stages}
+    lines = table(("", "seconds"), [(name, spread(values)) for name, values in seconds.items()])
+    for schedule in measured.periods:
+        ratios = "  ".join(f"{name}: {ratio:.2f}" for name, ratio in measured.ratios(schedule).items())
+        lines += ["", f"period with {schedule} {ratios}"]
+    return lines
 
 
 if __name__ == "__main__":

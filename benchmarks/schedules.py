@@ -3,7 +3,8 @@
 The embedded policy samples with HFEngine in this process; a judge that takes ``--latency`` seconds for each reply, as a
 language model behind an endpoint does, answers over HTTP on this machine. Both schedules make the same round, in alternation.
 Printed are medians and extremes of the seconds of a round, and of its stages in a serial round: sampling, and verifying with
-judging. Last line: a streamed round's time over the longer of the two stages (median of the repeats).
+judging. Last lines: for each schedule a round's time over the longest stage of the serial round, and over the streamed round
+(median, lowest and highest of the repeats); nothing is trained here.
 
 What the judge says is made up (it finds every step right): its requests, their prompts, limits and the parsing are real.
 """
@@ -13,12 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import re
-import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.queues import SimpleQueue
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.reports import add_out, opening, publish, spread, table
 from lit_tpgrpo.chat.local_chat import LoadedModel
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.credit.thought import ThoughtCredit
@@ -149,7 +149,7 @@ def advantages(made: Round) -> list[list[float]]:
     return [solution.advantages.tolist() for solution in made.credited]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--level", default="3", help="of the embedded problems")
     parser.add_argument("--problems", type=int, default=48)
@@ -159,14 +159,23 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=1.0, help="seconds of each reply of the judge")
     parser.add_argument("--concurrency", type=int, default=32, help="requests to the judge at a time")
     parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+    add_out(parser)
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    lines = opening("Schedules of a round", "schedules", arguments, args, threads=1)
     with slow_judge(args.latency, args.concurrency) as judge:
-        compare(args, judge)
+        rounds, stages, requests = compare(args, judge)
+    lines.append(
+        f"- {args.problems * args.group_size} solutions in batches of {args.batch_size}, {requests:.0f} requests of "
+        f"{args.latency:g} s, {args.concurrency} at a time"
+    )
+    publish([*lines, *report(rounds, stages)], args.out)
 
 
-def compare(args: argparse.Namespace, judge: GenerativeJudge) -> None:
-    """Make the rounds and print their times."""
+def compare(
+    args: argparse.Namespace, judge: GenerativeJudge
+) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
+    """Make the rounds; return the seconds of each schedule and of a serial round's stages, and the requests of a round."""
     engine = HFEngine(args.batch_size)
     tokenizer = load_tokenizer(MODEL)
     problems = ArithmeticProblems(level=args.level, n=args.problems).load()
@@ -175,32 +184,33 @@ def compare(args: argparse.Namespace, judge: GenerativeJudge) -> None:
 
     rounds: dict[str, list[float]] = {schedule: [] for schedule in WITHIN_ROUND}
     stages: dict[str, list[float]] = {"sampling": [], "verifying and judging": []}
-    ratios: list[float] = []
-    serial, requests = [0.0, 0.0], 0.0
+    requests = 0.0
     for repeat in range(args.repeats + 1):
         made: dict[str, Round] = {}
         for schedule in WITHIN_ROUND if repeat % 2 else WITHIN_ROUND[::-1]:
             engine.load_weights(policy)
             seconds, metrics, made[schedule] = timed(maker_of(schedule, engine, judge, args), repeat, assignments)
-            if schedule == "serial":
-                serial = [metrics["rollout/seconds"], metrics["judge/seconds"]]
-                requests = metrics["judge/requests"]
             if repeat:  # the first round of each warms up
                 rounds[schedule].append(seconds)
+            if repeat and schedule == "serial":
+                stages["sampling"].append(metrics["rollout/seconds"])
+                stages["verifying and judging"].append(metrics["judge/seconds"])
+                requests = metrics["judge/requests"]
         if advantages(made["serial"]) != advantages(made["streamed"]):
             raise SystemExit("the two schedules gave different advantages")
-        if repeat:
-            for column, value in zip(stages.values(), serial, strict=True):
-                column.append(value)
-            ratios.append(rounds["streamed"][-1] / max(serial))
-    solutions = args.problems * args.group_size
-    print(
-        f"{solutions} solutions in batches of {args.batch_size}, {requests:.0f} requests of {args.latency:g} s, "
-        f"{args.concurrency} at a time; {platform.processor() or platform.machine()}, torch {torch.__version__}, one thread"
-    )
-    for name, values in {**{f"{s} round": rounds[s] for s in WITHIN_ROUND}, **stages}.items():
-        print(f"{name:22} {statistics.median(values):7.2f} s  ({min(values):.2f} to {max(values):.2f})")
-    print(f"streamed round to longest stage: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    return rounds, stages, requests
+
+
+def report(rounds: dict[str, list[float]], stages: dict[str, list[float]]) -> list[str]:
+    """Return the table and the lines of ratios, which are of rounds in the same repeat."""
+    rows = [(name, spread(values)) for name, values in {**{f"{s} round": rounds[s] for s in rounds}, **stages}.items()]
+    lines = table(("", "seconds"), rows)
+    longest = [max(values) for values in zip(*stages.values(), strict=True)]
+    for schedule in rounds:
+        for name, others in (("a streamed round", rounds["streamed"]), ("the longest stage", longest)):
+            ratios = [a / b for a, b in zip(rounds[schedule], others, strict=True)]
+            lines += ["", f"{schedule} round to {name}: {spread(ratios)}"]
+    return lines
 
 
 if __name__ == "__main__":

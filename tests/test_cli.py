@@ -589,7 +589,7 @@ def test_shards_are_checked_without_their_weights(tmp_path: Path):
         (
             "benchmarks/logprobs.py",
             "--tokens 8 --hidden 8 --vocab 32 --repeats 1 --variants naive ours",
-            r"(?m)^ours +\d",
+            r"(?m)^\| ours \| \d",
         ),
     ],
     ids=["example", "fabric", "benchmark"],

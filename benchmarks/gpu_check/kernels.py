@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from statistics import median
 from typing import Any
@@ -44,6 +44,7 @@ def logprob_head(bench: Bench) -> None:
         threads=torch.get_num_threads(),
         first_tokens=None,
     )
+    runs: dict[str, logprobs.HeadRun] = {}
     for variant, module in (
         ("ours", None),
         ("ours_eager", None),
@@ -56,33 +57,41 @@ def logprob_head(bench: Bench) -> None:
             continue
         if variant == "liger" and bench.device != "cuda":
             continue  # it needs Triton
-        _head_row(bench, variant, variant, settings)
+        with bench.attempt(variant):
+            runs[variant] = logprobs.HeadRun(variant, settings)
+    _head_rows(bench, runs, settings)
+    del runs
     with bench.attempt("differences of ours to ours_eager"):
         _head_values(bench, settings)
     if bench.device == "cuda":
         # What is compiled for the sizes of the first pass serves all others: does it serve them as well?
         torch.compiler.reset()
         settings.first_tokens = 64
-        _head_row(bench, "ours, compiled for 64 tokens", "ours", settings)
+        label = "ours, compiled for 64 tokens"
+        with bench.attempt(label):
+            _head_rows(bench, {label: logprobs.HeadRun("ours", settings)}, settings)
         chosen = tile_math_for(torch.device(bench.device), settings.tokens)
         if chosen is not CompiledTiles:
             raise RuntimeError(f"our head is not compiled here: {chosen.__name__}; a warning above says why")
 
 
-def _head_row(bench: Bench, label: str, variant: str, settings: argparse.Namespace) -> None:
-    with bench.attempt(label):
-        measured = logprobs.measure(variant, settings)
-        bench.row(
-            label,
-            tokens=settings.tokens,
-            vocabulary=settings.vocab,
-            **{
-                "forward ms": round(1e3 * measured["forward"], 2),
-                "backward ms": round(1e3 * measured["backward"], 2),
-                "MiB": round(measured["mib"], 1),
-                "first pass s": round(measured["first"], 2) if bench.device == "cuda" else None,
-            },
-        )
+def _head_rows(bench: Bench, runs: Mapping[str, logprobs.HeadRun], settings: argparse.Namespace) -> None:
+    """Measure implementations in turn; a row each, of medians."""
+    with bench.attempt("passes in turn"):
+        for label, measured in logprobs.alternate(runs, settings.repeats).items():
+            spread = f"{1e3 * min(measured.both):.2f} to {1e3 * max(measured.both):.2f}"
+            bench.row(
+                label,
+                tokens=settings.tokens,
+                vocabulary=settings.vocab,
+                **{
+                    "forward ms": round(1e3 * median(measured.forward), 2),
+                    "backward ms": round(1e3 * median(measured.backward), 2),
+                    "both, lowest to highest": spread,
+                    "MiB": round(median(measured.mib), 1),
+                    "first pass s": round(measured.first, 2) if bench.device == "cuda" else None,
+                },
+            )
 
 
 def _head_values(bench: Bench, settings: argparse.Namespace) -> None:

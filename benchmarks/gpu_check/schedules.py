@@ -40,4 +40,4 @@ def schedules(bench: Bench) -> None:
 
     measured = measure(args, row)
     for schedule in measured.periods:
-        bench.row(f"{schedule} to the longest stage", ratio=round(measured.ratio(schedule), 2))
+        bench.row(f"{schedule}, ratios", **{name: round(r, 2) for name, r in measured.ratios(schedule).items()})

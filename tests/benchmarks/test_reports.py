@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from benchmarks import engine, store, weight_sync
+from benchmarks import engine, logprobs, store, weight_sync
 from benchmarks.engine import BASELINE
 from benchmarks.reports import opening, publish, spread
 from lit_tpgrpo.engines.base import Completion
@@ -34,7 +34,7 @@ def report_of(module: ModuleType, arguments: str, out: Path, capsys) -> str:
 
 def cells(text: str) -> list[list[str]]:
     """Return the cells of all rows of tables but heads."""
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in row] for row in rows]
 
 
@@ -102,3 +102,30 @@ def test_ratios_of_weight_updates_are_of_paired_passes():
         ["a", "2.000 (1.000 to 4.000)", "1.00", "0"],
         ["b", "4.000 (2.000 to 4.000)", "4.00", "1"],
     ]
+
+
+def test_a_heads_ratios_are_of_passes_in_the_same_round():
+    """Half of the time and a quarter of the memory; a round that is twice as slow for both changes nothing."""
+    naive = logprobs.Passes([1.0, 2.0, 1.0], [3.0, 6.0, 3.0], [400.0, 400.0, 200.0])
+    ours = logprobs.Passes([1.0, 2.0, 1.0], [1.0, 2.0, 2.0], [100.0, 100.0, 100.0])
+    lines = logprobs.report({"naive": naive, "ours": ours, "trl": logprobs.Passes(error="ImportError: no trl")})
+    _, first, second, failed = cells("\n".join(lines))
+    assert (first[3], first[5]) == ("1.00 (1.00 to 1.00)", "1.00 (1.00 to 1.00)")
+    assert second[1:6] == [
+        *("1.000 (1.000 to 2.000)", "2.000 (1.000 to 2.000)", "0.50 (0.50 to 0.75)"),
+        *("100 (100 to 100)", "0.25 (0.25 to 0.50)"),
+    ]
+    assert failed[:2] == ["trl", "failed: ImportError: no trl"]
+    assert cells("\n".join(logprobs.report({"ours": ours})))[-1][3:6] == ["", "100 (100 to 100)", ""]
+
+
+@pytest.mark.slow
+def test_heads_are_measured_in_turn_and_one_that_fails_is_a_row(tmp_path, capsys):
+    """Liger's head needs a package and a GPU."""
+    settings = "--tokens 16 --hidden 8 --vocab 32 --repeats 2 --threads 1 --variants naive ours liger"
+    text = report_of(logprobs, settings, tmp_path / "logprobs.md", capsys)
+    rows = {row[0]: row[1:] for row in cells(text)[1:]}
+    assert list(rows) == ["naive", "ours", "liger"]
+    assert all(re.match(r"\d+\.\d{2} \(", rows["ours"][i]) for i in (2, 4))
+    assert rows["liger"][0].startswith("failed: ")
+    assert re.match(r"ours to ours_eager, and to fp64: log-probs 0\.0e\+00, ", text.splitlines()[-1])
