@@ -265,12 +265,16 @@ def report(found: Mapping[str, Passes]) -> list[str]:
             rows.append((variant, f"failed: {one.error}", *[""] * (len(COLUMNS) - 2)))
             continue
         time_ratio, memory_ratio = (
-            "" if base.error else spread([a / b for a, b in zip(mine, theirs, strict=True)])
-            for mine, theirs in ((one.both, base.both), (one.mib, base.mib))
+            "" if base.error else _ratios(mine, theirs) for mine, theirs in ((one.both, base.both), (one.mib, base.mib))
         )
         cells = (spread(one.forward, 3), spread(one.backward, 3), time_ratio, spread(one.mib, 0), memory_ratio)
         rows.append((variant, *cells, f"{one.first:.2f}" if one.first else ""))
     return table(COLUMNS, rows)
+
+
+def _ratios(values: Sequence[float], of: Sequence[float]) -> str:
+    """Return ratios, empty where one is of nothing: a small pass may add no memory."""
+    return spread([a / b for a, b in zip(values, of, strict=True)]) if all(of) else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

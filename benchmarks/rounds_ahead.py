@@ -108,7 +108,7 @@ def train(
 
 
 @dataclass(frozen=True)
-class Measured:
+class RoundPeriods:
     """Seconds of the rounds that count: periods by schedule, and what else was looked at by its name."""
 
     periods: dict[ScheduleName, list[float]] = field(default_factory=dict)
@@ -187,10 +187,10 @@ def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def measure(
     args: argparse.Namespace, after_each: Callable[[ScheduleName, RoundClock], object] | None = None
-) -> Measured:
+) -> RoundPeriods:
     """Train with each schedule, one after another, ``args.repeats`` times, with one thread in this process."""
     torch.set_num_threads(1)
-    measured = Measured()
+    measured = RoundPeriods()
     with slow_judge(args.latency, args.concurrency) as judge:
         engine = ProcessEngine(MODEL, args.batch_size, "cuda" if args.accelerator == "gpu" else "cpu")
         try:
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     publish([*lines, *report(measure(args))], args.out)
 
 
-def report(measured: Measured) -> list[str]:
+def report(measured: RoundPeriods) -> list[str]:
     """Return the table, and for each schedule a line with its ratios."""
     seconds = {**{f"{s} period": values for s, values in measured.periods.items()}, **measured.stages}
     lines = table(("", "seconds"), [(name, spread(values)) for name, values in seconds.items()])

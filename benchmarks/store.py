@@ -144,7 +144,7 @@ def held_bytes(read: Read, folder: Path, size: int) -> tuple[int, int]:
 
 
 @dataclass
-class Measured:
+class StoreRates:
     """A store with one kind of text: million tokens a second of each repeat, and bytes a token."""
 
     write: list[float] = field(default_factory=list)
@@ -181,7 +181,7 @@ def write_verdicts(folder: Path, groups: Groups) -> None:
             file.add_verdict(index, PROBLEM, solution, Outcome.CORRECT, PROBLEM.answer, verdict)
 
 
-def measure_once(store: str, groups: Groups, size: int, measured: Measured) -> None:
+def measure_once(store: str, groups: Groups, size: int, measured: StoreRates) -> None:
     """Write and read groups once; the first time, count their bytes too."""
     write, read = STORES[store]
     total = sum(len(s.completion_ids) for group in groups for s in group)
@@ -201,13 +201,13 @@ def measure_once(store: str, groups: Groups, size: int, measured: Measured) -> N
             measured.verdicts = sum(n for name, n in sizes.items() if name.startswith("verdicts.")) / total
 
 
-def measure(args: argparse.Namespace) -> dict[tuple[str, str], Measured]:
+def measure(args: argparse.Namespace) -> dict[tuple[str, str], StoreRates]:
     """Measure each store with each text, in alternation."""
     numbers = made_solutions(args.solutions, args.tokens)
     with tempfile.TemporaryDirectory() as folder:  # warm-up: libraries initialise
         write_arrow(Path(folder), [(as_arrays(numbers[0]),)])
         read_arrow(Path(folder), 1)
-    found = {(store, text): Measured() for text in FIRST_LETTERS for store in STORES}
+    found = {(store, text): StoreRates() for text in FIRST_LETTERS for store in STORES}
     for repeat in range(args.repeats):
         for store, text in list(found)[:: -1 if repeat % 2 else 1]:
             lettered = [with_first_letter(s, FIRST_LETTERS[text]) for s in numbers]

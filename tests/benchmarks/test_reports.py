@@ -129,3 +129,8 @@ def test_heads_are_measured_in_turn_and_one_that_fails_is_a_row(tmp_path, capsys
     assert all(re.match(r"\d+\.\d{2} \(", rows["ours"][i]) for i in (2, 4))
     assert rows["liger"][0].startswith("failed: ")
     assert re.match(r"ours to ours_eager, and to fp64: log-probs 0\.0e\+00, ", text.splitlines()[-1])
+
+
+def test_a_pass_that_adds_no_memory_has_no_ratio():
+    found = {"naive": logprobs.Passes([2.0], [2.0], [0.0]), "ours": logprobs.Passes([1.0], [1.0], [0.5])}
+    assert cells("\n".join(logprobs.report(found)))[-1][3:6] == ["0.50 (0.50 to 0.50)", "0 (0 to 0)", ""]

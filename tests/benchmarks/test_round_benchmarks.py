@@ -56,7 +56,7 @@ def test_a_round_is_compared_with_the_longest_stage_and_a_streamed_round():
 def test_a_period_is_compared_with_both_of_its_bounds():
     """Serial stages of 4, 2 and 3 seconds; a streamed round of 5."""
     stages = {"sampling": [4.0], "verifying and judging": [2.0], "training": [3.0], "making a round, streamed": [5.0]}
-    lines = rounds_ahead.report(rounds_ahead.Measured({"serial": [9.0], "ahead": [6.0, 6.0, 7.0]}, stages))
+    lines = rounds_ahead.report(rounds_ahead.RoundPeriods({"serial": [9.0], "ahead": [6.0, 6.0, 7.0]}, stages))
     assert "| ahead period | 6.00 (6.00 to 7.00) |" in lines
     assert [line for line in lines if line.startswith("period")] == [
         "period with serial to the longest stage: 2.25  to the longer of training and a streamed round: 1.80",
