@@ -122,7 +122,7 @@ def test_a_heads_ratios_are_of_passes_in_the_same_round():
 @pytest.mark.slow
 def test_heads_are_measured_in_turn_and_one_that_fails_is_a_row(tmp_path, capsys):
     """Liger's head needs a package and a GPU."""
-    settings = "--tokens 16 --hidden 8 --vocab 32 --repeats 2 --threads 1 --variants naive ours liger"
+    settings = "--tokens 512 --hidden 8 --vocab 8192 --repeats 2 --threads 1 --variants naive ours liger"
     text = report_of(logprobs, settings, tmp_path / "logprobs.md", capsys)
     rows = {row[0]: row[1:] for row in cells(text)[1:]}
     assert list(rows) == ["naive", "ours", "liger"]
