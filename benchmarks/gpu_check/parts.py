@@ -97,6 +97,15 @@ PARTS = (
         needs=(*_MATHS, *_GENERATIVE, "openai"),
     ),
     GpuCheck(
+        "vllm",
+        "vLLM in the training process: tokens/s and log-probs with the weights that it is sent, 1.5B",
+        "benchmarks.gpu_check.vllm_engine.vllm_rate",
+        240,
+        alone=True,
+        needs=("vllm",),
+        cuda_only=True,  # its CPU build takes minutes beside a suite that has vLLM's own tests
+    ),
+    GpuCheck(
         "static_cache",
         "transformers' generate with a static cache and CUDA graphs: what HFEngine could gain, 1.5B",
         f"{_SAMPLING}.static_cache",
