@@ -93,7 +93,7 @@ def train(
             schedule=schedule,
         )
         trainer = L.Trainer(
-            accelerator=args.accelerator,
+            accelerator=args.device,
             devices=1,
             max_steps=args.rounds * args.steps,
             callbacks=[clock],
@@ -179,7 +179,7 @@ def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=32, help="solutions that are sampled at once")
     parser.add_argument("--latency", type=float, default=1.0, help="seconds of each reply of the judge")
     parser.add_argument("--concurrency", type=int, default=32, help="requests to the judge at a time")
-    parser.add_argument("--accelerator", default="cpu", help="of trainer and engine: cpu or gpu")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of trainer and engine")
     parser.add_argument("--repeats", type=int, default=1)
     add_out(parser)
     return parser.parse_args(arguments)
@@ -192,7 +192,7 @@ def measure(
     torch.set_num_threads(1)
     measured = RoundPeriods()
     with slow_judge(args.latency, args.concurrency) as judge:
-        engine = ProcessEngine(MODEL, args.batch_size, "cuda" if args.accelerator == "gpu" else "cpu")
+        engine = ProcessEngine(MODEL, args.batch_size, args.device)
         try:
             for _ in range(args.repeats):
                 for schedule in SCHEDULES:
@@ -207,8 +207,7 @@ def measure(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = settings(arguments)
-    device = "cuda" if args.accelerator == "gpu" else "cpu"
-    lines = opening("Rounds while the trainer works", "rounds_ahead", arguments, args, threads=1, device=device)
+    lines = opening("Rounds while the trainer works", "rounds_ahead", arguments, args, threads=1, device=args.device)
     publish([*lines, *report(measure(args))], args.out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from transformers import GenerationConfig
@@ -11,7 +12,7 @@ from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.models import TOKENIZER, architecture, random_model
 from benchmarks.gpu_check.training import PartFailed
 from lit_tpgrpo.chat.local_chat import LoadedModel
-from lit_tpgrpo.engines.base import SamplingParams
+from lit_tpgrpo.engines.base import Completion, Engine, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.pretrained import load_tokenizer
 
@@ -33,18 +34,9 @@ def engine_rate(bench: Bench) -> None:
             engine = HFEngine(batch_size=sequences)
             engine.load_weights(policy)
             engine.wake()
-            # The first call of a process compiles kernels and fills the allocator's pools.
-            list(engine.sample(prompts, GROUP, SamplingParams(max_new_tokens=4), list(range(len(prompts)))))
-            bench.reset_peak()
-            bench.sync()
-            start = time.perf_counter()
-            groups = list(engine.sample(prompts, GROUP, SamplingParams(max_new_tokens=new), list(range(len(prompts)))))
-            bench.sync()
-            seconds = time.perf_counter() - start
-            tokens = sum(len(c.token_ids) for _, group in groups for c in group)
+            groups, seconds = timed_groups(bench, engine, prompts, new)
             engine.close()
-            if (count := sum(len(group) for _, group in groups)) != sequences:
-                raise PartFailed(f"{label}: got {count} completions")
+            tokens = sum(len(c.token_ids) for group in groups.values() for c in group)
             bench.row(
                 label,
                 **{
@@ -54,6 +46,24 @@ def engine_rate(bench: Bench) -> None:
                     "peak GiB": bench.peak_gib(),
                 },
             )
+
+
+def timed_groups(
+    bench: Bench, engine: Engine, prompts: Sequence[Sequence[int]], new: int
+) -> tuple[dict[int, tuple[Completion, ...]], float]:
+    """Sample ``GROUP`` completions of each prompt with at most ``new`` tokens; return them by prompt, and the seconds."""
+    seeds = list(range(len(prompts)))
+    # The first call of a process compiles kernels and fills the allocator's pools.
+    list(engine.sample(prompts, GROUP, SamplingParams(max_new_tokens=4), seeds))
+    bench.reset_peak()
+    bench.sync()
+    start = time.perf_counter()
+    groups = dict(engine.sample(prompts, GROUP, SamplingParams(max_new_tokens=new), seeds))
+    bench.sync()
+    seconds = time.perf_counter() - start
+    if (count := sum(map(len, groups.values()))) != GROUP * len(prompts):
+        raise PartFailed(f"{count} completions of {GROUP * len(prompts)} came")
+    return groups, seconds
 
 
 def static_cache(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from benchmarks.gpu_check.bench import Bench
-from benchmarks.gpu_check.training import PartFailed, accelerator
+from benchmarks.gpu_check.training import PartFailed
 from lit_tpgrpo.datamodules.schedules import ScheduleName
 
 _TINY = ("--rounds=3", "--problems=2", "--group_size=2", "--steps=2", "--tokens=16", "--batch_size=2", "--latency=0.1")
@@ -19,7 +19,7 @@ def schedules(bench: Bench) -> None:
     """
     from benchmarks.rounds_ahead import NOT_COUNTED, RoundClock, measure, settings
 
-    args = settings([*(_TINY if bench.tiny else _FULL), f"--accelerator={accelerator(bench)}"])
+    args = settings([*(_TINY if bench.tiny else _FULL), f"--device={bench.device}"])
 
     def row(schedule: ScheduleName, clock: RoundClock) -> None:
         gap = max(metrics["mismatch/logprob_max"] for metrics in clock.metrics)

@@ -9,10 +9,9 @@ from transformers import PreTrainedModel
 
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.models import TOKENIZER, architecture, random_model
-from benchmarks.gpu_check.sampling import GROUP
+from benchmarks.gpu_check.sampling import GROUP, timed_groups
 from benchmarks.gpu_check.training import PartFailed
 from lit_tpgrpo.chat.local_chat import LoadedModel
-from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.forced_scores import forced_scores
 from lit_tpgrpo.engines.vllm import VLLMEngine
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
@@ -39,11 +38,7 @@ def vllm_rate(bench: Bench) -> None:
     for sequences in (16,) if bench.tiny else (64, 256):
         label = f"{sequences} sequences"
         prompts = torch.randint(8, model.config.vocab_size, (sequences // GROUP, prompt), generator=generator).tolist()
-        list(engine.sample(prompts, GROUP, SamplingParams(max_new_tokens=4), list(range(len(prompts)))))
-        bench.sync()
-        start = time.perf_counter()
-        groups = dict(engine.sample(prompts, GROUP, SamplingParams(max_new_tokens=new), list(range(len(prompts)))))
-        seconds = time.perf_counter() - start
+        groups, seconds = timed_groups(bench, engine, prompts, new)
         tokens = sum(len(c.token_ids) for group in groups.values() for c in group)
         rows = [(prompts[i], group[0].token_ids) for i, group in groups.items()]  # one of each group
         with torch.no_grad():

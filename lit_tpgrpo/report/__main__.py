@@ -48,11 +48,12 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(args)
     with one_line_errors():
-        begun = [given for given in options.runs if not _is_empty(_parts(given)[1])] or options.runs
-        for given in options.runs:
-            if given not in begun:  # that of a run whose settings were refused; a shell's pattern names it too
-                print(f"skipped: {_parts(given)[1]} is empty: no run was begun there", file=sys.stderr)
-        runs = [_run(given) for given in begun]
+        named = [_label_and_path(given) for given in options.runs]
+        begun = [(label, path) for label, path in named if not _is_empty(path)] or named
+        for label, path in named:
+            if (label, path) not in begun:  # that of a run whose settings were refused; a shell's pattern names it too
+                print(f"skipped: {path} is empty: no run was begun there", file=sys.stderr)
+        runs = [read_run(path, label) for label, path in begun]
         repeated = [run.path for run in runs if sum(run.path.resolve() == other.path.resolve() for other in runs) > 1]
         if repeated:
             raise InputError(f"{repeated[0]} is given more than once; give each run once")
@@ -61,12 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"report: {options.out} ({_counts(runs)}, {shown} solutions, {size:.1f} MB; open it in a browser)")
 
 
-def _run(given: str) -> RunData:
-    label, path = _parts(given)
-    return read_run(path, label)
-
-
-def _parts(given: str) -> tuple[str, Path]:
+def _label_and_path(given: str) -> tuple[str, Path]:
     """Return label and path of ``RUN`` or ``LABEL=RUN``; a path that exists is never taken for a label."""
     label, equals, path = given.partition("=")
     if equals and label and path and not Path(given).exists():

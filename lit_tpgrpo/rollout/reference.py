@@ -95,13 +95,14 @@ def add_reference_logprobs(
         policies = file.scores(solutions) if mismatched else {i: s.logprobs for i, s in solutions.items()}
         unreferred = [i for i in solutions if i not in references]
         unscored = [i for i in solutions if i not in policies and current]
-        todo = [scoring_sequence(s) for s in solutions.values()]
+        referred, scored = (solutions if missing else {} for missing in (unreferred, unscored))
+        to_refer, to_score = ([scoring_sequence(s) for s in part.values()] for part in (referred, scored))
     # Both collectives before anything that can fail on one rank alone, such as a write.
-    new_references = scorer.completion_reference_logprobs(todo if unreferred else [], temperature)
-    new_scores = scorer.completion_logprobs(todo if unscored else [], temperature) if mismatched and current else []
+    new_references = scorer.completion_reference_logprobs(to_refer, temperature)
+    new_scores = scorer.completion_logprobs(to_score, temperature) if mismatched and current else []
     with raise_on_all_ranks("log-probs under the reference"):
-        references = {i: tensor_floats(p) for i, p in zip(solutions, new_references, strict=False)} | references
-        policies = {i: tensor_floats(p) for i, p in zip(solutions, new_scores, strict=False)} | policies
+        references = {i: tensor_floats(p) for i, p in zip(referred, new_references, strict=True)} | references
+        policies = {i: tensor_floats(p) for i, p in zip(scored, new_scores, strict=True)} | policies
         for i in filter(lambda i: _is_finite(references[i]), unreferred):
             file.add_reference(keys[i], references[i])
         for i in filter(lambda i: _is_finite(policies[i]), unscored):
