@@ -93,15 +93,16 @@ def receiver(pipe: Connection) -> None:
 def second_process() -> Iterator[Callable[[Pairs, int], float]]:
     """Yield a function that sends tensors to another process, and returns the seconds until all have arrived."""
     from lit_tpgrpo.engines.vllm.gloo import GlooInitInfo, broadcast, join
-    from lit_tpgrpo.engines.vllm.process_groups import free_port
+    from lit_tpgrpo.engines.vllm.process_groups import reserved_port
 
     context = multiprocessing.get_context("spawn")
     pipe, far_end = context.Pipe()
     process = context.Process(target=receiver, args=(far_end,), daemon=True)
     process.start()
-    init = GlooInitInfo("127.0.0.1", free_port(), 2, 600.0)
-    pipe.send(init)
-    group = join(init, 0)
+    with reserved_port() as port:
+        init = GlooInitInfo("127.0.0.1", port, 2, 600.0)
+        pipe.send(init)
+        group = join(init, 0)
 
     def send(pairs: Pairs, limit: int) -> float:
         info = announce(pairs, limit)
@@ -123,25 +124,25 @@ def served(folder: str, rank: int) -> Iterator[str]:
     """Run a server within the context; yield its address."""
     import urllib.request
 
-    from lit_tpgrpo.engines.vllm.process_groups import free_port
+    from lit_tpgrpo.engines.vllm.process_groups import reserved_port
 
-    port = free_port()
-    command = [sys.executable, "-m", "lit_tpgrpo.serve", folder, "--port", str(port), "--dtype", "float32"]
-    with open(Path(folder) / "server.log", "w") as out:
-        process = subprocess.Popen([*command, "--adapter-rank", str(rank)], stdout=out, stderr=out)
-    try:
-        while True:
-            if process.poll() is not None:
-                raise SystemExit((Path(folder) / "server.log").read_text()[-3000:])
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    with reserved_port() as port:
+        command = [sys.executable, "-m", "lit_tpgrpo.serve", folder, "--port", str(port), "--dtype", "float32"]
+        with open(Path(folder) / "server.log", "w") as out:
+            process = subprocess.Popen([*command, "--adapter-rank", str(rank)], stdout=out, stderr=out)
+        try:
+            while True:
+                if process.poll() is not None:
+                    raise SystemExit((Path(folder) / "server.log").read_text()[-3000:])
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                        break
+                except OSError:
+                    time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @contextmanager

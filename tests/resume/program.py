@@ -22,7 +22,6 @@ import os
 import random
 import resource
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -46,6 +45,7 @@ from lit_tpgrpo.datamodules.arithmetic.source import ArithmeticProblems
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
 from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.engines.vllm.process_groups import reserved_port
 from lit_tpgrpo.evaluation import sampling
 from lit_tpgrpo.jsonl import append_line, read_lines
 from lit_tpgrpo.judges.evidence import ContinuationScores, MonteCarloContinuations
@@ -366,41 +366,50 @@ def attempt(
     model: str, folder: Path, world: int, settings: str, where: Moment | None = None, action: str = ""
 ) -> list[int]:
     """Fork one process a rank; their exit statuses. ``where`` the action happens, in the process of that rank."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    pids = []
-    for rank in range(world):
-        pid = os.fork()
-        if pid == 0:
-            os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-            os.environ |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-            output = os.open(folder / f"output.{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            code = 0
-            try:
-                train(model, folder, world, where, action, settings)
-            except SystemExit as ended:
-                code = ended.code if isinstance(ended.code, int) else 1
-            except BaseException:
-                traceback.print_exc()
-                code = 1
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        pids.append(pid)
+    with reserved_port() as port:
+        pids = [_fork(model, folder, (rank, world), port, settings, where, action) for rank in range(world)]
+        statuses = _await(pids, killed=action in ("kill", "int_twice"))
+    if where is None and any(statuses.values()):
+        raise SystemExit(f"an uninterrupted run failed, see {folder}")
+    return [statuses[pid] for pid in pids]
+
+
+def _fork(
+    model: str, folder: Path, place: tuple[int, int], port: int, settings: str, where: Moment | None, action: str
+) -> int:
+    """Fork the process of a (rank, number of ranks); its id."""
+    rank, world = place
+    if pid := os.fork():
+        return pid
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    output = os.open(folder / f"output.{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    code = 0
+    try:
+        train(model, folder, world, where, action, settings)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _await(pids: list[int], killed: bool) -> dict[int, int]:
+    """Wait for all processes; the exit status of each. ``killed``: if one is gone, so are the others."""
     statuses, left = {}, set(pids)
     while left:
         pid, status = os.wait()
         left.remove(pid)
         statuses[pid] = os.waitstatus_to_exitcode(status)
-        if status and action in ("kill", "int_twice"):  # one is gone: so are the others
+        if status and killed:
             for other in left:
                 os.kill(other, signal.SIGKILL)
-    if where is None and any(statuses.values()):
-        raise SystemExit(f"an uninterrupted run failed, see {folder}")
-    return [statuses[pid] for pid in pids]
+    return statuses
 
 
 def stored(folder: Path) -> tuple[set[int], set[tuple[str, int, int]], set[tuple[str, int, int]]]:

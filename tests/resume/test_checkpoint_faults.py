@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from lit_tpgrpo.callbacks import SafeCheckpoint
+from lit_tpgrpo.engines.vllm.process_groups import reserved_port
 from lit_tpgrpo.training.checkpoints import fault_of, usable_checkpoint
 from lit_tpgrpo.training.checkpoints.writing import commit_checkpoint, prepare_folder
 from tests.datamodules.test_rollout_datamodule import CountingEngine, data, module, trainer
@@ -192,17 +192,15 @@ def test_random_generators_go_on_where_they_stopped(random_model, tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_under_fsdp_is_told_and_leaves_the_checkpoint_before(random_model: str, tmp_path: Path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "tests/resume/full_disk_shards.py"), random_model, str(tmp_path / "run")],
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
+    with reserved_port() as port:
+        ended = subprocess.run(
+            [sys.executable, str(ROOT / "tests/resume/full_disk_shards.py"), random_model, str(tmp_path / "run")],
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
     folder = tmp_path / "run" / "checkpoints"
     assert ended.returncode == 1
     assert (

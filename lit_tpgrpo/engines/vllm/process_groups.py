@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -38,8 +38,16 @@ def launcher_environment(device: torch.device) -> Iterator[None]:
         "LOCAL_RANK": str(device.index if device.type == "cuda" else rank()),
         "WORLD_SIZE": str(world_size()),
     }
-    if not torch.distributed.is_initialized():
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with ExitStack() as stack:
+        if not torch.distributed.is_initialized():
+            port = stack.enter_context(reserved_port())
+            variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        stack.enter_context(_environment(variables))
+        yield
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -74,11 +82,18 @@ def raise_on_every_rank(failure: BaseException | None) -> None:
     raise_failure_of_any_rank(failure, lambda _, kind, message: EngineError(message or kind))
 
 
-def free_port() -> int:
-    """Return a TCP port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a TCP port that no other program gets while the context lasts; the one it is meant for can listen on it.
+
+    A port that is free now can be another connection's once a server has started. Here a socket that does not listen stays
+    bound to it, so that the system gives it to nobody who asks for any port. A listener needs SO_REUSEADDR, which servers set,
+    stores and vLLM among them.
+    """
+    with socket.socket() as reservation:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.bind(("", 0))
+        yield int(reservation.getsockname()[1])
 
 
 def register(engine: Any) -> None:

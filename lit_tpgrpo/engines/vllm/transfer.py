@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 
 from lit_tpgrpo.engines.vllm.client import ServerClient
 from lit_tpgrpo.engines.vllm.gloo import GlooTrainerInitInfo
-from lit_tpgrpo.engines.vllm.process_groups import free_port
+from lit_tpgrpo.engines.vllm.process_groups import reserved_port
 from lit_tpgrpo.engines.vllm.weight_forms import WeightUpdate
 from lit_tpgrpo.engines.vllm.weights import TransferSettings
 
@@ -76,22 +77,25 @@ def open_transfer(
         model: the policy's.
     """
     workers = client.n_workers if rank == 0 else 0
-    port = free_port() if rank == 0 else 0
+    with reserved_port() if rank == 0 else nullcontext(0) as port:
+        info = _init_info(settings, port, 1 + workers, rank, model)
+        return WeightTransferTrainerFactory.trainer_init(info, client=WeightControl(client), source=source)
+
+
+def _init_info(settings: TransferSettings, port: int, world_size: int, rank: int, model: nn.Module) -> Any:
     address, size = settings.address, settings.bucket_bytes
     if settings.backend == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        info: Any = NCCLTrainerInitInfo(
-            master_address=address, master_port=port, world_size=1 + workers, rank=rank, packed_buffer_size_bytes=size
+        return NCCLTrainerInitInfo(
+            master_address=address, master_port=port, world_size=world_size, rank=rank, packed_buffer_size_bytes=size
         )
-    elif settings.backend == "ipc":
+    if settings.backend == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
         # Its one buffer must hold the largest tensor.
-        info = IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=max(size, largest_tensor(model)), rank=rank)
-    else:
-        info = GlooTrainerInitInfo(address, port, 1 + workers, settings.timeout_s, size, rank=rank)
-    return WeightTransferTrainerFactory.trainer_init(info, client=WeightControl(client), source=source)
+        return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=max(size, largest_tensor(model)), rank=rank)
+    return GlooTrainerInitInfo(address, port, world_size, settings.timeout_s, size, rank=rank)
 
 
 def largest_tensor(model: nn.Module) -> int:

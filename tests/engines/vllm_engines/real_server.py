@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -24,10 +25,11 @@ class RealServer:
     """One vLLM server; ``folder`` is for its log, ``options`` are further ones of its command line."""
 
     def __init__(self, model: str, folder: Path, *options: str) -> None:
-        from lit_tpgrpo.engines.vllm.process_groups import free_port
+        from lit_tpgrpo.engines.vllm.process_groups import reserved_port
 
-        self.model, self.folder, self.port = model, folder, free_port()
-        self.options = options
+        self.reservation = ExitStack()  # a server takes a minute until it listens, and may be started again on its port
+        self.port = self.reservation.enter_context(reserved_port())
+        self.model, self.folder, self.options = model, folder, options
         self.scratch = Path(tempfile.mkdtemp())  # pytest's own paths are too long for sockets
 
     @property
@@ -72,6 +74,7 @@ class RealServer:
         assert session_members(self.process.pid) == []
         assert [str(left) for left in self.scratch.iterdir()] == []
         self.scratch.rmdir()
+        self.reservation.close()
 
 
 def healthy(url: str) -> bool:
