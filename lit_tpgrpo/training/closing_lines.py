@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_tpgrpo.rollout.run_folder import run_folder
@@ -36,7 +36,7 @@ def ending_lines(trainer: L.Trainer) -> list[str]:
     else:
         savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         written = [line for saver in savers for line in _checkpoint_lines(saver, trainer.global_step)]
-        lines = [*_limit_line(trainer), run, *(written or ["checkpoint: none was written"])]
+        lines = [*_early_lines(trainer), *_limit_line(trainer), run, *(written or ["checkpoint: none was written"])]
     pages = (getattr(callback, "report_path", None) for callback in callbacks_of(trainer))  # of RunReport
     lines += [f"report: {_shown(page)} (open it in a browser)" for page in pages if page is not None]
     for logger in trainer.loggers:
@@ -61,6 +61,18 @@ def _nothing_done(trainer: L.Trainer, given: str) -> str:
             limit = timedelta(seconds=timer._duration)
             return f"nothing was done: the run's time of {limit} is used up; raise trainer.max_time to go on"
     return f"nothing was done: {given} is at optimizer step {step}"
+
+
+def _early_lines(trainer: L.Trainer) -> Iterator[str]:
+    """Name the metric that ended the run before its limits, which EarlyStopping itself says only when verbose."""
+    step, steps = trainer.global_step, trainer.max_steps
+    if not trainer.should_stop or step >= steps >= 0:
+        return
+    for stopping in (c for c in callbacks_of(trainer) if isinstance(c, EarlyStopping)):
+        if stopping.stopping_reason_message is not None:
+            why = stopping.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            of = f" of trainer.max_steps {steps}" if steps >= 0 else ""
+            yield f"ended by {type(stopping).__name__} at optimizer step {step}{of}: {why}"
 
 
 def _limit_line(trainer: L.Trainer) -> Iterator[str]:

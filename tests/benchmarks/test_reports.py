@@ -71,17 +71,20 @@ def test_the_store_is_measured_with_each_text(tmp_path, capsys):
 
 
 def completions(*ids: list[int]) -> dict[int, tuple[Completion, ...]]:
-    return {0: tuple(Completion(np.array(i), np.zeros(len(i)), StopReason.EOS) for i in ids)}
+    return {0: tuple(Completion(np.array(i), np.full(len(i), -0.5), StopReason.EOS) for i in ids)}
 
 
 def test_the_engines_ratio_is_the_median_within_repeats():
     """Twice and three times as fast; a machine that is slower in the second repeat changes nothing."""
     rates = {BASELINE: [100.0, 50.0, 100.0], "cache": [100.0, 50.0, 100.0], "engine": [200.0, 150.0, 200.0]}
+    rates |= {"continuous": [50.0, 25.0, 50.0]}
     samples = {name: completions([1, 2], [3]) for name in rates} | {"engine": completions([1, 2], [4])}
     lines = engine.report(rates, samples)
     assert lines[0] == "- 2 solutions of 1 to 2 tokens, median 2"
-    assert cells("\n".join(lines))[-1][2:] == ["200 (150 to 200)", "2.00 (2.00 to 3.00)", "1"]
-    assert lines[-1] == "tokens/s ratio to generate: 2.00"
+    ours, other = cells("\n".join(lines))[-2:]
+    assert ours[2:] == ["200 (150 to 200)", "2.00 (2.00 to 3.00)", "1", "-0.5000"]
+    assert other[2:] == ["50 (25 to 50)", "0.50 (0.50 to 0.50)", "–", "-0.5000"]  # its seeds are not ours
+    assert lines[-2:] == ["tokens/s ratio to continuous: 4.00", "tokens/s ratio to generate: 2.00"]
 
 
 @pytest.mark.slow

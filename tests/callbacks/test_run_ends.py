@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_tpgrpo.callbacks import MathEvaluation, SafeCheckpoint
@@ -138,6 +138,27 @@ def test_the_last_lines_say_where_the_run_is(random_model, tmp_path, capsys, mon
         assert {p.name for p in tmp_path.iterdir()} == {"c", "rounds", "tb", "other"}
         assert [p.name for p in (tmp_path / "tb").iterdir()] == ["version_0"]
         assert (tmp_path / "tb" / "version_0" / "metrics.csv").is_file()
+
+
+def test_a_run_that_a_metric_ends_says_so_and_not_at_a_limit(random_model, tmp_path, capsys):
+    """No accuracy is 2 more than the one before training; a resumed run looks once more, at its last step."""
+
+    def fit(steps: int, path: Path | None = None) -> list[str]:
+        stopping = EarlyStopping("eval/avg@2", min_delta=2.0, patience=2, mode="max")
+        saver = SafeCheckpoint(tmp_path / f"c{steps}")
+        run = trainer(tmp_path, MathEvaluation(), stopping, saver, **ANYWHERE, max_steps=steps, val_check_interval=1)
+        run.fit(module(random_model), datamodule=data(), ckpt_path=path, weights_only=True)
+        return capsys.readouterr().out.splitlines()
+
+    (line,) = (line for line in fit(6) if line.startswith("ended by"))
+    assert re.fullmatch(
+        r"ended by EarlyStopping at optimizer step 2 of trainer\.max_steps 6: Monitored metric eval/avg@2 did not improve in "
+        r"the last 2 records\. Best score: \d\.\d{3}\.",
+        line,
+    )
+    resumed = fit(3, tmp_path / "c6" / "last.ckpt")
+    assert not [line for line in resumed if line.startswith("ended by")]
+    assert [line for line in resumed if "(optimizer step 3)" in line]
 
 
 def test_checkpoints_that_lack_the_last_steps_say_so(random_model, tmp_path, capsys):
