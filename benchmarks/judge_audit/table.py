@@ -77,11 +77,11 @@ def markdown(results: Sequence[Result], sets: Mapping[str, Mapping[str, Any]], c
         "# Judges on solutions with known step labels",
         f"Command that makes it: `{command}`. It goes on where an earlier one ended, so parts may have been measured in "
         "several runs. Numbers in full: [results.json](results.json).",
-        "F1 by label with its 95% bootstrap interval (solutions are resampled, 2,000 times); `-` where the set has no such "
-        "label. *n of m*: a random sample, of solutions with a known label first. *Abstained* is the share of solutions, "
-        "requests and tokens (prompt and completion) are per solution. *Alarm* "
-        "lists the labels of which `JudgeRefresh` and `python -m lit_tpgrpo.audit` warn. An interval of one value (0 or 1 in "
-        "every resample) says only that these solutions hold no counterexample.",
+        "F1 by label with its 95% bootstrap interval (solutions are resampled, 2,000 times); `-` where the judged "
+        "solutions have no such label. *n of m*: a random sample, of solutions with a known label first. *Abstained* is the "
+        "share of solutions, requests and tokens (prompt and completion) are per solution. *Alarm* lists the labels of which "
+        "`JudgeRefresh` and `python -m lit_tpgrpo.audit` warn. An interval of one value says only that no resample of so few "
+        "solutions has another.",
         _table(head, rows),
         "## First wrong step (ProcessBench's scores)",
         "Share of solutions with an error whose first wrong step is the first one flagged; of error-free ones with nothing "

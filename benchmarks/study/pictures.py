@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D00", "#7F3C8D")
 REFERENCE = "#000000"
 IN_PANEL = 6
-"""Arms in a panel of learning curves, beside the reference."""
-_DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+"""Arms in a panel of lines, beside the reference: no more than there are colours."""
+_STEADY = 0.1
+"""A sign whose lines all lie within this share of the highest is not drawn: each solution has one answer, for example."""
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -41,7 +42,7 @@ def write_pictures(arms: Sequence[ArmRuns], reference: str, out: Path) -> list[P
     drawn = {
         "curves": lambda: curves_by_group(arms, reference),
         "differences": lambda: differences(arms, reference),
-        "diagnostics": lambda: diagnostics_picture(arms),
+        "diagnostics": lambda: diagnostics_picture(arms, reference),
         "signs": lambda: signs_picture(arms, reference),
     }
     paths = []
@@ -54,14 +55,10 @@ def write_pictures(arms: Sequence[ArmRuns], reference: str, out: Path) -> list[P
     return paths
 
 
-def _look(arms: Sequence[ArmRuns], reference: str) -> dict[str, dict[str, Any]]:
-    """Return colour and line of each arm, the same in all pictures of lines: colours repeat with other dashes."""
+def _colours(arms: Sequence[ArmRuns], reference: str) -> dict[str, str]:
+    """Return the colour of each arm of a panel."""
     others = [runs.arm.name for runs in arms if runs.arm.name != reference]
-    look = {
-        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": _DASHES[i // len(COLOURS) % len(_DASHES)]}
-        for i, name in enumerate(others)
-    }
-    return look | {reference: {"color": REFERENCE, "linestyle": "solid"}}
+    return dict(zip(others, COLOURS, strict=False)) | {reference: REFERENCE}
 
 
 def curves_by_group(arms: Sequence[ArmRuns], reference: str) -> Figure:
@@ -77,9 +74,9 @@ def curves_by_group(arms: Sequence[ArmRuns], reference: str) -> Figure:
     size = (4.6 * columns, (3.6 + 0.18 * most) * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, (group, members) in zip(axes.flat, groups.items(), strict=False):
-        look = _look([*base, *members], reference)
+        colours = _colours(members, reference)
         for runs in (*members, *base):
-            _band(axis, runs, look[runs.arm.name])
+            _band(axis, runs, colours[runs.arm.name])
         axis.set_title(group)
         axis.set_xlabel("solutions sampled")
         # Below the panel, where it hides no line.
@@ -88,9 +85,17 @@ def curves_by_group(arms: Sequence[ArmRuns], reference: str) -> Figure:
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("held-out accuracy")
-    seeds = sorted({len(runs.seeds) for runs in arms})
-    figure.suptitle(f"Held-out accuracy: mean and 95% interval over {' to '.join(map(str, seeds))} seeds")
+    figure.suptitle(f"Held-out accuracy: {_of_seeds(arms)}")
     return figure
+
+
+def _of_seeds(arms: Sequence[ArmRuns]) -> str:
+    """Return what a line and its band are."""
+    least, most = (of(len(runs.seeds) for runs in arms) for of in (min, max))
+    if most == 1:
+        return "one seed"
+    seeds = f"{least} to {most}" if least < most else f"{most}"
+    return f"mean and bootstrap interval (95%) over {seeds} seeds, too narrow for so few"
 
 
 def _panels(arms: Sequence[ArmRuns]) -> Iterator[tuple[str, list[ArmRuns]]]:
@@ -103,13 +108,13 @@ def _panels(arms: Sequence[ArmRuns]) -> Iterator[tuple[str, list[ArmRuns]]]:
             yield (group if panels == 1 else f"{group}, {i + 1} of {panels}"), part
 
 
-def _band(axis: Axes, runs: ArmRuns, look: Mapping[str, Any]) -> None:
+def _band(axis: Axes, runs: ArmRuns, colour: str) -> None:
     curves = runs.curves(runs.seeds)
     mean, low, high = bootstrap_curve(curves.accuracy.tolist())
     x = curves.solutions.mean(0)
-    axis.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
+    axis.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
     label = f"{runs.arm.title} ({mean[-1]:.3f})"
-    axis.plot(x, mean, label=label, linewidth=1.8, marker="o", markersize=2.5, **look)
+    axis.plot(x, mean, label=label, linewidth=1.8, marker="o", markersize=2.5, color=colour)
 
 
 def differences(arms: Sequence[ArmRuns], reference: str) -> Figure:
@@ -136,8 +141,8 @@ def differences(arms: Sequence[ArmRuns], reference: str) -> Figure:
     return figure
 
 
-def diagnostics_picture(arms: Sequence[ArmRuns]) -> Figure:
-    """Draw the diagnostics of each arm with their intervals over seeds, a panel a diagnostic."""
+def diagnostics_picture(arms: Sequence[ArmRuns], reference: str) -> Figure:
+    """Draw the diagnostics of each arm with their intervals over seeds, a panel a diagnostic; variances on a log scale."""
     values = [diagnostics(runs) for runs in arms]
     names = [name for name in DIAGNOSTICS if any(name in v for v in values)]
     columns = 5
@@ -147,12 +152,13 @@ def diagnostics_picture(arms: Sequence[ArmRuns]) -> Figure:
     for axis, name in zip(axes.flat, names, strict=False):
         for place, (runs, row) in enumerate(zip(arms, values, strict=True)):
             if name in row:
-                _dot(axis, place, row[name], COLOURS[GROUPS.index(runs.arm.group) % len(COLOURS)])
+                group = COLOURS[GROUPS.index(runs.arm.group) % len(COLOURS)]
+                _dot(axis, place, row[name], REFERENCE if runs.arm.name == reference else group)
         axis.set_title(DIAGNOSTICS[name])
         if name == "information":
             axis.axvline(np.log(2), color="#999999", linewidth=0.8, linestyle="dashed")
         if name == "variance":
-            axis.set_xlim(left=0)
+            axis.set_xscale("log")
         else:
             axis.set_xlim(0, 1.0 if name != "information" else 0.72)
     for axis in axes.flat[len(names) :]:
@@ -169,29 +175,39 @@ def _dot(axis: Axes, place: int, estimate: Estimate, colour: str) -> None:
 
 
 def signs_picture(arms: Sequence[ArmRuns], reference: str) -> Figure:
-    """Draw signs of reward hacking over the rounds, mean over seeds: lengths, shares and steps by kind."""
+    """Draw signs of reward hacking over the rounds, mean over seeds: a column a sign, a row a panel of arms."""
     curves = {runs.arm.name: _sign_curves(runs) for runs in arms}
-    kinds = sorted({name for c in curves.values() for name in c if name.startswith("kind: ")})
-    names = ["length", "steps", "thoughts", "repeated", "unparsable", "truncated", *kinds]
-    columns = 4
-    rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3.1 * columns, 2.3 * rows), sharex=True, squeeze=False, layout="constrained"
-    )
-    look = _look(arms, reference)
-    for axis, name in zip(axes.flat, names, strict=False):
-        for runs in arms:
-            if name in curves[runs.arm.name]:
-                x, y = curves[runs.arm.name][name]
-                axis.plot(x, y, label=runs.arm.title, linewidth=1.4, **look[runs.arm.name])
+    names = _changing_signs(curves.values())
+    base = [runs for runs in arms if runs.arm.name == reference]
+    panels = dict(_panels([runs for runs in arms if runs.arm.name != reference])) or {"baseline": []}
+    size = (2.1 * len(names) + 3.2, 1.9 * len(panels) + 0.6)
+    shape = {"sharex": True, "sharey": "col", "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(len(panels), len(names), figsize=size, **shape)
+    for row, (title, members) in zip(axes, panels.items(), strict=True):
+        colours = _colours(members, reference)
+        for axis, name in zip(row, names, strict=True):
+            for runs in (*members, *base):
+                if name in curves[runs.arm.name]:
+                    x, y = curves[runs.arm.name][name]
+                    axis.plot(x, y, label=runs.arm.title, linewidth=1.4, color=colours[runs.arm.name])
+        row[0].set_ylabel(title)
+        handles, labels = row[0].get_legend_handles_labels()
+        row[-1].legend(handles, labels, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7.5, frameon=False)
+    for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(_SIGN_TITLES.get(name, f"{name.removeprefix('kind: ').upper()} a solution"))
-        axis.set_ylim(bottom=0)
-    for axis in axes.flat[len(names) :]:
-        axis.set_visible(False)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(arms)), fontsize=8, frameon=False)
-    figure.suptitle("Training solutions against solutions sampled: signs of reward hacking")
+        axis.set_ylim(bottom=0)  # of the whole column, when all of its lines are there
+    for axis in axes[-1]:
+        axis.set_xlabel("solutions sampled")
+    figure.suptitle("Training solutions: signs of reward hacking, mean over seeds")
     return figure
+
+
+def _changing_signs(curves: Collection[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> list[str]:
+    """Return the signs that are not the same in all arms and rounds; kinds of steps after the others."""
+    kinds = sorted({name for of_arm in curves for name in of_arm if name.startswith("kind: ")})
+    names = [*("length", "steps", "thoughts", "repeated", "unparsable", "truncated"), *kinds]
+    values = {name: np.concatenate([of_arm[name][1] for of_arm in curves if name in of_arm]) for name in names}
+    return [name for name, y in values.items() if np.ptp(y) > _STEADY * y.max()] or names[:1]
 
 
 _SIGN_TITLES = {

@@ -48,6 +48,8 @@ class StudyRecorder(RoundCallback):
         texts = [(group.problem, judged.solution) for group in groups for judged in group.solutions]
         counts = outcome_counts(groups) | text_counts(texts, self.truth)
         counts |= credit_counts(problems, round_.credited, self.truth) | {"kept": len(round_.kept)}
+        evidence = {name: value for name, value in round_.metrics.items() if name.startswith("evidence/")}
+        counts |= {"evidence": evidence} if evidence else {}  # what was sampled besides the solutions
         self._write(trainer, {"record": "round", "index": round_.index, "step": round_.policy_version} | counts)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

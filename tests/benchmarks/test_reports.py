@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -11,11 +12,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from benchmarks import engine, logprobs, store, weight_sync
+from benchmarks import engine, logprobs, report_page, store, weight_sync
 from benchmarks.engine import BASELINE
 from benchmarks.reports import opening, publish, spread
 from lit_tpgrpo.engines.base import Completion
 from lit_tpgrpo.records import StopReason
+from tests.report.example_runs import solution_row, write_rows
 
 
 def report_of(module: ModuleType, arguments: str, out: Path, capsys) -> str:
@@ -137,3 +139,21 @@ def test_heads_are_measured_in_turn_and_one_that_fails_is_a_row(tmp_path, capsys
 def test_a_pass_that_adds_no_memory_has_no_ratio():
     found = {"naive": logprobs.Passes([2.0], [2.0], [0.0]), "ours": logprobs.Passes([1.0], [1.0], [0.5])}
     assert cells("\n".join(logprobs.report(found)))[-1][3:6] == ["0.50 (0.50 to 0.50)", "0 (0 to 0)", ""]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, report_page.BROWSERS)), reason="no browser is on the PATH")
+def test_a_page_is_opened_with_as_many_solutions_as_are_wanted(tmp_path, capsys):
+    judged = write_rows(tmp_path / "judged.jsonl", [solution_row(n, text="two steps\n\nof text") for n in range(3)])
+    text = report_of(report_page, f"{judged} --solutions 20 --repeats 2", tmp_path / "page.md", capsys)
+    (row,) = cells(text)[1:]
+    assert row[:2] == ["20", "18"]
+    assert re.fullmatch(r"\d\.\d\d \(\d\.\d\d to \d\.\d\d\)", row[4])
+
+
+def test_without_a_browser_one_line_says_which_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        SystemExit, match="no browser is on the PATH, looked for chromium, chromium-browser, google-chrome"
+    ):
+        report_page.main([str(tmp_path)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -23,12 +24,16 @@ from benchmarks.study.measures import (
     true_steps,
     variance,
 )
+from benchmarks.study.recorder import StudyRecorder
+from benchmarks.study.results import FILE
 from lit_tpgrpo.datamodules.arithmetic.truth import solution_truth
+from lit_tpgrpo.jsonl import read_lines
 from lit_tpgrpo.records import (
     CreditedSolution,
     JudgedSolution,
     Outcome,
     Problem,
+    Round,
     Solution,
     Step,
     StepLabel,
@@ -36,6 +41,7 @@ from lit_tpgrpo.records import (
     Thought,
     Verdict,
 )
+from lit_tpgrpo.rollout.run_folder import run_folder
 
 C, X, M, U = StepLabel.CORRECT, StepLabel.INCORRECT, StepLabel.MATCHED, StepLabel.UNMATCHED
 PROBLEM = Problem("p", "…", "4")
@@ -170,3 +176,13 @@ def test_truth_of_the_embedded_domain_fits():
         ("answer", True),
     ]
     assert true_steps(solution_truth, problem, "no think end") is None
+
+
+@pytest.mark.parametrize("metrics", [{}, {"evidence/continuation_tokens": 512.0, "rollout/length": 9.0}])
+def test_what_a_round_sampled_as_evidence_is_recorded(tmp_path, metrics: dict[str, float]):
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    round_ = Round(3, 12, 1.0, groups=(), credited=(), kept=(), metrics=metrics)
+    StudyRecorder(truth).on_round_end(trainer, L.LightningModule(), round_)
+    (row,) = read_lines(run_folder(trainer) / FILE)
+    assert (row["record"], row["index"], row["step"]) == ("round", 3, 12)
+    assert row.get("evidence") == ({"evidence/continuation_tokens": 512.0} if metrics else None)

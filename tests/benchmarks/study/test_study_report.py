@@ -247,15 +247,15 @@ def test_pictures_show_the_results(out: Path):
     assert labels == ["twice as fast (ours)", "no gain (rival)"]
     signs = {axis.get_title(): axis for axis in pictures.signs_picture(arms, "base").axes}
     # The first round has no filler: 0 of them, not a missing point.
-    assert signs["FILLER a solution"].get_lines()[0].get_xydata().tolist() == [[0, 0], [100, 0.5]]
+    assert signs["FILLER a solution"].get_lines()[-1].get_xydata().tolist() == [[0, 0], [100, 0.5]]
     written = pictures.write_pictures(arms, "base", out)
     assert [path.name for path in written] == ["curves.png", "differences.png", "diagnostics.png", "signs.png"]
     assert all(path.stat().st_size > 10_000 for path in written)
 
 
 @pytest.mark.slow
-def test_no_panel_of_curves_is_crowded(out: Path):
-    """26 bands lay over one another in one panel."""
+def test_no_panel_of_lines_is_crowded(out: Path):
+    """26 bands lay over one another in one panel, and of 34 lines of signs two looked the same."""
     pytest.importorskip("matplotlib")
     from benchmarks.study import pictures
 
@@ -270,3 +270,26 @@ def test_no_panel_of_curves_is_crowded(out: Path):
         ["8", "9", "10", "11", "12", "plain"],
         ["twice", "plain"],
     ]
+    signs = pictures.signs_picture([base, *many, fast], "base")
+    of_lengths = [axis for axis in signs.axes if axis.get_ylabel()]  # the first of each row
+    assert [axis.get_ylabel() for axis in of_lengths] == [axis.get_title() for axis in drawn]
+    assert [[line.get_label().split()[0] for line in axis.get_lines()] for axis in of_lengths] == labels
+    for axis in (*drawn, *signs.axes):
+        colours = [line.get_color() for line in axis.get_lines()]
+        assert len(set(colours)) == len(colours)
+        assert colours[-1] == pictures.REFERENCE  # over the others
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [([1, 1], "one seed"), ([2, 5], "over 2 to 5 seeds"), ([3, 3], "over 3 seeds")]
+)
+def test_curves_say_of_how_many_seeds_they_are(out: Path, seeds: list[int], said: str):
+    pytest.importorskip("matplotlib")
+    from benchmarks.study import pictures
+
+    base, fast, _ = gather_runs(STUDY, Results(out))[0]
+    result = next(iter(base.results.values()))
+    arms = [replace(runs, results=dict.fromkeys(range(n), result)) for runs, n in zip((base, fast), seeds, strict=True)]
+    title = pictures.curves_by_group(arms, "base").get_suptitle()
+    assert said in title
+    assert ("interval" in title) == (seeds != [1, 1])
