@@ -50,6 +50,16 @@ def test_the_page_holds_all_of_the_run_and_nothing_runs_that_a_model_wrote(tmp_p
     ]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "time"), [("serial", "0.3 min"), ("streamed", "≤ 0.3 min"), ("ahead", "≤ 0.3 min")]
+)
+def test_the_time_of_stages_that_overlap_is_a_bound(tmp_path: Path, schedule: str, time: str):
+    """6 + 1.5 + 9 seconds, one stage after another."""
+    settings = {"class_path": "lit_tpgrpo.datamodules.MathRolloutDataModule", "init_args": {"schedule": schedule}}
+    rendered, _ = page.render([read_run(write_run(tmp_path / "run", data=settings))])
+    assert f"<td>{time}</td>" in rendered
+
+
 @pytest.mark.parametrize("key", ["placeholder", "showlegend", "progress"])
 def test_a_key_is_redacted_in_the_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str):
     """A key may be a word of the page's own scripts, of plotly's figures or of the template."""
