@@ -80,6 +80,7 @@ class SafeCheckpoint(ModelCheckpoint):
         self._measured_at: dict[
             str, int
         ] = {}  # optimizer step of the weights, of each metric of a validation or a round
+        self._of_rounds: set[str] = set()  # metrics that a round has measured
         self._ranked_at = -1  # optimizer step
 
     # ---- when to save ----
@@ -109,7 +110,7 @@ class SafeCheckpoint(ModelCheckpoint):
         if not self._is_stale(trainer):
             super().on_train_batch_end(trainer, *args, **kwargs)
         elif self._every_n_train_steps and trainer.global_step % self._every_n_train_steps == 0:
-            self._defer_save_until_validation = not is_round_metric(self.monitor)
+            self._defer_save_until_validation = not self._awaits_rounds()
             self._save_last(trainer)
         requested = torch.tensor(STOP.requested, device=trainer.strategy.root_device)
         # Not every rank may have received the signal yet: all stop after the same step.
@@ -121,7 +122,7 @@ class SafeCheckpoint(ModelCheckpoint):
             return
         self._measured_at |= dict.fromkeys(trainer._logger_connector.metrics["callback"], trainer.global_step)
         self._outdated = True
-        if is_round_metric(self.monitor):
+        if self._awaits_rounds():
             return
         if self._defer_save_until_validation and not is_dev_run(trainer):
             self._defer_save_until_validation = False
@@ -132,6 +133,7 @@ class SafeCheckpoint(ModelCheckpoint):
     def on_round_end(self, trainer: L.Trainer, pl_module: L.LightningModule, round_: Round) -> None:
         """Save the weights that sampled the round, if one of its metrics is monitored; the round is stored already."""
         self._measured_at |= dict.fromkeys(round_.metrics, round_.policy_version)
+        self._of_rounds |= round_.metrics.keys()
         ranked = self.monitor in round_.metrics and not self._is_stale(trainer) and not is_dev_run(trainer)
         if ranked and self._ranked_at != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
@@ -171,6 +173,10 @@ class SafeCheckpoint(ModelCheckpoint):
                 self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
             finally:
                 self.save_last = kind
+
+    def _awaits_rounds(self) -> bool:
+        """Return whether rounds measure what is monitored, and no validation does."""
+        return is_round_metric(self.monitor) or self.monitor in self._of_rounds
 
     def _is_stale(self, trainer: L.Trainer) -> bool:
         """Return whether the monitored value was measured on other weights than the current ones."""

@@ -68,6 +68,7 @@ class AheadFactory(BackgroundFactory):
         ):  # of a checkpoint of another schedule: it is trained on with the weights that sampled it
             origins.setdefault(index, RoundOrigin(version, self.store.sampled_by, version))
         plan, work = self._sampling(index, cursor)
+        self.note(plan, seen=plan.version == version)
         asked = time.perf_counter()
         try:
             verified = self.interruptible(plan, lambda: work.result(STOP.check))

@@ -93,6 +93,7 @@ class RefillingFactory(RoundFactory):
                 plan = self.plan(index, cursor, None)
                 filled = self._refilled(plan)
             assert filled is not None
+            self.note(plan, seen=plan.version == version)
             return self.finish(plan, *filled)
 
     def _refilled(self, plan: RoundPlan) -> tuple[Round, RoundTally] | None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import lightning as L
 
 from lit_tpgrpo.datamodules.loaders import StreamLoader
+from lit_tpgrpo.distributed import raise_on_all_ranks
 from lit_tpgrpo.engines.checks import stop_ids
 from lit_tpgrpo.evaluation.sampling import evaluate_tasks
 from lit_tpgrpo.evaluation.sets import HeldoutSet, assign_tasks, set_limit
@@ -76,7 +77,8 @@ class HeldoutStreams:
         sampled: dict[str, Any] = {s.name: [s.sampling.samples, repr(s.sampling.params)] for s in sets}
         root, rank = run_folder(self.trainer) / "evaluation", self.trainer.global_rank
         store = EvaluationStore(root, split, settings, sampled, version, rank, self.store.evaluations)
-        store.open()
+        with raise_on_all_ranks("opening the evaluation's folder"):
+            store.open()
         self.store.evaluation_folder = store.folder
         return store
 

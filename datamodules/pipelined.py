@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -49,9 +49,6 @@ class PipelinedFactory(BackgroundFactory):
     Its makers are ``StreamedRoundMaker``, without group filter and batch stage, and their evidence is not sampled.
     """
 
-    _new: set[int] = field(default_factory=set)
-    """Rounds that were not reported when they were opened."""
-
     def open(
         self, index: int, cursor: int, version: int | None, problems_per_part: int, reported: bool = False
     ) -> GrowingRound:
@@ -66,9 +63,7 @@ class PipelinedFactory(BackgroundFactory):
         """
         self.close()
         plan = self.plan(index, cursor, version)
-        self._new.discard(index)
-        if plan.version != version or not reported:
-            self._new.add(index)
+        self.note(plan, seen=reported and plan.version == version)
         return GrowingRound(self, plan, problems_per_part)
 
     def load_weights(self, plan: RoundPlan) -> None:
@@ -83,9 +78,6 @@ class PipelinedFactory(BackgroundFactory):
     def is_stopped(self, plan: RoundPlan) -> bool:
         """Return whether a round was begun and is not being sampled any more, though it is not whole; see ``wait``."""
         return self._background.plan is not plan
-
-    def is_new(self, plan: RoundPlan) -> bool:
-        return plan.index in self._new
 
     def _scores(self, plan: RoundPlan) -> bool:
         return self.correction is not None or needs_reference(plan.maker.credit)

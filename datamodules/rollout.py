@@ -52,7 +52,7 @@ from lit_tpgrpo.rollout.correction import GivenCorrection, as_correction
 from lit_tpgrpo.rollout.evidence_state import evidence_state, learnt, load_evidence_state
 from lit_tpgrpo.rollout.filters import KeepName, KeepRule, TruncatedName, as_keep_rule, keep_all, with_truncated
 from lit_tpgrpo.rollout.hooks import Split, shows_bars
-from lit_tpgrpo.rollout.monitors import check_between_rounds
+from lit_tpgrpo.rollout.monitors import check_between_rounds, forget_reasons
 from lit_tpgrpo.rollout.prompt_view import FirstPrompt
 from lit_tpgrpo.rollout.prompts import INSTRUCTION, RolloutPrompt
 from lit_tpgrpo.rollout.reference import needs_reference, reference_scorer_of
@@ -284,7 +284,7 @@ class MathRolloutDataModule(L.LightningDataModule):
                 load_evidence_state(self.evidence, self._evidence_given)
             self._run_of = self._trainer
             check_between_rounds(self._trainer)
-            self._order.check_callbacks(self._trainer)
+            self._order.check_callbacks(self._trainer, self.correction is not None)
             if needs_reference(self.credit):
                 reference_scorer_of(self._trainer.lightning_module)
         if stage in ("fit", "predict"):
@@ -401,6 +401,7 @@ class MathRolloutDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainBatchLoader:
         self.problems("train")  # loaded here in any case: errors come before anything is sampled
+        forget_reasons(self._trainer)
         return TrainBatchLoader(self._next_batch, self._train_steps())
 
     def _next_batch(self) -> TrainBatch | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -90,6 +90,8 @@ class RoundFactory:
     maker: Callable[[], RoundMaker]
     capability: Callable[[], Capability]
     correction: Correction | None
+    _unseen: set[int] = field(default_factory=set)
+    """Rounds at which monitors have not looked."""
 
     @property
     def policy(self) -> Policy:
@@ -111,6 +113,7 @@ class RoundFactory:
             OutOfTimeError: ``max_time`` was reached while the round was sampled or judged; what is complete is stored.
         """
         plan = self.plan(index, cursor, version)
+        self.note(plan, seen=plan.version == version)
         with sampling_precision(self.trainer):
             round_, tally = self.fill(plan)
             return self.finish(plan, round_, tally)
@@ -140,9 +143,9 @@ class RoundFactory:
         """Return whether groups of the plan are not on disk, on any rank, and the weights that sampled them are gone."""
         return plan.version != self.policy.policy_version and any(gather(is_incomplete(plan)))
 
-    def is_new(self, plan: RoundPlan) -> bool:
-        """Return whether training on the round has not begun: it is not one that a resumed run takes up again."""
-        return plan.version == self.policy.policy_version
+    def note(self, plan: RoundPlan, seen: bool) -> None:
+        """Note whether monitors have looked at the round: they did if a checkpoint has it as the current one."""
+        (self._unseen.discard if seen else self._unseen.add)(plan.index)
 
     def has_old_weights(self, plan: RoundPlan) -> bool:
         """Return whether the policy has the weights whose log-probs are the round's old ones; the same on all ranks."""
@@ -272,7 +275,8 @@ class RoundFactory:
         round_ = replace(round_, metrics=metrics | dict(round_.metrics))
         report_round(self.trainer, round_, plan.maker.format)
         call_round_hook(self.trainer, "on_round_end", round_)
-        if self.is_new(plan):
+        if plan.index in self._unseen:
+            self.note(plan, seen=True)
             check_monitors(self.trainer)
         return round_
 

@@ -60,8 +60,12 @@ class Serial:
             ConfigError: they cannot.
         """
 
-    def check_callbacks(self, trainer: L.Trainer) -> None:
+    def check_callbacks(self, trainer: L.Trainer, corrected: bool) -> None:
         """Check that the Trainer's callbacks get what they wait for.
+
+        Args:
+            trainer: of the run.
+            corrected: whether log-probs of rounds are corrected.
 
         Raises:
             ConfigError: they do not.
@@ -150,8 +154,8 @@ class Pipelined(Streamed):
         if (why := _concurrent_fault(parts) or _whole_round_fault(parts)) is not None:
             raise ConfigError(f"data.schedule pipelined {why}. Change that, or take data.schedule streamed or serial")
 
-    def check_callbacks(self, trainer: L.Trainer) -> None:
-        check_measured_weights(trainer, "pipelined")
+    def check_callbacks(self, trainer: L.Trainer, corrected: bool) -> None:
+        check_measured_weights(trainer, "pipelined", corrected)
 
     def factory(self, dynamic: DynamicSampling | None) -> Callable[..., PipelinedFactory]:
         return PipelinedFactory
@@ -176,8 +180,8 @@ class Ahead(Streamed):
         method = "token_truncate" if given.method == "auto" else given.method
         return replace(given, method=method).for_engine(engine)
 
-    def check_callbacks(self, trainer: L.Trainer) -> None:
-        check_measured_weights(trainer, "ahead")
+    def check_callbacks(self, trainer: L.Trainer, corrected: bool) -> None:
+        check_measured_weights(trainer, "ahead", corrected)
 
     def factory(self, dynamic: DynamicSampling | None) -> Callable[..., AheadFactory]:
         return AheadFactory

@@ -228,7 +228,6 @@ class TPGRPOModule(PolicyModule):
         optimizer = cast(LightningOptimizer, self.optimizers())
         on_policy = is_on_policy(batch, self.policy_version)
         counts = count_batch(batch, self.hparams["norm_length"], self._reduce, self.device)
-        self.count_solutions(counts.sequences)
         optimizer.zero_grad()
         sequences = balance_ranks(batch.sequences, hidden_size(self.policy_model), self.device)
         micros = rank_microbatches(sequences, self.hparams["tokens_per_microbatch"], batching, self._max_over_ranks)
@@ -247,6 +246,7 @@ class TPGRPOModule(PolicyModule):
         check_finite(totals.loss, "loss", self.policy_version + 1, batch.round_index)
         self._round_index = batch.round_index
         optimizer.step()  # clips on its way, in on_before_optimizer_step
+        self.count_solutions(counts.sequences)  # a batch that a failed step leaves is taken again
         self._loss_state.advance(totals)
         log_step(self, totals, self._gradient, on_policy, batch.round_index, time.perf_counter() - started)
         self._step_scheduler()

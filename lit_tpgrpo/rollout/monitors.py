@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_tpgrpo.errors import ConfigError, mark_raised_on_all
@@ -19,6 +20,7 @@ _OF_ROUNDS = (
     "reward/",
     "judge/",
     "credit/",
+    "evidence/",
     "verify/",
     "dynamic/",
     "ahead/",
@@ -28,9 +30,14 @@ _OF_ROUNDS = (
 _OF_TRAINING = (*_OF_ROUNDS, "train/", "mismatch/", "capability/", "judge_audit/", "data/")
 
 
-def is_round_metric(monitor: str | None) -> bool:
-    """Return whether every round measures the metric, on the weights that sample it."""
-    return monitor is not None and monitor.startswith(_OF_ROUNDS)
+def is_round_metric(monitor: str | None, corrected: bool = False) -> bool:
+    """Return whether every round measures the metric, on the weights that sample it.
+
+    Args:
+        monitor: name of the metric.
+        corrected: whether log-probs of rounds are corrected: else optimizer steps measure ``mismatch/``.
+    """
+    return monitor is not None and monitor.startswith((*_OF_ROUNDS, "mismatch/") if corrected else _OF_ROUNDS)
 
 
 def check_between_rounds(trainer: L.Trainer) -> None:
@@ -47,20 +54,29 @@ def check_between_rounds(trainer: L.Trainer) -> None:
             callback._should_skip_check = _skip  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def check_measured_weights(trainer: L.Trainer, schedule: str) -> None:
+def forget_reasons(trainer: L.Trainer) -> None:
+    """Forget why EarlyStopping ended an earlier run, which a checkpoint or the object remembers. Call when that is restored."""
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, EarlyStopping):
+            callback.stopping_reason, callback.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
+
+
+def check_measured_weights(trainer: L.Trainer, schedule: str, corrected: bool) -> None:
     """Check that no checkpoint waits for a round's value with the weights it was measured on, which the trainer will not have.
 
     Args:
         trainer: of the run.
         schedule: by which the trainer works on other weights when a round is whole.
+        corrected: whether log-probs of rounds are corrected.
 
     Raises:
         ConfigError: one does.
     """
     for callback in callbacks_of(trainer):
-        if getattr(callback, "saves_measured_weights", False) and is_round_metric(getattr(callback, "monitor", None)):
+        monitor = getattr(callback, "monitor", None)
+        if getattr(callback, "saves_measured_weights", False) and is_round_metric(monitor, corrected):
             raise ConfigError(
-                f"{type(callback).__name__} monitors {callback.monitor} and saves a value with the weights it was measured on, "  # pyright: ignore[reportAttributeAccessIssue]
+                f"{type(callback).__name__} monitors {monitor} and saves a value with the weights it was measured on, "
                 f"and with data.schedule {schedule} the trainer has gone on from these when the round is whole. Monitor what a "
                 "validation measures (eval/...), or take data.schedule serial or streamed"
             )

@@ -12,6 +12,7 @@ from lit_tpgrpo.functional.aggregation import Normalisation
 from lit_tpgrpo.pretrained import refuse_rescaled_logits
 from lit_tpgrpo.training.adapter_tensors import plain_tensors
 from lit_tpgrpo.training.adapters import LoRA
+from lit_tpgrpo.training.dropout import turn_off_dropout
 from lit_tpgrpo.training.model_source import ModelSource
 from lit_tpgrpo.training.policy import PolicyModel
 from lit_tpgrpo.training.sharding import Sharding
@@ -21,13 +22,15 @@ def build_policy(source: ModelSource, adapter: LoRA | None, gradient_checkpointi
     """Load the policy and put the adapter on it.
 
     Returns:
-        The policy in training mode, not sharded; the fingerprint of the weights under the adapter, "" without one.
+        The policy in training mode, without dropout, not sharded; the fingerprint of the weights under the adapter, "" without
+        one.
 
     Raises:
         ConfigError: the model rescales its logits, or cannot take the adapter.
     """
     causal_lm = source.build()
     refuse_rescaled_logits(causal_lm, source.name)
+    turn_off_dropout(causal_lm)
     if gradient_checkpointing:
         causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     base = ""

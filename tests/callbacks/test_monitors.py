@@ -13,13 +13,16 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, SafeCheckpoint
 from lit_tpgrpo.datamodules import MathRolloutDataModule
 from lit_tpgrpo.datamodules.dynamic_sampling import DynamicSampling
-from lit_tpgrpo.errors import ConfigError
+from lit_tpgrpo.engines.hf import HFEngine
+from lit_tpgrpo.errors import ConfigError, NonFiniteLossError
+from lit_tpgrpo.judges.evidence import ImplicitRewards
 from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rewards.outcome import OutcomeReward
 from lit_tpgrpo.rollout.monitors import is_round_metric
 from lit_tpgrpo.verify.verifier import MathVerifier
 from tests.callbacks.test_evaluation import ANYWHERE, module, printed_steps, trainer
 from tests.callbacks.test_evaluation import data as scored_data
+from tests.rollout.own_weights import OwnWeights
 
 
 class Scripted(MathVerifier):
@@ -60,6 +63,49 @@ def test_early_stopping_keeps_to_min_steps(random_model, tmp_path):
     assert run.global_step == 5
 
 
+class Looks(EarlyStopping):
+    """Ends the run at the second look that sees nothing better."""
+
+    def __init__(self) -> None:
+        super().__init__("rollout/accuracy", mode="max", patience=2)
+        self.looks: list[int] = []
+
+    def _run_early_stopping_check(self, trainer):
+        self.looks.append(trainer.global_step)
+        super()._run_early_stopping_check(trainer)
+
+
+class FailsBefore(L.Callback):
+    """Ends the run before it trains at a step, as a loss that is not finite does; SafeCheckpoint saves then."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == self.step:
+            raise NonFiniteLossError("a NaN")
+
+
+@pytest.mark.parametrize("schedule", ["serial", "streamed", "ahead"])
+@pytest.mark.parametrize("failed_at", [0, 1, 2])
+def test_a_resumed_run_does_not_look_twice_at_a_round(random_model, tmp_path, schedule, failed_at):
+    """Rounds are at steps 0, 2 and 4; the last is the second without a gain. Step 0 has a checkpoint of before the round."""
+
+    def fit(folder: str, first: int, *more: L.Callback, path: Path | None = None) -> Looks:
+        looks, saver = Looks(), SafeCheckpoint(tmp_path / folder, every_n_train_steps=100)
+        run = trainer(tmp_path, looks, saver, *more, **ANYWHERE, limit_val_batches=0, max_steps=20)
+        engine = OwnWeights(batch_size=4) if schedule == "ahead" else HFEngine(batch_size=4)
+        script = (first, *[2] * 9)
+        rounds = data(*script, engine=engine, store_dir=str(tmp_path / "rounds"), schedule=schedule)
+        run.fit(module(random_model), datamodule=rounds, ckpt_path=path, weights_only=True)
+        return looks
+
+    with pytest.raises(NonFiniteLossError):
+        fit("failed", 3, FailsBefore(failed_at))
+    resumed = fit("resumed", 2, path=tmp_path / "failed" / "last.ckpt")
+    assert resumed.looks == ([0, 2, 4], [2, 4], [4])[failed_at]
+
+
 @pytest.mark.parametrize("name", ["train/loss", "capability/mean", "loss"])
 def test_early_stopping_on_other_metrics_of_training(random_model, tmp_path, name):
     stop = EarlyStopping(name, mode="max", stopping_threshold=-1e9)
@@ -85,6 +131,31 @@ def test_early_stopping_on_what_only_some_rounds_measure(random_model, tmp_path,
     run.fit(module(random_model), datamodule=rounds)
     assert run.global_step == 0
     assert [n for n in names if not is_round_metric(n)] == []
+
+
+@pytest.mark.parametrize(
+    ("monitor", "settings"), [("evidence/implicit_loss", {}), ("mismatch/kl", {"correction": "token_truncate"})]
+)
+def test_what_evidence_and_correction_measure_is_of_rounds(random_model, tmp_path, monitor, settings):
+    """EarlyStopping looks at the first round; SafeCheckpoint saves the weights that were measured, no validation's."""
+    names: set[str] = set()
+
+    class Watch(L.Callback):
+        def on_round_end(self, trainer, pl_module, round_):
+            names.update(round_.metrics)
+
+    def fit(*callbacks: L.Callback) -> int:
+        run = trainer(tmp_path, Watch(), MathEvaluation(), *callbacks, **ANYWHERE, val_check_interval=3, max_steps=5)
+        evidence = [ImplicitRewards(random_model)]
+        rounds = scored_data(verifier=Scripted(1, 3, 1), evidence=evidence, steps_per_epoch=20, **settings)
+        run.fit(module(random_model), datamodule=rounds)
+        return run.global_step
+
+    assert fit(EarlyStopping(monitor, mode="max", stopping_threshold=-1e9)) == 0
+    saver = SafeCheckpoint(tmp_path / "c", monitor=monitor, mode="max", save_top_k=-1)
+    assert fit(saver) == 5
+    assert sorted(torch.load(path, weights_only=True)["global_step"] for path in saver.best_k_models) == [0, 2, 4]
+    assert [n for n in names if not is_round_metric(n, bool(settings))] == []
 
 
 def test_the_best_round_is_saved_with_the_weights_that_sampled_it(random_model, tmp_path):

@@ -141,12 +141,12 @@ def test_the_last_lines_say_where_the_run_is(random_model, tmp_path, capsys, mon
 
 
 def test_a_run_that_a_metric_ends_says_so_and_not_at_a_limit(random_model, tmp_path, capsys):
-    """No accuracy is 2 more than the one before training; a resumed run looks once more, at its last step."""
+    """No accuracy is 2 more than the one before training. One resumed run looks at its last step, one is ended by another."""
 
-    def fit(steps: int, path: Path | None = None) -> list[str]:
+    def fit(steps: int, path: Path | None = None, *more: L.Callback, **options) -> list[str]:
         stopping = EarlyStopping("eval/avg@2", min_delta=2.0, patience=2, mode="max")
-        saver = SafeCheckpoint(tmp_path / f"c{steps}")
-        run = trainer(tmp_path, MathEvaluation(), stopping, saver, **ANYWHERE, max_steps=steps, val_check_interval=1)
+        callbacks = (MathEvaluation(), stopping, SafeCheckpoint(tmp_path / f"c{steps}"), *more)
+        run = trainer(tmp_path, *callbacks, **ANYWHERE, max_steps=steps, val_check_interval=1, **options)
         run.fit(module(random_model), datamodule=data(), ckpt_path=path, weights_only=True)
         return capsys.readouterr().out.splitlines()
 
@@ -156,9 +156,10 @@ def test_a_run_that_a_metric_ends_says_so_and_not_at_a_limit(random_model, tmp_p
         r"the last 2 records\. Best score: \d\.\d{3}\.",
         line,
     )
-    resumed = fit(3, tmp_path / "c6" / "last.ckpt")
-    assert not [line for line in resumed if line.startswith("ended by")]
-    assert [line for line in resumed if "(optimizer step 3)" in line]
+    path = tmp_path / "c6" / "last.ckpt"
+    for resumed in (fit(3, path), fit(9, path, StopAt(3), limit_val_batches=0)):
+        assert not [line for line in resumed if line.startswith("ended by")]
+        assert [line for line in resumed if "(optimizer step 3)" in line]
 
 
 def test_checkpoints_that_lack_the_last_steps_say_so(random_model, tmp_path, capsys):

@@ -446,6 +446,15 @@ def test_what_needs_the_whole_round_or_other_weights_is_refused(settings, messag
         pipelined(**settings)
 
 
+@pytest.mark.parametrize("monitor", ["evidence/implicit_loss", "mismatch/kl"])
+@pytest.mark.parametrize("schedule", ["pipelined", "ahead"])
+def test_a_best_checkpoint_by_what_only_some_rounds_measure_is_refused(random_model, tmp_path, schedule, monitor):
+    part = pipelined(schedule=schedule, correction="token_truncate")
+    best = SafeCheckpoint(dirpath=tmp_path / "best", monitor=monitor, mode="max")
+    with pytest.raises(ConfigError, match=f"SafeCheckpoint monitors {monitor} .* data.schedule {schedule} the"):
+        trainer(tmp_path, best, enable_checkpointing=True).fit(module(random_model), datamodule=part)
+
+
 @pytest.mark.parametrize("schedule", ["pipelined", "ahead"])
 def test_a_best_checkpoint_by_a_rounds_value_is_refused_before_anything_is_sampled(random_model, tmp_path, schedule):
     """Its weights are gone when the value is there. By a validation's value it is saved."""
