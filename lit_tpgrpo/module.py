@@ -57,7 +57,7 @@ from lit_tpgrpo.training.precision import weights_dtype
 from lit_tpgrpo.training.progress_bar import use_step_bar
 from lit_tpgrpo.training.rank_balance import balance_ranks, hidden_size
 from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy, ReferenceName, check_initial, make_reference
-from lit_tpgrpo.training.schedules import check_scheduler, start_schedule
+from lit_tpgrpo.training.schedules import check_scheduler, restore_settings, start_schedule
 from lit_tpgrpo.training.scoring import completion_logprobs, reference_logprobs
 from lit_tpgrpo.training.sharding import Sharding, dtype_name
 from lit_tpgrpo.training.trainer_options import check_trainer
@@ -203,10 +203,11 @@ class TPGRPOModule(PolicyModule):
 
         With a scheduler the learning rate is the schedule's, which continues where it stopped.
         """
+        optimizer = cast(LightningOptimizer, self.optimizers())
         if self._make_scheduler is not None:
+            restore_settings(self.lr_schedulers(), optimizer.param_groups, self._optimizer_settings)
             start_schedule(self.lr_schedulers(), self.trainer)
         else:
-            optimizer = cast(LightningOptimizer, self.optimizers())
             for group, settings in zip(optimizer.param_groups, self._optimizer_settings, strict=True):
                 group.update(settings)
         self.restore_random_states()

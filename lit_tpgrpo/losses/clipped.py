@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lit_tpgrpo.arguments import checked_arguments
 from lit_tpgrpo.functional.kl import KLName
-from lit_tpgrpo.functional.surrogates import clipped_surrogate
+from lit_tpgrpo.functional.surrogates import clipped_surrogate, policy_ratio
 from lit_tpgrpo.losses.base import LossInputs, LossOutput
 from lit_tpgrpo.losses.metrics import clipped_tokens
 from lit_tpgrpo.losses.policy_loss import PolicyTerm, add_kl, check_clip, check_kl_beta
@@ -47,13 +47,13 @@ class ClippedSurrogate:
     def __call__(self, inputs: LossInputs) -> LossOutput:
         """Compute the loss, with weights w_t and importance weights c_t, both constants, the latter not on the KL term:
 
-            ratio_t = exp(logprob_t - old_logprob_t)
+            ratio_t = exp(min(logprob_t - old_logprob_t, 20))
             loss = sum_t w_t * (-c_t * min(ratio_t * A_t, clip(ratio_t, 1 - clip_low, 1 + clip_high) * A_t) + kl_beta * kl_t)
 
         Raises:
             ValueError: there is a KL term and no ``ref_logprobs``.
         """
-        ratio = (inputs.logprobs - inputs.old_logprobs).exp()
+        ratio = policy_ratio(inputs.logprobs, inputs.old_logprobs)
         surrogate = clipped_surrogate(ratio, inputs.advantages, self.clip_low, self.clip_high)
         marks = clipped_tokens(ratio, inputs.advantages, self.clip_low, self.clip_high)
         term = PolicyTerm(surrogate * inputs.importance_weights, marks)

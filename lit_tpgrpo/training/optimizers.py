@@ -28,8 +28,11 @@ def build_optimizer(make: Callable[..., Optimizer], policy: nn.Module) -> Optimi
 
 
 def settings_of_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Return the settings of each parameter group, without its parameters."""
-    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    """Return the settings of each parameter group, without its parameters; a rate that is a tensor is copied."""
+    return [
+        {k: v.clone() if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"}
+        for group in optimizer.param_groups
+    ]
 
 
 def check_optimizer(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:

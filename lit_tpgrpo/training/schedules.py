@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
@@ -58,6 +59,7 @@ class TransformersLR(LambdaLR):
                 f"{total_steps}"
             )
         self.follows_run = total_steps is None
+        self._rate = float(optimizer.defaults["lr"])
         self._settings = (name, warmup_steps, dict(options or {}))
         super().__init__(optimizer, self._factor(warmup_steps + 1 if total_steps is None else total_steps))
 
@@ -68,7 +70,7 @@ class TransformersLR(LambdaLR):
         )
 
         name, warmup_steps, options = self._settings
-        unused = torch.optim.SGD([torch.zeros(())], lr=1.0)
+        unused = torch.optim.SGD([torch.zeros(())], lr=self._rate)  # lr_end and min_lr are absolute
         try:
             schedule = get_scheduler(name, unused, warmup_steps, total_steps, options)
             return cast(LambdaLR, schedule).lr_lambdas[0]
@@ -80,17 +82,11 @@ class TransformersLR(LambdaLR):
     def set_run_length(self, total_steps: int) -> None:
         """Spread the schedule over so many optimizer steps, of which ``last_epoch`` are taken."""
         self.lr_lambdas = [self._factor(total_steps)] * len(self.optimizer.param_groups)
-        rates = [base * f(self.last_epoch) for base, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-        self._last_lr = rates
+        use_rates(self, self.base_lrs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return position and initial rates; the settings are those given, also after a restart."""
-        return {k: v for k, v in super().state_dict().items() if k not in ("_settings", "follows_run")}
+        return {k: v for k, v in super().state_dict().items() if k not in ("_settings", "_rate", "follows_run")}
 
 
 @checked_arguments()
@@ -134,6 +130,39 @@ def check_scheduler(scheduler: object, trainer: L.Trainer) -> LRScheduler:
     if trainer.max_steps < 0 and trainer.max_epochs in (None, -1):
         _check_length(scheduler, math.inf)
     return scheduler
+
+
+def use_rates(scheduler: LambdaLR, rates: Sequence[float]) -> None:
+    """Let a schedule scale these initial rates, one a parameter group, from where it is."""
+    scheduler.base_lrs = list(rates)
+    scheduler._last_lr = [rate * f(scheduler.last_epoch) for rate, f in zip(rates, scheduler.lr_lambdas, strict=True)]
+    for group, initial, rate in zip(scheduler.optimizer.param_groups, rates, scheduler._last_lr, strict=True):
+        group["initial_lr"] = initial
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def restore_settings(scheduler: object, groups: Sequence[dict[str, Any]], given: Sequence[Mapping[str, Any]]) -> None:
+    """Put the given optimizer settings in the place of those that a checkpoint restored with the optimizer's state.
+
+    What the schedule itself changes is left to it: the rate, from the given initial one where the schedule is a factor of
+    that, and the momentum of a cycle.
+    """
+    parts = (scheduler, *getattr(scheduler, "_schedulers", ()))
+    cycled = {"betas", "momentum"} if any(getattr(part, "cycle_momentum", False) for part in parts) else set()
+    for group, settings in zip(groups, given, strict=True):
+        group.update({k: v for k, v in settings.items() if k not in {"lr", "initial_lr", *cycled}})
+    rates = [float(settings["lr"]) for settings in given]
+    before = [float(group.get("initial_lr", rate)) for group, rate in zip(groups, rates, strict=True)]
+    if isinstance(scheduler, LambdaLR):
+        use_rates(scheduler, rates)
+    elif before != rates:
+        rank_zero_warn(
+            f"the learning rate {rates[0]:g} is not used: {type(scheduler).__name__} goes on from the checkpoint's, which "
+            f"began with {before[0]:g}; a lit_tpgrpo.TransformersLR can go on from another"
+        )
 
 
 def start_schedule(scheduler: object, trainer: L.Trainer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -153,6 +154,50 @@ def test_a_stopped_run_goes_on_where_its_schedule_was(random_model, tmp_path, ki
     fit(resumed, again, tmp_path, callbacks=[rest], ckpt_path=folder / "step=3.ckpt")
     assert rest.used == seen.used[3:]
     assert torch.equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("kind", ["follows", "fixed", "torch"])
+def test_a_resumed_run_takes_the_optimizer_settings_that_are_given(random_model, tmp_path, kind):
+    """Weight decay in any case; another rate where the schedule is a factor of it, else a warning says that it is not used."""
+
+    def module(lr: float, weight_decay: float) -> TPGRPOModule:
+        def schedule(optimizer):
+            if kind == "torch":
+                return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+            return TransformersLR(optimizer, "linear", total_steps=4 if kind == "fixed" else None)
+
+        return TPGRPOModule(
+            random_model,
+            optimizer=lambda p: torch.optim.SGD(p, lr=lr, weight_decay=weight_decay),
+            lr_scheduler=schedule,
+        )
+
+    class Decay(Rates):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            super().on_before_optimizer_step(trainer, pl_module, optimizer)
+            self.decay = optimizer.param_groups[0]["weight_decay"]
+
+    batches = [make_batch(i) for i in range(4)]
+    saving = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=2, save_top_k=-1, filename="{step}")
+    fit(module(1.0, 0.0), batches, tmp_path, callbacks=[saving], enable_checkpointing=True)
+    seen = Decay()
+    told = pytest.warns(UserWarning, match="rate 0.4 is not used: ExponentialLR goes on .* began with 1")
+    with told if kind == "torch" else nullcontext():
+        fit(module(0.4, 0.25), batches, tmp_path, callbacks=[seen], ckpt_path=tmp_path / "step=2.ckpt")
+    assert seen.decay == 0.25
+    assert seen.used == pytest.approx([0.25, 0.125] if kind == "torch" else [0.2, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("polynomial", {"lr_end": 0.05, "power": 2.0}), ("polynomial", {}), ("cosine_with_min_lr", {"min_lr": 0.05})],
+)
+def test_absolute_ends_of_a_schedule_are_absolute(name, options):
+    def theirs() -> list[float]:
+        made = optimizer()
+        return rates(transformers.get_scheduler(name, made, 2, 8, options), 8)
+
+    assert rates(TransformersLR(optimizer(), name, 2, 8, options), 8) == pytest.approx(theirs())
 
 
 def test_lightnings_monitor_sees_the_rate(random_model, tmp_path):
