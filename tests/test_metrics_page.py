@@ -89,7 +89,7 @@ def group(set_name: str, index: int) -> ScoredGroup:
 def logged_by_parts() -> set[str]:
     """Names that the parts of a run log, without a run."""
     nothing = Round(0, 0, 1.0, (), (), ())
-    names: set[str] = {"round", "epoch", "train/tokens_per_s", "train/lr", "judge_audit/alarms"}
+    names: set[str] = {"round", "round_step", "epoch", "train/tokens_per_s", "train/lr", "judge_audit/alarms"}
     for judged in (VotingJudge(NoisyJudge(RuleJudge(workers=1))).tally(), Counters()):
         counts = Counts(MathVerifier().metrics()) + Counts(MultipleChoiceVerifier().metrics())
         counts += Counts(CodeVerifier().metrics())

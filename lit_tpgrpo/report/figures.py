@@ -48,7 +48,7 @@ def curves(groups: Sequence[Experiment]) -> list[dict[str, Any]]:
     first = {name: f"held-out accuracy, {name.removeprefix('eval/')}" for name in heldout_metrics(groups)[:3]}
     names = metric_names(groups)
     first |= {name: title for name, title in _FIRST if name in names}
-    rest = {name: name for name in names if name not in first and name not in ("epoch", "round")}
+    rest = {name: name for name in names if name not in first and name not in ("epoch", "round", "round_step")}
     return [
         {"name": name, "title": title, "first": name in first, "traces": _curve(groups, name)}
         for name, title in (first | rest).items()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import bisect
 import csv
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lit_tpgrpo.errors import InputError
 
@@ -18,21 +19,35 @@ CSV = "metrics.csv"
 _TOKENS = "train/tokens"
 
 
+class _LoggedValue(NamedTuple):
+    """A value as it was logged: at an optimizer step, at a wall time (NaN where the logger stores none)."""
+
+    step: int
+    value: float
+    time: float
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One metric: values by optimizer step, ascending; wall times in seconds where the logger stores them."""
+    """One metric: values by optimizer step, ascending; wall times in seconds where the logger stores them.
+
+    Of several values at one step it has the last. ``logged`` has all, as they came; None if there are no others.
+    """
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
     times: tuple[float, ...] | None = None
+    logged: tuple[_LoggedValue, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def at(self, step: int) -> float | None:
-        """Return the value that was logged at a step, None if there is none."""
-        at = bisect.bisect_left(self.steps, step)
-        return self.values[at] if at < len(self.steps) and self.steps[at] == step else None
+    def all_values(self) -> tuple[_LoggedValue, ...]:
+        """Return all values in the order in which they were logged."""
+        if self.logged is not None:
+            return self.logged
+        times = self.times or itertools.repeat(math.nan)
+        return tuple(map(_LoggedValue, self.steps, self.values, times))
 
 
 def read_metrics(folder: Path) -> dict[str, Series]:
@@ -57,22 +72,22 @@ def _events(folder: Path) -> dict[str, Series]:
     events = EventAccumulator(str(folder), {"scalars": 0, "tensors": 1, "histograms": 1, "compressedHistograms": 1})
     events.Reload()
     rows = {
-        tag: [(e.step, float(e.value), e.wall_time) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+        tag: [_LoggedValue(e.step, float(e.value), e.wall_time) for e in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
     }
-    return {tag: series for tag, values in rows.items() if (series := _series(values)) is not None}
+    return {tag: _series(values, timed=True) for tag, values in rows.items() if values}
 
 
 def _table(path: Path) -> dict[str, Series]:
     """Read a table with one column a metric; a line that a crash cut short lacks its last columns, or their last digits."""
-    columns: dict[str, list[tuple[int, float, float]]] = {}
+    columns: dict[str, list[_LoggedValue]] = {}
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         for row in csv.DictReader(line.replace("\0", "") for line in file):
             step = row.get("step") or ""
             for name, text in row.items() if re.fullmatch(r"\d+(\.0*)?", step) else ():
                 if name not in (None, "step") and isinstance(text, str) and (value := _number(text)) is not None:
-                    columns.setdefault(name, []).append((int(float(step)), value, math.nan))
-    found = {name: _series(rows) for name, rows in columns.items()}
-    return {name: Series(s.steps, s.values) for name, s in found.items() if s is not None}
+                    columns.setdefault(name, []).append(_LoggedValue(int(float(step)), value, math.nan))
+    return {name: _series(values, timed=False) for name, values in columns.items()}
 
 
 def _number(text: str) -> float | None:
@@ -82,18 +97,18 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _series(rows: list[tuple[int, float, float]]) -> Series | None:
-    last = {step: (value, time) for step, value, time in rows}
-    steps = tuple(sorted(last))
-    if not steps:
-        return None
-    return Series(steps, tuple(last[s][0] for s in steps), tuple(last[s][1] for s in steps))
+def _series(logged: Sequence[_LoggedValue], timed: bool) -> Series:
+    last = {value.step: value for value in logged}
+    kept = [last[step] for step in sorted(last)]
+    steps, values, times = zip(*kept, strict=True)
+    return Series(steps, values, times if timed else None, None if kept == list(logged) else tuple(logged))
 
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:
     """One round: its metrics by name, and the seconds of its stages.
 
+    ``step`` is the optimizer step at which training on it begins, or that it was logged at in runs that do not say it.
     ``seconds`` has ``sampling``, ``judging`` (verification included), ``training`` and, where wall times are known,
     ``other``: evaluations, checkpoints and audits until the next round is complete.
     """
@@ -105,43 +120,80 @@ class RoundRow:
 
 
 def rounds(metrics: Mapping[str, Series], one_process: bool = True) -> list[RoundRow]:
-    """Return the rounds of a run in order.
+    """Return the rounds of a run in order; of a round that was logged twice, as a resumed run does, the later one.
 
     Args:
         metrics: of the run.
         one_process: whether a single process logged them: else the time between two of them would count as the run's.
     """
-    index = metrics.get("round")
-    if index is None:
+    if "round" not in metrics:
         return []
+    logged = _logged_rounds(metrics["round"])
+    values = _round_values(metrics, logged)
+    begins = [int(own.get("round_step", at.step)) for own, at in zip(values, logged, strict=True)]
+    # The steps before a run was resumed are not here, nor is the time that they took.
+    known_from = min(series.steps[0] for series in metrics.values())
     # A step logs under the number of steps before it, evaluations and rounds under the number of steps so far.
     trained = max(series.steps[-1] + (name == _TOKENS) for name, series in metrics.items())
-    starts = [*index.steps, trained]
+    starts = [*(begin and max(begin, known_from) for begin in begins), trained]
     times = _step_seconds(metrics)
     seconds = [
         {
-            "sampling": _at(metrics, "rollout/seconds", step),
-            "judging": _at(metrics, "judge/seconds", step),
-            "training": _training_seconds(times, step, starts[n + 1]),
+            "sampling": _finite(own.get("rollout/seconds")),
+            "judging": _finite(own.get("judge/seconds")),
+            "training": _training_seconds(times, starts[n], starts[n + 1]),
         }
-        for n, step in enumerate(index.steps)
+        for n, own in enumerate(values)
     ]
-    if index.times is not None and one_process:
-        for n, (begin, end) in enumerate(itertools.pairwise(index.times)):
-            known = seconds[n]["training"] + seconds[n + 1]["sampling"] + seconds[n + 1]["judging"]
-            seconds[n]["other"] = max(0.0, end - begin - known)
-    values = {
-        step: {name: value for name, series in metrics.items() if (value := series.at(step)) is not None}
-        for step in index.steps
-    }
+    if metrics["round"].times is not None and one_process:
+        for n, (at, following) in enumerate(itertools.pairwise(logged)):
+            trained_s = _training_seconds(times, at.step, following.step)
+            known = trained_s + seconds[n + 1]["sampling"] + seconds[n + 1]["judging"]
+            seconds[n]["other"] = max(0.0, following.time - at.time - known)
     return [
-        RoundRow(int(number), step, values[step], parts)
-        for number, step, parts in zip(index.values, index.steps, seconds, strict=True)
+        RoundRow(at.index, begin, own, parts)
+        for at, begin, own, parts in zip(logged, begins, values, seconds, strict=True)
     ]
 
 
-def _at(metrics: Mapping[str, Series], name: str, step: int) -> float:
-    value = metrics[name].at(step) if name in metrics else None
+@dataclass(frozen=True, slots=True)
+class _LoggedRound:
+    """Where a round's metrics are: at a step, ``later`` rounds before the last one that was logged there."""
+
+    index: int
+    step: int
+    later: int
+    time: float
+
+
+def _logged_rounds(series: Series) -> list[_LoggedRound]:
+    later = Counter(value.step for value in series.all_values())
+    found: dict[int, _LoggedRound] = {}
+    for step, index, time in series.all_values():
+        later[step] -= 1
+        found[int(index)] = _LoggedRound(int(index), step, later[step], time)
+    return [found[index] for index in sorted(found)]
+
+
+def _round_values(metrics: Mapping[str, Series], logged: Sequence[_LoggedRound]) -> list[dict[str, float]]:
+    """Return the metrics of each round by name.
+
+    A round that keeps nothing takes no optimizer step, and the next one is logged at the same: the last value there is of the
+    last round, the one before it of the round before. What the first rounds at a step lack, such as metrics of the tokens that
+    are kept, or of the step itself, is so taken for the last one's.
+    """
+    found: list[dict[str, float]] = [{} for _ in logged]
+    for name, series in metrics.items():
+        here = defaultdict(list)
+        for step, value, _ in series.all_values():
+            here[step].append(value)
+        for own, at in zip(found, logged, strict=True):
+            if at.later < len(here.get(at.step, ())):
+                own[name] = here[at.step][-1 - at.later]
+    return found
+
+
+def _finite(value: float | None) -> float:
     return 0.0 if value is None or not math.isfinite(value) else value
 
 
@@ -161,4 +213,4 @@ def _training_seconds(times: Mapping[int, float], first: int, end: int) -> float
     A round's steps take the mean of those that were logged, the run's mean where none was.
     """
     logged = [s for step in range(first, end) if (s := times.get(step)) is not None] or list(times.values())
-    return sum(logged) / len(logged) * (end - first) if logged else 0.0
+    return sum(logged) / len(logged) * max(0, end - first) if logged else 0.0

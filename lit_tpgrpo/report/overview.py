@@ -30,7 +30,7 @@ _ROUND_CELLS: tuple[tuple[str, str, tuple[str, ...], Callable[[float], str]], ..
 )
 ROUND_COLUMNS = (
     ("round", "index"),
-    ("step", "optimizer step at which it begins"),
+    ("step", "optimizer step at which training on it begins"),
     *((title, what) for title, what, _, _ in _ROUND_CELLS),
     *((f"{stage}, s", "seconds") for stage in ("sampling", "judging", "training")),
 )

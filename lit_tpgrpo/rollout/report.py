@@ -16,7 +16,8 @@ from lit_tpgrpo.text.formats.base import SolutionFormat
 def report_round(trainer: L.Trainer, round_: Round, format: SolutionFormat) -> None:
     """Log the metrics of a round on all ranks, print its line and warn on rank 0."""
     metrics = round_.metrics
-    log_to_all(trainer, dict(metrics) | {"round": round_.index})
+    begins = round_.policy_version if round_.trained_from is None else round_.trained_from
+    log_to_all(trainer, dict(metrics) | {"round": round_.index, "round_step": begins})
     if trainer.is_global_zero:
         tqdm.write(round_line(round_.index, round_.policy_version, metrics))
     if metrics["rollout/undecided_share"] > 0:

@@ -29,6 +29,7 @@ from lit_tpgrpo.judges.evidence import ImplicitRewards, LabelScores, MonteCarloC
 from lit_tpgrpo.judges.generative import GenerativeJudge
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.report.metrics import read_metrics, rounds
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
 from tests.datamodules.concurrent_runs import (
@@ -149,6 +150,10 @@ def test_a_step_begins_before_its_round_is_whole_and_batches_and_weights_are_tho
         assert [(r.policy_version, r.trained_from) for r in made.watched.rounds] == [(0, None), (3, None)]
         # A step is known when half a step beyond it is there: the first with four groups, the others with six.
         assert made.watched.hooks == [("start", 0, 0), ("end", 0, 1), ("start", 1, 3), ("end", 1, 4)]
+        (logged,) = (tmp_path / name).rglob("metrics.csv")
+        table = read_metrics(logged.parent)
+        assert (table["round_step"].steps, table["round_step"].values) == ((1, 4), (0.0, 3.0))
+        assert [(r.index, r.step) for r in rounds(table)] == [(0, 0), (1, 3)]
         timeless = [
             {k: v for k, v in r.metrics.items() if not k.endswith(("seconds", "per_s"))} for r in made.watched.rounds
         ]

@@ -19,6 +19,7 @@ from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.evidence import MonteCarloContinuations
 from lit_tpgrpo.judges.generative import GenerativeJudge
+from lit_tpgrpo.report.metrics import Series, read_metrics
 from lit_tpgrpo.training.adapters import LoRA
 from tests.datamodules.concurrent_runs import (
     Endless,
@@ -55,6 +56,8 @@ def test_the_weights_that_sample_a_round_are_those_before_the_last_one_however_l
         assert [r.policy_version for r in watched.rounds] == [0, 0, 2]
         assert [r.trained_from for r in watched.rounds] == [0, 2, 4]
         assert [r.metrics["ahead/staleness"] for r in watched.rounds] == [0.0, 2.0, 2.0]
+        (logged,) = (tmp_path / name).rglob("metrics.csv")
+        assert read_metrics(logged.parent)["round_step"] == Series((0, 2, 4), (0.0, 2.0, 4.0))
         solutions = [j.solution for r in watched.rounds for g in r.groups for j in g.solutions]
         assert [s.policy_version for s in solutions] == [0] * 32 + [2] * 16
         assert nobody_works()

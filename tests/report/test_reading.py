@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.report import files, read_run
@@ -60,7 +60,70 @@ def test_steps_that_were_not_logged_take_the_time_of_those_that_were():
     }
     # Seconds of the logged steps: 1, 3, unknown, 5, 6; the run's mean is 15/4. The evaluation was after 11 steps.
     assert [row.seconds["training"] for row in rounds(metrics)] == [8.0, 20.0, 3.75, 12.0]
-    assert [Series((1, 3), (5.0, 7.0)).at(step) for step in range(5)] == [None, 5.0, None, 7.0, None]
+
+
+LOGGED = [
+    {"step": 0, "rollout/seconds": 4.0, "judge/seconds": 1.0, "rollout/accuracy": 0.0, "round": 0},
+    {"step": 0, "rollout/seconds": 3.0, "judge/seconds": 0.5, "mismatch/kl": 0.1, "rollout/accuracy": 0.5, "round": 1},
+    {"step": 0, "train/loss": 0.7, "train/tokens": 60.0, "train/tokens_per_s": 20.0},
+    {
+        "step": 1,
+        "rollout/seconds": 2.0,
+        "judge/seconds": 0.25,
+        "mismatch/kl": 0.2,
+        "rollout/accuracy": 0.75,
+        "round": 2,
+    },
+]
+"""Round 0 keeps nothing, so that round 1 is logged at the same step; it has no metric of the tokens that are kept."""
+
+
+@pytest.mark.parametrize("logger", [CSVLogger, TensorBoardLogger])
+def test_rounds_that_take_no_step_are_rounds_of_their_own(tmp_path: Path, logger):
+    written = logger(tmp_path, name="", version="run")
+    for row in LOGGED:
+        written.log_metrics({name: value for name, value in row.items() if name != "step"}, step=row["step"])
+    written.finalize("success")
+    metrics = read_metrics(tmp_path / "run")
+    first, second, third = rounds(metrics, one_process=False)
+    assert [(r.index, r.step) for r in (first, second, third)] == [(0, 0), (1, 0), (2, 1)]
+    assert dict(first.seconds) == {"sampling": 4.0, "judging": 1.0, "training": 0.0}
+    assert dict(second.seconds) == {"sampling": 3.0, "judging": 0.5, "training": 3.0}
+    assert [r.metrics["rollout/accuracy"] for r in (first, second, third)] == [0.0, 0.5, 0.75]
+    assert ["mismatch/kl" in r.metrics for r in (first, second, third)] == [False, True, True]
+    assert metrics["rollout/accuracy"].values == (0.5, 0.75)  # a curve has one value a step
+
+
+def test_of_a_round_that_a_resumed_run_logs_again_the_later_one_counts(tmp_path: Path):
+    """Rounds 0 and 1 at step 0, 2 at step 1. Resumed at step 0, the run logs round 1 there again, and round 2 at step 3."""
+    written = TensorBoardLogger(tmp_path, name="", version="run")
+    for index, step, seconds in [(0, 0, 1.0), (1, 0, 2.0), (2, 4, 4.0), (1, 0, 8.0), (2, 3, 16.0)]:
+        written.log_metrics({"rollout/seconds": seconds, "round": index}, step=step)
+    written.finalize("success")
+    found = [(r.index, r.step, r.seconds["sampling"]) for r in rounds(read_metrics(tmp_path / "run"))]
+    assert found == [(0, 0, 1.0), (1, 0, 8.0), (2, 3, 16.0)]
+
+
+def steps_of_ten_seconds(steps: range) -> dict[str, Series]:
+    ones = (1.0,) * len(steps)
+    return {"train/tokens": Series(tuple(steps), ones), "train/tokens_per_s": Series(tuple(steps), (0.1,) * len(steps))}
+
+
+def test_a_round_begins_where_training_on_it_begins():
+    """Two pipelined rounds of eight steps: each is logged when its last part is credited, after seven of its steps."""
+    metrics = steps_of_ten_seconds(range(16)) | {"round": Series((7, 15), (0.0, 1.0), (70.0, 155.0))}
+    known = metrics | {"round_step": Series((7, 15), (0.0, 8.0))}
+    assert [(r.step, r.seconds["training"]) for r in rounds(known)] == [(0, 80.0), (8, 80.0)]
+    assert rounds(known)[0].seconds["other"] == 5.0  # 85 s from one to the next, with the eight steps from 7 to 14
+    # Runs of earlier versions do not say where a round begins.
+    assert [(r.step, r.seconds["training"]) for r in rounds(metrics)] == [(7, 80.0), (15, 10.0)]
+
+
+def test_steps_before_a_run_was_resumed_are_not_in_its_report():
+    """Resumed at step 12, in the middle of the round that begins at step 8."""
+    metrics = steps_of_ten_seconds(range(12, 20)) | {"round": Series((12, 16), (1.0, 2.0))}
+    metrics |= {"round_step": Series((12, 16), (8.0, 16.0))}
+    assert [(r.step, r.seconds["training"]) for r in rounds(metrics)] == [(8, 40.0), (16, 40.0)]
 
 
 def test_a_csv_file_that_was_cut_short_is_read_up_to_there(tmp_path: Path):
