@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lit_tpgrpo.credit.merging import merge_thoughts
 from lit_tpgrpo.credit.reward_kl import token_kl
 from lit_tpgrpo.judges.base import Counts, Tally
 from lit_tpgrpo.records import CreditedSolution, JudgedSolution, Outcome, Round, StepLabel, StopReason
@@ -43,7 +44,8 @@ class RoundTally:
         """Return the scalars of the round, grouped by stage; shares are of solutions, thoughts or tokens as their names say.
 
         Accuracy, reward and the metrics of judge and credit cover the solutions whose outcome is decided.
-        ``judge/wrong_thought_share`` counts INCORRECT and MATCHED thoughts among all labelled ones;
+        Thoughts are those of merged steps, whatever the credit takes for them and a group filter removes;
+        ``judge/wrong_thought_share`` counts INCORRECT and MATCHED ones among all that are labelled;
         ``credit/advantage_variance`` is the paper's diagnostic, over all tokens of all credited solutions.
         ``rollout/tokens_per_s`` is that of all ranks together, over the time of the slowest. Groups that dynamic sampling
         dropped count in ``rollout/`` and not in the others. With ``data.rewards``, ``reward/NAME`` is a term's mean without
@@ -147,7 +149,9 @@ def _answers(solution: JudgedSolution) -> bool:
 
 
 def _thought_sums(round_: Round) -> dict[str, int]:
-    labels = Counter(t.label for s in _decided(round_) for t in s.thoughts)
+    """Count merged thoughts of all decided solutions: a credit may take steps for thoughts, and a filter leave some out."""
+    decided = [s for group in round_.groups for s in group.decided]
+    labels = Counter(thought.label for s in decided for thought in merge_thoughts(s.verdict))
     return {
         "thoughts": labels.total(),
         "labelled_thoughts": labels.total() - labels[StepLabel.ABSTAINED],

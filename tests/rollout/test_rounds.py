@@ -9,19 +9,23 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from lit_tpgrpo.credit.thought import ThoughtCredit
+from lit_tpgrpo.credit import OutcomeCredit, PURECredit, StepCredit, ThoughtCredit
+from lit_tpgrpo.credit.filters import PROFFilter
 from lit_tpgrpo.engines.base import SamplingParams as Sampling
 from lit_tpgrpo.errors import ConfigError
-from lit_tpgrpo.judges.base import JudgeCase
+from lit_tpgrpo.judges.base import Counts, JudgeCase
 from lit_tpgrpo.judges.rule import RuleJudge
 from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.records import JudgedGroup, Outcome, Problem, Round, StepLabel
 from lit_tpgrpo.rollout.capability import GroupAccuracy
+from lit_tpgrpo.rollout.crediting import Crediting
 from lit_tpgrpo.rollout.filters import keep_all
 from lit_tpgrpo.rollout.prompts import RolloutPrompt
 from lit_tpgrpo.rollout.rounds import Assignment, RoundMaker
 from lit_tpgrpo.rollout.store import RoundStore
+from lit_tpgrpo.rollout.summary import tally_round
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.credit.credit_cases import correct, evidenced, group, incorrect, undecided
 from tests.rollout.scripted_engine import Scripted as ScriptedTexts
 from tests.rollout.stored_rounds import rewrite_groups, rewrite_lines
 
@@ -238,3 +242,20 @@ def test_a_judge_that_breaks_its_contract_is_named_before_its_verdict_is_stored(
         make(tmp_path, tokenizer, C, judge=Careless(change))
     again, *_ = make(tmp_path, tokenizer, C)  # a good judge takes the round up
     assert [s.verdict.labels[-1] for s in again.groups[0].solutions] == [StepLabel.CORRECT] * G
+
+
+LABELLED = group(*evidenced(*[correct("CICC")] * 4, *[incorrect("UMUM")] * 4, undecided("AAAA")))
+"""Merged, 4 x 3 and 4 x 4 thoughts of four steps each; a last think step is merged with an answer block of its label."""
+
+
+@pytest.mark.parametrize("group_filter", [None, PROFFilter(removed=4)], ids=["no filter", "PROF"])
+@pytest.mark.parametrize("credit", [ThoughtCredit(), StepCredit(), PURECredit(), OutcomeCredit()])
+def test_thoughts_are_merged_and_of_all_decided_solutions_whatever_is_credited(credit, group_filter):
+    """Of 28 thoughts 4 are INCORRECT and 8 MATCHED; 8 more are those of correct solutions that are CORRECT."""
+    credited = Crediting(credit, 9, group_filter)({0: LABELLED})
+    assert len(credited) == (9 if group_filter is None else 5)
+    made = Round(0, 0, 1.0, (LABELLED,), tuple(credited.values()), ())
+    metrics = tally_round(made, 0, 0.0, 0.0, Counts(), Counts()).metrics()
+    assert metrics["judge/thoughts_per_solution"] == 28 / 8
+    assert metrics["judge/wrong_thought_share"] == 12 / 28
+    assert metrics["judge/incorrect_thought_share"] == 4 / 12
