@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ def run_searches(
         decode: text of token ids, with the tags that solutions hold; it is not given the EOS of a solution.
         prompts: token ids.
         searches: one for each prompt.
-        params: of the solutions; a step's text ends at ``STEP_END``.
+        params: of the solutions; a step's text ends at ``STEP_END``. A stop string may begin in an earlier step.
         seeds: one for each prompt.
         step_tokens: most tokens of one step; a longer one is continued as the next step.
     """
@@ -111,16 +112,41 @@ def _child(decode: Decode, parent: Partial, completion: Completion, params: Samp
     """Append a completion to a partial solution; its text is divided into steps after each ``STEP_END``."""
     ids = (*parent.token_ids, *completion.token_ids.tolist())
     new = decode(ids[:-1] if completion.stop is StopReason.EOS else ids)[len(parent.text) :]
+    stop: StopReason | None = completion.stop
+    completed = _completes_stop_string(parent.text, new, params.stop)
+    if completed:
+        ids, stop = _cut_at_stop_string(decode, parent, ids, params.stop), StopReason.STOP_STRING
+        new = decode(ids)[len(parent.text) :]
     pieces = new.split(STEP_END)
     steps = [piece + STEP_END for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
-    stop: StopReason | None = completion.stop
-    at_step_end = stop is StopReason.STOP_STRING and not any(string in new for string in params.stop)
+    ended = completed or any(string in new for string in params.stop)
+    at_step_end = stop is StopReason.STOP_STRING and not ended
     if at_step_end or stop is StopReason.LENGTH:
         # A step may end with the last token that the solution may have: nothing can follow it.
         stop = None if len(ids) < params.max_new_tokens else StopReason.LENGTH
-    return Partial(
-        ids, (*parent.logprobs, *completion.logprobs.tolist()), (*parent.steps, *(steps or [""])), stop, parent.scores
-    )
+    logprobs = (*parent.logprobs, *completion.logprobs.tolist())[: len(ids)]
+    return Partial(ids, logprobs, (*parent.steps, *(steps or [""])), stop, parent.scores)
+
+
+def _completes_stop_string(before: str, new: str, strings: Sequence[str]) -> bool:
+    """Return whether a stop string begins in ``before`` and ends in ``new``.
+
+    Engines look for stop strings in what one call samples, and each step is a call of its own.
+    """
+    lengths = [(string, len(string) - 1) for string in strings]
+    return any(string in before[max(0, len(before) - n) :] + new[:n] for string, n in lengths)
+
+
+def _cut_at_stop_string(
+    decode: Decode, parent: Partial, ids: tuple[int, ...], strings: Sequence[str]
+) -> tuple[int, ...]:
+    """Return the tokens up to the one that completes the first stop string, as an engine would have ended there."""
+    begin = len(parent.token_ids)
+
+    def is_complete(end: int) -> bool:
+        return _completes_stop_string(parent.text, decode(ids[:end])[len(parent.text) :], strings)
+
+    return ids[: begin + 1 + bisect.bisect_left(range(begin + 1, len(ids)), True, key=is_complete)]
 
 
 def _scored(scorer: StepScorer, cases: Sequence[tuple[str, Partial]]) -> list[Partial]:

@@ -270,6 +270,64 @@ def test_a_step_that_ends_with_the_last_token_is_cut(how):
     assert (found.partial.text, found.partial.stop) == ("+a\n\n", StopReason.LENGTH)
 
 
+class Recites(Tree):
+    """Says one text by heart, from wherever a prompt ends, up to the first stop string in what it says this time."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__({})
+        self.text = text
+
+    def _completion(self, prefix, params):
+        said, stop = "", StopReason.EOS
+        for letter in self.text[len(prefix) :]:
+            said += letter
+            if any(string in said for string in params.stop):
+                stop = StopReason.STOP_STRING
+            elif len(said) == params.max_new_tokens:
+                stop = StopReason.LENGTH
+            if stop is not StopReason.EOS:
+                break
+        said += "\0" * (stop is StopReason.EOS)
+        return Completion(tuple(map(ord, said)), (-1.0,) * len(said), stop)
+
+
+@pytest.mark.parametrize("step_tokens", [256, 3])
+@pytest.mark.parametrize(
+    "how", [BestOfN(1), GreedyStepSearch(1), GreedyStepSearch(1, max_expansions=1), BeamSearch(1, 1)], ids=repr
+)
+@pytest.mark.parametrize(
+    ("stop", "chosen"),
+    [
+        (("\n\nQuestion:",), "+one\n\n+two\n\nQuestion:"),
+        (("no", "\n\nQuestion:", "+two\n\nQ"), "+one\n\n+two\n\nQ"),
+        (("n",), "+on"),
+        (("+four", "three\n\n+"), "+one\n\n+two\n\nQuestion: three\n\n+"),
+        (("nothing",), "+one\n\n+two\n\nQuestion: three\n\n+four\0"),
+    ],
+)
+def test_a_stop_string_may_begin_in_an_earlier_step(how, step_tokens, stop, chosen):
+    """Every step is a call of its own, and an engine looks for stop strings in what it samples."""
+    engine = Recites("+one\n\n+two\n\nQuestion: three\n\n+four")
+    params = SamplingParams(max_new_tokens=200, stop=stop)
+    ((_, found),) = run_searches(engine, Marked(), decode, [[ord("?")]], [how], params, [7], step_tokens)
+    partial = found.partial
+    assert decode(partial.token_ids) == chosen
+    assert partial.text == chosen.rstrip("\0")
+    assert len(partial.logprobs) == len(chosen)
+    assert partial.stop is (StopReason.EOS if chosen.endswith("\0") else StopReason.STOP_STRING)
+
+
+def test_the_token_that_completes_a_stop_string_stays_whole():
+    def pairs(ids) -> str:
+        return "".join(chr(i) * 2 for i in ids)
+
+    engine = Recites("+a\nbc")  # ++aa, the end of a step, bb, cc; each two letters are one token
+    params = SamplingParams(max_new_tokens=200, stop=("\n\nb",))
+    ((_, found),) = run_searches(engine, Marked(), pairs, [[ord("?")]], [BeamSearch(1, 1)], params, [7], step_tokens=3)
+    assert (found.partial.text, found.partial.stop) == ("++aa\n\nbb", StopReason.STOP_STRING)
+    assert found.tokens == 3 + 3  # those that were cut off have been sampled too
+
+
 def test_texts_that_are_scored_hold_no_end_of_sequence():
     scorer = Marked()
     search({"": ["+a\n\n"], "+a\n\n": ["+b"]}, GreedyStepSearch(1), scorer)
