@@ -26,6 +26,7 @@ from lit_tpgrpo.datamodules.sources.base import ProblemSource
 from lit_tpgrpo.datamodules.sources.memory import Problems, as_source, as_sources
 from lit_tpgrpo.errors import ConfigError, InputError
 from lit_tpgrpo.records import Problem
+from lit_tpgrpo.text.braces import without_needless_braces
 
 _FIGURE_BEGINS, _FIGURE_ENDS = "[asy]", "[/asy]"
 # Commands that change the layout of a formula but not its meaning. The lookahead distinguishes \left from \leftarrow.
@@ -42,7 +43,9 @@ _SYNONYMS = (
 )
 # Between digits the first three are part of a number or a tuple; elsewhere they are punctuation. The ! of a factorial and
 # the ' of a derivative are kept: they have a meaning.
-_PUNCTUATION = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|[;?\"{}]")
+_PUNCTUATION = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|[;?\"]")
+# Between digits a space tells numbers apart, unless it groups the digits of one in threes.
+_NEEDLESS_SPACE = re.compile(r"(?<!\d) | (?!\d)| (?=\d{3}(?!\d))")
 _MAX_MARKS = 30
 """Combining marks in a row, as in Unicode's Stream-Safe Text Format (UAX #15)."""
 _WORD = re.compile(r"[^\W\d_]+|\d+")
@@ -143,13 +146,13 @@ def find_copies(
 def statement_key(prompt: str) -> str:
     """Normalise a statement so that copies are equal.
 
-    Removed are spaces, case, punctuation, the code of figures, LaTeX spacing and sizing, braces, ``$``, and spelling variants
-    such as ``\\dfrac``.
+    Removed are spaces (not between two numbers), case, punctuation, the code of figures, LaTeX spacing and sizing, braces that
+    change nothing, ``$``, and spelling variants such as ``\\dfrac``.
 
     ``statement_key(r"Find $\\left(x+\\dfrac12\\right)^2$.") == statement_key(r"find (x + \\frac{1}{2})^{2}")``
     """
-    text = ",".join(part.strip() for part in _plain(prompt).split(","))
-    return re.sub(r"\s+", "", _PUNCTUATION.sub("", text)).casefold()
+    text = ",".join(part.strip() for part in without_needless_braces(_plain(prompt)).split(","))
+    return _NEEDLESS_SPACE.sub("", " ".join(_PUNCTUATION.sub(" ", text).split())).casefold()
 
 
 def words(prompt: str) -> list[str]:

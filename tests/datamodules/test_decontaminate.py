@@ -35,10 +35,48 @@ class Listed:
         (r"Area? [asy] draw((0,0)--(1,1)); [/asy]", "Area?"),
         ("Is it ``even''? Yes.", 'Is it "even"? Yes'),
         ("It\u2019s \u201cprime\u201d", 'It\'s "prime"'),
+        (r"$\frac1{23}$ and $\tfrac {12} 3$", r"$\frac{1}{23}$ and $\frac{12}{3}$"),
+        (r"$2^\frac12 + x_{n}^{{2}}$", r"$2^{\frac{1}{2}} + x_n^2$"),
+        (r"$2^{\sqrt[3]2} + \sqrt\pi$", r"$2^{\sqrt[{3}]{2}} + \sqrt{\pi}$"),
+        (r"$\sin{2x} + {a + b} \cdot \log_{2}{16}$", r"$\sin 2x + a + b \cdot \log_2 16$"),
+        (r"the $n^\text{th}$ of ${\operatorname{lcm}}(a,b)$", r"the $n^{\text{th}}$ of $\operatorname{lcm}(a,b)$"),
+        (r"$10{,}000$", r"$10,\!000$"),
+        (r"$12\,345\,678$", "12345678"),
+        (r"$(x^{2}, 3)$", "$(x^2,3)$"),
+        ("Let $a}b{c$.", "Let $abc$."),  # braces that do not match
     ],
 )
 def test_spellings_of_one_statement_have_one_key(one, other):
     assert statement_key(one) == statement_key(other)
+
+
+def test_an_unclosed_argument_ends_with_the_statement():
+    assert statement_key(r"$x^{2$") == statement_key("$x^2$")
+    assert statement_key(r"$\frac{12$") != statement_key(r"$\frac12$")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"\frac{1}{23}", r"\frac{12}{3}"),
+        (r"\frac{1}{2}3", r"\frac{1}{23}"),
+        (r"\binom 1{23}", r"\binom{12}3"),
+        ("2^{10}0", "2^{100}"),
+        ("x^{2}3", "x^{23}"),
+        ("x_{1}2", "x_{12}"),
+        ("a^{b}c", "a^{bc}"),
+        ("x^{a^b}", "x^ab"),
+        (r"\sqrt{2}5", r"\sqrt{25}"),
+        (r"\sqrt[3]{2}7", r"\sqrt[3]{27}"),
+        (r"\sqrt{x}+1", r"\sqrt{x+1}"),
+        (r"\overline{A}B", r"\overline{AB}"),
+        ("1 2/3", "12/3"),
+        (r"1\quad 2", "12"),
+        ("f(1;2)", "f(12)"),
+    ],
+)
+def test_what_belongs_to_which_part_of_a_formula_tells_statements_apart(one, other):
+    assert statement_key(f"Find ${one}$.") != statement_key(f"Find ${other}$.")
 
 
 @pytest.mark.parametrize(

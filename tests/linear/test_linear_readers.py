@@ -32,7 +32,7 @@ BOUNDED = {
 """Readers of texts of bounded length: why they need not be linear."""
 BY_HAND: dict[str, list[str | tuple[str, str]]] = {
     "box": ["\\boxed{", "\\boxed{1}=", "\\boxed{1},"],
-    "statement": ["[asy]", " ", "\u0301\u0327"],
+    "statement": ["[asy]", " ", "\u0301\u0327", "{", "{}", "^{", "\\sqrt", "\\frac{1}", "\\sqrt[", "1 ", "1    "],
     "copies": ["[asy]", " "],
     "verdict": [("```json", "\n"), '{"id":"abcd"', '"abcd"', "```json\n"],
     "answer": ["\\ ", "\\boxed{1},"],
@@ -155,6 +155,7 @@ READING = (
     "lit_tpgrpo.datamodules.sources.decontaminate", "lit_tpgrpo.datamodules.arithmetic.truth", "lit_tpgrpo.yaml_files",
 )  # fmt: skip
 NO_READERS = {
+    "text.braces.without_needless_braces": "called by statement_key",
     "text.spans.decode_with_offsets": "of token ids, as many as were sampled",
     "text.markers.matches_before": "at most 40 characters",
     "text.markers.supposes_before": "at most 40 characters, as matches_before",
