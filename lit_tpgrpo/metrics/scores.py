@@ -12,7 +12,10 @@ from torch import Tensor
 
 from lit_tpgrpo.records import Outcome
 
-_LAYOUT = re.compile(r"\s+|\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[,;:! ]|(?<!\\)\$")
+_LAYOUT = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\!|(?<!\\)\$")
+_SPACES = re.compile(r"(?:\s|\\[,;: ])+")
+# Between digits a space tells numbers apart (1 1/2), unless it groups the digits of one in threes.
+_NEEDLESS_SPACE = re.compile(r"(?<!\d) | (?!\d)| (?=\d{3}(?![\d/]))")
 _FRACTION = re.compile(r"\\[dt]frac(?![A-Za-z])")
 
 
@@ -73,7 +76,9 @@ def majority(
 
 
 def vote_key(answer: str) -> str:
-    r"""Return the answer without spaces, ``\left``, ``\right``, ``$`` and ``\dfrac``, which do not change how it looks.
+    r"""Return the answer without ``\left``, ``\right``, ``$``, ``\dfrac`` and spaces, which do not change how it looks.
+
+    A space between two numbers stays.
 
     No mathematics: 1/2 and 0.5 are two candidates. Voting by the verifier's equality with the gold would be wrong, as
     it would merge only the correct answers.
@@ -81,7 +86,8 @@ def vote_key(answer: str) -> str:
     >>> vote_key(r"$\left( 3, \dfrac{\pi}{2} \right)$")
     '(3,\\frac{\\pi}{2})'
     """
-    return _FRACTION.sub(r"\\frac", _LAYOUT.sub("", answer))
+    text = _NEEDLESS_SPACE.sub("", _SPACES.sub(" ", _LAYOUT.sub("", answer)))
+    return _FRACTION.sub(r"\\frac", text)
 
 
 def moments_update(score: float) -> Tensor:

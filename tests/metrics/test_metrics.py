@@ -93,6 +93,20 @@ def test_vote_key_disregards_layout_only():
     assert vote_key(r"\leftarrow") == r"\leftarrow"
     assert vote_key(r"\$5") == r"\$5"
     assert vote_key("1/2") != vote_key("0.5")
+    assert vote_key(r"\left( 1 , x \right)") == vote_key(r"(1,\,x)") == "(1,x)"
+    assert vote_key(r"10,\!000") == "10,000"
+
+
+@pytest.mark.parametrize("space", [" ", "  ", "\n", "\u00a0", r"\ ", r"\,", r"\;", r" \: ", "$ $"])
+def test_a_space_between_two_numbers_is_none_within_one(space):
+    """A mixed number is another answer than the fraction with its digits; digits grouped in threes are one number."""
+    assert vote_key(f"1{space}1/2") == "1 1/2" != vote_key("11/2")
+    assert vote_key(f"1{space}100/101") == "1 100/101"
+    assert vote_key(f"12{space}345{space}678") == vote_key("12345678")
+    assert vote_key(rf"1{space}\dfrac{{1}}{{2}}") == r"1\frac{1}{2}"
+    assert vote_key(f"x{space}1") == "x1"
+    outcomes, answers = [Outcome.CORRECT] + [Outcome.INCORRECT] * 2, [f"1{space}1/2", "11/2", "11/2"]
+    assert majority(outcomes, answers) == 0.0
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=50))

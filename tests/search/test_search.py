@@ -117,6 +117,7 @@ def test_worked_vote_of_math_shepherd():
         ([None, "2"], [0.9, 0.1], 1),  # no answer is no vote
         ([None, None], [0.2, 0.3], 1),
         (["1", " 1 ", "2"], [0.2, 0.3, 0.4], 1),  # written alike
+        (["1 1/2", "11/2", "5"], [0.3, 0.3, 0.4], 2),  # not alike
         (["1"], [0.0], 0),
     ],
 )
