@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
@@ -106,8 +108,9 @@ def set_scores(groups: Sequence[ScoredGroup], pass_at: Sequence[int]) -> dict[st
         low, high = interval([[average(g.outcomes) for g in groups]])
         values |= {f"avg@{samples}_low": low, f"avg@{samples}_high": high}
     for kind in ("level", "subject"):
-        for label, part in by_label(groups, kind).items():
-            values[f"{kind}_{key_of(label)}/avg@{samples}"] = fmean(average(g.outcomes) for g in part)
+        parts_of_kind = by_label(groups, kind)
+        for label, name in metric_names(parts_of_kind).items():
+            values[f"{kind}_{name}/avg@{samples}"] = fmean(average(g.outcomes) for g in parts_of_kind[label])
     return scores | {name: torch.tensor(float(value)) for name, value in values.items()}
 
 
@@ -172,6 +175,21 @@ def by_label(groups: Sequence[ScoredGroup], kind: str) -> dict[str, list[ScoredG
     }
 
 
-def key_of(label: str) -> str:
-    """Return a level or subject as part of a metric's name, with characters that all loggers accept."""
-    return re.sub(r"[^\w.-]+", "_", label).strip("_") or "_"
+def metric_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return for each level or subject its part of a metric's name, with characters that all loggers accept.
+
+    Where labels differ in other characters alone, those that have any get a digest: it is the same in every run.
+
+    >>> metric_names(["Number Theory", "C", "C++"])
+    {'Number Theory': 'Number_Theory', 'C': 'C', 'C++': 'C_f1deb75f'}
+    """
+    names = {label: re.sub(r"[^\w.-]+", "_", label).strip("_") or "_" for label in labels}
+    counts = Counter(names.values())
+    return {
+        label: name if counts[name] == 1 or name == label else f"{name}_{_digest(label)}"
+        for label, name in names.items()
+    }
+
+
+def _digest(label: str) -> str:
+    return hashlib.sha256(label.encode(errors="surrogatepass")).hexdigest()[:8]

@@ -116,6 +116,30 @@ def test_accuracy_by_level_and_subject():
     assert [name for name in plain(set_scores(groups[1:3], (1,))) if "level" in name] == []  # of one level: no table
 
 
+def accuracies(*labels: str) -> dict[str, float]:
+    """The names and values of accuracies by subject, where the problems of the first subject alone are solved."""
+    groups = [group((C,) if n == 0 else (I,), subject=label, index=n) for n, label in enumerate(labels)]
+    return {name: value for name, value in plain(set_scores(groups, (1,))).items() if "/" in name}
+
+
+def test_labels_that_differ_have_metrics_of_their_own():
+    """What loggers do not accept in a name is replaced; a label that needs no such thing keeps its name."""
+    assert accuracies("C++", "C", "D") == {
+        "subject_C_f1deb75f/avg@1": 1.0,
+        "subject_C/avg@1": 0.0,
+        "subject_D/avg@1": 0.0,
+    }
+    assert accuracies("C", "C#", "C++").keys() == {
+        "subject_C/avg@1",
+        "subject_C_f1deb75f/avg@1",
+        "subject_C_04022884/avg@1",
+    }
+    # Neither of two that were changed, and their order and that of other labels is no matter.
+    assert accuracies("A/B", "A B").keys() == accuracies("A B", "A/B", "Z").keys() - {"subject_Z/avg@1"}
+    assert len(accuracies("A/B", "A B", "*", "?", "A_B")) == 5
+    assert accuracies("A/B", "*").keys() == {"subject_A_B/avg@1", "subject__/avg@1"}  # as ever where names differ
+
+
 def test_efficiency_is_that_of_the_papers_table():
     """Gain in points over the base's 48.06, per solution, times 1e5: the rows of the paper's results at 1.5B."""
     for trained, solutions, expected in [(50.10, 5600, 36.43), (49.64, 34_000, 4.65), (48.85, 4_700, 16.81)]:
