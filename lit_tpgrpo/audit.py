@@ -36,7 +36,7 @@ from lit_tpgrpo.judges.audit_rows import OnMalformed
 from lit_tpgrpo.judges.audit_sets import read_labelled, read_mrben, read_prmbench
 from lit_tpgrpo.judges.audit_tables import counts_text, label_text
 from lit_tpgrpo.judges.base import Judge, JudgeCase, RefreshableJudge
-from lit_tpgrpo.judges.scoring import ALARM_F1, LabelCounts, label_at
+from lit_tpgrpo.judges.scoring import ALARM_F1, LabelCounts, labels_at
 from lit_tpgrpo.protocol_check import accept_by_methods
 from lit_tpgrpo.records import StepLabel, Verdict
 from lit_tpgrpo.user_errors import one_line_errors
@@ -213,7 +213,7 @@ def verdict_row(case: JudgeCase, verdict: Verdict, truth: Any) -> dict[str, Any]
     return {
         "uid": case.problem.uid,
         "outcome": case.outcome.value,
-        "labels": [label_at(verdict, step).value for step in case.steps],
+        "labels": [label.value for label in labels_at(verdict, case.steps)],
         "judged_steps": len(verdict.steps),
         "note": verdict.note,
         "truth": truth,

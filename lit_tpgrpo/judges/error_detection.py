@@ -25,7 +25,7 @@ import numpy as np
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.judges.base import JudgeCase
-from lit_tpgrpo.judges.scoring import label_at
+from lit_tpgrpo.judges.scoring import labels_at
 from lit_tpgrpo.records import WRONG_LABELS, Outcome, Problem, Solution, StepLabel, StopReason, Verdict
 from lit_tpgrpo.text.formats.think_tags import THINK_END, ThinkTags
 from lit_tpgrpo.text.paragraphs import BLANK_LINES, paragraph_spans
@@ -77,7 +77,8 @@ class WrongSteps:
     def flagged(self, verdict: Verdict) -> frozenset[int]:
         """Return the numbers of the steps that a verdict flags."""
         thinks = self.case.steps[: len(self.numbers)]
-        return frozenset(n for n, s in zip(self.numbers, thinks, strict=True) if label_at(verdict, s) in WRONG_LABELS)
+        labels = labels_at(verdict, thinks)
+        return frozenset(n for n, label in zip(self.numbers, labels, strict=True) if label in WRONG_LABELS)
 
 
 def make_record(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +28,9 @@ class LabelCounts:
 
         If the judge re-segmented, its labels are read at the start of each of these steps.
         """
-        for step, true in zip(case.steps, truth, strict=True):
+        for given, true in zip(labels_at(verdict, case.steps), truth, strict=True):
             if true is not None:
-                self.pairs[true, label_at(verdict, step)] += 1
+                self.pairs[true, given] += 1
 
     def __add__(self, other: LabelCounts) -> LabelCounts:
         return LabelCounts(self.pairs + other.pairs)
@@ -101,7 +102,21 @@ def count_labels(
     return counts
 
 
-def label_at(verdict: Verdict, step: Step) -> StepLabel:
-    """Return the verdict's label at the character where a step begins; ABSTAINED if no step of the verdict covers it."""
-    spans = zip(verdict.steps, verdict.labels, strict=True)
-    return next((label for s, label in spans if s.start <= step.start < max(s.end, s.start + 1)), StepLabel.ABSTAINED)
+def labels_at(verdict: Verdict, steps: Sequence[Step]) -> list[StepLabel]:
+    """Return the verdict's labels at the characters where steps begin; ABSTAINED where no step of the verdict covers one.
+
+    Of several that cover it the first counts.
+    """
+    spans = enumerate(zip(verdict.steps, verdict.labels, strict=True))
+    ahead = sorted(((s.start, max(s.end, s.start + 1), n, label) for n, (s, label) in spans), reverse=True)
+    begun: list[tuple[int, int, StepLabel]] = []  # a heap of (number, end, label)
+    labels = [StepLabel.ABSTAINED] * len(steps)
+    for i in sorted(range(len(steps)), key=lambda i: steps[i].start):
+        while ahead and ahead[-1][0] <= steps[i].start:
+            _, end, n, label = ahead.pop()
+            heapq.heappush(begun, (n, end, label))
+        while begun and begun[0][1] <= steps[i].start:
+            heapq.heappop(begun)
+        if begun:
+            labels[i] = begun[0][2]
+    return labels

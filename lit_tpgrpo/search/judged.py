@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,14 +83,14 @@ class JudgeStepScores(StepScorer):
     def _scores(self, steps: Sequence[str], verdict: Verdict) -> list[float]:
         """Return for each step the lowest score of the judge's steps that begin in it, or of the one that it lies in."""
         table = {StepLabel.CORRECT: 1.0, StepLabel.INCORRECT: 0.0}
-        judged = [
-            (s.start, table.get(label, self.unknown)) for s, label in zip(verdict.steps, verdict.labels, strict=True)
-        ]
+        labelled = sorted(zip(verdict.steps, verdict.labels, strict=True), key=lambda pair: pair[0].start)
+        starts = [step.start for step, _ in labelled]
+        judged = [table.get(label, self.unknown) for _, label in labelled]
         scores, start = [], 0
         for step in steps:
             end = start + len(step)
-            inside = [score for at, score in judged if start <= at < end]
-            before = [score for at, score in judged if at <= start][-1:]
-            scores.append(min(inside or before or [self.unknown]))
+            inside = judged[bisect.bisect_left(starts, start) : bisect.bisect_left(starts, end)]
+            before = bisect.bisect_right(starts, start)
+            scores.append(min(inside or judged[max(0, before - 1) : before] or [self.unknown]))
             start = end
         return scores

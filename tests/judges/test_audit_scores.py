@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.judges.audit_sets import read_labelled
@@ -15,8 +17,8 @@ from lit_tpgrpo.judges.audit_tables import label_text
 from lit_tpgrpo.judges.base import abstain
 from lit_tpgrpo.judges.error_detection import ErrorScores, make_record
 from lit_tpgrpo.judges.intervals import RESAMPLES, detection_intervals, f1_interval, interval
-from lit_tpgrpo.judges.scoring import LabelCounts
-from lit_tpgrpo.records import Outcome, Problem, StepLabel, Verdict
+from lit_tpgrpo.judges.scoring import LabelCounts, labels_at
+from lit_tpgrpo.records import Outcome, Problem, Step, StepLabel, Verdict
 from lit_tpgrpo.seeds import derived_seed
 
 C, I, M, U, A = StepLabel  # noqa: E741
@@ -53,6 +55,20 @@ def test_steps_without_a_known_label_do_not_count():
     assert total == counts((C, I), (I, I))
     total.add(record.case, record.known_labels, abstain(record.case, "no reply"))
     assert total == LabelCounts(Counter({(C, I): 1, (I, I): 1, (C, A): 1, (I, A): 1}))
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5), st.sampled_from([C, I, M, U])), max_size=6)
+
+
+@given(SPANS, st.lists(st.integers(0, 20), max_size=8))
+def test_a_step_has_the_label_of_the_first_judged_step_that_covers_its_beginning(spans, starts):
+    """In whatever order the judge's steps are, and if some have no text: these cover the character that they begin with."""
+    step = lambda start, end: Step(start, end, 0, 0)  # noqa: E731
+    verdict = Verdict(tuple(step(at, at + length) for at, length, _ in spans), tuple(label for *_, label in spans))
+    expected = [
+        [label for at, length, label in spans if at <= start < at + max(length, 1)][:1] or [A] for start in starts
+    ]
+    assert labels_at(verdict, [step(start, start + 1) for start in starts]) == [label for (label,) in expected]
 
 
 def test_an_alarm_is_an_f1_below_the_threshold_of_a_label_that_occurs():
