@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import weakref
 from collections import Counter
@@ -24,6 +25,9 @@ from lit_tpgrpo.verify.code.unit_tests import UnitTests, read_unit_tests
 
 log = logging.getLogger(__name__)
 
+_NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|inf(inity)?)", re.ASCII | re.IGNORECASE)
+_CODE = re.compile(r"[+-]?0\d+", re.ASCII)
+"""An integer with leading zeros: they may be what was asked for."""
 _MACHINE = (Ending.STALLED, Ending.KILLED)
 _OUTCOMES = {Ending.PASSED: Outcome.CORRECT, Ending.FAILED: Outcome.INCORRECT} | dict.fromkeys(
     _MACHINE, Outcome.UNDECIDED
@@ -246,7 +250,7 @@ def report_walls() -> None:
 def same_output(output: str, expected: str) -> bool:
     """Compare what a program printed with what is expected: line by line, without white space around and between words.
 
-    Two numbers are equal by their value (``1.0`` and ``1.00``), exactly.
+    Two numbers are equal by their value (``1.0`` and ``1.00``), exactly; integers with leading zeros are texts.
 
     >>> same_output("1.50  2\\n\\n", "1.5 2"), same_output("1 2", "1\\n2"), same_output("0.333", "0.3333")
     (True, False, False)
@@ -262,6 +266,9 @@ def _same_word(printed: str, wanted: str) -> bool:
     if printed == wanted:
         return True
     if max(len(printed), len(wanted)) > 100:
+        return False
+    # Decimal reads more: digits of other scripts, and underscores between them.
+    if not all(_NUMBER.fullmatch(word) and not _CODE.fullmatch(word) for word in (printed, wanted)):
         return False
     try:
         return Decimal(printed) == Decimal(wanted)

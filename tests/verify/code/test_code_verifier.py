@@ -348,6 +348,23 @@ def test_tests_come_from_a_column_of_a_table_as_they_are():
         ("nan", "nan", True),
         ("NaN", "nan", False),
         ("inf", "Infinity", True),
+        ("-INF", "-infinity", True),
+        ("-0.0", "0", True),
+        ("+5", "5", True),
+        (".50", "0.5", True),
+        ("3.", "3", True),
+        ("2.5E-3", "0.0025", True),
+        ("007", "007", True),
+        ("11", "0011", False),  # codes, strings of bits
+        ("0011", "11", False),
+        ("-07", "-7.0", False),
+        ("00", "0", False),
+        ("1_000", "1000", False),  # a number to Python alone
+        ("1000", "1_0_00", False),
+        ("\uff11\uff12", "12", False),  # digits of other scripts
+        ("\u0663", "3", False),
+        ("snan", "sNaN", False),
+        ("1e9999999999999999999999", "2e9999999999999999999999", False),  # beyond what decimals can hold
     ],
 )
 def test_outputs_are_compared_by_words_and_exact_numbers(output: str, expected: str, same: bool):
