@@ -16,6 +16,7 @@ from lit_tpgrpo.redaction import register_secret
 
 ALLOWANCE = "LIT_TPGRPO_API_KEY_ENVS"
 DOCUMENTED = ("OPENAI_API_KEY", "VLLM_API_KEY")
+_SCHEME = re.compile(r"(basic|bearer|digest|token|apikey|negotiate)\s+", re.IGNORECASE)
 _SECRET_HEADER = re.compile("auth|key|token|secret|cookie", re.IGNORECASE)
 
 
@@ -56,7 +57,16 @@ def register_custom_headers() -> None:
     for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines():
         name, _, value = line.partition(":")
         if _SECRET_HEADER.search(name):
-            register_secret(value.split()[-1] if value.split() else None)  # without a scheme such as Bearer
+            _register_parts(_SCHEME.sub("", value.strip()))
+
+
+def _register_parts(value: str) -> None:
+    """Register a header's value and what may be repeated of it: its last word, its parts such as cookies, their values."""
+    for secret in (value, *value.split()[-1:]):
+        register_secret(secret)
+    for part in re.split("[;,]", value):
+        for secret in (part, part.partition("=")[2]):
+            register_secret(secret.strip().strip('"'))
 
 
 def read_key(name: str) -> str:

@@ -77,6 +77,7 @@ def _redact_log_records() -> None:
 
     def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = create(*args, **kwargs)
+        _redact_traces(record)
         try:
             message = record.getMessage()
         except Exception:  # the record's arguments do not match its format: logging reports that when it is written
@@ -86,3 +87,13 @@ def _redact_log_records() -> None:
         return record
 
     logging.setLogRecordFactory(factory)
+
+
+def _redact_traces(record: logging.LogRecord) -> None:
+    """Redact the traceback, which formatters take from ``exc_text`` where it is set; one without a key is left to them."""
+    if record.exc_info:
+        text = logging.Formatter().formatException(record.exc_info)
+        if (clean := redacted(text)) != text:
+            record.exc_text = clean
+    if record.stack_info:
+        record.stack_info = redacted(record.stack_info)

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from lit_tpgrpo import redaction
-from lit_tpgrpo.api_keys import check_key_env, read_key
+from lit_tpgrpo.api_keys import check_key_env, read_key, register_custom_headers
 from lit_tpgrpo.chat.base import ChatReply
 from lit_tpgrpo.chat.openai_chat import OpenAIChat
 from lit_tpgrpo.cli import SavedConfig
@@ -155,6 +155,34 @@ def test_secrets_in_headers_of_the_clients_own_variable_are_keys_too(monkeypatch
         assert ask(server).text == "mathematics [key] [key]"
 
 
+@pytest.mark.parametrize(
+    ("header", "text", "shown"),
+    [
+        (
+            "Cookie: session=supersecretvalue; theme=darkdarkdark",
+            "session=supersecretvalue; theme=darkdarkdark | supersecretvalue, darkdarkdark",
+            "[key] | [key], [key]",
+        ),
+        ("Cookie: a=b; sid=supersecretvalue", "sid=supersecretvalue; a=b", "[key]; a=b"),
+        ("Cookie: onlyvalue", "onlyvalue", "[key]"),
+        ("Authorization: Basic dXNlcjpwYXNzd29yZA==", "Basic dXNlcjpwYXNzd29yZA==", "Basic [key]"),
+        (
+            'Authorization: Digest username="somebody", response="0123456789abcdef"',
+            "0123456789abcdef of somebody",
+            "[key] of [key]",
+        ),
+        ("X-Api-Key: first-part second-part", "first-part second-part, second-part", "[key], [key]"),
+        ("X-Api-Key: key=with=signs", "key=with=signs with=signs", "[key] [key]"),
+        ("X-Team: mathematics; session=supersecretvalue", "supersecretvalue", "supersecretvalue"),
+    ],
+)
+def test_every_part_of_a_secret_header_is_a_key(monkeypatch, header: str, text: str, shown: str):
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", header)
+    register_custom_headers()
+    assert redacted(text) == shown
+    assert redacted_message("Basic Digest Bearer") == "Basic Digest Bearer"  # the schemes are words
+
+
 def test_a_key_that_is_spelled_with_escapes_is_not_written(tmp_path: Path):
     """The reply holds it as text of JSON escapes, which no search finds; whoever has read them has the key in hand."""
     read_key("OPENAI_API_KEY")
@@ -182,6 +210,39 @@ def test_every_door_out_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert caplog.messages == ["headers {'x-echo': '[key]'} of 1", "it said [key]"]
     assert visible(f"<{KEY}>") == "&lt;[key]&gt;"
     assert redacted_value({KEY: [KEY, 1, None, (KEY,)]}) == {"[key]": ["[key]", 1, None, ["[key]"]]}
+
+
+def test_a_traceback_in_a_log_holds_no_key(caplog: pytest.LogCaptureFixture):
+    """Neither the exception nor the one behind it, whether or not the record's arguments fit."""
+    read_key("OPENAI_API_KEY")
+    log = logging.getLogger("another_package")
+    try:
+        try:
+            raise KeyError(f"behind it {KEY}")
+        except KeyError as cause:
+            raise ValueError(f"it said {KEY}") from cause
+    except ValueError as error:
+        log.exception("asking failed")
+        misfit = log.makeRecord("x", 30, "f", 1, "%d of %d", (1,), (ValueError, error, error.__traceback__))
+    shown = logging.Formatter().format(caplog.records[0])
+    assert "KeyError: 'behind it [key]'" in shown
+    assert "ValueError: it said [key]" in shown
+    assert KEY not in shown + caplog.text + str(misfit.exc_text)
+    assert "it said [key]" in str(misfit.exc_text)
+
+
+def test_a_traceback_without_a_key_is_left_to_formatters():
+    read_key("OPENAI_API_KEY")
+    log = logging.getLogger("another_package")
+    error = ValueError("no key")
+    assert log.makeRecord("x", 30, "f", 1, "m", (), (ValueError, error, None)).exc_text is None
+    assert log.makeRecord("x", 30, "f", 1, "m", (), (None, None, None)).exc_text is None
+
+
+def test_a_stack_in_a_log_holds_no_key(caplog: pytest.LogCaptureFixture):
+    register_secret("test_a_stack_in_a_log_holds_no_key")  # the name of a function is in it
+    logging.getLogger("another_package").warning("here", stack_info=True)
+    assert "in [key]" in str(caplog.records[0].stack_info)
 
 
 def test_a_log_record_whose_arguments_do_not_fit_is_left_to_logging(capsys: pytest.CaptureFixture):

@@ -37,7 +37,8 @@ def thought_cells(solution: CreditedSolution, max_chars: int) -> Iterator[Though
 
 
 def middle_cut(text: str, limit: int) -> str:
-    """Shorten a text in the middle if it is longer than ``limit`` characters."""
+    """Shorten a text in the middle if it is longer than ``limit`` characters; API keys go first: half of one could remain."""
+    text = redacted(text)
     return text if len(text) <= limit else f"{text[: limit // 2]} […] {text[-limit // 2 :]}"
 
 

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lit_tpgrpo.callbacks import SolutionSamples
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.loggers import RoundPage, TrackioLogger, show_page
+from lit_tpgrpo.loggers.html_tables import solution_table
 from lit_tpgrpo.loggers.solution_tables import COLUMNS
 from tests.callbacks.test_evaluation import ANYWHERE, data, module, trainer
 from tests.callbacks.test_samples import credited
@@ -42,6 +43,18 @@ def test_the_flat_table_by_hand(monkeypatch):
     assert row == [2, 1, *ROW]
     assert COLUMNS[:4] == ("step", "round", "problem", "sample")
     assert page(0, "x" * 40).rows()[0][-1] == "x" * 15 + " […] " + "x" * 15
+
+
+@pytest.mark.parametrize("before", range(12))
+def test_no_part_of_a_key_is_left_where_a_text_is_cut(monkeypatch, before):
+    """Wherever the cut falls: in the text of a thought and in the prompt, in rows and in HTML."""
+    monkeypatch.setattr("lit_tpgrpo.redaction._spellings", ["QWRTYPSD"])
+    text = "." * before + "QWRTYPSD" + "." * 30
+    shown = [(text, credited(text, answer=None))]
+    row = RoundPage(0, 0, shown, {}, max_chars=12).rows()[0]
+    for cut in (row[4], row[-1], solution_table(credited(text, answer=None), "p", 12).rpartition("<tbody>")[2]):
+        assert not set("QWRTYPSD") & set(cut)
+    assert row[4] == row[-1]
 
 
 def test_tensorboard(tmp_path):
