@@ -14,7 +14,8 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.evaluation.log import ScoresGroups
 from lit_tpgrpo.rollout.run_folder import run_folder
 from lit_tpgrpo.rollout.trainer_state import is_dev_run
-from lit_tpgrpo.training.huggingface import RunCard, push_folder, write_folder
+from lit_tpgrpo.training.huggingface import push_folder, write_folder
+from lit_tpgrpo.training.model_card import RunCard
 from lit_tpgrpo.training.sharding import dtype_name, torch_dtype
 
 
@@ -48,6 +49,9 @@ class ExportHF(L.Callback):
         self.push_to_hub = push_to_hub
         self.private = private
         self._written_at = -1
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._written_at = -1  # another run counts its steps anew
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -15,12 +15,13 @@ from lit_tpgrpo.errors import InputError
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.training.adapters import ADAPTER, LoRA
 from lit_tpgrpo.training.checkpoints import load_checkpoint, usable_checkpoint
-from lit_tpgrpo.training.huggingface import RunCard, push_folder, write_folder
+from lit_tpgrpo.training.huggingface import push_folder, write_folder
+from lit_tpgrpo.training.model_card import RunCard
 from lit_tpgrpo.training.sharding import torch_dtype
 from lit_tpgrpo.user_errors import one_line_errors
 
-# The settings on which the weights' shapes and names depend; the others concern training only.
-_MODEL_SETTINGS = ("model", "tokenizer", "dtype", "attention", "quantization", "revision")
+# The settings on which the weights' shapes and names depend, or where they come from; the others concern training only.
+_MODEL_SETTINGS = ("model", "tokenizer", "dtype", "attention", "quantization", "revision", "random_init")
 
 
 def export_checkpoint(

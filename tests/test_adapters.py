@@ -270,7 +270,8 @@ def test_small_updates_survive_the_merge(random_model):
 def test_an_export_has_one_dtype(random_model, tmp_path):
     from safetensors.torch import load_file
 
-    from lit_tpgrpo.training.huggingface import RunCard, write_folder
+    from lit_tpgrpo.training.huggingface import write_folder
+    from lit_tpgrpo.training.model_card import RunCard
 
     module = adapted(random_model, dtype="bfloat16")
     module.configure_model()

@@ -18,7 +18,8 @@ from lit_tpgrpo.checksums import CHECKSUMS
 from lit_tpgrpo.errors import ConfigError, StorageError
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 from lit_tpgrpo.training import huggingface
-from lit_tpgrpo.training.huggingface import RunCard, write_folder
+from lit_tpgrpo.training.huggingface import write_folder
+from lit_tpgrpo.training.model_card import RunCard
 
 WEIGHTS = "model.safetensors"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_tpgrpo import export
 from lit_tpgrpo.callbacks import ExportHF, SafeCheckpoint
-from lit_tpgrpo.errors import InputError
+from lit_tpgrpo.errors import ConfigError, InputError, StorageError
 from lit_tpgrpo.export import export_checkpoint
 from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.training.adapters import LoRA
-from lit_tpgrpo.training.huggingface import RunCard, push_folder
+from lit_tpgrpo.training.huggingface import push_folder, write_folder
+from lit_tpgrpo.training.model_card import RunCard
 from tests.datamodules.test_rollout_datamodule import data, trainer
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +78,16 @@ def test_the_callback_writes_the_policy_of_the_moment(random_model, untied_model
     assert list(folder.glob("*.safetensors"))
 
 
+def test_a_callback_that_is_used_again_writes_again(random_model, tmp_path):
+    callback = ExportHF(every_n_steps=3)
+    for name in "ab":
+        train(random_model, tmp_path / name, callback)
+    written = sorted(tmp_path.rglob("step_3"))
+    assert [path.relative_to(tmp_path).parts[0] for path in written] == ["a", "b"]
+    for folder in written:
+        load(folder)
+
+
 def test_an_export_changes_nothing_of_the_training(random_model, tmp_path):
     plain = train(random_model, tmp_path / "a")
     exported = train(random_model, tmp_path / "b", ExportHF(every_n_steps=1))
@@ -98,6 +111,21 @@ def test_a_checkpoint_is_exported_with_its_adapter_merged(random_model, tmp_path
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     half = load(export_checkpoint(tmp_path / "ckpt", tmp_path / "half", dtype="bfloat16"))
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("settings", [{}, {"adapter": LoRA(4, 8.0)}], ids=str)
+def test_a_run_from_random_weights_needs_no_weights_of_the_model(random_model, tmp_path, settings):
+    """The weights under an adapter are those of the run's seed, which the export does not know: it refuses other ones."""
+    bare = tmp_path / "bare"
+    shutil.copytree(random_model, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    saved = SafeCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=3)
+    module = train(str(bare), tmp_path, saved, random_init=True, **settings)
+    if settings:
+        with pytest.raises(ConfigError, match="was trained on other weights"):
+            export_checkpoint(tmp_path / "ckpt", tmp_path / "out")
+        return
+    model = load(export_checkpoint(tmp_path / "ckpt", tmp_path / "out"))
+    assert torch.equal(logits(model), logits(module.policy_model))
 
 
 @pytest.mark.slow
@@ -152,6 +180,110 @@ def test_a_failed_write_leaves_what_was_there(random_model, tmp_path):
         export_checkpoint(tmp_path / "ckpt", out)
     assert [p.name for p in out.iterdir()] == ["mine.txt"]
     assert not (tmp_path / "out.partial").exists()
+
+
+def rewritten(model: str, out: Path) -> Path:
+    policy = AutoModelForCausalLM.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return write_folder(out, policy, tokenizer, policy.named_parameters(), RunCard(model, 1), overwrite=True)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() if p.is_file() else "" for p in sorted(folder.rglob("*"))}
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, refuse: Callable[[Path, Path], bool]) -> None:
+    """Let renames fail as those of a mount point do."""
+    for name in ("rename", "replace"):
+        real = getattr(os, name)
+
+        def renamed(a, b, real=real) -> None:
+            if refuse(Path(a), Path(b)):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            real(a, b)
+
+        monkeypatch.setattr(os, name, renamed)
+
+
+HELD = {"mine.txt": "kept", "sub": "", "sub/more.txt": "kept, too"}
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """A folder that holds something."""
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    (tmp_path / "out" / "sub" / "more.txt").write_text("kept, too")
+    return tmp_path / "out"
+
+
+def test_what_cannot_be_renamed_leaves_what_was_there(random_model, held, monkeypatch):
+    refused(monkeypatch, lambda a, b: a.name == "out.partial")
+    with pytest.raises(StorageError, match=r"could not be written to .*out \(Device or resource busy\)"):
+        rewritten(random_model, held)
+    assert contents(held) == HELD
+    assert [p.name for p in held.parent.iterdir()] == ["out"]
+
+
+def test_what_cannot_be_put_back_is_named(random_model, held, monkeypatch):
+    refused(monkeypatch, lambda a, b: b == held)
+    with pytest.raises(StorageError, match=r"before is in (\S*), the model in (\S*); rename") as caught:
+        rewritten(random_model, held)
+    found = re.search(r"before is in (\S*), the model in (\S*); rename", str(caught.value))
+    assert found is not None
+    assert contents(Path(found[1])) == HELD
+    load(Path(found[2]))
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_mount_point_is_filled(random_model, held, monkeypatch, empty):
+    if empty:
+        shutil.rmtree(held)
+        held.mkdir()
+    inode = held.stat().st_ino
+    refused(monkeypatch, lambda a, b: held in (a, b))
+    load(rewritten(random_model, held))
+    assert held.stat().st_ino == inode
+    assert not {path.name for path in held.iterdir() if path.name.startswith((".", "mine", "sub"))}
+    assert [p.name for p in held.parent.iterdir()] == ["out"]
+
+
+def test_a_mount_point_that_is_full_keeps_what_it_held(random_model, held, monkeypatch):
+    refused(monkeypatch, lambda a, b: held in (a, b))
+    real = shutil.copy2
+
+    def full(a, b, **options):
+        if Path(a).name == "tokenizer.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(a, b, **options)
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        rewritten(random_model, held)
+    assert contents(held) == HELD
+    assert [p.name for p in held.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("there", ["empty", "full", "missing"])
+def test_a_link_leads_to_the_folder_that_is_written(random_model, held, tmp_path, there):
+    if there != "full":
+        shutil.rmtree(held)
+    if there == "empty":
+        held.mkdir()
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "link"
+    link.symlink_to("../out")
+    assert rewritten(random_model, link) == link
+    assert link.is_symlink()
+    load(held)
+    assert not (held / "mine.txt").exists()
+    assert sorted(p.name for p in (*tmp_path.iterdir(), *link.parent.iterdir())) == ["link", "links", "out"]
+
+
+def test_a_file_is_replaced(random_model, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    load(rewritten(random_model, tmp_path / "out"))
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):

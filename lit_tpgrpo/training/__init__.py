@@ -13,7 +13,8 @@ from lit_tpgrpo.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from lit_tpgrpo.training.adapters import LoRA
-    from lit_tpgrpo.training.huggingface import RunCard, write_folder
+    from lit_tpgrpo.training.huggingface import write_folder
+    from lit_tpgrpo.training.model_card import RunCard
     from lit_tpgrpo.training.policy import PolicyModel
     from lit_tpgrpo.training.reference import AdapterOff, FrozenCopy, OffloadedCopy, Reference
     from lit_tpgrpo.training.schedules import SequenceLR, TransformersLR
@@ -23,7 +24,8 @@ else:
         __name__,
         {
             "adapters": "LoRA",
-            "huggingface": "RunCard write_folder",
+            "huggingface": "write_folder",
+            "model_card": "RunCard",
             "policy": "PolicyModel",
             "reference": "AdapterOff FrozenCopy OffloadedCopy Reference",
             "schedules": "SequenceLR TransformersLR",

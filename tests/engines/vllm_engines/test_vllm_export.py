@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lit_tpgrpo.training.huggingface import RunCard, write_folder
+from lit_tpgrpo.training.huggingface import write_folder
+from lit_tpgrpo.training.model_card import RunCard
 from tests.engines.vllm_engines.adapted_policy import adapted_policy
 
 LOAD = """
