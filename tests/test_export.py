@@ -302,6 +302,108 @@ def test_the_card_names_a_hub_model_and_no_folder_of_this_machine():
     assert "base_model" not in RunCard("/data/model", 5).text().split("---")[1]
 
 
+CONFIG = """# lightning.pytorch==2.6
+seed_everything: 0
+trainer:
+  logger:
+  - class_path: lightning.pytorch.loggers.CometLogger
+    init_args:
+      api_key: SECRET-KEY-123
+      workspace: team
+      offline: false
+  - class_path: mine.Gateway
+    init_args:
+      headers: {Authorization: Bearer SECRET-1, X-Api-Key: SECRET-2, Cookie: sid=SECRET-3, Accept: json}
+      auth: [alice, SECRET-4]
+      client_secret: SECRET-5
+      password: 12345678
+      hubToken: SECRET-6
+      APIKey: SECRET-9
+      credentials: {user: SECRET-7}
+      url: https://SECRET-8@host/v1
+data:
+  files:
+  - /home/alice/secret/x.jsonl
+  - ../alice/y.jsonl
+  by_file: {/home/alice/z.jsonl: 3, gsm8k/main: 4}
+  nested: [[{deep: {deeper: ["~/alice"]}}]]
+  block: |
+    text
+    /home/alice/w
+  betas: [0.9, 0.99]
+  nothing: []
+  judge:
+    api_key_env: OPENAI_API_KEY
+    max_tokens: 400
+    eos_token: </s>
+    pad_token: 0
+    stop_tokens: ["###"]
+    per_token: true
+    token_values: {high: 0.5}
+    tokens_per_microbatch: 1024
+    normalisation: token
+    key: null
+    keyword: authored
+"""
+SHOWN = """seed_everything: 0
+trainer:
+  logger:
+  - class_path: lightning.pytorch.loggers.CometLogger
+    init_args:
+      workspace: team
+      offline: false
+  - class_path: mine.Gateway
+    init_args:
+      headers:
+        Accept: json
+data:
+  by_file:
+    gsm8k/main: 4
+  betas:
+  - 0.9
+  - 0.99
+  nothing: []
+  judge:
+    api_key_env: OPENAI_API_KEY
+    max_tokens: 400
+    eos_token: </s>
+    pad_token: 0
+    stop_tokens:
+    - '###'
+    per_token: true
+    token_values:
+      high: 0.5
+    tokens_per_microbatch: 1024
+    normalisation: token
+    key: null
+    keyword: authored
+"""
+
+
+def test_the_card_shows_of_the_configuration_neither_keys_nor_paths():
+    card = RunCard("Qwen/Qwen3-0.6B", 5, run=CONFIG).text()
+    assert card.partition("```yaml\n")[2].partition("```")[0] == SHOWN
+
+
+@pytest.mark.parametrize("run", ["", "- a: b: /home/alice\n", "/home/alice", "a: &a [*a]", "[" * 100], ids=str)
+def test_a_configuration_that_cannot_be_read_is_not_shown(run):
+    card = RunCard("Qwen/Qwen3-0.6B", 5, run=run).text()
+    assert "configuration" not in card
+    assert "alice" not in card
+
+
+def test_the_card_shows_no_secret_setting_and_no_registered_key(monkeypatch):
+    monkeypatch.setattr("lit_tpgrpo.redaction._spellings", ["a1B2c3d4"])
+    loss = {"class_path": "mine.Loss", "init_args": {"api_key": "SECRET-1", "scale": 2}}
+    settings = {"loss": loss, "token": "SECRET-2", "label": "of a1B2c3d4"}
+    card = RunCard("Qwen/a1B2c3d4", 5, settings, run="label: of a1B2c3d4").text()
+    assert "SECRET" not in card
+    assert "a1B2c3d4" not in card
+    assert "| loss.scale | 2 |" in card
+    assert "| label | of [key] |" in card
+    assert "label: of [key]" in card
+
+
 def test_an_upload_that_cannot_be_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_none")
     with pytest.raises(InputError, match="not a name/of/three could not be uploaded"):

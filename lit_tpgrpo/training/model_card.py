@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCardData
 
+from lit_tpgrpo.redaction import redacted
+from lit_tpgrpo.yaml_files import UniqueKeys, check_yaml
+
 _PACKAGES = ("torch", "transformers", "lightning", "peft")
+_WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
+_SECRET_NAME = re.compile(
+    "(^| )(secrets?|password|passwd|passphrase|credentials?|auth|authorization|cookies?|apikeys?"
+    "|(api|access|private) keys?)( |$)"
+)
+_MAYBE_SECRET_NAME = re.compile("(^| )(key|token)$")  # or a special token, or a number of tokens
+_HIDDEN = object()
 
 
 @dataclass(frozen=True)
 class RunCard:
-    """Contents of a run's model card; paths of this machine are left out.
+    """Contents of a run's model card; paths of this machine and what may be a key or a password are left out.
 
     Args:
         base_model: what was trained.
         steps: optimizer steps taken.
         settings: of the module, by name; plain and public ones are shown.
-        run: the run's whole configuration as YAML, or nothing.
+        run: the run's whole configuration as YAML, or nothing; one that cannot be read is not shown.
         metrics: by name.
     """
 
@@ -52,11 +64,10 @@ class RunCard:
         if self.metrics:
             metric_rows = [f"| {name} | {value:.4f} |" for name, value in sorted(self.metrics.items())]
             parts.append("## Metrics\n\n| metric | value |\n|---|---|\n" + "\n".join(metric_rows))
-        if self.run:
-            shown = "\n".join(line for line in self.run.splitlines() if not _is_path(line.partition(": ")[2]))
-            parts.append(f"## The run's configuration\n\n```yaml\n{shown}\n```")
+        if shown := _public_yaml(self.run):
+            parts.append(f"## The run's configuration\n\n```yaml\n{shown}```")
         parts.append("Made with " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES) + ".")
-        return "\n\n".join(parts) + "\n"
+        return redacted("\n\n".join(parts) + "\n")
 
 
 def _flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +83,8 @@ def _flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_shown(name: str, value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str)) and not name.startswith("_") and not _is_path(value)
+    plain = isinstance(value, (bool, int, float, str)) and not name.startswith("_")
+    return plain and not _is_path(value) and not _is_secret(name.rpartition(".")[2], value)
 
 
 def _is_path(value: Any) -> bool:
@@ -80,3 +92,37 @@ def _is_path(value: Any) -> bool:
     text = str(value).strip("'\" -")
     there = "/" in text and os.path.exists(text)
     return there or text.startswith(("/", "~", ".", "embedded:", "in-memory:")) or text.count("/") > 1
+
+
+def _public_yaml(text: str) -> str:
+    """Return a configuration without what must not be published; "" if it cannot be read or nothing is left."""
+    try:
+        check_yaml(text)
+        public = _public(yaml.load(text, UniqueKeys))  # a SafeLoader
+    except (yaml.YAMLError, ValueError):
+        return ""
+    return yaml.safe_dump(public, sort_keys=False, allow_unicode=True, width=120) if isinstance(public, dict) else ""
+
+
+def _public(value: Any) -> Any:
+    """Return nested values without paths and secrets; ``_HIDDEN`` if nothing is left."""
+    if isinstance(value, dict):
+        inner = {k: _public(v) for k, v in value.items() if not _is_path(k) and not _is_secret(str(k), v)}
+        kept: Any = {k: v for k, v in inner.items() if v is not _HIDDEN}
+    elif isinstance(value, list):
+        kept = [v for v in map(_public, value) if v is not _HIDDEN]
+    else:
+        return _HIDDEN if isinstance(value, str) and _is_path(value) else value
+    return kept if kept or not value else _HIDDEN
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    """Tell by its name whether a value may be a key or password: not that of ``api_key_env``, ``max_tokens``, ``eos_token``."""
+    words = " ".join(_WORD.findall(name)).lower()
+    if value is None or isinstance(value, bool) or words.endswith(" env"):
+        return False
+    if _SECRET_NAME.search(words):
+        return True
+    special = isinstance(value, str) and value.startswith(("<", "["))
+    part = isinstance(value, dict) and "class_path" in value
+    return bool(_MAYBE_SECRET_NAME.search(words)) and not isinstance(value, int | float) and not special and not part
