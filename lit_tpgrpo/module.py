@@ -30,7 +30,7 @@ from lit_tpgrpo.pretrained import HubOptions
 from lit_tpgrpo.records import TrainBatch, TrainingSequence
 from lit_tpgrpo.rollout.reference import needs_reference
 from lit_tpgrpo.rollout.run_settings import log_run_settings
-from lit_tpgrpo.training.adapter_tensors import plain_tensors
+from lit_tpgrpo.training.adapter_tensors import plain_parameters
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.batching_choice import BatchingName
 from lit_tpgrpo.training.building import check_settings
@@ -171,7 +171,7 @@ class TPGRPOModule(PolicyModule):
             check_initial(name, policy, steps)
         if in_credit and not self._reference_weights:
             initial = reference.model if isinstance(reference, FrozenCopy) else policy
-            self._reference_weights = self._base or fingerprint(plain_tensors(initial.causal_lm))
+            self._reference_weights = self._base or fingerprint(plain_parameters(initial.causal_lm))
         if reference is None:
             self._reference = make_reference(name, policy, self._shard, self._shard_offloaded)
 

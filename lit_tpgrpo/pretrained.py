@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -281,6 +282,15 @@ def refuse_rescaled_logits(model: PreTrainedModel, name: str) -> None:
     for key in _RESCALING:
         if getattr(model.config.get_text_config(), key, None) not in (None, 1, 1.0):
             raise ConfigError(f"{name!r} rescales its logits ({key}), which is not supported; choose another model")
+
+
+def saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the floating-point buffers that files hold beside the weights, such as what a router adds; most have none."""
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(path, recurse=False):
+            own = name.rpartition(".")[2]
+            if own not in module._non_persistent_buffers_set and buffer.is_floating_point():
+                yield name, buffer
 
 
 def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lit_tpgrpo import export
 from lit_tpgrpo.callbacks import ExportHF, SafeCheckpoint
 from lit_tpgrpo.errors import ConfigError, InputError, StorageError
 from lit_tpgrpo.export import export_checkpoint
 from lit_tpgrpo.module import TPGRPOModule
+from lit_tpgrpo.training.adapter_tensors import plain_parameters
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.huggingface import push_folder, write_folder
 from lit_tpgrpo.training.model_card import RunCard
@@ -76,6 +77,89 @@ def test_the_callback_writes_the_policy_of_the_moment(random_model, untied_model
     assert made.shape[1] <= IDS.shape[1] + 4
     assert tokenizer.decode(made[0])
     assert list(folder.glob("*.safetensors"))
+
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+EXPERTS = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
+ONE_GROUP = {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_routed_experts": 4}
+OTHERS = {
+    "qwen3_moe": {"num_key_value_heads": 2, "head_dim": 8, "num_experts": 4, **EXPERTS},
+    "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4},
+    "deepseek_v3": {"num_key_value_heads": 4, **LATENT, **EXPERTS, **ONE_GROUP},
+    "gemma4_text": {"num_key_value_heads": 2, "head_dim": 8},
+}
+BUFFERS = {  # of the weights, beside the parameters
+    "qwen3_moe": [],
+    "mixtral": [],
+    "deepseek_v3": ["model.layers.1.mlp.gate.e_score_correction_bias"],
+    "gemma4_text": ["model.layers.0.layer_scalar", "model.layers.1.layer_scalar"],
+}
+
+
+def other_model(kind: str, vocabulary: int):
+    """A tiny model of another architecture, with buffers that are not those it begins with."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=vocabulary, max_position_embeddings=128, **SIZES, **OTHERS[kind])
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, buffer in model.named_buffers():
+        if name in BUFFERS[kind]:
+            buffer.uniform_(0.5, 2.0)
+    return model
+
+
+@pytest.mark.parametrize("adapter", [None, LoRA(4, 8.0, ["q_proj", "q_a_proj", "o_proj"])], ids=str)
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_are_exported_whole(random_model, tmp_path, kind, adapter):
+    """Experts whose weights have other names and shapes in files than in memory, and weights that no optimizer changes."""
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    module = TPGRPOModule(other_model(kind, len(tokenizer)), tokenizer=tokenizer, adapter=adapter)
+    module.configure_model()
+    model = module.policy_model
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    assert [name for name, _ in plain_parameters(model)] == [
+        n for n, _ in module.named_tensors() if n not in BUFFERS[kind]
+    ]
+    named = dict(module.named_tensors())
+    assert list(named)[len(named) - len(BUFFERS[kind]) :] == BUFFERS[kind]
+    out = write_folder(tmp_path / "out", model, module.tokenizer, module.named_tensors(), RunCard(kind, 1))
+    torch.testing.assert_close(logits(load(out)), logits(model), rtol=0, atol=0.0 if adapter is None else 1e-5)
+
+
+def test_adapters_on_experts_are_refused(random_model, tmp_path):
+    """peft puts them on parameters of three dimensions, which are not merged: the experts would be missing in the files."""
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    module = TPGRPOModule(other_model("qwen3_moe", len(tokenizer)), tokenizer=tokenizer, adapter=LoRA(4, 8.0))
+    module.configure_model()
+    with pytest.raises(ConfigError, match=r"adapters on model\.layers\.0\.mlp\.experts cannot be merged"):
+        write_folder(tmp_path / "o", module.policy_model, tokenizer, module.named_tensors(), RunCard("x", 1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_buffers_are_written_as_precise_as_they_are(random_model, tmp_path):
+    """A router chooses experts by sums with them; transformers keeps them in float32, too."""
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    model, (name,) = other_model("deepseek_v3", len(tokenizer)), BUFFERS["deepseek_v3"]
+    tensors = {**dict(model.named_parameters()), name: model.get_buffer(name)}
+    out = write_folder(tmp_path / "out", model, tokenizer, tensors.items(), RunCard("x", 1), torch.bfloat16)
+    assert torch.equal(load(out).get_buffer(name), model.get_buffer(name))
+
+
+def test_weights_that_an_architecture_does_not_write_are_missed(random_model, tmp_path, monkeypatch):
+    written = PreTrainedModel.save_pretrained
+
+    def without_norm(self, folder, state_dict):
+        del state_dict["model.norm.weight"]
+        written(self, folder, state_dict=state_dict)
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", without_norm)
+    model = AutoModelForCausalLM.from_pretrained(random_model)
+    expected = sum(p.numel() for p in model.parameters())
+    with pytest.raises(StorageError, match=f"hold {expected - 64:,} of {expected:,} numbers.*; take another version"):
+        rewritten(random_model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_callback_that_is_used_again_writes_again(random_model, tmp_path):

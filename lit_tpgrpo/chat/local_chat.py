@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, cast
 
 import torch
@@ -22,7 +23,7 @@ from lit_tpgrpo.engines.base import Completion, Engine, Policy, SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
-from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
+from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer, saved_buffers
 from lit_tpgrpo.records import StopReason
 
 POLICY = "policy"
@@ -38,7 +39,7 @@ class LoadedModel:
     policy_version: int = 0
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
-        return self.policy_model.named_parameters()
+        return chain(self.policy_model.named_parameters(), saved_buffers(self.policy_model))
 
 
 @dataclass(slots=True)
@@ -131,10 +132,10 @@ class LocalChat:
             model.generation_config = policy.policy_model.generation_config
             model.to(policy.policy_model.device).eval().requires_grad_(False)
             self._loaded = LoadedModel(cast(PreTrainedModel, model), policy.tokenizer)
-        parameters = dict(self._loaded.policy_model.named_parameters())
+        own = dict(self._loaded.named_tensors())
         with torch.no_grad():
             for name, tensor in policy.named_tensors():
-                parameters[name].copy_(tensor)
+                own[name].copy_(tensor)
         before, self._weights = self._weights, fingerprint(self._loaded.named_tensors())
         return self._weights != before
 

@@ -118,7 +118,7 @@ class Policy(Protocol):
         ...
 
     def named_tensors(self) -> Iterable[tuple[str, Tensor]]:
-        """Yield the full (unsharded) weights as (name, tensor)."""
+        """Yield the full (unsharded) weights as (name, tensor), and the buffers that files hold beside them."""
         ...
 
 

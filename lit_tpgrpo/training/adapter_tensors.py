@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lit_tpgrpo.pretrained import saved_buffers
 from lit_tpgrpo.training.adapters import NAME, is_adapted
 from lit_tpgrpo.training.sharding import full_tensor
 
@@ -19,15 +20,24 @@ def plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
     Merged weights are float32, whatever the dtype beneath: bfloat16 rounds an adapter's small updates away (of N(0, 1e-4^2) on
     weights N(0, 0.02^2) 32% leave no trace, of N(0, 1e-5^2) 88%). The caller rounds once, if needed. One at a time, so that
-    no process ever holds a second model. Collective where the model is sharded.
+    no process ever holds a second model. Collective where the model is sharded. The buffers that belong to the weights
+    come last.
     """
+    yield from plain_parameters(model)
+    yield from _buffers(model)
+
+
+def plain_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield ``plain_tensors`` without buffers: the fingerprints in checkpoints are of these."""
     for name, tensor, layer in _weights(model):
         yield name, tensor if layer is None else _merged(tensor, layer)
 
 
 def base_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights as ``plain_tensors`` does, without the adapters' part. Collective where the model is sharded."""
-    return ((name, tensor) for name, tensor, _ in _weights(model))
+    for name, tensor, _ in _weights(model):
+        yield name, tensor
+    yield from _buffers(model)
 
 
 def adapter_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -51,6 +61,11 @@ def _weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor, Any]]:
         adapted = _BASE in name and name.endswith(".weight")
         layer = model.get_submodule(name.rpartition(_BASE)[0]) if adapted else None
         yield name.replace(_BASE, "."), _dequantized(parameter), layer
+
+
+def _buffers(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    for name, buffer in saved_buffers(model):
+        yield name.replace(_BASE, "."), full_tensor(buffer.detach())
 
 
 def _dequantized(parameter: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.fingerprint import fingerprint
 from lit_tpgrpo.functional.aggregation import Normalisation
 from lit_tpgrpo.pretrained import refuse_rescaled_logits
-from lit_tpgrpo.training.adapter_tensors import plain_tensors
+from lit_tpgrpo.training.adapter_tensors import plain_parameters
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.dropout import turn_off_dropout
 from lit_tpgrpo.training.model_source import ModelSource
@@ -35,7 +35,7 @@ def build_policy(source: ModelSource, adapter: LoRA | None, gradient_checkpointi
         causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     base = ""
     if adapter is not None:
-        base = fingerprint(plain_tensors(causal_lm))
+        base = fingerprint(plain_parameters(causal_lm))
         adapter.apply(causal_lm)
     policy = PolicyModel(causal_lm)
     policy.train()

@@ -15,8 +15,10 @@ from lit_tpgrpo.engines.base import SamplingParams
 from lit_tpgrpo.engines.hf import HFEngine
 from lit_tpgrpo.errors import ConfigError
 from lit_tpgrpo.judges.generative import verdicts
+from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.pretrained import load_causal_lm, load_tokenizer
 from lit_tpgrpo.records import StopReason
+from tests.test_export import other_model
 
 FORMS = (
     verdicts.SegmentationVerdict,
@@ -178,6 +180,18 @@ def test_the_policy_judges_itself_with_the_weights_of_its_last_refresh(random_mo
     assert chat.identity != identity
     assert ask(chat, question)[0].text != before
     assert not chat.refresh(policy)  # nothing has changed since
+
+
+def test_the_policy_judges_itself_with_its_buffers_too(random_model):
+    """Those that files hold beside the weights are not at what an architecture begins with."""
+    policy, chat = Policy(random_model), LocalChat("policy")
+    module = TPGRPOModule(other_model("gemma4_text", len(policy.tokenizer)), tokenizer=policy.tokenizer)
+    module.configure_model()
+    assert chat.refresh(module)
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        judge, own = (model.eval()(ids).logits for model in (chat._ready().policy_model, module.policy_model))
+    assert torch.equal(judge, own)
 
 
 def test_a_frozen_judge_takes_nothing_over(random_model):
