@@ -48,7 +48,7 @@ from lit_tpgrpo.text import (
 )
 from lit_tpgrpo.text.answers import AnswerForm
 from lit_tpgrpo.text.formats import Harmony, PlainChain, ThinkTags
-from lit_tpgrpo.verify import atoms, choice_text, compare, mutations, relations, structure, units
+from lit_tpgrpo.verify import atoms, choice_text, compare, mutations, sides, structure, units
 from lit_tpgrpo.verify.code import blocks
 from lit_tpgrpo.verify.code import verifier as code_verifier
 from lit_tpgrpo.verify.match import Match
@@ -252,7 +252,7 @@ VERIFY: Mapping[str, TextReader] = {
     "choice of a gold": TextReader(choice_text.read_gold.__wrapped__, (InputError,)),
     "program": TextReader(blocks.last_program),
     "output of a program": TextReader(lambda t: code_verifier.same_output(*halves(t))),
-    "name": TextReader(lambda t: (relations.is_name(t), relations.is_constant(t))),
+    "name": TextReader(lambda t: (sides.is_name(t), sides.is_constant(t), sides.is_negated(t), sides.is_unsolved(t))),
     "comparison": TextReader(lambda t: compare.compare(*halves(t[: 2 * 1000]), undecided)),
     "comparison with itself": TextReader(lambda t: compare.compare(t[:1000], f"{t[:999]} ", undecided)),
     "mutations": TextReader(lambda t: changed(t[:200])),

@@ -8,6 +8,7 @@ In a canonical text
 
 - ``\dfrac``, ``\tfrac``, ``\left``, ``\!``, ``\displaystyle``, ``$`` and fonts are removed or replaced; arguments have
   braces (``\frac12`` becomes ``\frac{1}{2}``, ``x^2`` becomes ``x^{2}``); other braces are removed;
+- a struck relation is its own command: ``\not=`` becomes ``\neq``, ``\not\in`` ``\notin``;
 - words are ``\text{words}``, whatever text command they were in; an upright ``i`` or ``e`` is the letter;
 - any space becomes a single space, any wide space ``\quad``;
 - full-width, superscript and mathematical characters of Unicode become their ASCII or TeX equivalents.
@@ -26,7 +27,7 @@ _TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|\s+|.", re.DOTALL)
 
 _SAME_COMMAND = {
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\le": r"\leq", r"\leqslant": r"\leq",
-    r"\ge": r"\geq", r"\geqslant": r"\geq", r"\ne": r"\neq", r"\not=": r"\neq", r"\lt": "<", r"\gt": ">",
+    r"\ge": r"\geq", r"\geqslant": r"\geq", r"\ne": r"\neq", r"\lt": "<", r"\gt": ">",
     r"\varnothing": r"\emptyset", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\times": r"\cdot", r"\ast": r"\cdot",
     r"\vert": "|", r"\lvert": "|", r"\rvert": "|", r"\|": r"\Vert", r"\mid": "|", r"\colon": ":", r"\lbrack": "[",
     r"\rbrack": "]", r"\dots": r"\ldots", r"\cdots": r"\ldots", r"\land": r"\wedge", r"\to": r"\rightarrow",
@@ -55,6 +56,12 @@ _ARGUMENTS = (
 _FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "max", "min", "gcd", "lcm", "arcsin", "arccos",
               "arctan", "sinh", "cosh", "tanh", "det", "deg", "lim", "arg", "dim", "ker", "inf", "sup"}  # fmt: skip
 
+_NEGATED = {
+    "=": r"\neq", "<": r"\nless", ">": r"\ngtr", r"\leq": r"\nleq", r"\geq": r"\ngeq", r"\in": r"\notin", r"\cong": r"\ncong",
+    r"\approx": r"\napprox", r"\equiv": r"\nequiv",
+}  # fmt: skip
+_STRUCK = re.compile(r"\\not *+([=<>]|\\(?:leq|geq|in|cong|approx|equiv)(?![A-Za-z]))")
+
 Node = str | list["Node"]
 
 
@@ -71,7 +78,7 @@ def canonical(text: str) -> str:
     >>> print(canonical(r"$\dfrac12$"))
     \frac{1}{2}
     """
-    return _tidy(_render(_grouped(plain_characters(text)), depth=0))
+    return _tidy(_STRUCK.sub(_negated, _render(_grouped(plain_characters(text)), depth=0)))
 
 
 def layout_key(canonical_text: str) -> str:
@@ -81,6 +88,10 @@ def layout_key(canonical_text: str) -> str:
     """
     text = _CDOT.sub("", canonical_text)
     return _DIGIT_GAP.sub("\0", text).replace(" ", "").replace("\0", " ")
+
+
+def _negated(struck: re.Match[str]) -> str:
+    return f"{_NEGATED[struck[1]]} "
 
 
 _CDOT = re.compile(r"(?<=[0-9A-Za-z}]) ?\\cdot ?(?=[A-Za-z\\])|(?<=[A-Za-z}]) ?\\cdot ?(?=[0-9A-Za-z\\])")

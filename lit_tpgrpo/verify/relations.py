@@ -13,36 +13,13 @@ from collections.abc import Sequence as Items
 from lit_tpgrpo.text.notation import layout_key
 from lit_tpgrpo.verify.match import MAX_UNMATCHED_PARTS, CompareShapes, Equal, Match, every
 from lit_tpgrpo.verify.shapes import Collection, Relation, Scalar, Sequence, Shape, Union
+from lit_tpgrpo.verify.sides import FUNCTION, LETTER, is_constant, is_name, is_negated, is_unsolved
 from lit_tpgrpo.verify.structure import read_shape, same_layout
 
-_NAME = re.compile(
-    r"(?:m?\\(?:angle|triangle|measuredangle))?"
-    r"(?:[A-Za-z]|[A-Z]{2,4}|\\(?!pi|frac|sqrt|log|ln|sin|cos|tan|binom|infty)[a-zA-Z]+|\\text\{[^{}]*\}|"
-    r"\\(?:overline|vec|bar|hat)\{[^{}]*\}|\|[A-Z]{2}\||\[[A-Z]{3,6}\])"
-    r"'*(?:_\{(?:[^{}]|\{[^{}]*\})*\})?'*"
-)
-_FUNCTION = re.compile(r"(?P<name>[A-Za-z]|\\[a-z]+)'*(?:_\{[^{}]*\})?(?:\^\{-1\})?\((?P<argument>[^()+*/]*)\)")
-_POINT = re.compile(r"\((?:[A-Za-z](?:_\{[0-9]+\})?,)+[A-Za-z](?:_\{[0-9]+\})?\)")
-_LETTER = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
-_CONSTANTS = frozenset((
-    r"\pi", r"\frac", r"\sqrt", r"\binom", r"\cdot", r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\log",
-    r"\ln", r"\exp", r"\arcsin", r"\arccos", r"\arctan", r"\circ", r"\infty", r"\div", r"e",
-))  # fmt: skip
 _TOKEN = re.compile(r"\\[A-Za-z]+|.", re.DOTALL)
 _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq", "=": "=", r"\neq": r"\neq"}
 _ORDER = {"<": "open", r"\leq": "closed", ">": "open", r"\geq": "closed"}
 _SET_SIGNS = re.compile(r"\\(?:cup|cap|setminus|mathbb|emptyset)(?![A-Za-z])")
-
-
-def is_name(text: str) -> bool:
-    r"""Return whether one side of an equation names a quantity: ``x``, ``m_{\max}``, ``f(3)``, ``\angle ABC``, ``(x,y)``."""
-    bare = text.replace(" ", "")
-    return any(pattern.fullmatch(bare) for pattern in (_NAME, _FUNCTION, _POINT))
-
-
-def is_constant(text: str) -> bool:
-    """Return whether a text is a number in any notation: it contains no letter that could be a variable."""
-    return all(token in _CONSTANTS for token in _LETTER.findall(text))
 
 
 def assigned(part: Shape) -> Shape:
@@ -99,14 +76,17 @@ def _consistency(relation: Relation, same: CompareShapes, equal: Equal) -> Match
 def _value(relation: Relation, need_name: bool) -> Shape | None:
     r"""Return the value that an equation or ``x \in S`` gives: its last side; None if it gives none.
 
-    After ``\approx`` values are rounded, so the first value counts there.
+    After ``\approx`` values are rounded, so the first value counts there. ``2x=7`` must be solved first, so it gives none;
+    ``4s=4\cdot 5=20`` computes what is on its left.
 
     Args:
         relation: an equation, an approximation or a membership.
         need_name: return None unless the first side is a name or a number.
     """
     sides, operators = relation.sides, relation.operators
-    if set(operators) - {"=", r"\approx", r"\in"}:
+    if set(operators) - {"=", r"\approx", r"\in"} or any(map(is_negated, sides)):
+        return None
+    if (len(sides) == 2 or r"\approx" in operators) and r"\begin{" not in sides[-1] and is_unsolved(sides[0]):
         return None
     if not (is_name(sides[0]) or is_constant(sides[0])) and (need_name or r"\in" in operators):
         return None
@@ -146,7 +126,7 @@ def _two_equations(gold: Relation, answer: Relation, same: CompareShapes, equal:
     values = read_shape(last), read_shape(other_last)
     if layout_key(first).casefold() == layout_key(other_first).casefold():
         match = same(*values, equal)
-        repeated = set(_LETTER.findall(first)) & (set(_LETTER.findall(last)) | set(_LETTER.findall(other_last)))
+        repeated = set(LETTER.findall(first)) & (set(LETTER.findall(last)) | set(LETTER.findall(other_last)))
         if match is not Match.DIFFERENT or (is_name(first) and not repeated) or is_constant(first):
             return match
     elif is_name(first) and is_name(other_first):
@@ -166,7 +146,7 @@ def _renamed(first: str, other_first: str, value: str) -> str | None:
 
     Returns None unless both sides are the same function of one letter.
     """
-    expected, given = (_FUNCTION.fullmatch(side.replace(" ", "")) for side in (first, other_first))
+    expected, given = (FUNCTION.fullmatch(side.replace(" ", "")) for side in (first, other_first))
     if expected is None or given is None or expected["name"] != given["name"]:
         return None
     new, old = expected["argument"], given["argument"]

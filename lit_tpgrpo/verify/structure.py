@@ -17,10 +17,14 @@ from lit_tpgrpo.verify.shapes import Collection, Matrix, Relation, Scalar, Seque
 
 MAX_DEPTH = 20
 
-_TOKEN = re.compile(r"\\(?:text|begin|end)\{[^{}]*\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
+_TOKEN = re.compile(r"\\(?:text|begin|end)\{[^{}]*\}|\\[A-Za-z]+|\\.|(?<![0-9!])!=|.", re.DOTALL)
+"""``n!=3`` may be a factorial or ``\neq``; it counts as the latter, which gives no value, unless a number is before it."""
 _OPEN = frozenset(("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"))
 _CLOSE = frozenset((")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"))
-_RELATIONS = frozenset(("=", "<", ">", r"\leq", r"\geq", r"\neq", r"\approx", r"\equiv", r"\in", r"\notin", r"\cong"))
+_RELATIONS = frozenset((
+    "=", "<", ">", r"\leq", r"\geq", r"\neq", "!=", r"\approx", r"\equiv", r"\in", r"\notin", r"\cong",
+    r"\nless", r"\ngtr", r"\nleq", r"\ngeq", r"\napprox", r"\nequiv", r"\ncong",
+))  # fmt: skip
 _JOINING_WORDS = frozenset(("and", "or", "&"))
 _ROWS = re.compile(
     r"\\begin\{(?P<name>[pbvBV]?matrix|array)\}(?:\{[clr| ]*\})?(?P<body>.*)\\end\{(?P=name)\}", re.DOTALL
@@ -146,7 +150,7 @@ def _split(text: str, separators: frozenset[str]) -> tuple[list[str], list[str]]
         level += (token in _OPEN or token.startswith(r"\begin{")) - (token in _CLOSE or token.startswith(r"\end{"))
         if level == 0 and token in separators:
             parts.append(text[start : match.start()].strip())
-            used.append(token)
+            used.append(r"\neq" if token == "!=" else token)
             start = match.end()
     return [*parts, text[start:].strip()], used
 

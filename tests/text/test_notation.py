@@ -34,6 +34,10 @@ from lit_tpgrpo.text.notation import Unreadable, canonical, layout_key
         (r"{2}\,{x}", "2 x"),
         (r"\boxed{5}", "5"),
         (r"5\ ", "5"),
+        (r"x\not=y", r"x\neq y"),
+        (r"x \not \le 3", r"x \nleq 3"),
+        (r"x\not\in A", r"x\notin A"),
+        (r"x\notin A", r"x\notin A"),
     ],
 )
 def test_canonical(text: str, expected: str):
