@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -77,6 +77,16 @@ class StatementIndex:
             if reading.stance is Stance.CORRECTS:
                 self._last_correction |= dict.fromkeys(self._renewed[step], step)
             self._last_denial |= dict.fromkeys((e.key for e in reading.denied), step)
+
+    def confirm_reflection(self, step: int, replaced: Iterable[Equation]) -> None:
+        """Record a confirmed reflection that does not say "wrong": it asserts its equations and denies what they replace.
+
+        ``find_corrections`` calls it, since only comparison with earlier steps confirms such a reflection.
+        """
+        for key in self._renewed[step]:
+            self._last_correction[key] = max(step, self._last_correction.get(key, step))
+        for equation in replaced:
+            self._last_denial[equation.key] = max(step, self._last_denial.get(equation.key, step))
 
     def charge(self, terms: int) -> None:
         """Add to the work done; raise WorkLimitError if it exceeds the limit."""

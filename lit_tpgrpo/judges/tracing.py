@@ -66,7 +66,10 @@ def find_corrections(index: StatementIndex) -> tuple[tuple[ConfirmedReflection, 
             continue
         if sources or reading.withdrew:
             corrections.append(ConfirmedReflection(step, sources))
-            corrected |= {s.equation.key: step for s in sources if s.equation is not None}
+            replaced = [s.equation for s in sources if s.equation is not None]
+            corrected |= {equation.key: step for equation in replaced}
+            if reading.stance is not Stance.CORRECTS:
+                index.confirm_reflection(step, replaced)
         elif reading.stance is Stance.CORRECTS:
             untraced.append(step)
     return tuple(corrections), tuple(untraced)

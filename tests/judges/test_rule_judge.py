@@ -320,6 +320,28 @@ def test_a_false_alarm_that_is_taken_back():
     )
 
 
+@pytest.mark.parametrize(
+    "restored",
+    [
+        "No wait, 3 + 4 = 7.",
+        "Hmm, let me recheck. 3 + 4 = 7.",
+        "Let me double-check: 3 + 4 = 7. Yes, that is right.",
+        "Wait, 3 + 4 = 8 is wrong, 3 + 4 = 7.",
+    ],
+)
+def test_a_step_that_is_replaced_and_restored_is_correct(restored):
+    check_correct(("3 + 4 = 7.", C), ("Wait, 3 + 4 = 8.", I), (restored, C), ("So 7 + 1 = 8.", C))
+
+
+def test_a_step_that_is_restored_and_replaced_again_is_wrong():
+    check_correct(
+        ("3 + 4 = 8.", I),
+        ("Wait, 3 + 4 = 7.", C),
+        ("Wait, 3 + 4 = 8.", I),
+        ("Actually, 3 + 4 = 7.", C),
+    )
+
+
 def test_a_correction_built_on_an_older_error_is_wrong():
     check_correct(
         ("First, 3 + 5 = 9.", I),
