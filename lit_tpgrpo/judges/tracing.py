@@ -179,10 +179,13 @@ def _contradict(one: Equation, other: Equation) -> bool:
     """Return whether two statements about the same left side contradict: their right sides are different bare numbers.
 
     False for ``1/2`` and ``0.5``, for ``0.33`` and ``0.333`` (rounded), for unevaluated expressions, for congruences
-    (another modulus gives another number) and for a bare number on the left (the remainder of an unparsed statement).
+    (another modulus gives another number), in another context or unit (``contexts``), and for a bare number on the left (the
+    remainder of an unparsed statement).
     """
     a, b = literal_value(one.rhs), literal_value(other.rhs)
     if a is None or b is None or literal_value(one.lhs) is not None or one.congruence or other.congruence:
+        return False
+    if one.context != other.context or (one.unit and other.unit and one.unit != other.unit):
         return False
     rounded = "." in one.rhs + other.rhs and abs(a - b) <= ROUNDING * max(abs(a), abs(b))
     return a != b and not rounded

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from string import ascii_letters
+
+from lit_tpgrpo.text.contexts import context_behind, contexts_at, unit_behind
 
 _WORDS = "is|so|we|an|as|at|be|by|do|go|he|if|in|it|me|my|no|of|oh|ok|on|or|to|up|us|am|hm|vs|th|st|nd|rd|cm|km|kg"
 # Quantifiers are possessive: otherwise a run of digits could be split in exponentially many ways. Names and factors first look
@@ -73,6 +75,7 @@ class Equation:
     """A statement ``lhs = rhs`` in normalised form; ``start`` and ``end`` index the flattened text.
 
     ``congruence``: the sides are equal modulo a number, so they may have different values in a correct statement.
+    ``context``, ``unit``: what its numbers are in, as ``contexts`` reads it.
     """
 
     lhs: str
@@ -80,6 +83,8 @@ class Equation:
     start: int = 0
     end: int = 0
     congruence: bool = False
+    context: str = field(default="", compare=False)
+    unit: str = field(default="", compare=False)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -137,7 +142,13 @@ def extract_equations(flat: str) -> tuple[Equation, ...]:
             if lhs and rhs:  # "0=()" has an empty right side
                 congruence = flat[sign] == "≡" or _MODULO.match(flat, read) is not None
                 extracted.append(Equation(lhs, rhs, left[0], read, congruence))
-    return tuple(extracted)
+    return tuple(_in_context(flat, extracted)) if extracted else ()
+
+
+def _in_context(flat: str, equations: list[Equation]) -> Iterator[Equation]:
+    for equation, named in zip(equations, contexts_at(flat, [e.start for e in equations]), strict=True):
+        context, unit = context_behind(flat, equation.end) or named, unit_behind(flat, equation.end)
+        yield replace(equation, context=context, unit=unit) if context or unit else equation
 
 
 def _expression_before(flat: str, first: int, sign: int, earlier: Span | None) -> Span | None:

@@ -250,6 +250,16 @@ def test_the_same_error_again_is_traced_to_its_second_statement_only():
         # Both are right.
         ["So 1/3 = 0.33.", "Actually, 1/3 = 0.333."],
         ["So 3 * 4 = 2 mod 10.", "Actually, 3 * 4 = 5 mod 7."],
+        # Another modulus, base or unit gives another number.
+        ["7 * 8 = 56.", "So 56 / 7 = 8.", "Hmm, working modulo 10, 7 * 8 = 6, so the last digit is 6."],
+        ["7 * 8 = 56.", "Wait, 7 * 8 = 6 modulo 10."],
+        ["Mod 7, we have 3 * 4 = 5.", "Actually, mod 10, 3 * 4 = 2."],
+        ["10 + 10 = 20.", "Wait, in binary 10 + 10 = 100."],
+        ["3 + 4 = 7.", "Wait, let me check in base 5: 3 + 4 = 12."],
+        ["3 + 4 = 7.", "Wait, let me check: 3 + 4 = 12 in base five."],
+        ["11 + 3 = 14.", "Actually on a clock, 11 + 3 = 2."],
+        ["2 * 60 = 120 minutes.", "Let me double-check: 2 * 60 = 7200 seconds."],
+        ["3 * 4 = 12 feet.", "Hmm, that is 3 * 4 = 144 inches."],
         # A guess.
         ["Step 1: 3 + 5 = 8.", "Step 2: I must have made a mistake in step 1."],
         ["Step 1: 3 + 5 = 8.", "Step 2: Perhaps there is a mistake in step 1."],
@@ -331,6 +341,26 @@ def test_a_false_alarm_that_is_taken_back():
 )
 def test_a_step_that_is_replaced_and_restored_is_correct(restored):
     check_correct(("3 + 4 = 7.", C), ("Wait, 3 + 4 = 8.", I), (restored, C), ("So 7 + 1 = 8.", C))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("Modulo 10, 7 * 8 = 5.", "Wait, modulo 10, 7 * 8 = 6."),
+        ("In base 5, 3 + 4 = 13.", "Wait, in base 5, 3 + 4 = 12."),
+        ("Let us work modulo 10. Besides, 7 * 8 = 55.", "Let us work modulo 7. Wait, 7 * 8 = 56."),
+        ("2 * 60 = 110 minutes.", "Let me double-check: 2 * 60 = 120 minutes."),
+        ("2 * 60 = 110 mins.", "Let me double-check: 2 * 60 = 120 minutes."),
+        ("2 * 60 = 110 minutes.", "Let me double-check: 2 * 60 = 120."),
+        ("2 * 60 = 110 cm.", "Let me double-check: 2 * 60 = 120 centimetres."),
+        ("Binary strings of length 3: 2 * 4 = 9.", "Wait, 2 * 4 = 8."),
+        ("At 3 o'clock there are 2 * 4 = 9.", "Wait, 2 * 4 = 8."),
+        ("3 + 5 = 9 apples.", "Wait, 3 + 5 = 8 so there are 8."),
+        ("The base 6 and the height 4 give 6 * 4 / 2 = 14.", "Wait, 6 * 4 / 2 = 12."),
+    ],
+)
+def test_a_result_in_the_same_modulus_base_or_unit_is_replaced(wrong, right):
+    check_correct((wrong, I), (right, C))
 
 
 def test_a_step_that_is_restored_and_replaced_again_is_wrong():

@@ -169,6 +169,7 @@ NO_READERS = {
     "text.equations.find_expressions": "called by extract_equations",
     "text.equations.begins_whole": "called by extract_equations, for 24 characters",
     "text.equations.ends_whole": "called by extract_equations",
+    "text.contexts": "called by extract_equations",
     "text.steps.steps_from_starts": "called by segment_steps",
     "text.formats.prefill": "of the end of a prompt",
     "verify.algebra.equal": "in a worker whose time and memory are limited",

@@ -90,6 +90,23 @@ def test_what_stands_beside_a_whole_equation(text, expected):
     assert keys(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Working modulo 10, 7 * 8 = 6, so 6 / 3 = 2. But 7 * 8 = 56.", [("mod 10", ""), ("mod 10", ""), ("", "")]),
+        ("7 * 8 = 6 modulo 10", [("mod 10", "")]),
+        ("In base 5: 3 + 4 = 12, and 3 + 4 = 7 (base 10)", [("base 5", ""), ("base 10", "")]),
+        ("In binary, 10 + 10 = 100.\nHence 1 + 1 = 2", [("binary", ""), ("", "")]),
+        ("On a 12-hour clock 11 + 3 = 2", [("clock", "")]),
+        ("The base 6 times the height: 6 * 4 = 24 square feet", [("", "square foot")]),
+        ("2 * 60 = 120 minutes and 3 * 60 = 180 mins", [("", "minute"), ("", "minute")]),
+        ("2 + 3 = 5 apples", [("", "")]),
+    ],
+)
+def test_the_context_and_unit_of_a_number(text, expected):
+    assert [(e.context, e.unit) for e in extract_equations(flatten(text))] == expected
+
+
 def test_congruences_are_told_from_equations():
     found = extract_equations(flatten(r"$7^2 \equiv 9$, 7^2 = 9 (mod 10), 7^2 = 49"))
     assert [e.congruence for e in found] == [True, True, False]
