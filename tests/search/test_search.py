@@ -294,7 +294,9 @@ class Recites(Tree):
 
 @pytest.mark.parametrize("step_tokens", [256, 3])
 @pytest.mark.parametrize(
-    "how", [BestOfN(1), GreedyStepSearch(1), GreedyStepSearch(1, max_expansions=1), BeamSearch(1, 1)], ids=repr
+    "how",
+    [BestOfN(1), GreedyStepSearch(1), GreedyStepSearch(1, max_expansions=1), BeamSearch(1, 1)],
+    ids=["best of n", "greedy", "greedy, one expansion", "beam"],
 )
 @pytest.mark.parametrize(
     ("stop", "chosen"),
@@ -305,6 +307,7 @@ class Recites(Tree):
         (("+four", "three\n\n+"), "+one\n\n+two\n\nQuestion: three\n\n+"),
         (("nothing",), "+one\n\n+two\n\nQuestion: three\n\n+four\0"),
     ],
+    ids=["question", "the first of three", "one letter", "the last step", "none"],
 )
 def test_a_stop_string_may_begin_in_an_earlier_step(how, step_tokens, stop, chosen):
     """Every step is a call of its own, and an engine looks for stop strings in what it samples."""
