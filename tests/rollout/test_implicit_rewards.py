@@ -163,14 +163,16 @@ def test_an_exception_while_learning_changes_nothing(random_model, monkeypatch):
     ("settings", "what"),
     [
         ({"lr": 1e30, "solutions_per_step": 2}, "loss is nan"),  # of the second step, by weights of 1e30
-        ({"lr": 1e20}, "reward of a solution after the last step is nan"),
+        ({}, "reward of a solution after the last step is nan"),
         ({"beta": 1e38, "solutions_per_step": 2}, "gradient norm is (inf|nan)"),  # rewards of 0 have a finite loss
     ],
 )
-def test_what_is_not_finite_is_not_learnt(random_model, settings, what):
+def test_what_is_not_finite_is_not_learnt(random_model, monkeypatch, settings, what):
     """Raised before the step, and the state is that of before the round: weights, moments, the rounds that were learnt."""
     implicit = provider(random_model, **settings)
     model, before = implicit._ready(), copy.deepcopy(implicit._ready().state_dict())
+    if not settings:  # whether large weights end in NaN hangs on the processor's kernels
+        monkeypatch.setattr(model._optimizer, "step", lambda: next(model._model.parameters()).data.fill_(torch.nan))
     with pytest.raises(
         NonFiniteLossError, match=rf"^ImplicitRewards: the {what} in learning round 0.*Lower its lr"
     ) as error:

@@ -16,6 +16,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from lit_tpgrpo.pretrained import load_tokenizer
 from lit_tpgrpo.training.building import build_policy
 from lit_tpgrpo.training.dropout import turn_off_dropout
 from lit_tpgrpo.training.model_source import GivenModel
@@ -64,10 +65,12 @@ def test_training_mode_computes_what_evaluation_mode_does(family: str, implement
     assert model.config.to_dict() == before
 
 
-def test_scores_of_a_policy_with_dropout_are_those_of_the_engine(tokenizer):
+def test_scores_of_a_policy_with_dropout_are_those_of_the_engine(random_model):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS["qwen2"])
     expected = logits(model.eval())
-    policy, _ = build_policy(GivenModel("given", tokenizer, model, None), None, gradient_checkpointing=True)
+    policy, _ = build_policy(
+        GivenModel("given", load_tokenizer(random_model), model, None), None, gradient_checkpointing=True
+    )
     assert policy.training
     assert torch.equal(logits(policy.causal_lm), expected)
