@@ -82,7 +82,7 @@ class TransformersLR(LambdaLR):
     def set_run_length(self, total_steps: int) -> None:
         """Spread the schedule over so many optimizer steps, of which ``last_epoch`` are taken."""
         self.lr_lambdas = [self._factor(total_steps)] * len(self.optimizer.param_groups)
-        use_rates(self, self.base_lrs)
+        use_rates(self, [float(rate) for rate in self.base_lrs])
 
     def state_dict(self) -> dict[str, Any]:
         """Return position and initial rates; the settings are those given, also after a restart."""
