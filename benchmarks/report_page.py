@@ -28,23 +28,28 @@ from lit_tpgrpo.report import read_run, write_report
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-def browser() -> str:
-    """Return the browser's path."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        raise SystemExit(f"no browser is on the PATH, looked for {', '.join(BROWSERS)}")
-    return found
+def browser() -> str | None:
+    """Return the browser's path, None if there is none."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def opened_ms(page: Path, command: str) -> int:
+def opened(
+    command: str, page: Path, profile: Path, *options: str, fragment: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Open a page in a headless browser; its output is the document after the scripts ran."""
+    first = ["--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}", "--dump-dom"]
+    first += ["--no-sandbox"] if os.geteuid() == 0 else []
+    address = page.absolute().as_uri() + fragment
+    return subprocess.run(
+        [command, *first, *options, address], capture_output=True, text=True, timeout=1200, check=True
+    )
+
+
+def opened_ms(command: str, page: Path) -> int:
     """Open the page in a browser with a new profile; return the milliseconds to its load event, by its own clock."""
     with tempfile.TemporaryDirectory() as profile:
-        options = ["--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}", "--dump-dom"]
-        options += ["--no-sandbox"] if os.geteuid() == 0 else []
-        done = subprocess.run(
-            [command, *options, page.absolute().as_uri()], capture_output=True, text=True, timeout=600, check=True
-        )
-    return int(re.findall(r'data-ready-ms="(\d+)"', done.stdout)[0])
+        document = opened(command, page, Path(profile)).stdout
+    return int(re.findall(r'data-ready-ms="(\d+)"', document)[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_out(parser)
     args = parser.parse_args(arguments)
     command = browser()
+    if command is None:
+        raise SystemExit(f"no browser is on the PATH, looked for {', '.join(BROWSERS)}")
     lines = opening("Report", "report_page", arguments, args, threads=1)
     run = read_run(args.run)
     if not run.solutions:
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         started = time.perf_counter()
         shown = write_report([repeated], page, args.solutions)
         written_s = time.perf_counter() - started
-        ready = [opened_ms(page, command) / 1000 for _ in range(args.repeats)]
+        ready = [opened_ms(command, page) / 1000 for _ in range(args.repeats)]
         size = page.stat().st_size / 1e6
     characters = sum(len(text) for solution in many for piece in solution.pieces for text in piece.steps) / len(many)
     rows = [(f"{shown:,}", f"{characters:.0f}", f"{size:.1f}", f"{written_s:.2f}", spread(ready))]

@@ -51,7 +51,7 @@ class ExportHF(L.Callback):
         self._written_at = -1
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._written_at = -1  # another run counts its steps anew
+        self._written_at = -1  # another run counts its steps from 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -204,12 +204,10 @@ class TPGRPOModule(PolicyModule):
         With a scheduler the learning rate is the schedule's, which continues where it stopped.
         """
         optimizer = cast(LightningOptimizer, self.optimizers())
-        if self._make_scheduler is not None:
-            restore_settings(self.lr_schedulers(), optimizer.param_groups, self._optimizer_settings)
-            start_schedule(self.lr_schedulers(), self.trainer)
-        else:
-            for group, settings in zip(optimizer.param_groups, self._optimizer_settings, strict=True):
-                group.update(settings)
+        scheduler = None if self._make_scheduler is None else self.lr_schedulers()
+        restore_settings(optimizer.param_groups, self._optimizer_settings, scheduler)
+        if scheduler is not None:
+            start_schedule(scheduler, self.trainer)
         self.restore_random_states()
 
     def _models(self) -> list[PreTrainedModel]:

@@ -11,25 +11,11 @@ from dataclasses import dataclass, field
 
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\s+|.", re.DOTALL)
 _ROOT = r"\sqrt"
-_ARGUMENTS = dict.fromkeys((r"\frac", r"\binom", r"\overset", r"\underset", r"\stackrel"), 2) | dict.fromkeys(
-    (
-        *("^", "_", _ROOT, r"\pmod", r"\mathbb", r"\mathcal", r"\mathfrak", r"\mathscr", r"\begin", r"\end"),
-        *(
-            r"\overline",
-            r"\underline",
-            r"\bar",
-            r"\vec",
-            r"\hat",
-            r"\widehat",
-            r"\tilde",
-            r"\widetilde",
-            r"\dot",
-            r"\ddot",
-        ),
-        *(r"\overrightarrow", r"\overleftarrow", r"\overbrace", r"\underbrace", r"\boxed", r"\cancel", r"\not"),
-    ),
-    1,
-)
+_ARGUMENTS = dict.fromkeys((r"\frac", r"\binom", r"\overset", r"\underset", r"\stackrel"), 2) | dict.fromkeys((
+    "^", "_", _ROOT, r"\pmod", r"\mathbb", r"\mathcal", r"\mathfrak", r"\mathscr", r"\begin", r"\end", r"\overline",
+    r"\underline", r"\bar", r"\vec", r"\hat", r"\widehat", r"\tilde", r"\widetilde", r"\dot", r"\ddot", r"\overrightarrow",
+    r"\overleftarrow", r"\overbrace", r"\underbrace", r"\boxed", r"\cancel", r"\not",
+), 1)  # fmt: skip
 
 
 @dataclass
@@ -39,9 +25,7 @@ class _Group:
     brace: int
     is_argument: bool
     units: int = 0  # tokens, a command or script counted once with its arguments
-    awaited: list[int] = field(
-        default_factory=list
-    )  # arguments of the commands that still lack some, the innermost last
+    awaited: list[int] = field(default_factory=list)  # arguments that commands still lack, the innermost command last
     in_option: bool = False
 
     def take_argument(self) -> bool:
@@ -69,7 +53,8 @@ def without_needless_braces(text: str) -> str:
     for match in _TOKEN.finditer(text):
         token = match[0]
         if token.isspace():
-            output += [] if after_argument else [token]
+            if not after_argument:
+                output.append(token)
             continue
         if token == "{":
             groups.append(_Group(len(output), groups[-1].take_argument()))

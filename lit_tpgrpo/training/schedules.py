@@ -144,16 +144,21 @@ def use_rates(scheduler: LambdaLR, rates: Sequence[float]) -> None:
             group["lr"] = rate
 
 
-def restore_settings(scheduler: object, groups: Sequence[dict[str, Any]], given: Sequence[Mapping[str, Any]]) -> None:
+def restore_settings(
+    groups: Sequence[dict[str, Any]], given: Sequence[Mapping[str, Any]], scheduler: object | None
+) -> None:
     """Put the given optimizer settings in the place of those that a checkpoint restored with the optimizer's state.
 
-    What the schedule itself changes is left to it: the rate, from the given initial one where the schedule is a factor of
+    What a schedule itself changes is left to it: the rate, from the given initial one where the schedule is a factor of
     that, and the momentum of a cycle.
     """
     parts = (scheduler, *getattr(scheduler, "_schedulers", ()))
-    cycled = {"betas", "momentum"} if any(getattr(part, "cycle_momentum", False) for part in parts) else set()
+    kept = set() if scheduler is None else {"lr", "initial_lr"}
+    kept |= {"betas", "momentum"} if any(getattr(part, "cycle_momentum", False) for part in parts) else set()
     for group, settings in zip(groups, given, strict=True):
-        group.update({k: v for k, v in settings.items() if k not in {"lr", "initial_lr", *cycled}})
+        group.update({k: v for k, v in settings.items() if k not in kept})
+    if scheduler is None:
+        return
     rates = [float(settings["lr"]) for settings in given]
     before = [float(group.get("initial_lr", rate)) for group, rate in zip(groups, rates, strict=True)]
     if isinstance(scheduler, LambdaLR):

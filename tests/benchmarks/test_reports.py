@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -142,7 +141,7 @@ def test_a_pass_that_adds_no_memory_has_no_ratio():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, report_page.BROWSERS)), reason="no browser is on the PATH")
+@pytest.mark.skipif(report_page.browser() is None, reason="no browser is on the PATH")
 def test_a_page_is_opened_with_as_many_solutions_as_are_wanted(tmp_path, capsys):
     judged = write_rows(tmp_path / "judged.jsonl", [solution_row(n, text="two steps\n\nof text") for n in range(3)])
     text = report_of(report_page, f"{judged} --solutions 20 --repeats 2", tmp_path / "page.md", capsys)

@@ -20,6 +20,7 @@ from lit_tpgrpo.records import Outcome
 from lit_tpgrpo.rewards.outcome import OutcomeReward
 from lit_tpgrpo.rollout.monitors import is_round_metric
 from lit_tpgrpo.verify.verifier import MathVerifier
+from tests.callbacks.looks import Looks
 from tests.callbacks.test_evaluation import ANYWHERE, module, printed_steps, trainer
 from tests.callbacks.test_evaluation import data as scored_data
 from tests.rollout.own_weights import OwnWeights
@@ -63,18 +64,6 @@ def test_early_stopping_keeps_to_min_steps(random_model, tmp_path):
     assert run.global_step == 5
 
 
-class Looks(EarlyStopping):
-    """Ends the run at the second look that sees nothing better."""
-
-    def __init__(self) -> None:
-        super().__init__("rollout/accuracy", mode="max", patience=2)
-        self.looks: list[int] = []
-
-    def _run_early_stopping_check(self, trainer):
-        self.looks.append(trainer.global_step)
-        super()._run_early_stopping_check(trainer)
-
-
 class FailsBefore(L.Callback):
     """Ends the run before it trains at a step, as a loss that is not finite does; SafeCheckpoint saves then."""
 
@@ -92,7 +81,7 @@ def test_a_resumed_run_does_not_look_twice_at_a_round(random_model, tmp_path, sc
     """Rounds are at steps 0, 2 and 4; the last is the second without a gain. Step 0 has a checkpoint of before the round."""
 
     def fit(folder: str, first: int, *more: L.Callback, path: Path | None = None) -> Looks:
-        looks, saver = Looks(), SafeCheckpoint(tmp_path / folder, every_n_train_steps=100)
+        looks, saver = Looks(patience=2), SafeCheckpoint(tmp_path / folder, every_n_train_steps=100)
         run = trainer(tmp_path, looks, saver, *more, **ANYWHERE, limit_val_batches=0, max_steps=20)
         engine = OwnWeights(batch_size=4) if schedule == "ahead" else HFEngine(batch_size=4)
         script = (first, *[2] * 9)

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_tpgrpo.callbacks import CapabilityEstimator, MathEvaluation, RoundCallback, SafeCheckpoint
 from lit_tpgrpo.chat.local_chat import LocalChat
@@ -32,6 +32,7 @@ from lit_tpgrpo.module import TPGRPOModule
 from lit_tpgrpo.report.metrics import read_metrics, rounds
 from lit_tpgrpo.training.adapters import LoRA
 from lit_tpgrpo.training.checkpoints import usable_checkpoint
+from tests.callbacks.looks import Looks
 from tests.datamodules.concurrent_runs import (
     ROUND_OF_SEED,
     Timeline,
@@ -497,24 +498,17 @@ def test_a_checkpoint_of_a_run_that_fails_while_a_round_is_reported_has_the_rest
     assert torch.equal(weights(resumed), whole.weights)
 
 
-class Looks(EarlyStopping):
-    def __init__(self) -> None:
-        super().__init__("rollout/accuracy", mode="max", patience=9)
-        self.looks: list[int] = []
-
-    def _run_early_stopping_check(self, trainer):
-        self.looks.append(trainer.global_step)
-        super()._run_early_stopping_check(trainer)
-
-
 def test_monitors_look_at_a_round_once_also_in_resumed_runs(random_model, tmp_path):
     """Resumed from before and from after the round was reported, which is between steps 1 and 2."""
     checkpoint = ModelCheckpoint(dirpath=tmp_path / "ckpt", every_n_train_steps=1, save_top_k=-1)
-    first, looks = trainer(tmp_path / "cut", checkpoint, StopAfter(2), whole := Looks(), enable_checkpointing=True), []
+    first, looks = (
+        trainer(tmp_path / "cut", checkpoint, StopAfter(2), whole := Looks(patience=9), enable_checkpointing=True),
+        [],
+    )
     first.fit(module(random_model), datamodule=pipelined(store_dir=tmp_path / "rounds"))
     assert whole.looks == [1]
     for step in (1, 2):
-        again, part = Looks(), pipelined(store_dir=tmp_path / "rounds", keep_rounds=0)
+        again, part = Looks(patience=9), pipelined(store_dir=tmp_path / "rounds", keep_rounds=0)
         path = tmp_path / "ckpt" / f"epoch=0-step={step}.ckpt"
         second = trainer(tmp_path / f"resumed-{step}", again)
         second.fit(module(random_model), datamodule=part, ckpt_path=path, weights_only=True)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from benchmarks.report_page import BROWSERS, browser, opened
 from lit_tpgrpo.report import read_run, write_report
 from tests.report.example_runs import ATTACK, solution_row, write_rows, write_run
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
+BROWSER = browser()
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is on the PATH"),
+    pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} is on the PATH"),
 ]
 # A user's hands: points at a thought, looks at the tooltip, goes to the next page, filters, clears.
 HANDS = """
@@ -52,16 +48,10 @@ setTimeout(() => {
 """
 
 
-def opened(page: Path, folder: Path, fragment: str = "") -> tuple[str, list[str]]:
+def dom_and_console(page: Path, folder: Path, fragment: str = "") -> tuple[str, list[str]]:
     """Return the document after its scripts ran, and what was printed on the console."""
-    command = [
-        str(BROWSER),
-        *("--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"),
-        *(["--no-sandbox"] if os.geteuid() == 0 else []),
-        *("--window-size=1300,4000", "--virtual-time-budget=20000", "--enable-logging=stderr", "--dump-dom"),
-        page.absolute().as_uri() + fragment,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=True)
+    options = ("--window-size=1300,4000", "--virtual-time-budget=20000", "--enable-logging=stderr")
+    done = opened(str(BROWSER), page, folder / "profile", *options, fragment=fragment)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
@@ -83,7 +73,7 @@ def test_runs_side_by_side(tmp_path: Path):
     runs = [write_run(tmp_path / "thought"), write_run(tmp_path / "strong", alpha=2.0)]
     page = tmp_path / "r.html"
     write_report([read_run(run) for run in runs], page)
-    dom, console = opened(page, tmp_path)
+    dom, console = dom_and_console(page, tmp_path)
     assert console == []
     text = visible(dom)
     assert "6 of 6 solutions" in text
@@ -101,7 +91,7 @@ def test_runs_side_by_side(tmp_path: Path):
 def test_filters_tooltip_and_order(tmp_path: Path):
     page = tmp_path / "r.html"
     write_report([read_run(write_run(tmp_path / "run"))], page)
-    dom, console = opened(with_hands(page), tmp_path)
+    dom, console = dom_and_console(with_hands(page), tmp_path)
     assert console == []
     (found,) = re.findall(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
     seen = json.loads(html.unescape(found))
@@ -125,7 +115,7 @@ def test_an_address_filters_predictions(tmp_path: Path):
     rows = [solution_row(n, ("correct", "incorrect")[n % 2], text=f"solution number {n}\n\nend") for n in range(50)]
     page = tmp_path / "r.html"
     write_report([read_run(write_rows(tmp_path / "judged.jsonl", rows))], page)
-    dom, console = opened(page, tmp_path, "#outcome=incorrect&text=number+4")
+    dom, console = dom_and_console(page, tmp_path, "#outcome=incorrect&text=number+4")
     assert console == []
     assert "5 of 50 solutions" in visible(dom)  # 41, 43, 45, 47 and 49
     assert re.findall(r"solution number (\d+)", visible(dom)) == ["41", "43", "45", "47", "49"]
